@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace coterie::base {
+
+/// Writes beside the target under a temporary name and renames on commit(): a reader sees the old file or the new
+/// one, never half of one. Without commit() the temporary is removed.
+class AtomicFile {
+ public:
+  /// Throws io when the folder cannot be written.
+  explicit AtomicFile(std::filesystem::path target);
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+  ~AtomicFile();
+
+  void write(std::span<const std::byte> bytes);
+  void write(std::string_view text);
+  int64_t position() const { return position_; }
+  /// Flushes to the disk and renames. Throws io (a full disk, say); the target is then untouched.
+  void commit();
+
+ private:
+  std::filesystem::path target_, temporary_;
+  int descriptor_ = -1;
+  int64_t position_ = 0;
+};
+
+/// The whole of a small text file. Throws not_found, io, or bad_input when it is larger than `limit` bytes.
+std::string read_text(const std::filesystem::path& path, int64_t limit = 256 << 20);
+
+}  // namespace coterie::base

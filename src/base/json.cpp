@@ -1,0 +1,179 @@
+#include "base/json.h"
+
+#include <cmath>
+#include <limits>
+
+#include "base/atomic_file.h"
+
+namespace coterie::base {
+
+namespace {
+
+constexpr int kMaxDepth = 200;
+
+// nlohmann's parser recurses on destruction and on callbacks; a bomb of brackets must be refused before it is built.
+void check_depth(std::string_view text, std::string_view where) {
+  int depth = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      if (c == '"') in_string = false;
+      continue;
+    }
+    if (c == '"') in_string = true;
+    if (c == '[' || c == '{')
+      if (++depth > kMaxDepth) fail(ErrorKind::bad_input, where, "JSON nested deeper than {} at byte {}", kMaxDepth, i);
+    if (c == ']' || c == '}') --depth;
+  }
+}
+
+std::optional<double> as_number(const Json& value) {
+  if (value.is_number()) return value.get<double>();
+  if (value.is_object() && value.contains("__float__") && value["__float__"].is_string()) {
+    const std::string word = value["__float__"];
+    if (word == "Infinity") return std::numeric_limits<double>::infinity();
+    if (word == "-Infinity") return -std::numeric_limits<double>::infinity();
+  }
+  return {};
+}
+
+}  // namespace
+
+Json parse_json(std::string_view text, std::string_view where) {
+  check_depth(text, where);
+  try {
+    return Json::parse(text);
+  } catch (const Json::parse_error& error) {
+    // nlohmann's message names line and column; its own prefix says nothing to a user.
+    std::string message = error.what();
+    if (const size_t start = message.find("] "); start != std::string::npos) message = message.substr(start + 2);
+    fail(ErrorKind::bad_input, where, "not valid JSON: {}", message);
+  }
+}
+
+Json read_json(const std::filesystem::path& path) { return parse_json(read_text(path), path.string()); }
+
+JsonReader::JsonReader(const Json& object, std::string where) : object_(object), where_(std::move(where)) {
+  if (!object.is_object()) fail(ErrorKind::bad_input, where_, "expected a JSON object, found {}", object.type_name());
+}
+
+bool JsonReader::has(std::string_view key) const {
+  const auto found = object_.find(std::string(key));
+  return found != object_.end() && !found->is_null();
+}
+
+const Json* JsonReader::find(std::string_view key) {
+  read_.emplace(key);
+  const auto found = object_.find(std::string(key));
+  return found == object_.end() || found->is_null() ? nullptr : &*found;
+}
+
+void JsonReader::wrong_type(std::string_view key, std::string_view expected, const Json& found) const {
+  std::string text = found.dump();
+  if (text.size() > 60) text = text.substr(0, 57) + "...";
+  fail(ErrorKind::bad_input, where_, "key \"{}\": expected {}, found {}", key, expected, text);
+}
+
+namespace {
+template <typename T>
+T absent(const std::optional<T>& otherwise, std::string_view where, std::string_view key) {
+  if (otherwise) return *otherwise;
+  fail(ErrorKind::not_found, where, "key \"{}\" is missing", key);
+}
+}  // namespace
+
+int64_t JsonReader::integer(std::string_view key, std::optional<int64_t> otherwise) {
+  const Json* value = find(key);
+  if (!value) return absent(otherwise, where_, key);
+  if (value->is_number_integer()) {
+    if (value->is_number_unsigned() && value->get<uint64_t>() > uint64_t{std::numeric_limits<int64_t>::max()})
+      wrong_type(key, "an integer below 2^63", *value);
+    return value->get<int64_t>();
+  }
+  if (value->is_number_float()) {
+    const double number = value->get<double>();
+    if (number == std::floor(number) && std::abs(number) < 0x1p53) return static_cast<int64_t>(number);
+  }
+  wrong_type(key, "an integer", *value);
+}
+
+double JsonReader::number(std::string_view key, std::optional<double> otherwise) {
+  const Json* value = find(key);
+  if (!value) return absent(otherwise, where_, key);
+  if (const auto number = as_number(*value)) return *number;
+  wrong_type(key, "a number", *value);
+}
+
+bool JsonReader::boolean(std::string_view key, std::optional<bool> otherwise) {
+  const Json* value = find(key);
+  if (!value) return absent(otherwise, where_, key);
+  if (!value->is_boolean()) wrong_type(key, "true or false", *value);
+  return value->get<bool>();
+}
+
+std::string JsonReader::string(std::string_view key, std::optional<std::string> otherwise) {
+  const Json* value = find(key);
+  if (!value) return absent(otherwise, where_, key);
+  if (!value->is_string()) wrong_type(key, "a string", *value);
+  return value->get<std::string>();
+}
+
+std::vector<int64_t> JsonReader::integers(std::string_view key) {
+  std::vector<int64_t> list;
+  const Json* value = find(key);
+  if (!value) return list;
+  if (!value->is_array()) wrong_type(key, "a list of integers", *value);
+  for (const Json& item : *value) {
+    if (!item.is_number_integer()) wrong_type(key, "a list of integers", *value);
+    list.push_back(item.get<int64_t>());
+  }
+  return list;
+}
+
+std::vector<double> JsonReader::numbers(std::string_view key) {
+  std::vector<double> list;
+  const Json* value = find(key);
+  if (!value) return list;
+  if (!value->is_array()) wrong_type(key, "a list of numbers", *value);
+  for (const Json& item : *value) {
+    const auto number = as_number(item);
+    if (!number) wrong_type(key, "a list of numbers", *value);
+    list.push_back(*number);
+  }
+  return list;
+}
+
+std::vector<std::string> JsonReader::strings(std::string_view key) {
+  std::vector<std::string> list;
+  const Json* value = find(key);
+  if (!value) return list;
+  if (!value->is_array()) wrong_type(key, "a list of strings", *value);
+  for (const Json& item : *value) {
+    if (!item.is_string()) wrong_type(key, "a list of strings", *value);
+    list.push_back(item.get<std::string>());
+  }
+  return list;
+}
+
+const Json* JsonReader::object(std::string_view key) {
+  const Json* value = find(key);
+  if (value && !value->is_object()) wrong_type(key, "an object", *value);
+  return value;
+}
+
+const Json* JsonReader::value(std::string_view key) { return find(key); }
+
+void JsonReader::inert(std::initializer_list<std::string_view> keys) {
+  for (std::string_view key : keys) read_.emplace(key);
+}
+
+std::vector<std::string> JsonReader::unread() const {
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : object_.items())
+    if (!read_.contains(key)) keys.push_back(key);
+  return keys;
+}
+
+}  // namespace coterie::base

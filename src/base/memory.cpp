@@ -1,0 +1,91 @@
+#include "base/memory.h"
+
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+#include <string>
+
+#include "base/error.h"
+
+namespace coterie::base {
+
+namespace {
+
+int64_t meminfo(std::string_view key) {
+  std::ifstream file("/proc/meminfo");
+  std::string name;
+  int64_t kilobytes = 0;
+  std::string unit;
+  while (file >> name >> kilobytes && std::getline(file, unit))
+    if (name == key) return kilobytes * 1024;
+  return 0;
+}
+
+// Both cgroup versions; a file that is absent or says "max" is no limit.
+int64_t read_limit(const char* path) {
+  std::ifstream file(path);
+  int64_t value = 0;
+  return file >> value && value > 0 ? value : std::numeric_limits<int64_t>::max();
+}
+int64_t cgroup_limit() {
+  return std::min(read_limit("/sys/fs/cgroup/memory.max"), read_limit("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
+}
+int64_t cgroup_used() {
+  std::ifstream v2("/sys/fs/cgroup/memory.current"), v1("/sys/fs/cgroup/memory/memory.usage_in_bytes");
+  int64_t value = 0;
+  if (v2 >> value || v1 >> value) return value;
+  return 0;
+}
+int64_t cgroup_file_cache() {
+  std::ifstream file("/sys/fs/cgroup/memory.stat");
+  std::string name;
+  int64_t value = 0;
+  while (file >> name >> value)
+    if (name == "file") return value;
+  return 0;
+}
+
+}  // namespace
+
+int64_t total_memory() { return std::min(meminfo("MemTotal:"), cgroup_limit()); }
+
+int64_t available_memory() {
+  const int64_t limit = cgroup_limit();
+  const int64_t machine = meminfo("MemAvailable:");
+  if (limit == std::numeric_limits<int64_t>::max()) return machine;
+  return std::clamp<int64_t>(limit - cgroup_used() + cgroup_file_cache(), 0, machine);
+}
+
+int64_t resident_memory() {
+  std::ifstream file("/proc/self/statm");
+  int64_t size = 0, resident = 0;
+  file >> size >> resident;
+  return resident * ::sysconf(_SC_PAGESIZE);
+}
+
+int64_t peak_resident_memory() {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return int64_t{usage.ru_maxrss} * 1024;
+}
+
+void require_memory(int64_t bytes, std::string_view what, std::string_view hint) {
+  const int64_t available = available_memory();
+  if (bytes <= available) return;
+  throw Error(ErrorKind::out_of_memory, std::string(what),
+              fmt::format("needs {}, but only {} of memory are available", human_bytes(bytes), human_bytes(available)),
+              std::string(hint));
+}
+
+std::string human_bytes(int64_t bytes) {
+  const char* units[] = {"B", "kB", "MB", "GB", "TB", "PB"};
+  double value = static_cast<double>(bytes);
+  int unit = 0;
+  while (value >= 999.5 && unit < 5) value /= 1000, ++unit;
+  return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.{}f} {}", value, value < 99.95 ? 1 : 0, units[unit]);
+}
+
+}  // namespace coterie::base

@@ -1,0 +1,4 @@
+#pragma once
+namespace coterie::kernels {
+struct AttentionKernels {};
+}  // namespace coterie::kernels

@@ -1,0 +1,4 @@
+#pragma once
+namespace coterie::kernels {
+struct VectorKernels {};
+}  // namespace coterie::kernels

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "tensor/dtype.h"
+
+namespace coterie::layers {
+
+/// What one sequence carries from step to step. Layers see only this; runtime decides where it lives and how it grows.
+class SequenceState {
+ public:
+  virtual ~SequenceState() = default;
+  /// Positions evaluated so far.
+  virtual int64_t length() const = 0;
+  /// Element type of the cache blocks: f32, f16 or bf16.
+  virtual tensor::DType cache_dtype() const = 0;
+  /// Cache blocks of this layer's attention (ops::CacheLayout), enough for length() and the rows about to be added.
+  virtual std::span<std::byte* const> blocks(int64_t layer) = 0;
+};
+
+}  // namespace coterie::layers

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "layers/moe/router_spec.h"
+#include "ops/elementwise.h"
+#include "ops/matmul.h"
+
+// What each layer is, as plain data. models/families reads them from config.json or GGUF metadata.
+namespace coterie::layers {
+
+struct NormSpec {
+  enum class Kind { rms, layer };
+  Kind kind = Kind::rms;
+  float eps = 1e-6f;
+  float weight_offset = 0;  // Gemma's 1 + w
+  bool bias = false;        // LayerNorm only
+};
+
+/// Rotary embedding and its scalings (transformers' rope_type).
+struct RopeSpec {
+  enum class Scaling { none, linear, dynamic, llama3, yarn };
+  ops::RopeTable::Style style = ops::RopeTable::Style::half;
+  int64_t dims = 0;  // rotary dimensions of a head
+  double theta = 10000;
+  Scaling scaling = Scaling::none;
+  double factor = 1;
+  int64_t original_context = 0;                      // original_max_position_embeddings
+  double low_freq_factor = 1, high_freq_factor = 4;  // llama3
+  double beta_fast = 32, beta_slow = 1;              // yarn
+  std::optional<double> attention_factor;            // yarn; else 0.1 ln(factor) + 1, or from mscale
+  std::optional<double> mscale, mscale_all_dim;      // yarn, DeepSeek's form
+  bool truncate = true;                              // yarn: round the correction range to whole dims
+};
+
+struct AttentionSpec {
+  int64_t heads = 0, kv_heads = 0;
+  int64_t head_dim = 0;
+  float scale = 0;     // of q·k
+  int64_t window = 0;  // sliding window; 0 = none
+  bool q_bias = false, k_bias = false, v_bias = false, o_bias = false;
+  enum class QkNorm { none, per_head, full_width };  // Qwen3; OLMoE, OLMo 2
+  QkNorm qk_norm = QkNorm::none;
+  float qk_norm_eps = 1e-6f;
+  std::optional<float> clip_qkv;
+  std::optional<RopeSpec> rope;  // none: positions enter nowhere in this layer
+};
+
+struct DenseFfnSpec {
+  int64_t hidden = 0;  // F
+  ops::Activation activation = ops::Activation::silu;
+  bool gated = true;  // SwiGLU and kin; else down(act(up x))
+  bool bias = false;
+};
+
+struct MoeSpec {
+  RouterSpec router;
+  int64_t hidden = 0;  // F of a routed expert
+  ops::Activation activation = ops::Activation::silu;
+  bool gated = true;
+  int64_t shared_hidden = 0;  // F of the shared expert; 0 = none
+  bool shared_gate = false;   // its output times sigmoid(gate · x) (Qwen2-MoE)
+};
+
+}  // namespace coterie::layers

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "models/spec.h"
+#include "tensor/dtype.h"
+
+namespace coterie::models {
+
+/// Where parameters live.
+enum class Place { input_embeddings, mixer, router, experts, shared_experts, dense_ffn, norms, output_embeddings };
+inline constexpr int kPlaces = 8;
+std::string_view name(Place place);  // "input_embeddings", …
+
+/// Parameters by place, held and active per token. Active = held - routed experts * (1 - K/E), as the field counts
+/// (embedding and head in full). Tied output embeddings count once, as input embeddings. Buffers are no parameters.
+struct Account {
+  std::array<int64_t, kPlaces> held{}, active{};
+  struct Layer {
+    std::array<int64_t, kPlaces> held{}, active{};
+  };
+  std::vector<Layer> layers;
+  int64_t cache_bytes_per_token = 0;  // KV cache of one position, at the default cache dtype
+  int64_t state_bytes = 0;            // per sequence, whatever its length (SSM states)
+
+  int64_t total() const;
+  int64_t total_active() const;
+};
+Account account(const ModelSpec& spec, tensor::DType cache_dtype = tensor::DType::f16);
+
+}  // namespace coterie::models

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "checkpoint/tensor_source.h"
+#include "models/decoder.h"
+#include "models/spec.h"
+#include "text/tokenizer.h"
+
+namespace coterie::models {
+
+struct OpenOptions {
+  bool strict = false;                       // unknown config keys are an error, not a warning
+  std::optional<int64_t> experts_per_token;  // --experts-per-token
+  std::optional<float> router_sample;        // --router sample:T
+};
+
+/// Reads what a model is, without weights: from a folder, a .gguf or a config.json. Well under a second for any size.
+ModelSpec read_spec(const checkpoint::ModelPath& path, const OpenOptions& options = {});
+
+/// A model ready to run: its files mapped, its tensors found, checked against the spec, and bound. Throws naming
+/// the file and tensor when one is missing, surplus or of the wrong shape.
+struct Model {
+  checkpoint::ModelPath path;
+  std::unique_ptr<checkpoint::TensorSource> source;
+  std::unique_ptr<Decoder> decoder;
+  std::optional<text::Tokenizer> tokenizer;
+  std::optional<text::ChatTemplate> chat_template;
+  std::string name;  // for people: general.name, or the folder's
+  std::vector<std::string> warnings;
+};
+Model open_model(const std::filesystem::path& path, const OpenOptions& options = {});
+
+/// Binds the tensors of `source` to a decoder of `spec` (benchmarks and laws on made-up weights).
+std::unique_ptr<Decoder> bind_decoder(const ModelSpec& spec, const checkpoint::TensorSource& source);
+
+}  // namespace coterie::models

@@ -1,0 +1,23 @@
+#pragma once
+
+#include "kernels/table.h"
+#include "tensor/arena.h"
+#include "threads/pool.h"
+
+namespace coterie::ops {
+
+/// How a matmul on weights computes.
+enum class Precision {
+  f32,   // weights decoded to f32, products accumulated in f32: what a reference is compared with
+  fast,  // block formats against activations quantised to int8, exact integer dot products, f32 between blocks
+};
+
+/// What an op needs besides its arguments. One for each thread of control; ops are called by one thread at a time.
+struct Context {
+  threads::Pool& pool;
+  const kernels::KernelTable& kernels;
+  tensor::Arena& arena;  // scratch and activations
+  Precision precision = Precision::fast;
+};
+
+}  // namespace coterie::ops

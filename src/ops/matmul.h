@@ -1,0 +1,51 @@
+#pragma once
+
+#include <span>
+
+#include "ops/context.h"
+#include "ops/plan.h"
+#include "tensor/view.h"
+
+// Letters: N tokens, K inputs, M outputs, E experts, F expert width, D model width.
+namespace coterie::ops {
+
+using tensor::ConstMatrix;
+using tensor::Matrix;
+using tensor::Weight;
+
+/// y = x · Wᵀ + bias. x [N, K], W [M, K] of any weight dtype, bias [M] or null, y [N, M].
+/// Each output is reduced in one order, fixed by (format, instruction set, K): the same bits for any N, any thread
+/// count.
+void matmul(Context& context, ConstMatrix x, const Weight& w, const float* bias, Matrix y);
+
+/// Several weights over the same x (q, k, v): its rows are quantised once and the work of all is split together.
+struct MatmulTarget {
+  Weight w;
+  const float* bias = nullptr;
+  Matrix y;
+};
+void matmul_each(Context& context, ConstMatrix x, std::span<const MatmulTarget> targets);
+
+enum class Activation { silu, gelu, gelu_tanh, relu, relu2, identity };
+
+/// One expert's first half. `up` alone (gate empty): h = act(up x + b). With gate: h = act(gate x + b) * (up x + b).
+struct ExpertInput {
+  Weight gate, up;  // [F, D] each
+  const float* gate_bias = nullptr;
+  const float* up_bias = nullptr;
+};
+/// h[s] = act(gate_e · x[t]) * (up_e · x[t]) for each slot s = (token t, expert e) of the plan. x [N, D], h [slots, F].
+/// Each expert's weights are read once for the batch; the activation is applied while the outputs are in cache.
+void grouped_gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& plan,
+                          std::span<const ExpertInput> experts, Activation activation, Matrix h);
+
+struct ExpertOutput {
+  Weight down;  // [D, F]
+  const float* bias = nullptr;
+};
+/// y[t] = Σ_{slots s of t} slot_weight[s] * (down_e · h[s] + bias_e), summed in the order of plan.token_slot.
+/// h [slots, F], y [N, D]; overwrites y. A token without slots gets zeros.
+void grouped_down_combine(Context& context, ConstMatrix h, const RoutingPlan& plan,
+                          std::span<const ExpertOutput> experts, Matrix y);
+
+}  // namespace coterie::ops

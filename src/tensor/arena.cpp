@@ -1,0 +1,30 @@
+#include "tensor/arena.h"
+
+#include <algorithm>
+
+namespace coterie::tensor {
+
+int64_t Arena::capacity() const {
+  int64_t bytes = 0;
+  for (const auto& chunk : chunks_) bytes += chunk.size();
+  return bytes;
+}
+
+std::byte* Arena::take_bytes(int64_t bytes) {
+  bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  while (chunk_ < chunks_.size()) {
+    if (used_ + bytes <= chunks_[chunk_].size()) {
+      std::byte* taken = chunks_[chunk_].data() + used_;
+      used_ += bytes;
+      return taken;
+    }
+    ++chunk_, used_ = 0;
+  }
+  next_chunk_ = std::max(bytes, next_chunk_);
+  chunks_.emplace_back(next_chunk_);
+  next_chunk_ *= 2;
+  used_ = bytes;
+  return chunks_.back().data();
+}
+
+}  // namespace coterie::tensor
