@@ -29,6 +29,15 @@ struct Account {
   int64_t total() const;
   int64_t total_active() const;
 };
+
+/// Bytes of bound weights by place; repacked copies in memory, if any, in `resident`.
+struct WeightBytes {
+  std::array<int64_t, kPlaces> held{};     // all of them; tied output embeddings once, as input embeddings
+  std::array<int64_t, kPlaces> touched{};  // read by a decode step of one token: routed experts × K/E, one row of input
+                                           // embeddings that are not tied, everything else in full
+  int64_t resident = 0;                    // copies that must be in memory (repacked, dequantised vectors)
+};
+
 Account account(const ModelSpec& spec, tensor::DType cache_dtype = tensor::DType::f16);
 
 }  // namespace coterie::models

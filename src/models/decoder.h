@@ -7,6 +7,7 @@
 
 #include "layers/sequence_state.h"
 #include "layers/tap.h"
+#include "models/account.h"
 #include "models/spec.h"
 #include "ops/context.h"
 #include "tensor/view.h"
@@ -35,6 +36,8 @@ class Decoder {
   /// steps: [rows, V], in context.arena until the caller resets it.
   virtual tensor::Matrix forward(ops::Context& context, std::span<const SequenceStep> steps,
                                  const StepOptions& options = {}) const = 0;
+  /// What the bound weights weigh, as they lie in the files. (Asked for by runtime: bench, inspect.)
+  virtual WeightBytes weight_bytes() const = 0;
 };
 
 }  // namespace coterie::models
