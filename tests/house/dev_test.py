@@ -1,0 +1,134 @@
+"""./dev: what it says when called bare or wrongly, and how it behaves where something is missing."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import unittest
+
+from trees import TreeTest
+
+PROJECT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def dev(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([PROJECT / "dev", *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+class Verbs(unittest.TestCase):
+    def test_bare_is_help(self):
+        bare = dev()
+        self.assertEqual(bare.returncode, 0)
+        for verb in ("run", "test", "build", "bench", "fmt", "lint", "docs"):
+            self.assertRegex(bare.stdout, rf"(?m)^  {verb} ")
+        self.assertEqual(dev("help").stdout, bare.stdout)
+        self.assertEqual(dev("--help").stdout, bare.stdout)
+
+    def test_an_unknown_verb_is_refused(self):
+        result = dev("deploy")
+        self.assertNotEqual(result.returncode, 0)
+        self.assertIn("there is no verb 'deploy'", result.stderr)
+
+
+class Needs(TreeTest):
+    """scripts/needs.sh among stand-ins for the commands of the system, in a folder of its own."""
+
+    def setUp(self):
+        super().setUp()
+        self.tools = self.root / "tools"
+        self.tools.mkdir()
+        for name in ("bash", "cat", "cksum", "cut", "env", "head", "mkdir", "sort", "tail", "touch"):
+            (self.tools / name).symlink_to(shutil.which(name))
+        shutil.copy(PROJECT / "scripts/needs.sh", self.root)
+
+    def tool(self, name: str, script: str) -> None:
+        path = self.tools / name
+        path.write_text(f"#!{shutil.which('bash')}\n{script}\n")
+        path.chmod(0o755)
+
+    def needs(self, command: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["bash", "-c", f"set -euo pipefail; source ./needs.sh; {command}"], cwd=self.root, text=True,
+                              capture_output=True, stdin=subprocess.DEVNULL, timeout=60,
+                              env={"PATH": str(self.tools), "HOME": str(self.root)})
+
+    def calls(self) -> list[str]:
+        log = self.root / "calls"
+        return log.read_text().splitlines() if log.exists() else []
+
+    def missing(self, *packages: str) -> None:
+        names = "|".join(packages) or "nothing"
+        self.tool("dpkg-query", f'case "${{@: -1}}" in {names}) exit 1 ;; *) echo "install ok installed" ;; esac')
+        self.tool("apt-get", 'echo "$*" >>calls')
+
+    def test_nothing_missing_asks_nobody_and_is_remembered(self):
+        self.missing()
+        self.tool("id", "echo 1000")
+        self.assertEqual(self.needs("install some cmake g++").returncode, 0)
+        self.assertEqual(self.calls(), [])
+        self.missing("cmake")  # would be asked for, had the stamp not remembered
+        self.assertEqual(self.needs("install some cmake g++").returncode, 0)
+        self.assertEqual(self.calls(), [])
+        self.assertNotEqual(self.needs("install some cmake g++ ninja-build").returncode, 0)  # another list, another stamp
+
+    def test_root_installs_what_is_missing_and_nothing_else(self):
+        self.missing("cmake")
+        self.tool("id", "echo 0")
+        result = self.needs("install some cmake g++")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual(result.stdout, "")
+        self.assertEqual(result.stderr, "dev: installing cmake\n")
+        update, command = self.calls()
+        self.assertRegex(update, " update$")
+        self.assertRegex(command, " install -y --no-install-recommends --no-remove cmake$")
+
+    def test_without_root_the_packages_and_the_command_are_named(self):
+        self.missing("cmake", "ninja-build")
+        self.tool("id", "echo 1000")
+        result = self.needs("install some cmake g++ ninja-build")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("installing them needs root: cmake ninja-build", result.stderr)
+        self.assertIn("run: apt-get install --no-install-recommends cmake ninja-build", result.stderr)
+        self.assertEqual(self.calls(), [])
+        self.assertFalse(list((self.root / "build/.needs").iterdir()))
+
+    def test_sudo_is_used_where_it_asks_nothing(self):
+        self.missing("cmake")
+        self.tool("id", "echo 1000")
+        self.tool("sudo", 'if [[ $1 == -n ]]; then exit 0; fi; echo sudo >>calls; exec "$@"')
+        self.assertEqual(self.needs("install some cmake").returncode, 0)
+        self.assertEqual(self.calls()[::2], ["sudo", "sudo"])
+
+    def test_a_failing_apt_is_shown_and_not_remembered(self):
+        self.missing("cmake")
+        self.tool("id", "echo 0")
+        self.tool("apt-get", 'echo "E: no such package" >&2; exit 100')
+        result = self.needs("install some cmake")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("E: no such package", result.stderr)
+        self.assertEqual([path.name for path in (self.root / "build/.needs").iterdir()], ["apt.log"])
+
+    def test_cargo_must_be_recent(self):
+        for version, recent in (("1.63.0", False), ("1.84.1", False), ("1.85.0", True), ("1.96.0", True), ("2.0.0", True)):
+            with self.subTest(version):
+                self.tool("cargo", f'echo "cargo {version} (0123abcd 2026-01-01)"')
+                self.assertEqual(self.needs("recent_cargo cargo").returncode == 0, recent)
+
+    def test_an_old_cargo_leads_to_debians_new_one(self):
+        self.missing("cargo-web", "rustc-web")
+        self.tool("id", "echo 0")
+        self.tool("cargo", 'echo "cargo 1.65.0"')
+        self.tool("apt-get", f'echo "$*" >>calls; printf "#!%s\\necho cargo 1.96.0\\n" "{shutil.which("bash")}" >tools/cargo')
+        result = self.needs("need_build")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertRegex(self.calls()[1], "cargo-web rustc-web$")
+
+    def test_without_any_recent_cargo_it_stops(self):
+        self.missing()
+        self.tool("cargo", 'echo "cargo 1.65.0"')
+        result = self.needs("need_build")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("needs cargo 1.85 or newer on the PATH; found: cargo 1.65.0", result.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
