@@ -26,7 +26,7 @@ class Tree(TreeTest):
             "tests/data/windows.txt": "one\r\ntwo \r\n",
             "tests/data/weights.safetensors": b"\0\1\2\xff",
             "build/generated.cpp": "int c;\n" * (check_tree.LIMIT + 1),
-            "Cargo.lock": 'source = "registry+https://index.' + 'crates.io/"\n',
+            "Cargo.lock": 'source = "registry+https://index.crates' + '.io/"\n',
         })
         self.assertEqual(self.run_script(check_tree), (0, ""))
 
@@ -51,8 +51,8 @@ class Tree(TreeTest):
                                                    "scripts/tree.toml": '[long_files]\n"src/b.cpp" = ""\n'}))
 
     def test_a_registry(self):
-        for address in ("pypi" + ".org/simple", "files.python" + "hosted.org", "registry.npm" + "js.org",
-                        "http://deb." + "debian.org/debian", "static.crates" + ".io/x"):
+        for address in ("pypi" + ".org/simple", "files.python" + "hosted.org", "registry.n" + "pmjs.org",
+                        "http://deb.debian" + ".org/debian", "static.crates" + ".io/x"):
             with self.subTest(address):
                 self.assertIn("a registry's address", self.fault({"docs/a.md": f"get it from {address}\n"}))
 
