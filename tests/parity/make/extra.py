@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""Makes tests/parity/data/extra-*: switches, shapes and spellings of the families' configs that a published
+checkpoint may use, with what the reference computes for them.
+
+usage: extra.py OUT [NAME...]      (needs torch, transformers, safetensors; see README.md for the versions)
+"""
+import argparse
+import pathlib
+import zlib
+
+import torch
+
+import reference
+
+SMALL = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+             num_key_value_heads=2, max_position_embeddings=256, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+
+
+def rope(kind, **rest):
+    return dict(rope_parameters=dict(rope_type=kind, rope_theta=rest.pop("theta", 10000.0), **rest))
+
+
+def old_rope(type_key="rope_type"):
+    """config.json as transformers 4 wrote it: rope_theta outside, rope_scaling for the rest, torch_dtype."""
+    def change(config):
+        scaling = dict(config.pop("rope_parameters"))
+        config["rope_theta"] = scaling.pop("rope_theta")
+        kind = scaling.pop("rope_type")
+        config["rope_scaling"] = None if kind == "default" else {type_key: kind, **scaling}
+        config["torch_dtype"] = config.pop("dtype")
+        config["transformers_version"] = "4.40.0"
+    return change
+
+
+def rename(old, new):
+    def change(config):
+        config[new] = config.pop(old)
+    return change
+
+
+def drop(*keys):
+    def change(config):
+        for key in keys:
+            config.pop(key, None)
+    return change
+
+
+def drop_rope(key):
+    def change(config):
+        config["rope_parameters"].pop(key)
+    return change
+
+
+def both(*changes):
+    def change(config):
+        for one in changes:
+            one(config)
+    return change
+
+
+MIXTRAL = dict(num_local_experts=4, num_experts_per_tok=2, intermediate_size=24)
+OLMOE = dict(num_experts=6, num_experts_per_tok=2, intermediate_size=24, num_key_value_heads=4)
+QWEN2_MOE = dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=24, shared_expert_intermediate_size=40)
+QWEN3_MOE = dict(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, head_dim=16)
+
+# name: (model_type, overrides, how it is drawn and saved)
+#   batch, length: of input_ids; dtype: of the file (bfloat16 unless said); shard: largest shard; config: a change to config.json;
+#   stacked: save the experts as transformers 5 holds them in memory
+TABLE = {
+    # llama
+    "llama-biases": ("llama", dict(attention_bias=True, mlp_bias=True), {}),
+    "llama-rope-linear": ("llama", rope("linear", factor=2.5), {}),
+    "llama-rope-dynamic-short": ("llama", dict(num_hidden_layers=1, **rope("dynamic", factor=2.0)), {}),
+    "llama-rope-dynamic-long": ("llama", dict(max_position_embeddings=16, **rope("dynamic", factor=2.0)), dict(length=40)),
+    "llama-rope-dynamic-edge": ("llama", dict(max_position_embeddings=24, **rope("dynamic", factor=4.0)), dict(length=25)),
+    "llama-rope-yarn": ("llama", dict(max_position_embeddings=128, **rope("yarn", factor=4.0, original_max_position_embeddings=32)), dict(length=80)),
+    "llama-rope-yarn-attention-factor": ("llama", dict(head_dim=16, max_position_embeddings=4096, **rope("yarn", factor=8.0, original_max_position_embeddings=512, attention_factor=1.3, beta_fast=6.0, beta_slow=2.0)), dict(length=40)),
+    "llama-rope-yarn-mscale": ("llama", dict(head_dim=16, **rope("yarn", factor=8.0, original_max_position_embeddings=32, mscale=1.0, mscale_all_dim=0.6)), dict(length=40)),
+    "llama-rope-yarn-no-truncate": ("llama", dict(head_dim=16, **rope("yarn", factor=8.0, original_max_position_embeddings=32, truncate=False)), dict(length=40)),
+    "llama-rope-yarn-no-original": ("llama", dict(head_dim=16, max_position_embeddings=64, **rope("yarn", factor=4.0)), dict(length=40, config=drop_rope("original_max_position_embeddings"))),
+    "llama-rope-llama3-bands": ("llama", dict(head_dim=32, **rope("llama3", theta=5000.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=2.0, original_max_position_embeddings=48)), dict(length=64)),
+    "llama-old-config": ("llama", dict(num_key_value_heads=4, **rope("linear", theta=50000.0, factor=3.0)), dict(config=both(old_rope("type"), drop("head_dim", "num_key_value_heads")))),
+    "llama-old-config-llama3": ("llama", dict(tie_word_embeddings=True, **rope("llama3", theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)), dict(config=old_rope())),
+    "llama-old-config-plain": ("llama", dict(num_hidden_layers=1, **rope("default", theta=20000.0)), dict(config=old_rope())),
+    "llama-gelu": ("llama", dict(num_hidden_layers=1, hidden_act="gelu"), {}),
+    "llama-gelu-tanh": ("llama", dict(num_hidden_layers=1, hidden_act="gelu_pytorch_tanh"), {}),
+    "llama-relu": ("llama", dict(num_hidden_layers=1, hidden_act="relu"), {}),
+    "llama-wide-heads": ("llama", dict(head_dim=24, num_attention_heads=4, num_key_value_heads=1), {}),
+    "llama-many-heads": ("llama", dict(hidden_size=64, num_attention_heads=16, num_key_value_heads=4, head_dim=4, num_hidden_layers=1), {}),
+    "llama-odd": ("llama", dict(vocab_size=161, hidden_size=40, intermediate_size=75, num_attention_heads=5, num_key_value_heads=1, num_hidden_layers=2, rms_norm_eps=1e-3), dict(batch=3, length=17, dtype=torch.float32)),
+    "llama-long": ("llama", dict(num_hidden_layers=2, tie_word_embeddings=True), dict(length=80, batch=3)),
+    "llama-alone": ("llama", dict(num_hidden_layers=1), dict(length=9, batch=1)),
+    "llama-f32": ("llama", dict(num_hidden_layers=1, tie_word_embeddings=True), dict(dtype=torch.float32)),
+    "llama-f16": ("llama", dict(num_hidden_layers=1), dict(dtype=torch.float16)),
+    "llama-sharded": ("llama", dict(num_hidden_layers=3), dict(shard="20KB")),
+    # mistral
+    "mistral-head-dim": ("mistral", dict(head_dim=16, sliding_window=None), {}),
+    "mistral-window-1": ("mistral", dict(sliding_window=1), {}),
+    "mistral-window-long": ("mistral", dict(sliding_window=19, tie_word_embeddings=True), dict(length=80)),
+    "mistral-window-over": ("mistral", dict(num_hidden_layers=1, sliding_window=64), {}),
+    # qwen2
+    "qwen2-window": ("qwen2", dict(num_hidden_layers=4, use_sliding_window=True, sliding_window=5, max_window_layers=2), dict(length=40)),
+    "qwen2-window-off": ("qwen2", dict(num_hidden_layers=1, use_sliding_window=False, sliding_window=5, max_window_layers=0), {}),
+    "qwen2-old-window": ("qwen2", dict(num_hidden_layers=3, use_sliding_window=True, sliding_window=4, max_window_layers=1), dict(config=both(old_rope(), drop("layer_types")))),
+    "qwen2-layer-types": ("qwen2", dict(num_hidden_layers=3, use_sliding_window=True, sliding_window=6, layer_types=["sliding_attention", "full_attention", "sliding_attention"]), {}),
+    "qwen2-tied-yarn": ("qwen2", dict(tie_word_embeddings=True, **rope("yarn", theta=1000000.0, factor=4.0, original_max_position_embeddings=64)), dict(config=old_rope("type"), length=40)),
+    "qwen2-head-dim": ("qwen2", dict(num_hidden_layers=1, head_dim=12), {}),
+    # qwen3
+    "qwen3-tied": ("qwen3", dict(head_dim=16, tie_word_embeddings=True, **rope("default", theta=1000000.0)), {}),
+    "qwen3-biases-window": ("qwen3", dict(head_dim=8, attention_bias=True, num_hidden_layers=3, use_sliding_window=True, sliding_window=7, max_window_layers=1), {}),
+    # mixtral
+    "mixtral-16-experts": ("mixtral", dict(num_local_experts=16, num_experts_per_tok=4, intermediate_size=12, router_jitter_noise=0.1, sliding_window=6, num_hidden_layers=1), {}),
+    "mixtral-every-expert": ("mixtral", {"num_hidden_layers": 1, **MIXTRAL, "num_experts_per_tok": 4}, {}),
+    "mixtral-aux-loss": ("mixtral", {**MIXTRAL, "num_hidden_layers": 3, "output_router_logits": True, "router_aux_loss_coef": 0.5}, {}),
+    "mixtral-gelu": ("mixtral", {**MIXTRAL, "hidden_act": "gelu", "tie_word_embeddings": True, "head_dim": 16}, {}),
+    "mixtral-old-config": ("mixtral", MIXTRAL, dict(config=both(old_rope(), drop("head_dim")))),
+    "mixtral-yarn": ("mixtral", {**MIXTRAL, "head_dim": 8, **rope("yarn", theta=1000000.0, factor=4.0, original_max_position_embeddings=32)}, dict(length=40)),
+    "mixtral-odd": ("mixtral", dict(vocab_size=101, hidden_size=36, intermediate_size=19, num_attention_heads=6, num_key_value_heads=3, num_local_experts=5, num_experts_per_tok=3), dict(batch=3, length=13, dtype=torch.float32)),
+    "mixtral-stacked": ("mixtral", MIXTRAL, dict(stacked=True, dtype=torch.float32)),
+    "mixtral-sharded": ("mixtral", {**MIXTRAL, "num_hidden_layers": 1}, dict(shard="25KB")),
+    # olmoe
+    "olmoe-clip": ("olmoe", {**OLMOE, "clip_qkv": 0.6, "norm_topk_prob": True, "output_router_logits": True, "router_aux_loss_coef": 0.3}, {}),
+    "olmoe-gqa-biases": ("olmoe", {**OLMOE, "num_key_value_heads": 2, "attention_bias": True, "tie_word_embeddings": True}, {}),
+    "olmoe-old-config": ("olmoe", {**OLMOE, "clip_qkv": 2.0}, dict(config=both(old_rope()))),
+    "olmoe-stacked": ("olmoe", {**OLMOE, "num_hidden_layers": 1}, dict(stacked=True)),
+    # qwen2_moe
+    "qwen2-moe-every-layer": ("qwen2_moe", {**QWEN2_MOE, "decoder_sparse_step": 1, "norm_topk_prob": True}, {}),
+    "qwen2-moe-mlp-only": ("qwen2_moe", {**QWEN2_MOE, "num_hidden_layers": 3, "mlp_only_layers": [0, 2], "output_router_logits": True, "router_aux_loss_coef": 0.4}, {}),
+    "qwen2-moe-no-bias": ("qwen2_moe", {**QWEN2_MOE, "qkv_bias": False, "tie_word_embeddings": True}, {}),
+    "qwen2-moe-window": ("qwen2_moe", {**QWEN2_MOE, "num_hidden_layers": 3, "decoder_sparse_step": 2, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2}, dict(length=32)),
+    "qwen2-moe-old-config": ("qwen2_moe", QWEN2_MOE, dict(config=both(old_rope(), drop("layer_types", "qkv_bias", "mlp_only_layers")))),
+    "qwen2-moe-stacked": ("qwen2_moe", {**QWEN2_MOE, "num_hidden_layers": 1}, dict(stacked=True)),
+    # qwen3_moe
+    "qwen3-moe-no-norm": ("qwen3_moe", {**QWEN3_MOE, "norm_topk_prob": False, "num_hidden_layers": 4, "decoder_sparse_step": 2, "output_router_logits": True, "router_aux_loss_coef": 0.7}, {}),
+    "qwen3-moe-window-biases": ("qwen3_moe", {**QWEN3_MOE, "norm_topk_prob": True, "attention_bias": True, "use_sliding_window": True, "sliding_window": 6}, {}),
+    "qwen3-moe-old-config": ("qwen3_moe", {**QWEN3_MOE, "norm_topk_prob": True}, dict(config=both(old_rope(), rename("num_local_experts", "num_experts")))),
+    "qwen3-moe-top1": ("qwen3_moe", {**QWEN3_MOE, "num_experts_per_tok": 1, "norm_topk_prob": False, "tie_word_embeddings": True}, {}),
+    "qwen3-moe-long": ("qwen3_moe", {**QWEN3_MOE, "norm_topk_prob": True, "num_attention_heads": 8, "num_key_value_heads": 1, "num_hidden_layers": 1}, dict(length=80, batch=3)),
+    "qwen3-moe-stacked": ("qwen3_moe", {"num_hidden_layers": 1, **QWEN3_MOE, "norm_topk_prob": True}, dict(stacked=True)),
+    "qwen3-moe-odd": ("qwen3_moe", dict(vocab_size=77, hidden_size=36, intermediate_size=50, moe_intermediate_size=11, num_experts=9, num_experts_per_tok=5, head_dim=6, num_attention_heads=3, num_key_value_heads=1, norm_topk_prob=True), dict(batch=3, length=33)),
+}
+
+
+def make(out, name, model_type, overrides, how, seed):
+    folder = reference.fresh(out / f"extra-{name}")
+    model = reference.build(model_type, {**SMALL, **overrides}, seed)
+    model = model.to(how.get("dtype", torch.bfloat16))
+    model.save_pretrained(folder, max_shard_size=how.get("shard", "1GB"), save_original_format=not how.get("stacked", False))
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    if "config" in how:
+        reference.edit_config(folder, how["config"])
+    ids = reference.draw_ids(model.config.vocab_size, how.get("batch", 2), how.get("length", 24), seed)
+    result = reference.expect(folder, ids)
+    size = sum(file.stat().st_size for file in folder.iterdir()) / 1024
+    print(f"{name:34s} {size:6.0f} kB  loss {result.loss.item():8.4f}  logit std {result.logits.std():.3f}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("out", type=pathlib.Path)
+    parser.add_argument("names", nargs="*")
+    arguments = parser.parse_args()
+    unknown = set(arguments.names) - set(TABLE)
+    if unknown:
+        parser.error(f"no entry called {', '.join(sorted(unknown))}")
+    for name, (model_type, overrides, how) in TABLE.items():
+        if not arguments.names or name in arguments.names:
+            first = zlib.crc32(name.encode()) % 100000
+            reference.until_decisive(lambda seed: make(arguments.out, name, model_type, overrides, how, seed), first)
+
+
+if __name__ == "__main__":
+    main()
