@@ -11,10 +11,11 @@ namespace {
 
 constexpr int kMaxDepth = 200;
 
-// nlohmann's parser recurses on destruction and on callbacks; a bomb of brackets must be refused before it is built.
-void check_depth(std::string_view text, std::string_view where) {
+// Walks the text outside strings. A bomb of brackets must be refused before it is built, since a tree is destroyed
+// recursively. Returns whether Python's number words occur.
+bool check_depth(std::string_view text, std::string_view where) {
   int depth = 0;
-  bool in_string = false;
+  bool in_string = false, python = false;
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
     if (in_string) {
@@ -26,7 +27,40 @@ void check_depth(std::string_view text, std::string_view where) {
     if (c == '[' || c == '{')
       if (++depth > kMaxDepth) fail(ErrorKind::bad_input, where, "JSON nested deeper than {} at byte {}", kMaxDepth, i);
     if (c == ']' || c == '}') --depth;
+    if (c == 'I' || c == 'N') python = true;
   }
+  return python;
+}
+
+std::string without_python_numbers(std::string_view text) {
+  std::string plain;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '"') in_string = !in_string;
+    if (in_string && text[i] == '\\' && i + 1 < text.size()) plain += text[i++];
+    bool replaced = false;
+    for (const std::string_view word : {"-Infinity", "Infinity", "NaN"})
+      if (!in_string && !replaced && text.substr(i).starts_with(word)) {
+        plain += fmt::format(R"({{"__float__":"{}"}})", word);
+        i += word.size() - 1;
+        replaced = true;
+      }
+    if (!replaced) plain += text[i];
+  }
+  return plain;
+}
+
+Json parse(std::string_view text, std::string_view where, DuplicateKeys duplicates) {
+  if (duplicates == DuplicateKeys::keep_last) return Json::parse(text);
+  std::vector<std::set<std::string>> keys;  // of the objects that are open
+  const auto watch = [&](int, Json::parse_event_t event, Json& value) {
+    if (event == Json::parse_event_t::object_start) keys.emplace_back();
+    if (event == Json::parse_event_t::object_end) keys.pop_back();
+    if (event == Json::parse_event_t::key && !keys.back().insert(value.get<std::string>()).second)
+      fail(ErrorKind::bad_input, where, "key {} is given twice", value.dump());
+    return true;
+  };
+  return Json::parse(text, watch);
 }
 
 std::optional<double> as_number(const Json& value) {
@@ -35,17 +69,18 @@ std::optional<double> as_number(const Json& value) {
     const std::string word = value["__float__"];
     if (word == "Infinity") return std::numeric_limits<double>::infinity();
     if (word == "-Infinity") return -std::numeric_limits<double>::infinity();
+    if (word == "NaN") return std::numeric_limits<double>::quiet_NaN();
   }
   return {};
 }
 
 }  // namespace
 
-Json parse_json(std::string_view text, std::string_view where) {
-  check_depth(text, where);
+Json parse_json(std::string_view text, std::string_view where, DuplicateKeys duplicates) {
+  const bool python = check_depth(text, where);
   try {
-    return Json::parse(text);
-  } catch (const Json::parse_error& error) {
+    return python ? parse(without_python_numbers(text), where, duplicates) : parse(text, where, duplicates);
+  } catch (const Json::exception& error) {  // parse_error, and out_of_range for numbers such as 1e999
     // nlohmann's message names line and column; its own prefix says nothing to a user.
     std::string message = error.what();
     if (const size_t start = message.find("] "); start != std::string::npos) message = message.substr(start + 2);
@@ -53,7 +88,9 @@ Json parse_json(std::string_view text, std::string_view where) {
   }
 }
 
-Json read_json(const std::filesystem::path& path) { return parse_json(read_text(path), path.string()); }
+Json read_json(const std::filesystem::path& path, DuplicateKeys duplicates) {
+  return parse_json(read_text(path), path.string(), duplicates);
+}
 
 JsonReader::JsonReader(const Json& object, std::string where) : object_(object), where_(std::move(where)) {
   if (!object.is_object()) fail(ErrorKind::bad_input, where_, "expected a JSON object, found {}", object.type_name());

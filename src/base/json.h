@@ -14,12 +14,18 @@ namespace coterie::base {
 
 using Json = nlohmann::json;
 
+/// What to do with a key that an object has twice. Most JSON libraries keep the last; where that would hide something
+/// (two places for one tensor), refuse.
+enum class DuplicateKeys { keep_last, refuse };
+
 /// Parses untrusted text: throws bad_input with `where`, the line and the column. Nesting deeper than 200 is refused.
-Json parse_json(std::string_view text, std::string_view where);
-Json read_json(const std::filesystem::path& path);
+/// Infinity, -Infinity and NaN, which Python writes and JSON forbids, become {"__float__": "Infinity"} and so on, the
+/// form in which transformers writes them now.
+Json parse_json(std::string_view text, std::string_view where, DuplicateKeys duplicates = DuplicateKeys::keep_last);
+Json read_json(const std::filesystem::path& path, DuplicateKeys duplicates = DuplicateKeys::keep_last);
 
 /// Reads the keys of one JSON object and remembers which were read, so that what nobody read can be refused or warned
-/// about instead of ignored. Python's infinities, written {"__float__": "Infinity"}, are understood.
+/// about instead of ignored. Python's infinities and NaN (see parse_json) are understood where a number is asked for.
 ///
 ///   JsonReader config(json, "model/config.json");
 ///   int64_t width = config.integer("hidden_size");
@@ -47,7 +53,7 @@ class JsonReader {
 
   /// Marks keys as known to change nothing here ("initializer_range", "use_cache").
   void inert(std::initializer_list<std::string_view> keys);
-  /// Keys that nothing has read or marked, in the order of the file.
+  /// Keys that nothing has read or marked, in alphabetical order.
   std::vector<std::string> unread() const;
 
   const std::string& where() const { return where_; }
