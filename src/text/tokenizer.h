@@ -14,6 +14,7 @@
 namespace coterie::text {
 
 using TokenId = int32_t;
+struct TokenizerState;
 
 /// What a GGUF file says about its tokenizer (tokenizer.ggml.*), as plain data: text does not read files of weights.
 struct GgufVocabulary {
@@ -54,9 +55,9 @@ class Tokenizer {
   const std::vector<TokenId>& end_tokens() const;
 
  private:
-  struct Impl;
-  explicit Tokenizer(std::shared_ptr<const Impl> impl) : impl_(std::move(impl)) {}
-  std::shared_ptr<const Impl> impl_;
+  friend struct TokenizerState;
+  explicit Tokenizer(std::shared_ptr<const TokenizerState> state) : state_(std::move(state)) {}
+  std::shared_ptr<const TokenizerState> state_;
 };
 
 /// Turns a stream of ids into text that is always whole UTF-8: what a token leaves unfinished is held back until a
@@ -72,10 +73,14 @@ class StreamDecoder {
   std::string finish();
 
  private:
+  bool is_silent(TokenId id) const;
+  std::string pending() const;
+
   Tokenizer tokenizer_;
   bool skip_special_;
   std::vector<TokenId> ids_;
   size_t prefix_ = 0, read_ = 0;  // ids_[prefix_, read_) have been printed and give context
+  size_t printed_ = 0;            // bytes of the text of ids_[read_, …) that have been printed
 };
 
 struct Message {

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+// The C ABI of the Rust static library in this folder. Only src/text includes it.
+//
+// Every function that can fail returns 0 for success, 1 for bad input and 2 for a bug (a panic that was caught), and
+// writes a sentence into `error`. Buffers filled by Rust are freed with coterie_bytes_free / coterie_ids_free, whether
+// the call succeeded or not; they start zeroed.
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct CoterieSlice {
+  const char* data;
+  size_t size;
+} CoterieSlice;
+
+typedef struct CoterieBytes {
+  char* data;
+  size_t size, capacity;
+} CoterieBytes;
+
+typedef struct CoterieIds {
+  uint32_t* data;
+  size_t size, capacity;
+} CoterieIds;
+
+void coterie_bytes_free(CoterieBytes bytes);
+void coterie_ids_free(CoterieIds ids);
+
+typedef struct CoterieTokenizer CoterieTokenizer;
+
+// From the text of a tokenizer.json. `extra_tokens` is a JSON array of {id?, content, special, ...} that must be known
+// beside it (tokenizer_config.json), or an empty slice.
+int32_t coterie_tokenizer_from_json(CoterieSlice json, CoterieSlice extra_tokens, CoterieTokenizer** out,
+                                    CoterieBytes* error);
+// A BPE tokenizer from its vocabulary in the order of the ids. `parts` is a JSON object {normalizer, pre_tokenizer,
+// post_processor, decoder, byte_fallback, fuse_unk, unk_token, ignore_merges, added: [{id, special}]}. With `scores`
+// (n_tokens of them) the merges are made from the scores and `merges` must be empty.
+int32_t coterie_tokenizer_build(CoterieSlice parts, const CoterieSlice* tokens, size_t n_tokens,
+                                const CoterieSlice* merges, size_t n_merges, const float* scores,
+                                CoterieTokenizer** out, CoterieBytes* error);
+void coterie_tokenizer_free(CoterieTokenizer* tokenizer);
+
+int32_t coterie_tokenizer_encode(const CoterieTokenizer* tokenizer, CoterieSlice text, int32_t add_special,
+                                 CoterieIds* ids, CoterieBytes* error);
+int32_t coterie_tokenizer_decode(const CoterieTokenizer* tokenizer, const uint32_t* ids, size_t n, int32_t skip_special,
+                                 CoterieBytes* text, CoterieBytes* error);
+// One more than the largest id.
+size_t coterie_tokenizer_size(const CoterieTokenizer* tokenizer);
+// `found` is 0 for an id without a token.
+int32_t coterie_tokenizer_token(const CoterieTokenizer* tokenizer, uint32_t id, CoterieBytes* token, int32_t* found,
+                                CoterieBytes* error);
+// -1 for a string that is no token.
+int64_t coterie_tokenizer_id(const CoterieTokenizer* tokenizer, CoterieSlice token);
+int32_t coterie_tokenizer_is_special(const CoterieTokenizer* tokenizer, uint32_t id);
+
+#ifdef __cplusplus
+}
+#endif

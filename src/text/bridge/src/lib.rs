@@ -1,0 +1,4 @@
+//! Hugging Face's `tokenizers` and `minijinja` behind the C ABI of `bridge.h`.
+
+mod ffi;
+mod tokenizer;

@@ -1,0 +1,155 @@
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "text/bridge_call.h"
+#include "text/pre_tokenizers.h"
+#include "text/tokenizer.h"
+#include "text/tokenizer_state.h"
+
+// A tokenizer from the vocabulary inside a GGUF file. The vocabulary is turned into the parts of a tokenizer.json and
+// handed to the same library, so that a text gives the same ids whichever file the model came in.
+namespace coterie::text {
+
+using base::ErrorKind;
+using base::fail;
+using base::Json;
+
+namespace {
+
+enum TokenType : int32_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
+
+// GGUF has one eos and one eot. Chat models end their turns with more tokens than these (generation_config.json lists
+// them), so control tokens with these texts end a generation too.
+constexpr std::array<std::string_view, 17> kEndTexts = {"<|eot_id|>",
+                                                        "<|eom_id|>",
+                                                        "<|im_end|>",
+                                                        "<|end|>",
+                                                        "<|return|>",
+                                                        "<|call|>",
+                                                        "<|calls|>",
+                                                        "<|flush|>",
+                                                        "<end_of_turn>",
+                                                        "<|endoftext|>",
+                                                        "<EOT>",
+                                                        "[EOT]",
+                                                        "[EOS]",
+                                                        "<|end_of_text|>",
+                                                        "<end_of_utterance>",
+                                                        "<eos>",
+                                                        "<｜end▁of▁sentence｜>"};
+
+void check(const GgufVocabulary& vocabulary, std::string_view where) {
+  const size_t n = vocabulary.tokens.size();
+  if (n == 0) fail(ErrorKind::bad_input, where, "tokenizer.ggml.tokens is missing or empty");
+  if (n > static_cast<size_t>(INT32_MAX)) fail(ErrorKind::bad_input, where, "{} tokens do not fit ids of 32 bits", n);
+  const auto same_length = [&](const char* key, size_t length) {
+    if (length != 0 && length != n)
+      fail(ErrorKind::bad_input, where, "tokenizer.ggml.{} has {} entries for {} tokens", key, length, n);
+  };
+  same_length("scores", vocabulary.scores.size());
+  same_length("token_type", vocabulary.token_type.size());
+  const auto in_range = [&](const char* key, const std::optional<TokenId>& id) {
+    if (id && (*id < 0 || static_cast<size_t>(*id) >= n))
+      fail(ErrorKind::bad_input, where, "tokenizer.ggml.{} is {}, outside the {} tokens", key, *id, n);
+  };
+  in_range("bos_token_id", vocabulary.bos);
+  in_range("eos_token_id", vocabulary.eos);
+  in_range("eot_token_id", vocabulary.eot);
+  in_range("unknown_token_id", vocabulary.unknown);
+  in_range("padding_token_id", vocabulary.padding);
+}
+
+int32_t type_of(const GgufVocabulary& vocabulary, size_t id) {
+  return vocabulary.token_type.empty() ? int32_t{kNormal} : vocabulary.token_type[id];
+}
+
+Json added_tokens(const GgufVocabulary& vocabulary) {
+  Json added = Json::array();
+  for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
+    const int32_t type = type_of(vocabulary, id);
+    if (vocabulary.tokens[id].empty()) continue;
+    if (type == kControl || type == kUnknown || type == kUserDefined)
+      added.push_back({{"id", id}, {"special", type != kUserDefined}});
+  }
+  return added;
+}
+
+/// What stands around a text: BOS before, EOS after, where the file asks for them.
+Json post_processor(const GgufVocabulary& vocabulary, bool add_bos, bool add_eos, std::string_view where) {
+  if (!add_bos && !add_eos) return nullptr;
+  Json around = Json::array(), special = Json::object();
+  const auto put = [&](const std::optional<TokenId>& id, const char* key) {
+    if (!id)
+      fail(ErrorKind::bad_input, where, "tokenizer.ggml.add_{0}_token asks for a token, but {0}_token_id is missing",
+           key);
+    const std::string& token = vocabulary.tokens[static_cast<size_t>(*id)];
+    around.push_back({{"SpecialToken", {{"id", token}, {"type_id", 0}}}});
+    special[token] = {{"id", token}, {"ids", {*id}}, {"tokens", {token}}};
+  };
+  if (add_bos) put(vocabulary.bos, "bos");
+  around.push_back({{"Sequence", {{"id", "A"}, {"type_id", 0}}}});
+  if (add_eos) put(vocabulary.eos, "eos");
+  Json pair = around;
+  pair.push_back({{"Sequence", {{"id", "B"}, {"type_id", 0}}}});
+  return {{"type", "TemplateProcessing"}, {"single", around}, {"pair", pair}, {"special_tokens", special}};
+}
+
+Json byte_level_parts(const GgufVocabulary& vocabulary, std::string_view where) {
+  const std::string_view name = vocabulary.pre.empty() ? "default" : std::string_view(vocabulary.pre);
+  const auto pre = find_pre_tokenizer(name);
+  if (!pre)
+    throw base::Error(ErrorKind::unsupported, std::string(where),
+                      fmt::format("tokenizer.ggml.pre is \"{}\", a pre-tokenizer that is not known here", name),
+                      "known are: " + known_pre_tokenizers());
+  if (vocabulary.merges.empty()) fail(ErrorKind::bad_input, where, "tokenizer.ggml.merges is missing or empty");
+  return {{"normalizer", pre->normalizer},
+          {"pre_tokenizer", pre->pre_tokenizer},
+          {"decoder", {{"type", "ByteLevel"}}},
+          {"ignore_merges", pre->ignore_merges},
+          {"post_processor", post_processor(vocabulary, vocabulary.add_bos.value_or(pre->add_bos),
+                                            vocabulary.add_eos.value_or(false), where)}};
+}
+
+}  // namespace
+
+Tokenizer Tokenizer::from_gguf(const GgufVocabulary& vocabulary, std::string_view where) {
+  check(vocabulary, where);
+  Json parts;
+  if (vocabulary.model == "gpt2")
+    parts = byte_level_parts(vocabulary, where);
+  else
+    throw base::Error(ErrorKind::unsupported, std::string(where),
+                      fmt::format("tokenizer.ggml.model is \"{}\"", vocabulary.model),
+                      "known are: gpt2 (byte-level BPE), llama (SentencePiece BPE)");
+  parts["added"] = added_tokens(vocabulary);
+
+  // An empty token would be a duplicate of the next empty one; llama.cpp gives it the same name.
+  std::vector<std::string> renamed;
+  renamed.reserve(static_cast<size_t>(std::count(vocabulary.tokens.begin(), vocabulary.tokens.end(), "")));
+  std::vector<CoterieSlice> tokens, merges;
+  tokens.reserve(vocabulary.tokens.size());
+  for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
+    const std::string& token = vocabulary.tokens[id];
+    tokens.push_back(slice(token.empty() ? renamed.emplace_back(fmt::format("[EMPTY_{}]", id)) : token));
+  }
+  merges.reserve(vocabulary.merges.size());
+  for (const std::string& merge : vocabulary.merges) merges.push_back(slice(merge));
+
+  const std::string text = parts.dump(-1, ' ', false, Json::error_handler_t::replace);
+  CoterieTokenizer* made = nullptr;
+  BridgeBytes error;
+  check_bridge(coterie_tokenizer_build(slice(text), tokens.data(), tokens.size(), merges.data(), merges.size(), nullptr,
+                                       &made, error.out()),
+               where, error);
+  auto state = std::make_shared<TokenizerState>(made, where);
+  state->bos = vocabulary.bos;
+  state->ends_with(vocabulary.eos);
+  state->ends_with(vocabulary.eot);
+  for (std::string_view end : kEndTexts)
+    if (const auto id = state->id(end); id && coterie_tokenizer_is_special(made, static_cast<uint32_t>(*id)))
+      state->ends_with(id);
+  return TokenizerState::finish(std::move(state));
+}
+
+}  // namespace coterie::text
