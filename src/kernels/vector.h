@@ -2,9 +2,9 @@
 
 #include <cstdint>
 
-namespace coterie::kernels {
+#include "kernels/activation.h"
 
-enum class Activation { silu, gelu, gelu_tanh, relu, relu2, identity };
+namespace coterie::kernels {
 
 /// Kernels on one row of f32. No alignment is asked for; `n` >= 0; nothing outside the rows is read or written. Sums
 /// run in one order, fixed by (instruction set, n). exp is good to 1 ulp, the functions made of it to a few.

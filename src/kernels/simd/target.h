@@ -19,3 +19,10 @@
 #define COTERIE_BEGIN_AVX512 COTERIE_BEGIN_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
 
 #define COTERIE_INLINE inline __attribute__((always_inline))
+
+// Before a loop of constant length whose arrays must live in registers.
+#if defined(__clang__)
+#define COTERIE_UNROLL COTERIE_PRAGMA(unroll)
+#else
+#define COTERIE_UNROLL COTERIE_PRAGMA(GCC unroll 16)
+#endif

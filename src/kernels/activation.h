@@ -1,0 +1,7 @@
+#pragma once
+
+namespace coterie::kernels {
+
+enum class Activation { silu, gelu, gelu_tanh, relu, relu2, identity };
+
+}  // namespace coterie::kernels

@@ -1,0 +1,345 @@
+// Attention of a tile of query rows over one chunk of the cache. Included inside namespace coterie::kernels::<isa>,
+// after math.inl.h.
+//
+// Each score is one chain of multiply-adds over key_dim, each output one chain over the visible positions, in ascending
+// order; tile shapes only choose which chains run side by side. Positions a row does not see never enter a sum, not
+// even times zero: a cache may hold anything there, NaN included.
+
+inline constexpr int64_t kBlockVectors = kCacheBlock / kWidth;
+
+// Rows that share a load, and accumulators a tile holds: half of the registers or more, the rest for keys or values.
+inline constexpr int64_t kRowTile = kRegisters >= 32 ? 8 : kWidth >= 8 ? 6 : 4;
+inline constexpr int64_t kAccumulators = kRegisters >= 32 ? 16 : kWidth >= 8 ? 12 : 8;
+
+/// Blocks of keys that a tile of `rows` rows covers.
+constexpr int64_t score_blocks(int64_t rows) {
+  const int64_t blocks = kAccumulators / (rows * kBlockVectors);
+  return blocks < 1 ? 1 : blocks > 4 ? 4 : blocks;
+}
+/// Vectors of value dimensions that a tile of `rows` rows covers.
+constexpr int64_t value_vectors(int64_t rows) {
+  const int64_t vectors = kAccumulators / rows;
+  return vectors < 1 ? 1 : vectors > 8 ? 8 : vectors;
+}
+
+inline void pack_queries(const float* q, int64_t stride, int64_t rows, int64_t at, int64_t total, int64_t key_dim,
+                         float* packed) noexcept {
+  // Groups of kRowTile rows (the last may be smaller), each [key_dim][rows of the group].
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t group = (at + r) / kRowTile * kRowTile;
+    const int64_t width = total - group < kRowTile ? total - group : kRowTile;
+    float* target = packed + group * key_dim + (at + r - group);
+    const float* source = q + r * stride;
+    for (int64_t d = 0; d < key_dim; ++d) target[d * width] = source[d];
+  }
+}
+
+template <typename Key, int64_t kRows, int64_t kBlocks>
+inline void score_tile(const float* packed, const Key* const* keys, int64_t key_dim, float* scores) {
+  constexpr int64_t kVectors = kBlocks * kBlockVectors;
+  Vf sum[kRows][kVectors];
+  COTERIE_UNROLL
+  for (int64_t r = 0; r < kRows; ++r) {
+    COTERIE_UNROLL
+    for (int64_t j = 0; j < kVectors; ++j) sum[r][j] = zero();
+  }
+  const Key* block[kBlocks];
+  COTERIE_UNROLL
+  for (int64_t b = 0; b < kBlocks; ++b) block[b] = keys[b];
+  for (int64_t d = 0; d < key_dim; ++d) {
+    Vf key[kVectors];
+    COTERIE_UNROLL
+    for (int64_t j = 0; j < kVectors; ++j) {
+      key[j] = load(block[j / kBlockVectors] + d * kCacheBlock + j % kBlockVectors * kWidth);
+    }
+    COTERIE_UNROLL
+    for (int64_t r = 0; r < kRows; ++r) {
+      const Vf q = set(packed[d * kRows + r]);
+      COTERIE_UNROLL
+      for (int64_t j = 0; j < kVectors; ++j) sum[r][j] = fma(q, key[j], sum[r][j]);
+    }
+  }
+  COTERIE_UNROLL
+  for (int64_t r = 0; r < kRows; ++r) {
+    COTERIE_UNROLL
+    for (int64_t j = 0; j < kVectors; ++j) store(scores + r * kScoreStride + j * kWidth, sum[r][j]);
+  }
+}
+
+template <typename Key, int64_t kRows>
+inline void score_rows(const float* packed, const Key* const* keys, int64_t blocks, int64_t key_dim, float* scores) {
+  constexpr int64_t kBlocks = score_blocks(kRows);
+  int64_t b = 0;
+  for (; b + kBlocks <= blocks; b += kBlocks) {
+    score_tile<Key, kRows, kBlocks>(packed, keys + b, key_dim, scores + b * kCacheBlock);
+  }
+  for (; b < blocks; ++b) score_tile<Key, kRows, 1>(packed, keys + b, key_dim, scores + b * kCacheBlock);
+}
+
+template <typename Key, int64_t kRows = kRowTile>
+inline void score_group(int64_t rows, const float* packed, const Key* const* keys, int64_t blocks, int64_t key_dim,
+                        float* scores) {
+  if (rows == kRows) return score_rows<Key, kRows>(packed, keys, blocks, key_dim, scores);
+  if constexpr (kRows > 1) score_group<Key, kRows - 1>(rows, packed, keys, blocks, key_dim, scores);
+}
+
+/// Dimensions [column, column + kVectors * kWidth) of kRows rows, or, when partial, the `count` < kWidth after column.
+template <typename Value, int64_t kRows, int64_t kVectors, bool kPartial>
+inline void value_tile(const float* weights, const Value* const* values, int64_t value_dim, int64_t column,
+                       int64_t count, int64_t first, int64_t last, float* out) {
+  Vf sum[kRows][kVectors];
+  COTERIE_UNROLL
+  for (int64_t r = 0; r < kRows; ++r) {
+    COTERIE_UNROLL
+    for (int64_t j = 0; j < kVectors; ++j) {
+      const float* p = out + r * value_dim + column + j * kWidth;
+      sum[r][j] = kPartial ? load_first(p, count) : load(p);
+    }
+  }
+  for (int64_t position = first; position < last;) {
+    const int64_t b = position / kCacheBlock;
+    const int64_t end = (b + 1) * kCacheBlock < last ? (b + 1) * kCacheBlock : last;
+    const Value* row = values[b] + (position - b * kCacheBlock) * value_dim + column;
+    for (; position < end; ++position, row += value_dim) {
+      Vf value[kVectors];
+      COTERIE_UNROLL
+      for (int64_t j = 0; j < kVectors; ++j) {
+        value[j] = kPartial ? load_first(row, count) : load(row + j * kWidth);
+      }
+      COTERIE_UNROLL
+      for (int64_t r = 0; r < kRows; ++r) {
+        const Vf weight = set(weights[r * kScoreStride + position]);
+        COTERIE_UNROLL
+        for (int64_t j = 0; j < kVectors; ++j) sum[r][j] = fma(weight, value[j], sum[r][j]);
+      }
+    }
+  }
+  COTERIE_UNROLL
+  for (int64_t r = 0; r < kRows; ++r) {
+    COTERIE_UNROLL
+    for (int64_t j = 0; j < kVectors; ++j) {
+      float* p = out + r * value_dim + column + j * kWidth;
+      if constexpr (kPartial)
+        store_first(p, sum[r][j], count);
+      else
+        store(p, sum[r][j]);
+    }
+  }
+}
+
+template <typename Value, int64_t kRows>
+inline void value_rows(const float* weights, const Value* const* values, int64_t value_dim, int64_t first, int64_t last,
+                       float* out) {
+  constexpr int64_t kVectors = value_vectors(kRows);
+  int64_t c = 0;
+  for (; c + kVectors * kWidth <= value_dim; c += kVectors * kWidth) {
+    value_tile<Value, kRows, kVectors, false>(weights, values, value_dim, c, 0, first, last, out);
+  }
+  for (; c + kWidth <= value_dim; c += kWidth) {
+    value_tile<Value, kRows, 1, false>(weights, values, value_dim, c, 0, first, last, out);
+  }
+  if (c < value_dim) {
+    value_tile<Value, kRows, 1, true>(weights, values, value_dim, c, value_dim - c, first, last, out);
+  }
+}
+
+template <typename Value, int64_t kRows = kRowTile>
+inline void value_group(int64_t rows, const float* weights, const Value* const* values, int64_t value_dim,
+                        int64_t first, int64_t last, float* out) {
+  if (rows == kRows) return value_rows<Value, kRows>(weights, values, value_dim, first, last, out);
+  if constexpr (kRows > 1) value_group<Value, kRows - 1>(rows, weights, values, value_dim, first, last, out);
+}
+
+/// Adds positions [first, last), which all `rows` rows see, to their outputs.
+template <typename Value>
+inline void add_values(const float* weights, const Value* const* values, int64_t rows, int64_t value_dim, int64_t first,
+                       int64_t last, float* out) {
+  if (first >= last) return;
+  for (int64_t r = 0; r < rows; r += kRowTile) {
+    const int64_t n = rows - r < kRowTile ? rows - r : kRowTile;
+    value_group<Value>(n, weights + r * kScoreStride, values, value_dim, first, last, out + r * value_dim);
+  }
+}
+
+/// Turns a row of dot products into weights exp(score - max), exact zeros where it does not see.
+inline void weigh(float* scores, int64_t first, int64_t last, float scale, float softcap, float* max_out,
+                  float* sum_out) {
+  const Vf lowest = set(-__builtin_inff());
+  const int64_t begin = first / kCacheBlock * kCacheBlock;
+  Vf m[kBlockVectors], sum[kBlockVectors];
+  COTERIE_UNROLL
+  for (int64_t j = 0; j < kBlockVectors; ++j) m[j] = lowest, sum[j] = zero();
+  for (int64_t i = begin; i < last; i += kCacheBlock) {
+    COTERIE_UNROLL
+    for (int64_t j = 0; j < kBlockVectors; ++j) {
+      const int64_t at = i + j * kWidth;
+      Vf s = mul(load(scores + at), set(scale));
+      if (softcap != 0) s = mul(set(softcap), tanh(div(s, set(softcap))));
+      s = select(mask_range(first - at, last - at), s, lowest);
+      store(scores + at, s);
+      m[j] = max(s, m[j]);
+    }
+  }
+  COTERIE_UNROLL
+  for (int64_t j = 1; j < kBlockVectors; ++j) m[0] = max(m[j], m[0]);
+  const float largest = reduce_max(m[0]);
+  // All scores -inf: any finite maximum gives weights of zero instead of NaN.
+  const Vf base = set(largest == -__builtin_inff() ? 0.0f : largest);
+  for (int64_t i = begin; i < last; i += kCacheBlock) {
+    COTERIE_UNROLL
+    for (int64_t j = 0; j < kBlockVectors; ++j) {
+      const Vf weight = exp(sub(load(scores + i + j * kWidth), base));
+      store(scores + i + j * kWidth, weight);
+      sum[j] = add(sum[j], weight);
+    }
+  }
+  COTERIE_UNROLL
+  for (int64_t j = 1; j < kBlockVectors; ++j) sum[0] = add(sum[0], sum[j]);
+  *max_out = largest, *sum_out = reduce_add(sum[0]);
+}
+
+template <typename Element>
+inline void widen(const Element* source, float* target, int64_t n) {
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) store(target + i, load(source + i));
+  if (i < n) store_first(target + i, load_first(source + i, n - i), n - i);
+}
+
+template <typename Element>
+inline void chunk_over(const AttentionChunk& c, const Element* const* keys, const Element* const* values, int64_t begin,
+                       int64_t end) {
+  const int64_t rows = c.tokens * c.heads;
+  const int64_t begin_block = begin / kCacheBlock, blocks = (end + kCacheBlock - 1) / kCacheBlock - begin_block;
+  for (int64_t r = 0; r < rows; r += kRowTile) {
+    const int64_t n = rows - r < kRowTile ? rows - r : kRowTile;
+    score_group<Element>(n, c.queries + r * c.key_dim, keys + begin_block, blocks, c.key_dim,
+                         c.scores + r * kScoreStride + begin_block * kCacheBlock);
+  }
+  for (int64_t t = 0; t < c.tokens; ++t) {
+    for (int64_t r = t * c.heads; r < (t + 1) * c.heads; ++r) {
+      if (c.first[t] < c.last[t]) {
+        weigh(c.scores + r * kScoreStride, c.first[t], c.last[t], c.scale, c.softcap, c.max + r, c.sum + r);
+      } else {
+        c.max[r] = -__builtin_inff(), c.sum[r] = 0;
+      }
+    }
+  }
+  for (int64_t i = 0; i < rows * c.value_dim; ++i) c.out[i] = 0;
+  // Positions all tokens see go through the tile together; those before and after, token by token. A token's
+  // positions still come in ascending order.
+  const int64_t shared_first = c.first[c.tokens - 1], shared_last = c.last[0];
+  const bool shared = shared_first < shared_last;
+  for (int64_t t = 0; t < c.tokens; ++t) {
+    const int64_t r = t * c.heads, last = shared ? shared_first : c.last[t];
+    add_values(c.scores + r * kScoreStride, values, c.heads, c.value_dim, c.first[t], last, c.out + r * c.value_dim);
+  }
+  if (!shared) return;
+  add_values(c.scores, values, rows, c.value_dim, shared_first, shared_last, c.out);
+  for (int64_t t = 0; t < c.tokens; ++t) {
+    const int64_t r = t * c.heads;
+    add_values(c.scores + r * kScoreStride, values, c.heads, c.value_dim, shared_last, c.last[t],
+               c.out + r * c.value_dim);
+  }
+}
+
+template <typename Element>
+inline void chunk_of(const AttentionChunk& c) {
+  // Tokens ascend, so the first token's first and the last token's last bound what is seen; a token that sees nothing
+  // has first >= last.
+  const int64_t begin = c.first[0], end = c.last[c.tokens - 1];
+  const Element* keys[kChunkBlocks] = {};
+  const Element* values[kChunkBlocks] = {};
+  for (int64_t b = begin / kCacheBlock; b * kCacheBlock < end; ++b) {
+    keys[b] = reinterpret_cast<const Element*>(c.blocks[b]);
+    values[b] = keys[b] + c.key_dim * kCacheBlock;
+  }
+  if (c.decoded == nullptr || sizeof(Element) == sizeof(float)) return chunk_over(c, keys, values, begin, end);
+  const float* wide_keys[kChunkBlocks] = {};
+  const float* wide_values[kChunkBlocks] = {};
+  const int64_t size = kCacheBlock * (c.key_dim + c.value_dim);
+  for (int64_t b = begin / kCacheBlock; b * kCacheBlock < end; ++b) {
+    widen(keys[b], c.decoded + b * size, size);
+    wide_keys[b] = c.decoded + b * size;
+    wide_values[b] = wide_keys[b] + c.key_dim * kCacheBlock;
+  }
+  chunk_over(c, wide_keys, wide_values, begin, end);
+}
+
+inline void attention_chunk(const AttentionChunk& c) noexcept {
+  switch (c.dtype) {
+    case tensor::DType::f16: return chunk_of<Half>(c);
+    case tensor::DType::bf16: return chunk_of<Bfloat>(c);
+    default: return chunk_of<float>(c);
+  }
+}
+
+COTERIE_INLINE float exp_of(float x) {
+  float lanes[kWidth];
+  store(lanes, exp(set(x)));
+  return lanes[0];
+}
+
+inline void merge(float chunk_max, float chunk_sum, const float* chunk_out, float* max, float* sum, float* out,
+                  int64_t value_dim) noexcept {
+  const float larger = chunk_max > *max ? chunk_max : *max;
+  if (larger == -__builtin_inff()) return;
+  const float old_factor = exp_of(*max - larger), new_factor = exp_of(chunk_max - larger);
+  const Vf a = set(old_factor), b = set(new_factor);
+  int64_t i = 0;
+  for (; i + kWidth <= value_dim; i += kWidth) store(out + i, fma(load(chunk_out + i), b, mul(load(out + i), a)));
+  if (const int64_t n = value_dim - i; n > 0) {
+    store_first(out + i, fma(load_first(chunk_out + i, n), b, mul(load_first(out + i, n), a)), n);
+  }
+  *max = larger;
+  *sum = *sum * old_factor + chunk_sum * new_factor;
+}
+
+inline void finish(float max, float sum, const float* out, const float* sink, float* target,
+                   int64_t value_dim) noexcept {
+  float factor = 1;
+  if (sink != nullptr) {
+    const float larger = *sink > max ? *sink : max;
+    factor = exp_of(max - larger);
+    sum = sum * factor + exp_of(*sink - larger);
+  }
+  const Vf f = set(factor / sum);
+  int64_t i = 0;
+  for (; i + kWidth <= value_dim; i += kWidth) store(target + i, mul(load(out + i), f));
+  if (const int64_t n = value_dim - i; n > 0) store_first(target + i, mul(load_first(out + i, n), f), n);
+}
+
+template <typename Element>
+inline void append_as(const float* k, int64_t k_stride, const float* v, int64_t v_stride, int64_t slot, int64_t count,
+                      int64_t key_dim, int64_t value_dim, std::byte* head) {
+  Element* keys = reinterpret_cast<Element*>(head);
+  Element* values = keys + key_dim * kCacheBlock;
+  // Keys are turned: 16 dimensions of all positions at a time, so that what is written stays within a few lines.
+  for (int64_t d = 0; d < key_dim; d += kCacheBlock) {
+    const int64_t dims = key_dim - d < kCacheBlock ? key_dim - d : kCacheBlock;
+    for (int64_t p = 0; p < count; ++p) {
+      Element row[kCacheBlock];
+      for (int64_t i = 0; i < dims; i += kWidth) {
+        const int64_t n = dims - i < kWidth ? dims - i : kWidth;
+        store_first(row + i, load_first(k + p * k_stride + d + i, n), n);
+      }
+      for (int64_t i = 0; i < dims; ++i) keys[(d + i) * kCacheBlock + slot + p] = row[i];
+    }
+  }
+  for (int64_t p = 0; p < count; ++p) {
+    for (int64_t i = 0; i < value_dim; i += kWidth) {
+      const int64_t n = value_dim - i < kWidth ? value_dim - i : kWidth;
+      store_first(values + (slot + p) * value_dim + i, load_first(v + p * v_stride + i, n), n);
+    }
+  }
+}
+
+inline void append(tensor::DType dtype, const float* k, int64_t k_stride, const float* v, int64_t v_stride,
+                   int64_t slot, int64_t count, int64_t key_dim, int64_t value_dim, std::byte* head) noexcept {
+  switch (dtype) {
+    case tensor::DType::f16: return append_as<Half>(k, k_stride, v, v_stride, slot, count, key_dim, value_dim, head);
+    case tensor::DType::bf16: return append_as<Bfloat>(k, k_stride, v, v_stride, slot, count, key_dim, value_dim, head);
+    default: return append_as<float>(k, k_stride, v, v_stride, slot, count, key_dim, value_dim, head);
+  }
+}
+
+AttentionKernels attention_kernels() { return {kRowTile, pack_queries, attention_chunk, merge, finish, append}; }

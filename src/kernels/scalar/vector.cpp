@@ -1,0 +1,9 @@
+#include "kernels/vector.h"
+
+#include "kernels/simd/scalar.h"
+
+namespace coterie::kernels::scalar {
+#include "kernels/body/math.inl.h"
+
+#include "kernels/body/vector.inl.h"
+}  // namespace coterie::kernels::scalar
