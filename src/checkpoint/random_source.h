@@ -18,9 +18,14 @@ struct RandomTensor {
   float offset = 0;
 };
 
-/// A source in memory whose weights are drawn at random: valid blocks of the format with sane scales. For benchmarks
-/// of a published shape and for laws on tiny models. Filling is parallel and reproducible for any thread count; each
-/// tensor is keyed by (seed, name), so layouts of the same model hold the same values where dtypes allow.
+/// A source in memory whose weights are drawn at random: valid blocks of the format, with scales that vary between
+/// blocks and give the values the standard deviation asked for (to about a percent). For benchmarks of a published
+/// shape and for laws on tiny models. Each tensor is keyed by (seed, name, dtype): the same bytes for any thread count
+/// and whatever else the source holds. Filled in parallel at the speed of memory.
+///
+/// Throws unsupported for a dtype that is no weight format and for an offset in a block format, bad_input for names
+/// given twice, shapes that do not fit the format and scales that are not finite and >= 0, out_of_memory before
+/// anything is allocated.
 std::unique_ptr<TensorSource> random_source(std::vector<RandomTensor> tensors, Metadata metadata, uint64_t seed,
                                             int threads = 0);
 
