@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 
+#include "kernels/attention.h"
 #include "ops/context.h"
 #include "tensor/dtype.h"
 #include "tensor/view.h"
@@ -11,7 +12,7 @@
 namespace coterie::ops {
 
 /// Positions a block of the KV cache holds. Fixed: it is the lane count that kernels are written for.
-inline constexpr int64_t kCacheBlock = 16;
+inline constexpr int64_t kCacheBlock = kernels::kCacheBlock;
 
 /// How one layer's keys and values lie in a block of 16 positions, for each KV head in turn:
 ///   keys   [key_dim][16]    position fastest: 16 scores come from one broadcast multiply-add a dimension, no

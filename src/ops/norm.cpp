@@ -1,0 +1,45 @@
+#include "base/error.h"
+#include "ops/elementwise.h"
+#include "ops/rows.h"
+
+namespace coterie::ops {
+
+using base::require;
+
+void rms_norm(Context& context, ConstMatrix x, const float* weight, float eps, Matrix y, float offset) {
+  require(x.rows == y.rows && x.cols == y.cols, "rms_norm", "x is [{}, {}], y is [{}, {}]", x.rows, x.cols, y.rows,
+          y.cols);
+  require(weight != nullptr, "rms_norm", "no weight");
+  for_rows(context, x.rows, x.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      context.kernels.vector.rms_norm(x.row(r), weight, eps, offset, y.row(r), x.cols);
+    }
+  });
+}
+
+void rms_norm_heads(Context& context, Matrix x, int64_t heads, const float* weight, float eps, float offset) {
+  require(heads > 0 && x.cols % heads == 0, "rms_norm_heads", "{} columns cannot be {} heads", x.cols, heads);
+  require(weight != nullptr, "rms_norm_heads", "no weight");
+  const int64_t width = x.cols / heads;
+  for_rows(context, x.rows, x.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      for (int64_t h = 0; h < heads; ++h) {
+        float* head = x.row(r) + h * width;
+        context.kernels.vector.rms_norm(head, weight, eps, offset, head, width);
+      }
+    }
+  });
+}
+
+void layer_norm(Context& context, ConstMatrix x, const float* weight, const float* bias, float eps, Matrix y) {
+  require(x.rows == y.rows && x.cols == y.cols, "layer_norm", "x is [{}, {}], y is [{}, {}]", x.rows, x.cols, y.rows,
+          y.cols);
+  require(weight != nullptr, "layer_norm", "no weight");
+  for_rows(context, x.rows, x.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      context.kernels.vector.layer_norm(x.row(r), weight, bias, eps, y.row(r), x.cols);
+    }
+  });
+}
+
+}  // namespace coterie::ops
