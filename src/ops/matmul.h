@@ -26,7 +26,7 @@ struct MatmulTarget {
 };
 void matmul_each(Context& context, ConstMatrix x, std::span<const MatmulTarget> targets);
 
-enum class Activation { silu, gelu, gelu_tanh, relu, relu2, identity };
+using kernels::Activation;  // silu, gelu, gelu_tanh, relu, relu2, identity
 
 /// One expert's first half. `up` alone (gate empty): h = act(up x + b). With gate: h = act(gate x + b) * (up x + b).
 struct ExpertInput {

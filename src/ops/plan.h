@@ -20,7 +20,7 @@ struct RoutingPlan {
                                        // combine adds in this order, so the sum does not depend on the batch
   std::vector<int32_t> dropped;        // tokens that lost an assignment to capacity; empty when dropless
 
-  int64_t experts() const { return static_cast<int64_t>(expert_offset.size()) - 1; }
+  int64_t experts() const { return expert_offset.empty() ? 0 : static_cast<int64_t>(expert_offset.size()) - 1; }
   int64_t slots() const { return static_cast<int64_t>(slot_token.size()); }
   std::span<const int32_t> tokens_of(int64_t expert) const {
     return {slot_token.data() + expert_offset[static_cast<size_t>(expert)],

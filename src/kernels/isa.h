@@ -1,0 +1,28 @@
+#pragma once
+
+#include "kernels/attention.h"
+#include "kernels/matmul.h"
+#include "kernels/vector.h"
+
+// What each instruction set supplies: src/kernels/<isa>/{matmul,vector,attention}.cpp. table.cpp puts them together.
+namespace coterie::kernels {
+
+namespace scalar {
+MatmulKernels matmul_kernels();
+VectorKernels vector_kernels();
+AttentionKernels attention_kernels();
+}  // namespace scalar
+
+namespace avx2 {
+MatmulKernels matmul_kernels();
+VectorKernels vector_kernels();
+AttentionKernels attention_kernels();
+}  // namespace avx2
+
+namespace avx512 {
+MatmulKernels matmul_kernels();
+VectorKernels vector_kernels();
+AttentionKernels attention_kernels();
+}  // namespace avx512
+
+}  // namespace coterie::kernels

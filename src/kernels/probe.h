@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/table.h"
+#include "threads/pool.h"
+
+namespace coterie::kernels {
+
+/// What the machine can do at best with these kernels and this pool: what speeds are compared with.
+struct MachineLimits {
+  double read_gb_s = 0;    // 10^9 bytes a second read from memory, all threads
+  double f32_gflop_s = 0;  // 10^9 f32 operations a second (a multiply-add counts two), all threads
+  double int8_gop_s = 0;   // the same with int8 products summed in int32
+};
+
+/// Each takes the best of a few runs of some 20 ms. The bandwidth needs a buffer that no cache holds: `buffer_bytes`,
+/// 0 = four times the last cache, at least 256 MB; it throws out_of_memory where that does not fit.
+MachineLimits measure_limits(const KernelTable& table, threads::Pool& pool, int64_t buffer_bytes = 0);
+double measure_read_bandwidth(const KernelTable& table, threads::Pool& pool, int64_t buffer_bytes = 0);
+double measure_f32_peak(const KernelTable& table, threads::Pool& pool);
+double measure_int8_peak(const KernelTable& table, threads::Pool& pool);
+
+}  // namespace coterie::kernels

@@ -1,0 +1,109 @@
+#include "ops/matmul_job.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+
+namespace coterie::ops {
+
+using base::ErrorKind;
+using kernels::ActivationForm;
+
+const kernels::MatmulKernel& kernel_of(const Context& context, const tensor::Weight& w, int64_t cols,
+                                       std::string_view where) {
+  base::require(static_cast<bool>(w) || w.rows == 0, where, "a weight [{}, {}] without data", w.rows, w.cols);
+  base::require(w.cols == cols, where, "x has {} columns, the weight is [{}, {}]", cols, w.rows, w.cols);
+  base::require(w.cols % tensor::info(w.dtype).block_values == 0, where,
+                "rows of {} values are no whole number of {} blocks", w.cols, tensor::name(w.dtype));
+  const auto& table = context.precision == Precision::f32 ? context.kernels.matmul.exact : context.kernels.matmul.fast;
+  const kernels::MatmulKernel& kernel = table[static_cast<size_t>(w.dtype)];
+  if (kernel.run == nullptr) base::fail(ErrorKind::unsupported, where, "{} is no weight format", tensor::name(w.dtype));
+  return kernel;
+}
+
+void PreparedRows::need(ActivationForm form) {
+  const size_t i = static_cast<size_t>(form);
+  if (rows_[i] != nullptr || x_.rows == 0) return;
+  rows_[i] = context_.arena.take<const std::byte*>(x_.rows);
+  if (form == ActivationForm::floats) {
+    for (int64_t r = 0; r < x_.rows; ++r) rows_[i][r] = reinterpret_cast<const std::byte*>(x_.row(r));
+    return;
+  }
+  const bool small_blocks = form == ActivationForm::blocks32;
+  const int64_t row_bytes = small_blocks ? x_.cols / 32 * static_cast<int64_t>(sizeof(kernels::ActivationBlock32))
+                                         : x_.cols / 256 * static_cast<int64_t>(sizeof(kernels::ActivationBlock256));
+  blocks_[i] = context_.arena.take<std::byte>(row_bytes * x_.rows);
+  for (int64_t r = 0; r < x_.rows; ++r) rows_[i][r] = blocks_[i] + r * row_bytes;
+}
+
+void PreparedRows::fill_rows(int64_t begin, int64_t end) {
+  const kernels::MatmulKernels& kernels = context_.kernels.matmul;
+  const size_t form32 = static_cast<size_t>(ActivationForm::blocks32);
+  const size_t form256 = static_cast<size_t>(ActivationForm::blocks256);
+  for (int64_t r = begin; r < end; ++r) {
+    if (blocks_[form32] != nullptr) {
+      kernels.quantise32(x_.row(r), x_.cols,
+                         reinterpret_cast<kernels::ActivationBlock32*>(const_cast<std::byte*>(rows_[form32][r])));
+    }
+    if (blocks_[form256] != nullptr) {
+      kernels.quantise256(x_.row(r), x_.cols,
+                          reinterpret_cast<kernels::ActivationBlock256*>(const_cast<std::byte*>(rows_[form256][r])));
+    }
+  }
+}
+
+void PreparedRows::fill_all() { fill_rows(0, x_.rows); }
+
+void PreparedRows::fill(int worker) {
+  const int64_t threads = context_.pool.threads();
+  fill_rows(x_.rows * worker / threads, x_.rows * (worker + 1) / threads);
+  context_.pool.barrier();
+}
+
+int64_t rows_a_piece(const Context& context, int64_t total_rows, int64_t cols, int64_t tokens, double bytes_a_row) {
+  const int64_t panel = context.kernels.matmul.panel_rows;
+  const int64_t threads = context.pool.threads();
+  if (threads == 1 && tokens == 1) return std::max<int64_t>(total_rows, 1);
+  // A piece is worth handing out from about 10 us on: 100 kB read or a million multiply-adds.
+  const double row_work = std::max(bytes_a_row / 1e5, static_cast<double>(cols * tokens) / 1e6);
+  const int64_t worth = static_cast<int64_t>(1 / std::max(row_work, 1e-9)) + 1;
+  const int64_t even = (total_rows + 8 * threads - 1) / (8 * threads);
+  // Many tokens: a piece's outputs should stay in the second cache.
+  const int64_t fits = std::max<int64_t>(65536 / std::max<int64_t>(tokens, 1), 4 * panel);
+  int64_t rows = std::min(std::max(worth, even), fits);
+  rows = std::min(rows, std::max<int64_t>((total_rows + threads - 1) / threads, 1));
+  return (rows + panel - 1) / panel * panel;
+}
+
+void run_pieces(Context& context, PreparedRows& x, int64_t count,
+                base::FunctionRef<void(int64_t index, int worker)> body) {
+  if (count == 0) return;
+  const bool prepared = x.small() || context.pool.threads() == 1;
+  if (prepared) x.fill_all();
+  if (context.pool.threads() == 1) {
+    for (int64_t i = 0; i < count; ++i) body(i, 0);
+    return;
+  }
+  std::atomic<int64_t> next = 0;
+  context.pool.run([&](int worker) {
+    if (!prepared) x.fill(worker);
+    for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) body(i, worker);
+  });
+}
+
+WorkerScratch::WorkerScratch(Context& context, int64_t bytes) {
+  // One line more than needed, so that workers never share one and do not all start on the same cache set.
+  stride_ = (bytes + tensor::kAlignment - 1) / tensor::kAlignment * tensor::kAlignment + tensor::kAlignment;
+  data_ = context.arena.take<std::byte>(stride_ * context.pool.threads());
+}
+
+void add_bias(tensor::Matrix y, const float* bias) {
+  if (bias == nullptr) return;
+  for (int64_t t = 0; t < y.rows; ++t) {
+    float* row = y.row(t);
+    for (int64_t i = 0; i < y.cols; ++i) row[i] += bias[i];
+  }
+}
+
+}  // namespace coterie::ops

@@ -1,0 +1,72 @@
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <span>
+
+#include "base/function_ref.h"
+#include "ops/context.h"
+#include "tensor/view.h"
+
+// Inside the room: what matmul and grouped_matmul share. A matmul is one pool job: first the rows of x are quantised,
+// then pieces (a range of a weight's rows) are handed out to whoever is free. No result depends on the cut.
+namespace coterie::ops {
+
+/// The kernel for a weight in the context's precision. Throws unsupported for a dtype that no kernel reads, internal
+/// for shapes that do not fit.
+const kernels::MatmulKernel& kernel_of(const Context& context, const tensor::Weight& w, int64_t cols,
+                                       std::string_view where);
+
+/// Rows of x in the forms that the kernels of a call want, as pointers. Buffers come from the context's arena.
+class PreparedRows {
+ public:
+  PreparedRows(Context& context, tensor::ConstMatrix x) : context_(context), x_(x) {}
+
+  /// Takes the memory for this form; call for each kernel before the job starts.
+  void need(kernels::ActivationForm form);
+  /// Inside the job, by every worker: quantises its share, then waits for the others where there was anything to do.
+  void fill(int worker);
+  /// Whether the filling is so short that the caller does it before the job and spares everybody the barrier.
+  bool small() const { return x_.rows * x_.cols <= kSmall; }
+  void fill_all();
+
+  const std::byte* const* rows(kernels::ActivationForm form) const { return rows_[static_cast<size_t>(form)]; }
+
+ private:
+  static constexpr int64_t kSmall = 16384;  // values: about 2 us of one core
+  void fill_rows(int64_t begin, int64_t end);
+
+  Context& context_;
+  tensor::ConstMatrix x_;
+  std::array<const std::byte**, kernels::kActivationForms> rows_{};
+  std::array<std::byte*, kernels::kActivationForms> blocks_{};
+};
+
+/// A range of rows of target `target`, for tokens [token_begin, token_end) of it.
+struct Piece {
+  int64_t target, begin, end, token_begin, token_end;
+};
+
+/// How many rows a piece should have so that `units` of work (rows x cols x tokens, over all targets) make enough
+/// pieces for an even end and few enough that handing them out costs nothing.
+int64_t rows_a_piece(const Context& context, int64_t total_rows, int64_t cols, int64_t tokens, double bytes_a_row);
+
+/// One pool job: prepares x, then runs body(piece index, worker) for every index below `count`.
+void run_pieces(Context& context, PreparedRows& x, int64_t count,
+                base::FunctionRef<void(int64_t index, int worker)> body);
+
+/// `bytes` for each worker, from the arena; worker w's part begins at w * stride().
+class WorkerScratch {
+ public:
+  WorkerScratch(Context& context, int64_t bytes);
+  std::byte* of(int worker) const { return data_ + worker * stride_; }
+
+ private:
+  std::byte* data_;
+  int64_t stride_;
+};
+
+/// y[t, begin..end) += bias[begin..end) for each row of y; bias may be null. y holds just those columns.
+void add_bias(tensor::Matrix y, const float* bias);
+
+}  // namespace coterie::ops
