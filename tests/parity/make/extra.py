@@ -61,7 +61,7 @@ def both(*changes):
 MIXTRAL = dict(num_local_experts=4, num_experts_per_tok=2, intermediate_size=24)
 OLMOE = dict(num_experts=6, num_experts_per_tok=2, intermediate_size=24, num_key_value_heads=4)
 QWEN2_MOE = dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=24, shared_expert_intermediate_size=40)
-QWEN3_MOE = dict(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, head_dim=16)
+QWEN3_MOE = dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=16, head_dim=16)
 
 # name: (model_type, overrides, how it is drawn and saved)
 #   batch, length: of input_ids; dtype: of the file (bfloat16 unless said); shard: largest shard; config: a change to config.json;
@@ -78,7 +78,7 @@ TABLE = {
     "llama-rope-yarn-mscale": ("llama", dict(head_dim=16, **rope("yarn", factor=8.0, original_max_position_embeddings=32, mscale=1.0, mscale_all_dim=0.6)), dict(length=40)),
     "llama-rope-yarn-no-truncate": ("llama", dict(head_dim=16, **rope("yarn", factor=8.0, original_max_position_embeddings=32, truncate=False)), dict(length=40)),
     "llama-rope-yarn-no-original": ("llama", dict(head_dim=16, max_position_embeddings=64, **rope("yarn", factor=4.0)), dict(length=40, config=drop_rope("original_max_position_embeddings"))),
-    "llama-rope-llama3-bands": ("llama", dict(head_dim=32, **rope("llama3", theta=5000.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=2.0, original_max_position_embeddings=48)), dict(length=64)),
+    "llama-rope-llama3-bands": ("llama", dict(num_hidden_layers=1, head_dim=32, **rope("llama3", theta=5000.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=2.0, original_max_position_embeddings=48)), dict(length=64)),
     "llama-old-config": ("llama", dict(num_key_value_heads=4, **rope("linear", theta=50000.0, factor=3.0)), dict(config=both(old_rope("type"), drop("head_dim", "num_key_value_heads")))),
     "llama-old-config-llama3": ("llama", dict(tie_word_embeddings=True, **rope("llama3", theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)), dict(config=old_rope())),
     "llama-old-config-plain": ("llama", dict(num_hidden_layers=1, **rope("default", theta=20000.0)), dict(config=old_rope())),
@@ -92,14 +92,14 @@ TABLE = {
     "llama-alone": ("llama", dict(num_hidden_layers=1), dict(length=9, batch=1)),
     "llama-f32": ("llama", dict(num_hidden_layers=1, tie_word_embeddings=True), dict(dtype=torch.float32)),
     "llama-f16": ("llama", dict(num_hidden_layers=1), dict(dtype=torch.float16)),
-    "llama-sharded": ("llama", dict(num_hidden_layers=3), dict(shard="20KB")),
+    "llama-sharded": ("llama", dict(num_hidden_layers=2), dict(shard="20KB")),
     # mistral
     "mistral-head-dim": ("mistral", dict(head_dim=16, sliding_window=None), {}),
     "mistral-window-1": ("mistral", dict(sliding_window=1), {}),
     "mistral-window-long": ("mistral", dict(sliding_window=19, tie_word_embeddings=True), dict(length=80)),
     "mistral-window-over": ("mistral", dict(num_hidden_layers=1, sliding_window=64), {}),
     # qwen2
-    "qwen2-window": ("qwen2", dict(num_hidden_layers=4, use_sliding_window=True, sliding_window=5, max_window_layers=2), dict(length=40)),
+    "qwen2-window": ("qwen2", dict(num_hidden_layers=3, use_sliding_window=True, sliding_window=5, max_window_layers=1), dict(length=40)),
     "qwen2-window-off": ("qwen2", dict(num_hidden_layers=1, use_sliding_window=False, sliding_window=5, max_window_layers=0), {}),
     "qwen2-old-window": ("qwen2", dict(num_hidden_layers=3, use_sliding_window=True, sliding_window=4, max_window_layers=1), dict(config=both(old_rope(), drop("layer_types")))),
     "qwen2-layer-types": ("qwen2", dict(num_hidden_layers=3, use_sliding_window=True, sliding_window=6, layer_types=["sliding_attention", "full_attention", "sliding_attention"]), {}),
@@ -111,7 +111,7 @@ TABLE = {
     # mixtral
     "mixtral-16-experts": ("mixtral", dict(num_local_experts=16, num_experts_per_tok=4, intermediate_size=12, router_jitter_noise=0.1, sliding_window=6, num_hidden_layers=1), {}),
     "mixtral-every-expert": ("mixtral", {"num_hidden_layers": 1, **MIXTRAL, "num_experts_per_tok": 4}, {}),
-    "mixtral-aux-loss": ("mixtral", {**MIXTRAL, "num_hidden_layers": 3, "output_router_logits": True, "router_aux_loss_coef": 0.5}, {}),
+    "mixtral-aux-loss": ("mixtral", {**MIXTRAL, "output_router_logits": True, "router_aux_loss_coef": 0.5}, {}),
     "mixtral-gelu": ("mixtral", {**MIXTRAL, "hidden_act": "gelu", "tie_word_embeddings": True, "head_dim": 16}, {}),
     "mixtral-old-config": ("mixtral", MIXTRAL, dict(config=both(old_rope(), drop("head_dim")))),
     "mixtral-yarn": ("mixtral", {**MIXTRAL, "head_dim": 8, **rope("yarn", theta=1000000.0, factor=4.0, original_max_position_embeddings=32)}, dict(length=40)),
@@ -131,7 +131,7 @@ TABLE = {
     "qwen2-moe-old-config": ("qwen2_moe", QWEN2_MOE, dict(config=both(old_rope(), drop("layer_types", "qkv_bias", "mlp_only_layers")))),
     "qwen2-moe-stacked": ("qwen2_moe", {**QWEN2_MOE, "num_hidden_layers": 1}, dict(stacked=True)),
     # qwen3_moe
-    "qwen3-moe-no-norm": ("qwen3_moe", {**QWEN3_MOE, "norm_topk_prob": False, "num_hidden_layers": 4, "decoder_sparse_step": 2, "output_router_logits": True, "router_aux_loss_coef": 0.7}, {}),
+    "qwen3-moe-no-norm": ("qwen3_moe", {**QWEN3_MOE, "norm_topk_prob": False, "num_hidden_layers": 3, "decoder_sparse_step": 2, "output_router_logits": True, "router_aux_loss_coef": 0.7}, {}),
     "qwen3-moe-window-biases": ("qwen3_moe", {**QWEN3_MOE, "norm_topk_prob": True, "attention_bias": True, "use_sliding_window": True, "sliding_window": 6}, {}),
     "qwen3-moe-old-config": ("qwen3_moe", {**QWEN3_MOE, "norm_topk_prob": True}, dict(config=both(old_rope(), rename("num_local_experts", "num_experts")))),
     "qwen3-moe-top1": ("qwen3_moe", {**QWEN3_MOE, "num_experts_per_tok": 1, "norm_topk_prob": False, "tie_word_embeddings": True}, {}),

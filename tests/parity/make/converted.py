@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""Makes tests/parity/data/extra-gguf-*: what llama.cpp's converter writes for a checkpoint, with what the reference
+computes for that checkpoint.
+
+usage: converted.py OUT CONVERTER [NAME...]
+CONVERTER is a llama.cpp source folder (convert_hf_to_gguf.py, conversion/, gguf-py/), which is not part of this
+repository. Needs torch, transformers, safetensors, sentencepiece, tokenizers; see README.md for the versions.
+"""
+import pathlib
+import runpy
+import shutil
+import sys
+import tempfile
+import zlib
+
+import torch
+
+import reference
+
+TEXT = """the quick brown fox jumps over the lazy dog. pack my box with five dozen liquor jugs; how vexingly quick
+daft zebras jump! sphinx of black quartz, judge my vow. 0123456789 THE FIVE BOXING WIZARDS JUMP QUICKLY (at dawn)."""
+VOCABULARY = 96
+SMALL = dict(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+             num_key_value_heads=2, max_position_embeddings=256, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+
+
+def rope(kind, **rest):
+    return dict(rope_parameters=dict(rope_type=kind, rope_theta=rest.pop("theta", 10000.0), **rest))
+
+
+MIXTRAL = dict(num_local_experts=4, num_experts_per_tok=2, intermediate_size=20)
+QWEN3_MOE = dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=12, head_dim=16, norm_topk_prob=True)
+# name: (model_type, settings, the converter's --outtype)
+TABLE = {
+    "llama": ("llama", dict(tie_word_embeddings=True), "f32"),
+    "llama-biases": ("llama", dict(attention_bias=True, num_hidden_layers=1), "f16"),
+    "llama3-rope": ("llama", dict(head_dim=16, **rope("llama3", theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)), "bf16"),
+    "llama-linear": ("llama", dict(num_hidden_layers=1, **rope("linear", factor=2.5)), "bf16"),
+    "mistral": ("mistral", dict(sliding_window=None, head_dim=12), "f16"),
+    "mixtral": ("mixtral", dict(MIXTRAL, head_dim=8), "f16"),
+    "qwen2": ("qwen2", dict(tie_word_embeddings=True), "f32"),
+    "qwen2-yarn": ("qwen2", dict(head_dim=16, **rope("yarn", theta=1000000.0, factor=4.0, original_max_position_embeddings=32)), "bf16"),
+    "qwen3": ("qwen3", dict(head_dim=16), "f16"),
+    "qwen2-moe": ("qwen2_moe", dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=12, shared_expert_intermediate_size=24), "f16"),
+    "qwen3-moe": ("qwen3_moe", QWEN3_MOE, "bf16"),
+    "olmoe": ("olmoe", dict(num_experts=6, num_experts_per_tok=2, intermediate_size=12, num_key_value_heads=4), "f16"),
+}
+
+
+def write_sentencepiece(folder):
+    import sentencepiece
+    corpus = folder / "corpus.txt"
+    corpus.write_text("\n".join(TEXT.split(".") * 20))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus), model_prefix=str(folder / "tokenizer"), model_type="bpe", vocab_size=VOCABULARY - 4,
+        pad_id=0, bos_id=1, eos_id=2, unk_id=3, hard_vocab_limit=False, minloglevel=2)
+    corpus.unlink()
+    (folder / "tokenizer.vocab").unlink()
+
+
+def write_byte_bpe(folder):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY - 4, special_tokens=["<pad>", "<s>", "</s>"], show_progress=False)
+    tokenizer.train_from_iterator(TEXT.split(".") * 20, trainer)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>").save_pretrained(folder)
+
+
+def convert(checkpoint, gguf_file, converter, outtype):
+    """Runs the converter in this process: it recognises byte-level tokenizers by a hash of what they answer, and the
+    tiny one is not on its list."""
+    sys.path.insert(0, str(converter))
+    from conversion import ModelBase, TextModel
+    for owner in (ModelBase, TextModel):
+        if "get_vocab_base_pre" in vars(owner):
+            owner.get_vocab_base_pre = lambda self, tokenizer: "qwen2"
+    arguments = sys.argv
+    sys.argv = ["convert_hf_to_gguf.py", str(checkpoint), "--outfile", str(gguf_file), "--outtype", outtype]
+    try:
+        runpy.run_path(str(converter / "convert_hf_to_gguf.py"), run_name="__main__")
+    finally:
+        sys.argv = arguments
+
+
+def make(out, converter, name, model_type, settings, outtype, seed):
+    folder = reference.fresh(out / f"extra-gguf-{name}")
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = pathlib.Path(scratch) / "tiny"   # the converter writes the folder's name into the file
+        scratch.mkdir()
+        model = reference.build(model_type, {**SMALL, **settings}, seed)
+        # bfloat16 weights below float16's normal range would change in float16
+        model.to(torch.bfloat16 if outtype != "f16" else torch.float16).save_pretrained(scratch)
+        (write_sentencepiece if model_type in ("llama", "mistral", "mixtral") else write_byte_bpe)(scratch)
+        ids = reference.draw_ids(VOCABULARY, 2, 40 if "yarn" in name else 16, seed)
+        result = reference.expect(scratch, ids)
+        shutil.move(scratch / "expected.safetensors", folder)
+        convert(scratch, folder / "model.gguf", converter, outtype)
+    size = sum(file.stat().st_size for file in folder.iterdir()) / 1024
+    print(f"{folder.name:34s} {size:6.0f} kB  loss {result.loss.item():8.4f}  logit std {result.logits.std():.3f}", flush=True)
+
+
+def main():
+    if len(sys.argv) < 3:
+        raise SystemExit(__doc__)
+    out, converter, names = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]).resolve(), sys.argv[3:]
+    for name, entry in TABLE.items():
+        if not names or name in names:
+            reference.until_decisive(lambda seed: make(out, converter, name, *entry, seed), zlib.crc32(name.encode()) % 100000)
+
+
+if __name__ == "__main__":
+    main()
