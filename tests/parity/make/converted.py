@@ -39,7 +39,7 @@ TABLE = {
     "mistral": ("mistral", dict(sliding_window=None, head_dim=12), "f16"),
     "mixtral": ("mixtral", dict(MIXTRAL, head_dim=8), "f16"),
     "qwen2": ("qwen2", dict(tie_word_embeddings=True), "f32"),
-    "qwen2-yarn": ("qwen2", dict(head_dim=16, **rope("yarn", theta=1000000.0, factor=4.0, original_max_position_embeddings=32)), "bf16"),
+    "qwen2-yarn": ("qwen2", dict(num_attention_heads=2, num_key_value_heads=1, **rope("yarn", theta=1000000.0, factor=4.0, original_max_position_embeddings=32)), "bf16"),
     "qwen3": ("qwen3", dict(head_dim=16), "f16"),
     "qwen2-moe": ("qwen2_moe", dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=12, shared_expert_intermediate_size=24), "f16"),
     "qwen3-moe": ("qwen3_moe", QWEN3_MOE, "bf16"),
