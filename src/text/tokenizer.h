@@ -89,23 +89,35 @@ struct Message {
 };
 
 /// A chat template (Jinja), rendered as Hugging Face renders it (minijinja with Python's methods, raise_exception,
-/// strftime_now, tojson, trim_blocks and lstrip_blocks).
+/// strftime_now, tojson, trim_blocks and lstrip_blocks). As there, keys of a message that are null are dropped,
+/// reasoning is given under both of its usual names, and `tools` and `documents` are none unless `extra` has them.
+/// Immutable and safe to use from several threads.
 class ChatTemplate {
  public:
-  /// Throws bad_input with the line when the template does not parse.
+  /// Throws bad_input with the line when the template does not parse. An empty `bos` or `eos` is left undefined, as
+  /// transformers leaves a token that a model does not have.
   ChatTemplate(std::string source, std::string bos, std::string eos, std::string where);
-  /// From tokenizer_config.json / chat_template.jinja / chat_template.json of a model's folder; nothing when it has
-  /// none.
+  /// From chat_template.jinja / chat_template.json / tokenizer_config.json of a model's folder, in this order; nothing
+  /// when it has none. A folder may have several templates: "default" is used, and "tool_use" when tools are given.
   static std::optional<ChatTemplate> load(const std::filesystem::path& folder);
 
-  /// `extra`: an object of further variables (tools, enable_thinking, …).
+  /// `extra`: an object of further variables (tools, enable_thinking, …). Throws bad_input with the template's own
+  /// words when it refuses the messages.
   std::string render(std::span<const Message> messages, bool add_generation_prompt,
                      const base::Json& extra = base::Json::object()) const;
   /// Messages with any fields (tool calls, content parts): a JSON array.
   std::string render(const base::Json& messages, bool add_generation_prompt, const base::Json& extra) const;
+  /// The same from JSON text. base::Json sorts the keys of its objects and a template may print an object (tools, as a
+  /// rule), so where the order of keys should stay as the user wrote it, this is the one to call.
+  std::string render_json(std::string_view messages, bool add_generation_prompt, std::string_view extra = "{}") const;
+
+  /// The text of the (default) template.
+  const std::string& source() const;
 
  private:
-  std::string source_, bos_, eos_, where_;
+  struct State;
+  ChatTemplate() = default;
+  std::shared_ptr<const State> state_;
 };
 
 }  // namespace coterie::text

@@ -57,6 +57,17 @@ int32_t coterie_tokenizer_token(const CoterieTokenizer* tokenizer, uint32_t id, 
 int64_t coterie_tokenizer_id(const CoterieTokenizer* tokenizer, CoterieSlice token);
 int32_t coterie_tokenizer_is_special(const CoterieTokenizer* tokenizer, uint32_t id);
 
+typedef struct CoterieTemplate CoterieTemplate;
+
+// Parses a chat template.
+int32_t coterie_template_new(CoterieSlice source, CoterieTemplate** out, CoterieBytes* error);
+void coterie_template_free(CoterieTemplate* chat_template);
+// `messages` is a JSON array of objects, `special` and `extra` are JSON objects of further variables; what `extra` says
+// wins. The order of keys is kept.
+int32_t coterie_template_render(const CoterieTemplate* chat_template, CoterieSlice messages, CoterieSlice special,
+                                CoterieSlice extra, int32_t add_generation_prompt, CoterieBytes* text,
+                                CoterieBytes* error);
+
 #ifdef __cplusplus
 }
 #endif

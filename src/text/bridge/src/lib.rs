@@ -1,4 +1,6 @@
 //! Hugging Face's `tokenizers` and `minijinja` behind the C ABI of `bridge.h`.
 
 mod ffi;
+mod python;
+mod template;
 mod tokenizer;
