@@ -51,11 +51,9 @@ void write_safetensors(const std::filesystem::path& path, std::span<const Tensor
     if (!names.insert(tensor->name).second || tensor->name == "__metadata__")
       base::fail(base::ErrorKind::bad_input, place, "the name is taken");
     const int64_t bytes = checked_bytes(tensor->dtype, tensor->shape, place);
-    std::string shape;
-    for (const int64_t dim : tensor->shape) shape += (shape.empty() ? "" : ",") + std::to_string(dim);
-    add_member(quoted(tensor->name, where),
-               fmt::format(R"({{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})",
-                           safetensors_name(tensor->dtype, place), shape, offset, offset + bytes));
+    add_member(quoted(tensor->name, where), fmt::format(R"({{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})",
+                                                        safetensors_name(tensor->dtype, place),
+                                                        fmt::join(tensor->shape, ","), offset, offset + bytes));
     offset += bytes;
   }
   header += "}";

@@ -1,5 +1,9 @@
 #include "quant/codec.h"
 
+#include <cmath>
+#include <cstring>
+#include <vector>
+
 #include "base/error.h"
 #include "quant/formats.h"
 
@@ -12,6 +16,41 @@ namespace {
 template <typename Block>
 void decode_as(DType dtype, const std::byte* source, float* target, int64_t count) {
   decode_blocks(reinterpret_cast<const Block*>(source), target, count / tensor::info(dtype).block_values);
+}
+
+template <typename Block>
+void encode_as(DType dtype, const float* source, std::byte* target, int64_t count, const float* importance) {
+  const int64_t length = tensor::info(dtype).block_values;
+  for (int64_t i = 0; i < count; i += length, target += sizeof(Block)) {
+    Block block;
+    encode_block(source + i, importance ? importance + i : nullptr, block);
+    std::memcpy(target, &block, sizeof block);
+  }
+}
+
+void check_encodable(const float* source, int64_t count, std::span<const float> importance) {
+  for (int64_t i = 0; i < count; ++i)
+    if (!std::isfinite(source[i]))
+      base::fail(base::ErrorKind::bad_input, "quant::encode", "value {} of the row is {}: no block format holds that",
+                 i, source[i]);
+  base::require(importance.empty() || static_cast<int64_t>(importance.size()) == count, "quant::encode",
+                "{} weights of importance for {} values", importance.size(), count);
+  for (size_t i = 0; i < importance.size(); ++i)
+    if (!std::isfinite(importance[i]) || importance[i] < 0)
+      base::fail(base::ErrorKind::bad_input, "quant::encode", "importance {} is {}: expected a finite number >= 0", i,
+                 importance[i]);
+}
+
+// Brought to a mean of 1, so that squares times importance stay in a float's range. The floor keeps blocks that nothing
+// was seen to pass through (an expert nobody was routed to) from becoming zeros.
+std::vector<float> normalised(std::span<const float> importance) {
+  double sum = 0;
+  for (const float weight : importance) sum += weight;
+  std::vector<float> weights(importance.begin(), importance.end());
+  if (sum > 0)
+    for (float& weight : weights)
+      weight = static_cast<float>(weight * (static_cast<double>(weights.size()) / sum) + 1e-5);
+  return weights;
 }
 
 }  // namespace
@@ -48,5 +87,37 @@ void decode(DType dtype, const std::byte* source, float* target, int64_t count) 
   }
   base::fail(base::ErrorKind::unsupported, "quant::decode", "{} is no weight format", tensor::name(dtype));
 }
+
+void encode(DType dtype, const float* source, std::byte* target, int64_t count, std::span<const float> importance) {
+  if (!has_encoder(dtype))
+    base::fail(base::ErrorKind::unsupported, "quant::encode", "{} is no weight format", tensor::name(dtype));
+  base::require(count >= 0 && count % tensor::info(dtype).block_values == 0, "quant::encode",
+                "{} values are no whole number of {} blocks", count, tensor::name(dtype));
+  if (dtype == DType::f32) return encode_f32(source, target, count);
+  if (dtype == DType::f16) return encode_f16(source, target, count);
+  if (dtype == DType::bf16) return encode_bf16(source, target, count);
+  check_encodable(source, count, importance);
+  const std::vector<float> weights = normalised(importance);
+  const float* w = weights.empty() ? nullptr : weights.data();
+  switch (dtype) {
+    case DType::q4_0: return encode_as<BlockQ4_0>(dtype, source, target, count, w);
+    case DType::q4_1: return encode_as<BlockQ4_1>(dtype, source, target, count, w);
+    case DType::q5_0: return encode_as<BlockQ5_0>(dtype, source, target, count, w);
+    case DType::q5_1: return encode_as<BlockQ5_1>(dtype, source, target, count, w);
+    case DType::q8_0: return encode_as<BlockQ8_0>(dtype, source, target, count, w);
+    case DType::q2_k: return encode_as<BlockQ2_K>(dtype, source, target, count, w);
+    case DType::q3_k: return encode_as<BlockQ3_K>(dtype, source, target, count, w);
+    case DType::q4_k: return encode_as<BlockQ4_K>(dtype, source, target, count, w);
+    case DType::q5_k: return encode_as<BlockQ5_K>(dtype, source, target, count, w);
+    case DType::q6_k: return encode_as<BlockQ6_K>(dtype, source, target, count, w);
+    case DType::iq4_nl: return encode_as<BlockIQ4_NL>(dtype, source, target, count, w);
+    case DType::iq4_xs: return encode_as<BlockIQ4_XS>(dtype, source, target, count, w);
+    case DType::mxfp4: return encode_as<BlockMXFP4>(dtype, source, target, count, w);
+    default: break;
+  }
+  base::fail(base::ErrorKind::internal, "quant::encode", "{} has no case", tensor::name(dtype));
+}
+
+bool has_encoder(DType dtype) { return tensor::info(dtype).weight; }
 
 }  // namespace coterie::quant

@@ -1,11 +1,11 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "quant/blocks.h"
 
-// Inside the room: one decoder a format, over `count` values (a multiple of the block), and one encoder over one
-// block, as codec.cpp's table wants them.
+// Inside the room: a decoder and an encoder for each format.
 namespace coterie::quant {
 
 void decode_f32(const std::byte* source, float* target, int64_t count);
@@ -25,5 +25,27 @@ void decode_blocks(const BlockQ6_K* source, float* target, int64_t blocks);
 void decode_blocks(const BlockIQ4_NL* source, float* target, int64_t blocks);
 void decode_blocks(const BlockIQ4_XS* source, float* target, int64_t blocks);
 void decode_blocks(const BlockMXFP4* source, float* target, int64_t blocks);
+
+void encode_f32(const float* source, std::byte* target, int64_t count);
+void encode_f16(const float* source, std::byte* target, int64_t count);
+void encode_bf16(const float* source, std::byte* target, int64_t count);
+
+// Of finite values; `importance` is a weight for each value or null.
+void encode_block(const float* x, const float* importance, BlockQ4_0& block);
+void encode_block(const float* x, const float* importance, BlockQ4_1& block);
+void encode_block(const float* x, const float* importance, BlockQ5_0& block);
+void encode_block(const float* x, const float* importance, BlockQ5_1& block);
+void encode_block(const float* x, const float* importance, BlockQ8_0& block);
+void encode_block(const float* x, const float* importance, BlockQ2_K& block);
+void encode_block(const float* x, const float* importance, BlockQ3_K& block);
+void encode_block(const float* x, const float* importance, BlockQ4_K& block);
+void encode_block(const float* x, const float* importance, BlockQ5_K& block);
+void encode_block(const float* x, const float* importance, BlockQ6_K& block);
+void encode_block(const float* x, const float* importance, BlockIQ4_NL& block);
+void encode_block(const float* x, const float* importance, BlockIQ4_XS& block);
+void encode_block(const float* x, const float* importance, BlockMXFP4& block);
+
+/// Half precision, rounded to nearest even. Throws bad_input where that would be infinite.
+uint16_t checked_half(float value);
 
 }  // namespace coterie::quant

@@ -1,0 +1,183 @@
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+
+#include "quant/blocks.h"
+
+// Least-squares fits of one group of 16 or 32 values to the levels its codes stand for. All search the same way: try
+// a row of scales, quantise with each, solve for the scale (and min) that suits those codes best, keep the best pair.
+// Sums run in eight lanes so that they vectorise; their order is fixed.
+namespace coterie::quant {
+
+inline constexpr int kLanes = 8;
+
+inline float sum_lanes(const std::array<float, kLanes>& a) {
+  return ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]));
+}
+
+/// Nearest integer, ties to even, for |v| < 2^22: std::nearbyint without SSE4.1 is a call.
+inline float round_small(float v) { return (v + 12582912.0f) - 12582912.0f; }
+
+/// Codes kLow .. kHigh that stand for themselves.
+template <int kLow_, int kHigh_>
+struct IntegerLevels {
+  static constexpr float kLow = kLow_, kHigh = kHigh_;
+  static float nearest(float v) { return round_small(std::min(std::max(v, kLow), kHigh)); }
+};
+
+/// The table of iq4_nl and iq4_xs.
+struct Iq4Levels {
+  static constexpr float kLow = -127, kHigh = 113;
+  static float nearest(float v) {
+    float level = kIq4Values[0];
+    for (size_t i = 1; i < kIq4Values.size(); ++i)
+      level =
+          v > 0.5f * static_cast<float>(kIq4Values[i - 1] + kIq4Values[i]) ? static_cast<float>(kIq4Values[i]) : level;
+    return level;
+  }
+};
+
+struct ScaleSums {
+  float xq, qq;  // sum of w x q and of w q q
+  /// By how much the best scale for these codes lowers the squared error below that of all zeros.
+  float gain() const { return qq > 0 ? xq * xq / qq : 0; }
+};
+
+/// The sums for the codes that `inverse` (1 / scale) gives.
+template <typename Levels>
+ScaleSums scale_sums(const float* x, const float* w, int n, float inverse) {
+  std::array<float, kLanes> xq{}, qq{};
+  for (int i = 0; i < n; i += kLanes)
+    for (int j = 0; j < kLanes; ++j) {
+      const float q = Levels::nearest(x[i + j] * inverse), wq = w[i + j] * q;
+      xq[j] += wq * x[i + j];
+      qq[j] += wq * q;
+    }
+  return {sum_lanes(xq), sum_lanes(qq)};
+}
+
+inline float largest_magnitude(const float* x, int n) {
+  float largest = 0;
+  for (int i = 0; i < n; ++i) largest = std::max(largest, std::abs(x[i]));
+  return largest;
+}
+
+/// d such that sum w (x - d q)^2 is least over q in Levels. 0 when all x are (nearly) 0. `steps` scales of each sign
+/// are tried, from one that leaves the outermost level unused to one that clips by a fifth.
+template <typename Levels>
+float fit_scale(const float* x, const float* w, int n, int steps) {
+  const float largest = largest_magnitude(x, n);
+  if (largest < 1e-30f) return 0;
+  constexpr float kReach = -Levels::kLow;  // the longer side of the levels
+  const float first = kReach - std::max(1.0f, 0.3f * kReach), last = kReach + std::max(0.6f, 0.2f * kReach);
+  float best_gain = -1, best = 0;
+  const auto consider = [&](float inverse) {
+    const ScaleSums sums = scale_sums<Levels>(x, w, n, inverse);
+    const float gain = sums.gain();
+    const bool better = gain > best_gain;
+    if (better) best_gain = gain, best = sums.qq > 0 ? sums.xq / sums.qq : 0;
+    return better;
+  };
+  for (int step = 0; step < steps; ++step) {
+    const float reach = first + (last - first) * static_cast<float>(step) / static_cast<float>(steps - 1);
+    consider(reach / largest);
+    consider(-reach / largest);
+  }
+  for (int round = 0; round < 4 && best != 0 && consider(1 / best);) ++round;
+  return best;
+}
+
+/// sum w (x - d q)^2 with the best codes for d.
+template <typename Levels>
+float scale_error(const float* x, const float* w, int n, float d) {
+  const float inverse = d != 0 ? 1 / d : 0;
+  std::array<float, kLanes> error{};
+  for (int i = 0; i < n; i += kLanes)
+    for (int j = 0; j < kLanes; ++j) {
+      const float rest = x[i + j] - d * Levels::nearest(x[i + j] * inverse);
+      error[j] += w[i + j] * rest * rest;
+    }
+  return sum_lanes(error);
+}
+
+/// x ~ d q - m with q in 0 .. kTop and m >= 0.
+struct Affine {
+  float d = 0, m = 0;
+};
+
+template <int kTop>
+struct AffineLevels {
+  static float nearest(float v) { return round_small(std::min(std::max(v, 0.0f), float{kTop})); }
+};
+
+template <int kTop>
+float affine_error(const float* x, const float* w, int n, Affine fit) {
+  const float inverse = fit.d > 0 ? 1 / fit.d : 0;
+  std::array<float, kLanes> error{};
+  for (int i = 0; i < n; i += kLanes)
+    for (int j = 0; j < kLanes; ++j) {
+      const float q = AffineLevels<kTop>::nearest((x[i + j] + fit.m) * inverse);
+      const float rest = x[i + j] - (fit.d * q - fit.m);
+      error[j] += w[i + j] * rest * rest;
+    }
+  return sum_lanes(error);
+}
+
+/// The d and m that suit the codes of `fit` best. A min below 0 cannot be stored: then m = 0.
+template <int kTop>
+Affine refit_affine(const float* x, const float* w, int n, Affine fit) {
+  const float inverse = fit.d > 0 ? 1 / fit.d : 0;
+  std::array<float, kLanes> sw{}, sx{}, sq{}, sqq{}, sxq{};
+  for (int i = 0; i < n; i += kLanes)
+    for (int j = 0; j < kLanes; ++j) {
+      const float weight = w[i + j], q = AffineLevels<kTop>::nearest((x[i + j] + fit.m) * inverse);
+      sw[j] += weight;
+      sx[j] += weight * x[i + j];
+      sq[j] += weight * q;
+      sqq[j] += weight * q * q;
+      sxq[j] += weight * x[i + j] * q;
+    }
+  const float w_ = sum_lanes(sw), x_ = sum_lanes(sx), q_ = sum_lanes(sq), qq = sum_lanes(sqq), xq = sum_lanes(sxq);
+  const float determinant = w_ * qq - q_ * q_;
+  if (determinant > 0) {
+    const Affine solved{(w_ * xq - x_ * q_) / determinant, (q_ * xq - qq * x_) / determinant};
+    if (solved.m >= 0 && solved.d > 0) return solved;
+  }
+  return {qq > 0 ? std::max(0.0f, xq / qq) : 0, 0};
+}
+
+/// The best affine fit found from `steps` ranges: from the whole spread of x to one that clips both ends.
+template <int kTop>
+Affine fit_affine(const float* x, const float* w, int n, int steps) {
+  float low = 0, high = x[0];
+  for (int i = 0; i < n; ++i) low = std::min(low, x[i]), high = std::max(high, x[i]);
+  if (high - low < 1e-30f) return {0, -low};
+  if (high <= low) return {0, -low};
+  Affine best{(high - low) / kTop, -low};
+  float best_error = affine_error<kTop>(x, w, n, best);
+  const auto consider = [&](Affine fit) {
+    for (int round = 0; round < 4; ++round) {
+      fit = refit_affine<kTop>(x, w, n, fit);
+      const float error = affine_error<kTop>(x, w, n, fit);
+      if (!(error < best_error)) return;
+      best = fit, best_error = error;
+    }
+  };
+  consider(best);
+  for (int step = 1; step <= steps; ++step) {
+    // Levels stretched or shrunk about both ends, by up to a level and a half.
+    const float change = 1.5f * static_cast<float>(step) / static_cast<float>(steps);
+    for (const float levels : {kTop + change, kTop - 0.6f * change}) {
+      const float d = (high - low) / levels;
+      consider({d, -low});                                               // the low end stays
+      consider({d, std::max(0.0f, -low - 0.5f * (levels - kTop) * d)});  // the middle stays
+    }
+  }
+  return best;
+}
+
+}  // namespace coterie::quant
