@@ -127,57 +127,63 @@ float affine_error(const float* x, const float* w, int n, Affine fit) {
   return sum_lanes(error);
 }
 
+/// A solved fit and by how much it lowers the squared error below that of all zeros, codes held.
+struct SolvedAffine {
+  Affine fit;
+  float gain = 0;
+};
+
 /// The d and m that suit the codes of `fit` best. A min below 0 cannot be stored: then m = 0.
 template <int kTop>
-Affine refit_affine(const float* x, const float* w, int n, Affine fit) {
+SolvedAffine refit_affine(const float* x, const float* w, int n, Affine fit) {
   const float inverse = fit.d > 0 ? 1 / fit.d : 0;
   std::array<float, kLanes> sw{}, sx{}, sq{}, sqq{}, sxq{};
   for (int i = 0; i < n; i += kLanes)
     for (int j = 0; j < kLanes; ++j) {
       const float weight = w[i + j], q = AffineLevels<kTop>::nearest((x[i + j] + fit.m) * inverse);
+      const float wq = weight * q;
       sw[j] += weight;
       sx[j] += weight * x[i + j];
-      sq[j] += weight * q;
-      sqq[j] += weight * q * q;
-      sxq[j] += weight * x[i + j] * q;
+      sq[j] += wq;
+      sqq[j] += wq * q;
+      sxq[j] += wq * x[i + j];
     }
   const float w_ = sum_lanes(sw), x_ = sum_lanes(sx), q_ = sum_lanes(sq), qq = sum_lanes(sqq), xq = sum_lanes(sxq);
   const float determinant = w_ * qq - q_ * q_;
   if (determinant > 0) {
     const Affine solved{(w_ * xq - x_ * q_) / determinant, (q_ * xq - qq * x_) / determinant};
-    if (solved.m >= 0 && solved.d > 0) return solved;
+    if (solved.m >= 0 && solved.d > 0) return {solved, solved.d * xq - solved.m * x_};
   }
-  return {qq > 0 ? std::max(0.0f, xq / qq) : 0, 0};
+  const float d = qq > 0 ? std::max(0.0f, xq / qq) : 0;
+  return {{d, 0}, d * xq};
 }
 
-/// The best affine fit found from `steps` ranges: from the whole spread of x to one that clips both ends.
+/// The best affine fit found from 4 * `steps` ranges: from the whole spread of x to ones that clip an end or both.
 template <int kTop>
 Affine fit_affine(const float* x, const float* w, int n, int steps) {
   float low = 0, high = x[0];
   for (int i = 0; i < n; ++i) low = std::min(low, x[i]), high = std::max(high, x[i]);
   if (high - low < 1e-30f) return {0, -low};
-  if (high <= low) return {0, -low};
-  Affine best{(high - low) / kTop, -low};
-  float best_error = affine_error<kTop>(x, w, n, best);
+  SolvedAffine best;
+  best.gain = -1;
   const auto consider = [&](Affine fit) {
-    for (int round = 0; round < 4; ++round) {
-      fit = refit_affine<kTop>(x, w, n, fit);
-      const float error = affine_error<kTop>(x, w, n, fit);
-      if (!(error < best_error)) return;
-      best = fit, best_error = error;
-    }
+    const SolvedAffine solved = refit_affine<kTop>(x, w, n, fit);
+    const bool better = solved.gain > best.gain;
+    if (better) best = solved;
+    return better;
   };
-  consider(best);
+  consider({(high - low) / kTop, -low});
   for (int step = 1; step <= steps; ++step) {
-    // Levels stretched or shrunk about both ends, by up to a level and a half.
+    // Levels stretched or shrunk about an end, or about the middle, by up to a level and a half.
     const float change = 1.5f * static_cast<float>(step) / static_cast<float>(steps);
     for (const float levels : {kTop + change, kTop - 0.6f * change}) {
       const float d = (high - low) / levels;
-      consider({d, -low});                                               // the low end stays
-      consider({d, std::max(0.0f, -low - 0.5f * (levels - kTop) * d)});  // the middle stays
+      consider({d, -low});
+      consider({d, std::max(0.0f, -low - 0.5f * (levels - kTop) * d)});
     }
   }
-  return best;
+  for (int round = 0; round < 6 && consider(best.fit);) ++round;
+  return best.fit;
 }
 
 }  // namespace coterie::quant
