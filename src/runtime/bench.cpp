@@ -1,0 +1,187 @@
+#include "runtime/bench.h"
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "base/rng.h"
+#include "models/account.h"
+
+namespace coterie::runtime {
+
+namespace {
+
+using models::Place;
+using Logits = models::SequenceStep::Logits;
+
+constexpr auto kExperts = static_cast<size_t>(Place::experts);
+
+void check(const Engine& engine, const BenchOptions& options) {
+  const auto at_least = [](std::string_view option, int64_t value, int64_t least) {
+    if (value < least) base::fail(base::ErrorKind::bad_input, option, "is {}, expected at least {}", value, least);
+  };
+  at_least("--prompt", options.prompt, 0);
+  at_least("--generate", options.generate, 0);
+  at_least("--depth", options.depth, 0);
+  at_least("--batch", options.batch, 1);
+  at_least("--repeat", options.repeat, 1);
+  if (options.prompt + options.generate == 0)
+    base::fail(base::ErrorKind::bad_input, "bench", "--prompt 0 and --generate 0 leave nothing to measure");
+  const int64_t longest = options.depth + std::max(options.prompt, options.generate);
+  if (longest > engine.context_size())
+    base::fail(base::ErrorKind::bad_input, "bench", "sequences of {} tokens do not fit in a context of {}", longest,
+               engine.context_size());
+  engine.require_cache(options.batch * (longest + ops::kCacheBlock));
+}
+
+// Experts that a step's tokens were routed to, of all experts of all layers.
+class ExpertsRead : public layers::Tap {
+ public:
+  void plan(int64_t, const ops::RoutingPlan& plan, tensor::ConstMatrix) override {
+    for (int64_t e = 0; e < plan.experts(); ++e) used_ += plan.tokens_of(e).empty() ? 0 : 1;
+    all_ += plan.experts();
+  }
+  double share() const { return all_ > 0 ? static_cast<double>(used_) / static_cast<double>(all_) : 0; }
+
+ private:
+  int64_t used_ = 0, all_ = 0;
+};
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+// Multiply-adds of attention for a token that sees `seen` positions, two operations each.
+double attention_flops(const models::ModelSpec& spec, double seen) {
+  double flops = 0;
+  for (const models::BlockSpec& block : spec.blocks)
+    if (const auto* attention = std::get_if<layers::AttentionSpec>(&block.mixer)) {
+      const double positions = attention->window > 0 ? std::min(seen, static_cast<double>(attention->window)) : seen;
+      flops += 2 * positions * static_cast<double>(attention->heads * (attention->head_dim + attention->value_dim));
+    }
+  return flops;
+}
+
+double matmul_flops(const models::ModelSpec& spec) {
+  const models::Account account = models::account(spec);
+  const int64_t looked_up = spec.tied_embeddings ? 0 : account.active[static_cast<size_t>(Place::input_embeddings)];
+  return 2.0 *
+         static_cast<double>(account.total_active() - looked_up - account.active[static_cast<size_t>(Place::norms)]);
+}
+
+class Run {
+ public:
+  Run(Engine& engine, const BenchOptions& options) : engine_(engine), options_(options), rng_(options.seed) {
+    for (int64_t i = 0; i < options.batch; ++i) caches_.push_back(engine.make_cache());
+  }
+
+  void fill(int64_t depth) {
+    for (KvCache& cache : caches_) {
+      cache.truncate(std::min(depth, cache.length()));
+      while (cache.length() < depth) {
+        const auto ids = random_ids(std::min(engine_.step_tokens(), depth - cache.length()));
+        const Evaluation evaluation{ids, &cache, Logits::none, 0};
+        engine_.evaluate({&evaluation, 1});
+      }
+    }
+  }
+
+  double prefill() {
+    fill(options_.depth);
+    const base::Stopwatch clock;
+    for (KvCache& cache : caches_)
+      for (int64_t left = options_.prompt; left > 0;) {
+        const auto ids = random_ids(std::min(engine_.step_tokens(), left));
+        left -= static_cast<int64_t>(ids.size());
+        const Evaluation evaluation{ids, &cache, left == 0 ? Logits::last : Logits::none, 0};
+        engine_.evaluate({&evaluation, 1});
+      }
+    return clock.seconds();
+  }
+
+  double decode(layers::Tap* tap) {
+    fill(options_.depth);
+    const base::Stopwatch clock;
+    for (int64_t step = 0; step < options_.generate; ++step) {
+      const auto ids = random_ids(options_.batch);
+      std::vector<Evaluation> evaluations;
+      for (size_t i = 0; i < caches_.size(); ++i)
+        evaluations.push_back({std::span(ids).subspan(i, 1), &caches_[i], Logits::last, 0});
+      engine_.evaluate(evaluations, tap);
+    }
+    return clock.seconds();
+  }
+
+ private:
+  std::vector<int32_t> random_ids(int64_t count) {
+    std::vector<int32_t> ids(static_cast<size_t>(count));
+    for (int32_t& id : ids) id = static_cast<int32_t>(rng_.below(static_cast<uint32_t>(engine_.spec().vocabulary)));
+    return ids;
+  }
+
+  Engine& engine_;
+  const BenchOptions& options_;
+  base::Rng rng_;
+  std::vector<KvCache> caches_;
+};
+
+void account_decode(const Engine& engine, const MachineLimits& machine, const BenchOptions& options,
+                    double expert_share, BenchResult& result) {
+  const models::WeightBytes bytes = engine.model().decoder->weight_bytes();
+  const int64_t touched = std::accumulate(bytes.touched.begin(), bytes.touched.end(), int64_t{0});
+  result.weight_bytes_per_step = touched - bytes.touched[kExperts] +
+                                 static_cast<int64_t>(expert_share * static_cast<double>(bytes.held[kExperts]));
+  const int64_t mean_length = options.depth + (options.generate + 1) / 2;
+  result.cache_bytes_per_step = options.batch * mean_length * engine.cache().position_bytes();
+  const double tokens = static_cast<double>(options.batch * options.generate);
+  result.decode_tokens_per_second = tokens / result.decode_seconds;
+  result.bytes_per_token = static_cast<double>(result.weight_bytes_per_step + result.cache_bytes_per_step) /
+                           static_cast<double>(options.batch);
+  result.bandwidth_share = result.bytes_per_token * result.decode_tokens_per_second / machine.read_bytes_per_second;
+}
+
+}  // namespace
+
+BenchResult bench(Engine& engine, const MachineLimits& machine, const BenchOptions& options) {
+  check(engine, options);
+  const auto say = [&](std::string_view what, int64_t round) {
+    if (options.on_progress) options.on_progress(fmt::format("{}, round {} of {}", what, round, options.repeat));
+  };
+  Run run(engine, options);
+  BenchResult result;
+  if (options.prompt > 0) {
+    std::vector<double> seconds;
+    for (int64_t round = 0; round <= options.repeat; ++round) {
+      say("prefill", round);
+      const double taken = run.prefill();
+      if (round > 0) seconds.push_back(taken);
+    }
+    result.prefill_seconds = median(seconds);
+    result.prefill_tokens_per_second = static_cast<double>(options.batch * options.prompt) / result.prefill_seconds;
+    result.flops_per_token =
+        matmul_flops(engine.spec()) + attention_flops(engine.spec(), static_cast<double>(options.depth) +
+                                                                         static_cast<double>(options.prompt + 1) / 2);
+    const bool integers = engine.context().precision == ops::Precision::fast && engine.reads_block_formats();
+    result.flops_share =
+        result.flops_per_token * result.prefill_tokens_per_second / (integers ? machine.int8_ops : machine.f32_flops);
+  }
+  if (options.generate > 0) {
+    std::vector<double> seconds;
+    ExpertsRead experts;
+    for (int64_t round = 0; round <= options.repeat; ++round) {
+      say("decode", round);
+      const double taken = run.decode(&experts);
+      if (round > 0) seconds.push_back(taken);
+    }
+    result.decode_seconds = median(seconds);
+    account_decode(engine, machine, options, experts.share(), result);
+  }
+  result.peak_resident_bytes = base::peak_resident_memory();
+  return result;
+}
+
+}  // namespace coterie::runtime

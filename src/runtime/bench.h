@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string_view>
+
+#include "runtime/engine.h"
+#include "runtime/machine.h"
+
+namespace coterie::runtime {
+
+struct BenchOptions {
+  int64_t prompt = 512;   // tokens of each sequence that are evaluated at once; 0 = no such measurement
+  int64_t generate = 32;  // tokens of each sequence that are decoded one by one; 0 = no such measurement
+  int64_t depth = 0;      // tokens already in each cache before either
+  int64_t batch = 1;      // sequences side by side
+  int64_t repeat = 3;     // the median counts
+  uint64_t seed = 1;      // of the token ids
+  std::function<void(std::string_view)> on_progress;
+};
+
+struct BenchResult {
+  double prefill_seconds = 0, decode_seconds = 0;  // medians
+  double prefill_tokens_per_second = 0;            // of all sequences together; 0 when not measured
+  double decode_tokens_per_second = 0;
+  int64_t weight_bytes_per_step = 0;  // a decode step read, experts counted as they were routed to
+  int64_t cache_bytes_per_step = 0;   // and of the caches, at their mean length
+  double bytes_per_token = 0;         // both, divided by the sequences that shared the step
+  double flops_per_token = 0;         // in prefill: two for each active weight of a matmul, and attention's
+  double bandwidth_share = 0;         // of the machine's read bandwidth, in decode
+  double flops_share = 0;             // of its multiply-add rate in the engine's precision, in prefill
+  int64_t peak_resident_bytes = 0;    // of the process, at the end
+};
+
+/// Refuses, before anything is evaluated, counts below zero and sequences longer than the context.
+/// One round of both runs first, unmeasured: pages come in, scratch grows.
+BenchResult bench(Engine& engine, const MachineLimits& machine, const BenchOptions& options);
+
+}  // namespace coterie::runtime

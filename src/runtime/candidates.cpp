@@ -1,0 +1,133 @@
+#include "runtime/candidates.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "base/error.h"
+
+namespace coterie::runtime {
+
+namespace {
+
+constexpr float kNever = -std::numeric_limits<float>::infinity();
+
+bool better(const Candidate& a, const Candidate& b) {
+  return a.probability != b.probability ? a.probability > b.probability : a.id < b.id;
+}
+
+void renormalise(Candidates& candidates) {
+  double sum = 0;
+  for (const Candidate& candidate : candidates) sum += candidate.probability;
+  for (Candidate& candidate : candidates) candidate.probability /= sum;
+}
+
+// Keeps the fewest candidates, taken in the order of `before`, whose probabilities sum to at least `mass`. A vocabulary
+// has 10^5 tokens and a nucleus often ten: so only as much is sorted as is needed.
+template <typename Before>
+void keep_mass(Candidates& candidates, double mass, Before before) {
+  size_t sorted = 0, wanted = 64;
+  double sum = 0;
+  while (sorted < candidates.size()) {
+    const size_t end = std::min(candidates.size(), wanted);
+    std::partial_sort(candidates.begin() + static_cast<std::ptrdiff_t>(sorted),
+                      candidates.begin() + static_cast<std::ptrdiff_t>(end), candidates.end(), before);
+    for (; sorted < end; ++sorted) {
+      sum += candidates[sorted].probability;
+      if (sum >= mass) {
+        candidates.resize(sorted + 1);
+        return renormalise(candidates);
+      }
+    }
+    wanted *= 8;
+  }
+}
+
+}  // namespace
+
+void add_logit_bias(std::span<float> logits, std::span<const std::pair<TokenId, float>> bias) {
+  for (const auto& [id, value] : bias) logits[static_cast<size_t>(id)] += value;
+}
+
+void penalise_repetition(std::span<float> logits, std::span<const TokenId> recent, double penalty) {
+  std::unordered_set<TokenId> seen(recent.begin(), recent.end());
+  for (TokenId id : seen) {
+    float& logit = logits[static_cast<size_t>(id)];
+    logit = static_cast<float>(logit > 0 ? logit / penalty : logit * penalty);
+  }
+}
+
+void penalise_occurrence(std::span<float> logits, std::span<const TokenId> recent, double presence, double frequency) {
+  std::unordered_map<TokenId, int64_t> count;
+  for (TokenId id : recent) ++count[id];
+  for (const auto& [id, times] : count) {
+    float& logit = logits[static_cast<size_t>(id)];
+    logit = static_cast<float>(logit - (static_cast<double>(times) * frequency + presence));
+  }
+}
+
+TokenId greedy(std::span<const float> logits) {
+  TokenId best = 0;
+  float highest = kNever;
+  bool numbers = true;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    numbers = numbers && !std::isnan(logits[i]);
+    if (logits[i] > highest) highest = logits[i], best = static_cast<TokenId>(i);
+  }
+  base::require(numbers && std::isfinite(highest), "sampler", "the logits of a position are {}",
+                numbers ? "all infinite" : "not numbers");
+  return best;
+}
+
+Candidates softmax(std::span<const float> logits, double temperature) {
+  const float highest = logits[static_cast<size_t>(greedy(logits))];
+  Candidates candidates;
+  candidates.reserve(logits.size());
+  for (size_t i = 0; i < logits.size(); ++i)
+    if (logits[i] != kNever)
+      candidates.push_back({static_cast<TokenId>(i), logits[i],
+                            std::exp((static_cast<double>(logits[i]) - static_cast<double>(highest)) / temperature)});
+  renormalise(candidates);
+  return candidates;
+}
+
+void top_k(Candidates& candidates, int64_t k) {
+  if (k >= static_cast<int64_t>(candidates.size())) return;
+  std::partial_sort(candidates.begin(), candidates.begin() + k, candidates.end(), better);
+  candidates.resize(static_cast<size_t>(k));
+  renormalise(candidates);
+}
+
+void top_p(Candidates& candidates, double p) { keep_mass(candidates, p, better); }
+
+void min_p(Candidates& candidates, double min_p) {
+  double highest = 0;
+  for (const Candidate& candidate : candidates) highest = std::max(highest, candidate.probability);
+  std::erase_if(candidates, [&](const Candidate& candidate) { return candidate.probability < min_p * highest; });
+  renormalise(candidates);
+}
+
+void typical(Candidates& candidates, double mass) {
+  std::erase_if(candidates, [](const Candidate& candidate) { return candidate.probability == 0; });
+  double entropy = 0;
+  for (const Candidate& candidate : candidates) entropy -= candidate.probability * std::log(candidate.probability);
+  keep_mass(candidates, mass, [entropy](const Candidate& a, const Candidate& b) {
+    const double from_a = std::abs(-std::log(a.probability) - entropy);
+    const double from_b = std::abs(-std::log(b.probability) - entropy);
+    return from_a != from_b ? from_a < from_b : better(a, b);
+  });
+}
+
+TokenId draw(const Candidates& candidates, base::Rng& rng) {
+  const double u = rng.uniform_double();
+  double sum = 0;
+  for (const Candidate& candidate : candidates) {
+    sum += candidate.probability;
+    if (u < sum) return candidate.id;
+  }
+  return candidates.back().id;  // the sum ended a rounding error below 1
+}
+
+}  // namespace coterie::runtime

@@ -1,0 +1,105 @@
+#include "runtime/engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "kernels/table.h"
+#include "runtime/memory_plan.h"
+
+namespace coterie::runtime {
+
+namespace {
+
+int64_t checked_context(const models::ModelSpec& spec, int64_t context) {
+  if (context < 0) base::fail(base::ErrorKind::bad_input, "--context", "is {}, expected at least 1", context);
+  if (spec.context > 0 && context > spec.context)
+    throw base::Error(base::ErrorKind::bad_input, "--context",
+                      fmt::format("{} positions, but the model was made for {}", context, spec.context),
+                      "its positions beyond that were never trained");
+  return context > 0 ? context : spec.context;
+}
+
+tensor::DType cache_type(const EngineOptions& options) {
+  if (options.cache_type) return *options.cache_type;
+  return options.precision == ops::Precision::f32 ? tensor::DType::f32 : tensor::DType::f16;
+}
+
+}  // namespace
+
+Engine::Engine(models::Model model, const EngineOptions& options)
+    : model_(std::move(model)),
+      options_(options),
+      context_size_(checked_context(spec(), options.context)),
+      pool_(options.threads),
+      context_{pool_, kernels::select(), arena_, options.precision},
+      cache_shape_(std::make_shared<CacheShape>(cache_shape(spec(), cache_type(options)))),
+      pages_(std::make_shared<PagePool>(cache_shape_->page_bytes())) {
+  if (options_.step_tokens < 1)
+    base::fail(base::ErrorKind::bad_input, "step tokens", "is {}, expected at least 1", options_.step_tokens);
+  const int64_t step = std::min(options_.step_tokens, context_size_);
+  const int64_t scratch = scratch_bytes(spec(), step, 1, threads());
+  // A context that nobody asked for is the model's limit, not a promise: its cache grows as far as it can.
+  const int64_t cache = options.context > 0 ? cache_bytes(*cache_shape_, options.context) : 0;
+  base::require_memory(scratch + cache,
+                       cache > 0
+                           ? fmt::format("scratch of {} tokens and KV cache of {} positions", step, options.context)
+                           : fmt::format("scratch of {} tokens", step),
+                       "a smaller --context needs less");
+}
+
+Engine::~Engine() = default;
+
+const text::Tokenizer& Engine::tokenizer() const {
+  if (!model_.tokenizer)
+    throw base::Error(base::ErrorKind::unsupported, model_.name, "the model came without a tokenizer",
+                      "put the tokenizer.json it was trained with beside its config.json");
+  return *model_.tokenizer;
+}
+
+KvCache Engine::make_cache() const { return KvCache(cache_shape_, pages_); }
+
+void Engine::check_ids(std::span<const int32_t> ids) const {
+  const int64_t vocabulary = spec().vocabulary;
+  for (size_t i = 0; i < ids.size(); ++i)
+    if (ids[i] < 0 || ids[i] >= vocabulary)
+      base::fail(base::ErrorKind::bad_input, "token ids", "id {} at position {} is outside of the vocabulary of {}",
+                 ids[i], i, vocabulary);
+}
+
+void Engine::require_cache(int64_t positions) const {
+  pages_->require((positions + ops::kCacheBlock - 1) / ops::kCacheBlock);
+}
+
+tensor::Matrix Engine::evaluate(std::span<const Evaluation> evaluations, layers::Tap* tap) {
+  std::vector<models::SequenceStep> steps;
+  steps.reserve(evaluations.size());
+  for (const Evaluation& evaluation : evaluations) {
+    check_ids(evaluation.ids);
+    const int64_t length = evaluation.cache->length() + static_cast<int64_t>(evaluation.ids.size());
+    if (length > context_size_)
+      base::fail(base::ErrorKind::bad_input, "context", "{} positions do not fit in a context of {}", length,
+                 context_size_);
+    steps.push_back({evaluation.ids, evaluation.cache, evaluation.logits, evaluation.random_key});
+  }
+  for (const Evaluation& evaluation : evaluations)
+    evaluation.cache->reserve(evaluation.cache->length() + static_cast<int64_t>(evaluation.ids.size()));
+
+  arena_.reset();
+  const tensor::Matrix logits = model_.decoder->forward(context_, steps, {tap});
+  for (const Evaluation& evaluation : evaluations)
+    evaluation.cache->advance(static_cast<int64_t>(evaluation.ids.size()));
+  return logits;
+}
+
+bool Engine::reads_block_formats() const {
+  int64_t blocks = 0, all = 0;
+  for (const checkpoint::TensorInfo& tensor : model_.source->tensors()) {
+    all += static_cast<int64_t>(tensor.bytes.size());
+    if (tensor::is_block(tensor.dtype)) blocks += static_cast<int64_t>(tensor.bytes.size());
+  }
+  return 2 * blocks > all;
+}
+
+}  // namespace coterie::runtime

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "models/model.h"
+#include "ops/context.h"
+#include "runtime/kv_cache.h"
+#include "tensor/arena.h"
+#include "threads/pool.h"
+
+namespace coterie::runtime {
+
+struct EngineOptions {
+  int threads = 0;  // 0 = one for each physical core this process may use
+  ops::Precision precision = ops::Precision::fast;
+  std::optional<tensor::DType> cache_type;  // none: f16, or f32 under Precision::f32
+  int64_t context = 0;                      // positions a sequence may have; 0 = as many as the model was made for
+  int64_t step_tokens = 512;                // tokens that one step evaluates at most
+};
+
+/// Tokens of one sequence to be evaluated after those its cache holds.
+struct Evaluation {
+  std::span<const int32_t> ids;
+  KvCache* cache = nullptr;
+  models::SequenceStep::Logits logits = models::SequenceStep::Logits::last;
+  uint64_t random_key = 0;
+};
+
+/// A model with what running it needs: threads, kernels, scratch and the pool of cache pages. Used by one thread at a
+/// time; several engines may live in one process.
+class Engine {
+ public:
+  /// Throws bad_input for a context the model was not made for, out_of_memory when scratch, or the cache of an
+  /// explicitly chosen context, does not fit.
+  Engine(models::Model model, const EngineOptions& options);
+  ~Engine();
+
+  const models::Model& model() const { return model_; }
+  const models::ModelSpec& spec() const { return model_.decoder->spec(); }
+  /// Throws unsupported when the model came without one.
+  const text::Tokenizer& tokenizer() const;
+  int64_t context_size() const { return context_size_; }
+  int64_t step_tokens() const { return options_.step_tokens; }
+  int threads() const { return pool_.threads(); }
+  const CacheShape& cache() const { return *cache_shape_; }
+  ops::Context& context() { return context_; }
+
+  KvCache make_cache() const;
+  /// Throws bad_input, naming the position, for an id outside of the vocabulary.
+  void check_ids(std::span<const int32_t> ids) const;
+  /// Throws out_of_memory when caches of `positions` positions in all could not be made now.
+  void require_cache(int64_t positions) const;
+
+  /// One step of a batch: all of `evaluations` go through the model together, their caches grow and advance. Returns
+  /// the logits asked for, one row each, in order; they live until the next step. Refuses ids outside of the vocabulary
+  /// and sequences longer than the context before anything is computed.
+  tensor::Matrix evaluate(std::span<const Evaluation> evaluations, layers::Tap* tap = nullptr);
+
+  /// Whether most bytes of the weights are in block formats, which Precision::fast computes in int8.
+  bool reads_block_formats() const;
+
+ private:
+  models::Model model_;
+  EngineOptions options_;
+  int64_t context_size_;
+  threads::Pool pool_;
+  tensor::Arena arena_;
+  ops::Context context_;
+  std::shared_ptr<const CacheShape> cache_shape_;
+  std::shared_ptr<PagePool> pages_;
+};
+
+}  // namespace coterie::runtime

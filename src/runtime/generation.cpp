@@ -1,0 +1,149 @@
+#include "runtime/generation.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+
+namespace coterie::runtime {
+
+std::string_view name(Finish finish) {
+  switch (finish) {
+    case Finish::not_yet: return "not yet";
+    case Finish::end_token: return "end token";
+    case Finish::stop_string: return "stop string";
+    case Finish::max_tokens: return "n tokens";
+    case Finish::context_full: return "context full";
+    case Finish::interrupted: return "interrupted";
+  }
+  return "unknown";
+}
+
+double GenerationStatistics::prompt_tokens_per_second() const {
+  return prompt_seconds > 0 ? static_cast<double>(prompt_tokens - reused_tokens) / prompt_seconds : 0;
+}
+double GenerationStatistics::decode_tokens_per_second() const {
+  return decode_seconds > 0 ? static_cast<double>(generated_tokens - 1) / decode_seconds : 0;
+}
+
+Generation::Generation(Engine& engine, TokenCache& tokens, std::span<const TokenId> prompt, GenerationOptions options)
+    : engine_(engine),
+      tokens_(tokens),
+      options_(std::move(options)),
+      sampler_(options_.sampler, engine.spec().vocabulary),
+      stops_(options_.stop),
+      all_(prompt.begin(), prompt.end()),
+      prompt_size_(prompt.size()) {
+  if (prompt.empty()) base::fail(base::ErrorKind::bad_input, "prompt", "is empty: there is nothing to continue");
+  if (options_.max_tokens < -1)
+    base::fail(base::ErrorKind::bad_input, "-n", "is {}, expected at least 0, or -1 for no limit", options_.max_tokens);
+  engine.check_ids(prompt);
+  const int64_t size = static_cast<int64_t>(prompt.size()), context = engine.context_size();
+  if (size > context || (size == context && options_.max_tokens != 0))
+    throw base::Error(base::ErrorKind::bad_input, "prompt",
+                      fmt::format("has {} tokens, which leaves no room in a context of {}", size, context),
+                      context < engine.spec().context
+                          ? fmt::format("--context may be up to {}", engine.spec().context)
+                          : "this is as long as the model was made for: shorten the prompt");
+  if (!options_.stop.empty()) (void)engine.tokenizer();
+
+  // The last token is evaluated in any case: its logits are what is continued.
+  statistics_.reused_tokens = tokens_.keep_prefix(prompt.first(prompt.size() - 1));
+  statistics_.prompt_tokens = size;
+  const int64_t answer = options_.max_tokens < 0 ? 0 : std::min(options_.max_tokens, context - size);
+  engine.require_cache(size + answer - statistics_.reused_tokens);
+
+  if (engine.model().tokenizer) {
+    decoder_.emplace(engine.tokenizer());
+    decoder_->prime(prompt);
+  }
+  if (options_.max_tokens == 0) end(Finish::max_tokens);
+}
+
+void Generation::evaluated(std::span<const TokenId> ids) {
+  statistics_.evaluated_tokens += static_cast<int64_t>(ids.size());
+  tokens_.ids.insert(tokens_.ids.end(), ids.begin(), ids.end());
+}
+
+void Generation::choose(std::span<const float> logits) {
+  const TokenId id = sampler_.sample(logits, all_);
+  all_.push_back(id);
+  if (statistics_.generated_tokens++ == 0) {
+    statistics_.prompt_seconds = clock_.seconds();
+    clock_.restart();
+  } else {
+    statistics_.decode_seconds = clock_.seconds();
+  }
+  if (options_.on_token) options_.on_token(id);
+
+  if (!options_.ignore_end && engine_.model().tokenizer) {
+    const std::vector<TokenId>& ends = engine_.tokenizer().end_tokens();
+    if (std::find(ends.begin(), ends.end(), id) != ends.end()) return end(Finish::end_token);
+  }
+  if (decoder_) emit(stops_.push(decoder_->push(id)));
+  if (stops_.stopped()) return end(Finish::stop_string);
+  if (statistics_.generated_tokens == options_.max_tokens) return end(Finish::max_tokens);
+  if (static_cast<int64_t>(all_.size()) >= engine_.context_size()) return end(Finish::context_full);
+}
+
+void Generation::emit(std::string_view text) {
+  if (text.empty()) return;
+  text_ += text;
+  if (options_.on_text) options_.on_text(text);
+}
+
+void Generation::end(Finish finish) {
+  finish_ = finish;
+  if (!decoder_ || finish == Finish::stop_string) return;
+  emit(stops_.push(decoder_->finish()));
+  emit(stops_.finish());
+  if (stops_.stopped()) finish_ = Finish::stop_string;
+}
+
+void step(Engine& engine, std::span<Generation* const> generations) {
+  std::vector<Generation*> taking_part;
+  int64_t decoding = 0;
+  for (Generation* generation : generations) {
+    if (generation->finished()) continue;
+    const std::atomic<bool>* interrupt = generation->options_.interrupt;
+    if (interrupt && interrupt->load(std::memory_order_relaxed)) {
+      generation->end(Finish::interrupted);
+      continue;
+    }
+    taking_part.push_back(generation);
+    decoding += generation->pending().size() == 1 ? 1 : 0;
+  }
+
+  // At least one token goes to a prompt, so that a batch full of decoding sequences does not starve it.
+  size_t budget = static_cast<size_t>(std::max<int64_t>(engine.step_tokens() - decoding, 1));
+  std::vector<Generation*> evaluating;
+  std::vector<Evaluation> evaluations;
+  for (Generation* generation : taking_part) {
+    std::span<const TokenId> ids = generation->pending();
+    if (ids.size() > 1) {
+      ids = ids.first(std::min(ids.size(), budget));
+      budget -= ids.size();
+      if (ids.empty()) continue;
+    }
+    using Logits = models::SequenceStep::Logits;
+    evaluating.push_back(generation);
+    evaluations.push_back({ids, &generation->tokens_.cache,
+                           ids.size() == generation->pending().size() ? Logits::last : Logits::none,
+                           generation->sampler_.options().seed});
+  }
+  if (evaluations.empty()) return;
+
+  const tensor::Matrix logits = engine.evaluate(evaluations);
+  for (size_t i = 0; i < evaluating.size(); ++i) evaluating[i]->evaluated(evaluations[i].ids);
+  int64_t row = 0;
+  for (size_t i = 0; i < evaluating.size(); ++i)
+    if (evaluations[i].logits == models::SequenceStep::Logits::last)
+      evaluating[i]->choose({logits.row(row++), static_cast<size_t>(logits.cols)});
+}
+
+void run(Engine& engine, Generation& generation) {
+  Generation* const one = &generation;
+  while (!generation.finished()) step(engine, {&one, 1});
+}
+
+}  // namespace coterie::runtime

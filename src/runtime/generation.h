@@ -1,0 +1,92 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/clock.h"
+#include "runtime/engine.h"
+#include "runtime/sampler.h"
+#include "runtime/stop_filter.h"
+#include "runtime/token_cache.h"
+
+namespace coterie::runtime {
+
+struct GenerationOptions {
+  SamplerOptions sampler;
+  int64_t max_tokens = -1;  // -1 = until something else ends it
+  std::vector<std::string> stop;
+  bool ignore_end = false;                             // go on past the model's end tokens (benchmarks)
+  std::function<void(std::string_view text)> on_text;  // whole UTF-8, as soon as it is certain
+  std::function<void(TokenId id)> on_token;
+  const std::atomic<bool>* interrupt = nullptr;  // looked at before each step
+};
+
+enum class Finish { not_yet, end_token, stop_string, max_tokens, context_full, interrupted };
+std::string_view name(Finish finish);  // "end token", …
+
+struct GenerationStatistics {
+  int64_t prompt_tokens = 0;
+  int64_t reused_tokens = 0;     // of the prompt, found in the cache
+  int64_t evaluated_tokens = 0;  // that went through the model, prompt and answer
+  int64_t generated_tokens = 0;
+  double prompt_seconds = 0;  // from the start until the first token was chosen
+  double decode_seconds = 0;  // from then until the last
+
+  /// Evaluated prompt tokens a second, and tokens after the first a second; 0 when there were none.
+  double prompt_tokens_per_second() const;
+  double decode_tokens_per_second() const;
+};
+
+/// One sequence being continued: what it still has to evaluate, how its next token is chosen and when it ends. step()
+/// moves it on; several move on together.
+class Generation {
+ public:
+  /// Reuses what `tokens` holds of the prompt's beginning. Throws bad_input for an empty prompt, ids outside of the
+  /// vocabulary and a prompt that leaves no room in the context; out_of_memory when the cache of prompt and max_tokens
+  /// cannot fit. `tokens` and what the options point to must outlive it.
+  Generation(Engine& engine, TokenCache& tokens, std::span<const TokenId> prompt, GenerationOptions options);
+
+  bool finished() const { return finish_ != Finish::not_yet; }
+  Finish finish() const { return finish_; }
+  /// Text so far, as on_text was given it, and ids so far, an end token included.
+  const std::string& text() const { return text_; }
+  std::span<const TokenId> generated() const { return std::span(all_).subspan(prompt_size_); }
+  const GenerationStatistics& statistics() const { return statistics_; }
+
+ private:
+  friend void step(Engine& engine, std::span<Generation* const> generations);
+
+  std::span<const TokenId> pending() const { return std::span(all_).subspan(tokens_.ids.size()); }
+  void evaluated(std::span<const TokenId> ids);
+  void choose(std::span<const float> logits);
+  void emit(std::string_view text);
+  void end(Finish finish);
+
+  Engine& engine_;
+  TokenCache& tokens_;
+  GenerationOptions options_;
+  Sampler sampler_;
+  StopFilter stops_;
+  std::optional<text::StreamDecoder> decoder_;
+  std::vector<TokenId> all_;  // prompt and answer; the first tokens_.ids.size() are evaluated
+  size_t prompt_size_;
+  std::string text_;
+  Finish finish_ = Finish::not_yet;
+  GenerationStatistics statistics_;
+  base::Stopwatch clock_;
+};
+
+/// One step of all that are not finished: each that decodes evaluates its one token, those still in their prompt share
+/// what is left of engine.step_tokens(), in order; whoever has evaluated all it knows chooses its next token.
+void step(Engine& engine, std::span<Generation* const> generations);
+
+/// The one-sequence use of step(): runs until it has finished.
+void run(Engine& engine, Generation& generation);
+
+}  // namespace coterie::runtime

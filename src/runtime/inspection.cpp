@@ -1,0 +1,107 @@
+#include "runtime/inspection.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "base/memory.h"
+#include "runtime/kv_cache.h"
+
+namespace coterie::runtime {
+
+namespace {
+
+using models::kPlaces;
+using models::Place;
+using tensor::DType;
+
+// What a process holds besides weights, cache and scratch, for a model that is only a config: code, and about this
+// much for each token of the vocabulary that a tokenizer keeps (measured: 180 to 260 bytes).
+constexpr int64_t kProcessBytes = 16 << 20;
+constexpr int64_t kTokenBytes = 220;
+
+DType config_dtype(const std::filesystem::path& config) {
+  const base::Json json = base::read_json(config);
+  for (const char* key : {"dtype", "torch_dtype"}) {
+    const auto value = json.find(key);
+    if (value == json.end() || !value->is_string()) continue;
+    if (*value == "float32") return DType::f32;
+    if (*value == "float16") return DType::f16;
+  }
+  return DType::bf16;
+}
+
+// Norms are vectors and stay in f32 in every format; so does what a router needs to decide in f32.
+int64_t bytes_in(DType dtype, Place place, int64_t parameters) {
+  const bool full = place == Place::norms || (place == Place::router && tensor::is_block(dtype));
+  return static_cast<int64_t>(
+      std::llround(static_cast<double>(parameters) * tensor::bits_per_value(full ? DType::f32 : dtype) / 8));
+}
+
+// Read for a token: as `active`, but one row of an input embedding that is not also the head.
+std::array<int64_t, kPlaces> touched_parameters(const models::ModelSpec& spec, const models::Account& account) {
+  auto touched = account.active;
+  if (!spec.tied_embeddings) touched[static_cast<size_t>(Place::input_embeddings)] = spec.width;
+  return touched;
+}
+
+}  // namespace
+
+int64_t Inspection::weight_bytes() const { return std::accumulate(bytes_held.begin(), bytes_held.end(), int64_t{0}); }
+
+int64_t Inspection::bytes_per_token() const {
+  return std::accumulate(bytes_touched.begin(), bytes_touched.end(), int64_t{0}) +
+         account.cache_bytes_per_token * context / 2;
+}
+
+Inspection inspect(const std::filesystem::path& path, const InspectionOptions& options) {
+  const checkpoint::ModelPath resolved = checkpoint::resolve_model(path);
+  Inspection result;
+  models::Model model;
+  if (resolved.kind == checkpoint::ModelPath::Kind::config_only) {
+    result.spec = models::read_spec(resolved, options.open);
+    result.warnings = result.spec.warnings;
+    result.name = std::filesystem::absolute(resolved.config).parent_path().filename().string();
+    result.dtype = options.dtype ? *options.dtype : config_dtype(resolved.config);
+  } else {
+    model = models::open_model(path, options.open);
+    result.spec = model.decoder->spec();
+    result.warnings = model.warnings;
+    result.name = model.name;
+    result.has_weights = true;
+    result.file_bytes = model.source->file_bytes();
+    result.dtype = options.dtype;
+  }
+  const models::ModelSpec& spec = result.spec;
+  if (options.context < 0 || (spec.context > 0 && options.context > spec.context))
+    base::fail(base::ErrorKind::bad_input, "--context", "is {}, the model was made for {}", options.context,
+               spec.context);
+  result.context = options.context > 0 ? options.context : std::min(kInspectedContext, spec.context);
+  result.account = models::account(spec);
+
+  if (result.dtype) {
+    const auto touched = touched_parameters(spec, result.account);
+    for (int i = 0; i < kPlaces; ++i) {
+      const auto place = static_cast<size_t>(i);
+      result.bytes_held[place] = bytes_in(*result.dtype, static_cast<Place>(i), result.account.held[place]);
+      result.bytes_touched[place] = bytes_in(*result.dtype, static_cast<Place>(i), touched[place]);
+    }
+  } else {
+    const models::WeightBytes bytes = model.decoder->weight_bytes();
+    result.bytes_held = bytes.held, result.bytes_touched = bytes.touched;
+  }
+
+  if (result.has_weights) {
+    result.memory = forecast_memory(model, result.context, options.step_tokens, DType::f16, options.threads);
+  } else {
+    result.memory.process = kProcessBytes + kTokenBytes * spec.vocabulary;
+    result.memory.cache = cache_bytes(cache_shape(spec, DType::f16), result.context);
+    result.memory.scratch = scratch_bytes(spec, std::min(options.step_tokens, result.context), 1, options.threads);
+  }
+  result.memory.weights = result.weight_bytes();
+  return result;
+}
+
+}  // namespace coterie::runtime

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "models/account.h"
+#include "models/model.h"
+#include "runtime/memory_plan.h"
+
+namespace coterie::runtime {
+
+struct InspectionOptions {
+  models::OpenOptions open;
+  std::optional<tensor::DType> dtype;  // as if the matrices were stored so; none: as they are, or as the config says
+  int64_t context = 0;                 // of the cache in the forecast; 0 = kInspectedContext or the model's, if less
+  int64_t step_tokens = 512;
+  int threads = 1;
+};
+inline constexpr int64_t kInspectedContext = 512;
+
+/// What can be said about a model without running it.
+struct Inspection {
+  std::string name;
+  models::ModelSpec spec;
+  models::Account account;
+  std::vector<std::string> warnings;
+  bool has_weights = false;
+  int64_t file_bytes = 0;                                // on disk; 0 without weights
+  std::optional<tensor::DType> dtype;                    // that matrices are counted in; none: the file's own mixture
+  std::array<int64_t, models::kPlaces> bytes_held{};     // of weights in memory, by place
+  std::array<int64_t, models::kPlaces> bytes_touched{};  // of them, read for a token
+  int64_t context = 0;
+  MemoryForecast memory;
+
+  int64_t weight_bytes() const;
+  /// Weights and, at half of `context` on average, cache that a decoded token reads.
+  int64_t bytes_per_token() const;
+};
+
+/// From a folder, a .gguf, or a config.json alone. Throws as models::open_model and read_spec do.
+Inspection inspect(const std::filesystem::path& path, const InspectionOptions& options);
+
+}  // namespace coterie::runtime

@@ -1,0 +1,75 @@
+#include "runtime/kv_cache.h"
+
+#include <utility>
+
+#include "base/error.h"
+
+namespace coterie::runtime {
+
+CacheShape cache_shape(const models::ModelSpec& spec, tensor::DType dtype) {
+  if (dtype != tensor::DType::f32 && dtype != tensor::DType::f16 && dtype != tensor::DType::bf16)
+    throw base::Error(base::ErrorKind::unsupported, "--cache-type",
+                      fmt::format("a KV cache of {} is not supported", tensor::name(dtype)), "f32, f16 or bf16");
+  CacheShape shape{dtype, {0}};
+  for (int64_t bytes : models::cache_block_bytes(spec, dtype)) shape.offset.push_back(shape.offset.back() + bytes);
+  return shape;
+}
+
+int64_t cache_bytes(const CacheShape& shape, int64_t positions) {
+  return (positions + ops::kCacheBlock - 1) / ops::kCacheBlock * shape.page_bytes();
+}
+
+KvCache::KvCache(std::shared_ptr<const CacheShape> shape, std::shared_ptr<PagePool> pool)
+    : shape_(std::move(shape)), pool_(std::move(pool)), blocks_(static_cast<size_t>(shape_->layers())) {
+  base::require(pool_->page_bytes() >= shape_->page_bytes(), "KV cache", "the pool's pages hold {} bytes, not {}",
+                pool_->page_bytes(), shape_->page_bytes());
+}
+
+KvCache& KvCache::operator=(KvCache&& other) noexcept {
+  if (this == &other) return *this;
+  give_back(0);
+  shape_ = std::move(other.shape_), pool_ = std::move(other.pool_);
+  pages_ = std::move(other.pages_), blocks_ = std::move(other.blocks_);
+  length_ = std::exchange(other.length_, 0);
+  return *this;
+}
+
+KvCache::~KvCache() { give_back(0); }
+
+std::span<std::byte* const> KvCache::blocks(int64_t layer) {
+  base::require(layer >= 0 && layer < static_cast<int64_t>(blocks_.size()), "KV cache", "layer {} of {}", layer,
+                blocks_.size());
+  return blocks_[static_cast<size_t>(layer)];
+}
+
+void KvCache::reserve(int64_t positions) {
+  const int64_t wanted = (positions + ops::kCacheBlock - 1) / ops::kCacheBlock;
+  const size_t had = pages_.size();
+  if (wanted <= static_cast<int64_t>(had)) return;
+  pool_->take(wanted - static_cast<int64_t>(had), pages_);
+  for (size_t layer = 0; layer < blocks_.size(); ++layer)
+    for (size_t page = had; page < pages_.size(); ++page)
+      blocks_[layer].push_back(pages_[page] + shape_->offset[layer]);
+}
+
+void KvCache::advance(int64_t rows) {
+  base::require(rows >= 0 && length_ + rows <= static_cast<int64_t>(pages_.size()) * ops::kCacheBlock, "KV cache",
+                "{} positions were added to {}, but {} pages are held", rows, length_, pages_.size());
+  length_ += rows;
+}
+
+void KvCache::truncate(int64_t length) {
+  base::require(length >= 0 && length <= length_, "KV cache", "cut to {} positions of {}", length, length_);
+  length_ = length;
+  give_back(static_cast<size_t>((length + ops::kCacheBlock - 1) / ops::kCacheBlock));
+}
+
+void KvCache::give_back(size_t pages_kept) noexcept {
+  for (size_t page = pages_kept; page < pages_.size(); ++page) pool_->give(pages_[page]);
+  if (pages_kept < pages_.size()) {
+    pages_.resize(pages_kept);
+    for (auto& blocks : blocks_) blocks.resize(pages_kept);
+  }
+}
+
+}  // namespace coterie::runtime

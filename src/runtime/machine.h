@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+
+#include "kernels/table.h"
+#include "threads/pool.h"
+
+namespace coterie::runtime {
+
+/// What the machine can do at most, measured with the kernels and threads that run the model.
+struct MachineLimits {
+  double read_bytes_per_second = 0;  // streaming reads of memory, larger than the caches
+  double f32_flops = 0;              // multiply-adds of f32 from registers, two operations each, a second
+  double int8_ops = 0;               // the same of int8 into int32
+  bool remembered = false;           // read from the file, not measured now
+};
+
+/// $XDG_CACHE_HOME/coterie/machine.json, or ~/.cache/coterie/machine.json; nothing when neither variable is set.
+std::optional<std::filesystem::path> machine_file();
+
+/// Measured on first use (about a second) and remembered in machine_file() under the CPU's model, the instruction set
+/// and the number of threads. `measure_again` ignores what is remembered. A file that cannot be read or written costs
+/// the memory, not the figure.
+MachineLimits machine_limits(threads::Pool& pool, const kernels::KernelTable& kernels, bool measure_again = false);
+
+}  // namespace coterie::runtime

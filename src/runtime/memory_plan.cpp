@@ -1,0 +1,70 @@
+#include "runtime/memory_plan.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "base/memory.h"
+#include "runtime/kv_cache.h"
+
+namespace coterie::runtime {
+
+namespace {
+
+constexpr int64_t kFloat = sizeof(float);
+// Rows of a matmul's input are quantised to int8 with sums and scales: at most 1.5 bytes a value, and a pointer a row.
+constexpr double kQuantised = 1.5;
+constexpr int64_t kPointer = sizeof(void*);
+// Outputs that a worker keeps in the second cache while it works on a piece, and its decoded panels of weights.
+constexpr int64_t kPiece = 1 << 19;
+
+int64_t quantised(int64_t rows, int64_t width) {
+  return static_cast<int64_t>(kQuantised * static_cast<double>(rows * width)) + rows * kPointer;
+}
+
+int64_t mixer_bytes(const layers::AttentionSpec& spec, int64_t n, int64_t width) {
+  const int64_t rows = spec.heads * (spec.head_dim + spec.value_dim) + spec.kv_heads * (spec.head_dim + spec.value_dim);
+  return n * rows * kFloat + quantised(n, std::max(width, spec.heads * spec.value_dim));
+}
+
+int64_t ffn_bytes(const layers::DenseFfnSpec& spec, int64_t n, int64_t width) {
+  return n * spec.hidden * kFloat + quantised(n, std::max(width, spec.hidden));
+}
+
+int64_t ffn_bytes(const layers::MoeSpec& spec, int64_t n, int64_t width) {
+  const int64_t slots = n * spec.router.experts_per_token;
+  const int64_t routed =
+      n * spec.router.experts * kFloat + slots * spec.hidden * kFloat + quantised(slots, spec.hidden);
+  const int64_t shared =
+      spec.shared_hidden > 0 ? n * (width + spec.shared_hidden) * kFloat + quantised(n, spec.shared_hidden) : 0;
+  return std::max(routed, shared) + quantised(n, width);
+}
+
+}  // namespace
+
+int64_t scratch_bytes(const models::ModelSpec& spec, int64_t tokens, int64_t logit_rows, int threads) {
+  int64_t block = 0;
+  for (const models::BlockSpec& b : spec.blocks) {
+    const int64_t mixer = std::visit([&](const auto& m) { return mixer_bytes(m, tokens, spec.width); }, b.mixer);
+    const int64_t ffn = std::visit([&](const auto& f) { return ffn_bytes(f, tokens, spec.width); }, b.ffn);
+    block = std::max({block, mixer, ffn});
+  }
+  const int64_t stream = 3 * tokens * spec.width * kFloat;  // x, its norm and a layer's output
+  const int64_t logits = logit_rows * (spec.vocabulary + spec.width) * kFloat + quantised(logit_rows, spec.width);
+  return stream + std::max(block, logits) + threads * kPiece;
+}
+
+MemoryForecast forecast_memory(const models::Model& model, int64_t context, int64_t step_tokens,
+                               tensor::DType cache_type, int threads) {
+  const models::ModelSpec& spec = model.decoder->spec();
+  const models::WeightBytes bytes = model.decoder->weight_bytes();
+  MemoryForecast forecast;
+  forecast.weights = std::accumulate(bytes.held.begin(), bytes.held.end(), int64_t{0});
+  // Copies were made when the model was opened: they are part of what is resident now.
+  forecast.copies = bytes.resident;
+  forecast.process = std::max<int64_t>(base::resident_memory() - bytes.resident, 0);
+  forecast.cache = cache_bytes(cache_shape(spec, cache_type), context);
+  forecast.scratch = scratch_bytes(spec, std::min(step_tokens, context), 1, threads);
+  return forecast;
+}
+
+}  // namespace coterie::runtime
