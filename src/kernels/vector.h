@@ -7,7 +7,8 @@
 namespace coterie::kernels {
 
 /// Kernels on one row of f32. No alignment is asked for; `n` >= 0; nothing outside the rows is read or written. Sums
-/// run in one order, fixed by (instruction set, n). exp is good to 1 ulp, the functions made of it to a few.
+/// run in one order, fixed by (instruction set, n). exp errs by at most 1.01 ulp, the functions made of it
+/// by a few.
 struct VectorKernels {
   /// y = x / sqrt(mean(x²) + eps) * (weight + offset). y may be x.
   void (*rms_norm)(const float* x, const float* weight, float eps, float offset, float* y, int64_t n) noexcept;

@@ -1,7 +1,7 @@
 // Elementary functions on the SIMD vocabulary. Included inside namespace coterie::kernels::<isa>. Polynomials are
 // minimax fits (Remez) of the given intervals, error measured against 40 digits; all arithmetic is f32.
 
-/// 1 ulp. 0 below -104, infinity above 88.73, NaN stays.
+/// At most 1.01 ulp. 0 below -104, infinity above 88.73, NaN stays.
 COTERIE_INLINE Vf exp(Vf x) {
   x = max(set(-104.0f), min(set(89.0f), x));  // operands in this order let a NaN through
   const Vf n = round(mul(x, set(0x1.715476p+0f)));
