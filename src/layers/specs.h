@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "layers/moe/router_spec.h"
 #include "ops/elementwise.h"
@@ -26,19 +27,22 @@ struct RopeSpec {
   double theta = 10000;
   Scaling scaling = Scaling::none;
   double factor = 1;
-  int64_t original_context = 0;                      // original_max_position_embeddings
+  // original_max_position_embeddings (llama3, yarn); the length past which the base grows (dynamic)
+  int64_t original_context = 0;
   double low_freq_factor = 1, high_freq_factor = 4;  // llama3
   double beta_fast = 32, beta_slow = 1;              // yarn
   std::optional<double> attention_factor;            // yarn; else 0.1 ln(factor) + 1, or from mscale
   std::optional<double> mscale, mscale_all_dim;      // yarn, DeepSeek's form
   bool truncate = true;                              // yarn: round the correction range to whole dims
+  std::vector<float> divisors;  // [dims/2] of the frequencies (GGUF's rope_freqs.weight); usually empty
 };
 
 struct AttentionSpec {
   int64_t heads = 0, kv_heads = 0;
-  int64_t head_dim = 0;
-  float scale = 0;     // of q·k
-  int64_t window = 0;  // sliding window; 0 = none
+  int64_t head_dim = 0;   // of queries and keys
+  int64_t value_dim = 0;  // of values
+  float scale = 0;        // of q·k
+  int64_t window = 0;     // sliding window; 0 = none
   bool q_bias = false, k_bias = false, v_bias = false, o_bias = false;
   enum class QkNorm { none, per_head, full_width };  // Qwen3; OLMoE, OLMo 2
   QkNorm qk_norm = QkNorm::none;

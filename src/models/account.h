@@ -2,18 +2,17 @@
 
 #include <array>
 #include <cstdint>
-#include <string_view>
 #include <vector>
 
+#include "layers/tensor_list.h"
 #include "models/spec.h"
 #include "tensor/dtype.h"
 
 namespace coterie::models {
 
-/// Where parameters live.
-enum class Place { input_embeddings, mixer, router, experts, shared_experts, dense_ffn, norms, output_embeddings };
-inline constexpr int kPlaces = 8;
-std::string_view name(Place place);  // "input_embeddings", …
+using layers::kPlaces;
+using layers::name;
+using layers::Place;
 
 /// Parameters by place, held and active per token. Active = held - routed experts * (1 - K/E), as the field counts
 /// (embedding and head in full). Tied output embeddings count once, as input embeddings. Buffers are no parameters.
@@ -35,7 +34,7 @@ struct WeightBytes {
   std::array<int64_t, kPlaces> held{};     // all of them; tied output embeddings once, as input embeddings
   std::array<int64_t, kPlaces> touched{};  // read by a decode step of one token: routed experts × K/E, one row of input
                                            // embeddings that are not tied, everything else in full
-  int64_t resident = 0;                    // copies that must be in memory (repacked, dequantised vectors)
+  int64_t resident = 0;  // copies that must be in memory (repacked, dequantised vectors)
 };
 
 Account account(const ModelSpec& spec, tensor::DType cache_dtype = tensor::DType::f16);

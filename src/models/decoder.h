@@ -7,20 +7,23 @@
 
 #include "layers/sequence_state.h"
 #include "layers/tap.h"
-#include "models/account.h"
+#include "layers/tensor_list.h"
 #include "models/spec.h"
 #include "ops/context.h"
 #include "tensor/view.h"
 
 namespace coterie::models {
 
-/// The tokens of one sequence in a step: they are evaluated at positions state->length() …; the caller advances the
-/// state afterwards.
+/// The tokens of one sequence in a step: they are evaluated at positions state->length() …; the caller makes room in
+/// the state's cache before and advances the state afterwards.
 struct SequenceStep {
   std::span<const int32_t> ids;
   layers::SequenceState* state = nullptr;
   enum class Logits { none, last, all } logits = Logits::last;
   uint64_t random_key = 0;  // of draws a router makes for this sequence (Selection::sample)
+  // Positions the prompt that these tokens are a piece of will reach; 0 = these tokens end it. Only dynamic RoPE
+  // scaling looks at it: with it a prompt cut in pieces gives the bits of the whole.
+  int64_t length = 0;
 };
 
 struct StepOptions {
@@ -33,11 +36,15 @@ class Decoder {
   virtual ~Decoder() = default;
   virtual const ModelSpec& spec() const = 0;
   /// Runs a batch of sequences through all blocks. Returns the logits asked for, one row each, in the order of the
-  /// steps: [rows, V], in context.arena until the caller resets it.
+  /// steps: [rows, V], in context.arena until the caller resets it. Refuses ids outside the vocabulary (bad_input).
   virtual tensor::Matrix forward(ops::Context& context, std::span<const SequenceStep> steps,
                                  const StepOptions& options = {}) const = 0;
-  /// What the bound weights weigh, as they lie in the files. (Asked for by runtime: bench, inspect.)
-  virtual WeightBytes weight_bytes() const = 0;
+  /// Walks every weight, bound to its bytes (inspect, save, quantise). The visitor must not change the slots.
+  virtual void visit(layers::TensorVisitor& visitor) const = 0;
+  /// Whether keys that were cached when a sequence had `before` positions are what one pass over `after` positions
+  /// would compute. False only for dynamic RoPE scaling past the original context: there the reference, too, gives one
+  /// result with its cache and another without.
+  virtual bool cache_holds(int64_t before, int64_t after) const = 0;
 };
 
 }  // namespace coterie::models

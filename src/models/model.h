@@ -21,6 +21,13 @@ struct OpenOptions {
 
 /// Reads what a model is, without weights: from a folder, a .gguf or a config.json. Well under a second for any size.
 ModelSpec read_spec(const checkpoint::ModelPath& path, const OpenOptions& options = {});
+/// The same from weights that are open already (nullptr for a config alone).
+ModelSpec read_spec(const checkpoint::ModelPath& path, const checkpoint::TensorSource* source,
+                    const OpenOptions& options);
+
+/// Changes every router of the spec as the options say. Refuses experts_per_token outside [1, E], a temperature that is
+/// not above zero, and either for a model without routers.
+void apply(const OpenOptions& options, ModelSpec& spec);
 
 /// A model ready to run: its files mapped, its tensors found, checked against the spec, and bound. Throws naming
 /// the file and tensor when one is missing, surplus or of the wrong shape.
@@ -29,13 +36,19 @@ struct Model {
   std::unique_ptr<checkpoint::TensorSource> source;
   std::unique_ptr<Decoder> decoder;
   std::optional<text::Tokenizer> tokenizer;
+  std::string no_tokenizer;  // why there is none, for commands that need one
   std::optional<text::ChatTemplate> chat_template;
   std::string name;  // for people: general.name, or the folder's
   std::vector<std::string> warnings;
 };
 Model open_model(const std::filesystem::path& path, const OpenOptions& options = {});
 
-/// Binds the tensors of `source` to a decoder of `spec` (benchmarks and laws on made-up weights).
-std::unique_ptr<Decoder> bind_decoder(const ModelSpec& spec, const checkpoint::TensorSource& source);
+/// Binds the tensors of `source` to a decoder of `spec` (benchmarks and laws on made-up weights). `source` must
+/// outlive it. Warnings are appended where given.
+std::unique_ptr<Decoder> bind_decoder(const ModelSpec& spec, const checkpoint::TensorSource& source,
+                                      std::vector<std::string>* warnings = nullptr);
+
+/// The tokenizer's vocabulary in GGUF metadata; nothing when there is none ("no_vocab").
+std::optional<text::GgufVocabulary> gguf_vocabulary(const checkpoint::TensorSource& source);
 
 }  // namespace coterie::models

@@ -1,0 +1,90 @@
+#include "layers/attention/attention.h"
+
+#include <array>
+#include <vector>
+
+#include "base/error.h"
+#include "ops/elementwise.h"
+#include "ops/matmul.h"
+
+namespace coterie::layers {
+
+ops::CacheLayout cache_layout(const AttentionSpec& spec, tensor::DType dtype) {
+  return {spec.kv_heads, spec.head_dim, spec.value_dim, dtype};
+}
+
+Attention::Attention(const AttentionSpec& spec, int64_t width) : spec_(spec), width_(width) {
+  if (spec.rope) rope_.emplace(*spec.rope);
+}
+
+void Attention::visit(TensorVisitor& visitor, const std::string& path) {
+  const int64_t q = spec_.heads * spec_.head_dim, k = spec_.kv_heads * spec_.head_dim;
+  const int64_t v = spec_.kv_heads * spec_.value_dim, a = spec_.heads * spec_.value_dim;
+  visitor.linear(path + ".q", Place::mixer, q, width_, spec_.q_bias, q_);
+  visitor.linear(path + ".k", Place::mixer, k, width_, spec_.k_bias, k_);
+  visitor.linear(path + ".v", Place::mixer, v, width_, spec_.v_bias, v_);
+  visitor.linear(path + ".o", Place::mixer, width_, a, spec_.o_bias, o_);
+  if (spec_.qk_norm == AttentionSpec::QkNorm::none) return;
+  const bool full = spec_.qk_norm == AttentionSpec::QkNorm::full_width;
+  visitor.vector({path + ".q_norm", Place::norms}, full ? q : spec_.head_dim, q_norm_);
+  visitor.vector({path + ".k_norm", Place::norms}, full ? k : spec_.head_dim, k_norm_);
+}
+
+namespace {
+
+std::vector<ops::Segment> segments(const Batch& batch, int64_t layer, tensor::DType& dtype) {
+  std::vector<ops::Segment> result;
+  result.reserve(batch.sequences.size());
+  for (const SequenceRows& s : batch.sequences) {
+    if (result.empty()) dtype = s.state->cache_dtype();
+    base::require(s.state->cache_dtype() == dtype, "attention", "sequences of one batch with caches of {} and {}",
+                  tensor::name(dtype), tensor::name(s.state->cache_dtype()));
+    result.push_back({s.first_row, s.rows, s.first_position, s.state->blocks(layer)});
+  }
+  return result;
+}
+
+}  // namespace
+
+void Attention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const {
+  ops::Context& context = batch.context;
+  const tensor::ArenaScope scratch(context.arena);
+  const int64_t n = batch.tokens();
+  const tensor::Matrix q = context.arena.matrix(n, spec_.heads * spec_.head_dim);
+  const tensor::Matrix k = context.arena.matrix(n, spec_.kv_heads * spec_.head_dim);
+  const tensor::Matrix v = context.arena.matrix(n, spec_.kv_heads * spec_.value_dim);
+  const tensor::Matrix a = context.arena.matrix(n, spec_.heads * spec_.value_dim);
+
+  const std::array<ops::MatmulTarget, 3> projections = {
+      {{q_.weight, q_.bias.data(), q}, {k_.weight, k_.bias.data(), k}, {v_.weight, v_.bias.data(), v}}};
+  ops::matmul_each(context, x, projections);
+
+  switch (spec_.qk_norm) {
+    case AttentionSpec::QkNorm::none: break;
+    case AttentionSpec::QkNorm::per_head:
+      ops::rms_norm_heads(context, q, spec_.heads, q_norm_.data(), spec_.qk_norm_eps);
+      ops::rms_norm_heads(context, k, spec_.kv_heads, k_norm_.data(), spec_.qk_norm_eps);
+      break;
+    case AttentionSpec::QkNorm::full_width:
+      ops::rms_norm(context, q, q_norm_.data(), spec_.qk_norm_eps, q);
+      ops::rms_norm(context, k, k_norm_.data(), spec_.qk_norm_eps, k);
+      break;
+  }
+  if (spec_.clip_qkv)
+    for (const tensor::Matrix& part : {q, k, v}) ops::clamp(context, part, *spec_.clip_qkv);
+  if (rope_) {
+    rope_->forward(batch, spec_.heads, q);
+    rope_->forward(batch, spec_.kv_heads, k);
+  }
+
+  ops::AttentionShape shape;
+  shape.heads = spec_.heads, shape.scale = spec_.scale, shape.window = spec_.window;
+  tensor::DType dtype = tensor::DType::f32;
+  const std::vector<ops::Segment> rows = segments(batch, layer, dtype);
+  shape.layout = cache_layout(spec_, dtype);
+  ops::append_cache(context, shape.layout, k, v, rows);
+  ops::attention(context, shape, q, rows, a);
+  ops::matmul(context, a, o_.weight, o_.bias.data(), y);
+}
+
+}  // namespace coterie::layers

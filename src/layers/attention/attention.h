@@ -1,0 +1,35 @@
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "layers/attention/rope.h"
+#include "layers/batch.h"
+#include "layers/specs.h"
+#include "layers/tensor_list.h"
+#include "ops/attention.h"
+
+namespace coterie::layers {
+
+/// How this attention's keys and values lie in a cache of the given element type (f32, f16, bf16).
+ops::CacheLayout cache_layout(const AttentionSpec& spec, tensor::DType dtype);
+
+/// Causal self-attention with grouped queries, rotary positions and, where the family has them, q/k norms, clipping
+/// and a sliding window.
+class Attention {
+ public:
+  Attention(const AttentionSpec& spec, int64_t width);
+
+  /// x, y [N, D]. Appends the batch's keys and values to the sequences' caches of this layer.
+  void forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const;
+  void visit(TensorVisitor& visitor, const std::string& path);
+
+ private:
+  AttentionSpec spec_;
+  int64_t width_;
+  std::optional<Rope> rope_;
+  Linear q_, k_, v_, o_;
+  Vector q_norm_, k_norm_;
+};
+
+}  // namespace coterie::layers

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "layers/sequence_state.h"
+#include "layers/tap.h"
+#include "ops/context.h"
+
+namespace coterie::layers {
+
+/// The rows of one sequence in a batch: its tokens at positions first_position … first_position + rows - 1.
+struct SequenceRows {
+  SequenceState* state = nullptr;
+  int64_t first_row = 0, rows = 0;
+  int64_t first_position = 0;
+  // Positions the sequence is known to reach: at least first_position + rows. Only scalings of the rotary embedding
+  // that depend on the length look at it (dynamic).
+  int64_t length = 0;
+  uint64_t random_key = 0;  // of draws a router makes for this sequence
+};
+
+/// A batch on its way through the blocks: N tokens, the rows of every sequence together.
+struct Batch {
+  ops::Context& context;
+  std::span<const int32_t> positions;  // [N]
+  std::span<const SequenceRows> sequences;
+  Tap* tap = nullptr;
+
+  int64_t tokens() const { return static_cast<int64_t>(positions.size()); }
+};
+
+}  // namespace coterie::layers

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "layers/specs.h"
+#include "layers/tensor_list.h"
+#include "ops/context.h"
+#include "ops/matmul.h"
+#include "ops/plan.h"
+#include "tensor/view.h"
+
+namespace coterie::layers {
+
+/// The routed experts of one layer: E small gated FFNs, evaluated expert by expert over the tokens a plan sends them.
+class Experts {
+ public:
+  Experts(const MoeSpec& spec, int64_t width) : spec_(spec), width_(width) {}
+
+  /// y[t] = Σ over the plan's slots of t: weight * down(act(gate x) * up x). x, y [N, D].
+  void forward(ops::Context& context, tensor::ConstMatrix x, const ops::RoutingPlan& plan, tensor::Matrix y) const;
+  void visit(TensorVisitor& visitor, const std::string& path);
+  /// To be called when the weights have been bound.
+  void arrange();
+
+ private:
+  MoeSpec spec_;
+  int64_t width_;
+  std::vector<tensor::Weight> gate_, up_, down_;  // [E] of [F, D], [F, D], [D, F]
+  std::vector<ops::ExpertInput> inputs_;          // the same, as the grouped matmuls take them
+  std::vector<ops::ExpertOutput> outputs_;
+};
+
+}  // namespace coterie::layers

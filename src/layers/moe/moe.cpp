@@ -1,0 +1,40 @@
+#include "layers/moe/moe.h"
+
+#include "ops/elementwise.h"
+#include "ops/matmul.h"
+
+namespace coterie::layers {
+
+Moe::Moe(const MoeSpec& spec, int64_t width)
+    : spec_(spec), width_(width), router_(spec.router, width), experts_(spec, width) {
+  if (spec.shared_hidden > 0)
+    shared_.emplace(DenseFfnSpec{spec.shared_hidden, spec.activation, spec.gated, false}, width, Place::shared_experts);
+}
+
+void Moe::visit(TensorVisitor& visitor, const std::string& path) {
+  router_.visit(visitor, path + ".router");
+  experts_.visit(visitor, path + ".experts");
+  if (shared_) shared_->visit(visitor, path + ".shared");
+  if (shared_ && spec_.shared_gate)
+    visitor.matrix({path + ".shared_gate", Place::shared_experts}, 1, width_, shared_gate_);
+}
+
+void Moe::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const {
+  ops::Context& context = batch.context;
+  const ops::RoutingPlan plan = router_.forward(batch, layer, x);
+  experts_.forward(context, x, plan, y);
+  if (!shared_) return;
+
+  const tensor::ArenaScope scratch(context.arena);
+  const tensor::Matrix s = context.arena.matrix(x.rows, x.cols);
+  shared_->forward(context, x, s);
+  if (spec_.shared_gate) {
+    const tensor::Matrix gate = context.arena.matrix(x.rows, 1);
+    ops::matmul(context, x, shared_gate_, nullptr, gate);
+    ops::add_gated(context, s, gate, y);
+  } else {
+    ops::add(context, s, y);
+  }
+}
+
+}  // namespace coterie::layers

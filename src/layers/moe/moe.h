@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "layers/batch.h"
+#include "layers/ffn/ffn.h"
+#include "layers/moe/experts.h"
+#include "layers/moe/router.h"
+#include "layers/specs.h"
+
+namespace coterie::layers {
+
+/// A sparse mixture of experts in place of the dense FFN (Shazeer et al. 2017), with an optional shared expert that
+/// every token passes (Qwen2-MoE, DeepSeekMoE).
+class Moe {
+ public:
+  Moe(const MoeSpec& spec, int64_t width);
+
+  /// x, y [N, D].
+  void forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const;
+  void visit(TensorVisitor& visitor, const std::string& path);
+  /// To be called when the weights have been bound.
+  void arrange() { experts_.arrange(); }
+
+ private:
+  MoeSpec spec_;
+  int64_t width_;
+  Router router_;
+  Experts experts_;
+  std::optional<DenseFfn> shared_;
+  tensor::Weight shared_gate_;  // [1, D]
+};
+
+}  // namespace coterie::layers

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "layers/sequence_state.h"
+#include "layers/specs.h"
+#include "ops/attention.h"
+#include "tensor/buffer.h"
+
+namespace coterie::layers {
+
+/// The trivial SequenceState: each layer's cache blocks in memory of their own, as many as asked for. For tests,
+/// training and tools; runtime has the one that pages.
+class ResidentState : public SequenceState {
+ public:
+  /// `block_bytes[layer]`: ops::CacheLayout::block_bytes() of that layer, 0 for a layer without a cache.
+  ResidentState(std::vector<int64_t> block_bytes, tensor::DType dtype)
+      : block_bytes_(std::move(block_bytes)), dtype_(dtype), layers_(block_bytes_.size()) {}
+
+  int64_t length() const override { return length_; }
+  tensor::DType cache_dtype() const override { return dtype_; }
+  std::span<std::byte* const> blocks(int64_t layer) override { return layers_[static_cast<size_t>(layer)].pointers; }
+
+  /// Makes room for `rows` more positions: before each step.
+  void reserve(int64_t rows);
+  /// After each step.
+  void advance(int64_t rows) { length_ += rows; }
+  /// Forgets the positions from `length` on.
+  void truncate(int64_t length) { length_ = length; }
+
+ private:
+  struct Layer {
+    std::vector<tensor::Buffer<std::byte>> blocks;
+    std::vector<std::byte*> pointers;
+  };
+  std::vector<int64_t> block_bytes_;
+  tensor::DType dtype_;
+  std::vector<Layer> layers_;
+  int64_t length_ = 0;
+};
+
+}  // namespace coterie::layers

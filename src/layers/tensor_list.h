@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tensor/buffer.h"
+#include "tensor/view.h"
+
+// Each layer lists its tensors once, in visit(); loading, counting, saving and whatever comes later (quantising,
+// merging, optimising) are visitors of that list. A tensor's canonical name is its path in the code:
+// "blocks.3.moe.experts.gate". What a file calls it is a table (models/names).
+namespace coterie::layers {
+
+/// Where parameters live.
+enum class Place { input_embeddings, mixer, router, experts, shared_experts, dense_ffn, norms, output_embeddings };
+inline constexpr int kPlaces = 8;
+std::string_view name(Place place);  // "input_embeddings", …
+
+/// A vector of weights (norms, biases), decoded to f32 when it is bound: small, and read by ops as floats.
+struct Vector {
+  tensor::Buffer<float> values;  // [n]; empty when the layer has none
+  const float* data() const { return values.size() ? values.data() : nullptr; }
+};
+
+/// A projection and its bias: y = x · Wᵀ + b.
+struct Linear {
+  tensor::Weight weight;  // [outputs, inputs]
+  Vector bias;
+};
+
+class TensorVisitor {
+ public:
+  virtual ~TensorVisitor() = default;
+
+  struct Tensor {
+    std::string path;
+    Place place;
+    // The router: evaluated in f32 always, so a quantised one is decoded to f32 when it is bound.
+    bool decoded = false;
+  };
+  /// [rows, cols]
+  virtual void matrix(const Tensor& tensor, int64_t rows, int64_t cols, tensor::Weight& slot) = 0;
+  /// [n]
+  virtual void vector(const Tensor& tensor, int64_t n, Vector& slot) = 0;
+  /// [experts, rows, cols]: one weight for each expert, wherever it lies.
+  virtual void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols,
+                     std::vector<tensor::Weight>& slots) = 0;
+
+  /// A projection: `path` for the weight, `path`.bias for the bias if it has one.
+  void linear(const std::string& path, Place place, int64_t rows, int64_t cols, bool bias, Linear& slot) {
+    matrix({path, place}, rows, cols, slot.weight);
+    if (bias) vector({path + ".bias", place}, rows, slot.bias);
+  }
+};
+
+}  // namespace coterie::layers

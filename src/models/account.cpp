@@ -1,0 +1,53 @@
+#include "models/account.h"
+
+#include <numeric>
+
+#include "models/network.h"
+
+namespace coterie::models {
+
+namespace {
+
+class Counter : public layers::TensorVisitor {
+ public:
+  void matrix(const Tensor& tensor, int64_t rows, int64_t cols, tensor::Weight&) override {
+    add(tensor.place, rows * cols);
+  }
+  void vector(const Tensor& tensor, int64_t n, layers::Vector&) override { add(tensor.place, n); }
+  void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, std::vector<tensor::Weight>&) override {
+    add(tensor.place, experts * rows * cols);
+  }
+  std::array<int64_t, kPlaces> held{};
+
+ private:
+  void add(Place place, int64_t count) { held[static_cast<size_t>(place)] += count; }
+};
+
+constexpr auto kExperts = static_cast<size_t>(Place::experts);
+
+}  // namespace
+
+Account account(const ModelSpec& spec, tensor::DType cache_dtype) {
+  Network network(spec);
+  Counter whole;
+  network.visit(whole);
+  Account result;
+  result.held = result.active = whole.held;
+  result.active[kExperts] = 0;
+  for (size_t i = 0; i < spec.blocks.size(); ++i) {
+    Counter counter;
+    network.visit_block(counter, i);
+    Account::Layer layer{counter.held, counter.held};
+    if (const auto* moe = std::get_if<layers::MoeSpec>(&spec.blocks[i].ffn))
+      layer.active[kExperts] = layer.held[kExperts] / moe->router.experts * moe->router.experts_per_token;
+    result.active[kExperts] += layer.active[kExperts];
+    result.layers.push_back(layer);
+  }
+  for (int64_t bytes : cache_block_bytes(spec, cache_dtype)) result.cache_bytes_per_token += bytes / ops::kCacheBlock;
+  return result;
+}
+
+int64_t Account::total() const { return std::accumulate(held.begin(), held.end(), int64_t{0}); }
+int64_t Account::total_active() const { return std::accumulate(active.begin(), active.end(), int64_t{0}); }
+
+}  // namespace coterie::models

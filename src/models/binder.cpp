@@ -1,0 +1,198 @@
+#include "models/binder.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <optional>
+#include <set>
+#include <span>
+
+#include "base/error.h"
+#include "quant/codec.h"
+
+namespace coterie::models {
+
+namespace {
+
+using base::Error;
+using base::ErrorKind;
+using checkpoint::TensorInfo;
+using tensor::DType;
+using tensor::Shape;
+using tensor::Weight;
+
+class Binder : public layers::TensorVisitor {
+ public:
+  Binder(const checkpoint::TensorSource& source, const NameTable& table) : source_(source), table_(table) {}
+
+  void matrix(const Tensor& tensor, int64_t rows, int64_t cols, Weight& slot) override {
+    const Found found = find(tensor.path, 1);
+    const TensorInfo& info = *found.tensors.front();
+    Shape expected = {rows_in_file(found.piece, rows), cols};
+    // A projection to one output is a vector in GGUF.
+    if (rows == 1 && found.piece == Piece::whole && info.shape.size() == 1) expected = {cols};
+    check(info, expected);
+    slot = piece_of(Weight(info.bytes.data(), info.dtype, rows_in_file(found.piece, rows), cols), found.piece);
+    if (tensor.decoded && is_block(info.dtype)) slot = decode(slot, info.name);
+  }
+
+  void vector(const Tensor& tensor, int64_t n, layers::Vector& slot) override {
+    const TensorInfo& info = *find(tensor.path, 1).tensors.front();
+    check(info, {n});
+    if (is_block(info.dtype)) refuse_dtype(info);
+    slot.values = tensor::Buffer<float>(n);
+    quant::decode(info.dtype, info.bytes.data(), slot.values.data(), n);
+  }
+
+  void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, std::vector<Weight>& slots) override {
+    const Found found = find(tensor.path, experts);
+    const int64_t in_file = rows_in_file(found.piece, rows);
+    slots.clear();
+    if (found.per_expert) {
+      for (const TensorInfo* info : found.tensors) {
+        check(*info, {in_file, cols});
+        slots.push_back(piece_of(Weight(info->bytes.data(), info->dtype, in_file, cols), found.piece));
+      }
+      return;
+    }
+    const TensorInfo& info = *found.tensors.front();
+    check(info, {experts, in_file, cols});
+    const Weight all(info.bytes.data(), info.dtype, experts * in_file, cols);
+    for (int64_t e = 0; e < experts; ++e)
+      slots.push_back(piece_of(all.row_range(e * in_file, (e + 1) * in_file), found.piece));
+  }
+
+  void refuse_surplus() const {
+    std::vector<std::string> surplus;
+    for (const TensorInfo& info : source_.tensors())
+      if (!used_.contains(info.name) && !table_.is_inert(info.name)) surplus.push_back(info.name);
+    if (surplus.empty()) return;
+    const size_t shown = std::min<size_t>(surplus.size(), 5);
+    throw Error(ErrorKind::bad_input, source_.where(),
+                fmt::format("{} tensor{} that this model has no place for: {}{}", surplus.size(),
+                            surplus.size() == 1 ? "" : "s",
+                            fmt::join(surplus.begin(), surplus.begin() + static_cast<int64_t>(shown), ", "),
+                            surplus.size() > shown ? ", …" : ""),
+                "the config may be of another model, or say fewer layers or experts than the file holds");
+  }
+
+  /// The tied head, when the file stores it too: it must repeat the embedding.
+  void check_duplicate_head(const Weight& embedding) {
+    const std::vector<NameInFile>* names = table_.find("head");
+    const TensorInfo* head = names ? source_.find(names->front().pattern) : nullptr;
+    if (!head || used_.contains(head->name)) return;
+    check(*head, {embedding.rows, embedding.cols});
+    if (head->dtype == embedding.dtype && std::equal(head->bytes.begin(), head->bytes.end(), embedding.data))
+      used_.insert(head->name);
+  }
+
+  Binding result;
+
+ private:
+  struct Found {
+    std::vector<const TensorInfo*> tensors;  // one, or one for each expert
+    Piece piece = Piece::whole;
+    bool per_expert = false;
+  };
+
+  // The first of the names the table gives for the path that the file has.
+  Found find(const std::string& path, int64_t experts) {
+    const auto [pattern, layer] = path_pattern(path);
+    const std::vector<NameInFile>* names = table_.find(pattern);
+    base::require(names != nullptr, "binder", "the name table has no entry for {}", pattern);
+    std::vector<std::string> tried;
+    for (const NameInFile& name : *names) {
+      Found found{{}, name.piece, name.pattern.find("{expert}") != std::string::npos};
+      const int64_t count = found.per_expert ? experts : 1;
+      for (int64_t e = 0; e < count; ++e) {
+        const std::string in_file = expand(name.pattern, layer, e);
+        const TensorInfo* info = source_.find(in_file);
+        if (!info && e > 0)
+          throw Error(ErrorKind::not_found, source_.where(), fmt::format("tensor {} is missing", in_file),
+                      fmt::format("expert 0 is there; the config says {} experts", experts));
+        if (!info) {
+          tried.push_back(in_file);
+          break;
+        }
+        used_.insert(info->name);
+        found.tensors.push_back(info);
+      }
+      if (!found.tensors.empty()) return found;
+    }
+    throw Error(ErrorKind::not_found, source_.where(),
+                tried.size() == 1 ? fmt::format("tensor {} is missing ({})", tried.front(), path)
+                                  : fmt::format("no tensor for {}; looked for {}", path, fmt::join(tried, ", ")));
+  }
+
+  std::string where(const TensorInfo& info) const { return source_.file_of(info) + ": " + info.name; }
+
+  [[noreturn]] void refuse_dtype(const TensorInfo& info) const {
+    if (info.dtype == DType::f8_e4m3 || info.dtype == DType::f8_e5m2)
+      throw Error(ErrorKind::unsupported, where(info),
+                  fmt::format("8-bit floats ({}) are not supported as weights", tensor::name(info.dtype)),
+                  "use the bf16 checkpoint, or a GGUF of the model");
+    throw Error(ErrorKind::unsupported, where(info),
+                fmt::format("elements of type {} cannot be weights here", tensor::name(info.dtype)),
+                "quantised safetensors (GPTQ, AWQ, bitsandbytes) are not read; GGUF is");
+  }
+
+  void check(const TensorInfo& info, const Shape& expected) const {
+    if (!tensor::info(info.dtype).weight) refuse_dtype(info);
+    if (info.shape != expected)
+      base::fail(ErrorKind::bad_input, where(info), "shape {}: expected {}", tensor::to_string(info.shape),
+                 tensor::to_string(expected));
+    if (expected.back() % tensor::info(info.dtype).block_values != 0)
+      base::fail(ErrorKind::bad_input, where(info), "rows of {} values are no whole number of {} blocks",
+                 expected.back(), tensor::name(info.dtype));
+    const int64_t bytes =
+        tensor::element_count(expected) / expected.back() * tensor::row_bytes(info.dtype, expected.back());
+    base::require(static_cast<int64_t>(info.bytes.size()) == bytes, where(info), "{} bytes in the file, {} expected",
+                  info.bytes.size(), bytes);
+  }
+
+  static int64_t rows_in_file(Piece piece, int64_t rows) { return piece == Piece::whole ? rows : 2 * rows; }
+
+  static Weight piece_of(Weight whole, Piece piece) {
+    switch (piece) {
+      case Piece::whole: return whole;
+      case Piece::first_half: return whole.row_range(0, whole.rows / 2);
+      case Piece::second_half: return whole.row_range(whole.rows / 2, whole.rows);
+      case Piece::even_rows:
+      case Piece::odd_rows:
+        Weight part = piece == Piece::even_rows ? whole : whole.row_range(1, whole.rows);
+        part.rows = whole.rows / 2, part.row_stride *= 2;
+        return part;
+    }
+    return whole;
+  }
+
+  Weight decode(const Weight& weight, const std::string& name) {
+    result.warnings.push_back(fmt::format(
+        "{}: the router is stored as {}; it is evaluated in f32, but its choices were damaged when it was quantised",
+        name, tensor::name(weight.dtype)));
+    tensor::Buffer<std::byte>& bytes =
+        result.decoded.emplace_back(weight.rows * weight.cols * static_cast<int64_t>(sizeof(float)));
+    auto* values = reinterpret_cast<float*>(bytes.data());
+    for (int64_t r = 0; r < weight.rows; ++r)
+      quant::decode(weight.dtype, weight.row(r), values + r * weight.cols, weight.cols);
+    return {bytes.data(), DType::f32, weight.rows, weight.cols};
+  }
+
+  const checkpoint::TensorSource& source_;
+  const NameTable& table_;
+  std::set<std::string, std::less<>> used_;
+};
+
+}  // namespace
+
+Binding bind(Network& network, const checkpoint::TensorSource& source, const NameTable& table, bool tied) {
+  Binder binder(source, table);
+  network.visit(binder);
+  if (tied) binder.check_duplicate_head(network.embedding.table());
+  binder.refuse_surplus();
+  network.arrange();
+  return std::move(binder.result);
+}
+
+}  // namespace coterie::models

@@ -1,0 +1,14 @@
+#pragma once
+
+#include "models/families/family.h"
+
+// Every family, each in a file of its own beside this one. family.cpp lists them.
+namespace coterie::models {
+
+extern const Family kLlama, kMistral;      // llama.cpp
+extern const Family kQwen2, kQwen3;        // qwen.cpp
+extern const Family kMixtral;              // mixtral.cpp
+extern const Family kOlmoe;                // olmoe.cpp
+extern const Family kQwen2Moe, kQwen3Moe;  // qwen_moe.cpp
+
+}  // namespace coterie::models

@@ -1,0 +1,95 @@
+#include "models/families/family.h"
+
+#include <array>
+
+#include "base/error.h"
+#include "models/families/config_reader.h"
+#include "models/families/families.h"
+#include "models/families/metadata_reader.h"
+
+namespace coterie::models {
+
+namespace {
+
+using base::Error;
+using base::ErrorKind;
+
+constexpr std::array<const Family*, 8> kFamilies = {&kLlama,   &kMistral, &kQwen2,    &kQwen3,
+                                                    &kMixtral, &kOlmoe,   &kQwen2Moe, &kQwen3Moe};
+
+std::string join(std::string (*of)(const Family&)) {
+  std::string list;
+  for (const Family* family : kFamilies) {
+    const std::string name = of(*family);
+    if ((", " + list + ",").find(", " + name + ",") == std::string::npos) list += (list.empty() ? "" : ", ") + name;
+  }
+  return list;
+}
+
+void settle_unread(const std::vector<std::string>& unread, const std::string& where, bool strict, ModelSpec& spec) {
+  for (const std::string& key : unread) {
+    if (strict)
+      throw Error(ErrorKind::unsupported, where, "key \"" + key + "\" is not known",
+                  "without --strict it is only warned about");
+    spec.warnings.push_back(where + ": key \"" + key + "\" is not known and has no effect");
+  }
+}
+
+}  // namespace
+
+std::string supported_model_types() {
+  return join([](const Family& family) { return std::string(family.model_type); });
+}
+
+const Family& family_of_model_type(std::string_view model_type, std::string_view where) {
+  for (const Family* family : kFamilies)
+    if (family->model_type == model_type) return *family;
+  base::fail(ErrorKind::unsupported, where, "model_type \"{}\" is not supported; supported are {}", model_type,
+             supported_model_types());
+}
+
+const Family& family_of_architecture(std::string_view architecture, std::string_view where) {
+  for (const Family* family : kFamilies)
+    if (family->architecture == architecture) return *family;
+  base::fail(ErrorKind::unsupported, where, "general.architecture \"{}\" is not supported; supported are {}",
+             architecture, join([](const Family& family) { return std::string(family.architecture); }));
+}
+
+ModelSpec read_config(const base::Json& config, const std::string& where, bool strict) {
+  if (!config.is_object()) base::fail(ErrorKind::bad_input, where, "the config is no JSON object");
+  ConfigReader reader(config, where);
+  const Family& family = family_of_model_type(reader.keys.string("model_type"), where);
+  ModelSpec spec = family.from_config(reader);
+  reader.refuse_foreign_keys();
+  spec.warnings = std::move(reader.warnings);
+  settle_unread(reader.keys.unread(), where, strict, spec);
+  check(spec, where);
+  return spec;
+}
+
+ModelSpec read_gguf(const checkpoint::TensorSource& source, bool strict) {
+  const std::string where = source.where();
+  const auto found = source.metadata().find("general.architecture");
+  const auto* architecture = found == source.metadata().end() ? nullptr : std::get_if<std::string>(&found->second);
+  if (!architecture) base::fail(ErrorKind::not_found, where, "general.architecture is missing");
+  const Family& family = family_of_architecture(*architecture, where);
+  MetadataReader reader(source, *architecture);
+  ModelSpec spec = family.from_gguf(reader);
+  spec.family = *architecture;
+  reader.refuse_foreign_keys();
+  settle_unread(reader.unread(), where, strict, spec);
+  check(spec, where);
+  return spec;
+}
+
+NameTable names_for(std::string_view family, const checkpoint::TensorSource& source) {
+  const bool gguf = source.format() == checkpoint::Format::gguf ||
+                    (source.format() == checkpoint::Format::memory && source.find("token_embd.weight"));
+  if (gguf) return gguf_names();
+  for (const Family* known : kFamilies)
+    if (known->model_type == family) return known->hugging_face_names();
+  // A spec that was read from GGUF with weights under Hugging Face's names: the first family of the architecture.
+  return family_of_architecture(family, source.where()).hugging_face_names();
+}
+
+}  // namespace coterie::models

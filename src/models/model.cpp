@@ -1,0 +1,145 @@
+#include "models/model.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "models/bound_decoder.h"
+#include "models/families/family.h"
+
+namespace coterie::models {
+
+using base::Error;
+using base::ErrorKind;
+
+void apply(const OpenOptions& options, ModelSpec& spec) {
+  if (!options.experts_per_token && !options.router_sample) return;
+  bool routed = false;
+  for (BlockSpec& block : spec.blocks) {
+    auto* moe = std::get_if<layers::MoeSpec>(&block.ffn);
+    if (!moe) continue;
+    routed = true;
+    if (options.experts_per_token) moe->router.experts_per_token = *options.experts_per_token;
+    if (options.router_sample) {
+      moe->router.selection = layers::RouterSpec::Selection::sample;
+      moe->router.temperature = *options.router_sample;
+    }
+    layers::check(moe->router, options.experts_per_token ? "--experts-per-token" : "--router");
+  }
+  if (!routed)
+    base::fail(ErrorKind::bad_input, options.experts_per_token ? "--experts-per-token" : "--router",
+               "a {} model has no routers", spec.family);
+}
+
+ModelSpec read_spec(const checkpoint::ModelPath& path, const checkpoint::TensorSource* source,
+                    const OpenOptions& options) {
+  ModelSpec spec = path.kind == checkpoint::ModelPath::Kind::gguf_file
+                       ? read_gguf(*source, options.strict)
+                       : read_config(base::read_json(path.config), path.config.string(), options.strict);
+  apply(options, spec);
+  return spec;
+}
+
+ModelSpec read_spec(const checkpoint::ModelPath& path, const OpenOptions& options) {
+  if (path.kind != checkpoint::ModelPath::Kind::gguf_file) return read_spec(path, nullptr, options);
+  return read_spec(path, checkpoint::open_source(path).get(), options);
+}
+
+namespace {
+
+/// transformers 5 ties a head it finds in the file only if it equals the embedding, and takes the only one there is
+/// for both.
+void settle_tying(ModelSpec& spec, const checkpoint::TensorSource& source, NameTable& names,
+                  std::vector<std::string>& warnings) {
+  if (!spec.tied_embeddings) return;
+  const std::string head_name = names.find("head")->front().pattern;
+  const std::string embedding_name = names.find("embedding")->front().pattern;
+  const checkpoint::TensorInfo* head = source.find(head_name);
+  const checkpoint::TensorInfo* embedding = source.find(embedding_name);
+  if (!head) return;
+  if (!embedding) {
+    names.names["embedding"] = {{head_name}};
+  } else if (head->dtype != embedding->dtype || head->shape != embedding->shape ||
+             !std::equal(head->bytes.begin(), head->bytes.end(), embedding->bytes.begin(), embedding->bytes.end())) {
+    spec.tied_embeddings = false;
+    warnings.push_back(source.where() + ": the config ties the embeddings, but " + head_name + " differs from " +
+                       embedding_name + "; both are used, as the reference does");
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<Decoder> bind_decoder(const ModelSpec& given, const checkpoint::TensorSource& source,
+                                      std::vector<std::string>* warnings) {
+  ModelSpec spec = given;
+  NameTable names = names_for(spec.family, source);
+  std::vector<std::string> found;
+  settle_tying(spec, source, names, found);
+  auto decoder = std::make_unique<BoundDecoder>(std::move(spec), source, names);
+  found.insert(found.end(), decoder->warnings().begin(), decoder->warnings().end());
+  if (warnings) warnings->insert(warnings->end(), found.begin(), found.end());
+  return decoder;
+}
+
+namespace {
+
+template <typename T>
+const T* meta(const checkpoint::TensorSource& source, std::string_view key) {
+  const auto found = source.metadata().find(key);
+  return found == source.metadata().end() ? nullptr : std::get_if<T>(&found->second);
+}
+
+std::string token_text(const std::optional<text::Tokenizer>& tokenizer, std::optional<text::TokenId> id) {
+  return tokenizer && id ? tokenizer->token(*id).value_or("") : "";
+}
+
+void open_gguf_text(Model& model) {
+  const std::optional<text::GgufVocabulary> vocabulary = gguf_vocabulary(*model.source);
+  if (!vocabulary) {
+    model.no_tokenizer = model.source->where() + ": the file holds no tokenizer";
+    return;
+  }
+  try {
+    model.tokenizer = text::Tokenizer::from_gguf(*vocabulary, model.source->where());
+  } catch (const Error& error) {
+    // A model can be measured and compared without text; run and chat repeat this sentence.
+    model.no_tokenizer = error.what();
+  }
+  if (const auto* source = meta<std::string>(*model.source, "tokenizer.chat_template"))
+    model.chat_template.emplace(*source, token_text(model.tokenizer, vocabulary->bos),
+                                token_text(model.tokenizer, vocabulary->eos), model.source->where());
+}
+
+void open_folder_text(Model& model) {
+  const std::filesystem::path folder = model.path.config.parent_path();
+  if (!std::filesystem::exists(folder / "tokenizer.json")) {
+    model.no_tokenizer = folder.string() + ": there is no tokenizer.json";
+    return;
+  }
+  model.tokenizer = text::Tokenizer::load(folder);
+  model.chat_template = text::ChatTemplate::load(folder);
+}
+
+}  // namespace
+
+Model open_model(const std::filesystem::path& path, const OpenOptions& options) {
+  Model model;
+  model.path = checkpoint::resolve_model(path);
+  model.source = checkpoint::open_source(model.path);
+  if (!model.source)
+    throw Error(ErrorKind::not_found, path.string(), "there are no weights beside this config",
+                "inspect works on a config alone; to run a model its safetensors files must be in the same folder");
+  const ModelSpec spec = read_spec(model.path, model.source.get(), options);
+  model.warnings = spec.warnings;
+  model.decoder = bind_decoder(spec, *model.source, &model.warnings);
+  const bool gguf = model.source->format() == checkpoint::Format::gguf;
+  const auto* name = meta<std::string>(*model.source, "general.name");
+  const std::filesystem::path absolute = std::filesystem::absolute(path).lexically_normal();
+  model.name = gguf && name && !name->empty() ? *name
+               : absolute.has_filename()      ? absolute.filename().string()
+                                              : absolute.parent_path().filename().string();
+  gguf ? open_gguf_text(model) : open_folder_text(model);
+  return model;
+}
+
+}  // namespace coterie::models

@@ -1,0 +1,40 @@
+#include "models/names/name_table.h"
+
+// Names of GGUF files (gguf-py's tensor_mapping; llama.cpp's llama-arch.cpp). One table serves all architectures.
+namespace coterie::models {
+
+NameTable gguf_names() {
+  const std::string layer = "blk.{layer}.", path = "blocks.{layer}.";
+  NameTable table;
+  const auto name = [&](const std::string& ours, const std::string& theirs) { table.names[ours] = {{theirs}}; };
+  name("embedding", "token_embd.weight");
+  name("final_norm", "output_norm.weight");
+  name("head", "output.weight");
+  name(path + "mixer_norm", layer + "attn_norm.weight");
+  name(path + "ffn_norm", layer + "ffn_norm.weight");
+  const std::pair<const char*, const char*> attention[] = {
+      {"q", "attn_q"}, {"k", "attn_k"}, {"v", "attn_v"}, {"o", "attn_output"}};
+  for (const auto& [ours, theirs] : attention) {
+    name(path + "attention." + ours, layer + theirs + ".weight");
+    name(path + "attention." + ours + ".bias", layer + theirs + ".bias");
+  }
+  for (const std::string part : {"q", "k"})
+    name(path + "attention." + part + "_norm", layer + "attn_" + part + "_norm.weight");
+  for (const std::string part : {"gate", "up", "down"}) {
+    name(path + "ffn." + part, layer + "ffn_" + part + ".weight");
+    name(path + "ffn." + part + ".bias", layer + "ffn_" + part + ".bias");
+    // [E, rows, cols]; files made before April 2024 have a tensor for each expert.
+    auto& experts = table.names[path + "moe.experts." + part];
+    experts = {{layer + "ffn_" + part + "_exps.weight"}, {layer + "ffn_" + part + ".{expert}.weight"}};
+    if (part == "gate") experts.push_back({layer + "ffn_gate_up_exps.weight", Piece::first_half});
+    if (part == "up") experts.push_back({layer + "ffn_gate_up_exps.weight", Piece::second_half});
+    name(path + "moe.shared." + part, layer + "ffn_" + part + "_shexp.weight");
+  }
+  name(path + "moe.router", layer + "ffn_gate_inp.weight");
+  name(path + "moe.shared_gate", layer + "ffn_gate_inp_shexp.weight");
+  // Read by families/gguf.cpp into RopeSpec::divisors.
+  table.inert = {"rope_freqs.weight"};
+  return table;
+}
+
+}  // namespace coterie::models

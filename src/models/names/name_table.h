@@ -1,0 +1,63 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace coterie::models {
+
+/// Which part of the tensor in the file a weight is, along its rows (the last but one dimension).
+enum class Piece {
+  whole,
+  first_half,   // gate of a merged [2F, D] gate-up, gate rows first
+  second_half,  // up of it
+  even_rows,    // gate of a merged gate-up whose rows alternate
+  odd_rows,     // up of it
+};
+
+/// One way a file may name a weight. The pattern holds {layer} where the canonical path has a number, and {expert}
+/// when each expert is a tensor of its own; without {expert} a stack of experts is one tensor with E as its first
+/// dimension.
+struct NameInFile {
+  std::string pattern;
+  Piece piece = Piece::whole;
+};
+
+/// What a family's files call the tensors of layers/: canonical path ("blocks.{layer}.moe.experts.gate") to the names
+/// to look for, in this order; the first is the one that is written.
+struct NameTable {
+  std::map<std::string, std::vector<NameInFile>, std::less<>> names;
+  /// Tensors that a file may hold beside these and that change nothing. {layer} stands for any number, * for anything.
+  std::vector<std::string> inert;
+
+  /// nullptr when the table has no such path.
+  const std::vector<NameInFile>* find(std::string_view path_pattern) const;
+  bool is_inert(std::string_view name) const;
+};
+
+/// "blocks.3.moe.router" → "blocks.{layer}.moe.router" and 3. Paths without a number come back as they are, with -1.
+struct PathPattern {
+  std::string pattern;
+  int64_t layer = -1;
+};
+PathPattern path_pattern(std::string_view path);
+
+/// Puts the numbers in.
+std::string expand(std::string_view pattern, int64_t layer, int64_t expert = -1);
+
+// Building blocks of the tables.
+
+/// Hugging Face: model.embed_tokens, model.layers.{layer}.{input_layernorm, self_attn.*, post_attention_layernorm,
+/// mlp.*}, model.norm, lm_head.
+NameTable hugging_face_names();
+/// … and a MoE below model.layers.{layer}.`block` ("mlp", "block_sparse_moe") with expert projections of the given
+/// names; the stacked tensors that transformers 5 holds in memory are accepted too.
+NameTable hugging_face_moe_names(const std::string& block, const std::string& gate, const std::string& up,
+                                 const std::string& down);
+/// GGUF: token_embd, blk.{layer}.*, output_norm, output; one table for all architectures.
+NameTable gguf_names();
+
+}  // namespace coterie::models

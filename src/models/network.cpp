@@ -1,0 +1,30 @@
+#include "models/network.h"
+
+namespace coterie::models {
+
+Network::Network(const ModelSpec& spec)
+    : embedding(spec.vocabulary, spec.width),
+      final_norm(spec.final_norm, spec.width),
+      vocabulary_(spec.vocabulary),
+      width_(spec.width),
+      tied_(spec.tied_embeddings) {
+  blocks.reserve(spec.blocks.size());
+  for (const BlockSpec& block : spec.blocks) blocks.emplace_back(block, spec.width);
+}
+
+void Network::visit_block(layers::TensorVisitor& visitor, size_t block) {
+  blocks[block].visit(visitor, "blocks." + std::to_string(block));
+}
+
+void Network::visit(layers::TensorVisitor& visitor) {
+  embedding.visit(visitor, "embedding");
+  for (size_t i = 0; i < blocks.size(); ++i) visit_block(visitor, i);
+  final_norm.visit(visitor, "final_norm");
+  if (!tied_) visitor.matrix({"head", layers::Place::output_embeddings}, vocabulary_, width_, head_);
+}
+
+void Network::arrange() {
+  for (layers::Block& block : blocks) block.arrange();
+}
+
+}  // namespace coterie::models

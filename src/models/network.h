@@ -1,0 +1,36 @@
+#pragma once
+
+#include <vector>
+
+#include "layers/block.h"
+#include "layers/embedding.h"
+#include "layers/norm.h"
+#include "layers/tensor_list.h"
+#include "models/spec.h"
+
+namespace coterie::models {
+
+/// The layers of a model as a tree: embedding, blocks, final norm, head. Building it costs next to nothing, so it is
+/// also what counts parameters of models whose weights nobody has; the paths of visit() are the canonical names.
+class Network {
+ public:
+  explicit Network(const ModelSpec& spec);
+
+  /// embedding, blocks.N.…, final_norm, and head unless the embeddings are tied.
+  void visit(layers::TensorVisitor& visitor);
+  void visit_block(layers::TensorVisitor& visitor, size_t block);
+  /// To be called when the weights have been bound.
+  void arrange();
+
+  layers::Embedding embedding;
+  std::vector<layers::Block> blocks;
+  layers::Norm final_norm;
+  const tensor::Weight& head() const { return tied_ ? embedding.table() : head_; }
+
+ private:
+  int64_t vocabulary_, width_;
+  bool tied_;
+  tensor::Weight head_;  // [V, D]
+};
+
+}  // namespace coterie::models

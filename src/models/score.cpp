@@ -1,0 +1,53 @@
+#include "models/score.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+
+namespace coterie::models {
+
+namespace {
+
+// max and log(sum(exp(x))) in f64.
+double log_sum_exp(const float* x, int64_t n) {
+  const double top = *std::max_element(x, x + n);
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += std::exp(static_cast<double>(x[i]) - top);
+  return top + std::log(sum);
+}
+
+}  // namespace
+
+void CrossEntropy::add(tensor::ConstMatrix logits, std::span<const int32_t> ids) {
+  base::require(logits.rows == static_cast<int64_t>(ids.size()), "score", "{} rows of logits for {} ids", logits.rows,
+                ids.size());
+  for (int64_t t = 0; t + 1 < logits.rows; ++t) {
+    const int32_t next = ids[static_cast<size_t>(t + 1)];
+    base::require(next >= 0 && next < logits.cols, "score", "id {} of {}", next, logits.cols);
+    sum_ += log_sum_exp(logits.row(t), logits.cols) - static_cast<double>(logits.row(t)[next]);
+    ++count_;
+  }
+}
+
+void LoadBalance::plan(int64_t, const ops::RoutingPlan& plan, tensor::ConstMatrix logits) {
+  const auto experts = static_cast<size_t>(logits.cols);
+  if (assignments_.empty()) assignments_.resize(experts), probability_.resize(experts);
+  base::require(assignments_.size() == experts, "load balance", "routers over {} and {} experts", assignments_.size(),
+                experts);
+  for (size_t e = 0; e < experts; ++e)
+    assignments_[e] += static_cast<double>(plan.tokens_of(static_cast<int64_t>(e)).size());
+  for (int64_t t = 0; t < logits.rows; ++t) {
+    const double total = log_sum_exp(logits.row(t), logits.cols);
+    for (size_t e = 0; e < experts; ++e) probability_[e] += std::exp(static_cast<double>(logits.row(t)[e]) - total);
+  }
+  rows_ += static_cast<double>(logits.rows);
+}
+
+double LoadBalance::loss() const {
+  double sum = 0;
+  for (size_t e = 0; e < assignments_.size(); ++e) sum += assignments_[e] / rows_ * (probability_[e] / rows_);
+  return sum * static_cast<double>(assignments_.size());
+}
+
+}  // namespace coterie::models

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "layers/tap.h"
+#include "tensor/view.h"
+
+namespace coterie::models {
+
+/// Mean next-token cross-entropy, in f64: -mean over sequences b and t < T-1 of log softmax(logits[b,t])[ids[b,t+1]].
+/// Sequences of one length T, as the reference takes them. logits [B*T, V], ids [B*T].
+class CrossEntropy {
+ public:
+  /// One sequence: logits [T, V] f32, ids [T].
+  void add(tensor::ConstMatrix logits, std::span<const int32_t> ids);
+  double mean() const { return count_ ? sum_ / static_cast<double>(count_) : 0; }
+  int64_t predictions() const { return count_; }
+
+ private:
+  double sum_ = 0;
+  int64_t count_ = 0;
+};
+
+/// What transformers adds to the loss of a MoE with output_router_logits (load_balancing_loss_func of Mixtral, OLMoE,
+/// Qwen2-MoE, Qwen3-MoE; Fedus et al. 2021, eq. 4-6): E * Σ_e f_e P_e, where f_e is the number of assignments to expert
+/// e per token and P_e the mean softmax probability of e, both over all tokens of all routers. Balanced, it is K.
+/// Listens to the routers: pass it as the tap of every forward.
+class LoadBalance : public layers::Tap {
+ public:
+  void plan(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits) override;
+  double loss() const;
+
+ private:
+  std::vector<double> assignments_, probability_;  // [E]
+  double rows_ = 0;
+};
+
+}  // namespace coterie::models
