@@ -76,26 +76,33 @@ Json added_tokens(const GgufVocabulary& vocabulary) {
 }
 
 /// What stands around a text: BOS before, EOS after, where the file asks for them.
-Json post_processor(const GgufVocabulary& vocabulary, bool add_bos, bool add_eos, std::string_view where) {
-  if (!add_bos && !add_eos) return nullptr;
+/// A token that the file names, or that its kind of vocabulary has by custom.
+struct Ends {
+  std::optional<TokenId> bos, eos;
+  bool add_bos = false, add_eos = false;
+};
+
+/// What stands around a text: BOS before, EOS after, where the file asks for them.
+Json post_processor(const GgufVocabulary& vocabulary, const Ends& ends, std::string_view where) {
+  if (!ends.add_bos && !ends.add_eos) return nullptr;
   Json around = Json::array(), special = Json::object();
-  const auto put = [&](const std::optional<TokenId>& id, const char* key) {
+  const auto put = [&](const std::optional<TokenId>& id, const char* name) {
     if (!id)
-      fail(ErrorKind::bad_input, where, "tokenizer.ggml.add_{0}_token asks for a token, but {0}_token_id is missing",
-           key);
+      fail(ErrorKind::bad_input, where, "a {0} is to be added to each text, but tokenizer.ggml.{0}_token_id is missing",
+           name);
     const std::string& token = vocabulary.tokens[static_cast<size_t>(*id)];
     around.push_back({{"SpecialToken", {{"id", token}, {"type_id", 0}}}});
     special[token] = {{"id", token}, {"ids", {*id}}, {"tokens", {token}}};
   };
-  if (add_bos) put(vocabulary.bos, "bos");
+  if (ends.add_bos) put(ends.bos, "bos");
   around.push_back({{"Sequence", {{"id", "A"}, {"type_id", 0}}}});
-  if (add_eos) put(vocabulary.eos, "eos");
+  if (ends.add_eos) put(ends.eos, "eos");
   Json pair = around;
   pair.push_back({{"Sequence", {{"id", "B"}, {"type_id", 0}}}});
   return {{"type", "TemplateProcessing"}, {"single", around}, {"pair", pair}, {"special_tokens", special}};
 }
 
-Json byte_level_parts(const GgufVocabulary& vocabulary, std::string_view where) {
+Json byte_level_parts(const GgufVocabulary& vocabulary, Ends& ends, std::string_view where) {
   const std::string_view name = vocabulary.pre.empty() ? "default" : std::string_view(vocabulary.pre);
   const auto pre = find_pre_tokenizer(name);
   if (!pre)
@@ -103,25 +110,77 @@ Json byte_level_parts(const GgufVocabulary& vocabulary, std::string_view where) 
                       fmt::format("tokenizer.ggml.pre is \"{}\", a pre-tokenizer that is not known here", name),
                       "known are: " + known_pre_tokenizers());
   if (vocabulary.merges.empty()) fail(ErrorKind::bad_input, where, "tokenizer.ggml.merges is missing or empty");
-  return {{"normalizer", pre->normalizer},
-          {"pre_tokenizer", pre->pre_tokenizer},
-          {"decoder", {{"type", "ByteLevel"}}},
-          {"ignore_merges", pre->ignore_merges},
-          {"post_processor", post_processor(vocabulary, vocabulary.add_bos.value_or(pre->add_bos),
-                                            vocabulary.add_eos.value_or(false), where)}};
+  ends.add_bos = pre->add_bos;
+  return {
+      {"normalizer", pre->normalizer},
+      {"pre_tokenizer", pre->pre_tokenizer},
+      {"decoder", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", false}, {"use_regex", false}}},
+      {"ignore_merges", pre->ignore_merges}};
+}
+
+/// SentencePiece BPE, as transformers writes it for the tokenizers library: spaces become U+2581 and what has no token
+/// becomes bytes.
+Json sentencepiece_parts(const GgufVocabulary& vocabulary, std::string_view where) {
+  if (vocabulary.scores.empty()) fail(ErrorKind::bad_input, where, "tokenizer.ggml.scores is missing or empty");
+  for (size_t id = 0; id < vocabulary.scores.size(); ++id)
+    if (std::isnan(vocabulary.scores[id])) fail(ErrorKind::bad_input, where, "tokenizer.ggml.scores[{}] is NaN", id);
+  if (vocabulary.remove_extra_whitespaces.value_or(false))
+    fail(ErrorKind::unsupported, where, "tokenizer.ggml.remove_extra_whitespaces is true, which is not supported");
+
+  Json unmerged = Json::array();
+  bool has_bytes = false;
+  std::optional<TokenId> unknown = vocabulary.unknown;
+  for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
+    const int32_t type = type_of(vocabulary, id);
+    if (type != kNormal && type != kUnused) unmerged.push_back(id);
+    has_bytes |= type == kByte;
+    if (type == kUnknown && !unknown) unknown = static_cast<TokenId>(id);
+  }
+  const bool prefix = vocabulary.add_space_prefix.value_or(true);
+  const Json to_space = {{"type", "Replace"}, {"pattern", {{"String", "▁"}}}, {"content", " "}};
+  const Json from_space = {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "▁"}};
+  Json normalizers = Json::array(), decoders = {to_space, {{"type", "ByteFallback"}}, {{"type", "Fuse"}}};
+  if (prefix) {
+    normalizers.push_back({{"type", "Prepend"}, {"prepend", "▁"}});
+    decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
+  }
+  normalizers.push_back(from_space);
+  Json parts = {{"normalizer", {{"type", "Sequence"}, {"normalizers", normalizers}}},
+                {"decoder", {{"type", "Sequence"}, {"decoders", decoders}}},
+                {"byte_fallback", has_bytes},
+                {"fuse_unk", true},
+                {"unmerged", unmerged}};
+  if (unknown) parts["unk_token"] = vocabulary.tokens[static_cast<size_t>(*unknown)];
+  return parts;
 }
 
 }  // namespace
 
 Tokenizer Tokenizer::from_gguf(const GgufVocabulary& vocabulary, std::string_view where) {
   check(vocabulary, where);
+  Ends ends{.bos = vocabulary.bos, .eos = vocabulary.eos};
+  const bool from_scores = vocabulary.model == "llama";
   Json parts;
-  if (vocabulary.model == "gpt2")
-    parts = byte_level_parts(vocabulary, where);
-  else
+  if (vocabulary.model == "gpt2") {
+    parts = byte_level_parts(vocabulary, ends, where);
+  } else if (from_scores) {
+    parts = sentencepiece_parts(vocabulary, where);
+    ends.add_bos = true;
+    // The first llama files do not say: <unk>, <s>, </s> are 0, 1, 2 in all of them.
+    const auto usual = [&](TokenId id) {
+      const bool is_control = type_of(vocabulary, static_cast<size_t>(id)) == kControl;
+      return is_control ? std::optional<TokenId>(id) : std::nullopt;
+    };
+    if (!ends.bos && vocabulary.tokens.size() > 2) ends.bos = usual(1);
+    if (!ends.eos && vocabulary.tokens.size() > 2) ends.eos = usual(2);
+  } else {
     throw base::Error(ErrorKind::unsupported, std::string(where),
                       fmt::format("tokenizer.ggml.model is \"{}\"", vocabulary.model),
                       "known are: gpt2 (byte-level BPE), llama (SentencePiece BPE)");
+  }
+  ends.add_bos = vocabulary.add_bos.value_or(ends.add_bos);
+  ends.add_eos = vocabulary.add_eos.value_or(ends.add_eos);
+  parts["post_processor"] = post_processor(vocabulary, ends, where);
   parts["added"] = added_tokens(vocabulary);
 
   // An empty token would be a duplicate of the next empty one; llama.cpp gives it the same name.
@@ -133,18 +192,20 @@ Tokenizer Tokenizer::from_gguf(const GgufVocabulary& vocabulary, std::string_vie
     const std::string& token = vocabulary.tokens[id];
     tokens.push_back(slice(token.empty() ? renamed.emplace_back(fmt::format("[EMPTY_{}]", id)) : token));
   }
-  merges.reserve(vocabulary.merges.size());
-  for (const std::string& merge : vocabulary.merges) merges.push_back(slice(merge));
+  if (!from_scores) {
+    merges.reserve(vocabulary.merges.size());
+    for (const std::string& merge : vocabulary.merges) merges.push_back(slice(merge));
+  }
 
   const std::string text = parts.dump(-1, ' ', false, Json::error_handler_t::replace);
   CoterieTokenizer* made = nullptr;
   BridgeBytes error;
-  check_bridge(coterie_tokenizer_build(slice(text), tokens.data(), tokens.size(), merges.data(), merges.size(), nullptr,
-                                       &made, error.out()),
+  check_bridge(coterie_tokenizer_build(slice(text), tokens.data(), tokens.size(), merges.data(), merges.size(),
+                                       from_scores ? vocabulary.scores.data() : nullptr, &made, error.out()),
                where, error);
   auto state = std::make_shared<TokenizerState>(made, where);
-  state->bos = vocabulary.bos;
-  state->ends_with(vocabulary.eos);
+  state->bos = ends.bos;
+  state->ends_with(ends.eos);
   state->ends_with(vocabulary.eot);
   for (std::string_view end : kEndTexts)
     if (const auto id = state->id(end); id && coterie_tokenizer_is_special(made, static_cast<uint32_t>(*id)))
