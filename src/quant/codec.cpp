@@ -46,10 +46,10 @@ void check_encodable(const float* source, int64_t count, std::span<const float> 
 std::vector<float> normalised(std::span<const float> importance) {
   double sum = 0;
   for (const float weight : importance) sum += weight;
+  if (sum <= 0) return {};
   std::vector<float> weights(importance.begin(), importance.end());
-  if (sum > 0)
-    for (float& weight : weights)
-      weight = static_cast<float>(weight * (static_cast<double>(weights.size()) / sum) + 1e-5);
+  for (float& weight : weights)
+    weight = static_cast<float>(weight * (static_cast<double>(weights.size()) / sum) + 1e-5);
   return weights;
 }
 

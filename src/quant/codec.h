@@ -14,9 +14,9 @@ void decode(tensor::DType dtype, const std::byte* source, float* target, int64_t
 
 /// Encodes one row. Without importance the formats of 32 values (except iq4_nl) get gguf-py's bits; the others get the
 /// codes of least squared error that a search finds. With importance (one weight a value, >= 0) the weighted squared
-/// error is minimised in all block formats; plain floats are rounded to nearest even either way.
-/// Throws unsupported, by name, for a format that has no encoder; bad_input for values that are not finite (f32 and
-/// bf16 keep them) or too large for the format's half-precision scale.
+/// error is minimised in all block formats (a row of zeros counts as none given); plain floats are rounded to nearest
+/// even either way. Throws unsupported, by name, for a format that has no encoder; bad_input for values that are not
+/// finite (f32 and bf16 keep them) or too large for the format's half-precision scale.
 void encode(tensor::DType dtype, const float* source, std::byte* target, int64_t count,
             std::span<const float> importance = {});
 bool has_encoder(tensor::DType dtype);
