@@ -16,13 +16,43 @@ using base::ErrorKind;
 
 constexpr std::string_view kVariable = "COTERIE_ISA";
 
+struct Feature {
+  std::string_view name;
+  bool present;
+};
+
+// __builtin_cpu_supports also asks whether the operating system saves the registers.
+std::string missing(std::initializer_list<Feature> features) {
+  std::string names;
+  for (const Feature& feature : features) {
+    if (feature.present) continue;
+    if (!names.empty()) names += ", ";
+    names += feature.name;
+  }
+  return names.empty() ? names : "needs " + names + ", which this CPU lacks";
+}
+
 struct Registry {
-  std::array<KernelTable, 1> tables;
+  std::array<KernelTable, 3> tables;
   std::vector<Candidate> candidates;
 
   Registry() {
-    tables[0] = {"scalar", scalar::matmul_kernels(), scalar::vector_kernels(), scalar::attention_kernels()};
-    candidates.push_back({&tables[0], true, ""});
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2"), fma = __builtin_cpu_supports("fma");
+    const bool f16c = __builtin_cpu_supports("f16c");
+    tables[0] = {"avx512", avx512::matmul_kernels(), avx512::vector_kernels(), avx512::attention_kernels()};
+    tables[1] = {"avx2", avx2::matmul_kernels(), avx2::vector_kernels(), avx2::attention_kernels()};
+    tables[2] = {"scalar", scalar::matmul_kernels(), scalar::vector_kernels(), scalar::attention_kernels()};
+    const std::array<std::string, 3> reasons = {missing({{"avx512f", __builtin_cpu_supports("avx512f") != 0},
+                                                         {"avx512bw", __builtin_cpu_supports("avx512bw") != 0},
+                                                         {"avx512dq", __builtin_cpu_supports("avx512dq") != 0},
+                                                         {"avx512vl", __builtin_cpu_supports("avx512vl") != 0},
+                                                         {"avx512vnni", __builtin_cpu_supports("avx512vnni") != 0},
+                                                         {"avx2", avx2},
+                                                         {"fma", fma},
+                                                         {"f16c", f16c}}),
+                                                missing({{"avx2", avx2}, {"fma", fma}, {"f16c", f16c}}), ""};
+    for (size_t i = 0; i < tables.size(); ++i) candidates.push_back({&tables[i], reasons[i].empty(), reasons[i]});
   }
 };
 

@@ -1,0 +1,33 @@
+#include <immintrin.h>
+
+#include "kernels/matmul.h"
+#include "kernels/matmul/rows.h"
+#include "kernels/simd/target.h"
+
+COTERIE_BEGIN_AVX2
+
+namespace coterie::kernels::avx2 {
+
+namespace {
+#include "kernels/avx2/matmul_lanes.inl.h"
+
+#include "kernels/matmul/formats256.inl.h"
+
+#include "kernels/matmul/blocks256.inl.h"
+
+#include "kernels/matmul/panels.inl.h"
+}  // namespace
+
+void add_matmul_blocks256(MatmulKernel* fast) {
+  using tensor::DType;
+  fast[static_cast<int>(DType::q2_k)] = block_kernel<Blocks256<Q2K>>();
+  fast[static_cast<int>(DType::q3_k)] = block_kernel<Blocks256<Q3K>>();
+  fast[static_cast<int>(DType::q4_k)] = block_kernel<Blocks256<Q4K>>();
+  fast[static_cast<int>(DType::q5_k)] = block_kernel<Blocks256<Q5K>>();
+  fast[static_cast<int>(DType::q6_k)] = block_kernel<Blocks256<Q6K>>();
+  fast[static_cast<int>(DType::iq4_xs)] = block_kernel<Blocks256<IQ4XS>>();
+}
+
+}  // namespace coterie::kernels::avx2
+
+COTERIE_END

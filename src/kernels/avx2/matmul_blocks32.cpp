@@ -1,0 +1,34 @@
+#include <immintrin.h>
+
+#include "kernels/matmul.h"
+#include "kernels/matmul/rows.h"
+#include "kernels/simd/target.h"
+
+COTERIE_BEGIN_AVX2
+
+namespace coterie::kernels::avx2 {
+
+namespace {
+#include "kernels/avx2/matmul_lanes.inl.h"
+
+#include "kernels/matmul/formats32.inl.h"
+
+#include "kernels/matmul/blocks32.inl.h"
+
+#include "kernels/matmul/panels.inl.h"
+}  // namespace
+
+void add_matmul_blocks32(MatmulKernel* fast) {
+  using tensor::DType;
+  fast[static_cast<int>(DType::q4_0)] = block_kernel<Blocks32<Q4_0>>();
+  fast[static_cast<int>(DType::q4_1)] = block_kernel<Blocks32<Q4_1>>();
+  fast[static_cast<int>(DType::q5_0)] = block_kernel<Blocks32<Q5_0>>();
+  fast[static_cast<int>(DType::q5_1)] = block_kernel<Blocks32<Q5_1>>();
+  fast[static_cast<int>(DType::q8_0)] = block_kernel<Blocks32<Q8_0>>();
+  fast[static_cast<int>(DType::iq4_nl)] = block_kernel<Blocks32<IQ4NL>>();
+  fast[static_cast<int>(DType::mxfp4)] = block_kernel<Blocks32<MXFP4>>();
+}
+
+}  // namespace coterie::kernels::avx2
+
+COTERIE_END

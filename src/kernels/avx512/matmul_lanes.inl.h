@@ -1,0 +1,132 @@
+// The words that kernels/matmul/*.inl.h is written in, for AVX-512 (F, BW, DQ, VL, VNNI). Included inside the target
+// region and an unnamed namespace of avx512/matmul*.cpp. An Int holds one 32-bit lane a row of the weights: an integer,
+// two 16-bit ones, or four bytes.
+
+using Int = __m512i;
+using Float = __m512;
+
+inline constexpr int64_t kLanes = 16;
+inline constexpr int64_t kTileTokens = 8;       // tokens of a register tile
+inline constexpr int64_t kFloatTileTokens = 8;  // of a tile of two panels of floats
+// Codes that are signed bytes come with 128 added, which the min term takes off: vpdpbusd wants unsigned weights.
+inline constexpr bool kSignedCodes = false;
+/// Groups of four products that may be summed before they are weighed: as many as one likes, in 32 bits.
+constexpr int span_limit(int) { return 64; }
+
+COTERIE_INLINE Int zero_int() { return _mm512_setzero_si512(); }
+COTERIE_INLINE Int set_int(uint32_t v) { return _mm512_set1_epi32(static_cast<int>(v)); }
+COTERIE_INLINE Int load_int(const void* p) { return _mm512_load_si512(p); }
+COTERIE_INLINE void store_int(void* p, Int v) { _mm512_store_si512(p, v); }
+COTERIE_INLINE Int broadcast4(const void* p) {
+  int32_t word;
+  __builtin_memcpy(&word, p, 4);
+  return _mm512_set1_epi32(word);
+}
+COTERIE_INLINE Int broadcast16(const void* p) {
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+}
+COTERIE_INLINE Int both(Int a, Int b) { return _mm512_and_si512(a, b); }
+COTERIE_INLINE Int either(Int a, Int b) { return _mm512_or_si512(a, b); }
+/// (a & mask) | b
+COTERIE_INLINE Int and_or(Int a, Int mask, Int b) { return _mm512_ternarylogic_epi32(a, mask, b, 0xEA); }
+template <int n>
+COTERIE_INLINE Int shift(Int v) {  // to the left by n, or to the right by -n with zeros
+  if constexpr (n > 0) return _mm512_slli_epi32(v, n);
+  if constexpr (n < 0) return _mm512_srli_epi32(v, -n);
+  return v;
+}
+template <int n>
+COTERIE_INLINE Int shift_right_signed(Int v) {
+  return _mm512_srai_epi32(v, n);
+}
+/// As shift<n>, for loops that are unrolled.
+COTERIE_INLINE Int shift_by(Int v, int n) { return n < 0 ? _mm512_srli_epi32(v, -n) : _mm512_slli_epi32(v, n); }
+COTERIE_INLINE Int add_int(Int a, Int b) { return _mm512_add_epi32(a, b); }
+COTERIE_INLINE Int sub_int(Int a, Int b) { return _mm512_sub_epi32(a, b); }
+COTERIE_INLINE Int sub_bytes(Int a, Int b) { return _mm512_sub_epi8(a, b); }
+COTERIE_INLINE Int mul_int(Int a, Int b) { return _mm512_mullo_epi32(a, b); }
+COTERIE_INLINE Int shuffle_bytes(Int v, Int pattern) { return _mm512_shuffle_epi8(v, pattern); }
+COTERIE_INLINE Int max_unsigned(Int a, Int b) { return _mm512_max_epu32(a, b); }
+COTERIE_INLINE Int where_less(Int a, Int b, Int yes, Int no) {
+  return _mm512_mask_mov_epi32(no, _mm512_cmplt_epi32_mask(a, b), yes);
+}
+
+COTERIE_INLINE Float zero_float() { return _mm512_setzero_ps(); }
+COTERIE_INLINE Float set_float(float v) { return _mm512_set1_ps(v); }
+COTERIE_INLINE Float load_float(const float* p) { return _mm512_loadu_ps(p); }
+COTERIE_INLINE void store_float(float* p, Float v) { _mm512_storeu_ps(p, v); }
+/// The first n lanes, 1 <= n <= kLanes.
+COTERIE_INLINE void store_first(float* p, Float v, int64_t n) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), v);
+}
+COTERIE_INLINE Float load_first(const float* p, int64_t n) {
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
+}
+COTERIE_INLINE Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
+COTERIE_INLINE Float mul(Float a, Float b) { return _mm512_mul_ps(a, b); }
+COTERIE_INLINE Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
+COTERIE_INLINE Float negated_fma(Float a, Float b, Float c) { return _mm512_fnmadd_ps(a, b, c); }
+COTERIE_INLINE Float to_float(Int v) { return _mm512_cvtepi32_ps(v); }
+COTERIE_INLINE Int round_to_int(Float v) { return _mm512_cvtps_epi32(v); }
+COTERIE_INLINE Float as_float(Int v) { return _mm512_castsi512_ps(v); }
+COTERIE_INLINE Int as_int(Float v) { return _mm512_castps_si512(v); }
+/// The f16 in the low half of each lane.
+COTERIE_INLINE Float half_to_float(Int v) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v)); }
+
+COTERIE_INLINE uint32_t reduce_max_unsigned(Int v) { return _mm512_reduce_max_epu32(v); }
+COTERIE_INLINE int32_t reduce_add(Int v) { return _mm512_reduce_add_epi32(v); }
+/// Lanes in [-128, 127] as bytes.
+COTERIE_INLINE void store_as_bytes(int8_t* p, Int v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
+}
+
+/// acc + the four products of each lane's bytes; codes unsigned, x signed.
+template <bool kSigned>
+COTERIE_INLINE Int dot4(Int acc, Int codes, Int x) {
+  static_assert(!kSigned);
+  return _mm512_dpbusd_epi32(acc, codes, x);
+}
+/// acc + the two products of each lane's 16-bit numbers.
+COTERIE_INLINE Int dot2(Int acc, Int a, Int b) { return _mm512_dpwssd_epi32(acc, a, b); }
+/// sum + scale * what dot4 has summed; the scale as spread_scale makes it. Without scale: sum + what dot4 has summed.
+COTERIE_INLINE Int weigh(Int dots, Int scale, Int sum) {
+  return _mm512_add_epi32(sum, _mm512_mullo_epi32(dots, scale));
+}
+COTERIE_INLINE Int weigh(Int dots, Int sum) { return _mm512_add_epi32(sum, dots); }
+
+/// Byte j of each lane as weigh wants it.
+template <int j, bool kSigned>
+COTERIE_INLINE Int spread_scale(Int bytes) {
+  if constexpr (kSigned) return _mm512_srai_epi32(shift<24 - 8 * j>(bytes), 24);
+  if constexpr (j == 3) return shift<-24>(bytes);
+  return _mm512_and_si512(shift<-8 * j>(bytes), set_int(0xff));
+}
+/// Bytes 2j and 2j + 1 of each lane as two 16-bit numbers.
+template <int j, bool kSigned>
+COTERIE_INLINE Int spread_pair(Int bytes) {
+  // Into the upper bytes of both halves, then down.
+  const Int lane = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 0, 4, 0, 4, 0, 8, 0, 8, 0, 12, 0, 12));
+  const Int pattern = _mm512_add_epi8(lane, set_int(0x00800080u | (2 * j) << 8 | uint32_t{2 * j + 1} << 24));
+  const Int high = shuffle_bytes(bytes, pattern);
+  return kSigned ? _mm512_srai_epi16(high, 8) : _mm512_srli_epi16(high, 8);
+}
+
+COTERIE_INLINE __m128i load16(const std::byte* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+
+/// Turns 16 bytes at `offset` of each row into four columns: lane r of out[c] holds bytes 4c … 4c + 3 of row r.
+COTERIE_INLINE void load_columns(Rows rows, int64_t offset, Int (&out)[4]) {
+  Int quad[4];
+  COTERIE_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    const std::byte* p = rows.data + offset + i * rows.stride;
+    const int64_t step = 4 * rows.stride;
+    Int v = _mm512_castsi128_si512(load16(p));
+    v = _mm512_mask_broadcast_i32x4(v, 0x00f0, load16(p + step));
+    v = _mm512_mask_broadcast_i32x4(v, 0x0f00, load16(p + 2 * step));
+    quad[i] = _mm512_mask_broadcast_i32x4(v, 0xf000, load16(p + 3 * step));
+  }
+  const Int a = _mm512_unpacklo_epi32(quad[0], quad[1]), b = _mm512_unpackhi_epi32(quad[0], quad[1]);
+  const Int c = _mm512_unpacklo_epi32(quad[2], quad[3]), d = _mm512_unpackhi_epi32(quad[2], quad[3]);
+  out[0] = _mm512_unpacklo_epi64(a, c), out[1] = _mm512_unpackhi_epi64(a, c);
+  out[2] = _mm512_unpacklo_epi64(b, d), out[3] = _mm512_unpackhi_epi64(b, d);
+}

@@ -1,0 +1,64 @@
+// Rows of activations to int8, by the same arithmetic as scalar/matmul.cpp.
+
+struct BlockScale {
+  float d, factor;  // x ~ d * round(x * factor); factor 0: all codes are 0
+};
+
+/// By the bits of the largest magnitude, so that a NaN counts as larger than any number.
+template <int kCount>
+COTERIE_INLINE BlockScale block_scale(const float* x) {
+  Int largest = zero_int();
+  COTERIE_UNROLL
+  for (int i = 0; i < kCount; i += kLanes)
+    largest = max_unsigned(largest, both(as_int(load_float(x + i)), set_int(0x7fffffff)));
+  const uint32_t bits = reduce_max_unsigned(largest);
+  float magnitude;
+  __builtin_memcpy(&magnitude, &bits, 4);
+  if (bits >= 0x7f800000u) return {__builtin_nanf(""), 0};
+  if (magnitude < kSmallestActivation) return {0, 0};
+  return {magnitude / 127.0f, 127.0f / magnitude};
+}
+
+/// 16 values to q; returns their sum.
+COTERIE_INLINE int32_t quantise16(const float* x, Float factor, int8_t* q) {
+  Int sum = zero_int();
+  COTERIE_UNROLL
+  for (int i = 0; i < 16; i += kLanes) {
+    const Int code = round_to_int(mul(load_float(x + i), factor));
+    store_as_bytes(q + i, code);
+    sum = add_int(sum, code);
+  }
+  return reduce_add(sum);
+}
+
+void quantise32(const float* x, int64_t count, ActivationBlock32* blocks) noexcept {
+  for (int64_t b = 0; b < count / 32; ++b, x += 32) {
+    ActivationBlock32& block = blocks[b];
+    const BlockScale scale = block_scale<32>(x);
+    block.d = scale.d;
+    int32_t sum = 0;
+    if (scale.factor == 0) {
+      __builtin_memset(block.q, 0, sizeof block.q);
+    } else {
+      const Float factor = set_float(scale.factor);
+      sum = quantise16(x, factor, block.q) + quantise16(x + 16, factor, block.q + 16);
+    }
+    block.scaled_sum = block.d * static_cast<float>(sum);
+    block.offset_sum = -128 * sum;
+    block.unused = 0;
+  }
+}
+
+void quantise256(const float* x, int64_t count, ActivationBlock256* blocks) noexcept {
+  for (int64_t b = 0; b < count / 256; ++b, x += 256) {
+    ActivationBlock256& block = blocks[b];
+    const BlockScale scale = block_scale<256>(x);
+    __builtin_memset(&block, 0, sizeof block);
+    block.d = scale.d;
+    if (scale.factor == 0) continue;
+    const Float factor = set_float(scale.factor);
+    for (int s = 0; s < 16; ++s)
+      block.sum16[s] = static_cast<int16_t>(quantise16(x + 16 * s, factor, block.q + 16 * s));
+    for (int s = 0; s < 8; ++s) block.sum32[s] = static_cast<int16_t>(block.sum16[2 * s] + block.sum16[2 * s + 1]);
+  }
+}

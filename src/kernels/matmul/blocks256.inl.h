@@ -1,0 +1,188 @@
+// fast matmul on the 256-value formats: int8 activations, exact integers inside a block, f32 between blocks.
+
+/// What the codes of a format meet: how many groups of four may be summed before they are weighed.
+template <class Format>
+constexpr int span256() {
+  if (Format::kSigned) return 1;
+  const int limit = span_limit(Format::kMaxCode), sub = Format::kSub / 4;
+  int span = 1;
+  while (2 * span <= limit && 2 * span <= sub) span *= 2;
+  return span;
+}
+
+/// A block of kLanes rows, unpacked: what all tokens of a batch then share.
+template <class Format>
+struct Panel256 {
+  static constexpr int kSubs = 256 / Format::kSub;
+  static constexpr bool kPairs = Format::kMin || Format::kOffsetBits >= 0;
+
+  alignas(64) uint8_t codes[64][4 * kLanes];
+  int32_t scale[kSubs][kLanes];
+  int32_t pairs[kPairs ? kSubs / 2 : 1][kLanes];
+  float d[kLanes], dmin[kLanes];
+};
+
+template <class Format>
+struct Store256 {
+  Panel256<Format>& panel;
+  template <int u>
+  COTERIE_INLINE void unit(const Int (&columns)[4]) {
+    COTERIE_UNROLL
+    for (int i = 0; i < 4; ++i) store_int(panel.codes[4 * u + i], columns[i]);
+  }
+};
+
+/// Sums over x of T tokens the products with codes as they come.
+template <class Format, int T>
+struct Dot256 {
+  static constexpr int kSubs = 256 / Format::kSub;
+  const Header256<kSubs>& header;
+  const ActivationBlock256* const (&x)[T];
+  Int sum[T];
+  Int pending[kSubs][T];  // of sub-blocks whose first half has come
+
+  template <int u>
+  COTERIE_INLINE void unit(const Int (&columns)[4]) {
+    constexpr int kSpan = span256<Format>();
+    COTERIE_UNROLL
+    for (int t = 0; t < T; ++t) {
+      const int8_t* q = x[t]->q + 16 * u;
+      if constexpr (kSpan >= 4) {
+        constexpr bool kFirst = Format::kSub == 16 || u % 2 == 0 || kSpan == 4;
+        constexpr bool kLast = Format::kSub == 16 || u % 2 == 1 || kSpan == 4;
+        constexpr int kThis = 16 * u / Format::kSub;
+        Int dots = kFirst ? zero_int() : pending[kThis][t];
+        COTERIE_UNROLL
+        for (int i = 0; i < 4; ++i) dots = dot4<Format::kSigned>(dots, columns[i], broadcast4(q + 4 * i));
+        if constexpr (kLast) {
+          sum[t] = weigh(dots, header.scale[kThis], sum[t]);
+        } else {
+          pending[kThis][t] = dots;
+        }
+      } else {
+        COTERIE_UNROLL
+        for (int i = 0; i < 4; i += kSpan) {
+          Int dots = zero_int();
+          COTERIE_UNROLL
+          for (int j = i; j < i + kSpan; ++j) dots = dot4<Format::kSigned>(dots, columns[j], broadcast4(q + 4 * j));
+          sum[t] = weigh(dots, header.scale[16 * u / Format::kSub], sum[t]);
+        }
+      }
+    }
+  }
+};
+
+template <class Format>
+COTERIE_INLINE const int16_t* pair_sums(const ActivationBlock256& x) {
+  return Format::kSub == 16 ? x.sum16 : x.sum32;
+}
+
+/// The f32 steps of a block: the same, in the same order, wherever the integers come from.
+template <class Format>
+COTERIE_INLINE Float finish256(Float d, Float dmin, Int sum, Int min_sum, float dx, Float y) {
+  const Float scale = set_float(dx);
+  if constexpr (Format::kOffsetBits >= 0) sum = sub_int(sum, shift<Format::kOffsetBits>(min_sum));
+  y = fma(mul(d, scale), to_float(sum), y);
+  if constexpr (Format::kMin) y = negated_fma(mul(dmin, scale), to_float(min_sum), y);
+  return y;
+}
+
+template <class Format>
+struct Blocks256 {
+  static constexpr ActivationForm kForm = ActivationForm::blocks256;
+  static constexpr int64_t kValues = 256, kBytes = Format::kBytes;
+  using Panel = Panel256<Format>;
+  static constexpr int kSubs = Panel::kSubs;
+
+  static void unpack(Rows rows, int64_t blocks, Panel* panels) {
+    for (int64_t b = 0; b < blocks; ++b, rows.data += Format::kBytes) {
+      Panel& panel = panels[b];
+      Header256<kSubs> header;
+      Format::header(rows, header);
+      COTERIE_UNROLL
+      for (int s = 0; s < kSubs; ++s) store_int(panel.scale[s], header.scale[s]);
+      if constexpr (Panel::kPairs) {
+        COTERIE_UNROLL
+        for (int p = 0; p < kSubs / 2; ++p) store_int(panel.pairs[p], header.pairs[p]);
+      }
+      store_float(panel.d, header.d), store_float(panel.dmin, header.dmin);
+      Store256<Format> store{panel};
+      Format::codes(rows, store);
+    }
+  }
+
+  /// Straight from the file's bytes: what decoding is made of.
+  template <int T>
+  static COTERIE_INLINE void fused(Rows rows, int64_t blocks, const std::byte* const* rows_x, const std::byte* ahead,
+                                   Float (&y)[T]) {
+    const ActivationBlock256* x[T];
+    for (int t = 0; t < T; ++t) x[t] = reinterpret_cast<const ActivationBlock256*>(rows_x[t]), y[t] = zero_float();
+    for (int64_t b = 0; b < blocks; ++b, rows.data += Format::kBytes) {
+      for (int line = 0; line < kLanes * Format::kBytes; line += 64) __builtin_prefetch(ahead + line, 0, 2);
+      ahead += kLanes * Format::kBytes;
+      Header256<kSubs> header;
+      Format::header(rows, header);
+      Dot256<Format, T> dot{header, x, {}, {}};
+      COTERIE_UNROLL
+      for (int t = 0; t < T; ++t) dot.sum[t] = zero_int();
+      Format::codes(rows, dot);
+      COTERIE_UNROLL
+      for (int t = 0; t < T; ++t) {
+        Int min_sum = zero_int();
+        if constexpr (Panel::kPairs) {
+          COTERIE_UNROLL
+          for (int p = 0; p < kSubs / 2; ++p)
+            min_sum = dot2(min_sum, header.pairs[p], broadcast4(pair_sums<Format>(*x[t]) + 2 * p));
+        }
+        y[t] = finish256<Format>(header.d, header.dmin, dot.sum[t], min_sum, x[t]->d, y[t]);
+        ++x[t];
+      }
+    }
+  }
+
+  template <int T>
+  static COTERIE_INLINE void tile(const Panel* panels, int64_t blocks, const std::byte* const* rows_x, Float (&y)[T]) {
+    constexpr int kSpan = span256<Format>(), kSpans = Format::kSub / 4 / kSpan;
+    const ActivationBlock256* x[T];
+    COTERIE_UNROLL
+    for (int t = 0; t < T; ++t) x[t] = reinterpret_cast<const ActivationBlock256*>(rows_x[t]), y[t] = zero_float();
+    for (int64_t b = 0; b < blocks; ++b) {
+      const Panel& panel = panels[b];
+      Int sum[T], min_sum[T];
+      COTERIE_UNROLL
+      for (int t = 0; t < T; ++t) sum[t] = min_sum[t] = zero_int();
+      for (int s = 0; s < kSubs; ++s) {
+        const Int scale = load_int(panel.scale[s]);
+        for (int i = 0; i < kSpans; ++i) {
+          const int first = s * (Format::kSub / 4) + i * kSpan;
+          Int dots[T];
+          COTERIE_UNROLL
+          for (int t = 0; t < T; ++t) dots[t] = zero_int();
+          COTERIE_UNROLL
+          for (int j = 0; j < kSpan; ++j) {
+            const Int codes = load_int(panel.codes[first + j]);
+            COTERIE_UNROLL
+            for (int t = 0; t < T; ++t)
+              dots[t] = dot4<Format::kSigned>(dots[t], codes, broadcast4(x[t]->q + 4 * (first + j)));
+          }
+          COTERIE_UNROLL
+          for (int t = 0; t < T; ++t) sum[t] = weigh(dots[t], scale, sum[t]);
+        }
+      }
+      if constexpr (Panel::kPairs) {
+        COTERIE_UNROLL
+        for (int p = 0; p < kSubs / 2; ++p) {
+          const Int pair = load_int(panel.pairs[p]);
+          COTERIE_UNROLL
+          for (int t = 0; t < T; ++t) min_sum[t] = dot2(min_sum[t], pair, broadcast4(pair_sums<Format>(*x[t]) + 2 * p));
+        }
+      }
+      const Float d = load_float(panel.d), dmin = load_float(panel.dmin);
+      COTERIE_UNROLL
+      for (int t = 0; t < T; ++t) {
+        y[t] = finish256<Format>(d, dmin, sum[t], min_sum[t], x[t]->d, y[t]);
+        ++x[t];
+      }
+    }
+  }
+};

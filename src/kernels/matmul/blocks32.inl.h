@@ -1,0 +1,146 @@
+// fast matmul on the 32-value formats: int8 activations, exact integers inside a block, f32 between blocks.
+
+/// How many groups of four products may be summed before they are widened to 32 bits.
+template <class Format>
+constexpr int span32() {
+  if (Format::kSigned) return 1;
+  int span = 1;
+  while (2 * span <= span_limit(Format::kMaxCode) && span < 8) span *= 2;
+  return span;
+}
+
+/// A block of kLanes rows, unpacked.
+struct Panel32 {
+  alignas(64) uint8_t codes[8][4 * kLanes];
+  float d[kLanes], m[kLanes];
+};
+
+struct Store32 {
+  Panel32& panel;
+  template <int u>
+  COTERIE_INLINE void unit(const Int (&columns)[4]) {
+    COTERIE_UNROLL
+    for (int i = 0; i < 4; ++i) store_int(panel.codes[4 * u + i], columns[i]);
+  }
+};
+
+/// Σ code * x before the products are added: what takes the codes' offset off.
+template <class Format>
+COTERIE_INLINE Int first_sum(const ActivationBlock32& x) {
+  if constexpr (Format::kOffsetShift >= 0) {
+    return shift_right_signed<Format::kOffsetShift>(broadcast4(&x.offset_sum));
+  } else {
+    return zero_int();
+  }
+}
+
+template <class Format, int T>
+struct Dot32 {
+  const ActivationBlock32* const (&x)[T];
+  Int sum[T];
+  Int pending[T];
+
+  template <int u>
+  COTERIE_INLINE void unit(const Int (&columns)[4]) {
+    constexpr int kSpan = span32<Format>();
+    COTERIE_UNROLL
+    for (int t = 0; t < T; ++t) {
+      const int8_t* q = x[t]->q + 16 * u;
+      Int dots = kSpan == 8 && u == 1 ? pending[t] : zero_int();
+      COTERIE_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        dots = dot4<Format::kSigned>(dots, columns[i], broadcast4(q + 4 * i));
+        if ((i + 1) % kSpan == 0) {
+          sum[t] = weigh(dots, sum[t]);
+          dots = zero_int();
+        }
+      }
+      if constexpr (kSpan == 8) {
+        if (u == 0) pending[t] = dots;
+        if (u == 1) sum[t] = weigh(dots, sum[t]);
+      }
+    }
+  }
+};
+
+template <class Format>
+COTERIE_INLINE Float finish32(Float d, Float m, Int sum, const ActivationBlock32& x, Float y) {
+  y = fma(mul(d, set_float(x.d)), to_float(sum), y);
+  if constexpr (Format::kMin) y = fma(m, set_float(x.scaled_sum), y);
+  return y;
+}
+
+template <class Format>
+struct Blocks32 {
+  static constexpr ActivationForm kForm = ActivationForm::blocks32;
+  static constexpr int64_t kValues = 32, kBytes = Format::kBytes;
+  using Panel = Panel32;
+
+  static void unpack(Rows rows, int64_t blocks, Panel* panels) {
+    for (int64_t b = 0; b < blocks; ++b, rows.data += kBytes) {
+      Header32 header;
+      Format::header(rows, header);
+      store_float(panels[b].d, header.d), store_float(panels[b].m, header.m);
+      Store32 store{panels[b]};
+      Format::codes(rows, store);
+    }
+  }
+
+  /// Straight from the file's bytes: what decoding is made of.
+  template <int T>
+  static COTERIE_INLINE void fused(Rows rows, int64_t blocks, const std::byte* const* rows_x, const std::byte* ahead,
+                                   Float (&y)[T]) {
+    const ActivationBlock32* x[T];
+    for (int t = 0; t < T; ++t) x[t] = reinterpret_cast<const ActivationBlock32*>(rows_x[t]), y[t] = zero_float();
+    for (int64_t b = 0; b < blocks; ++b, rows.data += kBytes) {
+      COTERIE_UNROLL
+      for (int line = 0; line < kLanes * kBytes; line += 64) __builtin_prefetch(ahead + line, 0, 2);
+      ahead += kLanes * kBytes;
+      Header32 header;
+      Format::header(rows, header);
+      Dot32<Format, T> dot{x, {}, {}};
+      COTERIE_UNROLL
+      for (int t = 0; t < T; ++t) dot.sum[t] = first_sum<Format>(*x[t]);
+      Format::codes(rows, dot);
+      COTERIE_UNROLL
+      for (int t = 0; t < T; ++t) {
+        y[t] = finish32<Format>(header.d, header.m, dot.sum[t], *x[t], y[t]);
+        ++x[t];
+      }
+    }
+  }
+
+  template <int T>
+  static COTERIE_INLINE void tile(const Panel* panels, int64_t blocks, const std::byte* const* rows_x, Float (&y)[T]) {
+    constexpr int kSpan = span32<Format>();
+    const ActivationBlock32* x[T];
+    COTERIE_UNROLL
+    for (int t = 0; t < T; ++t) x[t] = reinterpret_cast<const ActivationBlock32*>(rows_x[t]), y[t] = zero_float();
+    for (int64_t b = 0; b < blocks; ++b) {
+      const Panel& panel = panels[b];
+      Int sum[T];
+      COTERIE_UNROLL
+      for (int t = 0; t < T; ++t) sum[t] = first_sum<Format>(*x[t]);
+      COTERIE_UNROLL
+      for (int first = 0; first < 8; first += kSpan) {
+        Int dots[T];
+        COTERIE_UNROLL
+        for (int t = 0; t < T; ++t) dots[t] = zero_int();
+        COTERIE_UNROLL
+        for (int j = first; j < first + kSpan; ++j) {
+          const Int codes = load_int(panel.codes[j]);
+          COTERIE_UNROLL
+          for (int t = 0; t < T; ++t) dots[t] = dot4<Format::kSigned>(dots[t], codes, broadcast4(x[t]->q + 4 * j));
+        }
+        COTERIE_UNROLL
+        for (int t = 0; t < T; ++t) sum[t] = weigh(dots[t], sum[t]);
+      }
+      const Float d = load_float(panel.d), m = load_float(panel.m);
+      COTERIE_UNROLL
+      for (int t = 0; t < T; ++t) {
+        y[t] = finish32<Format>(d, m, sum[t], *x[t], y[t]);
+        ++x[t];
+      }
+    }
+  }
+};

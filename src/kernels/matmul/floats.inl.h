@@ -1,0 +1,271 @@
+// Matmul in f32: weights that are floats, in both precisions, and decoded blocks in `exact`. Weights become panels
+// [k][kLanes] of f32, one row a lane; an output is the sum, in order, of the sums of kChunk products each.
+
+inline constexpr int64_t kChunk = 256;
+inline constexpr int64_t kFloatPanels = 8;  // packed together, a chunk at a time: 128 kB with 16 lanes
+
+constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+struct ReadF32 {
+  static constexpr int kBytes = 4;  // of a value
+  /// The columns that 16 bytes of each row hold, to sink(i, lanes).
+  template <typename Sink>
+  static COTERIE_INLINE void columns(Rows rows, int64_t offset, Sink&& sink) {
+    Int c[4];
+    load_columns(rows, offset, c);
+    COTERIE_UNROLL
+    for (int i = 0; i < 4; ++i) sink(i, as_float(c[i]));
+  }
+};
+
+struct ReadBF16 {
+  static constexpr int kBytes = 2;
+  template <typename Sink>
+  static COTERIE_INLINE void columns(Rows rows, int64_t offset, Sink&& sink) {
+    Int c[4];
+    load_columns(rows, offset, c);
+    COTERIE_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      sink(2 * i, as_float(shift<16>(c[i])));
+      sink(2 * i + 1, as_float(both(c[i], set_int(0xffff0000))));
+    }
+  }
+};
+
+struct ReadF16 {
+  static constexpr int kBytes = 2;
+  template <typename Sink>
+  static COTERIE_INLINE void columns(Rows rows, int64_t offset, Sink&& sink) {
+    Int c[4];
+    load_columns(rows, offset, c);
+    COTERIE_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      sink(2 * i, half_to_float(c[i]));
+      sink(2 * i + 1, half_to_float(shift<-16>(c[i])));
+    }
+  }
+};
+
+/// Fuses what columns() yields with x: acc[p][t] = fma(w, x[t][i], acc[p][t]).
+template <int T>
+struct FuseColumns {
+  const float* const* x;  // at the first of the columns
+  Float (&acc)[T];
+  COTERIE_INLINE void operator()(int i, Float w) const {
+    COTERIE_UNROLL
+    for (int t = 0; t < T; ++t) acc[t] = fma(w, set_float(x[t][i]), acc[t]);
+  }
+};
+struct StoreColumns {
+  float* panel;
+  COTERIE_INLINE void operator()(int i, Float w) const { store_float(panel + i * kLanes, w); }
+};
+
+/// The last columns of kLanes rows, fewer than 16 bytes hold: padded with zeros into `copy` [kLanes][16].
+COTERIE_INLINE Rows padded_tail(Rows rows, int64_t offset, int64_t bytes, std::byte* copy) {
+  for (int64_t r = 0; r < kLanes; ++r) {
+    __builtin_memset(copy + 16 * r, 0, 16);
+    __builtin_memcpy(copy + 16 * r, rows.data + r * rows.stride + offset, static_cast<size_t>(bytes));
+  }
+  return {copy, 16};
+}
+
+/// Values [begin, begin + count) of kLanes rows as [count][kLanes]; up to 7 more lines of the panel are overwritten.
+template <class Read>
+void unpack_floats(Rows rows, int64_t begin, int64_t count, float* panel) {
+  constexpr int kStep = 16 / Read::kBytes;
+  int64_t k = 0;
+  for (; k + kStep <= count; k += kStep)
+    Read::columns(rows, (begin + k) * Read::kBytes, StoreColumns{panel + k * kLanes});
+  if (k < count) {
+    std::byte copy[16 * kLanes];
+    const Rows tail = padded_tail(rows, (begin + k) * Read::kBytes, (count - k) * Read::kBytes, copy);
+    Read::columns(tail, 0, StoreColumns{panel + k * kLanes});
+  }
+}
+
+/// P panels [count][kLanes], kChunk * kLanes floats apart, times T tokens. x [T] points to the first of the values.
+template <int P, int T>
+COTERIE_INLINE void multiply_chunk(const float* panels, int64_t count, const float* const* rows_x, Float (&acc)[P][T]) {
+  const float* x[T];
+  COTERIE_UNROLL
+  for (int t = 0; t < T; ++t) x[t] = rows_x[t];
+#pragma GCC unroll 4
+  for (int64_t k = 0; k < count; ++k) {
+    Float w[P];
+    COTERIE_UNROLL
+    for (int p = 0; p < P; ++p) w[p] = load_float(panels + p * kChunk * kLanes + k * kLanes);
+    COTERIE_UNROLL
+    for (int t = 0; t < T; ++t) {
+      const Float value = set_float(x[t][k]);
+      COTERIE_UNROLL
+      for (int p = 0; p < P; ++p) acc[p][t] = fma(w[p], value, acc[p][t]);
+    }
+  }
+}
+
+/// Rows [first, first + kLanes) of a task, padded with zero rows in `copy` where it ends before: `bytes` at `offset` of
+/// each, which then start at 0.
+COTERIE_INLINE Rows chunk_rows(const MatmulTask& task, int64_t first, int64_t offset, int64_t bytes, std::byte* copy) {
+  const std::byte* data = task.weights + first * task.row_stride + offset;
+  if (first + kLanes <= task.rows) return {data, task.row_stride};
+  const int64_t rows = task.rows - first;
+  for (int64_t r = 0; r < rows; ++r)
+    __builtin_memcpy(copy + r * bytes, data + r * task.row_stride, static_cast<size_t>(bytes));
+  __builtin_memset(copy + rows * bytes, 0, static_cast<size_t>((kLanes - rows) * bytes));
+  return {copy, bytes};
+}
+
+COTERIE_INLINE void add_rows(const MatmulTask& task, int64_t token, int64_t first, bool begins, Float sum) {
+  float* y = task.y + token * task.y_stride + first;
+  const int64_t rows = smaller(task.rows - first, kLanes);
+  if (rows == kLanes) {
+    store_float(y, add(begins ? zero_float() : load_float(y), sum));
+  } else {
+    store_first(y, add(begins ? zero_float() : load_first(y, rows), sum), rows);
+  }
+}
+
+/// P panels from row `first` on, T tokens, one chunk.
+template <int P, int T>
+void run_float_tile(const MatmulTask& task, const float* panels, int64_t begin, int64_t count, int64_t token,
+                    int64_t first) {
+  const float* x[T];
+  Float acc[P][T];
+  COTERIE_UNROLL
+  for (int t = 0; t < T; ++t) {
+    x[t] = reinterpret_cast<const float*>(task.x[token + t]) + begin;
+    COTERIE_UNROLL
+    for (int p = 0; p < P; ++p) acc[p][t] = zero_float();
+  }
+  multiply_chunk<P, T>(panels, count, x, acc);
+  COTERIE_UNROLL
+  for (int t = 0; t < T; ++t) {
+    COTERIE_UNROLL
+    for (int p = 0; p < P; ++p) add_rows(task, token + t, first + p * kLanes, begin == 0, acc[p][t]);
+  }
+}
+
+template <int P, int T = kFloatTileTokens>
+COTERIE_INLINE void run_float_tile_of(int64_t tokens, const MatmulTask& task, const float* panels, int64_t begin,
+                                      int64_t count, int64_t token, int64_t first) {
+  if constexpr (T > 1) {
+    if (tokens < T) return run_float_tile_of<P, T - 1>(tokens, task, panels, begin, count, token, first);
+  }
+  run_float_tile<P, T>(task, panels, begin, count, token, first);
+}
+
+/// The packed way: a chunk of up to kFloatPanels panels is laid out by `unpack`(first row, begin, count, panel), then
+/// multiplied by all tokens.
+template <class Unpack>
+COTERIE_INLINE void run_packed_floats(const MatmulTask& task, float* panels, Unpack&& unpack) {
+  const int64_t tiles = (task.tokens + kFloatTileTokens - 1) / kFloatTileTokens;
+  for (int64_t first = 0; first < task.rows; first += kFloatPanels * kLanes) {
+    const int64_t count = smaller(kFloatPanels, (task.rows - first + kLanes - 1) / kLanes);
+    for (int64_t begin = 0; begin < task.cols; begin += kChunk) {
+      const int64_t values = smaller(kChunk, task.cols - begin);
+      for (int64_t p = 0; p < count; ++p) unpack(first + p * kLanes, begin, values, panels + p * kChunk * kLanes);
+      for (int64_t tile = 0; tile < tiles; ++tile) {
+        const int64_t token = task.tokens * tile / tiles, tokens = task.tokens * (tile + 1) / tiles - token;
+        int64_t p = 0;
+        for (; p + 2 <= count; p += 2)
+          run_float_tile_of<2>(tokens, task, panels + p * kChunk * kLanes, begin, values, token, first + p * kLanes);
+        if (p < count)
+          run_float_tile_of<1>(tokens, task, panels + p * kChunk * kLanes, begin, values, token, first + p * kLanes);
+      }
+    }
+  }
+}
+
+/// Few tokens: straight from the file's bytes, P panels side by side so that their sums do not wait for each other.
+template <class Read, int P, int T>
+void run_fused_floats(const MatmulTask& task, int64_t first) {
+  constexpr int kStep = 16 / Read::kBytes;
+  std::byte* copy = task.scratch;
+  for (int64_t begin = 0; begin < task.cols; begin += kChunk) {
+    const int64_t count = smaller(kChunk, task.cols - begin);
+    const float* x[T];
+    Float acc[P][T];
+    COTERIE_UNROLL
+    for (int t = 0; t < T; ++t) {
+      x[t] = reinterpret_cast<const float*>(task.x[t]) + begin;
+      COTERIE_UNROLL
+      for (int p = 0; p < P; ++p) acc[p][t] = zero_float();
+    }
+    Rows rows[P];
+    COTERIE_UNROLL
+    for (int p = 0; p < P; ++p)
+      rows[p] = chunk_rows(task, first + p * kLanes, begin * Read::kBytes, count * Read::kBytes, copy);
+    int64_t k = 0;
+    for (; k + kStep <= count; k += kStep) {
+      COTERIE_UNROLL
+      for (int p = 0; p < P; ++p) Read::columns(rows[p], k * Read::kBytes, FuseColumns<T>{x, acc[p]});
+      COTERIE_UNROLL
+      for (int t = 0; t < T; ++t) x[t] += kStep;
+    }
+    if (k < count) {
+      alignas(64) float panel[kStep * kLanes];
+      COTERIE_UNROLL
+      for (int p = 0; p < P; ++p) {
+        std::byte padded[16 * kLanes];
+        Read::columns(padded_tail(rows[p], k * Read::kBytes, (count - k) * Read::kBytes, padded), 0,
+                      StoreColumns{panel});
+        for (int64_t i = 0; i < count - k; ++i)
+          FuseColumns<T>{x, acc[p]}(static_cast<int>(i), load_float(panel + i * kLanes));
+      }
+    }
+    COTERIE_UNROLL
+    for (int t = 0; t < T; ++t) {
+      COTERIE_UNROLL
+      for (int p = 0; p < P; ++p) add_rows(task, t, first + p * kLanes, begin == 0, acc[p][t]);
+    }
+  }
+}
+
+inline constexpr int64_t kFloatCopyBytes = kLanes * kChunk * 4;
+
+int64_t floats_scratch(tensor::DType, int64_t) noexcept {
+  return 2 * kFloatCopyBytes + (kFloatPanels * kChunk + 8) * kLanes * 4;
+}
+
+template <class Read, int T>
+void run_few_floats(const MatmulTask& task) {
+  int64_t first = 0;
+  for (; first + 2 * kLanes <= task.rows; first += 2 * kLanes) run_fused_floats<Read, 2, T>(task, first);
+  for (; first < task.rows; first += kLanes) run_fused_floats<Read, 1, T>(task, first);
+}
+
+template <class Read>
+struct UnpackPlain {
+  const MatmulTask& task;
+  COTERIE_INLINE void operator()(int64_t first, int64_t begin, int64_t count, float* panel) const {
+    const Rows rows = chunk_rows(task, first, begin * Read::kBytes, count * Read::kBytes, task.scratch);
+    unpack_floats<Read>(rows, 0, count, panel);
+  }
+};
+
+template <class Read>
+void run_floats(const MatmulTask& task) noexcept {
+  if (task.tokens == 1) return run_few_floats<Read, 1>(task);
+  if (task.tokens == 2) return run_few_floats<Read, 2>(task);
+  run_packed_floats(task, reinterpret_cast<float*>(task.scratch + 2 * kFloatCopyBytes), UnpackPlain<Read>{task});
+}
+
+/// Blocks, decoded: what `exact` does with them. It is for comparing with references, not for speed.
+struct UnpackDecoded {
+  const MatmulTask& task;
+  COTERIE_INLINE void operator()(int64_t first, int64_t begin, int64_t count, float* panel) const {
+    const tensor::DTypeInfo& info = tensor::info(task.dtype);
+    const int64_t offset = begin / info.block_values * info.block_bytes;
+    float* decoded = reinterpret_cast<float*>(task.scratch);
+    for (int64_t r = 0; r < kLanes; ++r) {
+      const int64_t row = smaller(first + r, task.rows - 1);
+      quant::decode(task.dtype, task.weights + row * task.row_stride + offset, decoded + r * kChunk, count);
+    }
+    unpack_floats<ReadF32>({task.scratch, kChunk * 4}, 0, count, panel);
+  }
+};
+
+void run_decoded(const MatmulTask& task) noexcept {
+  run_packed_floats(task, reinterpret_cast<float*>(task.scratch + 2 * kFloatCopyBytes), UnpackDecoded{task});
+}

@@ -1,0 +1,58 @@
+// What probe.cpp times: the inner loops of the kernels with nothing to wait for.
+
+int64_t peak_f32(int64_t rounds, float* sink) noexcept {
+  constexpr int kChains = 12;
+  Float acc[kChains];
+  Float a = set_float(0.5f), b = set_float(0.25f);
+  COTERIE_UNROLL
+  for (int i = 0; i < kChains; ++i) acc[i] = set_float(static_cast<float>(i));
+  for (int64_t round = 0; round < rounds; ++round) {
+    asm volatile("" : "+v"(a), "+v"(b));
+    COTERIE_UNROLL
+    for (int i = 0; i < kChains; ++i) acc[i] = fma(acc[i], a, b);
+  }
+  COTERIE_UNROLL
+  for (int i = 1; i < kChains; ++i) acc[0] = add(acc[0], acc[i]);
+  float lanes[kLanes];
+  store_float(lanes, acc[0]);
+  *sink = lanes[0];
+  return kChains * kLanes;
+}
+
+int64_t peak_int8(int64_t rounds, int32_t* sink) noexcept {
+  constexpr int kChains = 12;
+  Int acc[kChains];
+  Int a = set_int(0x01010101), b = set_int(0x02020202);
+  COTERIE_UNROLL
+  for (int i = 0; i < kChains; ++i) acc[i] = zero_int();
+  for (int64_t round = 0; round < rounds; ++round) {
+    asm volatile("" : "+v"(a), "+v"(b));
+    COTERIE_UNROLL
+    for (int i = 0; i < kChains; ++i) acc[i] = dot4<false>(acc[i], a, b);
+  }
+  COTERIE_UNROLL
+  for (int i = 1; i < kChains; ++i) acc[0] = add_int(acc[0], acc[i]);
+  *sink = reduce_add(acc[0]);
+  return kChains * kLanes * 4;
+}
+
+uint64_t read(const std::byte* data, int64_t bytes) noexcept {
+  Int digest[4];
+  COTERIE_UNROLL
+  for (int i = 0; i < 4; ++i) digest[i] = zero_int();
+  constexpr int64_t kStep = kLanes * 4;
+  int64_t at = 0;
+  for (; at + 4 * kStep <= bytes; at += 4 * kStep) {
+    // The processor's own prefetcher stops at each page; a page ahead keeps it busy.
+    __builtin_prefetch(data + at + 4096, 0, 3);
+    if (4 * kStep > 64) __builtin_prefetch(data + at + 4096 + 64, 0, 3);
+    if (4 * kStep > 128) __builtin_prefetch(data + at + 4096 + 128, 0, 3);
+    if (4 * kStep > 192) __builtin_prefetch(data + at + 4096 + 192, 0, 3);
+    COTERIE_UNROLL
+    for (int i = 0; i < 4; ++i)
+      digest[i] = add_int(digest[i], as_int(load_float(reinterpret_cast<const float*>(data + at + i * kStep))));
+  }
+  for (; at + kStep <= bytes; at += kStep)
+    digest[0] = add_int(digest[0], as_int(load_float(reinterpret_cast<const float*>(data + at))));
+  return static_cast<uint32_t>(reduce_add(add_int(add_int(digest[0], digest[1]), add_int(digest[2], digest[3]))));
+}

@@ -1,0 +1,110 @@
+// The walk over a task's rows that all block formats share. `Blocks` says how a panel (kLanes rows) is read:
+//   fused<T>   multiplies it by T tokens straight from the file's bytes: few tokens, memory is the limit
+//   unpack     lays it out for the multiplier once;  tile<T> then multiplies it by T tokens: many tokens
+// Both compute the same integers and then the same sequence of f32 steps.
+
+inline constexpr int64_t kUnpackedBytes = 192 << 10;  // panels unpacked together: they stay in the second cache
+
+COTERIE_INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/// Panels to unpack together, for rows of so many blocks.
+template <class Blocks>
+int64_t panel_group(int64_t blocks) {
+  const int64_t bytes = blocks * static_cast<int64_t>(sizeof(typename Blocks::Panel));
+  return larger(smaller(kUnpackedBytes / larger(bytes, 1), 4), 1);
+}
+
+template <class Blocks>
+int64_t panel_scratch(tensor::DType, int64_t cols) noexcept {
+  const int64_t blocks = cols / Blocks::kValues;
+  const int64_t copied_rows = round_up(kLanes * blocks * Blocks::kBytes, 64);
+  return copied_rows + panel_group<Blocks>(blocks) * blocks * static_cast<int64_t>(sizeof(typename Blocks::Panel));
+}
+
+/// Rows [first, first + kLanes) of the task; where it ends before, they are copied and filled up with zeros, so that
+/// nothing after the last row is read.
+COTERIE_INLINE Rows panel_rows(const MatmulTask& task, int64_t first, int64_t row_bytes) {
+  const std::byte* data = task.weights + first * task.row_stride;
+  if (first + kLanes <= task.rows) return {data, task.row_stride};
+  std::byte* copy = task.scratch;
+  const int64_t rows = task.rows - first;
+  for (int64_t r = 0; r < rows; ++r)
+    __builtin_memcpy(copy + r * row_bytes, data + r * task.row_stride, static_cast<size_t>(row_bytes));
+  __builtin_memset(copy + rows * row_bytes, 0, static_cast<size_t>((kLanes - rows) * row_bytes));
+  return {copy, row_bytes};
+}
+
+COTERIE_INLINE void store_rows(const MatmulTask& task, int64_t token, int64_t first, Float y) {
+  float* target = task.y + token * task.y_stride + first;
+  if (first + kLanes <= task.rows) {
+    store_float(target, y);
+  } else {
+    store_first(target, y, task.rows - first);
+  }
+}
+
+template <class Blocks, int T>
+void run_fused(const MatmulTask& task) {
+  const int64_t blocks = task.cols / Blocks::kValues, row_bytes = blocks * Blocks::kBytes;
+  for (int64_t first = 0; first < task.rows; first += kLanes) {
+    const Rows rows = panel_rows(task, first, row_bytes);
+    Float y[T];
+    Blocks::template fused<T>(rows, blocks, task.x, task.weights + (first + kLanes) * task.row_stride, y);
+    COTERIE_UNROLL
+    for (int t = 0; t < T; ++t) store_rows(task, t, first, y[t]);
+  }
+}
+
+template <class Blocks, int T>
+void run_tile(const MatmulTask& task, const typename Blocks::Panel* panels, int64_t blocks, int64_t token,
+              int64_t first) {
+  Float y[T];
+  Blocks::template tile<T>(panels, blocks, task.x + token, y);
+  COTERIE_UNROLL
+  for (int t = 0; t < T; ++t) store_rows(task, token + t, first, y[t]);
+}
+
+template <class Blocks, int T = kTileTokens>
+COTERIE_INLINE void run_tile_of(int64_t tokens, const MatmulTask& task, const typename Blocks::Panel* panels,
+                                int64_t blocks, int64_t token, int64_t first) {
+  if constexpr (T > 1) {
+    if (tokens < T) return run_tile_of<Blocks, T - 1>(tokens, task, panels, blocks, token, first);
+  }
+  run_tile<Blocks, T>(task, panels, blocks, token, first);
+}
+
+/// Tokens as evenly as tiles allow: 9 are 5 and 4, not 8 and 1.
+COTERIE_INLINE int64_t tile_begin(int64_t tile, int64_t tiles, int64_t tokens) { return tokens * tile / tiles; }
+
+template <class Blocks>
+void run_unpacked(const MatmulTask& task) {
+  using Panel = typename Blocks::Panel;
+  const int64_t blocks = task.cols / Blocks::kValues, row_bytes = blocks * Blocks::kBytes;
+  const int64_t group = panel_group<Blocks>(blocks);
+  Panel* panels = reinterpret_cast<Panel*>(task.scratch + round_up(kLanes * row_bytes, 64));
+  const int64_t tiles = (task.tokens + kTileTokens - 1) / kTileTokens;
+  for (int64_t begin = 0; begin < task.rows; begin += group * kLanes) {
+    const int64_t count = smaller(group, (task.rows - begin + kLanes - 1) / kLanes);
+    for (int64_t p = 0; p < count; ++p)
+      Blocks::unpack(panel_rows(task, begin + p * kLanes, row_bytes), blocks, panels + p * blocks);
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const int64_t token = tile_begin(tile, tiles, task.tokens), end = tile_begin(tile + 1, tiles, task.tokens);
+      for (int64_t p = 0; p < count; ++p)
+        run_tile_of<Blocks>(end - token, task, panels + p * blocks, blocks, token, begin + p * kLanes);
+    }
+  }
+}
+
+template <class Blocks>
+void run_blocks(const MatmulTask& task) noexcept {
+  if (task.tokens == 1) return run_fused<Blocks, 1>(task);
+  if (task.tokens == 2) return run_fused<Blocks, 2>(task);
+  run_unpacked<Blocks>(task);
+}
+
+template <class Blocks>
+MatmulKernel block_kernel() {
+  return {run_blocks<Blocks>, panel_scratch<Blocks>, Blocks::kForm};
+}

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "quant/blocks.h"
+
+namespace coterie::kernels {
+
+/// Some rows of weights (as many as an instruction set has 32-bit lanes), each `stride` bytes after the one before.
+struct Rows {
+  const std::byte* data;
+  int64_t stride;
+};
+
+// Taken here, outside the regions of an instruction set, where no std:: function may be called.
+inline constexpr const int8_t* kIq4Codes = quant::kIq4Values.data();
+inline constexpr const int8_t* kMxfp4Codes = quant::kMxfp4Values.data();
+
+/// Each fills in its formats, by dtype, and is a file of the instruction set's folder.
+struct MatmulKernel;
+namespace avx2 {
+void add_matmul_blocks32(MatmulKernel* fast);
+void add_matmul_blocks256(MatmulKernel* fast);
+void add_matmul_floats(MatmulKernel* exact, MatmulKernel* fast);
+}  // namespace avx2
+namespace avx512 {
+void add_matmul_blocks32(MatmulKernel* fast);
+void add_matmul_blocks256(MatmulKernel* fast);
+void add_matmul_floats(MatmulKernel* exact, MatmulKernel* fast);
+}  // namespace avx512
+
+}  // namespace coterie::kernels
