@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <deque>
 
 #include "text/bridge_call.h"
 #include "text/pre_tokenizers.h"
@@ -118,6 +119,12 @@ Json byte_level_parts(const GgufVocabulary& vocabulary, Ends& ends, std::string_
       {"ignore_merges", pre->ignore_merges}};
 }
 
+std::string spaces_as_token(size_t n) {
+  std::string token;
+  for (size_t i = 0; i < n; ++i) token += "▁";
+  return token;
+}
+
 /// SentencePiece BPE, as transformers writes it for the tokenizers library: spaces become U+2581 and what has no token
 /// becomes bytes.
 Json sentencepiece_parts(const GgufVocabulary& vocabulary, std::string_view where) {
@@ -132,7 +139,7 @@ Json sentencepiece_parts(const GgufVocabulary& vocabulary, std::string_view wher
   std::optional<TokenId> unknown = vocabulary.unknown;
   for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
     const int32_t type = type_of(vocabulary, id);
-    if (type != kNormal && type != kUnused) unmerged.push_back(id);
+    if (type == kControl || type == kUnknown || type == kByte) unmerged.push_back(id);
     has_bytes |= type == kByte;
     if (type == kUnknown && !unknown) unknown = static_cast<TokenId>(id);
   }
@@ -145,11 +152,14 @@ Json sentencepiece_parts(const GgufVocabulary& vocabulary, std::string_view wher
     decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
   }
   normalizers.push_back(from_space);
-  Json parts = {{"normalizer", {{"type", "Sequence"}, {"normalizers", normalizers}}},
-                {"decoder", {{"type", "Sequence"}, {"decoders", decoders}}},
-                {"byte_fallback", has_bytes},
-                {"fuse_unk", true},
-                {"unmerged", unmerged}};
+  Json parts = {
+      {"normalizer", {{"type", "Sequence"}, {"normalizers", normalizers}}},
+      {"decoder", {{"type", "Sequence"}, {"decoders", decoders}}},
+      {"byte_fallback", has_bytes},
+      {"fuse_unk", true},
+      // The order of ties in the published files: Llama 2, Mistral, Mixtral (with a prefix) and Gemma (without).
+      {"merges_by_length", !prefix},
+      {"unmerged", unmerged}};
   if (unknown) parts["unk_token"] = vocabulary.tokens[static_cast<size_t>(*unknown)];
   return parts;
 }
@@ -183,14 +193,19 @@ Tokenizer Tokenizer::from_gguf(const GgufVocabulary& vocabulary, std::string_vie
   parts["post_processor"] = post_processor(vocabulary, ends, where);
   parts["added"] = added_tokens(vocabulary);
 
-  // An empty token would be a duplicate of the next empty one; llama.cpp gives it the same name.
-  std::vector<std::string> renamed;
-  renamed.reserve(static_cast<size_t>(std::count(vocabulary.tokens.begin(), vocabulary.tokens.end(), "")));
+  std::deque<std::string> renamed;
   std::vector<CoterieSlice> tokens, merges;
   tokens.reserve(vocabulary.tokens.size());
   for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
     const std::string& token = vocabulary.tokens[id];
-    tokens.push_back(slice(token.empty() ? renamed.emplace_back(fmt::format("[EMPTY_{}]", id)) : token));
+    if (token.empty())
+      // Empty tokens would be duplicates of each other.
+      tokens.push_back(slice(renamed.emplace_back(fmt::format("[EMPTY_{}]", id))));
+    else if (from_scores && token.find_first_not_of(' ') == std::string::npos)
+      // Converters write the user-defined runs of spaces as text; in the published vocabularies they are U+2581.
+      tokens.push_back(slice(renamed.emplace_back(spaces_as_token(token.size()))));
+    else
+      tokens.push_back(slice(token));
   }
   if (!from_scores) {
     merges.reserve(vocabulary.merges.size());

@@ -53,6 +53,15 @@ def report(name, want, got, texts, parts=("ids", "plain", "text")):
     return len(bad)
 
 
+def scores(model, kinds):
+    """Scores that say what the merges say: a token that is made earlier has the higher one; user-defined tokens have 0."""
+    out = [0.0 if kind in (3, 4) else -1e9 for kind in kinds]
+    for rank, merge in enumerate(model["merges"]):
+        i = model["vocab"][merge.replace(" ", "") if isinstance(merge, str) else "".join(merge)]
+        out[i] = max(out[i], -float(rank + 1))
+    return out
+
+
 def as_gguf(json_path):
     """The vocabulary that a GGUF converter writes for a tokenizer.json, or None when it has no name for its parts."""
     spec = json.loads(pathlib.Path(json_path).read_text(encoding="utf-8"))
@@ -70,8 +79,7 @@ def as_gguf(json_path):
         for i in range(256):
             kinds[tokens[f"<0x{i:02X}>"]] = 6
         kinds[out["unknown"]] = 2
-        # The scores of a SentencePiece BPE model fall with the id; bytes and control tokens have none.
-        out["scores"] = [0.0 if kinds[i] != 1 else -float(i) for i in range(size)]
+        out["scores"] = scores(model, kinds)
         out["add_space_prefix"] = "Prepend" in json.dumps(spec["normalizer"])
         out["add_bos"] = spec["post_processor"]["type"] == "TemplateProcessing"
         out["bos"] = next(i for i, token in added.items() if token["content"] in ("<s>", "<bos>"))

@@ -75,9 +75,17 @@ fn split_merge(merge: &str) -> Option<(String, String)> {
     Some((merge[..space].to_string(), merge[space + 1..].to_string()))
 }
 
-/// The merges a SentencePiece BPE model implies: every way to put a token together from two others, best score first;
-/// ties by the length of the left part, then of the right, longest first. The same order as transformers' converter.
-fn merges_from_scores(tokens: &[&str], scores: &[f32], skip: &HashSet<u32>, vocab: &HashMap<&str, u32>) -> Merges {
+/// The merges a SentencePiece BPE model implies: every way to put a token together from two others, best score first.
+/// transformers' converter has ordered ties in two ways, and published files are of both kinds: by the ids (of the
+/// whole, the left part, the right part), and `by_length`, where the longest left part, then the longest right part,
+/// come before the ids.
+fn merges_from_scores(
+    tokens: &[&str],
+    scores: &[f32],
+    skip: &HashSet<u32>,
+    by_length: bool,
+    vocab: &HashMap<&str, u32>,
+) -> Merges {
     struct Candidate<'a> {
         score: f32,
         left: &'a str,
@@ -107,12 +115,8 @@ fn merges_from_scores(tokens: &[&str], scores: &[f32], skip: &HashSet<u32>, voca
         }
         all[start..].sort_by_key(|pair| (vocab[pair.left], vocab[pair.right]));
     }
-    all.sort_by(|a, b| {
-        b.score
-            .total_cmp(&a.score)
-            .then(b.left_length.cmp(&a.left_length))
-            .then(b.right_length.cmp(&a.right_length))
-    });
+    let lengths = |pair: &Candidate| if by_length { (pair.left_length, pair.right_length) } else { (0, 0) };
+    all.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| lengths(b).cmp(&lengths(a))));
     all.iter().map(|pair| (pair.left.to_string(), pair.right.to_string())).collect()
 }
 
@@ -128,7 +132,7 @@ fn build(parts: &Value, tokens: &[&str], merges: &[&str], scores: Option<&[f32]>
         Some(scores) => {
             let skip = parts["unmerged"].as_array().cloned().unwrap_or_default();
             let skip = skip.iter().filter_map(Value::as_u64).map(|id| id as u32).collect();
-            merges_from_scores(tokens, scores, &skip, &ids)
+            merges_from_scores(tokens, scores, &skip, parts["merges_by_length"].as_bool().unwrap_or(false), &ids)
         }
         None => {
             let split = |(index, merge): (usize, &&str)| {
