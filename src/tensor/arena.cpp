@@ -4,6 +4,10 @@
 
 namespace coterie::tensor {
 
+namespace {
+constexpr int64_t kLargestChunk = 64 << 20;
+}
+
 int64_t Arena::capacity() const {
   int64_t bytes = 0;
   for (const auto& chunk : chunks_) bytes += chunk.size();
@@ -20,9 +24,9 @@ std::byte* Arena::take_bytes(int64_t bytes) {
     }
     ++chunk_, used_ = 0;
   }
-  next_chunk_ = std::max(bytes, next_chunk_);
-  chunks_.emplace_back(next_chunk_);
-  next_chunk_ *= 2;
+  // Chunks double up to a size at which their number no longer matters; a larger piece gets a chunk of its own size.
+  chunks_.emplace_back(std::max(bytes, next_chunk_));
+  next_chunk_ = std::min(2 * next_chunk_, kLargestChunk);
   used_ = bytes;
   return chunks_.back().data();
 }

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <memory>
 #include <span>
+#include <utility>
 
 #include "base/error.h"
 #include "tensor/view.h"
@@ -19,11 +20,20 @@ class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(int64_t count) : size_(count) {
+    base::require(count >= 0 && count <= INT64_MAX / 2 / static_cast<int64_t>(sizeof(T)), "tensor::Buffer",
+                  "a buffer of {} elements", count);
     if (count == 0) return;
     const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
     data_.reset(static_cast<T*>(std::aligned_alloc(kAlignment, bytes)));
     if (!data_) base::fail(base::ErrorKind::out_of_memory, "buffer", "{} bytes could not be allocated", bytes);
   }
+  Buffer(Buffer&& other) noexcept : data_(std::move(other.data_)), size_(std::exchange(other.size_, 0)) {}
+  Buffer& operator=(Buffer&& other) noexcept {
+    data_ = std::move(other.data_);
+    size_ = std::exchange(other.size_, 0);
+    return *this;
+  }
+
   T* data() { return data_.get(); }
   const T* data() const { return data_.get(); }
   int64_t size() const { return size_; }

@@ -33,7 +33,8 @@ class Pool {
   /// work: put the large tasks first.
   void each(int64_t count, base::FunctionRef<void(int64_t task, int worker)> body);
 
-  /// Inside run(): waits until every worker has arrived. All of them must call it equally often.
+  /// Inside run(): waits until every worker has arrived. All of them must call it equally often, so a body that uses it
+  /// must not throw: the others would wait for ever.
   void barrier();
 
  private:

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <fstream>
 #include <map>
 #include <set>
@@ -24,7 +25,7 @@ double read_quota() {
   std::ifstream v2("/sys/fs/cgroup/cpu.max");
   std::string limit;
   double period = 0;
-  if (v2 >> limit >> period) return limit == "max" || period <= 0 ? 0 : std::stod(limit) / period;
+  if (v2 >> limit >> period) return limit == "max" || period <= 0 ? 0 : std::strtod(limit.c_str(), nullptr) / period;
   const int quota = read_int("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", -1);
   const int length = read_int("/sys/fs/cgroup/cpu/cpu.cfs_period_us", 0);
   return quota > 0 && length > 0 ? static_cast<double>(quota) / length : 0;

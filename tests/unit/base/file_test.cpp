@@ -1,0 +1,113 @@
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <csignal>
+
+#include "base/atomic_file.h"
+#include "base/mapped_file.h"
+#include "support/expect_error.h"
+#include "support/temp_folder.h"
+
+namespace coterie::base {
+namespace {
+
+size_t files_in(const TempFolder& folder) {
+  return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(folder.path()), {}));
+}
+
+TEST(AtomicFile, AppearsOnlyWhenCommitted) {
+  const TempFolder folder;
+  const auto target = folder.write("a", "old");
+  {
+    AtomicFile file(target);
+    file.write("new text");
+    EXPECT_EQ(file.position(), 8);
+    EXPECT_EQ(read_text(target), "old");
+    file.commit();
+  }
+  EXPECT_EQ(read_text(target), "new text");
+  EXPECT_EQ(files_in(folder), 1u);
+}
+
+TEST(AtomicFile, LeavesNothingWhenAbandoned) {
+  const TempFolder folder;
+  const auto target = folder.write("a", "old");
+  { AtomicFile(target).write("half"); }
+  EXPECT_EQ(read_text(target), "old");
+  EXPECT_EQ(files_in(folder), 1u);
+}
+
+TEST(AtomicFile, TwoWritersDoNotMeet) {
+  const TempFolder folder;
+  AtomicFile one(folder / "a"), two(folder / "a");
+  one.write("one"), two.write("two");
+  two.commit(), one.commit();
+  EXPECT_EQ(read_text(folder / "a"), "one");
+}
+
+TEST(AtomicFile, RefusesAFolderThatIsNotThere) {
+  const TempFolder folder;
+  expect_error(ErrorKind::io, {"absent", "cannot be created"}, [&] { AtomicFile(folder / "absent/a"); });
+}
+
+TEST(AtomicFile, CannotReplaceAFolder) {
+  const TempFolder folder;
+  folder.write("a/inside", "x");
+  AtomicFile file(folder / "a");
+  file.write("x");
+  expect_error(ErrorKind::io, {"cannot be written"}, [&] { file.commit(); });
+  EXPECT_EQ(files_in(folder), 1u) << "the temporary is left behind";
+}
+
+TEST(AtomicFile, AFullDiskIsAnErrorAndLeavesNothing) {
+  const TempFolder folder;
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto handler = ::signal(SIGXFSZ, SIG_IGN);
+  rlimit small = before;
+  small.rlim_cur = 1000;
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  {
+    AtomicFile file(folder / "a");
+    const std::string text(2000, 'x');
+    expect_error(ErrorKind::io, {"cannot be written"}, [&] { file.write(text); });
+  }
+  ::setrlimit(RLIMIT_FSIZE, &before);
+  ::signal(SIGXFSZ, handler);
+  EXPECT_EQ(files_in(folder), 0u);
+}
+
+TEST(ReadText, WholeFilesUpToALimit) {
+  const TempFolder folder;
+  const std::string text(200'000, 'y');
+  EXPECT_EQ(read_text(folder.write("a", text)), text);
+  EXPECT_EQ(read_text(folder.write("empty", "")), "");
+  expect_error(ErrorKind::bad_input, {"larger than the 100 bytes"}, [&] { read_text(folder / "a", 100); });
+  expect_error(ErrorKind::not_found, {"absent"}, [&] { read_text(folder / "absent"); });
+  expect_error(ErrorKind::io, {"cannot be read"}, [&] { read_text(folder.path()); });
+}
+
+TEST(MappedFile, MapsAndMoves) {
+  const TempFolder folder;
+  MappedFile file = MappedFile::open(folder.write("a", "abc"));
+  EXPECT_EQ(file.size(), 3);
+  EXPECT_EQ(static_cast<char>(file.bytes()[1]), 'b');
+  const std::byte* data = file.bytes().data();
+  MappedFile moved = std::move(file);
+  EXPECT_EQ(moved.bytes().data(), data);
+  MappedFile other = MappedFile::open(folder.write("b", "other"));
+  other = std::move(moved);
+  EXPECT_EQ(other.bytes().data(), data);
+  EXPECT_EQ(other.path().filename(), "a");
+}
+
+TEST(MappedFile, RefusesWhatIsNoFile) {
+  const TempFolder folder;
+  expect_error(ErrorKind::not_found, {"absent"}, [&] { MappedFile::open(folder / "absent"); });
+  expect_error(ErrorKind::bad_input, {"the file is empty"}, [&] { MappedFile::open(folder.write("e", "")); });
+  expect_error(ErrorKind::bad_input, {"expected a regular file"}, [&] { MappedFile::open(folder.path()); });
+  expect_error(ErrorKind::bad_input, {"expected a regular file"}, [&] { MappedFile::open("/dev/null"); });
+}
+
+}  // namespace
+}  // namespace coterie::base
