@@ -3,7 +3,7 @@
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 
-fn invalid(message: impl Into<String>) -> Error {
+pub fn invalid(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
 }
 
@@ -27,6 +27,78 @@ pub fn float_repr(value: f64) -> String {
         text
     } else {
         text + ".0"
+    }
+}
+
+/// str.__repr__.
+fn string_repr(text: &str) -> String {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let mut out = quote.to_string();
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c == quote => out.extend(['\\', c]),
+            c if is_printable(c) => out.push(c),
+            c => out.push_str(&match c as u32 {
+                code @ 0..=0xff => format!("\\x{code:02x}"),
+                code @ 0x100..=0xffff => format!("\\u{code:04x}"),
+                code => format!("\\U{code:08x}"),
+            }),
+        }
+    }
+    out.push(quote);
+    out
+}
+
+/// str.isprintable, but for code points that no version of Unicode has assigned.
+fn is_printable(c: char) -> bool {
+    use unicode_categories::UnicodeCategories;
+    c == ' ' || !(c.is_other() || c.is_separator())
+}
+
+/// repr(): what Python prints for a value inside a container.
+pub fn repr(value: &Value) -> String {
+    repr_to(value, 0)
+}
+
+fn repr_to(value: &Value, depth: usize) -> String {
+    if let Some(text) = value.as_str() {
+        return string_repr(text);
+    }
+    if depth > MAX_DEPTH {
+        return "...".to_string();
+    }
+    let list = |open: &str, close: &str| -> Option<String> {
+        let items: Vec<String> = value.try_iter().ok()?.map(|item| repr_to(&item, depth + 1)).collect();
+        Some(open.to_string() + &items.join(", ") + close)
+    };
+    let text = match value.kind() {
+        ValueKind::Undefined => Some("Undefined".to_string()),
+        ValueKind::Number if !value.is_integer() => f64::try_from(value.clone()).ok().map(float_repr),
+        ValueKind::Seq if value.is_tuple() => list("(", if value.len() == Some(1) { ",)" } else { ")" }),
+        ValueKind::Seq => list("[", "]"),
+        ValueKind::Iterable if value.len().is_some() => list("[", "]"),
+        ValueKind::Map => value.try_iter().ok().map(|keys| {
+            let entry = |key: Value| {
+                let item = value.get_item(&key).unwrap_or_default();
+                repr_to(&key, depth + 1) + ": " + &repr_to(&item, depth + 1)
+            };
+            "{".to_string() + &keys.map(entry).collect::<Vec<_>>().join(", ") + "}"
+        }),
+        _ => None,
+    };
+    text.unwrap_or_else(|| value.to_string())
+}
+
+/// str(): what `{{ value }}` prints.
+pub fn to_text(value: &Value) -> String {
+    match value.kind() {
+        ValueKind::Undefined => String::new(),
+        ValueKind::String => value.to_string(),
+        _ => repr(value),
     }
 }
 

@@ -2,7 +2,6 @@
 //! loop controls, Python's methods, raise_exception, strftime_now, a `tojson` that is json.dumps, and the
 //! `{% generation %}` tag, which only marks text.
 
-use std::borrow::Cow;
 use std::error::Error as _;
 
 use minijinja::syntax::SyntaxConfig;
@@ -11,7 +10,7 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
 use serde_json::Value as Json;
 
 use crate::ffi::{guard, Bytes, Slice};
-use crate::python;
+use crate::{filters, methods, python, source};
 
 const NAME: &str = "chat_template";
 
@@ -72,13 +71,15 @@ impl ChatTemplate {
         environment.set_syntax(syntax.map_err(|error| describe(&error))?);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.set_fuel(Some(FUEL));
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(methods::call);
+        environment.set_formatter(|out, _, value| match value.as_str() {
+            Some(text) => out.write_str(text).map_err(Error::from),
+            None => out.write_str(&python::to_text(value)).map_err(Error::from),
+        });
+        filters::add_to(&mut environment);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
-        environment.add_filter("tojson", python::tojson);
-        environment.remove_global("debug");
-        let source = without_generation(source).into_owned();
-        environment.add_template_owned(NAME, source).map_err(|error| describe(&error))?;
+        environment.add_template_owned(NAME, source::prepare(source)).map_err(|error| describe(&error))?;
         Ok(ChatTemplate { environment })
     }
 
@@ -119,63 +120,6 @@ fn plain_message(message: Json) -> Result<Json, String> {
         message.insert("reasoning_content".to_string(), reasoning);
     }
     Ok(Json::Object(message))
-}
-
-/// `{% generation %}` … `{% endgeneration %}` mark what the assistant wrote, for a mask that training wants; the text
-/// is as without them. transformers gives the body a scope of its own, which is what `with` does.
-fn without_generation(source: &str) -> Cow<'_, str> {
-    if !source.contains("generation") {
-        return Cow::Borrowed(source);
-    }
-    let bytes = source.as_bytes();
-    let mut out = String::with_capacity(source.len());
-    let (mut at, mut copied) = (0, 0);
-    while at + 1 < bytes.len() {
-        if bytes[at] != b'{' || !matches!(bytes[at + 1], b'%' | b'{' | b'#') {
-            at += 1;
-            continue;
-        }
-        if bytes[at + 1] == b'#' {
-            at = source[at..].find("#}").map_or(bytes.len(), |end| at + end + 2);
-            continue;
-        }
-        let is_tag = bytes[at + 1] == b'%';
-        let close = if is_tag { b"%}" } else { b"}}" };
-        at += 2;
-        if is_tag {
-            let rest = source[at..].trim_start_matches(['-', '+']).trim_start();
-            let start = source.len() - rest.len();
-            let end = start + rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
-            let word = match &source[start..end] {
-                "generation" => Some("with"),
-                "endgeneration" => Some("endwith"),
-                "raw" => {
-                    at = source[end..].find("endraw").map_or(bytes.len(), |found| end + found);
-                    None
-                }
-                _ => None,
-            };
-            if let Some(word) = word {
-                out.push_str(&source[copied..start]);
-                out.push_str(word);
-                copied = end;
-            }
-            at = at.max(end);
-        }
-        while at < bytes.len() && !bytes[at..].starts_with(close) {
-            if matches!(bytes[at], b'"' | b'\'') {
-                let quote = bytes[at];
-                at += 1;
-                while at < bytes.len() && bytes[at] != quote {
-                    at += if bytes[at] == b'\\' { 2 } else { 1 };
-                }
-            }
-            at += 1;
-        }
-        at += 2;
-    }
-    out.push_str(&source[copied..]);
-    Cow::Owned(out)
 }
 
 /// # Safety
