@@ -16,6 +16,15 @@ constexpr int64_t score_blocks(int64_t rows) {
   const int64_t blocks = kAccumulators / (rows * kBlockVectors);
   return blocks < 1 ? 1 : blocks > 4 ? 4 : blocks;
 }
+/// Blocks after which the loops change rows: 4 blocks of f32 keys or values of 128 dimensions fill a first-level cache.
+inline constexpr int64_t kStepBlocks = 4;
+inline constexpr int64_t kStepPositions = kStepBlocks * kCacheBlock;
+/// A chunk's blocks as pointers; those past the last repeat it, so that there always is a next one to prefetch.
+template <typename Element>
+struct Blocks {
+  const Element* at[kChunkBlocks + kStepBlocks] = {};
+};
+
 /// Vectors of value dimensions that a tile of `rows` rows covers.
 constexpr int64_t value_vectors(int64_t rows) {
   const int64_t vectors = kAccumulators / rows;
@@ -44,9 +53,19 @@ inline void score_tile(const float* packed, const Key* const* keys, int64_t key_
     for (int64_t j = 0; j < kVectors; ++j) sum[r][j] = zero();
   }
   const Key* block[kBlocks];
+  const Key* next[kBlocks];
   COTERIE_UNROLL
-  for (int64_t b = 0; b < kBlocks; ++b) block[b] = keys[b];
+  for (int64_t b = 0; b < kBlocks; ++b) block[b] = keys[b], next[b] = keys[b + kBlocks];
   for (int64_t d = 0; d < key_dim; ++d) {
+    // Keys come straight from the cache here, in pieces too short for the processor to foresee: the values of these
+    // blocks, which follow the keys, and the keys of the next blocks are asked for in time.
+    if constexpr (sizeof(Key) == 2) {
+      COTERIE_UNROLL
+      for (int64_t b = 0; b < kBlocks; ++b) {
+        __builtin_prefetch(block[b] + (key_dim + d) * kCacheBlock, 0, 2);
+        __builtin_prefetch(next[b] + d * kCacheBlock, 0, 3);
+      }
+    }
     Vf key[kVectors];
     COTERIE_UNROLL
     for (int64_t j = 0; j < kVectors; ++j) {
@@ -154,10 +173,13 @@ inline void value_group(int64_t rows, const float* weights, const Value* const* 
 template <typename Value>
 inline void add_values(const float* weights, const Value* const* values, int64_t rows, int64_t value_dim, int64_t first,
                        int64_t last, float* out) {
-  if (first >= last) return;
-  for (int64_t r = 0; r < rows; r += kRowTile) {
-    const int64_t n = rows - r < kRowTile ? rows - r : kRowTile;
-    value_group<Value>(n, weights + r * kScoreStride, values, value_dim, first, last, out + r * value_dim);
+  while (first < last) {
+    const int64_t step = (first / kStepPositions + 1) * kStepPositions, end = step < last ? step : last;
+    for (int64_t r = 0; r < rows; r += kRowTile) {
+      const int64_t n = rows - r < kRowTile ? rows - r : kRowTile;
+      value_group<Value>(n, weights + r * kScoreStride, values, value_dim, first, end, out + r * value_dim);
+    }
+    first = end;
   }
 }
 
@@ -209,11 +231,14 @@ template <typename Element>
 inline void chunk_over(const AttentionChunk& c, const Element* const* keys, const Element* const* values, int64_t begin,
                        int64_t end) {
   const int64_t rows = c.tokens * c.heads;
-  const int64_t begin_block = begin / kCacheBlock, blocks = (end + kCacheBlock - 1) / kCacheBlock - begin_block;
-  for (int64_t r = 0; r < rows; r += kRowTile) {
-    const int64_t n = rows - r < kRowTile ? rows - r : kRowTile;
-    score_group<Element>(n, c.queries + r * c.key_dim, keys + begin_block, blocks, c.key_dim,
-                         c.scores + r * kScoreStride + begin_block * kCacheBlock);
+  const int64_t end_block = (end + kCacheBlock - 1) / kCacheBlock;
+  for (int64_t b = begin / kCacheBlock; b < end_block; b += kStepBlocks) {
+    const int64_t blocks = end_block - b < kStepBlocks ? end_block - b : kStepBlocks;
+    for (int64_t r = 0; r < rows; r += kRowTile) {
+      const int64_t n = rows - r < kRowTile ? rows - r : kRowTile;
+      score_group<Element>(n, c.queries + r * c.key_dim, keys + b, blocks, c.key_dim,
+                           c.scores + r * kScoreStride + b * kCacheBlock);
+    }
   }
   for (int64_t t = 0; t < c.tokens; ++t) {
     for (int64_t r = t * c.heads; r < (t + 1) * c.heads; ++r) {
@@ -244,25 +269,26 @@ inline void chunk_over(const AttentionChunk& c, const Element* const* keys, cons
 
 template <typename Element>
 inline void chunk_of(const AttentionChunk& c) {
-  // Tokens ascend, so the first token's first and the last token's last bound what is seen; a token that sees nothing
-  // has first >= last.
+  // Tokens ascend, so the first token's first and the last token's last bound what is seen.
   const int64_t begin = c.first[0], end = c.last[c.tokens - 1];
-  const Element* keys[kChunkBlocks] = {};
-  const Element* values[kChunkBlocks] = {};
-  for (int64_t b = begin / kCacheBlock; b * kCacheBlock < end; ++b) {
-    keys[b] = reinterpret_cast<const Element*>(c.blocks[b]);
-    values[b] = keys[b] + c.key_dim * kCacheBlock;
-  }
-  if (c.decoded == nullptr || sizeof(Element) == sizeof(float)) return chunk_over(c, keys, values, begin, end);
-  const float* wide_keys[kChunkBlocks] = {};
-  const float* wide_values[kChunkBlocks] = {};
+  const int64_t begin_block = begin / kCacheBlock, end_block = (end + kCacheBlock - 1) / kCacheBlock;
+  const bool decode = c.decoded != nullptr && sizeof(Element) != sizeof(float);
   const int64_t size = kCacheBlock * (c.key_dim + c.value_dim);
-  for (int64_t b = begin / kCacheBlock; b * kCacheBlock < end; ++b) {
-    widen(keys[b], c.decoded + b * size, size);
-    wide_keys[b] = c.decoded + b * size;
-    wide_values[b] = wide_keys[b] + c.key_dim * kCacheBlock;
+  Blocks<Element> keys, values;
+  Blocks<float> wide_keys, wide_values;
+  for (int64_t b = begin_block; b < end_block + kStepBlocks; ++b) {
+    const int64_t present = b < end_block ? b : end_block - 1;
+    keys.at[b] = reinterpret_cast<const Element*>(c.blocks[present]);
+    values.at[b] = keys.at[b] + c.key_dim * kCacheBlock;
+    if (!decode) continue;
+    if (b < end_block) widen(keys.at[b], c.decoded + b * size, size);
+    wide_keys.at[b] = c.decoded + present * size;
+    wide_values.at[b] = wide_keys.at[b] + c.key_dim * kCacheBlock;
   }
-  chunk_over(c, wide_keys, wide_values, begin, end);
+  if (decode)
+    chunk_over(c, wide_keys.at, wide_values.at, begin, end);
+  else
+    chunk_over(c, keys.at, values.at, begin, end);
 }
 
 inline void attention_chunk(const AttentionChunk& c) noexcept {
