@@ -77,18 +77,22 @@ BENCHMARK(argmax)->Arg(2048)->Arg(150000);
 BENCHMARK(to_f16)->Arg(2048);
 BENCHMARK(from_bf16)->Arg(2048);
 
-// The angles of one position (head_dim 128), and turning 32 heads by them.
+// The angles of one position (head_dim 128), and turning the heads by them.
+template <bool kInterleaved>
 void rope(benchmark::State& state) {
   const VectorKernels& kernels = kernels::select().vector;
   std::vector<float> frequency(64, 0.37f), cosine(64), sine(64), heads(32 * 128, 1.0f);
   float position = 0;
   for (auto _ : state) {
     kernels.rope_angles(frequency.data(), position++, 1, cosine.data(), sine.data(), 64);
-    for (int64_t h = 0; h < state.range(0); ++h)
-      kernels.rope_half(heads.data() + h * 128, cosine.data(), sine.data(), 64);
+    for (int64_t h = 0; h < state.range(0); ++h) {
+      (kInterleaved ? kernels.rope_interleaved : kernels.rope_half)(heads.data() + h * 128, cosine.data(), sine.data(),
+                                                                    64);
+    }
     benchmark::ClobberMemory();
   }
 }
-BENCHMARK(rope)->ArgName("heads")->Arg(0)->Arg(32);
+BENCHMARK_TEMPLATE(rope, false)->Name("rope_half")->ArgName("heads")->Arg(0)->Arg(32);
+BENCHMARK_TEMPLATE(rope, true)->Name("rope_interleaved")->ArgName("heads")->Arg(32);
 
 }  // namespace

@@ -216,8 +216,13 @@ inline void rope_angles(const float* frequency, float position, float magnitude,
 }
 
 inline void rope_half(float* x, const float* cosine, const float* sine, int64_t half) noexcept {
-  for (int64_t i = 0; i < half; i += kWidth) {
-    const int64_t n = half - i < kWidth ? half - i : kWidth;
+  int64_t i = 0;
+  for (; i + kWidth <= half; i += kWidth) {
+    const Vf c = load(cosine + i), s = load(sine + i), a = load(x + i), b = load(x + half + i);
+    store(x + i, sub(mul(a, c), mul(b, s)));
+    store(x + half + i, add(mul(b, c), mul(a, s)));
+  }
+  if (const int64_t n = half - i; n > 0) {
     const Vf c = load_first(cosine + i, n), s = load_first(sine + i, n);
     const Vf a = load_first(x + i, n), b = load_first(x + half + i, n);
     store_first(x + i, sub(mul(a, c), mul(b, s)), n);
