@@ -122,6 +122,18 @@ void open_folder_text(Model& model) {
 
 }  // namespace
 
+Model open_model(std::unique_ptr<checkpoint::TensorSource> source, const OpenOptions& options) {
+  Model model;
+  model.source = std::move(source);
+  ModelSpec spec = read_gguf(*model.source, options.strict);
+  apply(options, spec);
+  model.warnings = spec.warnings;
+  model.decoder = bind_decoder(spec, *model.source, &model.warnings);
+  if (const auto* name = meta<std::string>(*model.source, "general.name")) model.name = *name;
+  open_gguf_text(model);
+  return model;
+}
+
 Model open_model(const std::filesystem::path& path, const OpenOptions& options) {
   Model model;
   model.path = checkpoint::resolve_model(path);

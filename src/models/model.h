@@ -42,6 +42,8 @@ struct Model {
   std::vector<std::string> warnings;
 };
 Model open_model(const std::filesystem::path& path, const OpenOptions& options = {});
+/// The same over weights in memory with GGUF's names and metadata (random_model): no files, no chat template.
+Model open_model(std::unique_ptr<checkpoint::TensorSource> source, const OpenOptions& options = {});
 
 /// Binds the tensors of `source` to a decoder of `spec` (benchmarks and laws on made-up weights). `source` must
 /// outlive it. Warnings are appended where given.

@@ -27,6 +27,7 @@ ModelSpec ConfigReader::decoder(const ConfigDefaults& defaults) {
 
   layers::AttentionSpec attention;
   attention.heads = keys.integer("num_attention_heads", defaults.heads);
+  if (spec.width < 1) fail(ErrorKind::bad_input, keys.where(), "hidden_size is {}", spec.width);
   if (attention.heads < 1) fail(ErrorKind::bad_input, keys.where(), "num_attention_heads is {}", attention.heads);
   const std::optional<int64_t> kv_heads = is_null("num_key_value_heads") ? std::nullopt : defaults.kv_heads;
   attention.kv_heads = keys.integer("num_key_value_heads", kv_heads.value_or(attention.heads));

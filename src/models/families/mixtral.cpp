@@ -1,3 +1,4 @@
+#include "base/error.h"
 #include "models/families/config_reader.h"
 #include "models/families/families.h"
 #include "models/families/metadata_reader.h"
@@ -23,6 +24,9 @@ ModelSpec mixtral_from_config(ConfigReader& config) {
   moe.router.experts = config.experts(8);
   moe.router.experts_per_token = config.experts_per_token(2);
   moe.router.renormalise = true;
+  if (!config.keys.boolean("norm_topk_prob", true))
+    base::fail(base::ErrorKind::unsupported, config.keys.where(),
+               "norm_topk_prob is false, but mixtral always renormalises the weights of the chosen experts");
   for (BlockSpec& block : spec.blocks) {
     const auto& dense = std::get<layers::DenseFfnSpec>(block.ffn);
     moe.hidden = dense.hidden, moe.activation = dense.activation;

@@ -1,0 +1,142 @@
+#include <cmath>
+
+#include "base/error.h"
+#include "models/families/family.h"
+#include "models/names/name_table.h"
+#include "models/network.h"
+#include "models/shapes.h"
+
+namespace coterie::models {
+
+namespace {
+
+using checkpoint::Metadata;
+using layers::Place;
+using tensor::DType;
+
+/// llama.cpp's fallbacks for a row that is no whole number of blocks.
+DType fitting(DType dtype, int64_t cols) {
+  while (cols % tensor::info(dtype).block_values != 0) {
+    switch (dtype) {
+      case DType::q4_k: dtype = DType::q5_0; break;
+      case DType::q5_k: dtype = DType::q5_1; break;
+      case DType::q6_k: dtype = DType::q8_0; break;
+      case DType::q2_k:
+      case DType::q3_k: dtype = DType::q4_0; break;
+      case DType::iq4_xs: dtype = DType::iq4_nl; break;
+      default: dtype = DType::f16;
+    }
+  }
+  return dtype;
+}
+
+class Drawer : public layers::TensorVisitor {
+ public:
+  explicit Drawer(DType quant) : quant_(quant), names_(gguf_names()) {}
+
+  void matrix(const Tensor& tensor, int64_t rows, int64_t cols, tensor::Weight&) override {
+    DType dtype = quant_;
+    if (tensor.place == Place::router || rows == 1) dtype = DType::f32;
+    if (tensor.place == Place::output_embeddings && tensor::is_block(quant_) && tensor::bits_per_value(quant_) < 8)
+      dtype = DType::q6_k;
+    // Embeddings of unit size, projections that keep the size of what they read.
+    const float scale = tensor.place == Place::input_embeddings ? 1.0f : inverse_root(cols);
+    tensor::Shape shape = {rows, cols};
+    if (rows == 1) shape = {cols};
+    tensors.push_back({name(tensor), fitting(dtype, cols), shape, scale});
+  }
+  void vector(const Tensor& tensor, int64_t n, layers::Vector&) override {
+    const bool norm = tensor.place == Place::norms && !tensor.path.ends_with(".bias");
+    tensors.push_back({name(tensor), DType::f32, {n}, 0.05f, norm ? 1.0f : 0.0f});
+  }
+  void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, std::vector<tensor::Weight>&) override {
+    tensors.push_back({name(tensor), fitting(quant_, cols), {experts, rows, cols}, inverse_root(cols)});
+  }
+
+  std::vector<checkpoint::RandomTensor> tensors;
+
+ private:
+  static float inverse_root(int64_t n) { return 1.0f / std::sqrt(static_cast<float>(n)); }
+  std::string name(const Tensor& tensor) const {
+    const auto [pattern, layer] = path_pattern(tensor.path);
+    const std::vector<NameInFile>* names = names_.find(pattern);
+    base::require(names != nullptr, "random model", "GGUF has no name for {}", tensor.path);
+    return expand(names->front().pattern, layer);
+  }
+
+  DType quant_;
+  NameTable names_;
+};
+
+void describe_attention(const layers::AttentionSpec& attention, const std::string& prefix, Metadata& metadata) {
+  const auto put = [&](const std::string& key, auto value) { metadata[prefix + key] = value; };
+  put("attention.head_count", static_cast<uint64_t>(attention.heads));
+  put("attention.head_count_kv", static_cast<uint64_t>(attention.kv_heads));
+  put("attention.key_length", static_cast<uint64_t>(attention.head_dim));
+  put("attention.value_length", static_cast<uint64_t>(attention.value_dim));
+  if (attention.window) put("attention.sliding_window", static_cast<uint64_t>(attention.window));
+  if (attention.clip_qkv) put("attention.clamp_kqv", static_cast<double>(*attention.clip_qkv));
+  if (!attention.rope) return;
+  using Scaling = layers::RopeSpec::Scaling;
+  const layers::RopeSpec& rope = *attention.rope;
+  put("rope.dimension_count", static_cast<uint64_t>(rope.dims));
+  put("rope.freq_base", rope.theta);
+  if (rope.scaling == Scaling::linear || rope.scaling == Scaling::yarn) {
+    put("rope.scaling.type", std::string(rope.scaling == Scaling::linear ? "linear" : "yarn"));
+    put("rope.scaling.factor", rope.factor);
+  }
+  if (rope.scaling == Scaling::yarn)
+    put("rope.scaling.original_context_length", static_cast<uint64_t>(rope.original_context));
+}
+
+void describe_ffn(const ModelSpec& spec, const std::string& prefix, Metadata& metadata) {
+  for (const BlockSpec& block : spec.blocks) {
+    if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn)) {
+      metadata[prefix + "expert_count"] = static_cast<uint64_t>(moe->router.experts);
+      metadata[prefix + "expert_used_count"] = static_cast<uint64_t>(moe->router.experts_per_token);
+      metadata[prefix + "expert_weights_norm"] = moe->router.renormalise;
+      metadata[prefix + "expert_feed_forward_length"] = static_cast<uint64_t>(moe->hidden);
+      if (moe->shared_hidden)
+        metadata[prefix + "expert_shared_feed_forward_length"] = static_cast<uint64_t>(moe->shared_hidden);
+      metadata.try_emplace(prefix + "feed_forward_length", static_cast<uint64_t>(moe->hidden));
+    } else {
+      metadata[prefix + "feed_forward_length"] =
+          static_cast<uint64_t>(std::get<layers::DenseFfnSpec>(block.ffn).hidden);
+    }
+  }
+}
+
+}  // namespace
+
+RandomModel random_model(const ModelSpec& spec, DType quant, const std::string& name) {
+  if (!tensor::info(quant).weight)
+    base::fail(base::ErrorKind::bad_input, "--quant", "{} is no format of weights", tensor::name(quant));
+  Network network(spec);
+  Drawer drawer(quant);
+  network.visit(drawer);
+
+  RandomModel model;
+  model.tensors = std::move(drawer.tensors);
+  const std::string architecture(family_of_model_type(spec.family, "random model").architecture);
+  const std::string prefix = architecture + ".";
+  Metadata& metadata = model.metadata;
+  metadata["general.architecture"] = architecture;
+  metadata["general.name"] = name;
+  metadata["general.quantization_version"] = uint64_t{2};
+  metadata["tokenizer.ggml.model"] = std::string("no_vocab");
+  metadata[prefix + "vocab_size"] = static_cast<uint64_t>(spec.vocabulary);
+  metadata[prefix + "block_count"] = static_cast<uint64_t>(spec.blocks.size());
+  metadata[prefix + "context_length"] = static_cast<uint64_t>(spec.context);
+  metadata[prefix + "embedding_length"] = static_cast<uint64_t>(spec.width);
+  metadata[prefix + "attention.layer_norm_rms_epsilon"] = static_cast<double>(spec.final_norm.eps);
+  describe_attention(std::get<layers::AttentionSpec>(spec.blocks.front().mixer), prefix, metadata);
+  describe_ffn(spec, prefix, metadata);
+  if (const auto& rope = std::get<layers::AttentionSpec>(spec.blocks.front().mixer).rope;
+      rope && rope->scaling == layers::RopeSpec::Scaling::llama3) {
+    // GGUF stores the scaling as what each frequency is divided by. Ones here: no speed depends on the values.
+    model.tensors.push_back({"rope_freqs.weight", DType::f32, {rope->dims / 2}, 0, 1});
+  }
+  return model;
+}
+
+}  // namespace coterie::models

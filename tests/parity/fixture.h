@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace coterie::parity {
+
+/// expected.safetensors of a folder below tests/parity/data: what the reference computed.
+struct Expected {
+  int64_t batch = 0, tokens = 0, vocabulary = 0, greedy_tokens = 0;
+  std::vector<int32_t> ids;     // [B, T]
+  std::vector<float> logits;    // [B, T, V]
+  double loss = 0;              // NaN when the fixture has none
+  std::vector<int32_t> greedy;  // [B, greedy_tokens]
+  double logit_std = 0;
+};
+
+struct Fixture {
+  std::string name;
+  std::filesystem::path folder, model;  // what to open
+};
+
+/// Every folder with an expected.safetensors.
+std::vector<Fixture> fixtures();
+Expected read_expected(const Fixture& fixture);
+
+}  // namespace coterie::parity

@@ -1,0 +1,125 @@
+#include "tiny_model.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "base/error.h"
+#include "base/rng.h"
+#include "models/families/family.h"
+#include "models/network.h"
+
+namespace coterie::tiny {
+
+namespace {
+
+class Drawer : public layers::TensorVisitor {
+ public:
+  Drawer(models::NameTable names, uint64_t seed) : names_(std::move(names)), seed_(seed) {}
+
+  void matrix(const Tensor& tensor, int64_t rows, int64_t cols, tensor::Weight&) override {
+    const float scale = tensor.place == layers::Place::input_embeddings ? 1.0f : root(cols);
+    draw(name(tensor.path, -1), {rows, cols}, scale, 0);
+  }
+  void vector(const Tensor& tensor, int64_t n, layers::Vector&) override {
+    const bool norm = tensor.place == layers::Place::norms;
+    draw(name(tensor.path, -1), {n}, norm ? 0.2f : 0.1f, norm ? 1.0f : 0.0f);
+  }
+  void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, std::vector<tensor::Weight>&) override {
+    for (int64_t e = 0; e < experts; ++e) draw(name(tensor.path, e), {rows, cols}, root(cols), 0);
+  }
+  std::vector<checkpoint::MemoryTensor> tensors;
+
+ private:
+  static float root(int64_t n) { return 1.0f / std::sqrt(static_cast<float>(n)); }
+  std::string name(const std::string& path, int64_t expert) const {
+    const auto [pattern, layer] = models::path_pattern(path);
+    return models::expand(names_.find(pattern)->front().pattern, layer, expert);
+  }
+  void draw(const std::string& name, const tensor::Shape& shape, float scale, float offset) {
+    base::Rng rng(seed_, tensors.size());
+    std::vector<std::byte> bytes(static_cast<size_t>(tensor::element_count(shape)) * 4);
+    for (size_t i = 0; i < bytes.size(); i += 4) {
+      const float value = offset + scale * rng.normal();
+      std::memcpy(bytes.data() + i, &value, 4);
+    }
+    tensors.push_back({name, tensor::DType::f32, shape, std::move(bytes)});
+  }
+
+  models::NameTable names_;
+  uint64_t seed_;
+};
+
+}  // namespace
+
+const std::map<std::string, base::Json>& configs() {
+  static const std::map<std::string, base::Json> all = [] {
+    const base::Json base = {{"vocab_size", 67},
+                             {"hidden_size", 32},
+                             {"intermediate_size", 64},
+                             {"num_hidden_layers", 3},
+                             {"num_attention_heads", 4},
+                             {"num_key_value_heads", 2},
+                             {"max_position_embeddings", 512}};
+    std::map<std::string, base::Json> configs;
+    const auto add = [&](const std::string& family, const base::Json& changes) {
+      base::Json json = base;
+      json.update(changes);
+      json["model_type"] = family;
+      configs[family] = json;
+    };
+    add("llama", {{"attention_bias", true},
+                  {"tie_word_embeddings", true},
+                  {"rope_scaling",
+                   {{"rope_type", "llama3"},
+                    {"factor", 8},
+                    {"low_freq_factor", 1},
+                    {"high_freq_factor", 4},
+                    {"original_max_position_embeddings", 64}}}});
+    add("mistral", {{"sliding_window", 5}, {"head_dim", 16}});
+    add("qwen2", {{"use_sliding_window", true}, {"sliding_window", 6}, {"max_window_layers", 1}});
+    add("qwen3", {{"head_dim", 16}});
+    add("mixtral", {{"num_local_experts", 6}, {"num_experts_per_tok", 2}, {"sliding_window", 9}});
+    add("olmoe", {{"num_experts", 9}, {"num_experts_per_tok", 4}, {"num_key_value_heads", 4}, {"clip_qkv", 1.5}});
+    add("qwen2_moe", {{"num_experts", 7},
+                      {"num_experts_per_tok", 3},
+                      {"moe_intermediate_size", 32},
+                      {"shared_expert_intermediate_size", 64},
+                      {"decoder_sparse_step", 2}});
+    add("qwen3_moe", {{"num_experts", 16},
+                      {"num_experts_per_tok", 4},
+                      {"moe_intermediate_size", 32},
+                      {"head_dim", 16},
+                      {"norm_topk_prob", true},
+                      {"mlp_only_layers", {1}}});
+    return configs;
+  }();
+  return all;
+}
+
+std::vector<checkpoint::MemoryTensor> weights(const models::ModelSpec& spec, uint64_t seed) {
+  models::Network network(spec);
+  Drawer drawer(models::family_of_model_type(spec.family, "tiny").hugging_face_names(), seed);
+  network.visit(drawer);
+  return std::move(drawer.tensors);
+}
+
+checkpoint::MemoryTensor& find(std::vector<checkpoint::MemoryTensor>& tensors, const std::string& name) {
+  for (checkpoint::MemoryTensor& tensor : tensors)
+    if (tensor.name == name) return tensor;
+  base::fail(base::ErrorKind::not_found, "tiny model", "no tensor {}", name);
+}
+
+Model bind(const models::ModelSpec& spec, std::vector<checkpoint::MemoryTensor> tensors,
+           checkpoint::Metadata metadata) {
+  Model model;
+  model.source = checkpoint::memory_source(std::move(tensors), std::move(metadata));
+  model.decoder = models::bind_decoder(spec, *model.source);
+  return model;
+}
+
+Model make(const std::string& family, uint64_t seed) {
+  const models::ModelSpec spec = models::read_config(configs().at(family), "tiny", true);
+  return bind(spec, weights(spec, seed));
+}
+
+}  // namespace coterie::tiny
