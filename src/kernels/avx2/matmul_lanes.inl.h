@@ -135,16 +135,34 @@ COTERIE_INLINE Int spread_pair(Int bytes) {
 
 COTERIE_INLINE __m128i load16(const std::byte* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
 
-/// Turns 16 bytes at `offset` of each row into four columns: lane r of out[c] holds bytes 4c … 4c + 3 of row r.
-COTERIE_INLINE void load_columns(Rows rows, int64_t offset, Int (&out)[4]) {
-  Int quad[4];
-  COTERIE_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    const std::byte* p = rows.data + offset + i * rows.stride;
-    quad[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(p)), load16(p + 4 * rows.stride), 1);
-  }
+/// Row i of four of each lane's half, 16 bytes at `offset`.
+COTERIE_INLINE Int load_quad(Rows rows, int64_t offset, int i) {
+  const std::byte* p = rows.data + offset + i * rows.stride;
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(load16(p)), load16(p + 4 * rows.stride), 1);
+}
+COTERIE_INLINE void turn_quads(const Int (&quad)[4], Int* out) {
   const Int a = _mm256_unpacklo_epi32(quad[0], quad[1]), b = _mm256_unpackhi_epi32(quad[0], quad[1]);
   const Int c = _mm256_unpacklo_epi32(quad[2], quad[3]), d = _mm256_unpackhi_epi32(quad[2], quad[3]);
   out[0] = _mm256_unpacklo_epi64(a, c), out[1] = _mm256_unpackhi_epi64(a, c);
   out[2] = _mm256_unpacklo_epi64(b, d), out[3] = _mm256_unpackhi_epi64(b, d);
+}
+
+/// Turns 16 bytes at `offset` of each row into four columns: lane r of out[c] holds bytes 4c … 4c + 3 of row r.
+COTERIE_INLINE void load_columns(Rows rows, int64_t offset, Int (&out)[4]) {
+  Int quad[4];
+  COTERIE_UNROLL
+  for (int i = 0; i < 4; ++i) quad[i] = load_quad(rows, offset, i);
+  turn_quads(quad, out);
+}
+/// The same with 64 bytes, a cache line of each row after the other: rows whose distance is a power of two share a set
+/// of the first cache, and would drive each other out of it between four visits.
+COTERIE_INLINE void load_wide_columns(Rows rows, int64_t offset, Int (&out)[16]) {
+  Int quad[4][4];
+  COTERIE_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    COTERIE_UNROLL
+    for (int u = 0; u < 4; ++u) quad[u][i] = load_quad(rows, offset + 16 * u, i);
+  }
+  COTERIE_UNROLL
+  for (int u = 0; u < 4; ++u) turn_quads(quad[u], out + 4 * u);
 }

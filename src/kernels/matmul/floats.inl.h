@@ -4,49 +4,54 @@
 inline constexpr int64_t kChunk = 256;
 inline constexpr int64_t kFloatPanels = 8;  // packed together, a chunk at a time: 128 kB with 16 lanes
 
+inline constexpr int64_t kFloatCopyBytes = kLanes * kChunk * 4;  // a chunk of kLanes rows
+
 constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
+/// A format's values of a column of four bytes, to sink(i, lanes) with i counted in values.
 struct ReadF32 {
   static constexpr int kBytes = 4;  // of a value
-  /// The columns that 16 bytes of each row hold, to sink(i, lanes).
   template <typename Sink>
-  static COTERIE_INLINE void columns(Rows rows, int64_t offset, Sink&& sink) {
-    Int c[4];
-    load_columns(rows, offset, c);
-    COTERIE_UNROLL
-    for (int i = 0; i < 4; ++i) sink(i, as_float(c[i]));
+  static COTERIE_INLINE void column(int c, Int bytes, const Sink& sink) {
+    sink(c, as_float(bytes));
   }
 };
 
 struct ReadBF16 {
   static constexpr int kBytes = 2;
   template <typename Sink>
-  static COTERIE_INLINE void columns(Rows rows, int64_t offset, Sink&& sink) {
-    Int c[4];
-    load_columns(rows, offset, c);
-    COTERIE_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      sink(2 * i, as_float(shift<16>(c[i])));
-      sink(2 * i + 1, as_float(both(c[i], set_int(0xffff0000))));
-    }
+  static COTERIE_INLINE void column(int c, Int bytes, const Sink& sink) {
+    sink(2 * c, as_float(shift<16>(bytes)));
+    sink(2 * c + 1, as_float(both(bytes, set_int(0xffff0000))));
   }
 };
 
 struct ReadF16 {
   static constexpr int kBytes = 2;
   template <typename Sink>
-  static COTERIE_INLINE void columns(Rows rows, int64_t offset, Sink&& sink) {
-    Int c[4];
-    load_columns(rows, offset, c);
-    COTERIE_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      sink(2 * i, half_to_float(c[i]));
-      sink(2 * i + 1, half_to_float(shift<-16>(c[i])));
-    }
+  static COTERIE_INLINE void column(int c, Int bytes, const Sink& sink) {
+    sink(2 * c, half_to_float(bytes));
+    sink(2 * c + 1, half_to_float(shift<-16>(bytes)));
   }
 };
 
-/// Fuses what columns() yields with x: acc[p][t] = fma(w, x[t][i], acc[p][t]).
+/// What 64, or 16, bytes of each row hold.
+template <class Read, typename Sink>
+COTERIE_INLINE void read_wide(Rows rows, int64_t offset, const Sink& sink) {
+  Int c[16];
+  load_wide_columns(rows, offset, c);
+  COTERIE_UNROLL
+  for (int i = 0; i < 16; ++i) Read::column(i, c[i], sink);
+}
+template <class Read, typename Sink>
+COTERIE_INLINE void read_narrow(Rows rows, int64_t offset, const Sink& sink) {
+  Int c[4];
+  load_columns(rows, offset, c);
+  COTERIE_UNROLL
+  for (int i = 0; i < 4; ++i) Read::column(i, c[i], sink);
+}
+
+/// Fuses what is read with x: acc[p][t] = fma(w, x[t][i], acc[p][t]).
 template <int T>
 struct FuseColumns {
   const float* const* x;  // at the first of the columns
@@ -73,14 +78,16 @@ COTERIE_INLINE Rows padded_tail(Rows rows, int64_t offset, int64_t bytes, std::b
 /// Values [begin, begin + count) of kLanes rows as [count][kLanes]; up to 7 more lines of the panel are overwritten.
 template <class Read>
 void unpack_floats(Rows rows, int64_t begin, int64_t count, float* panel) {
-  constexpr int kStep = 16 / Read::kBytes;
+  constexpr int kWide = 64 / Read::kBytes, kNarrow = 16 / Read::kBytes;
   int64_t k = 0;
-  for (; k + kStep <= count; k += kStep)
-    Read::columns(rows, (begin + k) * Read::kBytes, StoreColumns{panel + k * kLanes});
+  for (; k + kWide <= count; k += kWide)
+    read_wide<Read>(rows, (begin + k) * Read::kBytes, StoreColumns{panel + k * kLanes});
+  for (; k + kNarrow <= count; k += kNarrow)
+    read_narrow<Read>(rows, (begin + k) * Read::kBytes, StoreColumns{panel + k * kLanes});
   if (k < count) {
     std::byte copy[16 * kLanes];
     const Rows tail = padded_tail(rows, (begin + k) * Read::kBytes, (count - k) * Read::kBytes, copy);
-    Read::columns(tail, 0, StoreColumns{panel + k * kLanes});
+    read_narrow<Read>(tail, 0, StoreColumns{panel + k * kLanes});
   }
 }
 
@@ -180,7 +187,7 @@ COTERIE_INLINE void run_packed_floats(const MatmulTask& task, float* panels, Unp
 /// Few tokens: straight from the file's bytes, P panels side by side so that their sums do not wait for each other.
 template <class Read, int P, int T>
 void run_fused_floats(const MatmulTask& task, int64_t first) {
-  constexpr int kStep = 16 / Read::kBytes;
+  constexpr int kWide = 64 / Read::kBytes;
   std::byte* copy = task.scratch;
   for (int64_t begin = 0; begin < task.cols; begin += kChunk) {
     const int64_t count = smaller(kChunk, task.cols - begin);
@@ -197,19 +204,30 @@ void run_fused_floats(const MatmulTask& task, int64_t first) {
     for (int p = 0; p < P; ++p)
       rows[p] = chunk_rows(task, first + p * kLanes, begin * Read::kBytes, count * Read::kBytes, copy);
     int64_t k = 0;
-    for (; k + kStep <= count; k += kStep) {
-      COTERIE_UNROLL
-      for (int p = 0; p < P; ++p) Read::columns(rows[p], k * Read::kBytes, FuseColumns<T>{x, acc[p]});
-      COTERIE_UNROLL
-      for (int t = 0; t < T; ++t) x[t] += kStep;
-    }
-    if (k < count) {
-      alignas(64) float panel[kStep * kLanes];
+    for (; k + kWide <= count; k += kWide) {
+      // Through the first cache, so that the panels' multiply-adds stand side by side in the instruction stream: a
+      // panel's own wait for each other, and would fill the scheduler (bf16 N=1, Zen 4: 5.6 bytes a cycle without).
+      alignas(64) uint8_t columns[P][16][4 * kLanes];
       COTERIE_UNROLL
       for (int p = 0; p < P; ++p) {
-        std::byte padded[16 * kLanes];
-        Read::columns(padded_tail(rows[p], k * Read::kBytes, (count - k) * Read::kBytes, padded), 0,
-                      StoreColumns{panel});
+        Int c[16];
+        load_wide_columns(rows[p], k * Read::kBytes, c);
+        COTERIE_UNROLL
+        for (int i = 0; i < 16; ++i) store_int(columns[p][i], c[i]);
+      }
+      COTERIE_UNROLL
+      for (int i = 0; i < 16; ++i) {
+        COTERIE_UNROLL
+        for (int p = 0; p < P; ++p) Read::column(i, load_int(columns[p][i]), FuseColumns<T>{x, acc[p]});
+      }
+      COTERIE_UNROLL
+      for (int t = 0; t < T; ++t) x[t] += kWide;
+    }
+    if (k < count) {  // laid out first: few values, or rows that end within a line
+      float* panel = reinterpret_cast<float*>(task.scratch + 2 * kFloatCopyBytes);
+      COTERIE_UNROLL
+      for (int p = 0; p < P; ++p) {
+        unpack_floats<Read>(rows[p], k, count - k, panel);
         for (int64_t i = 0; i < count - k; ++i)
           FuseColumns<T>{x, acc[p]}(static_cast<int>(i), load_float(panel + i * kLanes));
       }
@@ -221,8 +239,6 @@ void run_fused_floats(const MatmulTask& task, int64_t first) {
     }
   }
 }
-
-inline constexpr int64_t kFloatCopyBytes = kLanes * kChunk * 4;
 
 int64_t floats_scratch(tensor::DType, int64_t) noexcept {
   return 2 * kFloatCopyBytes + (kFloatPanels * kChunk + 8) * kLanes * 4;

@@ -24,7 +24,7 @@ int64_t peak_int8(int64_t rounds, int32_t* sink) noexcept {
   Int acc[kChains];
   Int a = set_int(0x01010101), b = set_int(0x02020202);
   COTERIE_UNROLL
-  for (int i = 0; i < kChains; ++i) acc[i] = zero_int();
+  for (int i = 0; i < kChains; ++i) acc[i] = set_int(static_cast<uint32_t>(i));
   for (int64_t round = 0; round < rounds; ++round) {
     asm volatile("" : "+v"(a), "+v"(b));
     COTERIE_UNROLL

@@ -130,7 +130,8 @@ TEST(GroupedMatmul, EqualsMatmulTokenByTokenToTheBit) {
             Engine one(*candidate.table, precision);
             const Activation activation = gated ? Activation::silu : Activation::relu2;
             const Result expected = plain(one.context, weights, activation, x, d, f, plan);
-            for (int threads : {1, 2, 3}) {
+            // Pools are dear (workers spin): all sizes on one case, the caller alone on the others.
+            for (int threads = 1; threads <= (tokens == 40 && dtype == DType::q4_k ? 3 : 1); ++threads) {
               Engine engine(*candidate.table, precision, threads);
               const Result found = run(engine.context, weights, activation, x, d, f, plan);
               expect_same_bits(found.h, expected.h);

@@ -163,10 +163,11 @@ TEST_P(MatmulTest, InFastIsNearTheUnquantisedResult) {
 // Scalar is the oracle: panels, tiles and fused paths of the others must not change a bit.
 TEST_P(MatmulTest, HasTheSameBitsOnEveryInstructionSet) {
   for (int64_t cols : row_lengths(GetParam())) {
-    for (int64_t rows : {1, 7, 8, 9, 15, 16, 17, 31, 33, 64, 83}) {
+    for (int64_t rows : {1, 7, 8, 9, 16, 17, 33, 83}) {
       const RandomWeight w(GetParam(), rows, cols, 5, rows % 2 == 0 ? 0 : 7);
-      for (int64_t tokens : {1, 2, 3, 4, 5, 7, 8, 9, 13, 25, 70}) {
-        if (tokens > 9 && rows != 33 && rows != 83) continue;
+      for (int64_t tokens : {1, 2, 3, 4, 5, 6, 7, 8, 9, 25, 70}) {
+        if (tokens > 4 && rows != 33) continue;  // every tile size on one shape, every edge of rows on few tokens
+        if (cols > 576 && tokens * rows > 40) continue;
         const std::vector<float> x = random_values(tokens * cols, 6);
         for (Precision precision : {Precision::f32, Precision::fast}) {
           Engine oracle(kernels::by_name("scalar"), precision);
