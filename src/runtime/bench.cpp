@@ -1,7 +1,6 @@
 #include "runtime/bench.h"
 
 #include <algorithm>
-#include <numeric>
 #include <vector>
 
 #include "base/clock.h"
@@ -9,6 +8,7 @@
 #include "base/memory.h"
 #include "base/rng.h"
 #include "models/account.h"
+#include "runtime/weight_bytes.h"
 
 namespace coterie::runtime {
 
@@ -131,9 +131,8 @@ class Run {
 
 void account_decode(const Engine& engine, const MachineLimits& machine, const BenchOptions& options,
                     double expert_share, BenchResult& result) {
-  const models::WeightBytes bytes = engine.model().decoder->weight_bytes();
-  const int64_t touched = std::accumulate(bytes.touched.begin(), bytes.touched.end(), int64_t{0});
-  result.weight_bytes_per_step = touched - bytes.touched[kExperts] +
+  const WeightBytes bytes = weight_bytes(*engine.model().decoder);
+  result.weight_bytes_per_step = bytes.all_touched() - bytes.touched[kExperts] +
                                  static_cast<int64_t>(expert_share * static_cast<double>(bytes.held[kExperts]));
   const int64_t mean_length = options.depth + (options.generate + 1) / 2;
   result.cache_bytes_per_step = options.batch * mean_length * engine.cache().position_bytes();

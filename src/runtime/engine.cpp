@@ -53,8 +53,9 @@ Engine::~Engine() = default;
 
 const text::Tokenizer& Engine::tokenizer() const {
   if (!model_.tokenizer)
-    throw base::Error(base::ErrorKind::unsupported, model_.name, "the model came without a tokenizer",
-                      "put the tokenizer.json it was trained with beside its config.json");
+    throw base::Error(base::ErrorKind::unsupported, model_.no_tokenizer.empty() ? model_.name : "",
+                      model_.no_tokenizer.empty() ? "the model came without a tokenizer" : model_.no_tokenizer,
+                      "text needs the tokenizer the model was trained with: tokenizer.json beside its config.json");
   return *model_.tokenizer;
 }
 
@@ -81,7 +82,7 @@ tensor::Matrix Engine::evaluate(std::span<const Evaluation> evaluations, layers:
     if (length > context_size_)
       base::fail(base::ErrorKind::bad_input, "context", "{} positions do not fit in a context of {}", length,
                  context_size_);
-    steps.push_back({evaluation.ids, evaluation.cache, evaluation.logits, evaluation.random_key});
+    steps.push_back({evaluation.ids, evaluation.cache, evaluation.logits, evaluation.random_key, evaluation.length});
   }
   for (const Evaluation& evaluation : evaluations)
     evaluation.cache->reserve(evaluation.cache->length() + static_cast<int64_t>(evaluation.ids.size()));

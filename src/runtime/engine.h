@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "models/model.h"
@@ -28,6 +29,7 @@ struct Evaluation {
   KvCache* cache = nullptr;
   models::SequenceStep::Logits logits = models::SequenceStep::Logits::last;
   uint64_t random_key = 0;
+  int64_t length = 0;  // that the prompt these are a piece of will reach; 0 = these end it
 };
 
 /// A model with what running it needs: threads, kernels, scratch and the pool of cache pages. Used by one thread at a
@@ -46,6 +48,7 @@ class Engine {
   int64_t context_size() const { return context_size_; }
   int64_t step_tokens() const { return options_.step_tokens; }
   int threads() const { return pool_.threads(); }
+  std::string_view isa() const { return context_.kernels.isa; }
   const CacheShape& cache() const { return *cache_shape_; }
   ops::Context& context() { return context_; }
 

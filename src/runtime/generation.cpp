@@ -49,6 +49,8 @@ Generation::Generation(Engine& engine, TokenCache& tokens, std::span<const Token
 
   // The last token is evaluated in any case: its logits are what is continued.
   statistics_.reused_tokens = tokens_.keep_prefix(prompt.first(prompt.size() - 1));
+  if (!engine.model().decoder->cache_holds(statistics_.reused_tokens, size))
+    statistics_.reused_tokens = tokens_.keep_prefix({});
   statistics_.prompt_tokens = size;
   const int64_t answer = options_.max_tokens < 0 ? 0 : std::min(options_.max_tokens, context - size);
   engine.require_cache(size + answer - statistics_.reused_tokens);
@@ -129,7 +131,7 @@ void step(Engine& engine, std::span<Generation* const> generations) {
     evaluating.push_back(generation);
     evaluations.push_back({ids, &generation->tokens_.cache,
                            ids.size() == generation->pending().size() ? Logits::last : Logits::none,
-                           generation->sampler_.options().seed});
+                           generation->sampler_.options().seed, static_cast<int64_t>(generation->all_.size())});
   }
   if (evaluations.empty()) return;
 

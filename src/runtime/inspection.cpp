@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "runtime/kv_cache.h"
+#include "runtime/weight_bytes.h"
 
 namespace coterie::runtime {
 
@@ -89,7 +90,7 @@ Inspection inspect(const std::filesystem::path& path, const InspectionOptions& o
       result.bytes_touched[place] = bytes_in(*result.dtype, static_cast<Place>(i), touched[place]);
     }
   } else {
-    const models::WeightBytes bytes = model.decoder->weight_bytes();
+    const WeightBytes bytes = weight_bytes(*model.decoder);
     result.bytes_held = bytes.held, result.bytes_touched = bytes.touched;
   }
 

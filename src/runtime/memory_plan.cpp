@@ -1,10 +1,10 @@
 #include "runtime/memory_plan.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "base/memory.h"
 #include "runtime/kv_cache.h"
+#include "runtime/weight_bytes.h"
 
 namespace coterie::runtime {
 
@@ -56,12 +56,11 @@ int64_t scratch_bytes(const models::ModelSpec& spec, int64_t tokens, int64_t log
 MemoryForecast forecast_memory(const models::Model& model, int64_t context, int64_t step_tokens,
                                tensor::DType cache_type, int threads) {
   const models::ModelSpec& spec = model.decoder->spec();
-  const models::WeightBytes bytes = model.decoder->weight_bytes();
   MemoryForecast forecast;
-  forecast.weights = std::accumulate(bytes.held.begin(), bytes.held.end(), int64_t{0});
-  // Copies were made when the model was opened: they are part of what is resident now.
-  forecast.copies = bytes.resident;
-  forecast.process = std::max<int64_t>(base::resident_memory() - bytes.resident, 0);
+  forecast.weights = weight_bytes(*model.decoder).all_held();
+  // Weights made up in memory are resident already; those in files hardly, since opening reads headers only.
+  const bool made_up = model.source->format() == checkpoint::Format::memory;
+  forecast.process = std::max<int64_t>(base::resident_memory() - (made_up ? forecast.weights : 0), 0);
   forecast.cache = cache_bytes(cache_shape(spec, cache_type), context);
   forecast.scratch = scratch_bytes(spec, std::min(step_tokens, context), 1, threads);
   return forecast;

@@ -16,12 +16,11 @@ int64_t scratch_bytes(const models::ModelSpec& spec, int64_t tokens, int64_t log
 /// What is resident once every weight has been touched, in a process that runs one sequence of `context` positions.
 struct MemoryForecast {
   int64_t weights = 0;  // mapped from the files
-  int64_t copies = 0;   // of weights, that must be in memory (decoded vectors, repacked matrices)
   int64_t cache = 0;
   int64_t scratch = 0;
-  int64_t process = 0;  // code, tokenizer and what else was resident when the forecast was made
+  int64_t process = 0;  // code, tokenizer, decoded vectors: what was resident when the forecast was made
 
-  int64_t resident() const { return weights + copies + cache + scratch + process; }
+  int64_t resident() const { return weights + cache + scratch + process; }
   /// What cannot be given back to the disk and read again: the rest of resident().
   int64_t required() const { return resident() - weights; }
 };

@@ -1,0 +1,75 @@
+#include "cli/app.h"
+
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <cstdio>
+#include <new>
+
+#include "base/error.h"
+#include "cli/commands.h"
+#include "cli/terminal.h"
+#include "runtime/version.h"
+
+namespace coterie::cli {
+
+namespace {
+
+constexpr int kUsage = 2;
+
+int report(const base::Error& error) {
+  const std::string where = error.where().empty() ? "" : error.where() + ": ";
+  print_error(where + error.message(), error.hint());
+  return base::exit_code(error.kind());
+}
+
+// CLI11's own messages are sentences already; its exit codes are not ours.
+int report_usage(const CLI::App& app, const CLI::ParseError& error) {
+  std::string command = "coterie";
+  for (const CLI::App* sub : app.get_subcommands()) command += " " + sub->get_name();
+  print_error(error.what(), command + " --help lists what there is");
+  return kUsage;
+}
+
+}  // namespace
+
+int run(int argc, char** argv) {
+  // `coterie run … | head` ends quietly, also when the parent ignored the signal.
+  std::signal(SIGPIPE, SIG_DFL);
+
+  CLI::App app("Coterie runs Mixture-of-Experts and dense language models on CPUs.", "coterie");
+  app.set_version_flag("--version", "coterie " + std::string(runtime::version()));
+  app.require_subcommand(1);
+  app.footer(
+      "A MODEL is a folder with config.json and safetensors, a .gguf file, or (for inspect) a config.json.\n"
+      "coterie COMMAND --help has examples.");
+  Action action;
+  add_run(app, action);
+  add_chat(app, action);
+  add_inspect(app, action);
+  add_logits(app, action);
+  add_bench(app, action);
+  add_info(app, action);
+
+  if (argc == 1) {
+    std::fputs(app.help().c_str(), stderr);
+    return kUsage;
+  }
+  try {
+    app.parse(argc, argv);
+    const int code = action();
+    flush_output();
+    return code;
+  } catch (const CLI::Success& wanted) {  // --help, --version
+    return app.exit(wanted);
+  } catch (const CLI::ParseError& error) {
+    return report_usage(app, error);
+  } catch (const base::Error& error) {
+    return report(error);
+  } catch (const std::bad_alloc&) {
+    return report({base::ErrorKind::out_of_memory, "", "the system gave no more memory", ""});
+  } catch (const std::exception& error) {
+    return report({base::ErrorKind::internal, "", error.what(), "this is a bug in coterie: please report it"});
+  }
+}
+
+}  // namespace coterie::cli

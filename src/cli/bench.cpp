@@ -1,0 +1,171 @@
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "base/memory.h"
+#include "cli/commands.h"
+#include "cli/number_words.h"
+#include "cli/options.h"
+#include "cli/terminal.h"
+#include "runtime/bench.h"
+#include "runtime/memory_plan.h"
+#include "runtime/shape_model.h"
+
+namespace coterie::cli {
+
+namespace {
+
+struct BenchCommand {
+  ModelOptions model;
+  runtime::BenchOptions bench;
+  runtime::ShapeOptions shape;
+  std::string quant = "q4_k", write;
+  int64_t step_tokens = 512;
+  bool json = false, remeasure = false;
+};
+
+models::Model model_of(BenchCommand& command, Progress& progress) {
+  if (command.shape.shape.empty()) return models::open_model(command.model.model, command.model.open_options());
+  command.shape.quant = tensor::dtype_by_name(command.quant);
+  progress.show(fmt::format("making random weights of {}", command.shape.shape));
+  models::Model model = runtime::shape_model(command.shape, command.model.open_options());
+  if (!command.write.empty()) {
+    progress.show(fmt::format("writing {}", command.write));
+    runtime::write_shape_model(model, command.write);
+  }
+  progress.clear();
+  return model;
+}
+
+base::Json as_json(const BenchCommand& command, const runtime::Engine& engine, const runtime::BenchResult& result,
+                   const runtime::MachineLimits& machine, int64_t expected_resident) {
+  return {{"model", engine.model().name},
+          {"isa", engine.isa()},
+          {"threads", engine.threads()},
+          {"precision", command.model.precision},
+          {"prompt", command.bench.prompt},
+          {"generate", command.bench.generate},
+          {"depth", command.bench.depth},
+          {"batch", command.bench.batch},
+          {"repeat", command.bench.repeat},
+          {"prefill_seconds", result.prefill_seconds},
+          {"decode_seconds", result.decode_seconds},
+          {"prefill_tokens_per_second", result.prefill_tokens_per_second},
+          {"decode_tokens_per_second", result.decode_tokens_per_second},
+          {"bytes_per_token", result.bytes_per_token},
+          {"weight_bytes_per_step", result.weight_bytes_per_step},
+          {"cache_bytes_per_step", result.cache_bytes_per_step},
+          {"flops_per_token", result.flops_per_token},
+          {"read_bytes_per_second", machine.read_bytes_per_second},
+          {"f32_flops_per_second", machine.f32_flops},
+          {"int8_ops_per_second", machine.int8_ops},
+          {"bandwidth_share", result.bandwidth_share},
+          {"flops_share", result.flops_share},
+          {"expected_resident_bytes", expected_resident},
+          {"peak_resident_bytes", result.peak_resident_bytes}};
+}
+
+std::string as_text(const BenchCommand& command, const runtime::Engine& engine, const runtime::BenchResult& result,
+                    const runtime::MachineLimits& machine, int64_t expected_resident) {
+  using base::human_bytes;
+  const runtime::BenchOptions& bench = command.bench;
+  const bool integers = command.model.precision == "fast" && engine.reads_block_formats();
+  std::string text = fmt::format(
+      "{}\n  {}, {} threads, {}; read bandwidth {:.1f} GB/s, multiply-add {:.0f} GFLOP/s f32, {:.0f} GOP/s int8\n\n",
+      styled(engine.model().name, Style::bold), engine.isa(), engine.threads(), command.model.precision,
+      machine.read_bytes_per_second / 1e9, machine.f32_flops / 1e9, machine.int8_ops / 1e9);
+  const std::string batch = bench.batch == 1 ? "" : fmt::format(", {} sequences", bench.batch);
+  const std::string depth = bench.depth == 0 ? "" : fmt::format(" after {}", bench.depth);
+  if (bench.prompt > 0)
+    text += fmt::format("  {:<28}{}   {} of the {} multiply-add rate ({} operations a token)\n",
+                        fmt::format("prefill {}{}{}", bench.prompt, depth, batch),
+                        styled(fmt::format("{:9.2f} t/s", result.prefill_tokens_per_second), Style::bold),
+                        percent(result.flops_share), integers ? "int8" : "f32",
+                        abbreviated(static_cast<int64_t>(result.flops_per_token)));
+  if (bench.generate > 0)
+    text += fmt::format("  {:<28}{}   {} of the read bandwidth ({} a token)\n",
+                        fmt::format("decode {}{}{}", bench.generate, depth, batch),
+                        styled(fmt::format("{:9.2f} t/s", result.decode_tokens_per_second), Style::bold),
+                        percent(result.bandwidth_share), human_bytes(static_cast<int64_t>(result.bytes_per_token)));
+  text += fmt::format("  {:<28}{} at the peak, {} expected\n", "resident memory",
+                      human_bytes(result.peak_resident_bytes), human_bytes(expected_resident));
+  return text;
+}
+
+int bench_command(BenchCommand& command) {
+  Progress progress;
+  models::Model opened = model_of(command, progress);
+  warn_about(opened);
+  runtime::EngineOptions options = command.model.engine_options();
+  options.step_tokens = command.step_tokens;
+  runtime::Engine engine(std::move(opened), options);
+  const int64_t longest = command.bench.depth + std::max(command.bench.prompt, command.bench.generate);
+  runtime::MemoryForecast forecast =
+      runtime::forecast_memory(engine.model(), longest, command.step_tokens, engine.cache().dtype, engine.threads());
+  forecast.cache *= command.bench.batch;
+
+  command.bench.on_progress = [&](std::string_view text) { progress.show(text); };
+  // The machine first, and with the threads that run the model. Its buffer would count in the peak, so only where the
+  // figure is not remembered.
+  progress.show("measuring the machine");
+  const runtime::MachineLimits machine =
+      runtime::machine_limits(engine.context().pool, engine.context().kernels, command.remeasure);
+  const runtime::BenchResult result = runtime::bench(engine, machine, command.bench);
+  progress.clear();
+  if (command.json)
+    print(as_json(command, engine, result, machine, forecast.resident()).dump(2) + "\n");
+  else
+    print(as_text(command, engine, result, machine, forecast.resident()));
+  return 0;
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app, Action& action) {
+  auto options = std::make_shared<BenchCommand>();
+  CLI::App* command = app.add_subcommand("bench", "Measure a model's speed against what the machine can do");
+  CLI::Option* model = command->add_option("MODEL", options->model.model, "A model's folder or .gguf file");
+  CLI::Option* shape = command
+                           ->add_option("--shape", options->shape.shape,
+                                        fmt::format("Random weights of a published shape instead of a MODEL: {}",
+                                                    runtime::shape_names()))
+                           ->type_name("NAME")
+                           ->excludes(model);
+  command->add_option("--layers", options->shape.layers, "Of the shape (default: all of them)")
+      ->type_name("L")
+      ->check(CLI::PositiveNumber)
+      ->needs(shape);
+  command->add_option("--quant", options->quant, "Format of the shape's matrices")
+      ->type_name("T")
+      ->capture_default_str()
+      ->needs(shape);
+  command->add_option("--write", options->write, "Keep the random model as a GGUF file, for other engines")
+      ->type_name("FILE.gguf")
+      ->needs(shape);
+  command->add_option("--prompt", options->bench.prompt, "Tokens evaluated at once; 0 = skip")->capture_default_str();
+  command->add_option("--generate", options->bench.generate, "Tokens decoded one by one; 0 = skip")
+      ->capture_default_str();
+  command->add_option("--depth", options->bench.depth, "Tokens in the cache before either")->capture_default_str();
+  command->add_option("--batch", options->bench.batch, "Sequences side by side")->capture_default_str();
+  command->add_option("--repeat", options->bench.repeat, "Rounds of each; the median counts")->capture_default_str();
+  command->add_option("--step-tokens", options->step_tokens, "Tokens a prefill step evaluates at most")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_flag("--json", options->json, "As JSON");
+  command->add_flag("--remeasure", options->remeasure, "Measure the machine again instead of remembering");
+  options->model.add_routing(*command);
+  options->model.add_engine(*command, true);
+  command->footer(
+      "Examples:\n"
+      "  coterie bench model.gguf\n"
+      "  coterie bench ./OLMoE-1B-7B --prompt 2048 --depth 4096 --threads 8 --json\n"
+      "  coterie bench --shape qwen3-30b-a3b --layers 16 --quant q4_k");
+  command->callback([=, &action] {
+    if (model->count() + shape->count() == 0) throw CLI::RequiredError("MODEL or --shape");
+    action = [options] { return bench_command(*options); };
+  });
+}
+
+}  // namespace coterie::cli

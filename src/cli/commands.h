@@ -1,0 +1,19 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+
+namespace coterie::cli {
+
+/// What the chosen subcommand does, after parsing; returns the exit code.
+using Action = std::function<int()>;
+
+// One file a subcommand. Each adds its options to the app and sets `action` when it is the one that was named.
+void add_run(CLI::App& app, Action& action);
+void add_chat(CLI::App& app, Action& action);
+void add_inspect(CLI::App& app, Action& action);
+void add_logits(CLI::App& app, Action& action);
+void add_bench(CLI::App& app, Action& action);
+void add_info(CLI::App& app, Action& action);
+
+}  // namespace coterie::cli

@@ -1,0 +1,166 @@
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <sstream>
+
+#include "base/json.h"
+#include "base/memory.h"
+#include "cli/commands.h"
+#include "cli/terminal.h"
+#include "kernels/table.h"
+#include "runtime/machine.h"
+#include "runtime/version.h"
+#include "tensor/dtype.h"
+#include "threads/topology.h"
+
+namespace coterie::cli {
+
+namespace {
+
+struct InfoOptions {
+  bool kernels = false, json = false, remeasure = false;
+  int threads = 0;
+};
+
+// Of the CPU's features, those that kernels are or could be written for.
+std::vector<std::string> instruction_sets() {
+  static constexpr std::string_view interesting[] = {
+      "sse4_2",   "avx",      "avx2",     "fma",         "f16c",        "avx_vnni",    "avx512f",
+      "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16", "avx512_vbmi", "amx_tile",
+      "amx_int8", "amx_bf16", "neon",     "asimd",       "sve"};
+  std::ifstream file("/proc/cpuinfo");
+  std::string line;
+  std::vector<std::string> found;
+  while (std::getline(file, line)) {
+    if (!line.starts_with("flags") && !line.starts_with("Features")) continue;
+    std::istringstream words(line);
+    for (std::string word; words >> word;)
+      for (const std::string_view name : interesting)
+        if (word == name) found.push_back(word);
+    break;
+  }
+  return found;
+}
+
+std::string why(const kernels::Candidate& candidate, const kernels::KernelTable& chosen) {
+  const char* forced = std::getenv("COTERIE_ISA");
+  if (candidate.table == &chosen)
+    return forced && *forced ? "chosen: COTERIE_ISA asks for it" : "chosen: the first in order that this CPU runs";
+  if (!candidate.usable) return "not usable: " + candidate.reason;
+  return forced && *forced ? "usable, but COTERIE_ISA asks for another" : "usable, but a better one is there";
+}
+
+std::string_view form(const kernels::MatmulKernel& kernel) {
+  if (kernel.run == nullptr) return "none";
+  switch (kernel.form) {
+    case kernels::ActivationForm::floats: return "f32 activations";
+    case kernels::ActivationForm::blocks32: return "int8 activations, blocks of 32";
+    case kernels::ActivationForm::blocks256: return "int8 activations, blocks of 256";
+  }
+  return "?";
+}
+
+std::string kernels_text(const kernels::KernelTable& chosen) {
+  std::string text = styled(
+      fmt::format("\nmatmul of {:<10}{:<24}{}\n", "weights", "--precision f32", "--precision fast"), Style::bold);
+  for (int i = 0; i < tensor::kDTypes; ++i) {
+    const auto dtype = static_cast<tensor::DType>(i);
+    const auto& exact = chosen.matmul.exact[static_cast<size_t>(i)];
+    const auto& fast = chosen.matmul.fast[static_cast<size_t>(i)];
+    if (!exact.run && !fast.run) continue;
+    text += fmt::format("  {:<18}{:<24}{}\n", tensor::name(dtype), form(exact), form(fast));
+  }
+  return text;
+}
+
+base::Json as_json(const threads::Topology& topology, const kernels::KernelTable& chosen, int threads,
+                   const runtime::MachineLimits& machine) {
+  base::Json candidates = base::Json::array(), formats = base::Json::object();
+  for (const kernels::Candidate& candidate : kernels::candidates())
+    candidates.push_back({{"isa", candidate.table->isa},
+                          {"usable", candidate.usable},
+                          {"chosen", candidate.table == &chosen},
+                          {"why", why(candidate, chosen)}});
+  for (int i = 0; i < tensor::kDTypes; ++i) {
+    const auto& exact = chosen.matmul.exact[static_cast<size_t>(i)];
+    const auto& fast = chosen.matmul.fast[static_cast<size_t>(i)];
+    if (exact.run || fast.run)
+      formats[std::string(tensor::name(static_cast<tensor::DType>(i)))] = {{"f32", form(exact)}, {"fast", form(fast)}};
+  }
+  return {{"version", runtime::version()},
+          {"cpu", topology.model},
+          {"logical_cpus", topology.cpus.size()},
+          {"cores", topology.cores},
+          {"numa_nodes", topology.nodes},
+          {"cpu_quota", topology.quota},
+          {"instruction_sets", instruction_sets()},
+          {"kernels", candidates},
+          {"isa", chosen.isa},
+          {"matmul", formats},
+          {"threads", threads},
+          {"memory_total", base::total_memory()},
+          {"memory_available", base::available_memory()},
+          {"read_bytes_per_second", machine.read_bytes_per_second},
+          {"f32_flops_per_second", machine.f32_flops},
+          {"int8_ops_per_second", machine.int8_ops}};
+}
+
+std::string as_text(const InfoOptions& options, const threads::Topology& topology, const kernels::KernelTable& chosen,
+                    int threads, const runtime::MachineLimits& machine) {
+  std::string text = styled(fmt::format("coterie {}\n", runtime::version()), Style::bold);
+  const auto line = [&](std::string_view what, const std::string& value) {
+    text += fmt::format("{:<14}{}\n", what, value);
+  };
+  line("CPU", fmt::format("{}: {} cores, {} logical CPUs, {} NUMA node{}{}", topology.model, topology.cores,
+                          topology.cpus.size(), topology.nodes, topology.nodes == 1 ? "" : "s",
+                          topology.quota > 0 ? fmt::format(", quota of {:g} CPUs", topology.quota) : ""));
+  line("instructions", fmt::format("{}", fmt::join(instruction_sets(), " ")));
+  bool first = true;
+  for (const kernels::Candidate& candidate : kernels::candidates()) {
+    line(first ? "kernels" : "", fmt::format("{:<8} {}", candidate.table->isa, why(candidate, chosen)));
+    first = false;
+  }
+  line("threads", fmt::format("{}{}", threads,
+                              options.threads > 0 ? " (--threads)" : " (default: one for each physical core allowed)"));
+  line("memory", fmt::format("{} of {} available", base::human_bytes(base::available_memory()),
+                             base::human_bytes(base::total_memory())));
+  line("limits", fmt::format("reads {:.1f} GB/s, multiply-add {:.0f} GFLOP/s f32, {:.0f} GOP/s int8 ({})",
+                             machine.read_bytes_per_second / 1e9, machine.f32_flops / 1e9, machine.int8_ops / 1e9,
+                             machine.remembered ? "measured earlier; --remeasure" : "just measured"));
+  if (options.kernels) text += kernels_text(chosen);
+  return text;
+}
+
+int info_command(const InfoOptions& options) {
+  const threads::Topology topology = threads::Topology::read();
+  const kernels::KernelTable& chosen = kernels::select();
+  threads::Pool pool(options.threads);
+  const runtime::MachineLimits machine = runtime::machine_limits(pool, chosen, options.remeasure);
+  if (options.json)
+    print(as_json(topology, chosen, pool.threads(), machine).dump(2) + "\n");
+  else
+    print(as_text(options, topology, chosen, pool.threads(), machine));
+  return 0;
+}
+
+}  // namespace
+
+void add_info(CLI::App& app, Action& action) {
+  auto options = std::make_shared<InfoOptions>();
+  CLI::App* command = app.add_subcommand("info", "Version, CPU, kernels and why they were chosen, threads, memory");
+  command->add_flag("--kernels", options->kernels, "Also what each weight format is computed with");
+  command->add_flag("--json", options->json, "As JSON, kernels included");
+  command->add_flag("--remeasure", options->remeasure, "Measure the machine again instead of remembering");
+  command->add_option("--threads,-t", options->threads, "Threads to measure with")
+      ->type_name("N")
+      ->check(CLI::Range(1, 4096));
+  command->footer(
+      "Examples:\n"
+      "  coterie info --kernels\n"
+      "  COTERIE_ISA=avx2 coterie info      which kernels a forced instruction set gives");
+  command->callback([=, &action] { action = [options] { return info_command(*options); }; });
+}
+
+}  // namespace coterie::cli

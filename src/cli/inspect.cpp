@@ -1,0 +1,220 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+#include <numeric>
+
+#include "base/json.h"
+#include "base/memory.h"
+#include "cli/commands.h"
+#include "cli/model_words.h"
+#include "cli/number_words.h"
+#include "cli/options.h"
+#include "cli/terminal.h"
+#include "runtime/inspection.h"
+#include "runtime/machine.h"
+
+namespace coterie::cli {
+
+namespace {
+
+using models::kPlaces;
+using models::Place;
+using runtime::Inspection;
+using runtime::MachineLimits;
+
+struct InspectOptions {
+  ModelOptions model;
+  std::string dtype;
+  bool json = false, remeasure = false;
+};
+
+std::string title(Place place) {
+  std::string text(models::name(place));
+  std::replace(text.begin(), text.end(), '_', ' ');
+  if (place == Place::experts) return "experts (routed)";
+  if (place == Place::shared_experts) return "experts (shared)";
+  if (place == Place::mixer) return "attention";
+  if (place == Place::dense_ffn) return "dense FFN";
+  return text;
+}
+
+base::Json places(const std::array<int64_t, kPlaces>& counts) {
+  base::Json json = base::Json::object();
+  for (int i = 0; i < kPlaces; ++i) json[models::name(static_cast<Place>(i))] = counts[static_cast<size_t>(i)];
+  return json;
+}
+
+int64_t sum(const std::array<int64_t, kPlaces>& counts) {
+  return std::accumulate(counts.begin(), counts.end(), int64_t{0});
+}
+
+// Only when memory is what bounds it: reading the weights is the least a token costs.
+double decode_speed(const Inspection& model, const MachineLimits& machine) {
+  return machine.read_bytes_per_second / static_cast<double>(model.bytes_per_token());
+}
+
+base::Json as_json(const Inspection& model, const MachineLimits& machine) {
+  base::Json layers = base::Json::array();
+  for (size_t i = 0; i < model.account.layers.size(); ++i) {
+    const auto& layer = model.account.layers[i];
+    layers.push_back({{"layer", i},
+                      {"parameters", sum(layer.held)},
+                      {"active_parameters", sum(layer.active)},
+                      {"places", places(layer.held)},
+                      {"places_active", places(layer.active)}});
+  }
+  std::vector<std::string> words = describe(model.spec);
+  return {{"name", model.name},
+          {"family", model.spec.family},
+          {"description", words},
+          {"total_parameters", model.account.total()},
+          {"active_parameters", model.account.total_active()},
+          {"places", places(model.account.held)},
+          {"places_active", places(model.account.active)},
+          {"bytes", model.weight_bytes()},
+          {"bytes_by_place", places(model.bytes_held)},
+          {"file_bytes", model.file_bytes},
+          {"dtype", model.dtype ? base::Json(tensor::name(*model.dtype)) : base::Json(nullptr)},
+          {"layers", layers},
+          {"cache_bytes_per_token", model.account.cache_bytes_per_token},
+          {"context", model.context},
+          {"model_context", model.spec.context},
+          {"memory",
+           {{"weights", model.memory.weights},
+            {"cache", model.memory.cache},
+            {"scratch", model.memory.scratch},
+            {"process", model.memory.process}}},
+          {"expected_resident_bytes", model.memory.resident()},
+          {"bytes_per_token", model.bytes_per_token()},
+          {"read_bytes_per_second", machine.read_bytes_per_second},
+          {"expected_decode_tokens_per_second", decode_speed(model, machine)}};
+}
+
+std::string places_table(const Inspection& model) {
+  const int64_t total = model.account.total(), active = model.account.total_active();
+  std::string text =
+      styled(fmt::format("{:<20}{:>20}{:>9}{:>22}{:>9}\n", "where they live", "held", "", "active per token", ""),
+             Style::bold);
+  for (int i = 0; i < kPlaces; ++i) {
+    const auto place = static_cast<size_t>(i);
+    const int64_t held = model.account.held[place], used = model.account.active[place];
+    if (held == 0) continue;
+    text += fmt::format("{:<20}{:>20}{:>9}{:>22}{:>9}\n", title(static_cast<Place>(i)), grouped(held),
+                        percent(static_cast<double>(held) / static_cast<double>(total)), grouped(used),
+                        percent(static_cast<double>(used) / static_cast<double>(active)));
+  }
+  text += styled(fmt::format("{:<20}{:>20}{:>9}{:>22}{:>9}\n", "all", grouped(total), abbreviated(total),
+                             grouped(active), abbreviated(active)),
+                 Style::bold);
+  return text;
+}
+
+std::string layers_table(const Inspection& model) {
+  const auto& layers = model.account.layers;
+  std::string text =
+      styled(fmt::format("{:<14}{:>16}{:>16}   {}\n", "per layer", "held", "active", "held by place"), Style::bold);
+  std::vector<bool> told(layers.size(), false);
+  for (size_t i = 0; i < layers.size(); ++i) {
+    if (told[i]) continue;
+    std::vector<int64_t> alike;
+    for (size_t j = i; j < layers.size(); ++j)
+      if (layers[j].held == layers[i].held && layers[j].active == layers[i].active)
+        alike.push_back(static_cast<int64_t>(j)), told[j] = true;
+    std::string where;
+    for (int p = 0; p < kPlaces; ++p)
+      if (const int64_t held = layers[i].held[static_cast<size_t>(p)]; held > 0)
+        where += fmt::format("{}{} {}", where.empty() ? "" : ", ", title(static_cast<Place>(p)), grouped(held));
+    text += fmt::format("{:<14}{:>16}{:>16}   {}\n", ranges(alike), grouped(sum(layers[i].held)),
+                        grouped(sum(layers[i].active)), where);
+  }
+  return text;
+}
+
+std::string memory_words(const Inspection& model, const MachineLimits& machine) {
+  using base::human_bytes;
+  const auto& memory = model.memory;
+  std::string text = styled("bytes\n", Style::bold);
+  const auto line = [&](std::string_view what, const std::string& value) {
+    text += fmt::format("  {:<36}{}\n", what, value);
+  };
+  if (model.has_weights) line("on disk", human_bytes(model.file_bytes));
+  line(model.dtype ? fmt::format("weights in {}", tensor::name(*model.dtype)) : "weights, as they are mapped",
+       fmt::format("{} ({:.2f} bits a parameter)", human_bytes(model.weight_bytes()),
+                   8.0 * static_cast<double>(model.weight_bytes()) / static_cast<double>(model.account.total())));
+  line("cache, each token of context (f16)",
+       fmt::format("{} ({} at the full {})", human_bytes(model.account.cache_bytes_per_token),
+                   human_bytes(model.account.cache_bytes_per_token * model.spec.context), grouped(model.spec.context)));
+  line(fmt::format("expected resident at context {}", model.context),
+       fmt::format("{}: weights {}, cache {}, scratch {}, process {}", human_bytes(memory.resident()),
+                   human_bytes(memory.weights), human_bytes(memory.cache), human_bytes(memory.scratch),
+                   human_bytes(memory.process)));
+  text += styled("speed\n", Style::bold);
+  line("read for each token",
+       fmt::format("{}, cache of half that context included", human_bytes(model.bytes_per_token())));
+  line("this machine reads", fmt::format("{:.1f} GB/s{}", machine.read_bytes_per_second / 1e9,
+                                         machine.remembered ? " (measured earlier; --remeasure)" : " (just measured)"));
+  line("so it decodes at most", fmt::format("{:.1f} tokens a second", decode_speed(model, machine)));
+  if (memory.resident() > base::total_memory())
+    text +=
+        fmt::format("  {}\n", styled(fmt::format("larger than this machine's {}: weights will be read from the disk "
+                                                 "again and again, far below that speed",
+                                                 human_bytes(base::total_memory())),
+                                     Style::red));
+  return text;
+}
+
+int inspect_command(const InspectOptions& options) {
+  runtime::InspectionOptions wanted;
+  wanted.open = options.model.open_options();
+  wanted.context = options.model.context;
+  if (!options.dtype.empty()) {
+    wanted.dtype = tensor::dtype_by_name(options.dtype);
+    if (!tensor::info(*wanted.dtype).weight)
+      base::fail(base::ErrorKind::bad_input, "--dtype", "{} is no format for weights", options.dtype);
+  }
+  threads::Pool pool(options.model.threads);
+  wanted.threads = pool.threads();
+  const Inspection model = runtime::inspect(options.model.model, wanted);
+  for (const std::string& warning : model.warnings) print_warning(warning);
+  const MachineLimits machine = runtime::machine_limits(pool, kernels::select(), options.remeasure);
+  if (options.json) {
+    print(as_json(model, machine).dump(2, ' ', false, base::Json::error_handler_t::replace) + "\n");
+    return 0;
+  }
+  std::string text = styled(model.name, Style::bold) + "\n";
+  for (const std::string& line : describe(model.spec)) text += "  " + line + "\n";
+  text += "\n" + places_table(model) + "\n" + layers_table(model) + "\n" + memory_words(model, machine);
+  print(text);
+  return 0;
+}
+
+}  // namespace
+
+void add_inspect(CLI::App& app, Action& action) {
+  auto options = std::make_shared<InspectOptions>();
+  CLI::App* command = app.add_subcommand("inspect", "What a model is, where its parameters live, what it needs");
+  command
+      ->add_option("MODEL", options->model.model,
+                   "A folder, a .gguf file, or a config.json alone (no weights are read)")
+      ->required();
+  command->add_flag("--json", options->json, "As JSON");
+  command->add_option("--dtype", options->dtype, "Count bytes as if the matrices were stored in T (q4_k, bf16, ...)")
+      ->type_name("T");
+  command->add_option("--context,-c", options->model.context, "Tokens of cache in the expected memory (default: 512)")
+      ->type_name("N")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--threads,-t", options->model.threads, "Threads whose read bandwidth is meant")
+      ->type_name("N")
+      ->check(CLI::Range(1, 4096));
+  command->add_flag("--remeasure", options->remeasure, "Measure the machine again instead of remembering");
+  options->model.add_routing(*command);
+  command->footer(
+      "Examples:\n"
+      "  coterie inspect ./Mixtral-8x7B\n"
+      "  coterie inspect config.json --dtype q4_k --context 4096\n"
+      "  coterie inspect model.gguf --json | jq .places");
+  command->callback([=, &action] { action = [options] { return inspect_command(*options); }; });
+}
+
+}  // namespace coterie::cli

@@ -1,0 +1,180 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "checkpoint/tensor_sink.h"
+#include "checkpoint/tensor_source.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/terminal.h"
+#include "models/score.h"
+
+namespace coterie::cli {
+
+namespace {
+
+using base::ErrorKind;
+
+constexpr int64_t kGreedyPrompt = 8;
+constexpr int64_t kStepLogits = 16 << 20;  // of a step, all its rows: 64 MiB
+
+struct LogitsOptions {
+  ModelOptions model;
+  std::string ids, out;
+  int64_t greedy = 0;
+};
+
+struct Ids {
+  int64_t batch = 0, length = 0;
+  std::vector<int32_t> values;  // [B, T]
+  std::span<const int32_t> row(int64_t b) const {
+    return std::span(values).subspan(static_cast<size_t>(b * length), static_cast<size_t>(length));
+  }
+};
+
+Ids read_ids(const std::string& path, int64_t vocabulary) {
+  const auto source = checkpoint::open_safetensors(path);
+  const checkpoint::TensorInfo* tensor = source->find("input_ids");
+  if (!tensor)
+    throw base::Error(ErrorKind::not_found, path, "has no tensor \"input_ids\"", "I64 or I32 of shape [B, T]");
+  const bool wide = tensor->dtype == tensor::DType::i64;
+  if ((!wide && tensor->dtype != tensor::DType::i32) || tensor->shape.size() != 2)
+    base::fail(ErrorKind::bad_input, path + ": input_ids", "is {} of shape {}, expected i64 or i32 [B, T]",
+               tensor::name(tensor->dtype), tensor::to_string(tensor->shape));
+  Ids ids{tensor->shape[0], tensor->shape[1], {}};
+  if (ids.batch == 0 || ids.length == 0)
+    base::fail(ErrorKind::bad_input, path + ": input_ids", "is empty: shape {}", tensor::to_string(tensor->shape));
+  for (int64_t i = 0; i < ids.batch * ids.length; ++i) {
+    int64_t id = 0;
+    int32_t narrow = 0;
+    if (wide)
+      std::memcpy(&id, tensor->bytes.data() + i * 8, 8);
+    else
+      std::memcpy(&narrow, tensor->bytes.data() + i * 4, 4), id = narrow;
+    if (id < 0 || id >= vocabulary)
+      base::fail(ErrorKind::bad_input, path + ": input_ids", "id {} at [{}, {}] is outside of the vocabulary of {}", id,
+                 i / ids.length, i % ids.length, vocabulary);
+    ids.values.push_back(static_cast<int32_t>(id));
+  }
+  return ids;
+}
+
+std::vector<int64_t> decode_greedily(runtime::Engine& engine, const Ids& ids, int64_t count) {
+  std::vector<int64_t> out;
+  for (int64_t b = 0; b < ids.batch; ++b) {
+    runtime::GenerationOptions options;
+    options.sampler.temperature = 0;
+    options.max_tokens = count;
+    options.ignore_end = true;
+    runtime::TokenCache tokens{engine.make_cache(), {}};
+    runtime::Generation generation(engine, tokens, ids.row(b).first(kGreedyPrompt), options);
+    run(engine, generation);
+    for (const text::TokenId id : generation.generated()) out.push_back(id);
+  }
+  return out;
+}
+
+using Write = std::function<void(std::span<const std::byte>)>;
+
+// One sequence in steps, so that only a step's logits are in memory. The prediction across two steps is scored from a
+// copy of the row before.
+void write_sequence(runtime::Engine& engine, std::span<const int32_t> ids, models::CrossEntropy& cross_entropy,
+                    models::LoadBalance& balance, const Write& write) {
+  const int64_t length = static_cast<int64_t>(ids.size()), vocabulary = engine.spec().vocabulary;
+  const int64_t step = std::clamp<int64_t>(kStepLogits / vocabulary, 1, engine.step_tokens());
+  runtime::KvCache cache = engine.make_cache();
+  std::vector<float> before;
+  for (int64_t t = 0; t < length; t += step) {
+    const auto piece = ids.subspan(static_cast<size_t>(t), static_cast<size_t>(std::min(step, length - t)));
+    const runtime::Evaluation evaluation{piece, &cache, models::SequenceStep::Logits::all, 0, length};
+    const tensor::Matrix logits = engine.evaluate({&evaluation, 1}, &balance);
+    cross_entropy.add(logits, piece);
+    const auto row = [&](int64_t r) { return std::span<const float>(logits.row(r), static_cast<size_t>(vocabulary)); };
+    if (!before.empty()) {
+      before.resize(2 * before.size());
+      cross_entropy.add({before.data(), 2, vocabulary}, ids.subspan(static_cast<size_t>(t - 1), 2));
+    }
+    before.assign(row(logits.rows - 1).begin(), row(logits.rows - 1).end());
+    for (int64_t r = 0; r < logits.rows; ++r) write(std::as_bytes(row(r)));
+  }
+}
+
+int logits_command(const LogitsOptions& options) {
+  runtime::Engine engine = open_engine(options.model);
+  const Ids ids = read_ids(options.ids, engine.spec().vocabulary);
+  if (ids.length > engine.context_size())
+    base::fail(ErrorKind::bad_input, options.ids + ": input_ids", "has {} positions, the context is {}", ids.length,
+               engine.context_size());
+  if (options.greedy > 0 && (ids.length < kGreedyPrompt || kGreedyPrompt + options.greedy > engine.context_size()))
+    base::fail(ErrorKind::bad_input, "--greedy", "{} tokens after the first {} need {} ids a row, and a context of {}",
+               options.greedy, kGreedyPrompt, kGreedyPrompt, kGreedyPrompt + options.greedy);
+
+  // The file is written as the logits come: they may be larger than the model. The sink asks for tensors of one width
+  // in the order given, so the loss is known when its turn comes.
+  models::CrossEntropy cross_entropy;
+  models::LoadBalance balance;
+  Progress progress;
+  const auto produce_logits = [&](const Write& write) {
+    for (int64_t b = 0; b < ids.batch; ++b) {
+      progress.show(fmt::format("sequence {} of {}", b + 1, ids.batch));
+      write_sequence(engine, ids.row(b), cross_entropy, balance, write);
+    }
+    progress.clear();
+  };
+  const auto produce_loss = [&](const Write& write) {
+    double loss = cross_entropy.mean();
+    if (const float weight = engine.spec().router_aux_loss; weight > 0) loss += weight * balance.loss();
+    const float rounded = static_cast<float>(loss);
+    write(std::as_bytes(std::span(&rounded, 1)));
+  };
+  const auto produce_greedy = [&](const Write& write) {
+    progress.show("decoding greedily");
+    const std::vector<int64_t> greedy = decode_greedily(engine, ids, options.greedy);
+    write(std::as_bytes(std::span(greedy)));
+    progress.clear();
+  };
+  std::vector<checkpoint::TensorToWrite> tensors = {
+      {"logits", tensor::DType::f32, {ids.batch, ids.length, engine.spec().vocabulary}, produce_logits},
+      {"loss", tensor::DType::f32, {1}, produce_loss}};
+  if (options.greedy > 0)
+    tensors.push_back({"greedy", tensor::DType::i64, {ids.batch, options.greedy}, produce_greedy});
+  checkpoint::write_safetensors(options.out, tensors);
+  return 0;
+}
+
+}  // namespace
+
+void add_logits(CLI::App& app, Action& action) {
+  auto options = std::make_shared<LogitsOptions>();
+  options->model.precision = "f32";
+  CLI::App* command =
+      app.add_subcommand("logits", "Logits, loss and greedy tokens for given ids, to check a conversion");
+  options->model.add_model(*command);
+  command->add_option("--ids", options->ids, "A safetensors file with input_ids, I64 or I32 of shape [B, T]")
+      ->type_name("FILE")
+      ->required();
+  command
+      ->add_option("-o,--output", options->out,
+                   "Written as safetensors: logits [B, T, V] f32, loss [1] f32, greedy [B, N] i64")
+      ->type_name("FILE")
+      ->required();
+  command
+      ->add_option("--greedy", options->greedy,
+                   "Also decode N tokens greedily, with the cache, after the first 8 ids of each row")
+      ->type_name("N")
+      ->check(CLI::NonNegativeNumber);
+  options->model.add_routing(*command);
+  options->model.add_engine(*command, false);
+  command->footer(
+      "The loss is the mean cross-entropy of the next token, and what the family's reference adds to it.\n"
+      "Examples:\n"
+      "  coterie logits ./OLMoE-1B-7B --ids ids.safetensors -o ours.safetensors --greedy 16\n"
+      "  coterie logits model.gguf --ids ids.safetensors -o fast.safetensors --precision fast");
+  command->callback([=, &action] { action = [options] { return logits_command(*options); }; });
+}
+
+}  // namespace coterie::cli

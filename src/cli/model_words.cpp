@@ -1,0 +1,146 @@
+#include "cli/model_words.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "cli/number_words.h"
+
+namespace coterie::cli {
+
+namespace {
+
+std::string_view words(ops::Activation activation) {
+  switch (activation) {
+    case ops::Activation::silu: return "SiLU";
+    case ops::Activation::gelu: return "GELU";
+    case ops::Activation::gelu_tanh: return "GELU (tanh)";
+    case ops::Activation::relu: return "ReLU";
+    case ops::Activation::relu2: return "squared ReLU";
+    case ops::Activation::identity: return "no activation";
+  }
+  return "?";
+}
+
+std::string words(const layers::NormSpec& norm) {
+  return fmt::format("{} (eps {:g})", norm.kind == layers::NormSpec::Kind::rms ? "RMSNorm" : "LayerNorm", norm.eps);
+}
+
+std::string words(const layers::RopeSpec& rope, int64_t head_dim) {
+  using Scaling = layers::RopeSpec::Scaling;
+  std::string text = fmt::format("rotary positions, base {:g}", rope.theta);
+  if (rope.dims != head_dim) text += fmt::format(", on {} of {} dimensions", rope.dims, head_dim);
+  switch (rope.scaling) {
+    case Scaling::none: break;
+    case Scaling::linear: text += fmt::format(", linear scaling by {:g}", rope.factor); break;
+    case Scaling::dynamic: text += fmt::format(", dynamic scaling by {:g}", rope.factor); break;
+    case Scaling::llama3: text += fmt::format(", llama3 scaling by {:g}", rope.factor); break;
+    case Scaling::yarn: text += fmt::format(", YaRN scaling by {:g}", rope.factor); break;
+  }
+  return text;
+}
+
+std::string words(const layers::AttentionSpec& attention) {
+  std::string text = fmt::format("attention: {} query heads of {}", attention.heads, attention.head_dim);
+  text += attention.kv_heads == attention.heads ? ", each with its own keys and values"
+                                                : fmt::format(" over {} key/value heads ({} queries share one)",
+                                                              attention.kv_heads, attention.heads / attention.kv_heads);
+  if (attention.value_dim != attention.head_dim) text += fmt::format(", values of {}", attention.value_dim);
+  text += attention.rope ? "; " + words(*attention.rope, attention.head_dim) : "; no positions";
+  if (attention.window > 0) text += fmt::format("; sliding window of {}", attention.window);
+  using QkNorm = layers::AttentionSpec::QkNorm;
+  if (attention.qk_norm == QkNorm::per_head) text += "; queries and keys normed per head";
+  if (attention.qk_norm == QkNorm::full_width) text += "; queries and keys normed over their width";
+  if (attention.clip_qkv) text += fmt::format("; q, k, v clipped to ±{:g}", *attention.clip_qkv);
+  std::string biases;
+  for (const auto& [has, letter] : {std::pair(attention.q_bias, "q"), std::pair(attention.k_bias, "k"),
+                                    std::pair(attention.v_bias, "v"), std::pair(attention.o_bias, "output")})
+    if (has) biases += (biases.empty() ? "" : ", ") + std::string(letter);
+  if (!biases.empty()) text += "; bias on " + biases;
+  return text;
+}
+
+std::string gate_words(ops::Activation activation, bool gated) {
+  if (gated && activation == ops::Activation::silu) return "SwiGLU";
+  return fmt::format("{}{}", words(activation), gated ? ", gated" : "");
+}
+
+std::vector<std::string> lines(const layers::DenseFfnSpec& ffn) {
+  return {fmt::format("dense FFN of width {} ({}){}", ffn.hidden, gate_words(ffn.activation, ffn.gated),
+                      ffn.bias ? ", with biases" : "")};
+}
+
+std::vector<std::string> lines(const layers::MoeSpec& moe) {
+  std::vector<std::string> out = {fmt::format("{} experts of width {} ({}), {} for each token", moe.router.experts,
+                                              moe.hidden, gate_words(moe.activation, moe.gated),
+                                              moe.router.experts_per_token)};
+  if (moe.shared_hidden > 0)
+    out.push_back(fmt::format("a shared expert of width {} that every token uses{}", moe.shared_hidden,
+                              moe.shared_gate ? ", times sigmoid(gate · x)" : ""));
+  out.push_back("router: h = W x; " + router_formula(moe.router));
+  return out;
+}
+
+}  // namespace
+
+std::string router_formula(const layers::RouterSpec& router) {
+  using Router = layers::RouterSpec;
+  const int64_t k = router.experts_per_token;
+  const std::string score = router.score == Router::Score::softmax ? "softmax" : "sigmoid";
+  const std::string scale = router.scale == 1 ? "" : fmt::format("{:g} × ", router.scale);
+  std::string chosen;
+  std::string drawn;
+  if (router.selection == Router::Selection::sample)
+    drawn = fmt::format("{} drawn without replacement in proportion to softmax(h{})", k,
+                        router.temperature == 1 ? "" : fmt::format(" / {:g}", router.temperature));
+  if (router.order == Router::Order::select_then_score) {
+    chosen = drawn.empty() ? fmt::format("the {} largest h", k) : drawn;
+    return fmt::format("experts = {}; weight = {}{} over the chosen h", chosen, scale, score);
+  }
+  chosen = drawn.empty() ? (k == 1 ? std::string("the largest p") : fmt::format("the {} largest p", k)) : drawn;
+  return fmt::format("p = {}(h); experts = {}; weight = {}p{}", score, chosen, scale,
+                     router.renormalise ? " / sum of the chosen p" : " (not renormalised)");
+}
+
+std::string ranges(const std::vector<int64_t>& ascending) {
+  std::string text;
+  for (size_t i = 0; i < ascending.size();) {
+    size_t j = i;
+    while (j + 1 < ascending.size() && ascending[j + 1] == ascending[j] + 1) ++j;
+    text += text.empty() ? "" : ", ";
+    text += i == j ? std::to_string(ascending[i]) : fmt::format("{}-{}", ascending[i], ascending[j]);
+    i = j + 1;
+  }
+  return text;
+}
+
+std::vector<std::string> describe(const models::ModelSpec& spec) {
+  std::vector<std::string> out;
+  out.push_back(fmt::format("{}: {} blocks of width {}, vocabulary {}, context {}", spec.family, spec.blocks.size(),
+                            spec.width, grouped(spec.vocabulary), grouped(spec.context)));
+  out.push_back(
+      fmt::format("{}; {}", words(spec.final_norm),
+                  spec.tied_embeddings ? "the output head is the input embedding" : "an output head of its own"));
+
+  // Layers whose sentences are equal are equal as far as a reader is told.
+  std::vector<std::pair<std::vector<std::string>, std::vector<int64_t>>> kinds;
+  const auto add = [&](std::vector<std::string> sentences, size_t layer) {
+    auto same = std::find_if(kinds.begin(), kinds.end(), [&](const auto& kind) { return kind.first == sentences; });
+    if (same == kinds.end()) same = kinds.insert(kinds.end(), {std::move(sentences), {}});
+    same->second.push_back(static_cast<int64_t>(layer));
+  };
+  for (size_t i = 0; i < spec.blocks.size(); ++i)
+    add({std::visit([](const auto& mixer) { return words(mixer); }, spec.blocks[i].mixer)}, i);
+  for (size_t i = 0; i < spec.blocks.size(); ++i)
+    add(std::visit([](const auto& ffn) { return lines(ffn); }, spec.blocks[i].ffn), i);
+  for (const auto& [sentences, layers] : kinds) {
+    const bool all = layers.size() == spec.blocks.size();
+    const std::string where = all ? "" : fmt::format("layers {}: ", ranges(layers));
+    out.push_back(where + sentences.front());
+    for (size_t i = 1; i < sentences.size(); ++i) out.push_back("  " + sentences[i]);
+  }
+  return out;
+}
+
+}  // namespace coterie::cli

@@ -1,0 +1,25 @@
+#include "cli/number_words.h"
+
+#include <fmt/format.h>
+
+namespace coterie::cli {
+
+std::string grouped(int64_t number) {
+  std::string digits = std::to_string(number);
+  const size_t first = number < 0 ? 1 : 0;
+  for (size_t place = digits.size(); place > first + 3;) digits.insert(place -= 3, ",");
+  return digits;
+}
+
+std::string abbreviated(int64_t number) {
+  const double value = static_cast<double>(number);
+  if (number >= 1'000'000'000'000) return fmt::format("{:.2f}T", value / 1e12);
+  if (number >= 1'000'000'000) return fmt::format("{:.1f}B", value / 1e9);
+  if (number >= 1'000'000) return fmt::format("{:.1f}M", value / 1e6);
+  if (number >= 1'000) return fmt::format("{:.1f}K", value / 1e3);
+  return std::to_string(number);
+}
+
+std::string percent(double share) { return fmt::format("{:.1f} %", 100 * share); }
+
+}  // namespace coterie::cli

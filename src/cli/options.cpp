@@ -1,0 +1,201 @@
+#include "cli/options.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+#include <random>
+
+#include "base/atomic_file.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "cli/terminal.h"
+#include "tensor/dtype.h"
+
+namespace coterie::cli {
+
+namespace {
+
+template <typename Number>
+bool parse_number(std::string_view text, Number& value) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return error == std::errc() && end == text.data() + text.size();
+}
+
+float router_temperature(const std::string& router) {
+  float temperature = 0;
+  if (!router.starts_with("sample:") || !parse_number(std::string_view(router).substr(7), temperature) ||
+      !(temperature > 0) || !std::isfinite(temperature))
+    throw base::Error(base::ErrorKind::bad_input, "--router",
+                      fmt::format("\"{}\" is not sample:T with a temperature T above 0", router),
+                      "--router sample:1 draws experts in proportion to the router's probabilities");
+  return temperature;
+}
+
+// ID=BIAS, ID+BIAS or ID-BIAS.
+std::pair<text::TokenId, float> parse_bias(const std::string& argument) {
+  const size_t mark = argument.find_first_of("=+-", 1);
+  std::pair<text::TokenId, float> bias;
+  if (mark != std::string::npos && parse_number(std::string_view(argument).substr(0, mark), bias.first)) {
+    std::string_view value = std::string_view(argument).substr(mark + 1);
+    const bool minus = argument[mark] == '-';
+    if (value == "inf" && minus) return {bias.first, -INFINITY};
+    if (value == "-inf" && argument[mark] == '=') return {bias.first, -INFINITY};
+    if (argument[mark] == '=' && value.starts_with("+")) value.remove_prefix(1);
+    if (parse_number(value, bias.second) && (argument[mark] == '=' || bias.second >= 0))
+      return {bias.first, minus ? -bias.second : bias.second};
+  }
+  base::fail(base::ErrorKind::bad_input, "--logit-bias", "\"{}\" is not ID=BIAS, such as 1234=-5 or 1234+2.5",
+             argument);
+}
+
+}  // namespace
+
+void ModelOptions::add_model(CLI::App& app) {
+  app.add_option("MODEL", model, "A folder with config.json and safetensors, or a .gguf file")->required();
+}
+
+void ModelOptions::add_routing(CLI::App& app) {
+  app.add_option("--experts-per-token", experts_per_token, "Route to K experts instead of the checkpoint's number")
+      ->type_name("K");
+  app.add_option("--router", router, "sample:T draws experts in proportion to their probabilities at temperature T")
+      ->type_name("RULE");
+  app.add_flag("--strict", strict, "Refuse config keys that nothing here knows, instead of warning");
+}
+
+void ModelOptions::add_engine(CLI::App& app, bool with_context) {
+  app.add_option("--threads,-t", threads, "Worker threads (default: one for each physical core)")
+      ->type_name("N")
+      ->check(CLI::Range(1, 4096));
+  if (with_context)
+    app.add_option("--context,-c", context, "Positions of context (default: as many as the model was made for)")
+        ->type_name("N")
+        ->check(CLI::PositiveNumber);
+  app.add_option("--precision", precision,
+                 "fast: int8 activations on block formats; f32: decode weights, all sums in f32")
+      ->type_name("P")
+      ->check(CLI::IsMember({"fast", "f32"}))
+      ->capture_default_str();
+  app.add_option("--cache-type", cache_type, "f32, f16 or bf16 (default: f16, and f32 with --precision f32)")
+      ->type_name("T")
+      ->check(CLI::IsMember({"f32", "f16", "bf16"}));
+}
+
+models::OpenOptions ModelOptions::open_options() const {
+  models::OpenOptions options;
+  options.strict = strict;
+  options.experts_per_token = experts_per_token;
+  if (!router.empty()) options.router_sample = router_temperature(router);
+  return options;
+}
+
+runtime::EngineOptions ModelOptions::engine_options() const {
+  runtime::EngineOptions options;
+  options.threads = threads;
+  options.context = context;
+  options.precision = precision == "f32" ? ops::Precision::f32 : ops::Precision::fast;
+  if (!cache_type.empty()) options.cache_type = tensor::dtype_by_name(cache_type);
+  return options;
+}
+
+void warn_about(const models::Model& model) {
+  for (const std::string& warning : model.warnings) print_warning(warning);
+  if (model.source && model.source->file_bytes() > base::total_memory())
+    print_warning(fmt::format("the weights are {}, the memory is {}: they will be read from the disk again and again",
+                              base::human_bytes(model.source->file_bytes()), base::human_bytes(base::total_memory())));
+}
+
+runtime::Engine open_engine(const ModelOptions& options) {
+  models::Model model = models::open_model(options.model, options.open_options());
+  warn_about(model);
+  return runtime::Engine(std::move(model), options.engine_options());
+}
+
+text::ChatTemplate chosen_template(const models::Model& model, const std::string& file) {
+  if (file.empty() && model.chat_template) return *model.chat_template;
+  if (file.empty())
+    throw base::Error(base::ErrorKind::unsupported, model.name, "has no chat template",
+                      "coterie run continues plain text; --chat-template FILE gives a template");
+  const auto special = [&](std::optional<text::TokenId> id) {
+    return id && model.tokenizer ? model.tokenizer->token(*id).value_or("") : std::string();
+  };
+  const auto ends = model.tokenizer ? model.tokenizer->end_tokens() : std::vector<text::TokenId>{};
+  return text::ChatTemplate(base::read_text(file), model.tokenizer ? special(model.tokenizer->bos()) : "",
+                            ends.empty() ? "" : special(ends.front()), file);
+}
+
+void SamplingOptions::add(CLI::App& app) {
+  app.add_option("-n,--tokens", tokens, "Tokens to generate at most; -1: until the model ends its text")
+      ->type_name("N")
+      ->capture_default_str();
+  CLI::Option* heat =
+      app.add_option("--temperature", temperature, "Logits are divided by it; 0 = greedy")->capture_default_str();
+  app.add_flag("--greedy", greedy, "Always the most probable token (the same as --temperature 0)")->excludes(heat);
+  app.add_option("--top-k", top_k, "Only the k most probable tokens; 0 = off")->capture_default_str();
+  app.add_option("--top-p", top_p, "Only the most probable tokens that sum to p; 1 = off")->capture_default_str();
+  app.add_option("--min-p", min_p, "Only tokens with this share of the best one's probability; 0 = off")
+      ->capture_default_str();
+  app.add_option("--typical", typical, "Only the most typical tokens that sum to this mass; 1 = off")
+      ->capture_default_str();
+  app.add_option("--repeat-penalty", repeat_penalty, "Divides the logits of recent tokens; 1 = off")
+      ->capture_default_str();
+  app.add_option("--repeat-last-n", repeat_last_n, "How many tokens count as recent; -1 = all, 0 = none")
+      ->capture_default_str();
+  app.add_option("--presence-penalty", presence_penalty, "Subtracted from the logits of recent tokens")
+      ->capture_default_str();
+  app.add_option("--frequency-penalty", frequency_penalty, "The same, for each time they occurred")
+      ->capture_default_str();
+  app.add_option("--logit-bias", logit_bias, "Added to a token's logit, such as 1234=-5 (=-inf forbids it); repeatable")
+      ->type_name("ID=BIAS")
+      ->allow_extra_args(false);
+  app.add_option("--seed", seed, "Of the draws (default: a new one each time, shown at the end)")->type_name("N");
+  app.add_option("--stop", stop, "End before this text appears; repeatable")
+      ->type_name("TEXT")
+      ->allow_extra_args(false);
+}
+
+runtime::GenerationOptions SamplingOptions::generation_options() {
+  if (!seed) seed = std::random_device{}();
+  runtime::GenerationOptions options;
+  runtime::SamplerOptions& sampler = options.sampler;
+  sampler.temperature = greedy ? 0 : temperature;
+  sampler.top_k = top_k, sampler.top_p = top_p, sampler.min_p = min_p, sampler.typical = typical;
+  sampler.repeat_penalty = repeat_penalty, sampler.repeat_last_n = repeat_last_n;
+  sampler.presence_penalty = presence_penalty, sampler.frequency_penalty = frequency_penalty;
+  for (const std::string& bias : logit_bias) sampler.logit_bias.push_back(parse_bias(bias));
+  sampler.seed = *seed;
+  options.max_tokens = tokens;
+  options.stop = stop;
+  return options;
+}
+
+std::string file_contents(const std::string& path) {
+  if (path != "-") return base::read_text(path);
+  std::string text;
+  char piece[1 << 16];
+  while (const size_t got = std::fread(piece, 1, sizeof(piece), stdin)) {
+    text.append(piece, got);
+    if (text.size() > size_t{256} << 20)
+      base::fail(base::ErrorKind::bad_input, "standard input", "is larger than 256 MiB");
+  }
+  return text;
+}
+
+std::string text_or_file(const std::string& argument) {
+  return argument.starts_with("@") ? file_contents(argument.substr(1)) : argument;
+}
+
+std::string describe(const runtime::GenerationStatistics& statistics, runtime::Finish finish,
+                     std::optional<uint64_t> seed) {
+  std::string text = fmt::format("prompt {} tokens", statistics.prompt_tokens);
+  if (statistics.reused_tokens > 0) text += fmt::format(" ({} from the cache)", statistics.reused_tokens);
+  if (statistics.prompt_seconds > 0) text += fmt::format(", {:.1f} t/s", statistics.prompt_tokens_per_second());
+  text += fmt::format(" · generated {} tokens", statistics.generated_tokens);
+  if (statistics.generated_tokens > 1) text += fmt::format(", {:.1f} t/s", statistics.decode_tokens_per_second());
+  text += fmt::format(" · {}", name(finish));
+  if (seed) text += fmt::format(" · seed {}", *seed);
+  return text;
+}
+
+}  // namespace coterie::cli

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "models/model.h"
+#include "runtime/engine.h"
+#include "runtime/generation.h"
+
+namespace coterie::cli {
+
+/// Options of every command that runs a model.
+struct ModelOptions {
+  std::string model;
+  int threads = 0;
+  int64_t context = 0;
+  std::string precision = "fast";
+  std::string cache_type;
+  std::optional<int64_t> experts_per_token;
+  std::string router;
+  bool strict = false;
+
+  void add_model(CLI::App& app);                 // MODEL
+  void add_routing(CLI::App& app);               // --experts-per-token, --router, --strict
+  void add_engine(CLI::App& app, bool context);  // --threads, --context, --precision, --cache-type
+
+  models::OpenOptions open_options() const;
+  runtime::EngineOptions engine_options() const;
+};
+
+/// Opens, warns on stderr about what the model's warnings say, and readies it.
+runtime::Engine open_engine(const ModelOptions& options);
+/// Warnings of the model, and of weights that are larger than the machine's memory.
+void warn_about(const models::Model& model);
+
+/// The template in `file`, or the model's own where that is empty. Throws unsupported when it has none.
+text::ChatTemplate chosen_template(const models::Model& model, const std::string& file);
+
+/// Options of how text is generated. The defaults are for text that people read.
+struct SamplingOptions {
+  int64_t tokens = -1;
+  bool greedy = false;
+  double temperature = 0.8;
+  int64_t top_k = 40;
+  double top_p = 0.95;
+  double min_p = 0.05;
+  double typical = 1;
+  double repeat_penalty = 1;
+  int64_t repeat_last_n = 64;
+  double presence_penalty = 0;
+  double frequency_penalty = 0;
+  std::vector<std::string> logit_bias;
+  std::optional<uint64_t> seed;
+  std::vector<std::string> stop;
+
+  void add(CLI::App& app);
+  /// A seed that was not given is drawn, so that the statistics can name it.
+  runtime::GenerationOptions generation_options();
+};
+
+/// TEXT, or the contents of FILE for "@FILE" ("@-": standard input).
+std::string text_or_file(const std::string& argument);
+/// The contents of a file, or of standard input for "-". At most 256 MiB.
+std::string file_contents(const std::string& path);
+
+/// "prompt 12 tokens 85.3/s · answer 64 tokens 23.1/s · …"
+std::string describe(const runtime::GenerationStatistics& statistics, runtime::Finish finish,
+                     std::optional<uint64_t> seed);
+
+}  // namespace coterie::cli

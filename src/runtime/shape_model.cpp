@@ -1,0 +1,35 @@
+#include "runtime/shape_model.h"
+
+#include "base/error.h"
+#include "checkpoint/random_source.h"
+#include "checkpoint/tensor_sink.h"
+#include "models/shapes.h"
+
+namespace coterie::runtime {
+
+std::string shape_names() { return fmt::format("{}", fmt::join(models::shape_names(), ", ")); }
+
+models::Model shape_model(const ShapeOptions& options, const models::OpenOptions& open) {
+  if (!tensor::info(options.quant).weight)
+    base::fail(base::ErrorKind::bad_input, "--quant", "{} is no format for weights", tensor::name(options.quant));
+  models::ModelSpec spec = models::shape(options.shape, options.layers);
+  const std::string name =
+      fmt::format("{} of {} layers, random {}", options.shape, spec.blocks.size(), tensor::name(options.quant));
+  models::RandomModel random = models::random_model(spec, options.quant, name);
+  models::apply(open, spec);
+
+  models::Model model;
+  model.source = checkpoint::random_source(std::move(random.tensors), std::move(random.metadata), options.seed);
+  model.decoder = models::bind_decoder(spec, *model.source);
+  model.name = name;
+  return model;
+}
+
+void write_shape_model(const models::Model& model, const std::filesystem::path& path) {
+  std::vector<checkpoint::TensorToWrite> tensors;
+  for (const checkpoint::TensorInfo& tensor : model.source->tensors())
+    tensors.push_back({tensor.name, tensor.dtype, tensor.shape, [&tensor](const auto& write) { write(tensor.bytes); }});
+  checkpoint::write_gguf(path, tensors, model.source->metadata());
+}
+
+}  // namespace coterie::runtime

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "models/model.h"
+#include "tensor/dtype.h"
+
+namespace coterie::runtime {
+
+struct ShapeOptions {
+  std::string shape;   // "qwen3-30b-a3b"
+  int64_t layers = 0;  // 0 = as published
+  tensor::DType quant = tensor::DType::q4_k;
+  uint64_t seed = 1;
+};
+
+/// The published shapes that are known, as one line.
+std::string shape_names();
+
+/// A model of a published shape with random weights, in memory: no tokenizer. Throws bad_input for an unknown shape or
+/// format, out_of_memory, with the figure, before it makes what would not fit.
+models::Model shape_model(const ShapeOptions& options, const models::OpenOptions& open);
+
+/// Its tensors as a GGUF file, so that other engines can be measured on the same weights.
+void write_shape_model(const models::Model& model, const std::filesystem::path& path);
+
+}  // namespace coterie::runtime

@@ -1,0 +1,64 @@
+#include "runtime/weight_bytes.h"
+
+#include <cstdlib>
+#include <numeric>
+#include <string_view>
+
+namespace coterie::runtime {
+
+namespace {
+
+using models::Place;
+
+class Weigher : public layers::TensorVisitor {
+ public:
+  explicit Weigher(const models::ModelSpec& spec) : spec_(spec) {}
+
+  void matrix(const Tensor& tensor, int64_t rows, int64_t, tensor::Weight& weight) override {
+    const bool looked_up = tensor.place == Place::input_embeddings && !spec_.tied_embeddings;
+    add(tensor.place, weight.bytes(), looked_up ? weight.bytes() / rows : weight.bytes());
+  }
+  void vector(const Tensor& tensor, int64_t, layers::Vector& vector) override {
+    const int64_t bytes = vector.values.size() * static_cast<int64_t>(sizeof(float));
+    add(tensor.place, bytes, bytes);
+  }
+  void stack(const Tensor& tensor, int64_t experts, int64_t, int64_t, std::vector<tensor::Weight>& weights) override {
+    int64_t bytes = 0;
+    for (const tensor::Weight& weight : weights) bytes += weight.bytes();
+    add(tensor.place, bytes, bytes / experts * experts_per_token(tensor.path));
+  }
+
+  WeightBytes result;
+
+ private:
+  void add(Place place, int64_t held, int64_t touched) {
+    result.held[static_cast<size_t>(place)] += held;
+    result.touched[static_cast<size_t>(place)] += touched;
+  }
+
+  // Canonical paths begin with "blocks.N.".
+  int64_t experts_per_token(std::string_view path) const {
+    const std::string number(path.substr(path.find('.') + 1));
+    const auto& block = spec_.blocks.at(static_cast<size_t>(std::strtoll(number.c_str(), nullptr, 10)));
+    return std::get<layers::MoeSpec>(block.ffn).router.experts_per_token;
+  }
+
+  const models::ModelSpec& spec_;
+};
+
+int64_t sum(const std::array<int64_t, models::kPlaces>& counts) {
+  return std::accumulate(counts.begin(), counts.end(), int64_t{0});
+}
+
+}  // namespace
+
+int64_t WeightBytes::all_held() const { return sum(held); }
+int64_t WeightBytes::all_touched() const { return sum(touched); }
+
+WeightBytes weight_bytes(const models::Decoder& decoder) {
+  Weigher weigher(decoder.spec());
+  decoder.visit(weigher);
+  return weigher.result;
+}
+
+}  // namespace coterie::runtime

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "models/account.h"
+#include "models/decoder.h"
+
+namespace coterie::runtime {
+
+/// Bytes of a decoder's bound weights, by place, as they lie in memory.
+struct WeightBytes {
+  std::array<int64_t, models::kPlaces> held{};  // tied output embeddings once, as input embeddings
+  // Read by a decode step of one token: routed experts × K/E, one row of input embeddings that are not the head too,
+  // everything else in full.
+  std::array<int64_t, models::kPlaces> touched{};
+
+  int64_t all_held() const;
+  int64_t all_touched() const;
+};
+WeightBytes weight_bytes(const models::Decoder& decoder);
+
+}  // namespace coterie::runtime

@@ -1,0 +1,55 @@
+#include "unit/runtime/tiny_model.h"
+
+#include "checkpoint/random_source.h"
+#include "models/shapes.h"
+
+namespace coterie::runtime::test {
+
+namespace {
+
+std::string utf8(int code) {
+  if (code < 0x80) return {static_cast<char>(code)};
+  return {static_cast<char>(0xc0 | code >> 6), static_cast<char>(0x80 | (code & 0x3f))};
+}
+
+// GPT-2's alphabet: printable bytes stand for themselves, the others for code points from 256 on.
+text::GgufVocabulary vocabulary() {
+  text::GgufVocabulary v;
+  v.model = "gpt2", v.pre = "default";
+  int next = 256;
+  for (int byte = 0; byte < 256; ++byte) {
+    const bool printable = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
+    v.tokens.push_back(utf8(printable ? byte : next++));
+    v.token_type.push_back(1);
+  }
+  for (const char* token : {"<|im_start|>", "<|im_end|>"}) v.tokens.push_back(token), v.token_type.push_back(3);
+  v.bos = kStart, v.eos = kEnd;
+  v.add_bos = false;
+  return v;
+}
+
+}  // namespace
+
+std::string fixture(const std::string& name) { return std::string(COTERIE_TEST_DATA) + "/parity/data/" + name; }
+
+models::Model tiny_model(bool text, int64_t context, uint64_t seed) {
+  models::ModelSpec spec = models::read_spec(checkpoint::resolve_model(fixture("mixtral")));
+  spec.vocabulary = 258;
+  spec.context = context;
+  models::RandomModel random = models::random_model(spec, tensor::DType::f32, "tiny");
+  models::Model model;
+  model.source = checkpoint::random_source(std::move(random.tensors), std::move(random.metadata), seed, 1);
+  model.decoder = models::bind_decoder(spec, *model.source);
+  model.name = "tiny";
+  if (text) model.tokenizer = text::Tokenizer::from_gguf(vocabulary(), "tiny"), model.chat_template = tiny_template();
+  return model;
+}
+
+text::ChatTemplate tiny_template() {
+  return text::ChatTemplate(
+      "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+      "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+      "", "<|im_end|>", "tiny");
+}
+
+}  // namespace coterie::runtime::test
