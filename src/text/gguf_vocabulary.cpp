@@ -222,8 +222,12 @@ Tokenizer Tokenizer::from_gguf(const GgufVocabulary& vocabulary, std::string_vie
   state->bos = ends.bos;
   state->ends_with(ends.eos);
   state->ends_with(vocabulary.eot);
+  // gpt-oss ends its answers with <|return|> or <|call|>; <|end|> only ends one channel's message.
+  const bool harmony = state->id("<|return|>") && state->id("<|call|>");
   for (std::string_view end : kEndTexts)
-    if (const auto id = state->id(end); id && coterie_tokenizer_is_special(made, static_cast<uint32_t>(*id)))
+    if (harmony && end == "<|end|>")
+      continue;
+    else if (const auto id = state->id(end); id && coterie_tokenizer_is_special(made, static_cast<uint32_t>(*id)))
       state->ends_with(id);
   return TokenizerState::finish(std::move(state));
 }

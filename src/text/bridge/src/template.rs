@@ -16,7 +16,7 @@ const NAME: &str = "chat_template";
 
 // Instructions of the template engine. The longest real conversations take some ten thousand; a template that needs
 // more than this loops for ever.
-const FUEL: u64 = 200_000_000;
+const FUEL: u64 = 20_000_000;
 
 pub struct ChatTemplate {
     environment: Environment<'static>,
