@@ -17,8 +17,11 @@ using kernels::kAttentionChunk;
 using kernels::kChunkBlocks;
 
 /// Query rows of a tile: enough for the keys and values of a chunk, once widened to f32, to be used many times while
-/// they are in the second-level cache.
-constexpr int64_t kTileRows = 64;
+/// they are in the second-level cache; and tokens of a tile, which differ in what they see. Zen 4, f16, 512 tokens at
+/// depth 3584 for 32 over 4 heads: 84 GFLOP/s with 64 rows, 91 with 128 (peak 117); at depth 0 with 16 over 16 heads:
+/// 73 with 64 tokens, 68 with 128, 67 with 32.
+constexpr int64_t kTileRows = 128;
+constexpr int64_t kTileTokens = 64;
 /// Multiply-adds that pay for starting the pool.
 constexpr int64_t kParallelWork = 1 << 17;
 
@@ -60,7 +63,7 @@ class Attention {
     const CacheLayout& layout = shape.layout;
     group_ = shape.heads / layout.kv_heads;
     head_tile_ = std::min(group_, kTileRows);
-    token_tile_ = kTileRows / head_tile_;
+    token_tile_ = std::min(kTileRows / head_tile_, kTileTokens);
     wide_cache_ = layout.dtype == tensor::DType::f32;
   }
 

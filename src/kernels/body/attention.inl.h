@@ -220,11 +220,19 @@ inline void weigh(float* scores, int64_t first, int64_t last, float scale, float
   *max_out = largest, *sum_out = reduce_add(sum[0]);
 }
 
+/// `next` is what will be widened next: the processor does not foresee a jump to another block.
 template <typename Element>
-inline void widen(const Element* source, float* target, int64_t n) {
+inline void widen(const Element* source, const Element* next, float* target, int64_t n) {
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(Element));
   int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) store(target + i, load(source + i));
-  if (i < n) store_first(target + i, load_first(source + i, n - i), n - i);
+  for (; i + kLine <= n; i += kLine) {
+    __builtin_prefetch(next + i, 0, 3);
+    for (int64_t j = 0; j < kLine; j += kWidth) store(target + i + j, load(source + i + j));
+  }
+  for (; i < n; i += kWidth) {
+    const int64_t rest = n - i < kWidth ? n - i : kWidth;
+    store_first(target + i, load_first(source + i, rest), rest);
+  }
 }
 
 template <typename Element>
@@ -277,12 +285,12 @@ inline void chunk_of(const AttentionChunk& c) {
   Blocks<Element> keys, values;
   Blocks<float> wide_keys, wide_values;
   for (int64_t b = begin_block; b < end_block + kStepBlocks; ++b) {
-    const int64_t present = b < end_block ? b : end_block - 1;
-    keys.at[b] = reinterpret_cast<const Element*>(c.blocks[present]);
+    keys.at[b] = reinterpret_cast<const Element*>(c.blocks[b < end_block ? b : end_block - 1]);
     values.at[b] = keys.at[b] + c.key_dim * kCacheBlock;
-    if (!decode) continue;
-    if (b < end_block) widen(keys.at[b], c.decoded + b * size, size);
-    wide_keys.at[b] = c.decoded + present * size;
+  }
+  for (int64_t b = begin_block; decode && b < end_block + kStepBlocks; ++b) {
+    if (b < end_block) widen(keys.at[b], keys.at[b + 1], c.decoded + b * size, size);
+    wide_keys.at[b] = c.decoded + (b < end_block ? b : end_block - 1) * size;
     wide_values.at[b] = wide_keys.at[b] + c.key_dim * kCacheBlock;
   }
   if (decode)
