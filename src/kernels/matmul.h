@@ -54,6 +54,9 @@ struct MatmulTask {
   float* y = nullptr;  // y[t * y_stride + r] for row r of the weights is overwritten
   int64_t y_stride = 0;
   std::byte* scratch = nullptr;  // scratch_bytes(), aligned to a cache line, of this thread alone
+  // What this thread will probably read next, to be fetched into its cache meanwhile; a hint that changes no result.
+  const std::byte* next = nullptr;
+  int64_t next_bytes = 0;
 };
 
 struct MatmulKernel {

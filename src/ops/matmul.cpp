@@ -9,12 +9,15 @@ namespace coterie::ops {
 
 namespace {
 
-kernels::MatmulTask task_of(const Weight& w, const std::byte* const* x, int64_t tokens, Matrix y, std::byte* scratch) {
+/// `next`: the rows that the same worker will probably read after these.
+kernels::MatmulTask task_of(const Weight& w, const std::byte* const* x, int64_t tokens, Matrix y, std::byte* scratch,
+                            const Weight& next) {
   kernels::MatmulTask task;
   task.weights = w.data, task.dtype = w.dtype, task.row_stride = w.row_stride, task.rows = w.rows, task.cols = w.cols;
   task.x = x, task.tokens = tokens;
   task.y = y.data, task.y_stride = y.stride;
   task.scratch = scratch;
+  task.next = next.data, task.next_bytes = next.rows * next.row_stride;
   return task;
 }
 
@@ -83,13 +86,18 @@ void matmul_each(Context& context, ConstMatrix x, std::span<const MatmulTarget> 
         pieces[made++] = {static_cast<int64_t>(i), begin, std::min(begin + piece_rows, targets[i].w.rows),
                           x.rows * cut / cuts, x.rows * (cut + 1) / cuts};
 
+  const int64_t threads = context.pool.threads();
   run_pieces(context, prepared, count, [&](int64_t index, int worker) {
     const Piece& piece = pieces[index];
     const MatmulTarget& target = targets[static_cast<size_t>(piece.target)];
     const kernels::MatmulKernel& kernel = kernel_of(context, target.w, x.cols, where);
     const Matrix y = target.y.row_range(piece.token_begin, piece.token_end).col_range(piece.begin, piece.end);
-    kernel.run(task_of(target.w.row_range(piece.begin, piece.end), prepared.rows(kernel.form) + piece.token_begin,
-                       y.rows, y, scratch.of(worker)));
+    const auto rows_of = [&](const Piece& other) {
+      return targets[static_cast<size_t>(other.target)].w.row_range(other.begin, other.end);
+    };
+    const Weight next = index + threads < count ? rows_of(pieces[index + threads]) : Weight();
+    kernel.run(
+        task_of(rows_of(piece), prepared.rows(kernel.form) + piece.token_begin, y.rows, y, scratch.of(worker), next));
     add_bias(y, target.bias == nullptr ? nullptr : target.bias + piece.begin);
   });
 }
@@ -138,6 +146,7 @@ void grouped_gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& pl
   const WorkerScratch ups(context, most * piece_rows * static_cast<int64_t>(sizeof(float)));
   const WorkerScratch pointers(context, most * static_cast<int64_t>(sizeof(const std::byte*)));
 
+  const int64_t threads = context.pool.threads();
   run_pieces(context, prepared, count, [&](int64_t index, int worker) {
     const Piece& piece = pieces[index];
     const ExpertInput& expert = experts[static_cast<size_t>(piece.target)];
@@ -145,18 +154,24 @@ void grouped_gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& pl
     const Matrix first = h.row_range(piece.token_begin, piece.token_end).col_range(piece.begin, piece.end);
     const Matrix second(reinterpret_cast<float*>(ups.of(worker)), tokens, rows);
     const std::byte** chosen = reinterpret_cast<const std::byte**>(pointers.of(worker));
-    const auto multiply = [&](const Weight& w, const float* bias, Matrix y) {
+    const auto multiply = [&](const Weight& w, const float* bias, Matrix y, const Weight& next) {
       const kernels::MatmulKernel& kernel = kernel_of(context, w, x.cols, where);
       const std::byte* const* all = prepared.rows(kernel.form);
       for (int64_t t = 0; t < tokens; ++t) chosen[t] = all[plan.slot_token[static_cast<size_t>(piece.token_begin + t)]];
-      kernel.run(task_of(w.row_range(piece.begin, piece.end), chosen, tokens, y, scratch.of(worker)));
+      kernel.run(task_of(w.row_range(piece.begin, piece.end), chosen, tokens, y, scratch.of(worker), next));
       add_bias(y, bias == nullptr ? nullptr : bias + piece.begin);
     };
+    Weight next;
+    if (index + threads < count) {
+      const Piece& later = pieces[index + threads];
+      const ExpertInput& other = experts[static_cast<size_t>(later.target)];
+      next = (other.gate ? other.gate : other.up).row_range(later.begin, later.end);
+    }
     if (expert.gate) {
-      multiply(expert.gate, expert.gate_bias, first);
-      multiply(expert.up, expert.up_bias, second);
+      multiply(expert.gate, expert.gate_bias, first, expert.up.row_range(piece.begin, piece.end));
+      multiply(expert.up, expert.up_bias, second, next);
     } else {
-      multiply(expert.up, expert.up_bias, first);
+      multiply(expert.up, expert.up_bias, first, next);
     }
     for (int64_t t = 0; t < tokens; ++t)
       context.kernels.vector.activate(activation, first.row(t), expert.gate ? second.row(t) : nullptr, rows);
@@ -172,6 +187,7 @@ void grouped_down_combine(Context& context, ConstMatrix h, const RoutingPlan& pl
   const tensor::ArenaScope scope(context.arena);
   PreparedRows prepared(context, h);
   int64_t scratch_bytes = 0, used = 0;
+  int64_t* chosen = context.arena.take<int64_t>(plan.experts());  // experts with tokens
   double total_bytes = 0;
   for (int64_t e = 0; e < plan.experts(); ++e) {
     const Weight& w = experts[static_cast<size_t>(e)].down;
@@ -181,7 +197,7 @@ void grouped_down_combine(Context& context, ConstMatrix h, const RoutingPlan& pl
     prepared.need(kernel.form);
     scratch_bytes = std::max(scratch_bytes, kernel.scratch_bytes(w.dtype, h.cols));
     total_bytes += static_cast<double>(w.bytes());
-    ++used;
+    chosen[used++] = e;
   }
   // A piece is a range of y's columns, for every slot: the weighted sum then needs no other worker's outputs, and no
   // barrier.
@@ -194,15 +210,16 @@ void grouped_down_combine(Context& context, ConstMatrix h, const RoutingPlan& pl
   run_pieces(context, prepared, count, [&](int64_t index, int worker) {
     const int64_t begin = index * piece_rows, end = std::min(begin + piece_rows, y.cols);
     const Matrix out(reinterpret_cast<float*>(outputs.of(worker)), plan.slots(), end - begin);
-    for (int64_t e = 0; e < plan.experts(); ++e) {
-      const int64_t first = plan.expert_offset[static_cast<size_t>(e)];
-      const int64_t last = plan.expert_offset[static_cast<size_t>(e) + 1];
-      if (first == last) continue;
-      const ExpertOutput& expert = experts[static_cast<size_t>(e)];
+    for (int64_t i = 0; i < used; ++i) {
+      const size_t e = static_cast<size_t>(chosen[i]);
+      const int64_t first = plan.expert_offset[e], last = plan.expert_offset[e + 1];
+      const ExpertOutput& expert = experts[e];
+      const Weight next =
+          i + 1 < used ? experts[static_cast<size_t>(chosen[i + 1])].down.row_range(begin, end) : Weight();
       const kernels::MatmulKernel& kernel = kernel_of(context, expert.down, h.cols, where);
       const Matrix part = out.row_range(first, last);
       kernel.run(task_of(expert.down.row_range(begin, end), prepared.rows(kernel.form) + first, last - first, part,
-                         scratch.of(worker)));
+                         scratch.of(worker), next));
       add_bias(part, expert.bias == nullptr ? nullptr : expert.bias + begin);
     }
     for (int64_t t = 0; t < y.rows; ++t) {

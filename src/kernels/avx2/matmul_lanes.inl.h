@@ -166,3 +166,7 @@ COTERIE_INLINE void load_wide_columns(Rows rows, int64_t offset, Int (&out)[16])
   COTERIE_UNROLL
   for (int u = 0; u < 4; ++u) turn_quads(quad[u], out + 4 * u);
 }
+
+COTERIE_INLINE void fetch(Ahead& ahead) {
+  for (int64_t i = 0; i < ahead.lines && ahead.at < ahead.end; ++i, ahead.at += 64) __builtin_prefetch(ahead.at, 0, 2);
+}

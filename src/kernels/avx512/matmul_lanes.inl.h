@@ -153,3 +153,7 @@ COTERIE_INLINE void load_wide_columns(Rows rows, int64_t offset, Int (&out)[16])
     out[8 + c] = _mm512_shuffle_i32x4(b, e, 0x88), out[12 + c] = _mm512_shuffle_i32x4(b, e, 0xdd);
   }
 }
+
+COTERIE_INLINE void fetch(Ahead& ahead) {
+  for (int64_t i = 0; i < ahead.lines && ahead.at < ahead.end; ++i, ahead.at += 64) __builtin_prefetch(ahead.at, 0, 2);
+}

@@ -94,8 +94,9 @@ struct Blocks256 {
   using Panel = Panel256<Format>;
   static constexpr int kSubs = Panel::kSubs;
 
-  static void unpack(Rows rows, int64_t blocks, Panel* panels) {
+  static void unpack(Rows rows, int64_t blocks, Ahead& ahead, Panel* panels) {
     for (int64_t b = 0; b < blocks; ++b, rows.data += Format::kBytes) {
+      fetch(ahead);
       Panel& panel = panels[b];
       Header256<kSubs> header;
       Format::header(rows, header);
@@ -113,13 +114,12 @@ struct Blocks256 {
 
   /// Straight from the file's bytes: what decoding is made of.
   template <int T>
-  static COTERIE_INLINE void fused(Rows rows, int64_t blocks, const std::byte* const* rows_x, const std::byte* ahead,
+  static COTERIE_INLINE void fused(Rows rows, int64_t blocks, const std::byte* const* rows_x, Ahead& ahead,
                                    Float (&y)[T]) {
     const ActivationBlock256* x[T];
     for (int t = 0; t < T; ++t) x[t] = reinterpret_cast<const ActivationBlock256*>(rows_x[t]), y[t] = zero_float();
     for (int64_t b = 0; b < blocks; ++b, rows.data += Format::kBytes) {
-      for (int line = 0; line < kLanes * Format::kBytes; line += 64) __builtin_prefetch(ahead + line, 0, 2);
-      ahead += kLanes * Format::kBytes;
+      fetch(ahead);
       Header256<kSubs> header;
       Format::header(rows, header);
       Dot256<Format, T> dot{header, x, {}, {}};
@@ -141,12 +141,14 @@ struct Blocks256 {
   }
 
   template <int T>
-  static COTERIE_INLINE void tile(const Panel* panels, int64_t blocks, const std::byte* const* rows_x, Float (&y)[T]) {
+  static COTERIE_INLINE void tile(const Panel* panels, int64_t blocks, const std::byte* const* rows_x, Ahead& ahead,
+                                  Float (&y)[T]) {
     constexpr int kSpan = span256<Format>(), kSpans = Format::kSub / 4 / kSpan;
     const ActivationBlock256* x[T];
     COTERIE_UNROLL
     for (int t = 0; t < T; ++t) x[t] = reinterpret_cast<const ActivationBlock256*>(rows_x[t]), y[t] = zero_float();
     for (int64_t b = 0; b < blocks; ++b) {
+      fetch(ahead);
       const Panel& panel = panels[b];
       Int sum[T], min_sum[T];
       COTERIE_UNROLL

@@ -76,8 +76,9 @@ struct Blocks32 {
   static constexpr int64_t kValues = 32, kBytes = Format::kBytes;
   using Panel = Panel32;
 
-  static void unpack(Rows rows, int64_t blocks, Panel* panels) {
+  static void unpack(Rows rows, int64_t blocks, Ahead& ahead, Panel* panels) {
     for (int64_t b = 0; b < blocks; ++b, rows.data += kBytes) {
+      fetch(ahead);
       Header32 header;
       Format::header(rows, header);
       store_float(panels[b].d, header.d), store_float(panels[b].m, header.m);
@@ -88,14 +89,12 @@ struct Blocks32 {
 
   /// Straight from the file's bytes: what decoding is made of.
   template <int T>
-  static COTERIE_INLINE void fused(Rows rows, int64_t blocks, const std::byte* const* rows_x, const std::byte* ahead,
+  static COTERIE_INLINE void fused(Rows rows, int64_t blocks, const std::byte* const* rows_x, Ahead& ahead,
                                    Float (&y)[T]) {
     const ActivationBlock32* x[T];
     for (int t = 0; t < T; ++t) x[t] = reinterpret_cast<const ActivationBlock32*>(rows_x[t]), y[t] = zero_float();
     for (int64_t b = 0; b < blocks; ++b, rows.data += kBytes) {
-      COTERIE_UNROLL
-      for (int line = 0; line < kLanes * kBytes; line += 64) __builtin_prefetch(ahead + line, 0, 2);
-      ahead += kLanes * kBytes;
+      fetch(ahead);
       Header32 header;
       Format::header(rows, header);
       Dot32<Format, T> dot{x, {}, {}};
@@ -111,12 +110,14 @@ struct Blocks32 {
   }
 
   template <int T>
-  static COTERIE_INLINE void tile(const Panel* panels, int64_t blocks, const std::byte* const* rows_x, Float (&y)[T]) {
+  static COTERIE_INLINE void tile(const Panel* panels, int64_t blocks, const std::byte* const* rows_x, Ahead& ahead,
+                                  Float (&y)[T]) {
     constexpr int kSpan = span32<Format>();
     const ActivationBlock32* x[T];
     COTERIE_UNROLL
     for (int t = 0; t < T; ++t) x[t] = reinterpret_cast<const ActivationBlock32*>(rows_x[t]), y[t] = zero_float();
     for (int64_t b = 0; b < blocks; ++b) {
+      fetch(ahead);
       const Panel& panel = panels[b];
       Int sum[T];
       COTERIE_UNROLL

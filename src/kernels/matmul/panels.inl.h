@@ -45,13 +45,22 @@ COTERIE_INLINE void store_rows(const MatmulTask& task, int64_t token, int64_t fi
   }
 }
 
+/// The rows from `first` on, or what the task says comes next, `steps` times a share of its lines.
+COTERIE_INLINE Ahead ahead_of(const MatmulTask& task, int64_t first, int64_t rows, int64_t steps) {
+  const bool inside = first < task.rows;
+  const std::byte* at = inside ? task.weights + first * task.row_stride : task.next;
+  const int64_t bytes = smaller(rows, inside ? task.rows - first : rows) * task.row_stride;
+  return {at, at + (inside ? bytes : smaller(bytes, task.next_bytes)), (bytes / 64 + steps - 1) / steps};
+}
+
 template <class Blocks, int T>
 void run_fused(const MatmulTask& task) {
   const int64_t blocks = task.cols / Blocks::kValues, row_bytes = blocks * Blocks::kBytes;
   for (int64_t first = 0; first < task.rows; first += kLanes) {
     const Rows rows = panel_rows(task, first, row_bytes);
+    Ahead ahead = ahead_of(task, first + kLanes, kLanes, blocks);
     Float y[T];
-    Blocks::template fused<T>(rows, blocks, task.x, task.weights + (first + kLanes) * task.row_stride, y);
+    Blocks::template fused<T>(rows, blocks, task.x, ahead, y);
     COTERIE_UNROLL
     for (int t = 0; t < T; ++t) store_rows(task, t, first, y[t]);
   }
@@ -59,20 +68,20 @@ void run_fused(const MatmulTask& task) {
 
 template <class Blocks, int T>
 void run_tile(const MatmulTask& task, const typename Blocks::Panel* panels, int64_t blocks, int64_t token,
-              int64_t first) {
+              int64_t first, Ahead& ahead) {
   Float y[T];
-  Blocks::template tile<T>(panels, blocks, task.x + token, y);
+  Blocks::template tile<T>(panels, blocks, task.x + token, ahead, y);
   COTERIE_UNROLL
   for (int t = 0; t < T; ++t) store_rows(task, token + t, first, y[t]);
 }
 
 template <class Blocks, int T = kTileTokens>
 COTERIE_INLINE void run_tile_of(int64_t tokens, const MatmulTask& task, const typename Blocks::Panel* panels,
-                                int64_t blocks, int64_t token, int64_t first) {
+                                int64_t blocks, int64_t token, int64_t first, Ahead& ahead) {
   if constexpr (T > 1) {
-    if (tokens < T) return run_tile_of<Blocks, T - 1>(tokens, task, panels, blocks, token, first);
+    if (tokens < T) return run_tile_of<Blocks, T - 1>(tokens, task, panels, blocks, token, first, ahead);
   }
-  run_tile<Blocks, T>(task, panels, blocks, token, first);
+  run_tile<Blocks, T>(task, panels, blocks, token, first, ahead);
 }
 
 /// Tokens as evenly as tiles allow: 9 are 5 and 4, not 8 and 1.
@@ -87,12 +96,18 @@ void run_unpacked(const MatmulTask& task) {
   const int64_t tiles = (task.tokens + kTileTokens - 1) / kTileTokens;
   for (int64_t begin = 0; begin < task.rows; begin += group * kLanes) {
     const int64_t count = smaller(group, (task.rows - begin + kLanes - 1) / kLanes);
-    for (int64_t p = 0; p < count; ++p)
-      Blocks::unpack(panel_rows(task, begin + p * kLanes, row_bytes), blocks, panels + p * blocks);
+    for (int64_t p = 0; p < count; ++p) {
+      // Nobody has fetched the first panels; the next ones are on their way while these are unpacked.
+      const int64_t first = begin + p * kLanes;
+      Ahead ahead{nullptr, nullptr, 0};
+      if (begin == 0 && p + 1 < count) ahead = ahead_of(task, first + kLanes, kLanes, blocks);
+      Blocks::unpack(panel_rows(task, first, row_bytes), blocks, ahead, panels + p * blocks);
+    }
+    Ahead ahead = ahead_of(task, begin + group * kLanes, group * kLanes, tiles * count * blocks);
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t token = tile_begin(tile, tiles, task.tokens), end = tile_begin(tile + 1, tiles, task.tokens);
       for (int64_t p = 0; p < count; ++p)
-        run_tile_of<Blocks>(end - token, task, panels + p * blocks, blocks, token, begin + p * kLanes);
+        run_tile_of<Blocks>(end - token, task, panels + p * blocks, blocks, token, begin + p * kLanes, ahead);
     }
   }
 }

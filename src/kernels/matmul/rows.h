@@ -13,6 +13,13 @@ struct Rows {
   int64_t stride;
 };
 
+/// Bytes to fetch into the cache while others are worked on: `lines` of 64 at each step, until `end`.
+struct Ahead {
+  const std::byte* at;
+  const std::byte* end;
+  int64_t lines;
+};
+
 // Taken here, outside the regions of an instruction set, where no std:: function may be called.
 inline constexpr const int8_t* kIq4Codes = quant::kIq4Values.data();
 inline constexpr const int8_t* kMxfp4Codes = quant::kMxfp4Values.data();

@@ -1,9 +1,12 @@
 #include "ops/matmul.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "base/error.h"
@@ -223,6 +226,50 @@ TEST_P(MatmulTest, NeighboursDoNotMatter) {
       const std::vector<float> a = multiply(engine.context, x, w), b = multiply(engine.context, other, w);
       expect_same_bits(std::span(b).subspan(4 * rows, rows), std::span(a).subspan(4 * rows, rows), "token 4");
       for (int64_t r = 0; r < rows; ++r) EXPECT_TRUE(std::isnan(b[static_cast<size_t>(r)])) << "a NaN must not vanish";
+    }
+  }
+}
+
+/// `size` bytes that end where the process has no memory: a file may end with its last tensor. The same for x.
+class EndOfMemory {
+ public:
+  explicit EndOfMemory(int64_t size) : page_(::sysconf(_SC_PAGESIZE)) {
+    pages_ = (size + page_ - 1) / page_ * page_;
+    base_ = static_cast<std::byte*>(::mmap(nullptr, static_cast<size_t>(pages_ + page_), PROT_READ | PROT_WRITE,
+                                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    ::mprotect(base_ + pages_, static_cast<size_t>(page_), PROT_NONE);
+    data_ = base_ + pages_ - size;
+  }
+  ~EndOfMemory() { ::munmap(base_, static_cast<size_t>(pages_ + page_)); }
+  EndOfMemory(const EndOfMemory&) = delete;
+  EndOfMemory& operator=(const EndOfMemory&) = delete;
+  std::byte* data() const { return data_; }
+
+ private:
+  int64_t page_, pages_;
+  std::byte *base_, *data_;
+};
+
+TEST_P(MatmulTest, ReadsNothingPastTheEnd) {
+  const std::vector<int64_t> lengths = row_lengths(GetParam());
+  for (int64_t cols : std::span(lengths).first(6 < lengths.size() ? 6 : lengths.size())) {
+    for (int64_t rows : {1, 16, 17}) {
+      const RandomWeight w(GetParam(), rows, cols, 15);
+      const EndOfMemory bytes(w.view().bytes());
+      std::memcpy(bytes.data(), w.view().data, static_cast<size_t>(w.view().bytes()));
+      const Weight last(bytes.data(), GetParam(), rows, cols);
+      for (int64_t tokens : {1, 2, 3}) {
+        const std::vector<float> x = random_values(tokens * cols, 16);
+        const EndOfMemory x_bytes(tokens * cols * 4);
+        std::memcpy(x_bytes.data(), x.data(), x.size() * 4);
+        const std::span<const float> last_x(reinterpret_cast<const float*>(x_bytes.data()), x.size());
+        for (const kernels::KernelTable* table : usable_tables()) {
+          for (Precision precision : {Precision::f32, Precision::fast}) {
+            Engine engine(*table, precision);
+            expect_same_bits(multiply(engine.context, last_x, last), multiply(engine.context, x, w), "at the end");
+          }
+        }
+      }
     }
   }
 }
