@@ -1,0 +1,122 @@
+#include "laws/models/bench.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+
+#include "base/rng.h"
+#include "models/families/family.h"
+#include "quant/codec.h"
+
+namespace coterie::laws {
+
+namespace {
+// RapidCheck's 100 draws for each of 48 cases would take minutes. RC_PARAMS of the caller wins.
+const bool kFewDraws = ::setenv("RC_PARAMS", "max_success=10 verbose_progress=0", 0) == 0;
+}  // namespace
+
+std::vector<Case> cases() {
+  EXPECT_TRUE(kFewDraws);
+  std::vector<Case> result;
+  for (const auto& [family, config] : tiny::configs())
+    for (const kernels::Candidate& candidate : kernels::candidates()) {
+      const std::string isa(candidate.table->isa);
+      result.push_back({family, isa, ops::Precision::f32, tensor::DType::f32});
+      result.push_back({family, isa, ops::Precision::fast, tensor::DType::f16});
+    }
+  return result;
+}
+
+std::string name_of(const testing::TestParamInfo<Case>& info) {
+  return info.param.family + "_" + info.param.isa + (info.param.precision == ops::Precision::f32 ? "_f32" : "_fast");
+}
+
+tiny::Model quantised(const models::ModelSpec& spec, std::vector<checkpoint::MemoryTensor> tensors,
+                      tensor::DType dtype) {
+  for (checkpoint::MemoryTensor& t : tensors) {
+    const bool router = t.name.ends_with(".gate.weight") || t.name.find("shared_expert_gate") != std::string::npos;
+    if (t.shape.size() != 2 || router) continue;
+    std::vector<std::byte> bytes;
+    for (int64_t r = 0; r < t.shape[0]; ++r) {
+      std::vector<std::byte> row(static_cast<size_t>(tensor::row_bytes(dtype, t.shape[1])));
+      const auto* values = reinterpret_cast<const float*>(t.bytes.data()) + r * t.shape[1];
+      quant::encode(dtype, values, row.data(), t.shape[1]);
+      bytes.insert(bytes.end(), row.begin(), row.end());
+    }
+    t.dtype = dtype, t.bytes = std::move(bytes);
+  }
+  return tiny::bind(spec, std::move(tensors));
+}
+
+tiny::Model model_of(const Case& c, uint64_t seed) {
+  const models::ModelSpec spec = models::read_config(tiny::configs().at(c.family), "tiny", true);
+  if (c.precision == ops::Precision::fast) return quantised(spec, tiny::weights(spec, seed), tensor::DType::q8_0);
+  return tiny::bind(spec, tiny::weights(spec, seed));
+}
+
+std::vector<float> Runner::step(std::span<const std::span<const int32_t>> ids,
+                                std::span<layers::ResidentState* const> states) {
+  ops::Context context{pool, kernels, arena, precision};
+  std::vector<models::SequenceStep> steps;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    states[i]->reserve(static_cast<int64_t>(ids[i].size()));
+    steps.push_back({.ids = ids[i],
+                     .state = states[i],
+                     .logits = models::SequenceStep::Logits::all,
+                     .random_key = static_cast<uint64_t>(i) + 1,
+                     .length = 0});
+  }
+  const tensor::Matrix logits = decoder.forward(context, steps);
+  for (size_t i = 0; i < ids.size(); ++i) states[i]->advance(static_cast<int64_t>(ids[i].size()));
+  std::vector<float> result(logits.data, logits.data + logits.rows * logits.cols);
+  arena.reset();
+  return result;
+}
+
+std::vector<float> Runner::pieces(std::span<const int32_t> ids, std::span<const int64_t> sizes) {
+  layers::ResidentState sequence = state();
+  layers::ResidentState* states[] = {&sequence};
+  std::vector<float> logits;
+  for (const int64_t size : sizes) {
+    const std::span<const int32_t> piece[] = {
+        ids.subspan(static_cast<size_t>(sequence.length()), static_cast<size_t>(size))};
+    const std::vector<float> part = step(piece, states);
+    logits.insert(logits.end(), part.begin(), part.end());
+  }
+  return logits;
+}
+
+std::vector<float> Runner::whole(std::span<const int32_t> ids) {
+  const int64_t all[] = {static_cast<int64_t>(ids.size())};
+  return pieces(ids, all);
+}
+
+std::vector<int32_t> some_ids(int64_t count, int64_t vocabulary, uint64_t seed) {
+  base::Rng rng(seed, 77);
+  std::vector<int32_t> ids;
+  for (int64_t i = 0; i < count; ++i) ids.push_back(static_cast<int32_t>(rng.below(static_cast<uint32_t>(vocabulary))));
+  return ids;
+}
+
+void expect_same_bits(std::span<const float> a, std::span<const float> b, const std::string& what) {
+  ASSERT_EQ(a.size(), b.size()) << what;
+  for (size_t i = 0; i < a.size(); ++i) {
+    ASSERT_TRUE(std::isfinite(a[i])) << what << ": value " << i << " is " << a[i];
+    ASSERT_EQ(std::memcmp(&a[i], &b[i], sizeof(float)), 0)
+        << what << ": value " << i << ": " << a[i] << " and " << b[i];
+  }
+}
+
+void expect_close(std::span<const float> a, std::span<const float> b, double tolerance, const std::string& what) {
+  ASSERT_EQ(a.size(), b.size()) << what;
+  double squares = 0, worst = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    ASSERT_TRUE(std::isfinite(a[i])) << what;
+    squares += static_cast<double>(b[i]) * b[i];
+    worst = std::max(worst, std::abs(static_cast<double>(a[i]) - b[i]));
+  }
+  EXPECT_LE(worst, tolerance * std::sqrt(squares / static_cast<double>(b.size()))) << what;
+}
+
+}  // namespace coterie::laws
