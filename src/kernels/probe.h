@@ -14,8 +14,9 @@ struct MachineLimits {
   double int8_gop_s = 0;   // the same with int8 products summed in int32
 };
 
-/// Each takes the best of a few runs of some 20 ms. The bandwidth needs a buffer that no cache holds: `buffer_bytes`,
-/// 0 = four times the last cache, at least 256 MB; it throws out_of_memory where that does not fit.
+/// Each times pieces of a millisecond or less on all threads at once, some 0.1 s in all, and adds up the threads' upper
+/// quartiles, so that a busy machine is not taken for a slow one. The bandwidth needs a buffer that no cache holds:
+/// `buffer_bytes`, 0 = four times the last cache, at least 256 MB; it throws out_of_memory where that does not fit.
 MachineLimits measure_limits(const KernelTable& table, threads::Pool& pool, int64_t buffer_bytes = 0);
 double measure_read_bandwidth(const KernelTable& table, threads::Pool& pool, int64_t buffer_bytes = 0);
 double measure_f32_peak(const KernelTable& table, threads::Pool& pool);

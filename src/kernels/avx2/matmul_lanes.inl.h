@@ -167,6 +167,7 @@ COTERIE_INLINE void load_wide_columns(Rows rows, int64_t offset, Int (&out)[16])
   for (int u = 0; u < 4; ++u) turn_quads(quad[u], out + 4 * u);
 }
 
-COTERIE_INLINE void fetch(Ahead& ahead) {
-  for (int64_t i = 0; i < ahead.lines && ahead.at < ahead.end; ++i, ahead.at += 64) __builtin_prefetch(ahead.at, 0, 2);
+COTERIE_INLINE void fetch(Ahead& ahead, int64_t lines) {
+  for (int64_t i = 0; i < lines && ahead.at < ahead.end; ++i, ahead.at += 64) __builtin_prefetch(ahead.at, 0, 2);
 }
+COTERIE_INLINE void fetch(Ahead& ahead) { fetch(ahead, ahead.lines); }

@@ -25,8 +25,10 @@ struct Panel256 {
 template <class Format>
 struct Store256 {
   Panel256<Format>& panel;
+  Ahead& ahead;
   template <int u>
   COTERIE_INLINE void unit(const Int (&columns)[4]) {
+    if constexpr (u % 4 == 0) fetch(ahead, (ahead.lines + 3) / 4);
     COTERIE_UNROLL
     for (int i = 0; i < 4; ++i) store_int(panel.codes[4 * u + i], columns[i]);
   }
@@ -38,11 +40,14 @@ struct Dot256 {
   static constexpr int kSubs = 256 / Format::kSub;
   const Header256<kSubs>& header;
   const ActivationBlock256* const (&x)[T];
+  Ahead& ahead;
   Int sum[T];
   Int pending[kSubs][T];  // of sub-blocks whose first half has come
 
   template <int u>
   COTERIE_INLINE void unit(const Int (&columns)[4]) {
+    // A few lines at a time: past about 20 that are under way, a processor waits.
+    if constexpr (u % 4 == 0) fetch(ahead, (ahead.lines + 3) / 4);
     constexpr int kSpan = span256<Format>();
     COTERIE_UNROLL
     for (int t = 0; t < T; ++t) {
@@ -96,7 +101,6 @@ struct Blocks256 {
 
   static void unpack(Rows rows, int64_t blocks, Ahead& ahead, Panel* panels) {
     for (int64_t b = 0; b < blocks; ++b, rows.data += Format::kBytes) {
-      fetch(ahead);
       Panel& panel = panels[b];
       Header256<kSubs> header;
       Format::header(rows, header);
@@ -107,7 +111,7 @@ struct Blocks256 {
         for (int p = 0; p < kSubs / 2; ++p) store_int(panel.pairs[p], header.pairs[p]);
       }
       store_float(panel.d, header.d), store_float(panel.dmin, header.dmin);
-      Store256<Format> store{panel};
+      Store256<Format> store{panel, ahead};
       Format::codes(rows, store);
     }
   }
@@ -119,10 +123,9 @@ struct Blocks256 {
     const ActivationBlock256* x[T];
     for (int t = 0; t < T; ++t) x[t] = reinterpret_cast<const ActivationBlock256*>(rows_x[t]), y[t] = zero_float();
     for (int64_t b = 0; b < blocks; ++b, rows.data += Format::kBytes) {
-      fetch(ahead);
       Header256<kSubs> header;
       Format::header(rows, header);
-      Dot256<Format, T> dot{header, x, {}, {}};
+      Dot256<Format, T> dot{header, x, ahead, {}, {}};
       COTERIE_UNROLL
       for (int t = 0; t < T; ++t) dot.sum[t] = zero_int();
       Format::codes(rows, dot);
