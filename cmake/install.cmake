@@ -1,2 +1,33 @@
-# The version in the code is project()'s.
+# The library as others use it: include/coterie/coterie.h, one archive, find_package(coterie); and the binary.
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+
+# The version in the code is project()'s, and the promised header is the runtime's to implement.
 target_compile_definitions(coterie_runtime PRIVATE COTERIE_VERSION="${PROJECT_VERSION}")
+target_include_directories(coterie_runtime PUBLIC ${PROJECT_SOURCE_DIR}/include)
+
+# The rooms are archives of their own while we work on them; who installs gets one, joined when it is installed.
+set(merge_script "create ${PROJECT_BINARY_DIR}/libcoterie.a\n")
+foreach(room base threads tensor text quant kernels checkpoint ops layers models runtime text_bridge)
+  string(APPEND merge_script "addlib $<TARGET_FILE:coterie_${room}>\n")
+endforeach()
+file(GENERATE OUTPUT ${PROJECT_BINARY_DIR}/libcoterie.mri CONTENT "${merge_script}save\nend\n")
+install(CODE "
+  file(REMOVE \"${PROJECT_BINARY_DIR}/libcoterie.a\")
+  execute_process(COMMAND \"${CMAKE_AR}\" -M INPUT_FILE \"${PROJECT_BINARY_DIR}/libcoterie.mri\" RESULT_VARIABLE failed)
+  if(failed)
+    message(FATAL_ERROR \"joining the archives failed: build everything first (cmake --build)\")
+  endif()")
+install(FILES ${PROJECT_BINARY_DIR}/libcoterie.a DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(FILES ${PROJECT_SOURCE_DIR}/include/coterie/coterie.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/coterie)
+if(TARGET coterie)
+  install(TARGETS coterie RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+endif()
+
+set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/coterie)
+configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/coterieConfig.cmake.in ${PROJECT_BINARY_DIR}/coterieConfig.cmake
+  INSTALL_DESTINATION ${package_dir} PATH_VARS CMAKE_INSTALL_LIBDIR CMAKE_INSTALL_INCLUDEDIR)
+# Before 1.0 a minor version may break what uses the header.
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/coterieConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${PROJECT_BINARY_DIR}/coterieConfig.cmake ${PROJECT_BINARY_DIR}/coterieConfigVersion.cmake
+  DESTINATION ${package_dir})

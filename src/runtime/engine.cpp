@@ -36,6 +36,7 @@ Engine::Engine(models::Model model, const EngineOptions& options)
       context_{pool_, kernels::select(), arena_, options.precision},
       cache_shape_(std::make_shared<CacheShape>(cache_shape(spec(), cache_type(options)))),
       pages_(std::make_shared<PagePool>(cache_shape_->page_bytes())) {
+  release_freed_memory();
   if (options_.step_tokens < 1)
     base::fail(base::ErrorKind::bad_input, "step tokens", "is {}, expected at least 1", options_.step_tokens);
   const int64_t step = std::min(options_.step_tokens, context_size_);

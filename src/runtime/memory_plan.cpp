@@ -1,6 +1,12 @@
 #include "runtime/memory_plan.h"
 
+#include <malloc.h>
+
 #include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <set>
+#include <string>
 
 #include "base/memory.h"
 #include "runtime/kv_cache.h"
@@ -39,7 +45,27 @@ int64_t ffn_bytes(const layers::MoeSpec& spec, int64_t n, int64_t width) {
   return std::max(routed, shared) + quantised(n, width);
 }
 
+// Bytes of this process's mappings of the source's files that are resident, from /proc/self/smaps: after a line for
+// each mapping ("7f12-7f56 r--p 0 08:01 42  /path") come its figures.
+int64_t resident_pages(const checkpoint::TensorSource& source) {
+  std::set<std::string> files;
+  std::error_code ignored;
+  for (const checkpoint::TensorInfo& tensor : source.tensors()) files.insert(source.file_of(tensor));
+  std::set<std::string> paths;  // as the kernel writes them
+  for (const std::string& file : files) paths.insert(std::filesystem::canonical(file, ignored).string());
+  std::ifstream smaps("/proc/self/smaps");
+  int64_t kilobytes = 0;
+  bool ours = false;
+  for (std::string line; std::getline(smaps, line);) {
+    if (const size_t path = line.find('/'); path != std::string::npos) ours = paths.contains(line.substr(path));
+    if (ours && line.starts_with("Rss:")) kilobytes += std::strtoll(line.c_str() + 4, nullptr, 10), ours = false;
+  }
+  return kilobytes * 1024;
+}
+
 }  // namespace
+
+void release_freed_memory() { ::malloc_trim(0); }
 
 int64_t scratch_bytes(const models::ModelSpec& spec, int64_t tokens, int64_t logit_rows, int threads) {
   int64_t block = 0;
@@ -58,9 +84,17 @@ MemoryForecast forecast_memory(const models::Model& model, int64_t context, int6
   const models::ModelSpec& spec = model.decoder->spec();
   MemoryForecast forecast;
   forecast.weights = weight_bytes(*model.decoder).all_held();
-  // Weights made up in memory are resident already; those in files hardly, since opening reads headers only.
-  const bool made_up = model.source->format() == checkpoint::Format::memory;
-  forecast.process = std::max<int64_t>(base::resident_memory() - (made_up ? forecast.weights : 0), 0);
+  release_freed_memory();
+  if (model.source->format() == checkpoint::Format::memory) {
+    forecast.process = std::max<int64_t>(base::resident_memory() - forecast.weights, 0);
+  } else {
+    // Of the files, headers have been read and weights hardly: count the former once and the latter in full.
+    int64_t tensors = 0;
+    for (const checkpoint::TensorInfo& tensor : model.source->tensors())
+      tensors += static_cast<int64_t>(tensor.bytes.size());
+    forecast.process = std::max<int64_t>(base::resident_memory() - resident_pages(*model.source), 0) +
+                       std::max<int64_t>(model.source->file_bytes() - tensors, 0);
+  }
   forecast.cache = cache_bytes(cache_shape(spec, cache_type), context);
   forecast.scratch = scratch_bytes(spec, std::min(step_tokens, context), 1, threads);
   return forecast;

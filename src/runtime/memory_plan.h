@@ -25,6 +25,9 @@ struct MemoryForecast {
   int64_t required() const { return resident() - weights; }
 };
 
+/// Gives what was freed back to the system: opening a model parses much that is not kept.
+void release_freed_memory();
+
 /// For an opened model, in the process that opened it.
 MemoryForecast forecast_memory(const models::Model& model, int64_t context, int64_t step_tokens,
                                tensor::DType cache_type, int threads);

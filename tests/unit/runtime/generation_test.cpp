@@ -140,7 +140,7 @@ TEST(Generation, NeverShowsPartOfAStopString) {
   Engine engine(test::tiny_model(), options_of());
   GenerationOptions options = greedy(40);
   options.sampler.temperature = 1, options.sampler.seed = 3;
-  for (TokenId id = 0; id < 258; ++id)
+  for (TokenId id = 0; id < 259; ++id)
     if (id < 'a' || id > 'e') options.sampler.logit_bias.push_back({id, -1000.0f});
   TokenCache tokens{engine.make_cache(), {}};
   Generation whole(engine, tokens, prompt_of(3), options);
@@ -195,7 +195,7 @@ TEST(Generation, RefusesWhatCannotBeContinued) {
     });
   };
   refused({"prompt", "empty"}, {}, greedy(1));
-  refused({"id 258 at position 1", "vocabulary of 258"}, {1, 258}, greedy(1));
+  refused({"id 259 at position 1", "vocabulary of 259"}, {1, 259}, greedy(1));
   refused({"id -1 at position 0"}, {-1}, greedy(1));
   refused({"33 tokens", "context of 32"}, prompt_of(33), greedy(1));
   refused({"32 tokens", "context of 32"}, prompt_of(32), greedy(1));

@@ -1,11 +1,16 @@
 #include "unit/runtime/tiny_model.h"
 
 #include "checkpoint/random_source.h"
+#include "checkpoint/tensor_sink.h"
 #include "models/shapes.h"
 
 namespace coterie::runtime::test {
 
 namespace {
+
+constexpr const char* kTemplate =
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
 std::string utf8(int code) {
   if (code < 0x80) return {static_cast<char>(code)};
@@ -22,6 +27,8 @@ text::GgufVocabulary vocabulary() {
     v.tokens.push_back(utf8(printable ? byte : next++));
     v.token_type.push_back(1);
   }
+  v.tokens.push_back(v.tokens[0] + v.tokens[0]), v.token_type.push_back(1);
+  v.merges = {v.tokens[0] + " " + v.tokens[0]};
   for (const char* token : {"<|im_start|>", "<|im_end|>"}) v.tokens.push_back(token), v.token_type.push_back(3);
   v.bos = kStart, v.eos = kEnd;
   v.add_bos = false;
@@ -34,7 +41,7 @@ std::string fixture(const std::string& name) { return std::string(COTERIE_TEST_D
 
 models::Model tiny_model(bool text, int64_t context, uint64_t seed) {
   models::ModelSpec spec = models::read_spec(checkpoint::resolve_model(fixture("mixtral")));
-  spec.vocabulary = 258;
+  spec.vocabulary = 259;
   spec.context = context;
   models::RandomModel random = models::random_model(spec, tensor::DType::f32, "tiny");
   models::Model model;
@@ -45,11 +52,26 @@ models::Model tiny_model(bool text, int64_t context, uint64_t seed) {
   return model;
 }
 
-text::ChatTemplate tiny_template() {
-  return text::ChatTemplate(
-      "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-      "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-      "", "<|im_end|>", "tiny");
+text::ChatTemplate tiny_template() { return text::ChatTemplate(kTemplate, "", "<|im_end|>", "tiny"); }
+
+void write_tiny_gguf(const std::filesystem::path& path, int64_t context) {
+  const models::Model model = tiny_model(false, context);
+  const text::GgufVocabulary v = vocabulary();
+  checkpoint::Metadata metadata = model.source->metadata();
+  const std::string prefix = "tokenizer.ggml.";
+  metadata[prefix + "model"] = v.model;
+  metadata[prefix + "pre"] = v.pre;
+  metadata[prefix + "tokens"] = v.tokens;
+  metadata[prefix + "token_type"] = std::vector<int64_t>(v.token_type.begin(), v.token_type.end());
+  metadata[prefix + "merges"] = v.merges;
+  metadata[prefix + "bos_token_id"] = uint64_t{kStart};
+  metadata[prefix + "eos_token_id"] = uint64_t{kEnd};
+  metadata[prefix + "add_bos_token"] = false;
+  metadata["tokenizer.chat_template"] = std::string(kTemplate);
+  std::vector<checkpoint::TensorToWrite> tensors;
+  for (const checkpoint::TensorInfo& tensor : model.source->tensors())
+    tensors.push_back({tensor.name, tensor.dtype, tensor.shape, [&tensor](const auto& write) { write(tensor.bytes); }});
+  checkpoint::write_gguf(path, tensors, metadata);
 }
 
 }  // namespace coterie::runtime::test

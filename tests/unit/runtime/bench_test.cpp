@@ -1,0 +1,90 @@
+#include "runtime/bench.h"
+
+#include <gtest/gtest.h>
+
+#include "models/account.h"
+#include "support/expect_error.h"
+#include "unit/runtime/tiny_model.h"
+
+namespace coterie::runtime {
+namespace {
+
+using base::ErrorKind;
+
+const MachineLimits kMachine{1e10, 1e11, 4e11, true};
+
+Engine make_engine() {
+  EngineOptions options;
+  options.threads = 1;
+  return Engine(test::tiny_model(false), options);
+}
+
+BenchOptions small() {
+  BenchOptions options;
+  options.prompt = 20, options.generate = 6, options.repeat = 1;
+  return options;
+}
+
+TEST(Bench, FiguresAgreeWithEachOther) {
+  Engine engine = make_engine();
+  for (const int64_t batch : {1, 3}) {
+    BenchOptions options = small();
+    options.batch = batch, options.depth = 10;
+    const BenchResult result = bench(engine, kMachine, options);
+    const double sequences = static_cast<double>(batch);
+    EXPECT_NEAR(result.prefill_tokens_per_second, sequences * 20 / result.prefill_seconds, 1e-6);
+    EXPECT_NEAR(result.decode_tokens_per_second, sequences * 6 / result.decode_seconds, 1e-6);
+    EXPECT_NEAR(result.bytes_per_token,
+                static_cast<double>(result.weight_bytes_per_step + result.cache_bytes_per_step) / sequences, 1e-6);
+    EXPECT_NEAR(result.bandwidth_share,
+                result.bytes_per_token * result.decode_tokens_per_second / kMachine.read_bytes_per_second, 1e-9);
+    EXPECT_NEAR(result.flops_share,  // the weights are f32: no int8 products
+                result.flops_per_token * result.prefill_tokens_per_second / kMachine.f32_flops, 1e-9);
+    EXPECT_EQ(result.cache_bytes_per_step, batch * 13 * engine.cache().position_bytes());
+    EXPECT_GT(result.peak_resident_bytes, 0);
+  }
+}
+
+TEST(Bench, OneSequenceReadsWhatItIsRoutedTo) {
+  Engine engine = make_engine();
+  const BenchResult one = bench(engine, kMachine, small());
+  // 2 of 8 experts in both layers; a batch of 16 reads more of them, but never more than all.
+  BenchOptions many = small();
+  many.batch = 16;
+  const BenchResult sixteen = bench(engine, kMachine, many);
+  const models::Account account = models::account(engine.spec());
+  const auto experts = static_cast<size_t>(models::Place::experts);
+  const auto embeddings = static_cast<size_t>(models::Place::input_embeddings);
+  const int64_t rest = 4 * (account.total() - account.held[experts] - account.held[embeddings] + engine.spec().width);
+  EXPECT_EQ(one.weight_bytes_per_step, rest + 4 * account.active[experts]);
+  EXPECT_GT(sixteen.weight_bytes_per_step, one.weight_bytes_per_step);
+  EXPECT_LE(sixteen.weight_bytes_per_step, rest + 4 * account.held[experts]);
+}
+
+TEST(Bench, EitherHalfCanBeLeftOut) {
+  Engine engine = make_engine();
+  BenchOptions options = small();
+  options.prompt = 0;
+  EXPECT_EQ(bench(engine, kMachine, options).prefill_tokens_per_second, 0);
+  options.prompt = 4, options.generate = 0;
+  EXPECT_EQ(bench(engine, kMachine, options).decode_tokens_per_second, 0);
+}
+
+TEST(Bench, RefusesWhatCannotBeMeasured) {
+  Engine engine = make_engine();
+  const auto refused = [&](std::initializer_list<std::string_view> words, auto set) {
+    BenchOptions options = small();
+    set(options);
+    expect_error(ErrorKind::bad_input, words, [&] { bench(engine, kMachine, options); });
+  };
+  refused({"--prompt"}, [](BenchOptions& o) { o.prompt = -1; });
+  refused({"--generate"}, [](BenchOptions& o) { o.generate = -1; });
+  refused({"--depth"}, [](BenchOptions& o) { o.depth = -1; });
+  refused({"--batch"}, [](BenchOptions& o) { o.batch = 0; });
+  refused({"--repeat"}, [](BenchOptions& o) { o.repeat = 0; });
+  refused({"nothing to measure"}, [](BenchOptions& o) { o.prompt = o.generate = 0; });
+  refused({"257", "context of 256"}, [](BenchOptions& o) { o.prompt = 257; });
+}
+
+}  // namespace
+}  // namespace coterie::runtime
