@@ -26,7 +26,7 @@ WEATHER = {"type": "function", "function": {
             "location": {"type": "string", "description": "City, e.g. Zürich"},
             "days": {"type": "integer", "default": 3, "enum": [1, 2, 3]},
             "units": {"type": ["string", "null"], "enum": ["celsius", "fahrenheit", None], "default": None},
-            "items": {"type": "array", "items": {"type": "number"}, "nullable": True, "default": [0.5, 1e-7, 1e20, -0.0]},
+            "items": {"type": "array", "items": {"type": "number"}, "nullable": True, "default": [0.5, 1e-3, 12345678.9, -0.0]},
             "detail": {"type": "object", "properties": {"deep": {"type": "boolean", "default": True}}, "required": []}},
         "required": ["location"]}, "return": {"type": "string", "description": "words"}}}
 NOTHING = {"type": "function", "function": {"name": "nothing", "description": "Does nothing.", "parameters": {"type": "object", "properties": {}}}}
@@ -103,8 +103,7 @@ def main():
     parser.add_argument("probe")
     parser.add_argument("templates", nargs="*", type=pathlib.Path)
     parser.add_argument("--expressions", action="store_true")
-    parser.add_argument("--golden", type=pathlib.Path, help="write the cases and the expected outputs here")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     all_cases = list(cases(options))
     want = [expected(*case[1:]) for case in all_cases]
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8") as file:

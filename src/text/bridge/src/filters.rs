@@ -42,7 +42,11 @@ impl Arguments {
         kwargs: Option<Kwargs>,
     ) -> Result<Self, Error> {
         if positional.len() > names.len() {
-            return Err(invalid(format!("{what}: takes at most {} arguments, {} were given", names.len(), positional.len())));
+            return Err(invalid(format!(
+                "{what}: takes at most {} arguments, {} were given",
+                names.len(),
+                positional.len()
+            )));
         }
         if let Some(kwargs) = &kwargs {
             if let Some(unknown) = kwargs.args().find(|name| !names.contains(name)) {
@@ -175,7 +179,11 @@ fn int(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error>
             ValueKind::Number if value.is_integer() => value.clone(),
             ValueKind::Number => {
                 let number = f64::try_from(value.clone())?;
-                if number.is_finite() { Value::from(number.trunc() as i128) } else { otherwise }
+                if number.is_finite() {
+                    Value::from(number.trunc() as i128)
+                } else {
+                    otherwise
+                }
             }
             _ => otherwise,
         });

@@ -28,7 +28,8 @@ pub fn split_lines(text: &str, keep_ends: bool) -> Vec<&str> {
     let mut lines = Vec::new();
     let mut rest = text;
     while let Some(at) = rest.find(BREAKS) {
-        let length = if rest[at..].starts_with("\r\n") { 2 } else { rest[at..].chars().next().map_or(1, char::len_utf8) };
+        let length =
+            if rest[at..].starts_with("\r\n") { 2 } else { rest[at..].chars().next().map_or(1, char::len_utf8) };
         lines.push(if keep_ends { &rest[..at + length] } else { &rest[..at] });
         rest = &rest[at + length..];
     }
@@ -60,7 +61,7 @@ pub fn pad(text: &str, width: i64, fill: char, side: Side) -> String {
 }
 
 /// The part of a string that [start:end] selects, and how many characters stand before it.
-fn part<'a>(text: &'a str, start: Option<i64>, end: Option<i64>) -> Option<(&'a str, i64)> {
+fn part(text: &str, start: Option<i64>, end: Option<i64>) -> Option<(&str, i64)> {
     let length = text.chars().count() as i64;
     let place = |index: i64| if index < 0 { (index + length).max(0) } else { index };
     let (start, end) = (place(start.unwrap_or(0)), place(end.unwrap_or(length)).min(length));
@@ -143,7 +144,12 @@ fn split(text: &str, from_right: bool, args: &[Value]) -> Result<Value, Error> {
         rest = if separator.is_some() { left } else { strip(left, None, !from_right, from_right) };
     }
     if separator.is_none() {
-        rest = strip(rest, None, from_right && parts.is_empty(), !from_right && parts.is_empty() || rest.chars().all(is_space));
+        rest = strip(
+            rest,
+            None,
+            from_right && parts.is_empty(),
+            !from_right && parts.is_empty() || rest.chars().all(is_space),
+        );
     }
     if separator.is_some() || !rest.is_empty() {
         parts.push(rest);
@@ -170,7 +176,13 @@ fn title(text: &str) -> String {
 }
 
 fn swap_case(text: &str) -> String {
-    let swap = |c: char| -> String { if c.is_uppercase() { c.to_lowercase().collect() } else { c.to_uppercase().collect() } };
+    let swap = |c: char| -> String {
+        if c.is_uppercase() {
+            c.to_lowercase().collect()
+        } else {
+            c.to_uppercase().collect()
+        }
+    };
     text.chars().map(swap).collect()
 }
 
@@ -263,7 +275,10 @@ pub fn call(state: &mut State, value: &Value, method: &str, args: &[Value]) -> R
             return at.map(Value::from).ok_or_else(|| invalid(format!("{wanted} is not in list")));
         }
         // Templates may not change what they are given.
-        (ValueKind::Seq | ValueKind::Iterable, "append" | "extend" | "insert" | "pop" | "remove" | "clear" | "sort" | "reverse")
+        (
+            ValueKind::Seq | ValueKind::Iterable,
+            "append" | "extend" | "insert" | "pop" | "remove" | "clear" | "sort" | "reverse",
+        )
         | (ValueKind::Map, "update" | "pop" | "popitem" | "clear" | "setdefault") => {
             return Err(Error::new(ErrorKind::InvalidOperation, format!("access to attribute {method:?} is unsafe")));
         }

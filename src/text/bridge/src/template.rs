@@ -83,7 +83,13 @@ impl ChatTemplate {
         Ok(ChatTemplate { environment })
     }
 
-    fn render(&self, messages: Json, special: Json, extra: Json, add_generation_prompt: bool) -> Result<String, String> {
+    fn render(
+        &self,
+        messages: Json,
+        special: Json,
+        extra: Json,
+        add_generation_prompt: bool,
+    ) -> Result<String, String> {
         let Json::Array(messages) = messages else {
             return Err("the messages are not a list".to_string());
         };

@@ -4,9 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 use tokenizers::models::bpe::{Merges, Vocab, BPE};
-use tokenizers::{
-    AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer,
-};
+use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer};
 
 use crate::ffi::{guard, Bytes, Ids, Slice};
 
@@ -24,7 +22,7 @@ impl TextTokenizer {
         inner.with_padding(None);
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
-        let size = inner.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1);
+        let size = one_past_last_id(&inner);
         Ok(TextTokenizer { inner, special, size })
     }
 
@@ -60,6 +58,22 @@ impl TextTokenizer {
         Ok(())
     }
 }
+
+/// Ids are counted from 0 without a gap in almost every file, and asking for each is cheaper than copying all tokens.
+fn one_past_last_id(inner: &Tokenizer) -> usize {
+    let count = inner.get_vocab_size(true);
+    if (0..count).all(|id| inner.id_to_token(id as u32).is_some()) {
+        return count;
+    }
+    inner.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1)
+}
+
+// The C++ side promises that both serve several threads.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<TextTokenizer>();
+    shared::<crate::template::ChatTemplate>();
+};
 
 fn part<T: serde::de::DeserializeOwned>(parts: &Value, name: &str) -> Result<Option<T>, String> {
     match &parts[name] {
@@ -103,13 +117,8 @@ fn merges_from_scores(
         for (taken, (at, _)) in token.char_indices().enumerate().skip(1) {
             let (left, right) = token.split_at(at);
             if vocab.contains_key(left) && vocab.contains_key(right) {
-                let candidate = Candidate {
-                    score: scores[id],
-                    left,
-                    right,
-                    left_length: taken,
-                    right_length: length - taken,
-                };
+                let candidate =
+                    Candidate { score: scores[id], left, right, left_length: taken, right_length: length - taken };
                 all.push(candidate);
             }
         }
@@ -136,7 +145,8 @@ fn build(parts: &Value, tokens: &[&str], merges: &[&str], scores: Option<&[f32]>
         }
         None => {
             let split = |(index, merge): (usize, &&str)| {
-                split_merge(merge).ok_or_else(|| format!("merge {index} is {merge:?}, expected two tokens with a space between"))
+                split_merge(merge)
+                    .ok_or_else(|| format!("merge {index} is {merge:?}, expected two tokens with a space between"))
             };
             merges.iter().enumerate().map(split).collect::<Result<_, _>>()?
         }
@@ -152,9 +162,7 @@ fn build(parts: &Value, tokens: &[&str], merges: &[&str], scores: Option<&[f32]>
         model = model.unk_token(unknown.to_string());
     }
     let mut tokenizer = Tokenizer::new(model.build().map_err(|error| error.to_string())?);
-    tokenizer
-        .with_normalizer(part::<NormalizerWrapper>(parts, "normalizer")?)
-        .map_err(|error| error.to_string())?;
+    tokenizer.with_normalizer(part::<NormalizerWrapper>(parts, "normalizer")?).map_err(|error| error.to_string())?;
     tokenizer.with_pre_tokenizer(part::<PreTokenizerWrapper>(parts, "pre_tokenizer")?);
     tokenizer.with_post_processor(part::<PostProcessorWrapper>(parts, "post_processor")?);
     tokenizer.with_decoder(part::<DecoderWrapper>(parts, "decoder")?);
@@ -238,8 +246,7 @@ pub unsafe extern "C" fn coterie_tokenizer_encode(
 ) -> i32 {
     guard(error, || {
         let text = text.text("the text")?;
-        let encoding =
-            tokenizer.inner.encode_fast(text, add_special != 0).map_err(|error| error.to_string())?;
+        let encoding = tokenizer.inner.encode_fast(text, add_special != 0).map_err(|error| error.to_string())?;
         Ids::give(ids, encoding.get_ids().to_vec());
         Ok(())
     })
