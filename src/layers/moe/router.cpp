@@ -24,12 +24,13 @@ void check(const RouterSpec& spec, std::string_view where) {
 
 namespace {
 
-// softmax in place, as torch computes it: from the maximum, in f32.
+// softmax in place, in f32 from the maximum, as torch computes it; the sum in f64, since one over hundreds of experts
+// in one f32 chain is off by more than 1e-6.
 void softmax(float* x, int64_t n) {
   const float top = *std::max_element(x, x + n);
-  float sum = 0;
-  for (int64_t i = 0; i < n; ++i) x[i] = std::exp(x[i] - top), sum += x[i];
-  for (int64_t i = 0; i < n; ++i) x[i] /= sum;
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) x[i] = std::exp(x[i] - top), sum += static_cast<double>(x[i]);
+  for (int64_t i = 0; i < n; ++i) x[i] = static_cast<float>(static_cast<double>(x[i]) / sum);
 }
 
 // The k best of keys[0, n), best first, the lower index first among equals: one insertion sort of the k best so far.
@@ -77,27 +78,29 @@ void score_all(RouterSpec::Score score, float* x, int64_t n) {
 void choose(const RouterSpec& spec, const float* logits, uint64_t key, int64_t layer, int64_t position, float* scores,
             int32_t* ids, float* weights) {
   const int64_t e = spec.experts, k = spec.experts_per_token;
-  const bool sampled = spec.selection == RouterSpec::Selection::sample;
-  if (sampled) {
+  // Both scores grow with the logit, so the best k scores are the best k logits; choosing by logits also tells apart
+  // what rounds to the same score.
+  const float* keys = logits;
+  if (spec.selection == RouterSpec::Selection::sample) {
     gumbel_keys(spec, logits, key, layer, position, scores);
-    top_k(scores, e, k, ids);
+    keys = scores;
   }
+  top_k(keys, e, k, ids);
   switch (spec.order) {
     case RouterSpec::Order::score_then_select:
       std::copy(logits, logits + e, scores);
       score_all(spec.score, scores, e);
-      if (!sampled) top_k(scores, e, k, ids);
       for (int64_t i = 0; i < k; ++i) weights[i] = scores[ids[i]];
       break;
     case RouterSpec::Order::select_then_score:
-      if (!sampled) top_k(logits, e, k, ids);
       for (int64_t i = 0; i < k; ++i) weights[i] = logits[ids[i]];
       score_all(spec.score, weights, k);
       break;
   }
   if (spec.renormalise) {
-    const float sum = std::accumulate(weights, weights + k, 0.0f);
-    for (int64_t i = 0; i < k; ++i) weights[i] /= sum;
+    // 1e-20 as in DeepSeek-V3's: sigmoids may all be zero. It vanishes in any other sum.
+    const double sum = std::accumulate(weights, weights + k, 1e-20);
+    for (int64_t i = 0; i < k; ++i) weights[i] = static_cast<float>(static_cast<double>(weights[i]) / sum);
   }
   if (spec.scale != 1)
     for (int64_t i = 0; i < k; ++i) weights[i] *= spec.scale;
