@@ -1,5 +1,6 @@
 #include "models/families/config_reader.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <utility>
@@ -15,6 +16,19 @@ bool ConfigReader::is_null(std::string_view key) const {
   const auto found = json_.find(std::string(key));
   return found != json_.end() && found->is_null();
 }
+
+namespace {
+
+// Positions that a scaling makes room for, which max_position_embeddings often leaves out (vLLM derives them so too).
+// llama3's is always in it.
+int64_t scaled_context(const layers::RopeSpec& rope) {
+  using Scaling = layers::RopeSpec::Scaling;
+  if (rope.scaling == Scaling::none || rope.scaling == Scaling::llama3) return 0;
+  const double positions = rope.factor * static_cast<double>(rope.original_context);
+  return positions > 0 && positions < 0x1p31 ? static_cast<int64_t>(positions) : 0;
+}
+
+}  // namespace
 
 ModelSpec ConfigReader::decoder(const ConfigDefaults& defaults) {
   ModelSpec spec;
@@ -44,6 +58,7 @@ ModelSpec ConfigReader::decoder(const ConfigDefaults& defaults) {
   attention.value_dim = attention.head_dim;
   attention.scale = 1.0f / std::sqrt(static_cast<float>(attention.head_dim));
   attention.rope = rope(attention.head_dim, spec.context, defaults.theta);
+  spec.context = std::max(spec.context, scaled_context(*attention.rope));
 
   BlockSpec block;
   block.mixer_norm = block.ffn_norm = spec.final_norm;

@@ -102,6 +102,17 @@ TEST(Config, RopeInBothSpellings) {
   EXPECT_EQ(fresh.original_context, 64);
 }
 
+TEST(Config, ScalingsMakeRoomForMorePositions) {
+  const auto context = [](Json scaling) {
+    return read({{"model_type", "llama"}, {"max_position_embeddings", 1000}, {"rope_scaling", scaling}}).context;
+  };
+  EXPECT_EQ(context(nullptr), 1000);
+  EXPECT_EQ(context({{"type", "linear"}, {"factor", 4}}), 4000);
+  EXPECT_EQ(context({{"type", "dynamic"}, {"factor", 2.5}}), 2500);
+  EXPECT_EQ(context({{"type", "yarn"}, {"factor", 4}, {"original_max_position_embeddings", 1000}}), 4000);
+  EXPECT_EQ(context({{"type", "yarn"}, {"factor", 4}, {"original_max_position_embeddings", 250}}), 1000);
+}
+
 TEST(Config, RopeThatCannotBeHonouredIsRefused) {
   const Json llama = {{"model_type", "llama"}};
   expect_refused(llama, "rope_scaling", {{"rope_type", "longrope"}, {"factor", 2}}, "longrope");
