@@ -19,17 +19,29 @@ namespace {
 }  // namespace
 
 AtomicFile::AtomicFile(std::filesystem::path target) : target_(std::move(target)) {
+  namespace fs = std::filesystem;
   static std::atomic<int> serial = 0;
+  std::error_code absent;
+  if (fs::is_symlink(target_, absent))  // the file it points to is replaced, not the link
+    if (const fs::path real = fs::weakly_canonical(target_, absent); !absent) target_ = real;
+  const fs::file_status status = fs::status(target_, absent);
+  if (fs::is_directory(status)) fail(ErrorKind::bad_input, target_.string(), "is a folder, expected a file to write");
+  if (fs::exists(status) && !fs::is_regular_file(status)) {
+    // A device or a pipe is written as it goes: a rename would put a file in its place.
+    descriptor_ = ::open(target_.c_str(), O_WRONLY | O_CLOEXEC);
+    if (descriptor_ < 0) fail_io(target_, "opened");
+    return;
+  }
   temporary_ = target_;
   temporary_ += fmt::format(".{}-{}.part", ::getpid(), serial++);
   descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-  if (descriptor_ < 0) fail_io(temporary_, "created");
+  if (descriptor_ < 0) fail_io(target_, "written");
 }
 
 AtomicFile::~AtomicFile() {
   if (descriptor_ < 0) return;
   ::close(descriptor_);
-  ::unlink(temporary_.c_str());
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
 }
 
 void AtomicFile::write(std::span<const std::byte> bytes) {
@@ -37,7 +49,7 @@ void AtomicFile::write(std::span<const std::byte> bytes) {
     const ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
     if (written < 0) {
       if (errno == EINTR) continue;
-      fail_io(temporary_, "written");
+      fail_io(target_, "written");
     }
     position_ += written;
     bytes = bytes.subspan(static_cast<size_t>(written));
@@ -47,7 +59,11 @@ void AtomicFile::write(std::span<const std::byte> bytes) {
 void AtomicFile::write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
 
 void AtomicFile::commit() {
-  if (::fsync(descriptor_) != 0) fail_io(temporary_, "flushed");
+  if (temporary_.empty()) {
+    if (::close(std::exchange(descriptor_, -1)) != 0) fail_io(target_, "written");
+    return;
+  }
+  if (::fsync(descriptor_) != 0) fail_io(target_, "flushed to the disk");
   const int closed = ::close(std::exchange(descriptor_, -1));
   if (closed != 0 || ::rename(temporary_.c_str(), target_.c_str()) != 0) {
     const int code = errno;

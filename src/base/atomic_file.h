@@ -10,10 +10,11 @@
 namespace coterie::base {
 
 /// Writes beside the target under a temporary name and renames on commit(): a reader sees the old file or the new
-/// one, never half of one. Without commit() the temporary is removed.
+/// one, never half of one. Without commit() the temporary is removed. A symbolic link is followed; a device or a pipe
+/// is written directly.
 class AtomicFile {
  public:
-  /// Throws io when the folder cannot be written.
+  /// Throws io when the folder cannot be written, bad_input when the target is a folder.
   explicit AtomicFile(std::filesystem::path target);
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
@@ -26,7 +27,7 @@ class AtomicFile {
   void commit();
 
  private:
-  std::filesystem::path target_, temporary_;
+  std::filesystem::path target_, temporary_;  // no temporary: written directly
   int descriptor_ = -1;
   int64_t position_ = 0;
 };

@@ -30,6 +30,17 @@ int report_usage(const CLI::App& app, const CLI::ParseError& error) {
   return kUsage;
 }
 
+// CLI11 would only say that a subcommand is missing.
+void check_command(const CLI::App& app, std::string_view word) {
+  if (word.starts_with("-")) return;
+  std::string known;
+  for (const CLI::App* sub : app.get_subcommands({})) {
+    if (sub->get_name() == word) return;
+    known += (known.empty() ? "" : ", ") + sub->get_name();
+  }
+  throw base::Error(base::ErrorKind::bad_input, std::string(word), "is not a command", "there are " + known);
+}
+
 }  // namespace
 
 int run(int argc, char** argv) {
@@ -41,7 +52,8 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   app.footer(
       "A MODEL is a folder with config.json and safetensors, a .gguf file, or (for inspect) a config.json.\n"
-      "coterie COMMAND --help has examples.");
+      "coterie COMMAND --help has examples.\n"
+      "Exit codes: 0 done, 1 a file could not be read or written, 2 bad input or usage, 70 a bug, 130 interrupted.");
   Action action;
   add_run(app, action);
   add_chat(app, action);
@@ -49,12 +61,18 @@ int run(int argc, char** argv) {
   add_logits(app, action);
   add_bench(app, action);
   add_info(app, action);
+  const std::string first = argc > 1 ? argv[1] : "-";
+  if (first[0] != '-' &&
+      app.get_subcommands([&](const CLI::App* command) { return command->get_name() == first; }).empty())
+    return report({base::ErrorKind::bad_input, "", fmt::format("\"{}\" is no command", first),
+                   "coterie --help lists what there is"});
 
   if (argc == 1) {
     std::fputs(app.help().c_str(), stderr);
     return kUsage;
   }
   try {
+    check_command(app, argv[1]);
     app.parse(argc, argv);
     const int code = action();
     flush_output();

@@ -135,7 +135,7 @@ void add_bench(CLI::App& app, Action& action) {
                            ->excludes(model);
   command->add_option("--layers", options->shape.layers, "Of the shape (default: all of them)")
       ->type_name("L")
-      ->check(CLI::PositiveNumber)
+      ->check(at_least(1))
       ->needs(shape);
   command->add_option("--quant", options->quant, "Format of the shape's matrices")
       ->type_name("T")
@@ -151,7 +151,7 @@ void add_bench(CLI::App& app, Action& action) {
   command->add_option("--batch", options->bench.batch, "Sequences side by side")->capture_default_str();
   command->add_option("--repeat", options->bench.repeat, "Rounds of each; the median counts")->capture_default_str();
   command->add_option("--step-tokens", options->step_tokens, "Tokens a prefill step evaluates at most")
-      ->check(CLI::PositiveNumber)
+      ->check(at_least(1))
       ->capture_default_str();
   command->add_flag("--json", options->json, "As JSON");
   command->add_flag("--remeasure", options->remeasure, "Measure the machine again instead of remembering");

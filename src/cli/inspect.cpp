@@ -203,7 +203,7 @@ void add_inspect(CLI::App& app, Action& action) {
       ->type_name("T");
   command->add_option("--context,-c", options->model.context, "Tokens of cache in the expected memory (default: 512)")
       ->type_name("N")
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command->add_option("--threads,-t", options->model.threads, "Threads whose read bandwidth is meant")
       ->type_name("N")
       ->check(CLI::Range(1, 4096));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 
 #include "base/error.h"
@@ -63,17 +64,25 @@ Ids read_ids(const std::string& path, int64_t vocabulary) {
   return ids;
 }
 
+// With the cache, except where the frequencies of a dynamic rotary embedding change with the length: then keys that
+// were turned with the old ones are of no use, and the sequence is evaluated anew, as the reference does for each
+// length.
 std::vector<int64_t> decode_greedily(runtime::Engine& engine, const Ids& ids, int64_t count) {
   std::vector<int64_t> out;
+  const models::Decoder& decoder = *engine.model().decoder;
   for (int64_t b = 0; b < ids.batch; ++b) {
-    runtime::GenerationOptions options;
-    options.sampler.temperature = 0;
-    options.max_tokens = count;
-    options.ignore_end = true;
-    runtime::TokenCache tokens{engine.make_cache(), {}};
-    runtime::Generation generation(engine, tokens, ids.row(b).first(kGreedyPrompt), options);
-    run(engine, generation);
-    for (const text::TokenId id : generation.generated()) out.push_back(id);
+    std::vector<int32_t> sequence(ids.row(b).begin(), ids.row(b).begin() + kGreedyPrompt);
+    runtime::KvCache cache = engine.make_cache();
+    for (int64_t i = 0; i < count; ++i) {
+      const auto length = static_cast<int64_t>(sequence.size());
+      if (cache.length() > 0 && !decoder.cache_holds(cache.length(), length)) cache = engine.make_cache();
+      const auto fresh = std::span<const int32_t>(sequence).subspan(static_cast<size_t>(cache.length()));
+      const runtime::Evaluation evaluation{fresh, &cache, models::SequenceStep::Logits::last, 0, length};
+      const tensor::Matrix logits = engine.evaluate({&evaluation, 1});
+      const int64_t best = engine.context().kernels.vector.argmax(logits.row(0), logits.cols);
+      sequence.push_back(static_cast<int32_t>(best));
+      out.push_back(best);
+    }
   }
   return out;
 }
@@ -103,9 +112,28 @@ void write_sequence(runtime::Engine& engine, std::span<const int32_t> ids, model
   }
 }
 
-int logits_command(const LogitsOptions& options) {
-  runtime::Engine engine = open_engine(options.model);
-  const Ids ids = read_ids(options.ids, engine.spec().vocabulary);
+// An output that is one of the inputs would be replaced while it is mapped and read.
+void check_output(const LogitsOptions& options) {
+  namespace fs = std::filesystem;
+  std::error_code absent;
+  if (options.out.empty()) base::fail(ErrorKind::bad_input, "--output", "is empty, expected a file to write");
+  if (!fs::exists(options.out, absent)) return;
+  const fs::path folder = fs::absolute(options.out).parent_path();
+  if (fs::equivalent(options.out, options.ids, absent) || fs::equivalent(options.out, options.model.model, absent) ||
+      fs::equivalent(folder, options.model.model, absent))
+    throw base::Error(ErrorKind::bad_input, options.out, "is one of the files to be read: it would be overwritten",
+                      "give -o another name");
+}
+
+int logits_command(LogitsOptions options) {
+  check_output(options);
+  models::Model model = models::open_model(options.model.model, options.model.open_options());
+  warn_about(model);
+  const Ids ids = read_ids(options.ids, model.decoder->spec().vocabulary);
+  const int64_t needed = std::max(ids.length, options.greedy > 0 ? kGreedyPrompt + options.greedy : 0);
+  if (options.model.context == 0 && models::grows_with_length(*model.decoder))
+    options.model.context = std::max(model.decoder->spec().context, needed);
+  runtime::Engine engine(std::move(model), options.model.engine_options());
   if (ids.length > engine.context_size())
     base::fail(ErrorKind::bad_input, options.ids + ": input_ids", "has {} positions, the context is {}", ids.length,
                engine.context_size());
@@ -143,6 +171,9 @@ int logits_command(const LogitsOptions& options) {
   if (options.greedy > 0)
     tensors.push_back({"greedy", tensor::DType::i64, {ids.batch, options.greedy}, produce_greedy});
   checkpoint::write_safetensors(options.out, tensors);
+  print_note(fmt::format("{}: logits {}, loss {:.6f}{}", options.out,
+                         tensor::to_string({ids.batch, ids.length, engine.spec().vocabulary}), cross_entropy.mean(),
+                         options.greedy > 0 ? fmt::format(", {} greedy tokens a row", options.greedy) : ""));
   return 0;
 }
 
@@ -166,7 +197,7 @@ void add_logits(CLI::App& app, Action& action) {
       ->add_option("--greedy", options->greedy,
                    "Also decode N tokens greedily, with the cache, after the first 8 ids of each row")
       ->type_name("N")
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   options->model.add_routing(*command);
   options->model.add_engine(*command, false);
   command->footer(

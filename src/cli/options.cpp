@@ -50,7 +50,32 @@ std::pair<text::TokenId, float> parse_bias(const std::string& argument) {
              argument);
 }
 
+// A shell hands over "\n" as two characters; in a stop string it means the line break.
+std::string unescaped(std::string_view text) {
+  std::string result;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char next = text[i] == '\\' && i + 1 < text.size() ? text[i + 1] : '\0';
+    if (next != 'n' && next != 't' && next != '\\') {
+      result += text[i];
+      continue;
+    }
+    result += next == 'n' ? '\n' : next == 't' ? '\t' : '\\';
+    ++i;
+  }
+  return result;
+}
+
 }  // namespace
+
+CLI::Validator at_least(int64_t least) {
+  return CLI::Validator(
+      [least](std::string& text) {
+        int64_t value = 0;
+        if (!parse_number(text, value)) return fmt::format("is \"{}\", expected a whole number", text);
+        return value < least ? fmt::format("is {}, expected at least {}", value, least) : std::string();
+      },
+      "");
+}
 
 void ModelOptions::add_model(CLI::App& app) {
   app.add_option("MODEL", model, "A folder with config.json and safetensors, or a .gguf file")->required();
@@ -71,7 +96,7 @@ void ModelOptions::add_engine(CLI::App& app, bool with_context) {
   if (with_context)
     app.add_option("--context,-c", context, "Positions of context (default: as many as the model was made for)")
         ->type_name("N")
-        ->check(CLI::PositiveNumber);
+        ->check(at_least(1));
   app.add_option("--precision", precision,
                  "fast: int8 activations on block formats; f32: decode weights, all sums in f32")
       ->type_name("P")
@@ -128,6 +153,7 @@ text::ChatTemplate chosen_template(const models::Model& model, const std::string
 void SamplingOptions::add(CLI::App& app) {
   app.add_option("-n,--tokens", tokens, "Tokens to generate at most; -1: until the model ends its text")
       ->type_name("N")
+      ->check(at_least(-1))
       ->capture_default_str();
   CLI::Option* heat =
       app.add_option("--temperature", temperature, "Logits are divided by it; 0 = greedy")->capture_default_str();
@@ -149,8 +175,10 @@ void SamplingOptions::add(CLI::App& app) {
   app.add_option("--logit-bias", logit_bias, "Added to a token's logit, such as 1234=-5 (=-inf forbids it); repeatable")
       ->type_name("ID=BIAS")
       ->allow_extra_args(false);
-  app.add_option("--seed", seed, "Of the draws (default: a new one each time, shown at the end)")->type_name("N");
-  app.add_option("--stop", stop, "End before this text appears; repeatable")
+  app.add_option("--seed", seed, "Of the draws (default: a new one each time, shown at the end)")
+      ->type_name("N")
+      ->check(at_least(0));
+  app.add_option("--stop", stop, "End before this text appears; \\n and \\t are understood; repeatable")
       ->type_name("TEXT")
       ->allow_extra_args(false);
 }
@@ -166,7 +194,7 @@ runtime::GenerationOptions SamplingOptions::generation_options() {
   for (const std::string& bias : logit_bias) sampler.logit_bias.push_back(parse_bias(bias));
   sampler.seed = *seed;
   options.max_tokens = tokens;
-  options.stop = stop;
+  for (const std::string& text : stop) options.stop.push_back(unescaped(text));
   return options;
 }
 

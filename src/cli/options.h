@@ -13,6 +13,9 @@
 
 namespace coterie::cli {
 
+/// A check of CLI11 that says what was found and what is expected, in place of its ranges to the largest double.
+CLI::Validator at_least(int64_t least);
+
 /// Options of every command that runs a model.
 struct ModelOptions {
   std::string model;

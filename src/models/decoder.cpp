@@ -85,4 +85,9 @@ bool BoundDecoder::cache_holds(int64_t before, int64_t after) const {
   });
 }
 
+bool grows_with_length(const Decoder& decoder) {
+  const int64_t context = decoder.spec().context;
+  return !decoder.cache_holds(context, context + 1);
+}
+
 }  // namespace coterie::models

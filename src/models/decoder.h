@@ -47,4 +47,8 @@ class Decoder {
   virtual bool cache_holds(int64_t before, int64_t after) const = 0;
 };
 
+/// Whether positions past the model's context are defined for it: its rotary embedding is rescaled to each length
+/// (dynamic).
+bool grows_with_length(const Decoder& decoder);
+
 }  // namespace coterie::models

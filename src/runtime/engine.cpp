@@ -12,9 +12,10 @@ namespace coterie::runtime {
 
 namespace {
 
-int64_t checked_context(const models::ModelSpec& spec, int64_t context) {
+int64_t checked_context(const models::Decoder& decoder, int64_t context) {
+  const models::ModelSpec& spec = decoder.spec();
   if (context < 0) base::fail(base::ErrorKind::bad_input, "--context", "is {}, expected at least 1", context);
-  if (spec.context > 0 && context > spec.context)
+  if (spec.context > 0 && context > spec.context && !models::grows_with_length(decoder))
     throw base::Error(base::ErrorKind::bad_input, "--context",
                       fmt::format("{} positions, but the model was made for {}", context, spec.context),
                       "its positions beyond that were never trained");
@@ -31,7 +32,7 @@ tensor::DType cache_type(const EngineOptions& options) {
 Engine::Engine(models::Model model, const EngineOptions& options)
     : model_(std::move(model)),
       options_(options),
-      context_size_(checked_context(spec(), options.context)),
+      context_size_(checked_context(*model_.decoder, options.context)),
       pool_(options.threads),
       context_{pool_, kernels::select(), arena_, options.precision},
       cache_shape_(std::make_shared<CacheShape>(cache_shape(spec(), cache_type(options)))),

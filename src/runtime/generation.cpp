@@ -12,7 +12,7 @@ std::string_view name(Finish finish) {
     case Finish::not_yet: return "not yet";
     case Finish::end_token: return "end token";
     case Finish::stop_string: return "stop string";
-    case Finish::max_tokens: return "n tokens";
+    case Finish::max_tokens: return "token limit";
     case Finish::context_full: return "context full";
     case Finish::interrupted: return "interrupted";
   }
