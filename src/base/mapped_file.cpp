@@ -15,7 +15,7 @@ namespace coterie::base {
 
 MappedFile MappedFile::open(const std::filesystem::path& path) {
   const std::string name = path.string();
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe is refused, not waited for
   if (descriptor < 0) {
     const int code = errno;
     fail(code == ENOENT ? ErrorKind::not_found : ErrorKind::io, name, "cannot be opened: {}", std::strerror(code));

@@ -50,8 +50,9 @@ std::unique_ptr<TensorSource> open_split(const fs::path& path, const SplitName& 
                       fmt::format("name the first part: {}", split.part(1).string()));
   std::string absent;
   int missing = 0;
+  std::error_code ignored;
   for (int number = 1; number <= split.count; ++number)
-    if (!fs::exists(split.part(number)) && ++missing <= 5)
+    if (!fs::exists(split.part(number), ignored) && ++missing <= 5)
       absent += (absent.empty() ? "" : ", ") + split.part(number).filename().string();
   if (missing > 0)
     throw base::Error(

@@ -15,13 +15,17 @@ using base::fail;
 
 namespace {
 
-constexpr int64_t kArrayLimit = int64_t{1} << 26;  // values; the longest lists, of tokens and merges, have 2^18
+// Values in all lists together. The longest lists of published files, of tokens and merges, have 2^18; without a limit
+// a file of many gigabytes could ask for many times its size in memory.
+constexpr int64_t kListLimit = int64_t{1} << 26;
 constexpr uint32_t kMaxDims = 4;
 
 /// Reads forward through the header; refuses to pass the end of the file.
 class Cursor {
  public:
   Cursor(std::span<const std::byte> file, std::string_view where) : file_(file), where_(where) {}
+
+  int64_t list_values_left = kListLimit;
 
   int64_t position() const { return static_cast<int64_t>(position_); }
   int64_t left() const { return static_cast<int64_t>(file_.size() - position_); }
@@ -81,8 +85,10 @@ MetaValue read_array(Cursor& cursor, const std::string& what) {
   if (type == GgufType::array)
     fail(ErrorKind::unsupported, cursor.where(), "{}: a list of lists, which no published file has, is not read", what);
   const int64_t count = cursor.count(least_bytes(type), what);
-  if (count > kArrayLimit)
-    fail(ErrorKind::bad_input, cursor.where(), "{}: a list of {} values; the limit is {}", what, count, kArrayLimit);
+  if (count > cursor.list_values_left)
+    fail(ErrorKind::bad_input, cursor.where(), "{}: a list of {} values; the limit is {} for all lists together", what,
+         count, kListLimit);
+  cursor.list_values_left -= count;
   switch (type) {
     case GgufType::u8: return read_array<uint8_t, uint64_t>(cursor, count, what);
     case GgufType::u16: return read_array<uint16_t, uint64_t>(cursor, count, what);
@@ -224,14 +230,12 @@ ParsedFile parse_gguf(std::span<const std::byte> file, std::string_view where) {
   parsed.metadata = read_metadata(cursor, pairs, alignment);
 
   std::vector<Entry> entries;
-  std::unordered_set<std::string_view> names;
-  entries.reserve(static_cast<size_t>(tensors));
+  std::unordered_set<std::string> names;
   for (int64_t i = 0; i < tensors; ++i) {
     const Entry& entry = entries.emplace_back(read_entry(cursor, i + 1, tensors, alignment));
     if (!names.insert(entry.tensor.name).second)
       fail(ErrorKind::bad_input, where, "tensor \"{}\" is listed twice", shown(entry.tensor.name));
   }
-  names.clear();
 
   const int64_t data_begin = (cursor.position() + alignment - 1) / alignment * alignment;
   if (tensors > 0) {

@@ -86,6 +86,8 @@ ModelPath resolve_model(const fs::path& path) {
   if (code) base::fail(ErrorKind::io, path.string(), "cannot be looked at: {}", code.message());
   if (fs::is_directory(status)) return resolve_folder(path);
 
+  if (!fs::is_regular_file(status))
+    base::fail(ErrorKind::bad_input, path.string(), "expected a regular file or a folder");
   const std::string extension = path.extension().string();
   if (extension == ".gguf" || has_gguf_magic(path)) {
     const fs::path config = path.parent_path() / "config.json";

@@ -1,6 +1,7 @@
 #include <map>
 #include <unordered_set>
 
+#include "base/json.h"
 #include "checkpoint/file_source.h"
 #include "checkpoint/tensor_source.h"
 
@@ -14,6 +15,12 @@ namespace {
 
 constexpr const char* kSingle = "model.safetensors";
 constexpr const char* kIndex = "model.safetensors.index.json";
+
+// Without the exception that std::filesystem throws for names that cannot exist.
+bool is_there(const fs::path& path) {
+  std::error_code ignored;
+  return fs::exists(path, ignored);
+}
 
 ParsedFile add_file(FileSource& source, const fs::path& path) {
   base::MappedFile file = base::MappedFile::open(path);
@@ -48,7 +55,7 @@ std::unique_ptr<TensorSource> open_sharded(const fs::path& index, const fs::path
   const auto shards = read_index(index);
   std::string absent;
   for (const auto& [shard, names] : shards)
-    if (!fs::exists(folder / shard)) absent += (absent.empty() ? "" : ", ") + shown(shard);
+    if (!is_there(folder / shard)) absent += (absent.empty() ? "" : ", ") + shown(shard);
   if (!absent.empty())
     throw base::Error(ErrorKind::not_found, index.string(),
                       fmt::format("names {} shards, of which the folder lacks: {}", shards.size(), absent),
@@ -80,9 +87,10 @@ std::unique_ptr<TensorSource> open_sharded(const fs::path& index, const fs::path
 }  // namespace
 
 std::unique_ptr<TensorSource> open_safetensors(const fs::path& path) {
-  if (fs::is_directory(path)) {
-    if (fs::exists(path / kSingle)) return open_safetensors(path / kSingle);
-    if (fs::exists(path / kIndex)) return open_sharded(path / kIndex, path);
+  std::error_code ignored;
+  if (fs::is_directory(path, ignored)) {
+    if (is_there(path / kSingle)) return open_safetensors(path / kSingle);
+    if (is_there(path / kIndex)) return open_sharded(path / kIndex, path);
     fail(ErrorKind::not_found, path.string(), "the folder has neither {} nor {}", kSingle, kIndex);
   }
   if (path.filename().string().ends_with(".index.json")) return open_sharded(path, path);

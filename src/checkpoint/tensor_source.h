@@ -11,7 +11,6 @@
 #include <variant>
 #include <vector>
 
-#include "base/json.h"
 #include "tensor/dtype.h"
 #include "tensor/view.h"
 

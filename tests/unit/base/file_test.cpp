@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <csignal>
 
@@ -107,6 +108,8 @@ TEST(MappedFile, RefusesWhatIsNoFile) {
   expect_error(ErrorKind::bad_input, {"the file is empty"}, [&] { MappedFile::open(folder.write("e", "")); });
   expect_error(ErrorKind::bad_input, {"expected a regular file"}, [&] { MappedFile::open(folder.path()); });
   expect_error(ErrorKind::bad_input, {"expected a regular file"}, [&] { MappedFile::open("/dev/null"); });
+  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
+  expect_error(ErrorKind::bad_input, {"expected a regular file"}, [&] { MappedFile::open(folder / "pipe"); });
 }
 
 }  // namespace

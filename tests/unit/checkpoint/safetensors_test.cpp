@@ -118,6 +118,8 @@ TEST(ShardedSafetensors, RefusesWhatDoesNotFitTogether) {
   refuse(ErrorKind::not_found, {"index.json", "three.safetensors", "lacks"}, [](Shards& s) {
     s.index = R"({"weight_map":{"a":"one.safetensors","b":"two.safetensors","c":"three.safetensors"}})";
   });
+  refuse(ErrorKind::not_found, {"index.json", "lacks"},
+         [](Shards& s) { s.index = R"({"weight_map":{"a":"one.safetensors","b":")" + std::string(300, 'x') + "\"}}"; });
   refuse(ErrorKind::bad_input, {"index.json", "weight_map", "missing"}, [](Shards& s) { s.index = "{}"; });
   refuse(ErrorKind::bad_input, {"index.json", "weight_map", "empty"},
          [](Shards& s) { s.index = R"({"weight_map":{}})"; });
