@@ -48,16 +48,46 @@ TEST(AtomicFile, TwoWritersDoNotMeet) {
 
 TEST(AtomicFile, RefusesAFolderThatIsNotThere) {
   const TempFolder folder;
-  expect_error(ErrorKind::io, {"absent", "cannot be created"}, [&] { AtomicFile(folder / "absent/a"); });
+  expect_error(ErrorKind::io, {"absent/a", "cannot be written"}, [&] { AtomicFile(folder / "absent/a"); });
 }
 
 TEST(AtomicFile, CannotReplaceAFolder) {
   const TempFolder folder;
   folder.write("a/inside", "x");
+  expect_error(ErrorKind::bad_input, {"is a folder"}, [&] { AtomicFile(folder / "a"); });
+  EXPECT_EQ(files_in(folder), 1u) << "the temporary is left behind";
+}
+
+TEST(AtomicFile, ATargetThatBecomesAFolderIsAnErrorAndLeavesNothing) {
+  const TempFolder folder;
   AtomicFile file(folder / "a");
   file.write("x");
+  folder.write("a/inside", "x");
   expect_error(ErrorKind::io, {"cannot be written"}, [&] { file.commit(); });
-  EXPECT_EQ(files_in(folder), 1u) << "the temporary is left behind";
+  EXPECT_EQ(files_in(folder), 1u);
+}
+
+TEST(AtomicFile, FollowsALinkAndKeepsIt) {
+  const TempFolder folder;
+  folder.write("real", "old");
+  std::filesystem::create_symlink("real", folder / "link");
+  std::filesystem::create_symlink("new", folder / "dangling");
+  for (const char* name : {"link", "dangling"}) {
+    AtomicFile file(folder / name);
+    file.write("text");
+    file.commit();
+    EXPECT_TRUE(std::filesystem::is_symlink(folder / name)) << name;
+  }
+  EXPECT_EQ(read_text(folder / "real"), "text");
+  EXPECT_EQ(read_text(folder / "new"), "text");
+}
+
+TEST(AtomicFile, WritesADeviceDirectly) {
+  AtomicFile file("/dev/null");
+  file.write("text");
+  EXPECT_EQ(file.position(), 4);
+  file.commit();
+  EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
 }
 
 TEST(AtomicFile, AFullDiskIsAnErrorAndLeavesNothing) {
