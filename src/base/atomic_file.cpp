@@ -22,8 +22,9 @@ AtomicFile::AtomicFile(std::filesystem::path target) : target_(std::move(target)
   namespace fs = std::filesystem;
   static std::atomic<int> serial = 0;
   std::error_code absent;
-  if (fs::is_symlink(target_, absent))  // the file it points to is replaced, not the link
-    if (const fs::path real = fs::weakly_canonical(target_, absent); !absent) target_ = real;
+  // The file a link points to is replaced, not the link; also where that file is still to be made.
+  for (int links = 0; links < 40 && fs::is_symlink(target_, absent); ++links)
+    target_ = target_.parent_path() / fs::read_symlink(target_, absent);
   const fs::file_status status = fs::status(target_, absent);
   if (fs::is_directory(status)) fail(ErrorKind::bad_input, target_.string(), "is a folder, expected a file to write");
   if (fs::exists(status) && !fs::is_regular_file(status)) {
