@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/error.h"
 
@@ -42,6 +43,8 @@ void check_attention(std::string_view where, const layers::AttentionSpec& a) {
 }  // namespace
 
 void check(const ModelSpec& spec, std::string_view where) {
+  if (!(spec.final_norm.eps >= 0) || !std::isfinite(spec.final_norm.eps))
+    base::fail(base::ErrorKind::bad_input, where, "a norm with epsilon {}: expected 0 or more", spec.final_norm.eps);
   check_size(where, "the vocabulary", spec.vocabulary);
   check_size(where, "the model width", spec.width);
   check_size(where, "the number of layers", static_cast<int64_t>(spec.blocks.size()), kSaneLayers);

@@ -188,6 +188,7 @@ TEST(Config, SizesThatCannotBeAreRefused) {
   expect_refused(llama, "vocab_size", int64_t{1} << 60, "vocabulary");
   expect_refused(llama, "hidden_size", "wide");
   expect_refused(llama, "rope_theta", 0, "rotary base");
+  expect_refused(llama, "rms_norm_eps", -1.0, "epsilon");
 }
 
 TEST(Config, UnknownKeysWarnAndStrictRefuses) {
