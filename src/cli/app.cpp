@@ -38,7 +38,7 @@ void check_command(const CLI::App& app, std::string_view word) {
     if (sub->get_name() == word) return;
     known += (known.empty() ? "" : ", ") + sub->get_name();
   }
-  throw base::Error(base::ErrorKind::bad_input, std::string(word), "is not a command", "there are " + known);
+  throw base::Error(base::ErrorKind::bad_input, "", fmt::format("\"{}\" is no command", word), "there are " + known);
 }
 
 }  // namespace
@@ -61,11 +61,6 @@ int run(int argc, char** argv) {
   add_logits(app, action);
   add_bench(app, action);
   add_info(app, action);
-  const std::string first = argc > 1 ? argv[1] : "-";
-  if (first[0] != '-' &&
-      app.get_subcommands([&](const CLI::App* command) { return command->get_name() == first; }).empty())
-    return report({base::ErrorKind::bad_input, "", fmt::format("\"{}\" is no command", first),
-                   "coterie --help lists what there is"});
 
   if (argc == 1) {
     std::fputs(app.help().c_str(), stderr);

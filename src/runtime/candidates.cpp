@@ -18,6 +18,8 @@ bool better(const Candidate& a, const Candidate& b) {
   return a.probability != b.probability ? a.probability > b.probability : a.id < b.id;
 }
 
+bool larger(const Candidate& a, const Candidate& b) { return a.logit != b.logit ? a.logit > b.logit : a.id < b.id; }
+
 void renormalise(Candidates& candidates) {
   double sum = 0;
   for (const Candidate& candidate : candidates) sum += candidate.probability;
@@ -81,22 +83,37 @@ TokenId greedy(std::span<const float> logits) {
   return best;
 }
 
-Candidates softmax(std::span<const float> logits, double temperature) {
-  const float highest = logits[static_cast<size_t>(greedy(logits))];
-  Candidates candidates;
-  candidates.reserve(logits.size());
-  for (size_t i = 0; i < logits.size(); ++i)
-    if (logits[i] != kNever)
-      candidates.push_back({static_cast<TokenId>(i), logits[i],
-                            std::exp((static_cast<double>(logits[i]) - static_cast<double>(highest)) / temperature)});
-  renormalise(candidates);
-  return candidates;
+Candidates top_k(std::span<const float> logits, int64_t k) {
+  (void)greedy(logits);  // refuses what no order can be made of
+  Candidates kept;
+  const auto add = [&](size_t i) { kept.push_back({static_cast<TokenId>(i), logits[i], 0}); };
+  if (k == 0 || k >= static_cast<int64_t>(logits.size())) {
+    for (size_t i = 0; i < logits.size(); ++i)
+      if (logits[i] != kNever) add(i);
+    if (k > 0) std::sort(kept.begin(), kept.end(), larger);
+    return kept;
+  }
+  // A heap with the worst of the best on top: most tokens cost one comparison with it.
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (logits[i] == kNever) continue;
+    if (static_cast<int64_t>(kept.size()) == k) {
+      if (logits[i] <= kept.front().logit) continue;
+      std::pop_heap(kept.begin(), kept.end(), larger);
+      kept.pop_back();
+    }
+    add(i);
+    std::push_heap(kept.begin(), kept.end(), larger);
+  }
+  std::sort_heap(kept.begin(), kept.end(), larger);
+  return kept;
 }
 
-void top_k(Candidates& candidates, int64_t k) {
-  if (k >= static_cast<int64_t>(candidates.size())) return;
-  std::partial_sort(candidates.begin(), candidates.begin() + k, candidates.end(), better);
-  candidates.resize(static_cast<size_t>(k));
+void softmax(Candidates& candidates, double temperature) {
+  float highest = kNever;
+  for (const Candidate& candidate : candidates) highest = std::max(highest, candidate.logit);
+  for (Candidate& candidate : candidates)
+    candidate.probability =
+        std::exp((static_cast<double>(candidate.logit) - static_cast<double>(highest)) / temperature);
   renormalise(candidates);
 }
 

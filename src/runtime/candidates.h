@@ -35,15 +35,18 @@ TokenId greedy(std::span<const float> logits);
 
 // --- From logits to candidates ---------------------------------------------------------------------------------------
 
-/// All tokens whose logit is above -inf, with p = softmax(logit / temperature); temperature > 0. In the order of ids.
-/// Throws as greedy() does.
-Candidates softmax(std::span<const float> logits, double temperature);
+/// The k tokens with the largest logits, of equal ones the lower ids, best first (Fan et al. 2018); k = 0: all tokens,
+/// in the order of ids. Never one whose logit is -inf. Throws as greedy() does.
+///
+/// Top-k stands here and not among the filters because it needs no probabilities: of 10^5 tokens it leaves 40 to take
+/// the exponential of. A temperature does not change the order, so before or after it is the same.
+Candidates top_k(std::span<const float> logits, int64_t k);
+/// p = softmax(logit / temperature) over the candidates; temperature > 0.
+void softmax(Candidates& candidates, double temperature);
 
 // --- Filters: each keeps at least one candidate and divides what is left by its sum ----------------------------------
 // "Best first" orders by probability, equal ones by the lower id.
 
-/// The k best. (Fan et al. 2018)
-void top_k(Candidates& candidates, int64_t k);
 /// The fewest of the best whose probabilities sum to at least p. (Holtzman et al. 2020, nucleus sampling)
 void top_p(Candidates& candidates, double p);
 /// Those with at least min_p times the probability of the best. (Nguyen et al. 2024)

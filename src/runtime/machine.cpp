@@ -53,18 +53,20 @@ std::optional<fs::path> machine_file() {
   return {};
 }
 
-MachineLimits machine_limits(threads::Pool& pool, const kernels::KernelTable& kernels, bool measure_again) {
+MachineLimits measure_machine(threads::Pool& pool, const kernels::KernelTable& kernels) {
+  const kernels::MachineLimits measured = kernels::measure_limits(kernels, pool);
+  return {measured.read_gb_s * 1e9, measured.f32_gflop_s * 1e9, measured.int8_gop_s * 1e9, false};
+}
+
+MachineLimits machine_limits(threads::Pool& pool, const kernels::KernelTable& kernels, bool measure_again,
+                             const Measure& measure) {
   const std::optional<fs::path> path = machine_file();
   const std::string name = key(pool, kernels);
   base::Json file = read_file(path);
   if (!measure_again)
     if (const auto known = remembered(file, name)) return *known;
 
-  MachineLimits limits;
-  const kernels::MachineLimits measured = kernels::measure_limits(kernels, pool);
-  limits.read_bytes_per_second = measured.read_gb_s * 1e9;
-  limits.f32_flops = measured.f32_gflop_s * 1e9;
-  limits.int8_ops = measured.int8_gop_s * 1e9;
+  const MachineLimits limits = measure(pool, kernels);
   if (path) {
     file[name] = {{"read_bytes_per_second", limits.read_bytes_per_second},
                   {"f32_flops", limits.f32_flops},

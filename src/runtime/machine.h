@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 
 #include "kernels/table.h"
@@ -20,9 +21,14 @@ struct MachineLimits {
 /// $XDG_CACHE_HOME/coterie/machine.json, or ~/.cache/coterie/machine.json; nothing when neither variable is set.
 std::optional<std::filesystem::path> machine_file();
 
-/// Measured on first use (about a second) and remembered in machine_file() under the CPU's model, the instruction set
+using Measure = std::function<MachineLimits(threads::Pool& pool, const kernels::KernelTable& kernels)>;
+/// By kernels/probe.h: about a second.
+MachineLimits measure_machine(threads::Pool& pool, const kernels::KernelTable& kernels);
+
+/// Measured on first use and remembered in machine_file() under the CPU's model, the instruction set
 /// and the number of threads. `measure_again` ignores what is remembered. A file that cannot be read or written costs
 /// the memory, not the figure.
-MachineLimits machine_limits(threads::Pool& pool, const kernels::KernelTable& kernels, bool measure_again = false);
+MachineLimits machine_limits(threads::Pool& pool, const kernels::KernelTable& kernels, bool measure_again = false,
+                             const Measure& measure = measure_machine);
 
 }  // namespace coterie::runtime

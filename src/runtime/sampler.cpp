@@ -62,8 +62,8 @@ Candidates Sampler::distribution(std::span<const float> logits, std::span<const 
     const TokenId best = greedy(logits);
     return {{best, logits[static_cast<size_t>(best)], 1.0}};
   }
-  Candidates candidates = softmax(logits, options_.temperature);
-  if (options_.top_k > 0) top_k(candidates, options_.top_k);
+  Candidates candidates = top_k(logits, options_.top_k);
+  softmax(candidates, options_.temperature);
   if (options_.top_p < 1) top_p(candidates, options_.top_p);
   if (options_.min_p > 0) min_p(candidates, options_.min_p);
   if (options_.typical < 1) typical(candidates, options_.typical);

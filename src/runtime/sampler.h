@@ -25,8 +25,8 @@ struct SamplerOptions {
   uint64_t seed = 0;
 };
 
-/// The chain, in this order (Hugging Face's): logit bias → repetition → presence and frequency → temperature → top-k →
-/// top-p → min-p → typical → draw. With temperature 0 the token is chosen greedily after the penalties.
+/// The chain, in this order (Hugging Face's): logit bias → repetition → presence and frequency → top-k and temperature
+/// → top-p → min-p → typical → draw. With temperature 0 the token is chosen greedily after the penalties.
 class Sampler {
  public:
   /// Throws bad_input, naming the option, for a value outside its range or a bias on an id outside the vocabulary.

@@ -10,6 +10,13 @@
 namespace coterie::runtime {
 namespace {
 
+// What top_k and softmax make of logits.
+Candidates candidates_of(std::span<const float> logits, double temperature = 1, int64_t k = 0) {
+  Candidates candidates = top_k(logits, k);
+  softmax(candidates, temperature);
+  return candidates;
+}
+
 using test::as_map;
 using test::Distribution;
 using test::only;
@@ -29,17 +36,17 @@ void expect_equal(const Candidates& candidates, const Distribution& expected) {
 
 TEST(Candidates, SoftmaxIsTheDefinition) {
   for (const double temperature : {0.3, 1.0, 4.0})
-    expect_equal(softmax(kLogits, temperature), softmax_of(kLogits, temperature));
+    expect_equal(candidates_of(kLogits, temperature), softmax_of(kLogits, temperature));
 }
 
 TEST(Candidates, SoftmaxStandsLargeLogits) {
   const std::vector<float> logits = {1e30f, 1e30f, -1e30f};
-  expect_equal(softmax(logits, 0.01), {{0, 0.5}, {1, 0.5}, {2, 0.0}});
+  expect_equal(candidates_of(logits, 0.01), {{0, 0.5}, {1, 0.5}, {2, 0.0}});
 }
 
 TEST(Candidates, SoftmaxLeavesOutTheForbidden) {
   const std::vector<float> logits = {-kInfinity, 1.0f, 1.0f};
-  expect_equal(softmax(logits, 1), {{1, 0.5}, {2, 0.5}});
+  expect_equal(candidates_of(logits), {{1, 0.5}, {2, 0.5}});
 }
 
 TEST(Candidates, GreedyTakesTheLowestOfEquals) { EXPECT_EQ(greedy(kLogits), 1); }
@@ -49,28 +56,28 @@ TEST(Candidates, LogitsThatAreNoNumbersAreAnError) {
   for (const std::vector<float>& logits :
        {std::vector<float>{1.0f, nan, 2.0f}, {nan, 0.0f}, {-kInfinity, -kInfinity}, {kInfinity, 0.0f}}) {
     EXPECT_THROW(greedy(logits), base::Error);
-    EXPECT_THROW(softmax(logits, 1), base::Error);
+    EXPECT_THROW(top_k(logits, 1), base::Error);
   }
 }
 
 TEST(Candidates, TopKKeepsTheBestAndTheLowerIdOfEquals) {
   const Distribution all = softmax_of(kLogits);
-  Candidates candidates = softmax(kLogits, 1);
-  top_k(candidates, 1);
-  expect_equal(candidates, only(all, {1}));
-  candidates = softmax(kLogits, 1);
-  top_k(candidates, 4);
-  expect_equal(candidates, only(all, {1, 5, 3, 7}));
-  candidates = softmax(kLogits, 1);
-  top_k(candidates, 100);
-  expect_equal(candidates, all);
+  expect_equal(candidates_of(kLogits, 1, 1), only(all, {1}));
+  expect_equal(candidates_of(kLogits, 1, 4), only(all, {1, 5, 3, 7}));
+  expect_equal(candidates_of(kLogits, 0.5, 2), {{1, 0.5}, {5, 0.5}});
+  expect_equal(candidates_of(kLogits, 1, 100), all);
+  const std::vector<float> equal(9, 1.0f);
+  const Candidates first = top_k(equal, 3);
+  for (TokenId id = 0; id < 3; ++id) EXPECT_EQ(first[static_cast<size_t>(id)].id, id) << "best first";
+  const std::vector<float> forbidden = {-kInfinity, 1.0f, -kInfinity};
+  EXPECT_EQ(top_k(forbidden, 2).size(), 1u);
 }
 
 // Probabilities 0.4, 0.3, 0.2, 0.1 exactly enough to choose sums between them.
 Candidates simple() {
   std::vector<float> logits;
   for (const double p : {0.2, 0.4, 0.1, 0.3}) logits.push_back(static_cast<float>(std::log(p)));
-  return softmax(logits, 1);
+  return candidates_of(logits);
 }
 
 TEST(Candidates, TopPKeepsTheFewestThatReachTheSum) {
@@ -94,7 +101,7 @@ TEST(Candidates, TopPOfALargeVocabulary) {
   std::sort(order.begin(), order.end());
   std::vector<TokenId> kept;
   for (double sum = 0; sum < 0.8; kept.push_back(order[kept.size()].second)) sum -= order[kept.size()].first;
-  Candidates candidates = softmax(logits, 1);
+  Candidates candidates = candidates_of(logits);
   top_p(candidates, 0.8);
   EXPECT_GT(kept.size(), 1000u);
   expect_equal(candidates, only(all, kept));
@@ -123,7 +130,7 @@ TEST(Candidates, TypicalOrdersByDistanceFromTheEntropy) {
 
 TEST(Candidates, TypicalStandsZeroProbabilities) {
   const std::vector<float> logits = {0.0f, -5000.0f, 0.0f};
-  Candidates candidates = softmax(logits, 1);
+  Candidates candidates = candidates_of(logits);
   typical(candidates, 0.9);
   expect_equal(candidates, {{0, 0.5}, {2, 0.5}});
 }

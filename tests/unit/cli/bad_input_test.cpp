@@ -1,0 +1,204 @@
+// What a user can get wrong at the command line: exit code 2, one message that says what, nothing on standard output.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+
+#include "checkpoint/tensor_sink.h"
+#include "support/temp_folder.h"
+#include "unit/cli/process.h"
+#include "unit/runtime/tiny_model.h"
+
+namespace coterie::cli {
+namespace {
+
+using Words = std::vector<std::string>;
+
+struct BadInput : testing::Test {
+  static void SetUpTestSuite() {
+    folder = new TempFolder;
+    runtime::test::write_tiny_gguf(*folder / "tiny.gguf");
+  }
+  static void TearDownTestSuite() { delete folder; }
+
+  static std::string file(const std::string& name) { return (*folder / name).string(); }
+  static std::string tiny() { return file("tiny.gguf"); }
+  static std::string fixture(const std::string& name) { return runtime::test::fixture(name); }
+  static std::string bytes_of(const std::string& path) {
+    std::ostringstream text;
+    text << std::ifstream(path, std::ios::binary).rdbuf();
+    return text.str();
+  }
+  static std::string write(const std::string& name, const std::string& bytes) {
+    return folder->write(name, bytes).string();
+  }
+  static std::string write_ids(const std::string& name, tensor::Shape shape, std::vector<int64_t> ids,
+                               tensor::DType dtype = tensor::DType::i64, const std::string& tensor = "input_ids") {
+    const checkpoint::TensorToWrite ids_tensor = {tensor, dtype, std::move(shape),
+                                                  [&](const auto& out) { out(std::as_bytes(std::span(ids))); }};
+    checkpoint::write_safetensors(*folder / name, {&ids_tensor, 1});
+    return file(name);
+  }
+
+  static void refused(const Words& arguments, const Words& words, const test::Surroundings& with = {}) {
+    const test::Outcome outcome = test::coterie(arguments, with);
+    std::string command = "coterie";
+    for (const std::string& argument : arguments) command += " " + argument;
+    EXPECT_EQ(outcome.code, 2) << command << "\n" << outcome.err;
+    EXPECT_EQ(outcome.out, "") << command;
+    EXPECT_TRUE(outcome.err.starts_with("coterie: error: ")) << command << "\n" << outcome.err;
+    EXPECT_EQ(outcome.err.find("coterie: error:"), outcome.err.rfind("coterie: error:"))
+        << "one message: " << outcome.err;
+    for (const std::string& word : words)
+      EXPECT_NE(outcome.err.find(word), std::string::npos) << command << "\nlacks \"" << word << "\": " << outcome.err;
+  }
+
+  static TempFolder* folder;
+};
+TempFolder* BadInput::folder = nullptr;
+
+TEST_F(BadInput, Usage) {
+  refused({"frobnicate"}, {"frobnicate"});
+  refused({"run"}, {"MODEL"});
+  refused({"run", tiny(), "-p", "x", "--frobnicate"}, {"--frobnicate"});
+  refused({"run", tiny()}, {"--prompt"});
+  refused({"run", tiny(), "-p", "x", "--file", "y"}, {"--file", "--prompt"});
+  refused({"run", tiny(), "-p", "x", "--temperature", "hot"}, {"--temperature", "hot"});
+  refused({"run", tiny(), "-p", "x", "--greedy", "--temperature", "1"}, {"--greedy", "--temperature"});
+  refused({"run", tiny(), "-p", "x", "--precision", "f64"}, {"--precision", "f64"});
+  refused({"run", tiny(), "-p", "x", "--cache-type", "q8_0"}, {"--cache-type", "q8_0"});
+  refused({"run", tiny(), "-p", "x", "--threads", "0"}, {"--threads"});
+  refused({"run", tiny(), "-p", "x", "--context", "0"}, {"--context"});
+  refused({"run", tiny(), "-p", "x", "--system", "y"}, {"--system", "--chat"});
+  refused({"bench"}, {"MODEL", "--shape"});
+  refused({"bench", tiny(), "--shape", "mixtral-8x7b"}, {"--shape", "MODEL"});
+  refused({"bench", tiny(), "--quant", "q4_k"}, {"--quant", "--shape"});
+  refused({"logits", tiny(), "-o", "x"}, {"--ids"});
+}
+
+TEST_F(BadInput, SamplingOptionsOutOfRange) {
+  const auto option = [](const std::string& name, const std::string& value) {
+    refused({"run", tiny(), "-p", "x", name, value}, {name, value});
+  };
+  option("--temperature", "-1");
+  option("--top-k", "-3");
+  option("--top-p", "1.5");
+  option("--min-p", "-0.5");
+  option("--typical", "0");
+  option("--repeat-penalty", "0");
+  option("--repeat-last-n", "-2");
+  option("--tokens", "-5");
+  option("--logit-bias", "12");
+  option("--logit-bias", "x=1");
+  option("--logit-bias", "3=much");
+  refused({"run", tiny(), "-p", "x", "--logit-bias", "259=1"}, {"--logit-bias", "259", "vocabulary"});
+  refused({"run", tiny(), "-p", "x", "--stop", ""}, {"--stop"});
+}
+
+TEST_F(BadInput, Routing) {
+  refused({"run", tiny(), "-p", "x", "--experts-per-token", "9"}, {"experts"});
+  refused({"run", tiny(), "-p", "x", "--experts-per-token", "0"}, {"experts"});
+  refused({"run", tiny(), "-p", "x", "--router", "random"}, {"--router", "sample:T"});
+  refused({"run", tiny(), "-p", "x", "--router", "sample:0"}, {"--router", "sample:T"});
+  refused({"run", tiny(), "-p", "x", "--router", "sample:1x"}, {"--router", "sample:T"});
+}
+
+TEST_F(BadInput, ModelsThatAreNone) {
+  refused({"inspect", file("absent")}, {"absent"});
+  std::filesystem::create_directories(*folder / "hollow");
+  refused({"inspect", file("hollow")}, {"hollow", "config.json"});
+  refused({"inspect", write("empty.gguf", "")}, {"empty.gguf"});
+  refused({"inspect", write("text.gguf", std::string(1000, 'x'))}, {"text.gguf"});
+  const std::string whole = bytes_of(fixture("gguf-mixed") + "/model.gguf");
+  for (const size_t size : {size_t{3}, size_t{100}, size_t{1000}, whole.size() / 2, whole.size() - 1})
+    refused({"inspect", write("cut.gguf", whole.substr(0, size))}, {"cut.gguf"});
+  write("cut/config.json", bytes_of(fixture("mixtral") + "/config.json"));
+  const std::string weights = bytes_of(fixture("mixtral") + "/model.safetensors");
+  for (const size_t size : {size_t{0}, size_t{7}, size_t{100}, weights.size() / 2, weights.size() - 1}) {
+    write("cut/model.safetensors", weights.substr(0, size));
+    refused({"run", file("cut"), "-p", "x"}, {"model.safetensors"});
+  }
+  write("stranger/config.json", R"({"model_type": "frobnet"})");
+  refused({"inspect", file("stranger")}, {"frobnet", "mixtral"});
+  write("broken/config.json", "{\"model_type\": ");
+  refused({"inspect", file("broken")}, {"config.json"});
+}
+
+TEST_F(BadInput, CommandsThatNeedWeightsRefuseAConfigAlone) {
+  const std::string config = fixture("mixtral") + "/config.json";
+  write("alone/config.json", bytes_of(config));
+  refused({"run", file("alone/config.json"), "-p", "x"}, {"weights"});
+  refused({"bench", file("alone")}, {"weights"});
+}
+
+TEST_F(BadInput, UnknownConfigKeysUnderStrict) {
+  std::string config = bytes_of(fixture("mixtral") + "/config.json");
+  config.insert(1, R"("frobnicate": true,)");
+  write("keys/config.json", config);
+  const test::Outcome warned = test::coterie({"inspect", file("keys")});
+  EXPECT_EQ(warned.code, 0) << warned.err;
+  EXPECT_NE(warned.err.find("frobnicate"), std::string::npos) << warned.err;
+  refused({"inspect", file("keys"), "--strict"}, {"frobnicate"});
+}
+
+TEST_F(BadInput, Prompts) {
+  refused({"run", tiny(), "-p", ""}, {"prompt", "empty"});
+  refused({"run", tiny(), "--file", write("empty.txt", "")}, {"prompt", "empty"});
+  refused({"run", tiny(), "-p", "@" + file("empty.txt")}, {"prompt", "empty"});
+  refused({"run", tiny(), "--file", file("absent.txt")}, {"absent.txt"});
+  refused({"run", tiny(), "-p", std::string(300, 'x')}, {"300 tokens", "context of 256"});
+  refused({"run", tiny(), "-p", std::string(30, 'x'), "--context", "20"}, {"30 tokens", "context of 20", "256"});
+  refused({"run", tiny(), "-p", "x", "--context", "300"}, {"--context", "300", "256"});
+  refused({"run", fixture("mixtral"), "-p", "x"}, {"tokenizer.json"});
+  refused({"chat", fixture("mixtral")}, {"tokenizer.json"});
+  refused({"run", tiny(), "--chat", "--chat-template", write("bad.jinja", "{% for %}"), "-p", "x"}, {"bad.jinja"});
+}
+
+TEST_F(BadInput, Ids) {
+  const std::string model = fixture("mixtral"), out = file("out.safetensors");
+  const auto ids = [&](const std::string& path, const Words& words) {
+    refused({"logits", model, "--ids", path, "-o", out}, words);
+    EXPECT_FALSE(std::filesystem::exists(out));
+  };
+  ids(file("absent.safetensors"), {"absent.safetensors"});
+  ids(write_ids("high.safetensors", {1, 2}, {3, 160}), {"160", "[0, 1]", "vocabulary of 160"});
+  ids(write_ids("low.safetensors", {1, 2}, {-1, 3}), {"-1", "[0, 0]"});
+  ids(write_ids("flat.safetensors", {2}, {1, 2}), {"input_ids", "[B, T]"});
+  ids(write_ids("none.safetensors", {1, 0}, {}), {"input_ids", "empty"});
+  ids(write_ids("floats.safetensors", {1, 4}, {1, 2}, tensor::DType::f32), {"f32", "i64"});
+  ids(write_ids("named.safetensors", {1, 2}, {1, 2}, tensor::DType::i64, "ids"), {"input_ids"});
+  ids(write_ids("long.safetensors", {1, 257}, std::vector<int64_t>(257, 5)), {"257", "256"});
+  const std::string four = write_ids("four.safetensors", {1, 4}, {1, 2, 3, 4});
+  refused({"logits", model, "--ids", four, "-o", out, "--greedy", "3"}, {"--greedy", "8"});
+}
+
+TEST_F(BadInput, Benches) {
+  refused({"bench", "--shape", "frob-9b"}, {"frob-9b", "mixtral-8x7b"});
+  refused({"bench", "--shape", "olmoe-1b-7b", "--quant", "q9_z"}, {"q9_z"});
+  refused({"bench", "--shape", "olmoe-1b-7b", "--quant", "i64"}, {"i64"});
+  refused({"bench", tiny(), "--prompt", "257"}, {"257", "256"});
+  refused({"bench", tiny(), "--prompt", "0", "--generate", "0"}, {"--prompt", "--generate"});
+  refused({"bench", "--shape", "mixtral-8x22b", "--quant", "f32"}, {"GB"});
+  refused({"inspect", tiny(), "--dtype", "q9_z"}, {"q9_z"});
+  refused({"inspect", tiny(), "--dtype", "i64"}, {"--dtype", "i64"});
+  refused({"inspect", tiny(), "--context", "300"}, {"--context", "300"});
+}
+
+TEST_F(BadInput, InstructionSets) {
+  test::Surroundings bogus;
+  bogus.variables["COTERIE_ISA"] = "bogus";
+  refused({"info"}, {"COTERIE_ISA", "bogus", "scalar"}, bogus);
+  refused({"run", tiny(), "-p", "x"}, {"COTERIE_ISA", "bogus"}, bogus);
+}
+
+TEST_F(BadInput, AFullDiskIsNoSuccess) {
+  if (!std::filesystem::exists("/dev/full")) GTEST_SKIP() << "there is no /dev/full";
+  const std::string command =
+      std::string(COTERIE_BINARY_DIR) + "/coterie inspect " + tiny() + " >/dev/full 2>/dev/null";
+  EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 1);
+}
+
+}  // namespace
+}  // namespace coterie::cli
