@@ -8,7 +8,7 @@ target_include_directories(coterie_runtime PUBLIC ${PROJECT_SOURCE_DIR}/include)
 
 # The rooms are archives of their own while we work on them; who installs gets one, joined when it is installed.
 set(merge_script "create ${PROJECT_BINARY_DIR}/libcoterie.a\n")
-foreach(room base threads tensor text quant kernels checkpoint ops layers models runtime text_bridge)
+foreach(room base threads tensor text quant kernels checkpoint ops layers models runtime)
   string(APPEND merge_script "addlib $<TARGET_FILE:coterie_${room}>\n")
 endforeach()
 file(GENERATE OUTPUT ${PROJECT_BINARY_DIR}/libcoterie.mri CONTENT "${merge_script}save\nend\n")
@@ -18,7 +18,9 @@ install(CODE "
   if(failed)
     message(FATAL_ERROR \"joining the archives failed: build everything first (cmake --build)\")
   endif()")
-install(FILES ${PROJECT_BINARY_DIR}/libcoterie.a DESTINATION ${CMAKE_INSTALL_LIBDIR})
+# The Rust archive stays one of its own: where an LLVM plugin for binutils is installed, ar cannot read the objects of
+# Rust's standard library (they carry bitcode of a newer LLVM) and a joined archive would miss their symbols.
+install(FILES ${PROJECT_BINARY_DIR}/libcoterie.a $<TARGET_FILE:coterie_text_bridge> DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(FILES ${PROJECT_SOURCE_DIR}/include/coterie/coterie.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/coterie)
 if(TARGET coterie)
   install(TARGETS coterie RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
