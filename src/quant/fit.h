@@ -2,44 +2,64 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #include "quant/blocks.h"
 
 // Least-squares fits of one group of 16 or 32 values to the levels its codes stand for. All search the same way: try
 // a row of scales, quantise with each, solve for the scale (and min) that suits those codes best, keep the best pair.
-// Sums run in eight lanes so that they vectorise; their order is fixed.
 namespace coterie::quant {
 
-inline constexpr int kLanes = 8;
+// Four values at a time, as compilers' vector types have it: loops over arrays of lanes were left scalar by GCC 12,
+// which made the searches two to three times as slow. A sum over lanes has one order on every machine.
+inline constexpr int kLanes = 4;
+using Lanes = float __attribute__((vector_size(kLanes * sizeof(float))));
 
-inline float sum_lanes(const std::array<float, kLanes>& a) {
-  return ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]));
+inline Lanes load(const float* x) {
+  Lanes lanes;
+  std::memcpy(&lanes, x, sizeof lanes);
+  return lanes;
 }
+inline float sum(const Lanes& a) { return (a[0] + a[2]) + (a[1] + a[3]); }
 
-/// Nearest integer, ties to even, for |v| < 2^22: std::nearbyint without SSE4.1 is a call.
-inline float round_small(float v) { return (v + 12582912.0f) - 12582912.0f; }
+/// v cut to [low, high] and rounded to the nearest integer, ties to even; bounds below 2^22. For float and Lanes.
+template <typename V>
+V round_between(V v, float low, float high) {
+  const V lowest = V{} + low, highest = V{} + high, magic = V{} + 12582912.0f;
+  v = v > lowest ? v : lowest;
+  v = v < highest ? v : highest;
+  return (v + magic) - magic;
+}
 
 /// Codes kLow .. kHigh that stand for themselves.
 template <int kLow_, int kHigh_>
 struct IntegerLevels {
   static constexpr float kLow = kLow_, kHigh = kHigh_;
-  static float nearest(float v) { return round_small(std::min(std::max(v, kLow), kHigh)); }
+  template <typename V>
+  static V nearest(V v) {
+    return round_between(v, kLow, kHigh);
+  }
 };
 
 /// The table of iq4_nl and iq4_xs.
 struct Iq4Levels {
   static constexpr float kLow = -127, kHigh = 113;
-  static float nearest(float v) {
-    float level = kIq4Values[0];
-    for (size_t i = 1; i < kIq4Values.size(); ++i)
-      level =
-          v > 0.5f * static_cast<float>(kIq4Values[i - 1] + kIq4Values[i]) ? static_cast<float>(kIq4Values[i]) : level;
+  template <typename V>
+  static V nearest(V v) {
+    V level = V{} + static_cast<float>(kIq4Values[0]);
+    for (size_t i = 1; i < kIq4Values.size(); ++i) {
+      const V middle = V{} + 0.5f * static_cast<float>(kIq4Values[i - 1] + kIq4Values[i]);
+      level = v > middle ? V{} + static_cast<float>(kIq4Values[i]) : level;
+    }
     return level;
   }
 };
+
+/// Codes 0 .. kTop.
+template <int kTop>
+using AffineLevels = IntegerLevels<0, kTop>;
 
 struct ScaleSums {
   float xq, qq;  // sum of w x q and of w q q
@@ -50,14 +70,13 @@ struct ScaleSums {
 /// The sums for the codes that `inverse` (1 / scale) gives.
 template <typename Levels>
 ScaleSums scale_sums(const float* x, const float* w, int n, float inverse) {
-  std::array<float, kLanes> xq{}, qq{};
-  for (int i = 0; i < n; i += kLanes)
-    for (int j = 0; j < kLanes; ++j) {
-      const float q = Levels::nearest(x[i + j] * inverse), wq = w[i + j] * q;
-      xq[j] += wq * x[i + j];
-      qq[j] += wq * q;
-    }
-  return {sum_lanes(xq), sum_lanes(qq)};
+  Lanes xq{}, qq{};
+  for (int i = 0; i < n; i += kLanes) {
+    const Lanes value = load(x + i), q = Levels::nearest(value * inverse), wq = load(w + i) * q;
+    xq += wq * value;
+    qq += wq * q;
+  }
+  return {sum(xq), sum(qq)};
 }
 
 inline float largest_magnitude(const float* x, int n) {
@@ -95,13 +114,12 @@ float fit_scale(const float* x, const float* w, int n, int steps) {
 template <typename Levels>
 float scale_error(const float* x, const float* w, int n, float d) {
   const float inverse = d != 0 ? 1 / d : 0;
-  std::array<float, kLanes> error{};
-  for (int i = 0; i < n; i += kLanes)
-    for (int j = 0; j < kLanes; ++j) {
-      const float rest = x[i + j] - d * Levels::nearest(x[i + j] * inverse);
-      error[j] += w[i + j] * rest * rest;
-    }
-  return sum_lanes(error);
+  Lanes error{};
+  for (int i = 0; i < n; i += kLanes) {
+    const Lanes value = load(x + i), rest = value - Levels::nearest(value * inverse) * d;
+    error += load(w + i) * rest * rest;
+  }
+  return sum(error);
 }
 
 /// x ~ d q - m with q in 0 .. kTop and m >= 0.
@@ -110,21 +128,15 @@ struct Affine {
 };
 
 template <int kTop>
-struct AffineLevels {
-  static float nearest(float v) { return round_small(std::min(std::max(v, 0.0f), float{kTop})); }
-};
-
-template <int kTop>
 float affine_error(const float* x, const float* w, int n, Affine fit) {
   const float inverse = fit.d > 0 ? 1 / fit.d : 0;
-  std::array<float, kLanes> error{};
-  for (int i = 0; i < n; i += kLanes)
-    for (int j = 0; j < kLanes; ++j) {
-      const float q = AffineLevels<kTop>::nearest((x[i + j] + fit.m) * inverse);
-      const float rest = x[i + j] - (fit.d * q - fit.m);
-      error[j] += w[i + j] * rest * rest;
-    }
-  return sum_lanes(error);
+  Lanes error{};
+  for (int i = 0; i < n; i += kLanes) {
+    const Lanes value = load(x + i), q = AffineLevels<kTop>::nearest((value + fit.m) * inverse);
+    const Lanes rest = value - (q * fit.d - fit.m);
+    error += load(w + i) * rest * rest;
+  }
+  return sum(error);
 }
 
 /// A solved fit and by how much it lowers the squared error below that of all zeros, codes held.
@@ -137,18 +149,17 @@ struct SolvedAffine {
 template <int kTop>
 SolvedAffine refit_affine(const float* x, const float* w, int n, Affine fit) {
   const float inverse = fit.d > 0 ? 1 / fit.d : 0;
-  std::array<float, kLanes> sw{}, sx{}, sq{}, sqq{}, sxq{};
-  for (int i = 0; i < n; i += kLanes)
-    for (int j = 0; j < kLanes; ++j) {
-      const float weight = w[i + j], q = AffineLevels<kTop>::nearest((x[i + j] + fit.m) * inverse);
-      const float wq = weight * q;
-      sw[j] += weight;
-      sx[j] += weight * x[i + j];
-      sq[j] += wq;
-      sqq[j] += wq * q;
-      sxq[j] += wq * x[i + j];
-    }
-  const float w_ = sum_lanes(sw), x_ = sum_lanes(sx), q_ = sum_lanes(sq), qq = sum_lanes(sqq), xq = sum_lanes(sxq);
+  Lanes sw{}, sx{}, sq{}, sqq{}, sxq{};
+  for (int i = 0; i < n; i += kLanes) {
+    const Lanes value = load(x + i), weight = load(w + i);
+    const Lanes q = AffineLevels<kTop>::nearest((value + fit.m) * inverse), wq = weight * q;
+    sw += weight;
+    sx += weight * value;
+    sq += wq;
+    sqq += wq * q;
+    sxq += wq * value;
+  }
+  const float w_ = sum(sw), x_ = sum(sx), q_ = sum(sq), qq = sum(sqq), xq = sum(sxq);
   const float determinant = w_ * qq - q_ * q_;
   if (determinant > 0) {
     const Affine solved{(w_ * xq - x_ * q_) / determinant, (q_ * xq - qq * x_) / determinant};
