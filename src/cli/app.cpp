@@ -1,5 +1,7 @@
 #include "cli/app.h"
 
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
@@ -20,6 +22,15 @@ int report(const base::Error& error) {
   const std::string where = error.where().empty() ? "" : error.where() + ": ";
   print_error(where + error.message(), error.hint());
   return base::exit_code(error.kind());
+}
+
+// A page of a mapped file that is no longer there. Nothing but write and _exit is allowed here.
+void report_shrunken_file(int) {
+  constexpr char kMessage[] =
+      "coterie: error: a file became shorter while it was read\n"
+      "  hint: replace a model by renaming a new file onto it, not by writing into the old one\n";
+  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, kMessage, sizeof(kMessage) - 1);
+  ::_exit(base::exit_code(base::ErrorKind::io));
 }
 
 // CLI11's own messages are sentences already; its exit codes are not ours.
@@ -46,6 +57,7 @@ void check_command(const CLI::App& app, std::string_view word) {
 int run(int argc, char** argv) {
   // `coterie run … | head` ends quietly, also when the parent ignored the signal.
   std::signal(SIGPIPE, SIG_DFL);
+  std::signal(SIGBUS, report_shrunken_file);
 
   CLI::App app("Coterie runs Mixture-of-Experts and dense language models on CPUs.", "coterie");
   app.set_version_flag("--version", "coterie " + std::string(runtime::version()));

@@ -1,6 +1,8 @@
 #include "tensor/dtype.h"
 
+#include <algorithm>
 #include <array>
+#include <cctype>
 #include <string>
 
 #include "base/error.h"
@@ -23,9 +25,10 @@ constexpr std::array<DTypeInfo, kDTypes> kInfo = {{
 const DTypeInfo& info(DType dtype) { return kInfo[static_cast<size_t>(dtype)]; }
 
 DType dtype_by_name(std::string_view name) {
-  std::string known;
+  std::string known, lower(name);  // model cards write Q4_K
+  std::transform(lower.begin(), lower.end(), lower.begin(), [](unsigned char c) { return std::tolower(c); });
   for (int i = 0; i < kDTypes; ++i) {
-    if (kInfo[static_cast<size_t>(i)].name == name) return static_cast<DType>(i);
+    if (kInfo[static_cast<size_t>(i)].name == lower) return static_cast<DType>(i);
     known += (i ? ", " : "") + std::string(kInfo[static_cast<size_t>(i)].name);
   }
   base::fail(base::ErrorKind::bad_input, "dtype", "unknown type \"{}\"; known are {}", name, known);

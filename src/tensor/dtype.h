@@ -46,7 +46,7 @@ struct DTypeInfo {
 const DTypeInfo& info(DType dtype);
 inline std::string_view name(DType dtype) { return info(dtype).name; }
 inline bool is_block(DType dtype) { return info(dtype).block_values > 1; }
-/// Throws bad_input with the list of known names.
+/// In either case. Throws bad_input with the list of known names.
 DType dtype_by_name(std::string_view name);
 
 /// Bytes of a row of `values` values; `values` must be a multiple of block_values.
