@@ -76,7 +76,7 @@ struct Message {
 struct Generated {
   std::string text;
   std::vector<int32_t> tokens;
-  std::string finish;  // "end token", "stop string", "n tokens", "context full", "interrupted"
+  std::string finish;  // "end token", "stop string", "token limit", "context full", "interrupted"
   int64_t prompt_tokens = 0, reused_tokens = 0;
   double prompt_seconds = 0, decode_seconds = 0;
 };
