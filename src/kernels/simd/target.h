@@ -18,12 +18,6 @@
 #define COTERIE_BEGIN_AVX2 COTERIE_BEGIN_TARGET("avx2,fma,f16c")
 #define COTERIE_BEGIN_AVX512 COTERIE_BEGIN_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
 
-// Under a sanitizer everything that is inlined carries its own checks: forced inlining and unrolling then take a
-// compiler ten minutes a file, for no more findings.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define COTERIE_INLINE inline
-#define COTERIE_UNROLL
-#else
 #define COTERIE_INLINE inline __attribute__((always_inline))
 
 // Before a loop of constant length whose arrays must live in registers.
@@ -31,5 +25,4 @@
 #define COTERIE_UNROLL COTERIE_PRAGMA(unroll)
 #else
 #define COTERIE_UNROLL COTERIE_PRAGMA(GCC unroll 16)
-#endif
 #endif
