@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/rng.h"
 #include "models/families/family.h"
+#include "models/names/merged_rows.h"
 #include "models/network.h"
 
 namespace coterie::tiny {
@@ -18,24 +19,37 @@ class Drawer : public layers::TensorVisitor {
 
   void matrix(const Tensor& tensor, int64_t rows, int64_t cols, tensor::Weight&) override {
     const float scale = tensor.place == layers::Place::input_embeddings ? 1.0f : root(cols);
-    draw(name(tensor.path, -1), {rows, cols}, scale, 0);
+    draw(name(tensor.path, -1), {rows * models::rows_listed(name_of(tensor.path).piece), cols}, scale, 0);
   }
   void vector(const Tensor& tensor, int64_t n, layers::Vector&) override {
     const bool norm = tensor.place == layers::Place::norms;
-    draw(name(tensor.path, -1), {n}, norm ? 0.2f : 0.1f, norm ? 1.0f : 0.0f);
+    draw(name(tensor.path, -1), {n * models::rows_listed(name_of(tensor.path).piece)}, norm ? 0.2f : 0.1f,
+         norm ? 1.0f : 0.0f);
+  }
+  void table(const Tensor& tensor, int64_t rows, int64_t cols, layers::Vector&) override {
+    draw(name(tensor.path, -1), {rows, cols}, root(cols), 0);
   }
   void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, std::vector<tensor::Weight>&) override {
+    if (const models::NameInFile& in_file = name_of(tensor.path);
+        in_file.pattern.find("{expert}") == std::string::npos) {
+      draw(name(tensor.path, -1), {experts, rows * models::rows_listed(in_file.piece), cols}, root(cols), 0);
+      return;
+    }
     for (int64_t e = 0; e < experts; ++e) draw(name(tensor.path, e), {rows, cols}, root(cols), 0);
   }
   std::vector<checkpoint::MemoryTensor> tensors;
 
  private:
   static float root(int64_t n) { return 1.0f / std::sqrt(static_cast<float>(n)); }
+  const models::NameInFile& name_of(const std::string& path) const {
+    return names_.find(models::path_pattern(path).pattern)->front();
+  }
   std::string name(const std::string& path, int64_t expert) const {
-    const auto [pattern, layer] = models::path_pattern(path);
-    return models::expand(names_.find(pattern)->front().pattern, layer, expert);
+    const auto [pattern, layer, item] = models::path_pattern(path);
+    return models::expand(names_.find(pattern)->front().pattern, layer, expert, item);
   }
   void draw(const std::string& name, const tensor::Shape& shape, float scale, float offset) {
+    if (tensor::element_count(shape) == 0) return;  // the second half of a merged tensor
     base::Rng rng(seed_, tensors.size());
     std::vector<std::byte> bytes(static_cast<size_t>(tensor::element_count(shape)) * 4);
     for (size_t i = 0; i < bytes.size(); i += 4) {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "cli/number_words.h"
@@ -61,6 +62,28 @@ std::string words(const layers::AttentionSpec& attention) {
   return text;
 }
 
+std::string words(const layers::MambaSpec& mamba) {
+  std::string text = fmt::format("Mamba: {} channels of {} states, a convolution over {} tokens, time steps of rank {}",
+                                 mamba.inner, mamba.states, mamba.conv_width, mamba.dt_rank);
+  if (mamba.heads > 1) text += fmt::format(", in {} heads", mamba.heads);
+  using InnerNorm = layers::MambaSpec::InnerNorm;
+  if (mamba.inner_norm != InnerNorm::none) text += "; time step, B and C normed";
+  if (mamba.inner_norm == InnerNorm::plain) text += " without weights";
+  if (mamba.projection_bias) text += "; bias on its projections";
+  return text;
+}
+
+std::string words(const layers::Mamba2Spec& mamba) {
+  std::string text =
+      fmt::format("Mamba-2: {} heads of {} channels and {} states, a convolution over {} tokens, B and C shared by {}",
+                  mamba.heads, mamba.head_dim, mamba.states, mamba.conv_width,
+                  mamba.groups == 1 ? std::string("all heads") : fmt::format("{} groups of heads", mamba.groups));
+  if (mamba.dt_min > 0 || std::isfinite(mamba.dt_max))
+    text += fmt::format("; time steps from {:g} to {:g}", mamba.dt_min, mamba.dt_max);
+  if (mamba.projection_bias) text += "; bias on its projections";
+  return text;
+}
+
 std::string gate_words(ops::Activation activation, bool gated) {
   if (gated && activation == ops::Activation::silu) return "SwiGLU";
   return fmt::format("{}{}", words(activation), gated ? ", gated" : "");
@@ -70,6 +93,8 @@ std::vector<std::string> lines(const layers::DenseFfnSpec& ffn) {
   return {fmt::format("dense FFN of width {} ({}){}", ffn.hidden, gate_words(ffn.activation, ffn.gated),
                       ffn.bias ? ", with biases" : "")};
 }
+
+std::vector<std::string> lines(const layers::NoFfnSpec&) { return {"no FFN"}; }
 
 std::vector<std::string> lines(const layers::MoeSpec& moe) {
   std::vector<std::string> out = {fmt::format("{} experts of width {} ({}), {} for each token", moe.router.experts,

@@ -6,6 +6,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/matmul.h"
+#include "kernels/ssm.h"
 #include "kernels/vector.h"
 
 namespace coterie::kernels {
@@ -16,6 +17,7 @@ struct KernelTable {
   MatmulKernels matmul;
   VectorKernels vector;
   AttentionKernels attention;
+  SsmKernels ssm;
 };
 
 /// The tables in this build, best first, each with why it can or cannot run here.

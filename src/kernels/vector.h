@@ -18,6 +18,8 @@ struct VectorKernels {
   void (*add_scaled)(const float* x, float scale, float* y, int64_t n) noexcept;
   /// x *= scale.
   void (*scale)(float* x, float scale, int64_t n) noexcept;
+  /// x = cap * tanh(x / cap).
+  void (*softcap)(float* x, float cap, int64_t n) noexcept;
   /// x = min(max(x, -limit), limit).
   void (*clamp)(float* x, float limit, int64_t n) noexcept;
   /// gate = activation(gate) * up; up may be null: gate = activation(gate).

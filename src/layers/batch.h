@@ -6,6 +6,7 @@
 #include "layers/sequence_state.h"
 #include "layers/tap.h"
 #include "ops/context.h"
+#include "tensor/view.h"
 
 namespace coterie::layers {
 
@@ -26,6 +27,8 @@ struct Batch {
   std::span<const int32_t> positions;  // [N]
   std::span<const SequenceRows> sequences;
   Tap* tap = nullptr;
+  // The embedded tokens [N, D] as the first block got them, for models whose shared blocks read them again (Zamba).
+  tensor::ConstMatrix embedded = {};
 
   int64_t tokens() const { return static_cast<int64_t>(positions.size()); }
 };

@@ -5,32 +5,54 @@
 namespace coterie::layers {
 
 namespace {
-std::variant<Attention> make_mixer(const BlockSpec& spec, int64_t width) {
-  return Attention(std::get<AttentionSpec>(spec.mixer), width);
+
+using Mixer = std::variant<Attention, Mamba, Mamba2>;
+using Ffn = std::variant<std::monostate, DenseFfn, Moe>;
+
+Mixer make_mixer(const AttentionSpec& spec, int64_t width) { return Attention(spec, width); }
+Mixer make_mixer(const MambaSpec& spec, int64_t width) { return Mamba(spec, width); }
+Mixer make_mixer(const Mamba2Spec& spec, int64_t width) { return Mamba2(spec, width); }
+
+Ffn make_ffn(const DenseFfnSpec& spec, int64_t width) { return DenseFfn(spec, width); }
+Ffn make_ffn(const MoeSpec& spec, int64_t width) { return Moe(spec, width); }
+Ffn make_ffn(const NoFfnSpec&, int64_t) { return std::monostate(); }
+
+std::optional<Norm> make_norm(const std::optional<NormSpec>& spec, int64_t width) {
+  if (!spec) return {};
+  return Norm(*spec, width);
 }
-std::variant<DenseFfn, Moe> make_ffn(const BlockSpec& spec, int64_t width) {
-  if (const auto* moe = std::get_if<MoeSpec>(&spec.ffn)) return Moe(*moe, width);
-  return DenseFfn(std::get<DenseFfnSpec>(spec.ffn), width);
-}
+
+std::string name_of(const Attention&) { return "attention"; }
+std::string name_of(const Mamba&) { return "mamba"; }
+std::string name_of(const Mamba2&) { return "mamba2"; }
+
 }  // namespace
 
-Block::Block(const BlockSpec& spec, int64_t width)
-    : mixer_norm_(spec.mixer_norm, width),
-      mixer_(make_mixer(spec, width)),
-      ffn_norm_(spec.ffn_norm, width),
-      ffn_(make_ffn(spec, width)) {}
+Block::Block(const BlockSpec& spec, int64_t width, std::span<const std::shared_ptr<SharedBlock>> shared)
+    : mixer_norm_(make_norm(spec.mixer_norm, width)),
+      mixer_(std::visit([&](const auto& mixer) { return make_mixer(mixer, width); }, spec.mixer)),
+      mixer_post_norm_(make_norm(spec.mixer_post_norm, width)),
+      ffn_norm_(make_norm(spec.ffn_norm, width)),
+      ffn_(std::visit([&](const auto& ffn) { return make_ffn(ffn, width); }, spec.ffn)),
+      ffn_post_norm_(make_norm(spec.ffn_post_norm, width)),
+      residual_multiplier_(spec.residual_multiplier) {
+  if (spec.shared) shared_.emplace(shared[static_cast<size_t>(spec.shared->block)], spec.shared->use, width);
+}
 
 void Block::visit(TensorVisitor& visitor, const std::string& path) {
-  mixer_norm_.visit(visitor, path + ".mixer_norm");
-  std::get<Attention>(mixer_).visit(visitor, path + ".attention");
-  ffn_norm_.visit(visitor, path + ".ffn_norm");
-  if (auto* moe = std::get_if<Moe>(&ffn_))
-    moe->visit(visitor, path + ".moe");
-  else
-    std::get<DenseFfn>(ffn_).visit(visitor, path + ".ffn");
+  if (shared_) shared_->visit(visitor, path);
+  if (mixer_norm_) mixer_norm_->visit(visitor, path + ".mixer_norm");
+  std::visit([&](auto& mixer) { mixer.visit(visitor, path + "." + name_of(mixer)); }, mixer_);
+  if (mixer_post_norm_) mixer_post_norm_->visit(visitor, path + ".mixer_post_norm");
+  if (ffn_norm_) ffn_norm_->visit(visitor, path + ".ffn_norm");
+  if (auto* moe = std::get_if<Moe>(&ffn_)) moe->visit(visitor, path + ".moe");
+  if (auto* dense = std::get_if<DenseFfn>(&ffn_)) dense->visit(visitor, path + ".ffn");
+  if (ffn_post_norm_) ffn_post_norm_->visit(visitor, path + ".ffn_post_norm");
 }
 
 void Block::arrange() {
+  if (auto* mamba = std::get_if<Mamba>(&mixer_)) mamba->arrange();
+  if (auto* mamba = std::get_if<Mamba2>(&mixer_)) mamba->arrange();
   if (auto* moe = std::get_if<Moe>(&ffn_)) moe->arrange();
 }
 
@@ -39,17 +61,28 @@ void Block::forward(const Batch& batch, int64_t layer, tensor::Matrix x) const {
   const tensor::ArenaScope scratch(context.arena);
   const tensor::Matrix h = context.arena.matrix(x.rows, x.cols);
   const tensor::Matrix y = context.arena.matrix(x.rows, x.cols);
+  const auto normed = [&](const std::optional<Norm>& norm, tensor::ConstMatrix in) {
+    if (norm) norm->forward(context, in, h);
+    return norm ? tensor::ConstMatrix(h) : in;
+  };
 
-  mixer_norm_.forward(context, x, h);
-  std::get<Attention>(mixer_).forward(batch, layer, h, y);
-  ops::add(context, y, x);
+  tensor::ConstMatrix mixer_input = x;
+  if (shared_) {
+    shared_->forward(batch, layer, x, h);
+    ops::add(context, x, h);
+    mixer_input = h;
+  }
+  mixer_input = normed(mixer_norm_, mixer_input);
+  std::visit([&](const auto& mixer) { mixer.forward(batch, layer, mixer_input, y); }, mixer_);
+  if (mixer_post_norm_) mixer_post_norm_->forward(context, y, y);
+  ops::add(context, y, x, residual_multiplier_);
 
-  ffn_norm_.forward(context, x, h);
-  if (const auto* moe = std::get_if<Moe>(&ffn_))
-    moe->forward(batch, layer, h, y);
-  else
-    std::get<DenseFfn>(ffn_).forward(context, h, y);
-  ops::add(context, y, x);
+  if (std::holds_alternative<std::monostate>(ffn_)) return;
+  const tensor::ConstMatrix ffn_input = normed(ffn_norm_, x);
+  if (const auto* moe = std::get_if<Moe>(&ffn_)) moe->forward(batch, layer, ffn_input, y);
+  if (const auto* dense = std::get_if<DenseFfn>(&ffn_)) dense->forward(context, ffn_input, y);
+  if (ffn_post_norm_) ffn_post_norm_->forward(context, y, y);
+  ops::add(context, y, x, residual_multiplier_);
 }
 
 }  // namespace coterie::layers

@@ -1,6 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <variant>
 
@@ -9,21 +12,39 @@
 #include "layers/ffn/ffn.h"
 #include "layers/moe/moe.h"
 #include "layers/norm.h"
+#include "layers/shared_block.h"
 #include "layers/specs.h"
+#include "layers/ssm/mamba.h"
+#include "layers/ssm/mamba2.h"
 
 namespace coterie::layers {
 
-/// One decoder block: norm → mixer → residual → norm → FFN → residual.
+/// A block that is its mixer alone (Mamba).
+struct NoFfnSpec {};
+
+/// That a block begins with a shared transformer block (Zamba).
+struct SharedUseSpec {
+  int64_t block = 0;  // which of the model's shared blocks
+  int64_t use = 0;    // which of all uses in the model: that of its adapters
+};
+
+/// One decoder block: norm → mixer → post-norm → residual → norm → FFN → post-norm → residual. Most families have
+/// the norms before and none after; OLMo 2 has it the other way round, Gemma 2 and 3 have both.
 struct BlockSpec {
-  NormSpec mixer_norm;
-  std::variant<AttentionSpec> mixer;
-  NormSpec ffn_norm;
-  std::variant<DenseFfnSpec, MoeSpec> ffn;
+  std::optional<SharedUseSpec> shared;
+  std::optional<NormSpec> mixer_norm;
+  std::variant<AttentionSpec, MambaSpec, Mamba2Spec> mixer;
+  std::optional<NormSpec> mixer_post_norm;
+  std::optional<NormSpec> ffn_norm;
+  std::variant<DenseFfnSpec, MoeSpec, NoFfnSpec> ffn;
+  std::optional<NormSpec> ffn_post_norm;
+  float residual_multiplier = 1;  // of what is added to the residual stream, both times (Granite)
 };
 
 class Block {
  public:
-  Block(const BlockSpec& spec, int64_t width);
+  /// `shared`: the model's shared blocks; the first block that uses one lists its tensors as its own.
+  Block(const BlockSpec& spec, int64_t width, std::span<const std::shared_ptr<SharedBlock>> shared = {});
 
   /// x [N, D], in place.
   void forward(const Batch& batch, int64_t layer, tensor::Matrix x) const;
@@ -32,10 +53,14 @@ class Block {
   void arrange();
 
  private:
-  Norm mixer_norm_;
-  std::variant<Attention> mixer_;
-  Norm ffn_norm_;
-  std::variant<DenseFfn, Moe> ffn_;
+  std::optional<SharedUse> shared_;
+  std::optional<Norm> mixer_norm_;
+  std::variant<Attention, Mamba, Mamba2> mixer_;
+  std::optional<Norm> mixer_post_norm_;
+  std::optional<Norm> ffn_norm_;
+  std::variant<std::monostate, DenseFfn, Moe> ffn_;
+  std::optional<Norm> ffn_post_norm_;
+  float residual_multiplier_;
 };
 
 }  // namespace coterie::layers

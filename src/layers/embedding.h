@@ -15,8 +15,8 @@ class Embedding {
  public:
   Embedding(int64_t vocabulary, int64_t width) : vocabulary_(vocabulary), width_(width) {}
 
-  /// ids [N], each in [0, V); y [N, D].
-  void forward(ops::Context& context, std::span<const int32_t> ids, tensor::Matrix y) const;
+  /// ids [N], each in [0, V); y [N, D], times the multiplier.
+  void forward(ops::Context& context, std::span<const int32_t> ids, tensor::Matrix y, float multiplier = 1) const;
   void visit(TensorVisitor& visitor, const std::string& path);
 
   const tensor::Weight& table() const { return table_; }

@@ -1,6 +1,31 @@
 #include "layers/resident_state.h"
 
+#include <algorithm>
+
+#include "base/error.h"
+
 namespace coterie::layers {
+
+ResidentState::ResidentState(std::vector<int64_t> block_bytes, tensor::DType dtype,
+                             const std::vector<int64_t>& state_floats)
+    : block_bytes_(std::move(block_bytes)), dtype_(dtype), layers_(block_bytes_.size()) {
+  for (size_t i = 0; i < state_floats.size(); ++i) layers_.at(i).recurrent = tensor::Buffer<float>(state_floats[i]);
+  forget();
+}
+
+void ResidentState::forget() {
+  for (Layer& layer : layers_) std::fill_n(layer.recurrent.data(), layer.recurrent.size(), 0.0f);
+  length_ = 0;
+}
+
+void ResidentState::truncate(int64_t length) {
+  if (length == 0) return forget();
+  const bool recurrent =
+      std::any_of(layers_.begin(), layers_.end(), [](const Layer& layer) { return layer.recurrent.size() > 0; });
+  base::require(length == length_ || !recurrent, "resident state", "recurrent states of {} positions cut to {}",
+                length_, length);
+  length_ = length;
+}
 
 void ResidentState::reserve(int64_t rows) {
   const int64_t needed = (length_ + rows + ops::kCacheBlock - 1) / ops::kCacheBlock;

@@ -15,26 +15,31 @@ namespace coterie::layers {
 /// training and tools; runtime has the one that pages.
 class ResidentState : public SequenceState {
  public:
-  /// `block_bytes[layer]`: ops::CacheLayout::block_bytes() of that layer, 0 for a layer without a cache.
-  ResidentState(std::vector<int64_t> block_bytes, tensor::DType dtype)
-      : block_bytes_(std::move(block_bytes)), dtype_(dtype), layers_(block_bytes_.size()) {}
+  /// `block_bytes[layer]`: ops::CacheLayout::block_bytes() of that layer, 0 for a layer without a cache;
+  /// `state_floats[layer]`: of its recurrent state, empty when no layer has one.
+  ResidentState(std::vector<int64_t> block_bytes, tensor::DType dtype, const std::vector<int64_t>& state_floats = {});
 
   int64_t length() const override { return length_; }
   tensor::DType cache_dtype() const override { return dtype_; }
   std::span<std::byte* const> blocks(int64_t layer) override { return layers_[static_cast<size_t>(layer)].pointers; }
 
+  std::span<float> recurrent(int64_t layer) override { return layers_[static_cast<size_t>(layer)].recurrent.span(); }
+
   /// Makes room for `rows` more positions: before each step.
   void reserve(int64_t rows);
   /// After each step.
   void advance(int64_t rows) { length_ += rows; }
-  /// Forgets the positions from `length` on.
-  void truncate(int64_t length) { length_ = length; }
+  /// Forgets the positions from `length` on. With recurrent states only all can be forgotten, or none.
+  void truncate(int64_t length);
 
  private:
   struct Layer {
     std::vector<tensor::Buffer<std::byte>> blocks;
     std::vector<std::byte*> pointers;
+    tensor::Buffer<float> recurrent;
   };
+  void forget();
+
   std::vector<int64_t> block_bytes_;
   tensor::DType dtype_;
   std::vector<Layer> layers_;

@@ -18,6 +18,10 @@ class SequenceState {
   virtual tensor::DType cache_dtype() const = 0;
   /// Cache blocks of this layer's attention (ops::CacheLayout), enough for length() and the rows about to be added.
   virtual std::span<std::byte* const> blocks(int64_t layer) = 0;
+  /// This layer's recurrent state (ssm/recurrent.h), the same size at every length: zeros before the first token,
+  /// then what the tokens up to length() have left. Evaluating rows overwrites it with their result, so going back
+  /// takes a copy.
+  virtual std::span<float> recurrent(int64_t layer) = 0;
 };
 
 }  // namespace coterie::layers

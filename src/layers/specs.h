@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -49,6 +50,38 @@ struct AttentionSpec {
   float qk_norm_eps = 1e-6f;
   std::optional<float> clip_qkv;
   std::optional<RopeSpec> rope;  // none: positions enter nowhere in this layer
+};
+
+/// Mamba (Gu & Dao 2023, arXiv:2312.00752): a gated selective state-space model.
+struct MambaSpec {
+  int64_t inner = 0;   // channels
+  int64_t states = 0;  // of each channel
+  int64_t conv_width = 4;
+  int64_t dt_rank = 0;
+  int64_t heads = 1;  // the channels in as many parts, each with its own projections to dt, B and C (Zamba)
+  ops::Activation activation = ops::Activation::silu;  // after the convolution; the gate's is SiLU in every family
+  bool conv_bias = true, projection_bias = false;
+  enum class InnerNorm {
+    none,
+    weighted,
+    plain
+  };  // RMSNorm of dt, B and C: with weights (Jamba), without (FalconMamba)
+  InnerNorm inner_norm = InnerNorm::none;
+  float inner_norm_eps = 1e-6f;
+};
+
+/// Mamba-2 (Dao & Gu 2024, arXiv:2405.21060): heads with one decay each; B and C shared by groups of heads.
+struct Mamba2Spec {
+  int64_t heads = 0, head_dim = 0;
+  int64_t states = 0, groups = 1;
+  int64_t conv_width = 4;
+  ops::Activation activation = ops::Activation::silu;
+  bool conv_bias = true, projection_bias = false;
+  float dt_min = 0, dt_max = std::numeric_limits<float>::infinity();  // limits of the time step
+  float norm_eps = 1e-5f;  // of the gated RMSNorm, which runs over each group's channels
+
+  int64_t inner() const { return heads * head_dim; }
+  int64_t conv_channels() const { return inner() + 2 * groups * states; }
 };
 
 struct DenseFfnSpec {

@@ -21,6 +21,8 @@ std::string_view name(Place place);  // "input_embeddings", …
 /// A vector of weights (norms, biases), decoded to f32 when it is bound: small, and read by ops as floats.
 struct Vector {
   tensor::Buffer<float> values;  // [n]; empty when the layer has none
+  // The file holds -exp of the parameter (GGUF's ssm_a for A_log), and so does `values`: exact both ways.
+  bool minus_exp = false;
   const float* data() const { return values.size() ? values.data() : nullptr; }
 };
 
@@ -47,6 +49,11 @@ class TensorVisitor {
   /// [experts, rows, cols]: one weight for each expert, wherever it lies.
   virtual void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols,
                      std::vector<tensor::Weight>& slots) = 0;
+
+  /// [rows, cols] of parameters that no matmul reads (taps of a convolution, A_log): decoded to f32 as a vector is.
+  virtual void table(const Tensor& tensor, int64_t rows, int64_t cols, Vector& slot) {
+    vector(tensor, rows * cols, slot);
+  }
 
   /// A projection: `path` for the weight, `path`.bias for the bias if it has one.
   void linear(const std::string& path, Place place, int64_t rows, int64_t cols, bool bias, Linear& slot) {

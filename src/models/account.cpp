@@ -43,6 +43,7 @@ Account account(const ModelSpec& spec, tensor::DType cache_dtype) {
     result.active[kExperts] += layer.active[kExperts];
     result.layers.push_back(layer);
   }
+  for (int64_t floats : state_floats(spec)) result.state_bytes += floats * static_cast<int64_t>(sizeof(float));
   for (int64_t bytes : cache_block_bytes(spec, cache_dtype)) result.cache_bytes_per_token += bytes / ops::kCacheBlock;
   return result;
 }

@@ -37,12 +37,9 @@ class Binder : public layers::TensorVisitor {
     if (tensor.decoded && is_block(info.dtype)) slot = decode(slot, info.name);
   }
 
-  void vector(const Tensor& tensor, int64_t n, layers::Vector& slot) override {
-    const TensorInfo& info = *find(tensor.path, 1).tensors.front();
-    check(info, {n});
-    if (is_block(info.dtype)) refuse_dtype(info);
-    slot.values = tensor::Buffer<float>(n);
-    quant::decode(info.dtype, info.bytes.data(), slot.values.data(), n);
+  void vector(const Tensor& tensor, int64_t n, layers::Vector& slot) override { decode(tensor, {n}, slot); }
+  void table(const Tensor& tensor, int64_t rows, int64_t cols, layers::Vector& slot) override {
+    decode(tensor, {rows, cols}, slot);
   }
 
   void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, std::vector<Weight>& slots) override {
@@ -93,20 +90,21 @@ class Binder : public layers::TensorVisitor {
   struct Found {
     std::vector<const TensorInfo*> tensors;  // one, or one for each expert
     Piece piece = Piece::whole;
+    bool minus_exp = false;
     bool per_expert = false;
   };
 
   // The first of the names the table gives for the path that the file has.
   Found find(const std::string& path, int64_t experts) {
-    const auto [pattern, layer] = path_pattern(path);
+    const auto [pattern, layer, item] = path_pattern(path);
     const std::vector<NameInFile>* names = table_.find(pattern);
     base::require(names != nullptr, "binder", "the name table has no entry for {}", pattern);
     std::vector<std::string> tried;
     for (const NameInFile& name : *names) {
-      Found found{{}, name.piece, name.pattern.find("{expert}") != std::string::npos};
+      Found found{{}, name.piece, name.minus_exp, name.pattern.find("{expert}") != std::string::npos};
       const int64_t count = found.per_expert ? experts : 1;
       for (int64_t e = 0; e < count; ++e) {
-        const std::string in_file = expand(name.pattern, layer, e);
+        const std::string in_file = expand(name.pattern, layer, e, item);
         const TensorInfo* info = source_.find(in_file);
         if (!info && e > 0)
           throw Error(ErrorKind::not_found, source_.where(), fmt::format("tensor {} is missing", in_file),
@@ -139,7 +137,7 @@ class Binder : public layers::TensorVisitor {
 
   void check(const TensorInfo& info, const Shape& expected) const {
     if (!tensor::info(info.dtype).weight) refuse_dtype(info);
-    if (info.shape != expected)
+    if (!fits(info.shape, expected))
       base::fail(ErrorKind::bad_input, where(info), "shape {}: expected {}", tensor::to_string(info.shape),
                  tensor::to_string(expected));
     if (expected.back() % tensor::info(info.dtype).block_values != 0)
@@ -149,6 +147,34 @@ class Binder : public layers::TensorVisitor {
         tensor::element_count(expected) / expected.back() * tensor::row_bytes(info.dtype, expected.back());
     base::require(static_cast<int64_t>(info.bytes.size()) == bytes, where(info), "{} bytes in the file, {} expected",
                   info.bytes.size(), bytes);
+  }
+
+  // Files may keep apart what is one dimension here, or have dimensions of one: [heads, C / heads, S] for [C, S],
+  // [C, 1, width] for [C, width], [groups, C / groups] for [C].
+  static bool fits(const Shape& shape, const Shape& expected) {
+    if (shape == expected) return true;
+    const int64_t most = int64_t{1} << 48;
+    int64_t count = 1;
+    for (const int64_t n : shape) {
+      if (n < 1 || count > most / n) return false;
+      count *= n;
+    }
+    return count == tensor::element_count(expected) && (expected.size() == 1 || shape.back() == expected.back());
+  }
+
+  void decode(const Tensor& tensor, const Shape& expected, layers::Vector& slot) {
+    const Found found = find(tensor.path, 1);
+    const TensorInfo& info = *found.tensors.front();
+    Shape in_file = expected;
+    in_file.front() = rows_in_file(found.piece, expected.front());
+    check(info, in_file);
+    if (is_block(info.dtype)) refuse_dtype(info);
+    // As a weight with a row for each of the first dimension, of which the piece is taken.
+    const int64_t rows = in_file.front(), cols = tensor::element_count(in_file) / rows;
+    const Weight part = piece_of(Weight(info.bytes.data(), info.dtype, rows, cols), found.piece);
+    slot.values = tensor::Buffer<float>(part.rows * cols);
+    slot.minus_exp = found.minus_exp;
+    for (int64_t r = 0; r < part.rows; ++r) quant::decode(info.dtype, part.row(r), slot.values.data() + r * cols, cols);
   }
 
   static int64_t rows_in_file(Piece piece, int64_t rows) { return piece == Piece::whole ? rows : 2 * rows; }

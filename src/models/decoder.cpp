@@ -4,6 +4,7 @@
 #include "layers/attention/rope.h"
 #include "layers/batch.h"
 #include "models/bound_decoder.h"
+#include "ops/elementwise.h"
 #include "ops/matmul.h"
 
 namespace coterie::models {
@@ -58,9 +59,14 @@ tensor::Matrix BoundDecoder::forward(ops::Context& context, std::span<const Sequ
   if (rows.ids.empty()) return logits;
 
   const tensor::ArenaScope scratch(context.arena);
-  const layers::Batch batch{context, rows.positions, rows.sequences, options.tap};
+  layers::Batch batch{context, rows.positions, rows.sequences, options.tap};
   const tensor::Matrix x = context.arena.matrix(batch.tokens(), spec_.width);
-  network_.embedding.forward(context, rows.ids, x);
+  network_.embedding.forward(context, rows.ids, x, spec_.embedding_multiplier);
+  if (!spec_.shared.empty()) {
+    const tensor::Matrix embedded = context.arena.matrix(x.rows, x.cols);
+    std::copy_n(x.data, x.rows * x.cols, embedded.data);
+    batch.embedded = embedded;
+  }
   for (size_t layer = 0; layer < network_.blocks.size(); ++layer)
     network_.blocks[layer].forward(batch, static_cast<int64_t>(layer), x);
   if (asked == 0) return logits;
@@ -70,6 +76,8 @@ tensor::Matrix BoundDecoder::forward(ops::Context& context, std::span<const Sequ
     std::copy_n(x.row(rows.with_logits[static_cast<size_t>(i)]), spec_.width, last.row(i));
   network_.final_norm.forward(context, last, last);
   ops::matmul(context, last, network_.head(), nullptr, logits);
+  if (spec_.logits_scaling != 1) ops::scale(context, logits, 1 / spec_.logits_scaling);
+  if (spec_.logits_softcap) ops::softcap(context, logits, *spec_.logits_softcap);
   return logits;
 }
 
@@ -80,8 +88,8 @@ void BoundDecoder::visit(layers::TensorVisitor& visitor) const {
 
 bool BoundDecoder::cache_holds(int64_t before, int64_t after) const {
   return std::none_of(spec_.blocks.begin(), spec_.blocks.end(), [&](const BlockSpec& block) {
-    const auto& rope = std::get<layers::AttentionSpec>(block.mixer).rope;
-    return rope && layers::Rope::frequencies_change(*rope, before, after);
+    const layers::AttentionSpec* attention = attention_of(spec_, block);
+    return attention && attention->rope && layers::Rope::frequencies_change(*attention->rope, before, after);
   });
 }
 

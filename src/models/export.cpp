@@ -38,15 +38,17 @@ class Exporter : public layers::TensorVisitor {
  private:
   struct Name {
     std::string pattern;
-    int64_t layer;
+    int64_t layer, item;
   };
   Name name(const std::string& path) const {
-    const auto [pattern, layer] = path_pattern(path);
+    const auto [pattern, layer, item] = path_pattern(path);
     const std::vector<NameInFile>* names = names_.find(pattern);
     base::require(names && names->front().piece == Piece::whole, "export", "no name to write {} under", pattern);
-    return {names->front().pattern, layer};
+    return {names->front().pattern, layer, item};
   }
-  static std::string expand_one(const Name& name, int64_t expert) { return expand(name.pattern, name.layer, expert); }
+  static std::string expand_one(const Name& name, int64_t expert) {
+    return expand(name.pattern, name.layer, expert, name.item);
+  }
 
   void add(const Name& name, tensor::DType dtype, const tensor::Shape& shape, std::vector<tensor::Weight> weights,
            int64_t expert = -1) {

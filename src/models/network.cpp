@@ -9,7 +9,9 @@ Network::Network(const ModelSpec& spec)
       width_(spec.width),
       tied_(spec.tied_embeddings) {
   blocks.reserve(spec.blocks.size());
-  for (const BlockSpec& block : spec.blocks) blocks.emplace_back(block, spec.width);
+  for (const layers::SharedBlockSpec& block : spec.shared)
+    shared.push_back(std::make_shared<layers::SharedBlock>(block, spec.width));
+  for (const BlockSpec& block : spec.blocks) blocks.emplace_back(block, spec.width, shared);
 }
 
 void Network::visit_block(layers::TensorVisitor& visitor, size_t block) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "layers/block.h"
@@ -23,6 +24,7 @@ class Network {
   void arrange();
 
   layers::Embedding embedding;
+  std::vector<std::shared_ptr<layers::SharedBlock>> shared;
   std::vector<layers::Block> blocks;
   layers::Norm final_norm;
   const tensor::Weight& head() const { return tied_ ? embedding.table() : head_; }

@@ -1,7 +1,10 @@
+#include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "base/error.h"
 #include "models/families/family.h"
+#include "models/names/merged_rows.h"
 #include "models/names/name_table.h"
 #include "models/network.h"
 #include "models/shapes.h"
@@ -41,14 +44,12 @@ class Drawer : public layers::TensorVisitor {
       dtype = DType::q6_k;
     // Embeddings of unit size, projections that keep the size of what they read.
     const float scale = tensor.place == Place::input_embeddings ? 1.0f : inverse_root(cols);
-    tensor::Shape shape = {rows, cols};
+    tensor::Shape shape = {rows * rows_listed(name_of(tensor).piece), cols};
     if (rows == 1) shape = {cols};
-    tensors.push_back({name(tensor), fitting(dtype, cols), shape, scale});
+    if (shape.front() > 0) tensors.push_back({name(tensor), fitting(dtype, cols), shape, scale});
   }
-  void vector(const Tensor& tensor, int64_t n, layers::Vector&) override {
-    const bool norm = tensor.place == Place::norms && !tensor.path.ends_with(".bias");
-    tensors.push_back({name(tensor), DType::f32, {n}, 0.05f, norm ? 1.0f : 0.0f});
-  }
+  void vector(const Tensor& tensor, int64_t n, layers::Vector&) override { draw(tensor, {n}); }
+  void table(const Tensor& tensor, int64_t rows, int64_t cols, layers::Vector&) override { draw(tensor, {rows, cols}); }
   void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, std::vector<tensor::Weight>&) override {
     tensors.push_back({name(tensor), fitting(quant_, cols), {experts, rows, cols}, inverse_root(cols)});
   }
@@ -57,11 +58,20 @@ class Drawer : public layers::TensorVisitor {
 
  private:
   static float inverse_root(int64_t n) { return 1.0f / std::sqrt(static_cast<float>(n)); }
+  // Norms are near one, A near minus one, everything else small.
+  void draw(const Tensor& tensor, const tensor::Shape& shape) {
+    const bool norm = tensor.place == Place::norms && !tensor.path.ends_with(".bias");
+    const float offset = norm ? 1.0f : name_of(tensor).minus_exp ? -1.0f : 0.0f;
+    tensors.push_back({name(tensor), DType::f32, shape, 0.05f, offset});
+  }
+  const NameInFile& name_of(const Tensor& tensor) const {
+    const std::vector<NameInFile>* names = names_.find(path_pattern(tensor.path).pattern);
+    if (!names) base::fail(base::ErrorKind::unsupported, "random model", "GGUF has no name for {}", tensor.path);
+    return names->front();
+  }
   std::string name(const Tensor& tensor) const {
-    const auto [pattern, layer] = path_pattern(tensor.path);
-    const std::vector<NameInFile>* names = names_.find(pattern);
-    base::require(names != nullptr, "random model", "GGUF has no name for {}", tensor.path);
-    return expand(names->front().pattern, layer);
+    const PathPattern path = path_pattern(tensor.path);
+    return expand(name_of(tensor).pattern, path.layer, -1, path.item);
   }
 
   DType quant_;
@@ -89,6 +99,51 @@ void describe_attention(const layers::AttentionSpec& attention, const std::strin
     put("rope.scaling.original_context_length", static_cast<uint64_t>(rope.original_context));
 }
 
+void describe_mamba(const layers::MambaSpec& mamba, const std::string& prefix, Metadata& metadata) {
+  metadata[prefix + "ssm.inner_size"] = static_cast<uint64_t>(mamba.inner);
+  metadata[prefix + "ssm.state_size"] = static_cast<uint64_t>(mamba.states);
+  metadata[prefix + "ssm.conv_kernel"] = static_cast<uint64_t>(mamba.conv_width);
+  metadata[prefix + "ssm.time_step_rank"] = static_cast<uint64_t>(mamba.dt_rank);
+  metadata[prefix + "ssm.dt_b_c_rms"] = mamba.inner_norm == layers::MambaSpec::InnerNorm::plain;
+}
+
+void describe_mamba(const layers::Mamba2Spec& mamba, const std::string& prefix, Metadata& metadata) {
+  metadata[prefix + "ssm.inner_size"] = static_cast<uint64_t>(mamba.inner());
+  metadata[prefix + "ssm.state_size"] = static_cast<uint64_t>(mamba.states);
+  metadata[prefix + "ssm.conv_kernel"] = static_cast<uint64_t>(mamba.conv_width);
+  metadata[prefix + "ssm.time_step_rank"] = static_cast<uint64_t>(mamba.heads);
+  metadata[prefix + "ssm.group_count"] = static_cast<uint64_t>(mamba.groups);
+}
+
+// Hybrids say by 0 key-value heads which layers have no attention.
+void describe_mixers(const ModelSpec& spec, const std::string& prefix, Metadata& metadata) {
+  std::vector<uint64_t> kv_heads;
+  const layers::AttentionSpec* attention = nullptr;
+  for (const BlockSpec& block : spec.blocks) {
+    const auto* one = std::get_if<layers::AttentionSpec>(&block.mixer);
+    kv_heads.push_back(one ? static_cast<uint64_t>(one->kv_heads) : 0);
+    if (one && !attention) describe_attention(*(attention = one), prefix, metadata);
+    if (const auto* mamba = std::get_if<layers::MambaSpec>(&block.mixer)) describe_mamba(*mamba, prefix, metadata);
+    if (const auto* mamba = std::get_if<layers::Mamba2Spec>(&block.mixer)) describe_mamba(*mamba, prefix, metadata);
+  }
+  if (!attention) {
+    metadata[prefix + "attention.head_count"] = uint64_t{0};
+    return;
+  }
+  if (std::find(kv_heads.begin(), kv_heads.end(), 0) == kv_heads.end()) return;
+  metadata[prefix + "attention.head_count_kv"] = kv_heads;
+  metadata[prefix + "attention.scale"] = static_cast<double>(attention->scale);
+  if (!attention->rope) metadata[prefix + "rope.scaling.finetuned"] = false;
+}
+
+void describe_multipliers(const ModelSpec& spec, const std::string& prefix, Metadata& metadata) {
+  const float residual = spec.blocks.front().residual_multiplier;
+  if (spec.embedding_multiplier != 1)
+    metadata[prefix + "embedding_scale"] = static_cast<double>(spec.embedding_multiplier);
+  if (residual != 1) metadata[prefix + "residual_scale"] = static_cast<double>(residual);
+  if (spec.logits_scaling != 1) metadata[prefix + "logit_scale"] = static_cast<double>(spec.logits_scaling);
+}
+
 void describe_ffn(const ModelSpec& spec, const std::string& prefix, Metadata& metadata) {
   for (const BlockSpec& block : spec.blocks) {
     if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn)) {
@@ -99,10 +154,9 @@ void describe_ffn(const ModelSpec& spec, const std::string& prefix, Metadata& me
       if (moe->shared_hidden)
         metadata[prefix + "expert_shared_feed_forward_length"] = static_cast<uint64_t>(moe->shared_hidden);
       metadata.try_emplace(prefix + "feed_forward_length", static_cast<uint64_t>(moe->hidden));
-    } else {
-      metadata[prefix + "feed_forward_length"] =
-          static_cast<uint64_t>(std::get<layers::DenseFfnSpec>(block.ffn).hidden);
     }
+    if (const auto* dense = std::get_if<layers::DenseFfnSpec>(&block.ffn))
+      metadata[prefix + "feed_forward_length"] = static_cast<uint64_t>(dense->hidden);
   }
 }
 
@@ -118,6 +172,8 @@ RandomModel random_model(const ModelSpec& spec, DType quant, const std::string& 
   RandomModel model;
   model.tensors = std::move(drawer.tensors);
   const std::string architecture(family_of_model_type(spec.family, "random model").architecture);
+  if (architecture.empty())
+    base::fail(base::ErrorKind::unsupported, name, "GGUF has no architecture for {}", spec.family);
   const std::string prefix = architecture + ".";
   Metadata& metadata = model.metadata;
   metadata["general.architecture"] = architecture;
@@ -129,9 +185,11 @@ RandomModel random_model(const ModelSpec& spec, DType quant, const std::string& 
   metadata[prefix + "context_length"] = static_cast<uint64_t>(spec.context);
   metadata[prefix + "embedding_length"] = static_cast<uint64_t>(spec.width);
   metadata[prefix + "attention.layer_norm_rms_epsilon"] = static_cast<double>(spec.final_norm.eps);
-  describe_attention(std::get<layers::AttentionSpec>(spec.blocks.front().mixer), prefix, metadata);
+  describe_mixers(spec, prefix, metadata);
+  describe_multipliers(spec, prefix, metadata);
   describe_ffn(spec, prefix, metadata);
-  if (const auto& rope = std::get<layers::AttentionSpec>(spec.blocks.front().mixer).rope;
+  const auto* attention = std::get_if<layers::AttentionSpec>(&spec.blocks.front().mixer);
+  if (const std::optional<layers::RopeSpec> rope = attention ? attention->rope : std::nullopt;
       rope && rope->scaling == layers::RopeSpec::Scaling::llama3) {
     // GGUF stores the scaling as what each frequency is divided by. Ones here: no speed depends on the values.
     model.tensors.push_back({"rope_freqs.weight", DType::f32, {rope->dims / 2}, 0, 1});

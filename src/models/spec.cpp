@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "layers/ssm/recurrent.h"
 
 namespace coterie::models {
 
@@ -40,6 +41,35 @@ void check_attention(std::string_view where, const layers::AttentionSpec& a) {
     base::fail(base::ErrorKind::bad_input, where, "dynamic rotary scaling of 2 dimensions is undefined");
 }
 
+void check_mamba(std::string_view where, const layers::MambaSpec& m) {
+  check_size(where, "the inner width", m.inner);
+  check_size(where, "the number of states", m.states, 1 << 20);
+  check_size(where, "the width of the convolution", m.conv_width, 1 << 10);
+  check_size(where, "the rank of the time step", m.dt_rank);
+  check_size(where, "the number of Mamba heads", m.heads, 1 << 20);
+  if (m.inner % m.heads != 0)
+    base::fail(base::ErrorKind::bad_input, where, "an inner width of {} in {} Mamba heads", m.inner, m.heads);
+}
+
+void check_mamba(std::string_view where, const layers::Mamba2Spec& m) {
+  check_size(where, "the number of Mamba heads", m.heads, 1 << 20);
+  check_size(where, "the width of a Mamba head", m.head_dim, 1 << 20);
+  check_size(where, "the inner width", m.inner());
+  check_size(where, "the number of states", m.states, 1 << 20);
+  check_size(where, "the number of groups", m.groups, 1 << 20);
+  check_size(where, "the width of the convolution", m.conv_width, 1 << 10);
+  if (m.heads % m.groups != 0)
+    base::fail(base::ErrorKind::bad_input, where, "{} Mamba heads are no multiple of {} groups", m.heads, m.groups);
+  if (!(m.dt_min <= m.dt_max))
+    base::fail(base::ErrorKind::bad_input, where, "time steps from {} to {}", m.dt_min, m.dt_max);
+}
+
+void check_shared(std::string_view where, const ModelSpec& spec, const layers::SharedUseSpec& shared) {
+  if (shared.block < 0 || shared.block >= static_cast<int64_t>(spec.shared.size()))
+    base::fail(base::ErrorKind::bad_input, where, "uses shared block {} of {}", shared.block, spec.shared.size());
+  check_size(where, "the width of the shared FFN", spec.shared[static_cast<size_t>(shared.block)].ffn.hidden);
+}
+
 }  // namespace
 
 void check(const ModelSpec& spec, std::string_view where) {
@@ -51,17 +81,20 @@ void check(const ModelSpec& spec, std::string_view where) {
   double parameters = 0;  // roughly
   for (size_t i = 0; i < spec.blocks.size(); ++i) {
     const std::string place = fmt::format("{}: layer {}", where, i);
-    check_attention(place, std::get<layers::AttentionSpec>(spec.blocks[i].mixer));
+    if (const auto& shared = spec.blocks[i].shared) check_shared(place, spec, *shared);
+    if (const auto* attention = attention_of(spec, spec.blocks[i])) check_attention(place, *attention);
+    if (const auto* mamba = std::get_if<layers::MambaSpec>(&spec.blocks[i].mixer)) check_mamba(place, *mamba);
+    if (const auto* mamba = std::get_if<layers::Mamba2Spec>(&spec.blocks[i].mixer)) check_mamba(place, *mamba);
     if (const auto* moe = std::get_if<layers::MoeSpec>(&spec.blocks[i].ffn)) {
       check_size(place, "the number of experts", moe->router.experts, kSaneExperts);
       check_size(place, "the width of an expert", moe->hidden);
       layers::check(moe->router, place);
       parameters +=
           static_cast<double>(moe->router.experts) * static_cast<double>(moe->hidden) * static_cast<double>(spec.width);
-    } else {
-      const int64_t hidden = std::get<layers::DenseFfnSpec>(spec.blocks[i].ffn).hidden;
-      check_size(place, "the width of the FFN", hidden);
-      parameters += static_cast<double>(hidden) * static_cast<double>(spec.width);
+    }
+    if (const auto* dense = std::get_if<layers::DenseFfnSpec>(&spec.blocks[i].ffn)) {
+      check_size(place, "the width of the FFN", dense->hidden);
+      parameters += static_cast<double>(dense->hidden) * static_cast<double>(spec.width);
     }
     parameters += static_cast<double>(spec.width) * static_cast<double>(spec.width);
   }
@@ -69,10 +102,27 @@ void check(const ModelSpec& spec, std::string_view where) {
     base::fail(base::ErrorKind::bad_input, where, "more than {:.0g} parameters: the sizes cannot be right", parameters);
 }
 
+const layers::AttentionSpec* attention_of(const ModelSpec& spec, const BlockSpec& block) {
+  if (block.shared) return &spec.shared.at(static_cast<size_t>(block.shared->block)).attention;
+  return std::get_if<layers::AttentionSpec>(&block.mixer);
+}
+
+std::vector<int64_t> state_floats(const ModelSpec& spec) {
+  std::vector<int64_t> floats;
+  for (const BlockSpec& block : spec.blocks) {
+    floats.push_back(0);
+    if (const auto* mamba = std::get_if<layers::MambaSpec>(&block.mixer)) floats.back() = layers::state_floats(*mamba);
+    if (const auto* mamba = std::get_if<layers::Mamba2Spec>(&block.mixer)) floats.back() = layers::state_floats(*mamba);
+  }
+  return floats;
+}
+
 std::vector<int64_t> cache_block_bytes(const ModelSpec& spec, tensor::DType cache_dtype) {
   std::vector<int64_t> bytes;
-  for (const BlockSpec& block : spec.blocks)
-    bytes.push_back(layers::cache_layout(std::get<layers::AttentionSpec>(block.mixer), cache_dtype).block_bytes());
+  for (const BlockSpec& block : spec.blocks) {
+    const layers::AttentionSpec* attention = attention_of(spec, block);
+    bytes.push_back(attention ? layers::cache_layout(*attention, cache_dtype).block_bytes() : 0);
+  }
   return bytes;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,8 +19,12 @@ struct ModelSpec {
   int64_t width = 0;       // D
   int64_t context = 0;     // positions it was made for (max_position_embeddings)
   bool tied_embeddings = false;
+  float embedding_multiplier = 1;  // of the embedded tokens (Granite, Gemma)
   layers::NormSpec final_norm;
+  float logits_scaling = 1;             // the logits are divided by it (Granite)
+  std::optional<float> logits_softcap;  // then squeezed: cap * tanh(logits / cap) (Gemma 2)
   std::vector<BlockSpec> blocks;
+  std::vector<layers::SharedBlockSpec> shared;  // that blocks use by number (Zamba)
   // The training-time balance loss that the family's reference adds to its reported loss (with output_router_logits):
   // this times load_balancing_loss of models/score.h; 0 = none.
   float router_aux_loss = 0;
@@ -32,5 +37,10 @@ void check(const ModelSpec& spec, std::string_view where);
 
 /// Bytes of one cache block (ops::kCacheBlock positions) of each layer, for sequence states.
 std::vector<int64_t> cache_block_bytes(const ModelSpec& spec, tensor::DType cache_dtype);
+/// Floats of each layer's recurrent state, 0 for a layer without one.
+std::vector<int64_t> state_floats(const ModelSpec& spec);
+
+/// The attention of a block, be it its mixer or that of the shared block it uses; nullptr when it has none.
+const layers::AttentionSpec* attention_of(const ModelSpec& spec, const BlockSpec& block);
 
 }  // namespace coterie::models

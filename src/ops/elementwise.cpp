@@ -14,6 +14,19 @@ void add(Context& context, ConstMatrix x, Matrix y, float scale) {
   });
 }
 
+void scale(Context& context, Matrix x, float factor) {
+  for_rows(context, x.rows, x.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) context.kernels.vector.scale(x.row(r), factor, x.cols);
+  });
+}
+
+void softcap(Context& context, Matrix x, float cap) {
+  require(cap > 0, "softcap", "the cap is {}", cap);
+  for_rows(context, x.rows, x.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) context.kernels.vector.softcap(x.row(r), cap, x.cols);
+  });
+}
+
 void clamp(Context& context, Matrix x, float limit) {
   require(limit >= 0, "clamp", "the limit is {}", limit);
   for_rows(context, x.rows, x.cols, [&](int64_t begin, int64_t end) {
@@ -32,6 +45,14 @@ void add_gated(Context& context, ConstMatrix x, ConstMatrix gate, Matrix y) {
       context.kernels.vector.sigmoid(gate.row(r), &open, 1);
       context.kernels.vector.add_scaled(x.row(r), open, y.row(r), x.cols);
     }
+  });
+}
+
+void gate(Context& context, kernels::Activation activation, Matrix gate, ConstMatrix x) {
+  require(x.rows == gate.rows && x.cols == gate.cols, "gate", "x is [{}, {}], the gate [{}, {}]", x.rows, x.cols,
+          gate.rows, gate.cols);
+  for_rows(context, x.rows, x.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) context.kernels.vector.activate(activation, gate.row(r), x.row(r), x.cols);
   });
 }
 

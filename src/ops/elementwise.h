@@ -15,6 +15,8 @@ using tensor::Matrix;
 /// y = x / sqrt(mean(x²) + eps) * (weight + offset), row by row. x, y [N, D]; weight [D]; y may be x.
 /// offset 1 is Gemma's (1 + w). (Zhang & Sennrich 2019)
 void rms_norm(Context& context, ConstMatrix x, const float* weight, float eps, Matrix y, float offset = 0);
+/// The same over each of `groups` pieces of a row; weight [cols].
+void rms_norm_groups(Context& context, ConstMatrix x, int64_t groups, const float* weight, float eps, Matrix y);
 /// The same over each of `heads` pieces of a row, with one weight [cols/heads] for all (Qwen3's q/k norm).
 void rms_norm_heads(Context& context, Matrix x, int64_t heads, const float* weight, float eps, float offset = 0);
 /// y = (x - mean) / sqrt(var + eps) * weight + bias; bias may be null.
@@ -22,10 +24,17 @@ void layer_norm(Context& context, ConstMatrix x, const float* weight, const floa
 
 /// y += scale * x.
 void add(Context& context, ConstMatrix x, Matrix y, float scale = 1);
+/// x *= factor.
+void scale(Context& context, Matrix x, float factor);
+/// x = cap * tanh(x / cap) (Gemma 2, arXiv:2408.00118, section 2). cap > 0.
+void softcap(Context& context, Matrix x, float cap);
 /// x = clamp(x, -limit, limit) (OLMo's clip_qkv).
 void clamp(Context& context, Matrix x, float limit);
 /// y[n] = sigmoid(gate[n]) * x[n] + y[n]. gate [N, 1] (Qwen2-MoE's shared expert).
 void add_gated(Context& context, ConstMatrix x, ConstMatrix gate, Matrix y);
+
+/// gate = activation(gate) * x.
+void gate(Context& context, kernels::Activation activation, Matrix gate, ConstMatrix x);
 
 /// y[i] = scale * row ids[i] of the table, decoded. table [V, D], y [N, D].
 void embed(Context& context, std::span<const int32_t> ids, const tensor::Weight& table, Matrix y, float scale = 1);

@@ -31,6 +31,20 @@ void rms_norm_heads(Context& context, Matrix x, int64_t heads, const float* weig
   });
 }
 
+void rms_norm_groups(Context& context, ConstMatrix x, int64_t groups, const float* weight, float eps, Matrix y) {
+  require(x.rows == y.rows && x.cols == y.cols, "rms_norm_groups", "x is [{}, {}], y is [{}, {}]", x.rows, x.cols,
+          y.rows, y.cols);
+  require(groups > 0 && x.cols % groups == 0, "rms_norm_groups", "{} columns cannot be {} groups", x.cols, groups);
+  require(weight != nullptr, "rms_norm_groups", "no weight");
+  const int64_t width = x.cols / groups;
+  for_rows(context, x.rows, x.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      for (int64_t at = 0; at < x.cols; at += width)
+        context.kernels.vector.rms_norm(x.row(r) + at, weight + at, eps, 0, y.row(r) + at, width);
+    }
+  });
+}
+
 void layer_norm(Context& context, ConstMatrix x, const float* weight, const float* bias, float eps, Matrix y) {
   require(x.rows == y.rows && x.cols == y.cols, "layer_norm", "x is [{}, {}], y is [{}, {}]", x.rows, x.cols, y.rows,
           y.cols);

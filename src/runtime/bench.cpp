@@ -59,7 +59,7 @@ double median(std::vector<double> values) {
 double attention_flops(const models::ModelSpec& spec, double seen) {
   double flops = 0;
   for (const models::BlockSpec& block : spec.blocks)
-    if (const auto* attention = std::get_if<layers::AttentionSpec>(&block.mixer)) {
+    if (const auto* attention = models::attention_of(spec, block)) {
       const double positions = attention->window > 0 ? std::min(seen, static_cast<double>(attention->window)) : seen;
       flops += 2 * positions * static_cast<double>(attention->heads * (attention->head_dim + attention->value_dim));
     }
@@ -87,6 +87,7 @@ class Run {
         const Evaluation evaluation{ids, &cache, Logits::none, 0};
         engine_.evaluate({&evaluation, 1});
       }
+      cache.remember();
     }
   }
 

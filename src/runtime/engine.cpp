@@ -27,6 +27,15 @@ tensor::DType cache_type(const EngineOptions& options) {
   return options.precision == ops::Precision::f32 ? tensor::DType::f32 : tensor::DType::f16;
 }
 
+CacheShape shape_of(const models::ModelSpec& spec, const EngineOptions& options) {
+  if (options.checkpoint_interval < 1 || options.checkpoints < 0)
+    base::fail(base::ErrorKind::bad_input, "checkpoints", "{} of them, every {} positions", options.checkpoints,
+               options.checkpoint_interval);
+  CacheShape shape = cache_shape(spec, cache_type(options));
+  shape.state.interval = options.checkpoint_interval, shape.state.most = options.checkpoints;
+  return shape;
+}
+
 }  // namespace
 
 Engine::Engine(models::Model model, const EngineOptions& options)
@@ -35,7 +44,7 @@ Engine::Engine(models::Model model, const EngineOptions& options)
       context_size_(checked_context(*model_.decoder, options.context)),
       pool_(options.threads),
       context_{pool_, kernels::select(), arena_, options.precision},
-      cache_shape_(std::make_shared<CacheShape>(cache_shape(spec(), cache_type(options)))),
+      cache_shape_(std::make_shared<CacheShape>(shape_of(spec(), options))),
       pages_(std::make_shared<PagePool>(cache_shape_->page_bytes())) {
   release_freed_memory();
   if (options_.step_tokens < 1)
@@ -90,7 +99,16 @@ tensor::Matrix Engine::evaluate(std::span<const Evaluation> evaluations, layers:
     evaluation.cache->reserve(evaluation.cache->length() + static_cast<int64_t>(evaluation.ids.size()));
 
   arena_.reset();
-  const tensor::Matrix logits = model_.decoder->forward(context_, steps, {tap});
+  tensor::Matrix logits;
+  try {
+    logits = model_.decoder->forward(context_, steps, {tap});
+  } catch (...) {
+    // A step that failed half-way has moved some layers' states on and others not.
+    for (const Evaluation& evaluation : evaluations)
+      if (evaluation.cache->has_states() && evaluation.cache->length() > 0)
+        evaluation.cache->truncate(evaluation.cache->length() - 1);
+    throw;
+  }
   for (const Evaluation& evaluation : evaluations)
     evaluation.cache->advance(static_cast<int64_t>(evaluation.ids.size()));
   return logits;

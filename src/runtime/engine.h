@@ -21,6 +21,9 @@ struct EngineOptions {
   std::optional<tensor::DType> cache_type;  // none: f16, or f32 under Precision::f32
   int64_t context = 0;                      // positions a sequence may have; 0 = as many as the model was made for
   int64_t step_tokens = 512;                // tokens that one step evaluates at most
+  // Of models with recurrent states: positions between copies of them, and how many copies a sequence keeps. They are
+  // what going back to an earlier position costs nothing by.
+  int64_t checkpoint_interval = 1024, checkpoints = 8;
 };
 
 /// Tokens of one sequence to be evaluated after those its cache holds.

@@ -62,9 +62,19 @@ Generation::Generation(Engine& engine, TokenCache& tokens, std::span<const Token
   if (options_.max_tokens == 0) end(Finish::max_tokens);
 }
 
+size_t Generation::until_checkpoint() const {
+  const size_t evaluated = tokens_.ids.size();
+  size_t most = static_cast<size_t>(tokens_.cache.until_checkpoint());
+  if (tokens_.cache.has_states() && evaluated + 1 < prompt_size_) most = std::min(most, prompt_size_ - 1 - evaluated);
+  return most;
+}
+
 void Generation::evaluated(std::span<const TokenId> ids) {
   statistics_.evaluated_tokens += static_cast<int64_t>(ids.size());
   tokens_.ids.insert(tokens_.ids.end(), ids.begin(), ids.end());
+  // Both ends of the prompt's last token: the first is where the same prompt can be answered again, the second where
+  // the conversation can go on otherwise.
+  if (tokens_.ids.size() + 1 == prompt_size_ || tokens_.ids.size() == prompt_size_) tokens_.cache.remember();
 }
 
 void Generation::choose(std::span<const float> logits) {
@@ -123,7 +133,7 @@ void step(Engine& engine, std::span<Generation* const> generations) {
   for (Generation* generation : taking_part) {
     std::span<const TokenId> ids = generation->pending();
     if (ids.size() > 1) {
-      ids = ids.first(std::min(ids.size(), budget));
+      ids = ids.first(std::min({ids.size(), budget, generation->until_checkpoint()}));
       budget -= ids.size();
       if (ids.empty()) continue;
     }

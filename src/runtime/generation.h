@@ -63,6 +63,8 @@ class Generation {
   friend void step(Engine& engine, std::span<Generation* const> generations);
 
   std::span<const TokenId> pending() const { return std::span(all_).subspan(tokens_.ids.size()); }
+  /// Tokens that the next step may evaluate without passing a checkpoint of recurrent states.
+  size_t until_checkpoint() const;
   void evaluated(std::span<const TokenId> ids);
   void choose(std::span<const float> logits);
   void emit(std::string_view text);

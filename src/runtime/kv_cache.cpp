@@ -1,5 +1,6 @@
 #include "runtime/kv_cache.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/error.h"
@@ -10,17 +11,22 @@ CacheShape cache_shape(const models::ModelSpec& spec, tensor::DType dtype) {
   if (dtype != tensor::DType::f32 && dtype != tensor::DType::f16 && dtype != tensor::DType::bf16)
     throw base::Error(base::ErrorKind::unsupported, "--cache-type",
                       fmt::format("a KV cache of {} is not supported", tensor::name(dtype)), "f32, f16 or bf16");
-  CacheShape shape{dtype, {0}};
+  CacheShape shape{dtype, {0}, {}};
   for (int64_t bytes : models::cache_block_bytes(spec, dtype)) shape.offset.push_back(shape.offset.back() + bytes);
+  for (const int64_t floats : models::state_floats(spec)) shape.state.offset.push_back(shape.state.floats() + floats);
   return shape;
 }
 
 int64_t cache_bytes(const CacheShape& shape, int64_t positions) {
-  return (positions + ops::kCacheBlock - 1) / ops::kCacheBlock * shape.page_bytes();
+  return (positions + ops::kCacheBlock - 1) / ops::kCacheBlock * shape.page_bytes() +
+         (1 + std::min(shape.state.most, positions / shape.state.interval + 2)) * shape.state.bytes();
 }
 
 KvCache::KvCache(std::shared_ptr<const CacheShape> shape, std::shared_ptr<PagePool> pool)
-    : shape_(std::move(shape)), pool_(std::move(pool)), blocks_(static_cast<size_t>(shape_->layers())) {
+    : shape_(std::move(shape)),
+      pool_(std::move(pool)),
+      blocks_(static_cast<size_t>(shape_->layers())),
+      states_(shape_->state) {
   base::require(pool_->page_bytes() >= shape_->page_bytes(), "KV cache", "the pool's pages hold {} bytes, not {}",
                 pool_->page_bytes(), shape_->page_bytes());
 }
@@ -30,6 +36,7 @@ KvCache& KvCache::operator=(KvCache&& other) noexcept {
   give_back(0);
   shape_ = std::move(other.shape_), pool_ = std::move(other.pool_);
   pages_ = std::move(other.pages_), blocks_ = std::move(other.blocks_);
+  states_ = std::move(other.states_);
   length_ = std::exchange(other.length_, 0);
   return *this;
 }
@@ -45,7 +52,7 @@ std::span<std::byte* const> KvCache::blocks(int64_t layer) {
 void KvCache::reserve(int64_t positions) {
   const int64_t wanted = (positions + ops::kCacheBlock - 1) / ops::kCacheBlock;
   const size_t had = pages_.size();
-  if (wanted <= static_cast<int64_t>(had)) return;
+  if (wanted <= static_cast<int64_t>(had) || shape_->page_bytes() == 0) return;
   pool_->take(wanted - static_cast<int64_t>(had), pages_);
   for (size_t layer = 0; layer < blocks_.size(); ++layer)
     for (size_t page = had; page < pages_.size(); ++page)
@@ -53,15 +60,25 @@ void KvCache::reserve(int64_t positions) {
 }
 
 void KvCache::advance(int64_t rows) {
-  base::require(rows >= 0 && length_ + rows <= static_cast<int64_t>(pages_.size()) * ops::kCacheBlock, "KV cache",
-                "{} positions were added to {}, but {} pages are held", rows, length_, pages_.size());
+  const bool held =
+      shape_->page_bytes() == 0 || length_ + rows <= static_cast<int64_t>(pages_.size()) * ops::kCacheBlock;
+  base::require(rows >= 0 && held, "KV cache", "{} positions were added to {}, but {} pages are held", rows, length_,
+                pages_.size());
   length_ += rows;
+  if (has_states() && length_ % shape_->state.interval == 0) remember();
 }
 
-void KvCache::truncate(int64_t length) {
+int64_t KvCache::until_checkpoint() const {
+  if (!has_states()) return INT64_MAX;
+  return shape_->state.interval - length_ % shape_->state.interval;
+}
+
+int64_t KvCache::truncate(int64_t length) {
   base::require(length >= 0 && length <= length_, "KV cache", "cut to {} positions of {}", length, length_);
+  if (has_states() && length < length_) length = states_.restore(length);
   length_ = length;
   give_back(static_cast<size_t>((length + ops::kCacheBlock - 1) / ops::kCacheBlock));
+  return length_;
 }
 
 void KvCache::give_back(size_t pages_kept) noexcept {

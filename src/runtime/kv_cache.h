@@ -10,6 +10,7 @@
 #include "models/spec.h"
 #include "ops/attention.h"
 #include "runtime/page_pool.h"
+#include "runtime/recurrent_states.h"
 #include "tensor/dtype.h"
 
 namespace coterie::runtime {
@@ -19,6 +20,7 @@ namespace coterie::runtime {
 struct CacheShape {
   tensor::DType dtype = tensor::DType::f16;
   std::vector<int64_t> offset;  // [L+1]: layer l's block is at [offset[l], offset[l+1]) of a page
+  StateShape state;             // of the layers that keep a state instead of, or beside, keys and values
 
   int64_t layers() const { return static_cast<int64_t>(offset.size()) - 1; }
   int64_t page_bytes() const { return offset.back(); }
@@ -28,10 +30,12 @@ struct CacheShape {
 /// Refuses a dtype other than f32, f16 and bf16.
 CacheShape cache_shape(const models::ModelSpec& spec, tensor::DType dtype);
 
-/// Bytes of a cache of `positions` positions, rounded up to whole pages.
+/// Bytes of a cache of `positions` positions, rounded up to whole pages, its recurrent states included, and as many
+/// copies of them as it may come to keep.
 int64_t cache_bytes(const CacheShape& shape, int64_t positions);
 
-/// One sequence's keys and values, in pages from a pool. Grows when asked, gives back when cut.
+/// What one sequence carries: keys and values in pages from a pool, which grow when asked and are given back when cut,
+/// and recurrent states with the checkpoints that going back needs.
 class KvCache final : public layers::SequenceState {
  public:
   KvCache(std::shared_ptr<const CacheShape> shape, std::shared_ptr<PagePool> pool);
@@ -42,13 +46,23 @@ class KvCache final : public layers::SequenceState {
   int64_t length() const override { return length_; }
   tensor::DType cache_dtype() const override { return shape_->dtype; }
   std::span<std::byte* const> blocks(int64_t layer) override;
+  std::span<float> recurrent(int64_t layer) override { return states_.layer(layer); }
 
   /// Makes room for `positions` positions in all. Throws out_of_memory before it allocates what would not fit.
   void reserve(int64_t positions);
-  /// After a step has written `rows` more positions; they must have been reserved.
+  /// After a step has written `rows` more positions; they must have been reserved. Remembers the recurrent states at
+  /// multiples of the checkpoints' interval.
   void advance(int64_t rows);
-  /// Forgets the positions from `length` on (a rollback); whole pages go back to the pool.
-  void truncate(int64_t length);
+  /// Forgets the positions from `length` on (a rollback); whole pages go back to the pool. With recurrent states it
+  /// forgets those after the last checkpoint at or before `length`, too. Returns the length that is left.
+  int64_t truncate(int64_t length);
+  /// Makes a checkpoint here.
+  void remember() { states_.remember(length_); }
+  /// Positions until the next checkpoint: a step that does not cross it leaves one there. Without recurrent states
+  /// there is none, and this is the largest number.
+  int64_t until_checkpoint() const;
+  bool has_states() const { return shape_->state.floats() > 0; }
+  std::vector<int64_t> checkpoints() const { return states_.checkpoints(); }
 
  private:
   void give_back(size_t pages_kept) noexcept;
@@ -57,6 +71,7 @@ class KvCache final : public layers::SequenceState {
   std::shared_ptr<PagePool> pool_;
   std::vector<std::byte*> pages_;
   std::vector<std::vector<std::byte*>> blocks_;  // [L][pages]: pages_[p] + offset[l]
+  RecurrentStates states_;
   int64_t length_ = 0;
 };
 

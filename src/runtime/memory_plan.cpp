@@ -32,9 +32,26 @@ int64_t mixer_bytes(const layers::AttentionSpec& spec, int64_t n, int64_t width)
   return n * rows * kFloat + quantised(n, std::max(width, spec.heads * spec.value_dim));
 }
 
+int64_t mixer_bytes(const layers::MambaSpec& spec, int64_t n, int64_t width) {
+  return n * (4 * spec.inner + spec.heads * (spec.dt_rank + 2 * spec.states)) * kFloat +
+         quantised(n, std::max(width, spec.inner));
+}
+
+int64_t mixer_bytes(const layers::Mamba2Spec& spec, int64_t n, int64_t width) {
+  return n * (2 * spec.inner() + 2 * spec.conv_channels() + 3 * spec.heads) * kFloat +
+         quantised(n, std::max(width, spec.inner()));
+}
+
+// With its projection's output, its own, its input and the halves of its FFN.
+int64_t shared_bytes(const layers::SharedBlockSpec& spec, int64_t n, int64_t width) {
+  return n * (4 * width + 4 * spec.ffn.hidden) * kFloat + mixer_bytes(spec.attention, n, 2 * width);
+}
+
 int64_t ffn_bytes(const layers::DenseFfnSpec& spec, int64_t n, int64_t width) {
   return n * spec.hidden * kFloat + quantised(n, std::max(width, spec.hidden));
 }
+
+int64_t ffn_bytes(const layers::NoFfnSpec&, int64_t, int64_t) { return 0; }
 
 int64_t ffn_bytes(const layers::MoeSpec& spec, int64_t n, int64_t width) {
   const int64_t slots = n * spec.router.experts_per_token;
@@ -73,8 +90,11 @@ int64_t scratch_bytes(const models::ModelSpec& spec, int64_t tokens, int64_t log
     const int64_t mixer = std::visit([&](const auto& m) { return mixer_bytes(m, tokens, spec.width); }, b.mixer);
     const int64_t ffn = std::visit([&](const auto& f) { return ffn_bytes(f, tokens, spec.width); }, b.ffn);
     block = std::max({block, mixer, ffn});
+    if (b.shared)
+      block = std::max(block, shared_bytes(spec.shared[static_cast<size_t>(b.shared->block)], tokens, spec.width));
   }
-  const int64_t stream = 3 * tokens * spec.width * kFloat;  // x, its norm and a layer's output
+  // x, its norm and a layer's output; the embedded tokens for blocks that read them again
+  const int64_t stream = (spec.shared.empty() ? 3 : 4) * tokens * spec.width * kFloat;
   const int64_t logits = logit_rows * (spec.vocabulary + spec.width) * kFloat + quantised(logit_rows, spec.width);
   return stream + std::max(block, logits) + threads * kPiece;
 }

@@ -14,13 +14,14 @@ struct TokenCache {
   KvCache cache;
   std::vector<text::TokenId> ids;
 
-  /// Cuts the cache to the longest common prefix with `wanted` and returns its length.
+  /// Cuts the cache to the longest common prefix with `wanted`, or as far before its end as the nearest checkpoint of
+  /// recurrent states, and returns what is left.
   int64_t keep_prefix(std::span<const text::TokenId> wanted) {
+    ids.resize(static_cast<size_t>(cache.length()));  // shorter after a step that failed
     size_t common = 0;
     while (common < ids.size() && common < wanted.size() && ids[common] == wanted[common]) ++common;
-    ids.resize(common);
-    cache.truncate(static_cast<int64_t>(common));
-    return static_cast<int64_t>(common);
+    ids.resize(static_cast<size_t>(cache.truncate(static_cast<int64_t>(common))));
+    return cache.length();
   }
 };
 

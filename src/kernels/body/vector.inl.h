@@ -55,6 +55,10 @@ struct Scale {
   float scale;
   COTERIE_INLINE Vf operator()(Vf x) const { return mul(x, set(scale)); }
 };
+struct SoftCap {
+  float cap;
+  COTERIE_INLINE Vf operator()(Vf x) const { return mul(set(cap), tanh(div(x, set(cap)))); }
+};
 struct Subtract {
   float value;
   COTERIE_INLINE Vf operator()(Vf x) const { return sub(x, set(value)); }
@@ -160,6 +164,7 @@ inline void add_scaled(const float* x, float factor, float* y, int64_t n) noexce
   map(x, y, y, n, AddScaled{factor});
 }
 inline void scale(float* x, float factor, int64_t n) noexcept { map(x, x, n, Scale{factor}); }
+inline void softcap(float* x, float cap, int64_t n) noexcept { map(x, x, n, SoftCap{cap}); }
 inline void clamp(float* x, float limit, int64_t n) noexcept { map(x, x, n, Clamp{limit}); }
 inline void exp_row(const float* x, float* y, int64_t n) noexcept { map(x, y, n, Exp()); }
 inline void sigmoid_row(const float* x, float* y, int64_t n) noexcept { map(x, y, n, Sigmoid()); }
@@ -256,7 +261,7 @@ inline void f32_to_bf16(const float* x, uint16_t* y, int64_t n) noexcept {
 }
 
 VectorKernels vector_kernels() {
-  return {rms_norm,  layer_norm,       add_scaled, scale,       clamp,       activate,
-          exp_row,   sigmoid_row,      softmax,    log_softmax, argmax,      rope_angles,
-          rope_half, rope_interleaved, f16_to_f32, f32_to_f16,  bf16_to_f32, f32_to_bf16};
+  return {rms_norm,         layer_norm,  add_scaled, scale,       softcap,    clamp,       activate,
+          exp_row,          sigmoid_row, softmax,    log_softmax, argmax,     rope_angles, rope_half,
+          rope_interleaved, f16_to_f32,  f32_to_f16, bf16_to_f32, f32_to_bf16};
 }

@@ -13,16 +13,17 @@ ops::CacheLayout cache_layout(const AttentionSpec& spec, tensor::DType dtype) {
   return {spec.kv_heads, spec.head_dim, spec.value_dim, dtype};
 }
 
-Attention::Attention(const AttentionSpec& spec, int64_t width) : spec_(spec), width_(width) {
+Attention::Attention(const AttentionSpec& spec, int64_t width, int64_t input_width)
+    : spec_(spec), width_(width), input_width_(input_width > 0 ? input_width : width) {
   if (spec.rope) rope_.emplace(*spec.rope);
 }
 
 void Attention::visit(TensorVisitor& visitor, const std::string& path) {
   const int64_t q = spec_.heads * spec_.head_dim, k = spec_.kv_heads * spec_.head_dim;
   const int64_t v = spec_.kv_heads * spec_.value_dim, a = spec_.heads * spec_.value_dim;
-  visitor.linear(path + ".q", Place::mixer, q, width_, spec_.q_bias, q_);
-  visitor.linear(path + ".k", Place::mixer, k, width_, spec_.k_bias, k_);
-  visitor.linear(path + ".v", Place::mixer, v, width_, spec_.v_bias, v_);
+  visitor.linear(path + ".q", Place::mixer, q, input_width_, spec_.q_bias, q_);
+  visitor.linear(path + ".k", Place::mixer, k, input_width_, spec_.k_bias, k_);
+  visitor.linear(path + ".v", Place::mixer, v, input_width_, spec_.v_bias, v_);
   visitor.linear(path + ".o", Place::mixer, width_, a, spec_.o_bias, o_);
   if (spec_.qk_norm == AttentionSpec::QkNorm::none) return;
   const bool full = spec_.qk_norm == AttentionSpec::QkNorm::full_width;
@@ -47,6 +48,11 @@ std::vector<ops::Segment> segments(const Batch& batch, int64_t layer, tensor::DT
 }  // namespace
 
 void Attention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const {
+  forward(batch, layer, x, y, [](tensor::Matrix, tensor::Matrix, tensor::Matrix) {});
+}
+
+void Attention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y,
+                        AddToQkv add) const {
   ops::Context& context = batch.context;
   const tensor::ArenaScope scratch(context.arena);
   const int64_t n = batch.tokens();
@@ -58,6 +64,7 @@ void Attention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x
   const std::array<ops::MatmulTarget, 3> projections = {
       {{q_.weight, q_.bias.data(), q}, {k_.weight, k_.bias.data(), k}, {v_.weight, v_.bias.data(), v}}};
   ops::matmul_each(context, x, projections);
+  add(q, k, v);
 
   switch (spec_.qk_norm) {
     case AttentionSpec::QkNorm::none: break;

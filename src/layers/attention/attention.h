@@ -3,6 +3,7 @@
 #include <optional>
 #include <string>
 
+#include "base/function_ref.h"
 #include "layers/attention/rope.h"
 #include "layers/batch.h"
 #include "layers/specs.h"
@@ -18,15 +19,20 @@ ops::CacheLayout cache_layout(const AttentionSpec& spec, tensor::DType dtype);
 /// and a sliding window.
 class Attention {
  public:
-  Attention(const AttentionSpec& spec, int64_t width);
+  /// `input_width`: of x, when it is not the model's.
+  Attention(const AttentionSpec& spec, int64_t width, int64_t input_width = 0);
 
-  /// x, y [N, D]. Appends the batch's keys and values to the sequences' caches of this layer.
+  /// What is added to q, k and v (Zamba2's adapters): called with their matrices after the projections.
+  using AddToQkv = base::FunctionRef<void(tensor::Matrix q, tensor::Matrix k, tensor::Matrix v)>;
+
+  /// x [N, D or the input width], y [N, D]. Appends the batch's keys and values to the sequences' caches of this layer.
   void forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const;
+  void forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y, AddToQkv add) const;
   void visit(TensorVisitor& visitor, const std::string& path);
 
  private:
   AttentionSpec spec_;
-  int64_t width_;
+  int64_t width_, input_width_;
   std::optional<Rope> rope_;
   Linear q_, k_, v_, o_;
   Vector q_norm_, k_norm_;

@@ -1,7 +1,5 @@
 #include "models/families/family.h"
 
-#include <array>
-
 #include "base/error.h"
 #include "models/families/config_reader.h"
 #include "models/families/families.h"
@@ -14,14 +12,17 @@ namespace {
 using base::Error;
 using base::ErrorKind;
 
-constexpr std::array<const Family*, 8> kFamilies = {&kLlama,   &kMistral, &kQwen2,    &kQwen3,
-                                                    &kMixtral, &kOlmoe,   &kQwen2Moe, &kQwen3Moe};
+// Of several families with one GGUF architecture the first reads it.
+constexpr const Family* kFamilies[] = {
+    &kLlama, &kMistral, &kQwen2, &kQwen3, &kMixtral, &kOlmoe, &kQwen2Moe, &kQwen3Moe,
+};
 
 std::string join(std::string (*of)(const Family&)) {
   std::string list;
   for (const Family* family : kFamilies) {
     const std::string name = of(*family);
-    if ((", " + list + ",").find(", " + name + ",") == std::string::npos) list += (list.empty() ? "" : ", ") + name;
+    if (!name.empty() && (", " + list + ",").find(", " + name + ",") == std::string::npos)
+      list += (list.empty() ? "" : ", ") + name;
   }
   return list;
 }
@@ -50,7 +51,7 @@ const Family& family_of_model_type(std::string_view model_type, std::string_view
 
 const Family& family_of_architecture(std::string_view architecture, std::string_view where) {
   for (const Family* family : kFamilies)
-    if (family->architecture == architecture) return *family;
+    if (!architecture.empty() && family->architecture == architecture) return *family;
   base::fail(ErrorKind::unsupported, where, "general.architecture \"{}\" is not supported; supported are {}",
              architecture, join([](const Family& family) { return std::string(family.architecture); }));
 }

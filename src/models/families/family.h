@@ -18,7 +18,7 @@ class MetadataReader;
 /// tensors. A new family is one file here that defines one of these, and a line in family.cpp.
 struct Family {
   std::string_view model_type;    // of config.json
-  std::string_view architecture;  // general.architecture of GGUF; several model_types may share one
+  std::string_view architecture;  // general.architecture of GGUF; several model_types may share one, and some have none
   ModelSpec (*from_config)(ConfigReader& config);
   ModelSpec (*from_gguf)(MetadataReader& metadata);
   NameTable (*hugging_face_names)();

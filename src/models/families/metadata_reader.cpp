@@ -138,7 +138,7 @@ layers::RopeSpec MetadataReader::rope(ops::RopeTable::Style style, int64_t head_
   return rope;
 }
 
-ModelSpec MetadataReader::decoder(ops::RopeTable::Style style) {
+ModelSpec MetadataReader::stack() {
   ModelSpec spec;
   const checkpoint::TensorInfo* embedding = source_.find("token_embd.weight");
   if (!embedding) fail(ErrorKind::not_found, source_.where(), "tensor token_embd.weight is missing");
@@ -153,8 +153,17 @@ ModelSpec MetadataReader::decoder(ops::RopeTable::Style style) {
   const int64_t layer_count = integer("block_count");
   if (layer_count < 1 || layer_count > 65536)
     fail(ErrorKind::bad_input, where("block_count"), "is {}: expected 1 to 65536", layer_count);
-  const auto layers = static_cast<size_t>(layer_count);
+  BlockSpec block;
+  block.mixer_norm = spec.final_norm;
+  spec.blocks.assign(static_cast<size_t>(layer_count), block);
+  // Written as 0 where there is neither attention nor FFN.
+  read_.insert(prefix_ + "attention.head_count"), read_.insert(prefix_ + "feed_forward_length");
+  return spec;
+}
 
+ModelSpec MetadataReader::decoder(ops::RopeTable::Style style) {
+  ModelSpec spec = stack();
+  const size_t layers = spec.blocks.size();
   const std::vector<int64_t> heads = per_layer("attention.head_count", layers);
   if (*std::min_element(heads.begin(), heads.end()) < 1)
     fail(ErrorKind::unsupported, where("attention.head_count"), "a layer without attention heads");
@@ -177,7 +186,9 @@ ModelSpec MetadataReader::decoder(ops::RopeTable::Style style) {
     attention.v_bias = has_tensor(layer + "attn_v.bias"), attention.o_bias = has_tensor(layer + "attn_output.bias");
     layers::DenseFfnSpec ffn{hidden[i]};
     ffn.bias = has_tensor(layer + "ffn_up.bias");
-    spec.blocks.push_back({spec.final_norm, attention, spec.final_norm, ffn});
+    spec.blocks[i].mixer = attention;
+    spec.blocks[i].ffn_norm = spec.final_norm;
+    spec.blocks[i].ffn = ffn;
   }
   return spec;
 }

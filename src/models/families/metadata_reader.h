@@ -34,8 +34,11 @@ class MetadataReader {
   /// A number for each layer: an array, or one for all.
   std::vector<int64_t> per_layer(std::string_view key, size_t layers, std::optional<int64_t> otherwise = {});
 
+  /// Vocabulary, width, context and final norm; one block for each layer, with that norm before its mixer.
+  ModelSpec stack();
   /// A decoder with RMSNorm, grouped-query attention, RoPE in `style` and a SwiGLU FFN; biases where the file has
-  /// tensors for them, tied embeddings where it has no output.weight.
+  /// tensors for them, tied embeddings where it has no output.weight. Layers of hybrids that have no attention come
+  /// with 0 key-value heads.
   ModelSpec decoder(ops::RopeTable::Style style);
   /// attention.sliding_window, for every layer.
   void set_window(ModelSpec& spec);

@@ -32,6 +32,22 @@ NameTable gguf_names() {
   }
   name(path + "moe.router", layer + "ffn_gate_inp.weight");
   name(path + "moe.shared_gate", layer + "ffn_gate_inp_shexp.weight");
+  // State-space mixers. ssm_in of Mamba holds x and then the gate; ssm_a holds A, -exp(A_log).
+  name(path + "mamba.in", layer + "ssm_in.weight"), name(path + "mamba.gate", layer + "ssm_in.weight");
+  table.names[path + "mamba.in"].front().piece = Piece::first_half;
+  table.names[path + "mamba.gate"].front().piece = Piece::second_half;
+  name(path + "mamba.select", layer + "ssm_x.weight"), name(path + "mamba.dt", layer + "ssm_dt.weight");
+  for (const std::string part : {"dt", "b", "c"})
+    name(path + "mamba." + part + "_norm", layer + "ssm_" + part + "_norm.weight");
+  name(path + "mamba2.in", layer + "ssm_in.weight"), name(path + "mamba2.norm", layer + "ssm_norm.weight");
+  for (const std::string mixer : {"mamba.", "mamba2."}) {
+    name(path + mixer + "conv", layer + "ssm_conv1d.weight"),
+        name(path + mixer + "conv.bias", layer + "ssm_conv1d.bias");
+    name(path + mixer + "dt.bias", layer + "ssm_dt.bias");
+    name(path + mixer + "d", layer + "ssm_d");
+    name(path + mixer + "out", layer + "ssm_out.weight");
+    table.names[path + mixer + "a_log"] = {{layer + "ssm_a", Piece::whole, true}};
+  }
   // Read by families/gguf.cpp into RopeSpec::divisors.
   table.inert = {"rope_freqs.weight"};
   return table;

@@ -47,10 +47,11 @@ bool NameTable::is_inert(std::string_view name) const {
 PathPattern path_pattern(std::string_view path) {
   PathPattern result;
   for (size_t i = 0; i < path.size();) {
-    if (result.layer < 0 && digit(path[i]) && i > 0 && path[i - 1] == '.') {
-      result.layer = 0;
-      for (; i < path.size() && digit(path[i]); ++i) result.layer = result.layer * 10 + (path[i] - '0');
-      result.pattern += "{layer}";
+    int64_t& number = result.layer < 0 ? result.layer : result.item;
+    if (number < 0 && digit(path[i]) && i > 0 && path[i - 1] == '.') {
+      result.pattern += result.layer < 0 ? "{layer}" : "{item}";
+      number = 0;
+      for (; i < path.size() && digit(path[i]); ++i) number = number * 10 + (path[i] - '0');
     } else {
       result.pattern += path[i++];
     }
@@ -58,10 +59,11 @@ PathPattern path_pattern(std::string_view path) {
   return result;
 }
 
-std::string expand(std::string_view pattern, int64_t layer, int64_t expert) {
+std::string expand(std::string_view pattern, int64_t layer, int64_t expert, int64_t item) {
   std::string name(pattern);
   replace(name, "{layer}", layer);
   replace(name, "{expert}", expert);
+  replace(name, "{item}", item);
   return name;
 }
 

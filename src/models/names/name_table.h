@@ -24,6 +24,7 @@ enum class Piece {
 struct NameInFile {
   std::string pattern;
   Piece piece = Piece::whole;
+  bool minus_exp = false;  // the file holds -exp of the parameter
 };
 
 /// What a family's files call the tensors of layers/: canonical path ("blocks.{layer}.moe.experts.gate") to the names
@@ -38,15 +39,16 @@ struct NameTable {
   bool is_inert(std::string_view name) const;
 };
 
-/// "blocks.3.moe.router" → "blocks.{layer}.moe.router" and 3. Paths without a number come back as they are, with -1.
+/// "blocks.3.moe.router" → "blocks.{layer}.moe.router" and 3; a second number becomes {item}. Paths without a number
+/// come back as they are, with -1.
 struct PathPattern {
   std::string pattern;
-  int64_t layer = -1;
+  int64_t layer = -1, item = -1;
 };
 PathPattern path_pattern(std::string_view path);
 
 /// Puts the numbers in.
-std::string expand(std::string_view pattern, int64_t layer, int64_t expert = -1);
+std::string expand(std::string_view pattern, int64_t layer, int64_t expert = -1, int64_t item = -1);
 
 // Building blocks of the tables.
 

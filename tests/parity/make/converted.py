@@ -30,6 +30,10 @@ def rope(kind, **rest):
 
 MIXTRAL = dict(num_local_experts=4, num_experts_per_tok=2, intermediate_size=20)
 QWEN3_MOE = dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=12, head_dim=16, norm_topk_prob=True)
+MAMBA = dict(state_size=8, num_attention_heads=None, num_key_value_heads=None, intermediate_size=None)
+GRANITE = dict(num_hidden_layers=3, layer_types=["mamba", "attention", "mamba"], num_local_experts=4,
+               num_experts_per_tok=2, shared_intermediate_size=24, mamba_n_heads=4, mamba_d_head=16, mamba_d_state=16,
+               embedding_multiplier=6.0, logits_scaling=4.0, residual_multiplier=0.4, attention_multiplier=0.2)
 # name: (model_type, settings, the converter's --outtype)
 TABLE = {
     "llama": ("llama", dict(tie_word_embeddings=True), "f32"),
@@ -43,6 +47,12 @@ TABLE = {
     "qwen3": ("qwen3", dict(head_dim=16), "f16"),
     "qwen2-moe": ("qwen2_moe", dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=12, shared_expert_intermediate_size=24), "f16"),
     "qwen3-moe": ("qwen3_moe", QWEN3_MOE, "bf16"),
+    "mamba": ("mamba", dict(MAMBA), "f32"),
+    "falcon-mamba": ("falcon_mamba", dict(MAMBA), "bf16"),
+    "mamba2": ("mamba2", dict(state_size=16, head_dim=16, num_heads=4, n_groups=2), "f16"),
+    "jamba": ("jamba", dict(num_hidden_layers=3, num_experts=4, num_experts_per_tok=2, expert_layer_period=2, expert_layer_offset=1, attn_layer_period=3, attn_layer_offset=1, mamba_d_state=8), "f16"),
+    "granite-hybrid": ("granitemoehybrid", GRANITE, "bf16"),
+    "granite-hybrid-dense": ("granitemoehybrid", dict(GRANITE, num_local_experts=0, num_experts_per_tok=0, mamba_n_groups=2), "f32"),
     "olmoe": ("olmoe", dict(num_experts=6, num_experts_per_tok=2, intermediate_size=12, num_key_value_heads=4), "f16"),
 }
 
@@ -69,6 +79,13 @@ def write_byte_bpe(folder):
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>").save_pretrained(folder)
 
 
+def in_old_words(config):
+    """The converter does not know transformers 5's words for kinds of layers."""
+    if "layer_types" in config and config["model_type"] == "granitemoehybrid":
+        words = {"linear_attention": "mamba", "full_attention": "attention"}
+        config["layer_types"] = [words[kind] for kind in config["layer_types"]]
+
+
 def convert(checkpoint, gguf_file, converter, outtype):
     """Runs the converter in this process: it recognises byte-level tokenizers by a hash of what they answer, and the
     tiny one is not on its list."""
@@ -93,10 +110,11 @@ def make(out, converter, name, model_type, settings, outtype, seed):
         model = reference.build(model_type, {**SMALL, **settings}, seed)
         # bfloat16 weights below float16's normal range would change in float16
         model.to(torch.bfloat16 if outtype != "f16" else torch.float16).save_pretrained(scratch)
-        (write_sentencepiece if model_type in ("llama", "mistral", "mixtral") else write_byte_bpe)(scratch)
+        (write_sentencepiece if model_type in ("llama", "mistral", "mixtral", "jamba") else write_byte_bpe)(scratch)
         ids = reference.draw_ids(VOCABULARY, 2, 40 if "yarn" in name else 16, seed)
         result = reference.expect(scratch, ids)
         shutil.move(scratch / "expected.safetensors", folder)
+        reference.edit_config(scratch, in_old_words)
         convert(scratch, folder / "model.gguf", converter, outtype)
     size = sum(file.stat().st_size for file in folder.iterdir()) / 1024
     print(f"{folder.name:34s} {size:6.0f} kB  loss {result.loss.item():8.4f}  logit std {result.logits.std():.3f}", flush=True)

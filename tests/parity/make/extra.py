@@ -66,6 +66,26 @@ QWEN3_MOE = dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=16,
 # name: (model_type, overrides, how it is drawn and saved)
 #   batch, length: of input_ids; dtype: of the file (bfloat16 unless said); shard: largest shard; config: a change to config.json;
 #   stacked: save the experts as transformers 5 holds them in memory
+MAMBA = dict(state_size=8)
+MAMBA2 = dict(state_size=16, head_dim=16, num_heads=4, chunk_size=8)
+JAMBA = dict(num_hidden_layers=4, num_experts=4, num_experts_per_tok=2, expert_layer_period=2, expert_layer_offset=1,
+             attn_layer_period=3, attn_layer_offset=1, mamba_d_state=8, use_mamba_kernels=False)
+ZAMBA = dict(mamba_d_state=8, num_key_value_heads=4)
+ZAMBA2 = dict(mamba_d_state=16, n_mamba_heads=4, num_key_value_heads=4, adapter_rank=4, chunk_size=8,
+              use_mamba_kernels=False)
+GRANITE = dict(num_hidden_layers=3, layer_types=["mamba", "attention", "mamba"], num_local_experts=6,
+               num_experts_per_tok=2, shared_intermediate_size=24, mamba_n_heads=4, mamba_d_head=16, mamba_d_state=16,
+               mamba_chunk_size=8)
+
+
+def old_kinds(key):
+    """The words for kinds of layers that transformers 4 wrote."""
+    def change(config):
+        words = {"linear_attention": "mamba", "full_attention": "attention"}
+        config[key] = [words.get(kind, kind) for kind in config[key]]
+    return change
+
+
 TABLE = {
     # llama
     "llama-biases": ("llama", dict(attention_bias=True, mlp_bias=True), {}),
@@ -138,6 +158,18 @@ TABLE = {
     "qwen3-moe-long": ("qwen3_moe", {**QWEN3_MOE, "norm_topk_prob": True, "num_attention_heads": 8, "num_key_value_heads": 1, "num_hidden_layers": 1}, dict(length=80, batch=3)),
     "qwen3-moe-stacked": ("qwen3_moe", {"num_hidden_layers": 1, **QWEN3_MOE, "norm_topk_prob": True}, dict(stacked=True)),
     "qwen3-moe-odd": ("qwen3_moe", dict(vocab_size=77, hidden_size=36, intermediate_size=50, moe_intermediate_size=11, num_experts=9, num_experts_per_tok=5, head_dim=6, num_attention_heads=3, num_key_value_heads=1, norm_topk_prob=True), dict(batch=3, length=33)),
+    # state-space models and hybrids
+    "mamba-biases": ("mamba", dict(MAMBA, use_bias=True, use_conv_bias=False, conv_kernel=3, expand=3, tie_word_embeddings=False), dict(length=80)),
+    "falcon-mamba": ("falcon_mamba", dict(MAMBA, time_step_rank=3, mixer_rms_eps=1e-3), {}),
+    "mamba2-one-group": ("mamba2", dict(MAMBA2, n_groups=1, time_step_limit=(0.4, 0.9), use_bias=True, tie_word_embeddings=True), dict(length=80)),
+    "mamba2-wide": ("mamba2", dict(MAMBA2, num_heads=2, head_dim=32, state_size=20, n_groups=2, use_conv_bias=False), dict(batch=3, length=19)),
+    "jamba-biases": ("jamba", dict(JAMBA, mamba_proj_bias=True, mamba_conv_bias=False, num_experts_per_tok=1, tie_word_embeddings=True), dict(batch=3, length=70)),
+    "jamba-one-expert": ("jamba", dict(JAMBA, num_experts=1, num_experts_per_tok=1, num_hidden_layers=3), {}),
+    "zamba-pattern": ("zamba", dict(ZAMBA, n_mamba_heads=4, mamba_proj_bias=True, num_hidden_layers=6, attn_layer_period=2, attn_layer_offset=1), dict(config=drop("layers_block_type"))),
+    "zamba2-two-blocks": ("zamba2", dict(ZAMBA2, num_hidden_layers=6, layers_block_type=["mamba", "hybrid", "hybrid", "mamba", "hybrid", "hybrid"], num_mem_blocks=2, use_shared_attention_adapter=True, use_mem_rope=True, add_bias_linear=True, mamba_ngroups=2), {}),
+    "zamba2-old-words": ("zamba2", dict(ZAMBA2, num_hidden_layers=3, layers_block_type=["hybrid", "mamba", "hybrid"], time_step_min=0.5), dict(config=old_kinds("layers_block_type"), length=40)),
+    "granitemoehybrid-rope": ("granitemoehybrid", dict(GRANITE, position_embedding_type="rope", mamba_n_groups=2, mamba_proj_bias=True, attention_bias=True, embedding_multiplier=6.0, logits_scaling=4.0, residual_multiplier=0.4, attention_multiplier=0.2, output_router_logits=True, router_aux_loss_coef=0.3), dict(config=old_kinds("layer_types"))),
+    "granitemoehybrid-dense": ("granitemoehybrid", dict(GRANITE, num_local_experts=0, num_experts_per_tok=0, time_step_limit=(0.0, 0.5), tie_word_embeddings=True), dict(length=70)),
 }
 
 

@@ -59,7 +59,8 @@ class Parity : public testing::TestWithParam<Case> {
   }
 
   layers::ResidentState state() const {
-    return {models::cache_block_bytes(model.decoder->spec(), tensor::DType::f32), tensor::DType::f32};
+    const models::ModelSpec& spec = model.decoder->spec();
+    return {models::cache_block_bytes(spec, tensor::DType::f32), tensor::DType::f32, models::state_floats(spec)};
   }
 
   /// All sequences in one batch, as the reference has them.

@@ -95,6 +95,22 @@ TEST(Vector, AddScaleClamp) {
   }
 }
 
+TEST(Vector, SoftCap) {
+  for (const KernelTable* table : usable_tables()) {
+    for (const int64_t n : lengths()) {
+      Row<float> x = normal_row(n, static_cast<uint64_t>(n)), y = normal_row(n, static_cast<uint64_t>(n));
+      table->vector.softcap(y.data(), 1.5f, n);
+      for (int64_t i = 0; i < n; ++i)
+        ASSERT_NEAR(y[i], 1.5 * std::tanh(static_cast<double>(x[i]) / 1.5), 1e-6) << describe(*table, n);
+      ASSERT_TRUE(y.intact()) << describe(*table, n);
+    }
+    float far[] = {1e30f, -1e30f};
+    table->vector.softcap(far, 30, 2);
+    EXPECT_EQ(far[0], 30.0f) << table->isa;
+    EXPECT_EQ(far[1], -30.0f) << table->isa;
+  }
+}
+
 double exact_activation(Activation activation, double x) {
   switch (activation) {
     case Activation::silu: return x / (1 + std::exp(-x));

@@ -151,7 +151,10 @@ TEST(Pieces, HalvesAndAlternatingRows) {
     spec.family = "mixtral", spec.vocabulary = 1, spec.width = 2, spec.tied_embeddings = true;
     layers::AttentionSpec attention;
     attention.heads = attention.kv_heads = 1, attention.head_dim = attention.value_dim = 2;
-    spec.blocks.push_back({{}, attention, {}, moe});
+    layers::BlockSpec block;
+    block.mixer_norm = block.ffn_norm = layers::NormSpec{};
+    block.mixer = attention, block.ffn = moe;
+    spec.blocks.push_back(block);
     Network network(spec);
     NameTable table;
     for (const char* path : {"embedding", "final_norm", "blocks.{layer}.mixer_norm", "blocks.{layer}.ffn_norm",

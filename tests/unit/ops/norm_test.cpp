@@ -167,6 +167,7 @@ TEST(Elementwise, RefuseShapesThatDiffer) {
   EXPECT_THROW(add(engine.context, x.matrix(), y.matrix()), base::Error);
   EXPECT_THROW(add_gated(engine.context, x.matrix(), z.matrix(), x.matrix()), base::Error);
   EXPECT_THROW(clamp(engine.context, x.matrix(), -1), base::Error);
+  EXPECT_THROW(softcap(engine.context, x.matrix(), 0), base::Error);
 }
 
 }  // namespace

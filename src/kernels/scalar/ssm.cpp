@@ -1,0 +1,9 @@
+#include "kernels/ssm.h"
+
+#include "kernels/simd/scalar.h"
+
+namespace coterie::kernels::scalar {
+#include "kernels/body/math.inl.h"
+
+#include "kernels/body/ssm.inl.h"
+}  // namespace coterie::kernels::scalar

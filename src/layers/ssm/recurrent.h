@@ -1,0 +1,26 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "layers/batch.h"
+#include "layers/specs.h"
+#include "layers/tensor_list.h"
+#include "ops/conv.h"
+
+namespace coterie::layers {
+
+/// Floats of a layer's recurrent state for one sequence: the last inputs of the convolution, then the states.
+int64_t state_floats(const MambaSpec& spec);
+int64_t state_floats(const Mamba2Spec& spec);
+
+/// The sequences of a batch with their states of this layer from float `offset` on. Throws internal when a sequence's
+/// state is not of `size` floats.
+std::vector<ops::Recurrence> recurrences(const Batch& batch, int64_t layer, int64_t offset, int64_t size);
+
+/// Rows as a file has them, [rows, cols], to columns: kernels run across channels, which files have as rows.
+tensor::Buffer<float> turned(const float* values, int64_t rows, int64_t cols);
+/// A, from A_log or from what GGUF holds in its place.
+void make_decay(const Vector& a_log, float* a);
+
+}  // namespace coterie::layers

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "models/families/ssm.h"
+
+// What Zamba and Zamba2 share: Mamba layers, some of which begin with a transformer block whose weights are stored
+// once.
+namespace coterie::models::zamba {
+
+/// Adds a "hybrid" layer's use of a shared block to every layer of that kind, the blocks taking turns. `spec.shared`
+/// must hold as many copies of the block's spec as there are blocks.
+void share(ModelSpec& spec, const std::vector<std::string>& kinds);
+
+/// The shared block's attention: its input is as wide as hidden state and embedding together, its scale that of half a
+/// head. Without positions.
+layers::AttentionSpec attention(ConfigReader& config, int64_t width, int64_t heads);
+
+/// Names of everything but the mixer; `shared` is what the files call the shared block.
+NameTable names(const std::string& shared);
+
+}  // namespace coterie::models::zamba

@@ -1,0 +1,58 @@
+#include "runtime/recurrent_states.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace coterie::runtime {
+
+RecurrentStates::RecurrentStates(const StateShape& shape) : shape_(&shape), values_(shape.floats()) { restore(0); }
+
+std::span<float> RecurrentStates::layer(int64_t layer) {
+  base::require(layer >= 0 && layer + 1 < static_cast<int64_t>(shape_->offset.size()), "recurrent states",
+                "layer {} of {}", layer, shape_->offset.size() - 1);
+  const int64_t begin = shape_->offset[static_cast<size_t>(layer)];
+  return values_.span().subspan(static_cast<size_t>(begin),
+                                static_cast<size_t>(shape_->offset[static_cast<size_t>(layer) + 1] - begin));
+}
+
+void RecurrentStates::remember(int64_t length) {
+  if (shape_->floats() == 0 || shape_->most < 1 || length == 0) return;
+  if (!checkpoints_.empty() && checkpoints_.back().length == length) return;
+  base::require(checkpoints_.empty() || checkpoints_.back().length < length, "recurrent states",
+                "a checkpoint at {} after one at {}", length, checkpoints_.back().length);
+  tensor::Buffer<float> values;
+  if (static_cast<int64_t>(checkpoints_.size()) >= shape_->most) {
+    size_t least = 0;
+    int64_t least_gap = INT64_MAX;
+    for (size_t i = 0; i < checkpoints_.size(); ++i) {
+      const int64_t before = i == 0 ? 0 : checkpoints_[i - 1].length;
+      const int64_t after = i + 1 < checkpoints_.size() ? checkpoints_[i + 1].length : length;
+      if (after - before < least_gap) least = i, least_gap = after - before;
+    }
+    values = std::move(checkpoints_[least].values);
+    checkpoints_.erase(checkpoints_.begin() + static_cast<int64_t>(least));
+  } else {
+    values = tensor::Buffer<float>(shape_->floats());
+  }
+  std::copy_n(values_.data(), values_.size(), values.data());
+  checkpoints_.push_back({length, std::move(values)});
+}
+
+int64_t RecurrentStates::restore(int64_t length) {
+  while (!checkpoints_.empty() && checkpoints_.back().length > length) checkpoints_.pop_back();
+  if (checkpoints_.empty()) {
+    std::fill_n(values_.data(), values_.size(), 0.0f);
+    return 0;
+  }
+  std::copy_n(checkpoints_.back().values.data(), values_.size(), values_.data());
+  return checkpoints_.back().length;
+}
+
+std::vector<int64_t> RecurrentStates::checkpoints() const {
+  std::vector<int64_t> lengths;
+  for (const Checkpoint& checkpoint : checkpoints_) lengths.push_back(checkpoint.length);
+  return lengths;
+}
+
+}  // namespace coterie::runtime

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "tensor/buffer.h"
+
+namespace coterie::runtime {
+
+/// How the recurrent states of all layers of a sequence lie one after another, and how often they are remembered.
+struct StateShape {
+  std::vector<int64_t> offset = {0};  // [L+1] in floats
+  int64_t interval = 1024;            // positions from one checkpoint to the next
+  int64_t most = 8;                   // checkpoints a sequence keeps
+
+  int64_t floats() const { return offset.back(); }
+  int64_t bytes() const { return floats() * static_cast<int64_t>(sizeof(float)); }
+};
+
+/// The recurrent states of one sequence. A state cannot be cut as a cache of keys can, so copies of it are kept: going
+/// back to a position means to restore the nearest copy at or before it and to evaluate anew from there.
+class RecurrentStates {
+ public:
+  /// `shape` must outlive it.
+  explicit RecurrentStates(const StateShape& shape);
+
+  std::span<float> layer(int64_t layer);
+  /// Remembers the states as those of `length` positions. Where there are too many checkpoints, the one goes whose
+  /// neighbours are closest together; never the newest.
+  void remember(int64_t length);
+  /// Goes back to the last checkpoint at or before `length`, forgetting later ones; to zeros when there is none.
+  /// Returns the position it went to.
+  int64_t restore(int64_t length);
+
+  std::vector<int64_t> checkpoints() const;  // their positions, ascending
+
+ private:
+  struct Checkpoint {
+    int64_t length;
+    tensor::Buffer<float> values;
+  };
+  const StateShape* shape_;
+  tensor::Buffer<float> values_;
+  std::vector<Checkpoint> checkpoints_;
+};
+
+}  // namespace coterie::runtime
