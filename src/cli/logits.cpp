@@ -21,7 +21,8 @@ namespace {
 using base::ErrorKind;
 
 constexpr int64_t kGreedyPrompt = 8;
-constexpr int64_t kStepLogits = 16 << 20;  // of a step, all its rows: 64 MiB
+// Logits a step should hold, 8 MB, unless that makes the steps so short that weights are read too often.
+constexpr int64_t kStepLogits = 2 << 20, kShortestStep = 32;
 
 struct LogitsOptions {
   ModelOptions model;
@@ -94,7 +95,7 @@ using Write = std::function<void(std::span<const std::byte>)>;
 void write_sequence(runtime::Engine& engine, std::span<const int32_t> ids, models::CrossEntropy& cross_entropy,
                     models::LoadBalance& balance, const Write& write) {
   const int64_t length = static_cast<int64_t>(ids.size()), vocabulary = engine.spec().vocabulary;
-  const int64_t step = std::clamp<int64_t>(kStepLogits / vocabulary, 1, engine.step_tokens());
+  const int64_t step = std::clamp<int64_t>(kStepLogits / vocabulary, kShortestStep, engine.step_tokens());
   runtime::KvCache cache = engine.make_cache();
   std::vector<float> before;
   for (int64_t t = 0; t < length; t += step) {
