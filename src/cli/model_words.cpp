@@ -30,7 +30,7 @@ std::string words(const layers::NormSpec& norm) {
 
 std::string words(const layers::RopeSpec& rope, int64_t head_dim) {
   using Scaling = layers::RopeSpec::Scaling;
-  std::string text = fmt::format("rotary positions, base {:g}", rope.theta);
+  std::string text = fmt::format("rotary positions, base {}", plain(rope.theta));
   if (rope.dims != head_dim) text += fmt::format(", on {} of {} dimensions", rope.dims, head_dim);
   switch (rope.scaling) {
     case Scaling::none: break;

@@ -20,6 +20,14 @@ std::string abbreviated(int64_t number) {
   return std::to_string(number);
 }
 
-std::string percent(double share) { return fmt::format("{:.1f} %", 100 * share); }
+std::string percent(double share) {
+  const double value = 100 * share;
+  return value > 0 && value < 0.05 ? fmt::format("{:.3f} %", value) : fmt::format("{:.1f} %", value);
+}
+
+std::string plain(double number) {
+  const auto whole = static_cast<int64_t>(number);
+  return static_cast<double>(whole) == number ? grouped(whole) : fmt::format("{:g}", number);
+}
 
 }  // namespace coterie::cli

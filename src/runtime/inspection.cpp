@@ -64,7 +64,9 @@ Inspection inspect(const std::filesystem::path& path, const InspectionOptions& o
   if (resolved.kind == checkpoint::ModelPath::Kind::config_only) {
     result.spec = models::read_spec(resolved, options.open);
     result.warnings = result.spec.warnings;
-    result.name = std::filesystem::absolute(resolved.config).parent_path().filename().string();
+    const std::filesystem::path config = std::filesystem::absolute(resolved.config);
+    result.name =
+        config.filename() == "config.json" ? config.parent_path().filename().string() : config.stem().string();
     result.dtype = options.dtype ? *options.dtype : config_dtype(resolved.config);
   } else {
     model = models::open_model(path, options.open);

@@ -20,6 +20,10 @@ TEST(NumberWords, AbbreviatesAsTheFieldDoes) {
   EXPECT_EQ(abbreviated(134515008), "134.5M");
   EXPECT_EQ(abbreviated(46702792704), "46.7B");
   EXPECT_EQ(percent(0.1234), "12.3 %");
+  EXPECT_EQ(percent(0.0000224), "0.002 %");
+  EXPECT_EQ(percent(0), "0.0 %");
+  EXPECT_EQ(plain(1000000), "1,000,000");
+  EXPECT_EQ(plain(0.25), "0.25");
 }
 
 TEST(ModelWords, Ranges) {
