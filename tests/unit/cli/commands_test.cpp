@@ -175,7 +175,7 @@ TEST_F(Commands, CtrlCStopsTheAnswerNotTheChat) {
   runtime::test::write_tiny_gguf(file("long.gguf"), 100000);
   test::Surroundings with;
   with.input = "hello\n/save " + file("stopped.json") + "\n";
-  with.interrupt_after_ms = 700;
+  with.interrupt = true;
   const test::Outcome outcome = test::coterie({"chat", file("long.gguf"), "--logit-bias", "258=-inf"}, with);
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_NE(outcome.err.find("interrupted"), std::string::npos) << outcome.err;
@@ -184,8 +184,8 @@ TEST_F(Commands, CtrlCStopsTheAnswerNotTheChat) {
 
 TEST_F(Commands, CtrlCEndsARunWithItsCode) {
   runtime::test::write_tiny_gguf(file("long.gguf"), 100000);
-  const test::Outcome outcome = test::coterie(
-      {"run", file("long.gguf"), "-p", "x", "-n", "-1", "--logit-bias", "258=-inf"}, {.interrupt_after_ms = 700});
+  const test::Outcome outcome =
+      test::coterie({"run", file("long.gguf"), "-p", "x", "-n", "-1", "--logit-bias", "258=-inf"}, {.interrupt = true});
   EXPECT_EQ(outcome.code, 130);
   EXPECT_NE(outcome.err.find("interrupted"), std::string::npos) << outcome.err;
 }

@@ -39,8 +39,14 @@ Outcome run(const std::string& program, const std::vector<std::string>& argument
     ::execv(path.c_str(), argv.data());
     ::_exit(127);
   }
-  if (with.interrupt_after_ms > 0) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(with.interrupt_after_ms));
+  if (with.interrupt) {
+    const auto until = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+    std::error_code absent;
+    while (std::chrono::steady_clock::now() < until) {
+      const auto size = std::filesystem::file_size(out, absent);
+      if (!absent && size > 0) break;
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
     ::kill(child, SIGINT);
   }
   int status = 0;

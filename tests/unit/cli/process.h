@@ -15,7 +15,7 @@ struct Outcome {
 struct Surroundings {
   std::string input = {};                             // standard input
   std::map<std::string, std::string> variables = {};  // besides this process's
-  int interrupt_after_ms = 0;                         // sends SIGINT then; 0 = never
+  bool interrupt = false;                             // sends SIGINT as soon as something is on standard output
 };
 
 /// Runs a program of the build folder ("coterie", "example_hello") and waits for it.
