@@ -73,6 +73,7 @@ int run(int argc, char** argv) {
   add_logits(app, action);
   add_bench(app, action);
   add_info(app, action);
+  add_tokenizer(app, action);
 
   if (argc == 1) {
     std::fputs(app.help().c_str(), stderr);

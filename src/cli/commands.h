@@ -15,5 +15,6 @@ void add_inspect(CLI::App& app, Action& action);
 void add_logits(CLI::App& app, Action& action);
 void add_bench(CLI::App& app, Action& action);
 void add_info(CLI::App& app, Action& action);
+void add_tokenizer(CLI::App& app, Action& action);
 
 }  // namespace coterie::cli

@@ -57,6 +57,11 @@ int32_t coterie_tokenizer_token(const CoterieTokenizer* tokenizer, uint32_t id, 
 int64_t coterie_tokenizer_id(const CoterieTokenizer* tokenizer, CoterieSlice token);
 int32_t coterie_tokenizer_is_special(const CoterieTokenizer* tokenizer, uint32_t id);
 
+// Makes a vocabulary from texts. `recipe` is a JSON object {kind: "bytes" | "characters" | "bpe", vocabulary,
+// min_frequency, special: [...]}; `json` becomes the text of a tokenizer.json.
+int32_t coterie_tokenizer_train(CoterieSlice recipe, const CoterieSlice* texts, size_t n_texts, CoterieBytes* json,
+                                CoterieBytes* error);
+
 typedef struct CoterieTemplate CoterieTemplate;
 
 // Parses a chat template.

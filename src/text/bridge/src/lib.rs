@@ -7,3 +7,4 @@ mod python;
 mod source;
 mod template;
 mod tokenizer;
+mod training;

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 use tokenizers::models::bpe::{Merges, Vocab, BPE};
-use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer};
+use tokenizers::{AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer};
 
 use crate::ffi::{guard, Bytes, Ids, Slice};
 
@@ -175,7 +175,7 @@ fn build(parts: &Value, tokens: &[&str], merges: &[&str], scores: Option<&[f32]>
     Ok(tokenizer)
 }
 
-unsafe fn texts<'a>(items: *const Slice, n: usize, what: &str) -> Result<Vec<&'a str>, String> {
+pub unsafe fn texts<'a>(items: *const Slice, n: usize, what: &str) -> Result<Vec<&'a str>, String> {
     let items: &[Slice] = if n == 0 { &[] } else { std::slice::from_raw_parts(items, n) };
     items.iter().enumerate().map(|(index, item)| item.text(&format!("{what} {index}"))).collect()
 }
@@ -234,6 +234,13 @@ pub unsafe extern "C" fn coterie_tokenizer_free(tokenizer: *mut TextTokenizer) {
     }
 }
 
+/// A vocabulary of whole words or characters without a token for the unknown says only that this is missing.
+fn unknown_character(inner: &Tokenizer, text: &str) -> Option<String> {
+    let ModelWrapper::WordLevel(_) = inner.get_model() else { return None };
+    let (at, c) = text.char_indices().find(|(_, c)| inner.token_to_id(c.encode_utf8(&mut [0; 4])).is_none())?;
+    Some(format!("the character {c:?} at byte {at} of the text is not in the vocabulary"))
+}
+
 /// # Safety
 /// See bridge.h.
 #[no_mangle]
@@ -246,7 +253,10 @@ pub unsafe extern "C" fn coterie_tokenizer_encode(
 ) -> i32 {
     guard(error, || {
         let text = text.text("the text")?;
-        let encoding = tokenizer.inner.encode_fast(text, add_special != 0).map_err(|error| error.to_string())?;
+        let encoding = tokenizer
+            .inner
+            .encode_fast(text, add_special != 0)
+            .map_err(|error| unknown_character(&tokenizer.inner, text).unwrap_or_else(|| error.to_string()))?;
         Ids::give(ids, encoding.get_ids().to_vec());
         Ok(())
     })

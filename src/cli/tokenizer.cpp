@@ -1,0 +1,100 @@
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <memory>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/terminal.h"
+#include "text/tokenizer.h"
+#include "text/tokenizer_training.h"
+
+namespace coterie::cli {
+
+namespace {
+
+using base::ErrorKind;
+using text::TokenizerRecipe;
+
+struct TrainOptions {
+  std::string kind = "bpe", out;
+  int64_t vocabulary = 4096, min_frequency = 2;
+  std::vector<std::string> special = {"<|endoftext|>"}, files;
+  bool force = false;
+};
+
+TokenizerRecipe::Kind kind_of(const std::string& name) {
+  if (name == "bytes") return TokenizerRecipe::Kind::bytes;
+  if (name == "characters") return TokenizerRecipe::Kind::characters;
+  return TokenizerRecipe::Kind::bpe;
+}
+
+int train(const TrainOptions& options) {
+  const std::filesystem::path folder = options.out;
+  if (std::filesystem::exists(folder / "tokenizer.json") && !options.force)
+    throw base::Error(ErrorKind::bad_input, (folder / "tokenizer.json").string(), "is there already",
+                      "give another folder, or --force to replace it");
+  std::vector<std::string> texts;
+  for (const std::string& file : options.files) texts.push_back(file_contents(file));
+  const std::vector<std::string_view> views(texts.begin(), texts.end());
+  TokenizerRecipe recipe{kind_of(options.kind), options.vocabulary, options.min_frequency, {}};
+  for (const std::string& token : options.special)
+    if (!token.empty()) recipe.special.push_back(token);
+
+  Progress progress;
+  progress.show("training");
+  const base::Stopwatch watch;
+  const std::string json = text::train_tokenizer(recipe, views);
+  const text::Tokenizer tokenizer = text::Tokenizer::from_json(json, options.out);
+  int64_t bytes = 0, tokens = 0;
+  for (size_t i = 0; i < texts.size(); ++i) {
+    const std::vector<text::TokenId> ids = tokenizer.encode(texts[i], false);
+    if (tokenizer.decode(ids, false) != texts[i])
+      base::fail(ErrorKind::internal, options.files[i], "does not come back from its tokens as it was");
+    bytes += static_cast<int64_t>(texts[i].size()), tokens += static_cast<int64_t>(ids.size());
+  }
+  progress.clear();
+  std::filesystem::create_directories(folder);
+  text::write_tokenizer(recipe, json, folder);
+  print_note(fmt::format("{}: {} tokens; {} bytes of text became {} tokens, {:.2f} bytes each, in {:.1f} s",
+                         options.out, tokenizer.vocabulary_size(), bytes, tokens,
+                         static_cast<double>(bytes) / static_cast<double>(std::max<int64_t>(tokens, 1)),
+                         watch.seconds()));
+  return 0;
+}
+
+}  // namespace
+
+void add_tokenizer(CLI::App& app, Action& action) {
+  CLI::App* command = app.add_subcommand("tokenizer", "Train a vocabulary on texts");
+  command->require_subcommand(1);
+  auto options = std::make_shared<TrainOptions>();
+  CLI::App* sub = command->add_subcommand("train", "Make a tokenizer.json from texts");
+  sub->add_option("FILE", options->files, "Texts in UTF-8; - is standard input")->required();
+  sub->add_option("-o,--output", options->out, "The folder for tokenizer.json and tokenizer_config.json")
+      ->type_name("FOLDER")
+      ->required();
+  sub->add_option("--kind", options->kind, "bpe (byte-level, as GPT-2), characters, or bytes")
+      ->check(CLI::IsMember({"bpe", "characters", "bytes"}))
+      ->capture_default_str();
+  sub->add_option("--vocabulary", options->vocabulary, "bpe: tokens at most, the 256 bytes and special ones included")
+      ->type_name("N")
+      ->capture_default_str();
+  sub->add_option("--min-frequency", options->min_frequency, "bpe: how often a pair must occur to be merged")
+      ->type_name("N")
+      ->capture_default_str();
+  sub->add_option("--special", options->special, "Tokens that no text is made of; the first ends a text. \"\" for none")
+      ->type_name("TOKEN")
+      ->capture_default_str();
+  sub->add_flag("--force", options->force, "Replace a tokenizer.json that is there");
+  command->footer(
+      "Examples:\n"
+      "  coterie tokenizer train shakespeare.txt -o tokens --vocabulary 4096\n"
+      "  coterie tokenizer train shakespeare.txt -o characters --kind characters --special \"\"");
+  sub->footer(command->get_footer());
+  sub->callback([=, &action] { action = [options] { return train(*options); }; });
+}
+
+}  // namespace coterie::cli
