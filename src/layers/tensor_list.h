@@ -41,6 +41,8 @@ class TensorVisitor {
     Place place;
     // The router: evaluated in f32 always, so a quantised one is decoded to f32 when it is bound.
     bool decoded = false;
+    // Not trained by gradients, so not counted among the parameters (a router's selection bias).
+    bool buffer = false;
   };
   /// [rows, cols]
   virtual void matrix(const Tensor& tensor, int64_t rows, int64_t cols, tensor::Weight& slot) = 0;

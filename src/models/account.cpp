@@ -13,7 +13,9 @@ class Counter : public layers::TensorVisitor {
   void matrix(const Tensor& tensor, int64_t rows, int64_t cols, tensor::Weight&) override {
     add(tensor.place, rows * cols);
   }
-  void vector(const Tensor& tensor, int64_t n, layers::Vector&) override { add(tensor.place, n); }
+  void vector(const Tensor& tensor, int64_t n, layers::Vector&) override {
+    if (!tensor.buffer) add(tensor.place, n);
+  }
   void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, std::vector<tensor::Weight>&) override {
     add(tensor.place, experts * rows * cols);
   }

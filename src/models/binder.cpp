@@ -9,6 +9,7 @@
 #include <span>
 
 #include "base/error.h"
+#include "models/export.h"
 #include "quant/codec.h"
 
 namespace coterie::models {
@@ -194,9 +195,10 @@ class Binder : public layers::TensorVisitor {
   }
 
   Weight decode(const Weight& weight, const std::string& name) {
-    result.warnings.push_back(fmt::format(
-        "{}: the router is stored as {}; it is evaluated in f32, but its choices were damaged when it was quantised",
-        name, tensor::name(weight.dtype)));
+    if (too_coarse_for_a_router(weight.dtype))
+      result.warnings.push_back(fmt::format(
+          "{}: the router is stored as {}; it is evaluated in f32, but its choices were damaged when it was quantised",
+          name, tensor::name(weight.dtype)));
     tensor::Buffer<std::byte>& bytes =
         result.decoded.emplace_back(weight.rows * weight.cols * static_cast<int64_t>(sizeof(float)));
     auto* values = reinterpret_cast<float*>(bytes.data());

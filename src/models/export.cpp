@@ -1,9 +1,12 @@
 #include "models/export.h"
 
+#include <fmt/format.h>
+
 #include <functional>
 #include <span>
 
 #include "base/error.h"
+#include "models/families/family.h"
 
 namespace coterie::models {
 
@@ -12,11 +15,20 @@ namespace {
 using checkpoint::TensorToWrite;
 using Write = std::function<void(std::span<const std::byte>)>;
 
+void refuse_coarse_router(const std::string& name, tensor::DType dtype) {
+  if (too_coarse_for_a_router(dtype))
+    throw base::Error(
+        base::ErrorKind::unsupported, name,
+        fmt::format("a router is not written in {}: below 8 bits it chooses other experts", tensor::name(dtype)),
+        "keep it in f32, which is a thousandth of the model");
+}
+
 class Exporter : public layers::TensorVisitor {
  public:
   explicit Exporter(const NameTable& names) : names_(names) {}
 
   void matrix(const Tensor& tensor, int64_t rows, int64_t cols, tensor::Weight& slot) override {
+    if (tensor.place == layers::Place::router) refuse_coarse_router(tensor.path, slot.dtype);
     add(name(tensor.path), slot.dtype, {rows, cols}, {slot});
   }
   void vector(const Tensor& tensor, int64_t n, layers::Vector& slot) override {
@@ -69,6 +81,10 @@ class Exporter : public layers::TensorVisitor {
 
 }  // namespace
 
+bool too_coarse_for_a_router(tensor::DType dtype) {
+  return tensor::is_block(dtype) && tensor::bits_per_value(dtype) < 8;
+}
+
 std::vector<TensorToWrite> tensors_to_write(const Decoder& decoder, const NameTable& names) {
   Exporter exporter(names);
   decoder.visit(exporter);
@@ -77,8 +93,12 @@ std::vector<TensorToWrite> tensors_to_write(const Decoder& decoder, const NameTa
 
 std::vector<TensorToWrite> tensors_to_write(const checkpoint::TensorSource& source) {
   std::vector<TensorToWrite> result;
-  for (const checkpoint::TensorInfo& info : source.tensors())
+  NameTable routers;
+  routers.inert = router_patterns();
+  for (const checkpoint::TensorInfo& info : source.tensors()) {
+    if (routers.is_inert(info.name)) refuse_coarse_router(info.name, info.dtype);
     result.push_back({info.name, info.dtype, info.shape, [bytes = info.bytes](const Write& write) { write(bytes); }});
+  }
   return result;
 }
 

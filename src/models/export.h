@@ -9,11 +9,15 @@
 
 namespace coterie::models {
 
+/// Whether a format has too few bits for a router: below 8 its rounding changes which experts are chosen, which costs
+/// far more than the same rounding inside an expert. Such routers are read with a warning and never written.
+bool too_coarse_for_a_router(tensor::DType dtype);
+
 /// Every weight of a bound model, as it is, under the first name its table gives: experts one by one or stacked as
 /// that name has them. Vectors are written as f32, which is what they are in memory. The decoder must outlive the use.
 std::vector<checkpoint::TensorToWrite> tensors_to_write(const Decoder& decoder, const NameTable& names);
 
-/// Every tensor of a source, as it is.
+/// Every tensor of a source, as it is. Refuses (unsupported) a router below 8 bits, by the names the families give it.
 std::vector<checkpoint::TensorToWrite> tensors_to_write(const checkpoint::TensorSource& source);
 
 }  // namespace coterie::models

@@ -21,6 +21,8 @@ void apply(const OpenOptions& options, ModelSpec& spec) {
     routed = true;
     if (options.experts_per_token) moe->router.experts_per_token = *options.experts_per_token;
     if (options.router_sample) {
+      if (moe->router.selection == layers::RouterSpec::Selection::sparsemixer)
+        base::fail(ErrorKind::unsupported, "--router", "SparseMixer's weights are those of its own choice");
       moe->router.selection = layers::RouterSpec::Selection::sample;
       moe->router.temperature = *options.router_sample;
     }

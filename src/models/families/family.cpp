@@ -83,6 +83,17 @@ ModelSpec read_gguf(const checkpoint::TensorSource& source, bool strict) {
   return spec;
 }
 
+std::vector<std::string> router_patterns() {
+  std::vector<std::string> patterns;
+  const auto add = [&](const NameTable& table) {
+    if (const std::vector<NameInFile>* names = table.find("blocks.{layer}.moe.router"))
+      for (const NameInFile& name : *names) patterns.push_back(name.pattern);
+  };
+  add(gguf_names());
+  for (const Family* family : kFamilies) add(family->hugging_face_names());
+  return patterns;
+}
+
 NameTable names_for(std::string_view family, const checkpoint::TensorSource& source) {
   const bool gguf = source.format() == checkpoint::Format::gguf ||
                     (source.format() == checkpoint::Format::memory && source.find("token_embd.weight"));

@@ -37,6 +37,9 @@ ModelSpec read_config(const base::Json& config, const std::string& where, bool s
 /// Reads a GGUF file's metadata (and the presence and shapes of its tensors, where that is what says it).
 ModelSpec read_gguf(const checkpoint::TensorSource& source, bool strict);
 
+/// What files of any family call a router: patterns, as NameTable::inert.
+std::vector<std::string> router_patterns();
+
 /// The table that names the tensors of `source` for a model that was read as `family` ("mixtral", "qwen3moe").
 NameTable names_for(std::string_view family, const checkpoint::TensorSource& source);
 

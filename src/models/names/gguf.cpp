@@ -31,6 +31,8 @@ NameTable gguf_names() {
     name(path + "moe.shared." + part, layer + "ffn_" + part + "_shexp.weight");
   }
   name(path + "moe.router", layer + "ffn_gate_inp.weight");
+  name(path + "moe.router.bias", layer + "ffn_gate_inp.bias");
+  name(path + "moe.router.selection_bias", layer + "exp_probs_b.bias");
   name(path + "moe.shared_gate", layer + "ffn_gate_inp_shexp.weight");
   // State-space mixers. ssm_in of Mamba holds x and then the gate; ssm_a holds A, -exp(A_log).
   name(path + "mamba.in", layer + "ssm_in.weight"), name(path + "mamba.gate", layer + "ssm_in.weight");

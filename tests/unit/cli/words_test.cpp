@@ -48,6 +48,17 @@ TEST(ModelWords, RouterFormulas) {
   EXPECT_EQ(router_formula(router),
             "p = sigmoid(h); experts = 4 drawn without replacement in proportion to softmax(h / 0.5); weight = p (not "
             "renormalised)");
+  router = {};
+  router.experts = 256, router.experts_per_token = 8, router.score = Router::Score::sigmoid;
+  router.selection_bias = router.renormalise = true, router.scale = 2.5f;
+  router.groups = 8, router.groups_kept = 4, router.group_score = Router::GroupScore::best_two;
+  EXPECT_EQ(router_formula(router),
+            "p = sigmoid(h); experts = the 8 largest p + b in the 4 of 8 groups with the largest sum of their two best "
+            "p + b; weight = 2.5 × p / sum of the chosen p");
+  router = {};
+  router.experts = 16, router.experts_per_token = 2, router.selection = Router::Selection::sparsemixer;
+  EXPECT_EQ(router_formula(router),
+            "2 times the largest h left, with weight = its softmax among those left within 0.02 of it");
 }
 
 }  // namespace

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <vector>
 
-#include "layers/moe/router.h"
+#include "layers/moe/choose.h"
 
 // Selection::sample against its definition: experts drawn without replacement in proportion to
 // softmax(logits / temperature).
@@ -39,11 +39,11 @@ TEST(RouterSample, OneExpertFollowsTheSoftmax) {
   for (const float temperature : {0.5f, 1.0f, 3.0f}) {
     const RouterSpec spec = sampling(1, temperature);
     std::array<int64_t, 5> count{};
-    std::array<float, 5> scores{};
+    std::array<double, 11> scratch{};
     for (int64_t position = 0; position < kDraws; ++position) {
       int32_t id;
       float weight;
-      choose(spec, kLogits.data(), 7, 3, position, scores.data(), &id, &weight);
+      choose(spec, kLogits.data(), nullptr, {7, 3, position}, scratch, &id, &weight);
       ++count[static_cast<size_t>(id)];
       // The weight is the expert's own probability, at temperature 1.
       EXPECT_NEAR(weight, probabilities(1)[static_cast<size_t>(id)], 1e-6);
@@ -56,11 +56,11 @@ TEST(RouterSample, PairsAreDrawnWithoutReplacement) {
   const RouterSpec spec = sampling(2, 1);
   const std::array<double, 5> p = probabilities(1);
   std::array<std::array<int64_t, 5>, 5> count{};
-  std::array<float, 5> scores{};
+  std::array<double, 11> scratch{};
   for (int64_t position = 0; position < kDraws; ++position) {
     std::array<int32_t, 2> ids{};
     std::array<float, 2> weights{};
-    choose(spec, kLogits.data(), 11, 0, position, scores.data(), ids.data(), weights.data());
+    choose(spec, kLogits.data(), nullptr, {11, 0, position}, scratch, ids.data(), weights.data());
     ++count[static_cast<size_t>(ids[0])][static_cast<size_t>(ids[1])];
   }
   for (size_t i = 0; i < 5; ++i)
@@ -75,10 +75,10 @@ TEST(RouterSample, PairsAreDrawnWithoutReplacement) {
 TEST(RouterSample, ADrawIsAFunctionOfKeyLayerAndPosition) {
   const RouterSpec spec = sampling(2, 1);
   const auto draw = [&](uint64_t key, int64_t layer, int64_t position) {
-    std::array<float, 5> scores{};
+    std::array<double, 11> scratch{};
     std::array<int32_t, 2> ids{};
     std::array<float, 2> weights{};
-    choose(spec, kLogits.data(), key, layer, position, scores.data(), ids.data(), weights.data());
+    choose(spec, kLogits.data(), nullptr, {key, layer, position}, scratch, ids.data(), weights.data());
     return ids;
   };
   int different_key = 0, different_layer = 0;
@@ -91,12 +91,39 @@ TEST(RouterSample, ADrawIsAFunctionOfKeyLayerAndPosition) {
   EXPECT_GT(different_layer, 100);
 }
 
+// With a bias of selection the proportions are those of exp(score + bias), and the weights still of the score alone;
+// groups are kept as without drawing.
+TEST(RouterSample, BiasAndGroupsCountAsInTheChoice) {
+  RouterSpec spec{.experts = 6, .experts_per_token = 1, .score = RouterSpec::Score::sigmoid};
+  spec.selection = RouterSpec::Selection::sample;
+  spec.selection_bias = true;
+  spec.groups = 3, spec.groups_kept = 2, spec.group_score = RouterSpec::GroupScore::best_two;
+  const std::array<float, 6> logits = {0, 1, -1, -1, 0.5f, 2}, bias = {0.3f, 0.1f, 0, -0.5f, 1, -0.2f};
+  std::array<double, 6> p{}, sigmoid{};
+  double sum = 0;
+  for (size_t i = 0; i < p.size(); ++i) {
+    sigmoid[i] = 1 / (1 + std::exp(-static_cast<double>(logits[i])));
+    p[i] = i == 2 || i == 3 ? 0 : std::exp(sigmoid[i] + static_cast<double>(bias[i]));
+    sum += p[i];
+  }
+  std::array<int64_t, 6> count{};
+  std::array<double, 15> scratch{};
+  for (int64_t position = 0; position < kDraws; ++position) {
+    int32_t id;
+    float weight;
+    choose(spec, logits.data(), bias.data(), {7, 3, position}, scratch, &id, &weight);
+    ++count[static_cast<size_t>(id)];
+    EXPECT_NEAR(weight, sigmoid[static_cast<size_t>(id)], 1e-6);
+  }
+  for (size_t i = 0; i < count.size(); ++i) expect_count(count[i], p[i] / sum, "expert");
+}
+
 TEST(RouterSample, ColdIsGreedy) {
-  std::array<float, 5> scores{};
+  std::array<double, 11> scratch{};
   for (int64_t position = 0; position < 500; ++position) {
     std::array<int32_t, 3> ids{};
     std::array<float, 3> weights{};
-    choose(sampling(3, 1e-3f), kLogits.data(), 5, 0, position, scores.data(), ids.data(), weights.data());
+    choose(sampling(3, 1e-3f), kLogits.data(), nullptr, {5, 0, position}, scratch, ids.data(), weights.data());
     EXPECT_EQ(ids, (std::array<int32_t, 3>{3, 0, 4}));
   }
 }

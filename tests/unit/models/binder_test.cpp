@@ -6,7 +6,9 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "models/export.h"
 #include "models/families/family.h"
+#include "support/expect_error.h"
 #include "tiny_model.h"
 
 namespace coterie::models {
@@ -83,13 +85,24 @@ TEST_F(BinderTest, EightBitFloatsAndIntegersAreRefusedByName) {
 
 TEST_F(BinderTest, AQuantisedRouterIsDecodedAndWarnedAbout) {
   MemoryTensor& t = tiny::find(tensors, "model.layers.0.mlp.gate.weight");
-  t.dtype = DType::q8_0, t.bytes.assign(16 * 34, std::byte{0});
+  t.dtype = DType::q4_0, t.bytes.assign(16 * 18, std::byte{0});
   const auto source = checkpoint::memory_source(tensors);
   std::vector<std::string> warnings;
-  bind_decoder(spec, *source, &warnings);
+  const auto decoder = bind_decoder(spec, *source, &warnings);
   ASSERT_EQ(warnings.size(), 1u);
   EXPECT_NE(warnings[0].find("router"), std::string::npos);
-  EXPECT_NE(warnings[0].find("q8_0"), std::string::npos);
+  EXPECT_NE(warnings[0].find("q4_0"), std::string::npos);
+  // It is f32 in memory and may be written as that; the file's own bytes may not be.
+  EXPECT_NO_THROW(tensors_to_write(*decoder, names_for(spec.family, *source)));
+  expect_error(base::ErrorKind::unsupported, {"model.layers.0.mlp.gate.weight", "q4_0", "router"},
+               [&] { tensors_to_write(*source); });
+
+  t.dtype = DType::q8_0, t.bytes.assign(16 * 34, std::byte{0});
+  const auto better = checkpoint::memory_source(tensors);
+  warnings.clear();
+  bind_decoder(spec, *better, &warnings);
+  EXPECT_TRUE(warnings.empty());
+  EXPECT_NO_THROW(tensors_to_write(*better));
 }
 
 // The config ties, the file has a head as well.
