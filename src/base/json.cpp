@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "base/atomic_file.h"
+#include "base/nearest.h"
 
 namespace coterie::base {
 
@@ -211,6 +212,17 @@ std::vector<std::string> JsonReader::unread() const {
   for (const auto& [key, value] : object_.items())
     if (!read_.contains(key)) keys.push_back(key);
   return keys;
+}
+
+void JsonReader::refuse_unread() const {
+  const std::vector<std::string> keys = unread();
+  if (keys.empty()) return;
+  const std::vector<std::string> known(read_.begin(), read_.end());
+  const std::string meant = nearest(keys.front(), known);
+  std::string all;
+  for (const std::string& key : known) all += (all.empty() ? "" : ", ") + key;
+  throw Error(ErrorKind::bad_input, where_, fmt::format("key \"{}\" is not known", keys.front()),
+              meant.empty() ? "known here are: " + all : fmt::format("did you mean \"{}\"?", meant));
 }
 
 }  // namespace coterie::base

@@ -55,6 +55,8 @@ class JsonReader {
   void inert(std::initializer_list<std::string_view> keys);
   /// Keys that nothing has read or marked, in alphabetical order.
   std::vector<std::string> unread() const;
+  /// Throws bad_input when there are any: names the first, and which of the keys that were read it resembles.
+  void refuse_unread() const;
 
   const std::string& where() const { return where_; }
 
