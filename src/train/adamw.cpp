@@ -1,0 +1,117 @@
+#include "train/adamw.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/error.h"
+
+namespace coterie::train {
+
+using base::ErrorKind;
+
+namespace {
+
+// Values of a piece: enough work for a thread, and the length of a partial sum of the norm.
+constexpr int64_t kPiece = 1 << 15;
+
+constexpr const char* kFirst = "first_moment.";
+constexpr const char* kSecond = "second_moment.";
+
+void read(const checkpoint::TensorSource& source, const std::string& name, tensor::Buffer<float>& into) {
+  const checkpoint::TensorInfo* tensor = source.find(name);
+  if (!tensor) base::fail(ErrorKind::not_found, source.where(), "tensor {} is missing", name);
+  if (tensor->dtype != tensor::DType::f32 || tensor->shape != tensor::Shape{into.size()})
+    base::fail(ErrorKind::bad_input, source.where() + ": " + name, "is {} {}, expected f32 [{}]",
+               tensor::name(tensor->dtype), tensor::to_string(tensor->shape), into.size());
+  std::memcpy(into.data(), tensor->bytes.data(), tensor->bytes.size());
+}
+
+}  // namespace
+
+void AdamW::add(std::string name, std::span<float> values, std::span<const float> gradient, double weight_decay,
+                double rate_factor) {
+  base::require(values.size() == gradient.size(), "train::AdamW", "{}: {} values and {} gradients", name, values.size(),
+                gradient.size());
+  const auto n = static_cast<int64_t>(values.size());
+  for (int64_t begin = 0; begin < n; begin += kPiece)
+    pieces_.push_back({parameters_.size(), begin, std::min(begin + kPiece, n)});
+  Parameter parameter{std::move(name),         values, gradient, weight_decay, rate_factor, tensor::Buffer<float>(n),
+                      tensor::Buffer<float>(n)};
+  std::fill_n(parameter.first.data(), n, 0.0f);
+  std::fill_n(parameter.second.data(), n, 0.0f);
+  parameters_.push_back(std::move(parameter));
+}
+
+double AdamW::gradient_norm(threads::Pool& pool) const {
+  std::vector<double> sums(pieces_.size());
+  pool.each(static_cast<int64_t>(pieces_.size()), [&](int64_t p, int) {
+    const Piece& piece = pieces_[static_cast<size_t>(p)];
+    const float* gradient = parameters_[piece.parameter].gradient.data();
+    double sum = 0;
+    for (int64_t i = piece.begin; i < piece.end; ++i) sum += static_cast<double>(gradient[i]) * gradient[i];
+    sums[static_cast<size_t>(p)] = sum;
+  });
+  double total = 0;
+  for (const double sum : sums) total += sum;
+  return std::sqrt(total);
+}
+
+void AdamW::step(threads::Pool& pool, double rate, double gradient_scale) {
+  ++steps_;
+  pool.each(static_cast<int64_t>(pieces_.size()),
+            [&](int64_t p, int) { update(pieces_[static_cast<size_t>(p)], rate, static_cast<float>(gradient_scale)); });
+}
+
+void AdamW::update(const Piece& piece, double rate, float gradient_scale) {
+  Parameter& parameter = parameters_[piece.parameter];
+  const double group_rate = rate * parameter.rate_factor;
+  const auto beta1 = static_cast<float>(spec_.beta1), beta2 = static_cast<float>(spec_.beta2);
+  const float rest1 = 1 - beta1, rest2 = 1 - beta2;
+  const auto t = static_cast<double>(steps_);
+  const auto step_size = static_cast<float>(group_rate / (1 - std::pow(spec_.beta1, t)));
+  const auto root_scale = static_cast<float>(1 / std::sqrt(1 - std::pow(spec_.beta2, t)));
+  const auto eps = static_cast<float>(spec_.eps);
+  const auto keep = static_cast<float>(1 - group_rate * parameter.weight_decay);
+  float* w = parameter.values.data();
+  const float* g = parameter.gradient.data();
+  float *m = parameter.first.data(), *v = parameter.second.data();
+  for (int64_t i = piece.begin; i < piece.end; ++i) {
+    const float gradient = g[i] * gradient_scale;
+    m[i] = beta1 * m[i] + rest1 * gradient;
+    v[i] = beta2 * v[i] + rest2 * gradient * gradient;
+    w[i] = keep * w[i] - step_size * m[i] / (std::sqrt(v[i]) * root_scale + eps);
+  }
+}
+
+int64_t AdamW::parameters() const {
+  int64_t sum = 0;
+  for (const Parameter& parameter : parameters_) sum += static_cast<int64_t>(parameter.values.size());
+  return sum;
+}
+
+std::vector<checkpoint::TensorToWrite> AdamW::tensors_to_write() const {
+  std::vector<checkpoint::TensorToWrite> result;
+  const auto add = [&](const std::string& name, const tensor::Buffer<float>& values) {
+    const auto bytes = std::as_bytes(std::span(values.data(), static_cast<size_t>(values.size())));
+    result.push_back({name, tensor::DType::f32, {values.size()}, [bytes](const auto& write) { write(bytes); }});
+  };
+  for (const Parameter& parameter : parameters_) {
+    add(kFirst + parameter.name, parameter.first);
+    add(kSecond + parameter.name, parameter.second);
+  }
+  return result;
+}
+
+void AdamW::restore(const checkpoint::TensorSource& source, int64_t steps) {
+  if (source.tensors().size() != 2 * parameters_.size())
+    base::fail(ErrorKind::bad_input, source.where(), "has {} tensors, expected two for each of {} parameters",
+               source.tensors().size(), parameters_.size());
+  for (Parameter& parameter : parameters_) {
+    read(source, kFirst + parameter.name, parameter.first);
+    read(source, kSecond + parameter.name, parameter.second);
+  }
+  steps_ = steps;
+}
+
+}  // namespace coterie::train

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "checkpoint/tensor_sink.h"
+#include "tensor/buffer.h"
+#include "threads/pool.h"
+
+namespace coterie::train {
+
+/// AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), as torch.optim.AdamW computes it, in f32:
+///   w ← w − lr·decay·w;  m ← β₁m + (1 − β₁)g;  v ← β₂v + (1 − β₂)g²;  w ← w − lr·(m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) +
+///   ε)
+struct AdamWSpec {
+  double beta1 = 0.9, beta2 = 0.95;
+  double eps = 1e-8;
+};
+
+class AdamW {
+ public:
+  explicit AdamW(const AdamWSpec& spec) : spec_(spec) {}
+
+  /// What is to be trained: n values that stay where they are, the gradient that is read at each step, and the group's
+  /// weight decay and factor on the learning rate.
+  void add(std::string name, std::span<float> values, std::span<const float> gradient, double weight_decay,
+           double rate_factor = 1);
+
+  /// √Σg² over all gradients. Summed in one order, whatever the number of threads.
+  double gradient_norm(threads::Pool& pool) const;
+  /// One step with the gradients times `gradient_scale` (clipping). The bits do not depend on the number of threads.
+  void step(threads::Pool& pool, double rate, double gradient_scale);
+
+  /// Steps taken.
+  int64_t steps() const { return steps_; }
+  int64_t parameters() const;
+
+  /// first_moment.NAME and second_moment.NAME, f32 [n], for a checkpoint. The optimiser must outlive the writing.
+  std::vector<checkpoint::TensorToWrite> tensors_to_write() const;
+  /// Continues from such tensors. Throws not_found and bad_input, naming the tensor, when they are of another model.
+  void restore(const checkpoint::TensorSource& source, int64_t steps);
+
+ private:
+  struct Parameter {
+    std::string name;
+    std::span<float> values;
+    std::span<const float> gradient;
+    double weight_decay, rate_factor;
+    tensor::Buffer<float> first, second;
+  };
+  // A piece of a parameter that one worker updates.
+  struct Piece {
+    size_t parameter;
+    int64_t begin, end;
+  };
+  void update(const Piece& piece, double rate, float gradient_scale);
+
+  AdamWSpec spec_;
+  int64_t steps_ = 0;
+  std::vector<Parameter> parameters_;
+  std::vector<Piece> pieces_;
+};
+
+}  // namespace coterie::train
