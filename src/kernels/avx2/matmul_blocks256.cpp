@@ -15,6 +15,8 @@ namespace {
 
 #include "kernels/matmul/blocks256.inl.h"
 
+#include "kernels/avx2/matmul_rows256.inl.h"
+
 #include "kernels/matmul/panels.inl.h"
 }  // namespace
 
@@ -22,10 +24,10 @@ void add_matmul_blocks256(MatmulKernel* fast) {
   using tensor::DType;
   fast[static_cast<int>(DType::q2_k)] = block_kernel<Blocks256<Q2K>>();
   fast[static_cast<int>(DType::q3_k)] = block_kernel<Blocks256<Q3K>>();
-  fast[static_cast<int>(DType::q4_k)] = block_kernel<Blocks256<Q4K>>();
-  fast[static_cast<int>(DType::q5_k)] = block_kernel<Blocks256<Q5K>>();
-  fast[static_cast<int>(DType::q6_k)] = block_kernel<Blocks256<Q6K>>();
-  fast[static_cast<int>(DType::iq4_xs)] = block_kernel<Blocks256<IQ4XS>>();
+  fast[static_cast<int>(DType::q4_k)] = block_kernel<RowWise256<Q4K, RowDotsQ4K>>();
+  fast[static_cast<int>(DType::q5_k)] = block_kernel<RowWise256<Q5K, RowDotsQ5K>>();
+  fast[static_cast<int>(DType::q6_k)] = block_kernel<RowWise256<Q6K, RowDotsQ6K>>();
+  fast[static_cast<int>(DType::iq4_xs)] = block_kernel<RowWise256<IQ4XS, RowDotsIQ4XS>>();
 }
 
 }  // namespace coterie::kernels::avx2

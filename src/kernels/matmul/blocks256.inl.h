@@ -96,6 +96,7 @@ template <class Format>
 struct Blocks256 {
   static constexpr ActivationForm kForm = ActivationForm::blocks256;
   static constexpr int64_t kValues = 256, kBytes = Format::kBytes;
+  static constexpr int kFusedTokens = 2, kFewTokens = 2;  // of a fused tile; with more, unpacking pays
   using Panel = Panel256<Format>;
   static constexpr int kSubs = Panel::kSubs;
 

@@ -74,6 +74,7 @@ template <class Format>
 struct Blocks32 {
   static constexpr ActivationForm kForm = ActivationForm::blocks32;
   static constexpr int64_t kValues = 32, kBytes = Format::kBytes;
+  static constexpr int kFusedTokens = 2, kFewTokens = 2;  // of a fused tile; with more, unpacking pays
   using Panel = Panel32;
 
   static void unpack(Rows rows, int64_t blocks, Ahead& ahead, Panel* panels) {

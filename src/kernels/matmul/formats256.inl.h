@@ -235,17 +235,21 @@ struct IQ4XS {
     // The low halves of both as 16-bit numbers; whether scales are 16 or 32 bits wide, those are right.
     out.pairs[j] = and_or(out.scale[2 * j], set_int(0xffff), shift<16>(out.scale[2 * j + 1]));
   }
-  static COTERIE_INLINE void header(Rows block, Header256<8>& out) {
-    Int c[4];
-    load_columns(block, 0, c);
-    out.d = half_to_float(c[0]), out.dmin = zero_float();
+  /// From the block's first 16 bytes: the scales of sub-blocks 0, 2, 4, 6 and of 1, 3, 5, 7, one a byte.
+  static COTERIE_INLINE void scale_bytes(const Int (&c)[4], Int& even, Int& odd) {
     // Four bits a byte: bits 0, 1 belong to the even sub-block, bits 2, 3 to the odd one.
     Int high = shift<-16>(c[0]);
     high = both(either(high, shift<8>(high)), set_int(0x00ff00ff));
     high = both(either(high, shift<4>(high)), set_int(0x0f0f0f0f));
     const Int centre = set_int(0x20202020);
-    const Int even = sub_bytes(and_or(c[1], set_int(0x0f0f0f0f), masked<4>(high, 0x30303030)), centre);
-    const Int odd = sub_bytes(and_or(shift<-4>(c[1]), set_int(0x0f0f0f0f), masked<2>(high, 0x30303030)), centre);
+    even = sub_bytes(and_or(c[1], set_int(0x0f0f0f0f), masked<4>(high, 0x30303030)), centre);
+    odd = sub_bytes(and_or(shift<-4>(c[1]), set_int(0x0f0f0f0f), masked<2>(high, 0x30303030)), centre);
+  }
+  static COTERIE_INLINE void header(Rows block, Header256<8>& out) {
+    Int c[4], even, odd;
+    load_columns(block, 0, c);
+    out.d = half_to_float(c[0]), out.dmin = zero_float();
+    scale_bytes(c, even, odd);
     scales<0>(even, odd, out), scales<1>(even, odd, out), scales<2>(even, odd, out), scales<3>(even, odd, out);
   }
 

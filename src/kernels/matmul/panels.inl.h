@@ -53,16 +53,38 @@ COTERIE_INLINE Ahead ahead_of(const MatmulTask& task, int64_t first, int64_t row
   return {at, at + (inside ? bytes : smaller(bytes, task.next_bytes)), (bytes / 64 + steps - 1) / steps};
 }
 
+/// Tokens as evenly as tiles allow: 9 are 5 and 4, not 8 and 1.
+COTERIE_INLINE int64_t tile_begin(int64_t tile, int64_t tiles, int64_t tokens) { return tokens * tile / tiles; }
+
 template <class Blocks, int T>
+void run_fused_tile(const MatmulTask& task, Rows rows, int64_t blocks, int64_t token, int64_t first, Ahead& ahead) {
+  Float y[T];
+  Blocks::template fused<T>(rows, blocks, task.x + token, ahead, y);
+  COTERIE_UNROLL
+  for (int t = 0; t < T; ++t) store_rows(task, token + t, first, y[t]);
+}
+
+template <class Blocks, int T = Blocks::kFusedTokens>
+COTERIE_INLINE void run_fused_tile_of(int64_t tokens, const MatmulTask& task, Rows rows, int64_t blocks, int64_t token,
+                                      int64_t first, Ahead& ahead) {
+  if constexpr (T > 1) {
+    if (tokens < T) return run_fused_tile_of<Blocks, T - 1>(tokens, task, rows, blocks, token, first, ahead);
+  }
+  run_fused_tile<Blocks, T>(task, rows, blocks, token, first, ahead);
+}
+
+/// Up to kFewTokens: straight from the file's bytes. A second tile of tokens finds the panel in the first cache.
+template <class Blocks>
 void run_fused(const MatmulTask& task) {
   const int64_t blocks = task.cols / Blocks::kValues, row_bytes = blocks * Blocks::kBytes;
+  const int64_t tiles = (task.tokens + Blocks::kFusedTokens - 1) / Blocks::kFusedTokens;
   for (int64_t first = 0; first < task.rows; first += kLanes) {
     const Rows rows = panel_rows(task, first, row_bytes);
-    Ahead ahead = ahead_of(task, first + kLanes, kLanes, blocks);
-    Float y[T];
-    Blocks::template fused<T>(rows, blocks, task.x, ahead, y);
-    COTERIE_UNROLL
-    for (int t = 0; t < T; ++t) store_rows(task, t, first, y[t]);
+    Ahead ahead = ahead_of(task, first + kLanes, kLanes, blocks * tiles);
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const int64_t token = tile_begin(tile, tiles, task.tokens), end = tile_begin(tile + 1, tiles, task.tokens);
+      run_fused_tile_of<Blocks>(end - token, task, rows, blocks, token, first, ahead);
+    }
   }
 }
 
@@ -83,9 +105,6 @@ COTERIE_INLINE void run_tile_of(int64_t tokens, const MatmulTask& task, const ty
   }
   run_tile<Blocks, T>(task, panels, blocks, token, first, ahead);
 }
-
-/// Tokens as evenly as tiles allow: 9 are 5 and 4, not 8 and 1.
-COTERIE_INLINE int64_t tile_begin(int64_t tile, int64_t tiles, int64_t tokens) { return tokens * tile / tiles; }
 
 template <class Blocks>
 void run_unpacked(const MatmulTask& task) {
@@ -114,8 +133,7 @@ void run_unpacked(const MatmulTask& task) {
 
 template <class Blocks>
 void run_blocks(const MatmulTask& task) noexcept {
-  if (task.tokens == 1) return run_fused<Blocks, 1>(task);
-  if (task.tokens == 2) return run_fused<Blocks, 2>(task);
+  if (task.tokens <= Blocks::kFewTokens) return run_fused<Blocks>(task);
   run_unpacked<Blocks>(task);
 }
 
