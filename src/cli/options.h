@@ -25,7 +25,7 @@ struct ModelOptions {
   std::string cache_type;
   std::optional<int64_t> experts_per_token;
   std::string router;
-  bool strict = false;
+  bool strict = false, file_pages = false;
 
   void add_model(CLI::App& app);                 // MODEL
   void add_routing(CLI::App& app);               // --experts-per-token, --router, --strict

@@ -159,6 +159,7 @@ BenchResult bench(Engine& engine, const MachineLimits& machine, const BenchOptio
       say("prefill", round);
       const double taken = run.prefill();
       if (round > 0) seconds.push_back(taken);
+      if (round == 0) engine.settle_weights();
     }
     result.prefill_seconds = median(seconds);
     result.prefill_tokens_per_second = static_cast<double>(options.batch * options.prompt) / result.prefill_seconds;
@@ -176,6 +177,7 @@ BenchResult bench(Engine& engine, const MachineLimits& machine, const BenchOptio
       say("decode", round);
       const double taken = run.decode(&experts);
       if (round > 0) seconds.push_back(taken);
+      if (round == 0) engine.settle_weights();
     }
     result.decode_seconds = median(seconds);
     account_decode(engine, machine, options, experts.share(), result);

@@ -1,8 +1,10 @@
 #include "runtime/engine.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/memory.h"
 #include "kernels/table.h"
@@ -58,6 +60,7 @@ Engine::Engine(models::Model model, const EngineOptions& options)
                            ? fmt::format("scratch of {} tokens and KV cache of {} positions", step, options.context)
                            : fmt::format("scratch of {} tokens", step),
                        "a smaller --context needs less");
+  if (options_.large_pages) large_pages_.emplace(*model_.source);
 }
 
 Engine::~Engine() = default;
@@ -99,6 +102,7 @@ tensor::Matrix Engine::evaluate(std::span<const Evaluation> evaluations, layers:
     evaluation.cache->reserve(evaluation.cache->length() + static_cast<int64_t>(evaluation.ids.size()));
 
   arena_.reset();
+  const base::Stopwatch clock;
   tensor::Matrix logits;
   try {
     logits = model_.decoder->forward(context_, steps, {tap});
@@ -111,8 +115,18 @@ tensor::Matrix Engine::evaluate(std::span<const Evaluation> evaluations, layers:
   }
   for (const Evaluation& evaluation : evaluations)
     evaluation.cache->advance(static_cast<int64_t>(evaluation.ids.size()));
+  // A quarter as long again as the step took, until all is moved.
+  move_weights(clock.seconds() / 4);
   return logits;
 }
+
+void Engine::move_weights(double seconds) {
+  if (!large_pages_) return;
+  large_pages_->advance(pool_, seconds, base::total_memory() / 8);
+  if (large_pages_->done()) large_pages_.reset();
+}
+
+void Engine::settle_weights() { move_weights(std::numeric_limits<double>::infinity()); }
 
 bool Engine::reads_block_formats() const {
   int64_t blocks = 0, all = 0;

@@ -11,8 +11,8 @@
 /// Everything in memory is read again after this, `p`'s included: GCC 12 would otherwise take scales out of the vectors
 /// they were stored from instead of broadcasting them from memory.
 COTERIE_INLINE void read_again(const void* p) { asm volatile("" : : "r"(p) : "memory"); }
-/// A value to be computed here and kept in a register: GCC 12 loads codes twice rather than once, and puts off additions
-/// until it has to spill what is to be added. (Zen 4, q4_k: 22 cycles a block, bound by loads; so, 12.)
+/// A value to be computed here and kept in a register: GCC 12 loads codes twice rather than once, and puts off
+/// additions until it has to spill what is to be added. (Zen 4, q4_k: 22 cycles a block, bound by loads; so, 12.)
 COTERIE_INLINE void hold(Int& v) { asm("" : "+x"(v)); }
 
 COTERIE_INLINE Int load_bytes(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
@@ -168,8 +168,8 @@ struct RowDotsIQ4XS {
   struct {
     Float d, dmin;
   } header;
-  alignas(32) int8_t scales[8][16];                             // of a row: of 0, 2, 4, 6 twice, of 1, 3, 5, 7 twice
-  alignas(32) int8_t x[T][8][32], size[T][8][32];               // as the codes lie; magnitudes
+  alignas(32) int8_t scales[8][16];                // of a row: of 0, 2, 4, 6 twice, of 1, 3, 5, 7 twice
+  alignas(32) int8_t x[T][8][32], size[T][8][32];  // as the codes lie; magnitudes
 
   COTERIE_INLINE RowDotsIQ4XS() : table(broadcast16(kIq4Codes)) {}
   COTERIE_INLINE void begin(Rows rows) {
@@ -206,7 +206,8 @@ struct RowDotsIQ4XS {
     COTERIE_UNROLL
     for (int i = 0; i < 2; ++i) {
       const Int packed = load_codes(block + i * stride + 8 + 32 * pair);
-      low[i] = shuffle_bytes(table, both(packed, nibble)), high[i] = shuffle_bytes(table, both(shift<-4>(packed), nibble));
+      low[i] = shuffle_bytes(table, both(packed, nibble)),
+      high[i] = shuffle_bytes(table, both(shift<-4>(packed), nibble));
     }
     COTERIE_UNROLL
     for (int t = 0; t < T; ++t) {
@@ -263,8 +264,7 @@ struct RowWise256 : Blocks256<Format> {
         dots.row_pair(block, rows.stride, 4 * half, sum[0]);
         dots.row_pair(block + 2 * rows.stride, rows.stride, 4 * half + 2, sum[1]);
         COTERIE_UNROLL
-        for (int t = 0; t < T; ++t)
-          fours[half][t] = sum_four(sum[0][0][t], sum[0][1][t], sum[1][0][t], sum[1][1][t]);
+        for (int t = 0; t < T; ++t) fours[half][t] = sum_four(sum[0][0][t], sum[0][1][t], sum[1][0][t], sum[1][1][t]);
       }
       COTERIE_UNROLL
       for (int t = 0; t < T; ++t) {  // finish256's steps; what an offset adds is already off
