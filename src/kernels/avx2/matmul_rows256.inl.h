@@ -11,10 +11,6 @@
 /// Everything in memory is read again after this, `p`'s included: GCC 12 would otherwise take scales out of the vectors
 /// they were stored from instead of broadcasting them from memory.
 COTERIE_INLINE void read_again(const void* p) { asm volatile("" : : "r"(p) : "memory"); }
-/// A value to be computed here and kept in a register: GCC 12 loads codes twice rather than once, and puts off
-/// additions until it has to spill what is to be added. (Zen 4, q4_k: 22 cycles a block, bound by loads; so, 12.)
-COTERIE_INLINE void hold(Int& v) { asm("" : "+x"(v)); }
-
 COTERIE_INLINE Int load_bytes(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 COTERIE_INLINE Int products(Int codes, Int x) { return _mm256_maddubs_epi16(codes, x); }
 COTERIE_INLINE void add_weighed(Int& sum, Int dots, Int scale) {

@@ -144,51 +144,78 @@ struct Blocks256 {
     }
   }
 
-  template <int T>
+  /// P panels, `blocks` apart, times T tokens.
+  template <int P, int T>
   static COTERIE_INLINE void tile(const Panel* panels, int64_t blocks, const std::byte* const* rows_x, Ahead& ahead,
-                                  Float (&y)[T]) {
+                                  Float (&y)[P][T]) {
     constexpr int kSpan = span256<Format>(), kSpans = Format::kSub / 4 / kSpan;
     const ActivationBlock256* x[T];
     COTERIE_UNROLL
-    for (int t = 0; t < T; ++t) x[t] = reinterpret_cast<const ActivationBlock256*>(rows_x[t]), y[t] = zero_float();
+    for (int t = 0; t < T; ++t) {
+      x[t] = reinterpret_cast<const ActivationBlock256*>(rows_x[t]);
+      COTERIE_UNROLL
+      for (int p = 0; p < P; ++p) y[p][t] = zero_float();
+    }
     for (int64_t b = 0; b < blocks; ++b) {
       fetch(ahead);
-      const Panel& panel = panels[b];
-      Int sum[T], min_sum[T];
+      const Panel* panel[P];
+      Int sum[P][T];
       COTERIE_UNROLL
-      for (int t = 0; t < T; ++t) sum[t] = min_sum[t] = zero_int();
+      for (int p = 0; p < P; ++p) {
+        panel[p] = panels + p * blocks + b;
+        COTERIE_UNROLL
+        for (int t = 0; t < T; ++t) sum[p][t] = zero_int();
+      }
       for (int s = 0; s < kSubs; ++s) {
-        const Int scale = load_int(panel.scale[s]);
         for (int i = 0; i < kSpans; ++i) {
           const int first = s * (Format::kSub / 4) + i * kSpan;
-          Int dots[T];
-          COTERIE_UNROLL
-          for (int t = 0; t < T; ++t) dots[t] = zero_int();
+          Int dots[P][T];
           COTERIE_UNROLL
           for (int j = 0; j < kSpan; ++j) {
-            const Int codes = load_int(panel.codes[first + j]);
+            Int codes[P];
             COTERIE_UNROLL
-            for (int t = 0; t < T; ++t)
-              dots[t] = dot4<Format::kSigned>(dots[t], codes, broadcast4(x[t]->q + 4 * (first + j)));
+            for (int p = 0; p < P; ++p) codes[p] = load_int(panel[p]->codes[first + j]);
+            COTERIE_UNROLL
+            for (int t = 0; t < T; ++t) {
+              const Int four = broadcast4(x[t]->q + 4 * (first + j));
+              COTERIE_UNROLL
+              for (int p = 0; p < P; ++p)
+                dots[p][t] = dot4<Format::kSigned>(j == 0 ? zero_int() : dots[p][t], codes[p], four);
+            }
           }
           COTERIE_UNROLL
-          for (int t = 0; t < T; ++t) sum[t] = weigh(dots[t], scale, sum[t]);
+          for (int p = 0; p < P; ++p) {
+            const Int scale = load_int(panel[p]->scale[s]);
+            COTERIE_UNROLL
+            for (int t = 0; t < T; ++t) sum[p][t] = weigh(dots[p][t], scale, sum[p][t]);
+          }
         }
+      }
+      Int min_sum[P][T];
+      COTERIE_UNROLL
+      for (int p = 0; p < P; ++p) {
+        COTERIE_UNROLL
+        for (int t = 0; t < T; ++t) min_sum[p][t] = zero_int();
       }
       if constexpr (Panel::kPairs) {
         COTERIE_UNROLL
-        for (int p = 0; p < kSubs / 2; ++p) {
-          const Int pair = load_int(panel.pairs[p]);
+        for (int k = 0; k < kSubs / 2; ++k) {
           COTERIE_UNROLL
-          for (int t = 0; t < T; ++t) min_sum[t] = dot2(min_sum[t], pair, broadcast4(pair_sums<Format>(*x[t]) + 2 * p));
+          for (int t = 0; t < T; ++t) {
+            const Int sums = broadcast4(pair_sums<Format>(*x[t]) + 2 * k);
+            COTERIE_UNROLL
+            for (int p = 0; p < P; ++p) min_sum[p][t] = dot2(min_sum[p][t], load_int(panel[p]->pairs[k]), sums);
+          }
         }
       }
-      const Float d = load_float(panel.d), dmin = load_float(panel.dmin);
       COTERIE_UNROLL
-      for (int t = 0; t < T; ++t) {
-        y[t] = finish256<Format>(d, dmin, sum[t], min_sum[t], x[t]->d, y[t]);
-        ++x[t];
+      for (int p = 0; p < P; ++p) {
+        const Float d = load_float(panel[p]->d), dmin = load_float(panel[p]->dmin);
+        COTERIE_UNROLL
+        for (int t = 0; t < T; ++t) y[p][t] = finish256<Format>(d, dmin, sum[p][t], min_sum[p][t], x[t]->d, y[p][t]);
       }
+      COTERIE_UNROLL
+      for (int t = 0; t < T; ++t) ++x[t];
     }
   }
 };

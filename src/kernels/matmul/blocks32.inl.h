@@ -110,39 +110,58 @@ struct Blocks32 {
     }
   }
 
-  template <int T>
+  /// P panels, `blocks` apart, times T tokens.
+  template <int P, int T>
   static COTERIE_INLINE void tile(const Panel* panels, int64_t blocks, const std::byte* const* rows_x, Ahead& ahead,
-                                  Float (&y)[T]) {
+                                  Float (&y)[P][T]) {
     constexpr int kSpan = span32<Format>();
     const ActivationBlock32* x[T];
     COTERIE_UNROLL
-    for (int t = 0; t < T; ++t) x[t] = reinterpret_cast<const ActivationBlock32*>(rows_x[t]), y[t] = zero_float();
+    for (int t = 0; t < T; ++t) {
+      x[t] = reinterpret_cast<const ActivationBlock32*>(rows_x[t]);
+      COTERIE_UNROLL
+      for (int p = 0; p < P; ++p) y[p][t] = zero_float();
+    }
     for (int64_t b = 0; b < blocks; ++b) {
       fetch(ahead);
-      const Panel& panel = panels[b];
-      Int sum[T];
+      const Panel* panel[P];
+      Int sum[P][T];
       COTERIE_UNROLL
-      for (int t = 0; t < T; ++t) sum[t] = first_sum<Format>(*x[t]);
+      for (int p = 0; p < P; ++p) {
+        panel[p] = panels + p * blocks + b;
+        COTERIE_UNROLL
+        for (int t = 0; t < T; ++t) sum[p][t] = first_sum<Format>(*x[t]);
+      }
       COTERIE_UNROLL
       for (int first = 0; first < 8; first += kSpan) {
-        Int dots[T];
-        COTERIE_UNROLL
-        for (int t = 0; t < T; ++t) dots[t] = zero_int();
+        Int dots[P][T];
         COTERIE_UNROLL
         for (int j = first; j < first + kSpan; ++j) {
-          const Int codes = load_int(panel.codes[j]);
+          Int codes[P];
           COTERIE_UNROLL
-          for (int t = 0; t < T; ++t) dots[t] = dot4<Format::kSigned>(dots[t], codes, broadcast4(x[t]->q + 4 * j));
+          for (int p = 0; p < P; ++p) codes[p] = load_int(panel[p]->codes[j]);
+          COTERIE_UNROLL
+          for (int t = 0; t < T; ++t) {
+            const Int four = broadcast4(x[t]->q + 4 * j);
+            COTERIE_UNROLL
+            for (int p = 0; p < P; ++p)
+              dots[p][t] = dot4<Format::kSigned>(j == first ? zero_int() : dots[p][t], codes[p], four);
+          }
         }
         COTERIE_UNROLL
-        for (int t = 0; t < T; ++t) sum[t] = weigh(dots[t], sum[t]);
+        for (int p = 0; p < P; ++p) {
+          COTERIE_UNROLL
+          for (int t = 0; t < T; ++t) sum[p][t] = weigh(dots[p][t], sum[p][t]);
+        }
       }
-      const Float d = load_float(panel.d), m = load_float(panel.m);
       COTERIE_UNROLL
-      for (int t = 0; t < T; ++t) {
-        y[t] = finish32<Format>(d, m, sum[t], *x[t], y[t]);
-        ++x[t];
+      for (int p = 0; p < P; ++p) {
+        const Float d = load_float(panel[p]->d), m = load_float(panel[p]->m);
+        COTERIE_UNROLL
+        for (int t = 0; t < T; ++t) y[p][t] = finish32<Format>(d, m, sum[p][t], *x[t], y[p][t]);
       }
+      COTERIE_UNROLL
+      for (int t = 0; t < T; ++t) ++x[t];
     }
   }
 };

@@ -26,9 +26,11 @@ int64_t peak_int8(int64_t rounds, int32_t* sink) noexcept {
   COTERIE_UNROLL
   for (int i = 0; i < kChains; ++i) acc[i] = set_int(static_cast<uint32_t>(i));
   for (int64_t round = 0; round < rounds; ++round) {
-    asm volatile("" : "+v"(a), "+v"(b));
     COTERIE_UNROLL
-    for (int i = 0; i < kChains; ++i) acc[i] = dot4<false>(acc[i], a, b);
+    for (int i = 0; i < kChains; ++i) {
+      asm volatile("" : "+v"(a), "+v"(b));  // each chain multiplies anew: AVX2's product and sum are two instructions
+      acc[i] = dot4<false>(acc[i], a, b);
+    }
   }
   COTERIE_UNROLL
   for (int i = 1; i < kChains; ++i) acc[0] = add_int(acc[0], acc[i]);

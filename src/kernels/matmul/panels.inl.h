@@ -1,6 +1,6 @@
 // The walk over a task's rows that all block formats share. `Blocks` says how a panel (kLanes rows) is read:
 //   fused<T>   multiplies it by T tokens straight from the file's bytes: few tokens, memory is the limit
-//   unpack     lays it out for the multiplier once;  tile<T> then multiplies it by T tokens: many tokens
+//   unpack     lays it out for the multiplier once;  tile<P, T> then multiplies P of them by T tokens: many tokens
 // Both compute the same integers and then the same sequence of f32 steps.
 
 inline constexpr int64_t kUnpackedBytes = 192 << 10;  // panels unpacked together: they stay in the second cache
@@ -88,22 +88,25 @@ void run_fused(const MatmulTask& task) {
   }
 }
 
-template <class Blocks, int T>
+template <class Blocks, int P, int T>
 void run_tile(const MatmulTask& task, const typename Blocks::Panel* panels, int64_t blocks, int64_t token,
               int64_t first, Ahead& ahead) {
-  Float y[T];
-  Blocks::template tile<T>(panels, blocks, task.x + token, ahead, y);
+  Float y[P][T];
+  Blocks::template tile<P, T>(panels, blocks, task.x + token, ahead, y);
   COTERIE_UNROLL
-  for (int t = 0; t < T; ++t) store_rows(task, token + t, first, y[t]);
+  for (int p = 0; p < P; ++p) {
+    COTERIE_UNROLL
+    for (int t = 0; t < T; ++t) store_rows(task, token + t, first + p * kLanes, y[p][t]);
+  }
 }
 
-template <class Blocks, int T = kTileTokens>
+template <class Blocks, int P, int T = kTileTokens>
 COTERIE_INLINE void run_tile_of(int64_t tokens, const MatmulTask& task, const typename Blocks::Panel* panels,
                                 int64_t blocks, int64_t token, int64_t first, Ahead& ahead) {
   if constexpr (T > 1) {
-    if (tokens < T) return run_tile_of<Blocks, T - 1>(tokens, task, panels, blocks, token, first, ahead);
+    if (tokens < T) return run_tile_of<Blocks, P, T - 1>(tokens, task, panels, blocks, token, first, ahead);
   }
-  run_tile<Blocks, T>(task, panels, blocks, token, first, ahead);
+  run_tile<Blocks, P, T>(task, panels, blocks, token, first, ahead);
 }
 
 template <class Blocks>
@@ -122,11 +125,16 @@ void run_unpacked(const MatmulTask& task) {
       if (begin == 0 && p + 1 < count) ahead = ahead_of(task, first + kLanes, kLanes, blocks);
       Blocks::unpack(panel_rows(task, first, row_bytes), blocks, ahead, panels + p * blocks);
     }
-    Ahead ahead = ahead_of(task, begin + group * kLanes, group * kLanes, tiles * count * blocks);
+    const int64_t steps = (count + kTilePanels - 1) / kTilePanels;
+    Ahead ahead = ahead_of(task, begin + group * kLanes, group * kLanes, tiles * steps * blocks);
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t token = tile_begin(tile, tiles, task.tokens), end = tile_begin(tile + 1, tiles, task.tokens);
-      for (int64_t p = 0; p < count; ++p)
-        run_tile_of<Blocks>(end - token, task, panels + p * blocks, blocks, token, begin + p * kLanes, ahead);
+      int64_t p = 0;
+      for (; p + kTilePanels <= count; p += kTilePanels)
+        run_tile_of<Blocks, kTilePanels>(end - token, task, panels + p * blocks, blocks, token, begin + p * kLanes,
+                                         ahead);
+      for (; p < count; ++p)
+        run_tile_of<Blocks, 1>(end - token, task, panels + p * blocks, blocks, token, begin + p * kLanes, ahead);
     }
   }
 }
