@@ -71,6 +71,7 @@ int run(int argc, char** argv) {
   add_chat(app, action);
   add_inspect(app, action);
   add_logits(app, action);
+  add_eval(app, action);
   add_bench(app, action);
   add_info(app, action);
   add_tokenizer(app, action);

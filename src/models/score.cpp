@@ -25,9 +25,16 @@ void CrossEntropy::add(tensor::ConstMatrix logits, std::span<const int32_t> ids)
   for (int64_t t = 0; t + 1 < logits.rows; ++t) {
     const int32_t next = ids[static_cast<size_t>(t + 1)];
     base::require(next >= 0 && next < logits.cols, "score", "id {} of {}", next, logits.cols);
-    sum_ += log_sum_exp(logits.row(t), logits.cols) - static_cast<double>(logits.row(t)[next]);
+    const double loss = log_sum_exp(logits.row(t), logits.cols) - static_cast<double>(logits.row(t)[next]);
+    sum_ += loss, squares_ += loss * loss;
     ++count_;
   }
+}
+
+double CrossEntropy::standard_error() const {
+  if (count_ < 2) return 0;
+  const double n = static_cast<double>(count_);
+  return std::sqrt(std::max(squares_ - sum_ * sum_ / n, 0.0) / (n - 1) / n);
 }
 
 void LoadBalance::plan(int64_t, const ops::RoutingPlan& plan, tensor::ConstMatrix logits) {

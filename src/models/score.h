@@ -16,10 +16,12 @@ class CrossEntropy {
   /// One sequence: logits [T, V] f32, ids [T].
   void add(tensor::ConstMatrix logits, std::span<const int32_t> ids);
   double mean() const { return count_ ? sum_ / static_cast<double>(count_) : 0; }
+  /// Of the mean, taking the predictions as independent: sqrt(variance / count); 0 for fewer than two.
+  double standard_error() const;
   int64_t predictions() const { return count_; }
 
  private:
-  double sum_ = 0;
+  double sum_ = 0, squares_ = 0;
   int64_t count_ = 0;
 };
 

@@ -7,7 +7,7 @@ using Float = __m256;
 
 inline constexpr int64_t kLanes = 8;
 inline constexpr int64_t kTileTokens = 4;       // tokens of a register tile
-inline constexpr int64_t kTilePanels = 2;       // panels of one: of its loads, two codes and four x make eight products
+inline constexpr int64_t kPanelsOfTile = 2;     // panels of one: of its loads, two codes and four x make eight products
 inline constexpr int64_t kFloatTileTokens = 6;  // of a tile of two panels of floats
 // Signed codes are taken as they are: vpmaddubsw gets their magnitude, and x gets their sign.
 inline constexpr bool kSignedCodes = true;

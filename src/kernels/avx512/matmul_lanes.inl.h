@@ -7,7 +7,7 @@ using Float = __m512;
 
 inline constexpr int64_t kLanes = 16;
 inline constexpr int64_t kTileTokens = 8;       // tokens of a register tile
-inline constexpr int64_t kTilePanels = 1;       // panels of one
+inline constexpr int64_t kPanelsOfTile = 1;     // panels of one
 inline constexpr int64_t kFloatTileTokens = 8;  // of a tile of two panels of floats
 // Codes that are signed bytes come with 128 added, which the min term takes off: vpdpbusd wants unsigned weights.
 inline constexpr bool kSignedCodes = false;

@@ -98,6 +98,7 @@ struct Blocks256 {
   static constexpr int64_t kValues = 256, kBytes = Format::kBytes;
   static constexpr int kFusedTokens = 2, kFewTokens = 2;  // of a fused tile; with more, unpacking pays
   using Panel = Panel256<Format>;
+  static constexpr int64_t kTilePanels = Format::kSigned ? 1 : kPanelsOfTile;
   static constexpr int kSubs = Panel::kSubs;
 
   static void unpack(Rows rows, int64_t blocks, Ahead& ahead, Panel* panels) {

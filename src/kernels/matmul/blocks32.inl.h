@@ -27,11 +27,11 @@ struct Store32 {
 /// Σ code * x before the products are added: what takes the codes' offset off.
 template <class Format>
 COTERIE_INLINE Int first_sum(const ActivationBlock32& x) {
-  if constexpr (Format::kOffsetShift >= 0) {
-    return shift_right_signed<Format::kOffsetShift>(broadcast4(&x.offset_sum));
-  } else {
-    return zero_int();
-  }
+  constexpr int kOffset = Format::kOffset;
+  if constexpr (kOffset == 0) return zero_int();
+  const Int sum = broadcast4(&x.offset_sum);  // -128 * Σ x
+  if constexpr (kOffset == 12) return add_int(shift_right_signed<4>(sum), shift_right_signed<5>(sum));
+  return shift_right_signed < kOffset == 8 ? 4 : kOffset == 16 ? 3 : 0 > (sum);
 }
 
 template <class Format, int T>
@@ -76,6 +76,7 @@ struct Blocks32 {
   static constexpr int64_t kValues = 32, kBytes = Format::kBytes;
   static constexpr int kFusedTokens = 2, kFewTokens = 2;  // of a fused tile; with more, unpacking pays
   using Panel = Panel32;
+  static constexpr int64_t kTilePanels = Format::kSigned ? 1 : kPanelsOfTile;
 
   static void unpack(Rows rows, int64_t blocks, Ahead& ahead, Panel* panels) {
     for (int64_t b = 0; b < blocks; ++b, rows.data += kBytes) {

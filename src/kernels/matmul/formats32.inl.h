@@ -2,7 +2,7 @@
 //   kBytes        of a block
 //   kMaxCode      the largest code, which is unsigned unless kSigned
 //   kMin          whether an m is added to every value; else
-//   kOffsetShift  the codes have 128 >> kOffsetShift added; -1: nothing
+//   kOffset       is added to the codes: 8, 12, 16, 128, or nothing
 //   header()      d and m;  codes() hands sink.unit<u>(columns) the codes of values [16u, 16u + 16), as in formats256
 // Layouts: quant/blocks.h.
 
@@ -56,11 +56,11 @@ COTERIE_INLINE void nibbles_and_bits(Rows block, Int high, Sink& sink) {
 }
 
 /// Nibbles that point into a table of signed values.
-template <int kOffset, typename Sink>
+template <int kAt, int kAdded, typename Sink>
 COTERIE_INLINE void table_nibbles(Rows block, const int8_t* values, Sink& sink) {
-  const Int table = sub_bytes(broadcast16(values), set_int(kSignedCodes ? 0 : 0x80808080));
+  const Int table = sub_bytes(broadcast16(values), set_int(0x01010101u * ((256 - kAdded) & 255)));
   Int packed[4], c[4];
-  load_columns(block, kOffset, packed);
+  load_columns(block, kAt, packed);
   COTERIE_UNROLL
   for (int i = 0; i < 4; ++i) c[i] = shuffle_bytes(table, masked<0>(packed[i], 0x0f0f0f0f));
   sink.template unit<0>(c);
@@ -70,7 +70,7 @@ COTERIE_INLINE void table_nibbles(Rows block, const int8_t* values, Sink& sink) 
 }
 
 struct Q4_0 {
-  static constexpr int kBytes = 18, kMaxCode = 15, kOffsetShift = 4;
+  static constexpr int kBytes = 18, kMaxCode = 15, kOffset = 8;
   static constexpr bool kMin = false, kSigned = false;
   static COTERIE_INLINE void header(Rows block, Header32& out) { out.d = first_half(block), out.m = zero_float(); }
   template <typename Sink>
@@ -80,7 +80,7 @@ struct Q4_0 {
 };
 
 struct Q4_1 {
-  static constexpr int kBytes = 20, kMaxCode = 15, kOffsetShift = -1;
+  static constexpr int kBytes = 20, kMaxCode = 15, kOffset = 0;
   static constexpr bool kMin = true, kSigned = false;
   static COTERIE_INLINE void header(Rows block, Header32& out) {
     Int c[4];
@@ -94,7 +94,7 @@ struct Q4_1 {
 };
 
 struct Q5_0 {
-  static constexpr int kBytes = 22, kMaxCode = 31, kOffsetShift = 3;
+  static constexpr int kBytes = 22, kMaxCode = 31, kOffset = 16;
   static constexpr bool kMin = false, kSigned = false;
   static COTERIE_INLINE void header(Rows block, Header32& out) { out.d = first_half(block), out.m = zero_float(); }
   template <typename Sink>
@@ -106,7 +106,7 @@ struct Q5_0 {
 };
 
 struct Q5_1 {
-  static constexpr int kBytes = 24, kMaxCode = 31, kOffsetShift = -1;
+  static constexpr int kBytes = 24, kMaxCode = 31, kOffset = 0;
   static constexpr bool kMin = true, kSigned = false;
   static COTERIE_INLINE void header(Rows block, Header32& out) { Q4_1::header(block, out); }
   template <typename Sink>
@@ -118,7 +118,7 @@ struct Q5_1 {
 };
 
 struct Q8_0 {
-  static constexpr int kBytes = 34, kMaxCode = 128, kOffsetShift = kSignedCodes ? -1 : 0;
+  static constexpr int kBytes = 34, kMaxCode = 128, kOffset = kSignedCodes ? 0 : 128;
   static constexpr bool kMin = false, kSigned = kSignedCodes;
   static COTERIE_INLINE void header(Rows block, Header32& out) { out.d = first_half(block), out.m = zero_float(); }
   template <int u, typename Sink>
@@ -136,18 +136,18 @@ struct Q8_0 {
 };
 
 struct IQ4NL {
-  static constexpr int kBytes = 18, kMaxCode = 127, kOffsetShift = kSignedCodes ? -1 : 0;
+  static constexpr int kBytes = 18, kMaxCode = 127, kOffset = kSignedCodes ? 0 : 128;
   static constexpr bool kMin = false, kSigned = kSignedCodes;
   static COTERIE_INLINE void header(Rows block, Header32& out) { out.d = first_half(block), out.m = zero_float(); }
   template <typename Sink>
   static COTERIE_INLINE void codes(Rows block, Sink& sink) {
-    table_nibbles<2>(block, kIq4Codes, sink);
+    table_nibbles<2, kOffset>(block, kIq4Codes, sink);
   }
 };
 
 struct MXFP4 {
-  static constexpr int kBytes = 17, kMaxCode = 12, kOffsetShift = kSignedCodes ? -1 : 0;
-  static constexpr bool kMin = false, kSigned = kSignedCodes;
+  static constexpr int kBytes = 17, kMaxCode = 24, kOffset = 12;  // the values are -12 … 12
+  static constexpr bool kMin = false, kSigned = false;
   static COTERIE_INLINE void header(Rows block, Header32& out) {
     Int c[4];
     load_columns(block, 0, c);
@@ -158,6 +158,6 @@ struct MXFP4 {
   }
   template <typename Sink>
   static COTERIE_INLINE void codes(Rows block, Sink& sink) {
-    table_nibbles<1>(block, kMxfp4Codes, sink);
+    table_nibbles<1, kOffset>(block, kMxfp4Codes, sink);
   }
 };

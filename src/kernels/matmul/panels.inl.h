@@ -125,6 +125,7 @@ void run_unpacked(const MatmulTask& task) {
       if (begin == 0 && p + 1 < count) ahead = ahead_of(task, first + kLanes, kLanes, blocks);
       Blocks::unpack(panel_rows(task, first, row_bytes), blocks, ahead, panels + p * blocks);
     }
+    constexpr int64_t kTilePanels = Blocks::kTilePanels;
     const int64_t steps = (count + kTilePanels - 1) / kTilePanels;
     Ahead ahead = ahead_of(task, begin + group * kLanes, group * kLanes, tiles * steps * blocks);
     for (int64_t tile = 0; tile < tiles; ++tile) {

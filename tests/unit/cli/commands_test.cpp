@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <regex>
@@ -41,7 +42,7 @@ TEST_F(Commands, VersionAndHelp) {
   EXPECT_TRUE(std::regex_match(test::coterie({"--version"}).out, std::regex("coterie \\d+\\.\\d+\\.\\d+\n")));
   const test::Outcome bare = test::coterie({});
   EXPECT_EQ(bare.code, 2);
-  for (const char* command : {"run", "chat", "inspect", "logits", "bench", "info", "tokenizer"}) {
+  for (const char* command : {"run", "chat", "inspect", "logits", "eval", "bench", "info", "tokenizer"}) {
     EXPECT_NE(bare.err.find(command), std::string::npos);
     const test::Outcome help = test::coterie({command, "--help"});
     EXPECT_EQ(help.code, 0);
@@ -65,6 +66,26 @@ TEST_F(Commands, RunStreamsAndEndsWithStatistics) {
   EXPECT_EQ(test::coterie({"run", tiny(), "--file", file("prompt.txt"), "-n", "12", "--seed", "3"}).out, outcome.out);
   EXPECT_EQ(test::coterie({"run", tiny(), "-p", "@" + file("prompt.txt"), "-n", "12", "--seed", "3"}).out, outcome.out);
   EXPECT_EQ(test::coterie({"run", tiny(), "-f", "-", "-n", "12", "--seed", "3"}, {.input = "hello"}).out, outcome.out);
+}
+
+TEST_F(Commands, EvalGivesPerplexityWithItsError) {
+  std::string text;
+  for (int i = 0; i < 40; ++i) text += "the quick brown fox ";
+  folder->write("eval.txt", text);
+  const base::Json whole = json_of(test::coterie({"eval", tiny(), "--text", file("eval.txt"), "--json"}));
+  const double loss = whole["cross_entropy"], error = whole["cross_entropy_standard_error"];
+  EXPECT_NEAR(whole["perplexity"].get<double>(), std::exp(loss), 1e-9 * std::exp(loss));
+  EXPECT_NEAR(whole["perplexity_standard_error"].get<double>(), std::exp(loss) * error, 1e-9 * std::exp(loss));
+  EXPECT_GT(error, 0);
+  const base::Json some =
+      json_of(test::coterie({"eval", tiny(), "--text", file("eval.txt"), "--tokens", "30", "--window", "8", "--json"}));
+  EXPECT_EQ(some["tokens"], 30);
+  EXPECT_LT(some["predictions"], 30);
+  EXPECT_NE(some["cross_entropy"], whole["cross_entropy"]);
+  const test::Outcome words = test::coterie({"eval", tiny(), "--text", file("eval.txt")});
+  EXPECT_TRUE(std::regex_search(words.out, std::regex("perplexity [0-9.]+ ± [0-9.]+ · \\d+ predictions"))) << words.out;
+  folder->write("one.txt", "a");
+  EXPECT_EQ(test::coterie({"eval", tiny(), "--text", file("one.txt")}).code, 2);
 }
 
 TEST_F(Commands, RunAsJson) {

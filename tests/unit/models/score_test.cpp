@@ -16,6 +16,7 @@ TEST(Score, CrossEntropyByHand) {
   entropy.add({logits.data(), 3, 3}, ids);
   EXPECT_EQ(entropy.predictions(), 2);
   EXPECT_NEAR(entropy.mean(), (std::log(5.0 / 3.0) + std::log(3.0)) / 2, 1e-7);
+  EXPECT_NEAR(entropy.standard_error(), (std::log(3.0) - std::log(5.0 / 3.0)) / 2, 1e-7);
 }
 
 TEST(Score, BalancedRoutersLoseK) {
