@@ -9,13 +9,14 @@
 namespace coterie::runtime {
 
 namespace {
-// Small enough that a short conversation holds little it does not use.
-constexpr int64_t kSlabBytes = 1 << 20;
+// Small enough that a short conversation holds little it does not use, and a large page of the system's: a cache that
+// is read in pages of 4 kB waits for their addresses.
+constexpr int64_t kSlabBytes = tensor::kLargePage;
 }  // namespace
 
 PagePool::PagePool(int64_t page_bytes)
     : page_bytes_((page_bytes + tensor::kAlignment - 1) / tensor::kAlignment * tensor::kAlignment),
-      pages_per_slab_(page_bytes_ == 0 ? 1 : std::max<int64_t>(1, kSlabBytes / page_bytes_)) {
+      pages_per_slab_(page_bytes_ == 0 ? 1 : std::max<int64_t>(1, (kSlabBytes + page_bytes_ - 1) / page_bytes_)) {
   base::require(page_bytes >= 0, "page pool", "a page of {} bytes", page_bytes);
 }
 

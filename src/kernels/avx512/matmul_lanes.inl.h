@@ -81,6 +81,8 @@ COTERIE_INLINE void store_as_bytes(int8_t* p, Int v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
 }
 
+COTERIE_INLINE void hold(Int&) {}  // AVX2's, which has too few registers
+
 /// acc + the four products of each lane's bytes; codes unsigned, x signed.
 template <bool kSigned>
 COTERIE_INLINE Int dot4(Int acc, Int codes, Int x) {

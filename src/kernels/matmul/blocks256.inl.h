@@ -188,7 +188,10 @@ struct Blocks256 {
           for (int p = 0; p < P; ++p) {
             const Int scale = load_int(panel[p]->scale[s]);
             COTERIE_UNROLL
-            for (int t = 0; t < T; ++t) sum[p][t] = weigh(dots[p][t], scale, sum[p][t]);
+            for (int t = 0; t < T; ++t) {
+              sum[p][t] = weigh(dots[p][t], scale, sum[p][t]);
+              if constexpr (Format::kSigned) hold(sum[p][t]);
+            }
           }
         }
       }

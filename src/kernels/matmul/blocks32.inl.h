@@ -152,7 +152,10 @@ struct Blocks32 {
         COTERIE_UNROLL
         for (int p = 0; p < P; ++p) {
           COTERIE_UNROLL
-          for (int t = 0; t < T; ++t) sum[p][t] = weigh(dots[p][t], sum[p][t]);
+          for (int t = 0; t < T; ++t) {
+            sum[p][t] = weigh(dots[p][t], sum[p][t]);
+            if constexpr (Format::kSigned) hold(sum[p][t]);
+          }
         }
       }
       COTERIE_UNROLL
