@@ -19,15 +19,14 @@ class Drawer : public layers::TensorVisitor {
 
   void matrix(const Tensor& tensor, int64_t rows, int64_t cols, tensor::Weight&) override {
     const float scale = tensor.place == layers::Place::input_embeddings ? 1.0f : root(cols);
-    draw(name(tensor.path, -1), {rows * models::rows_listed(name_of(tensor.path).piece), cols}, scale, 0);
+    draw(name(tensor.path, -1), shape_of(tensor, {rows, cols}), scale, 0);
   }
   void vector(const Tensor& tensor, int64_t n, layers::Vector&) override {
     const bool norm = tensor.place == layers::Place::norms;
-    draw(name(tensor.path, -1), {n * models::rows_listed(name_of(tensor.path).piece)}, norm ? 0.2f : 0.1f,
-         norm ? 1.0f : 0.0f);
+    draw(name(tensor.path, -1), shape_of(tensor, {n}), norm ? 0.2f : 0.1f, norm ? 1.0f : 0.0f);
   }
   void table(const Tensor& tensor, int64_t rows, int64_t cols, layers::Vector&) override {
-    draw(name(tensor.path, -1), {rows, cols}, root(cols), 0);
+    draw(name(tensor.path, -1), shape_of(tensor, {rows, cols}), root(cols), 0);
   }
   void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, std::vector<tensor::Weight>&) override {
     if (const models::NameInFile& in_file = name_of(tensor.path);
@@ -43,6 +42,11 @@ class Drawer : public layers::TensorVisitor {
   static float root(int64_t n) { return 1.0f / std::sqrt(static_cast<float>(n)); }
   const models::NameInFile& name_of(const std::string& path) const {
     return names_.find(models::path_pattern(path).pattern)->front();
+  }
+  tensor::Shape shape_of(const Tensor& tensor, tensor::Shape shape) const {
+    const models::NameInFile& in_file = name_of(tensor.path);
+    shape.front() *= models::rows_listed(in_file.piece);
+    return models::shape_in_file(in_file.form, shape, tensor.parts);
   }
   std::string name(const std::string& path, int64_t expert) const {
     const auto [pattern, layer, item] = models::path_pattern(path);
@@ -79,6 +83,7 @@ const std::map<std::string, base::Json>& configs() {
       base::Json json = base;
       json.update(changes);
       json["model_type"] = family;
+      for (auto key = json.begin(); key != json.end();) key = key->is_null() ? json.erase(key) : std::next(key);
       configs[family] = json;
     };
     add("llama", {{"attention_bias", true},
@@ -105,6 +110,51 @@ const std::map<std::string, base::Json>& configs() {
                       {"head_dim", 16},
                       {"norm_topk_prob", true},
                       {"mlp_only_layers", {1}}});
+    // Not one key of attention; null leaves a key out.
+    const base::Json no_attention = {{"num_attention_heads", nullptr}, {"num_key_value_heads", nullptr}};
+    const auto add_without_attention = [&](const std::string& family, base::Json changes) {
+      changes.update(no_attention);
+      add(family, changes);
+    };
+    add_without_attention("mamba", {{"state_size", 5}, {"time_step_rank", 3}});
+    add_without_attention("falcon_mamba", {{"state_size", 8}, {"conv_kernel", 3}});
+    add_without_attention("mamba2", {{"num_heads", 4},
+                                     {"head_dim", 16},
+                                     {"n_groups", 2},
+                                     {"state_size", 12},
+                                     {"time_step_limit", {0.3, 0.9}},
+                                     {"intermediate_size", nullptr}});
+    add("jamba", {{"num_hidden_layers", 4},
+                  {"num_experts", 5},
+                  {"attn_layer_period", 3},
+                  {"attn_layer_offset", 1},
+                  {"mamba_d_state", 6}});
+    add("zamba", {{"num_hidden_layers", 4},
+                  {"num_key_value_heads", 4},
+                  {"layers_block_type", {"mamba", "hybrid", "mamba", "hybrid"}},
+                  {"mamba_d_state", 7},
+                  {"mamba_proj_bias", true}});
+    add("zamba2", {{"num_hidden_layers", 5},
+                   {"num_key_value_heads", 4},
+                   {"layers_block_type", {"hybrid", "hybrid", "mamba", "hybrid", "hybrid"}},
+                   {"num_mem_blocks", 2},
+                   {"use_mem_rope", true},
+                   {"use_shared_attention_adapter", true},
+                   {"adapter_rank", 3},
+                   {"n_mamba_heads", 4},
+                   {"mamba_ngroups", 2},
+                   {"mamba_d_state", 9}});
+    add("granitemoehybrid", {{"num_hidden_layers", 4},
+                             {"layer_types", {"mamba", "attention", "mamba", "attention"}},
+                             {"num_local_experts", 6},
+                             {"shared_intermediate_size", 24},
+                             {"mamba_n_heads", 4},
+                             {"mamba_d_state", 10},
+                             {"position_embedding_type", "rope"},
+                             {"embedding_multiplier", 3},
+                             {"logits_scaling", 2},
+                             {"residual_multiplier", 0.5},
+                             {"attention_multiplier", 0.3}});
     return configs;
   }();
   return all;

@@ -15,15 +15,26 @@ ResidentState::ResidentState(std::vector<int64_t> block_bytes, tensor::DType dty
 
 void ResidentState::forget() {
   for (Layer& layer : layers_) std::fill_n(layer.recurrent.data(), layer.recurrent.size(), 0.0f);
-  length_ = 0;
+  length_ = remembered_ = 0;
+}
+
+void ResidentState::remember() {
+  for (Layer& layer : layers_) {
+    if (layer.remembered.size() == 0) layer.remembered = tensor::Buffer<float>(layer.recurrent.size());
+    std::copy_n(layer.recurrent.data(), layer.recurrent.size(), layer.remembered.data());
+  }
+  remembered_ = length_;
 }
 
 void ResidentState::truncate(int64_t length) {
   if (length == 0) return forget();
   const bool recurrent =
       std::any_of(layers_.begin(), layers_.end(), [](const Layer& layer) { return layer.recurrent.size() > 0; });
-  base::require(length == length_ || !recurrent, "resident state", "recurrent states of {} positions cut to {}",
-                length_, length);
+  if (recurrent && length != length_) {
+    base::require(length == remembered_, "resident state", "recurrent states of {} positions cut to {}", length_,
+                  length);
+    for (Layer& layer : layers_) std::copy_n(layer.remembered.data(), layer.remembered.size(), layer.recurrent.data());
+  }
   length_ = length;
 }
 

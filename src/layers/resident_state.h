@@ -29,21 +29,24 @@ class ResidentState : public SequenceState {
   void reserve(int64_t rows);
   /// After each step.
   void advance(int64_t rows) { length_ += rows; }
-  /// Forgets the positions from `length` on. With recurrent states only all can be forgotten, or none.
+  /// Copies the recurrent states: truncate() can go back to here. One copy is kept, the latest.
+  void remember();
+  /// Forgets the positions from `length` on. With recurrent states `length` must be 0, the present one or the one
+  /// remembered.
   void truncate(int64_t length);
 
  private:
   struct Layer {
     std::vector<tensor::Buffer<std::byte>> blocks;
     std::vector<std::byte*> pointers;
-    tensor::Buffer<float> recurrent;
+    tensor::Buffer<float> recurrent, remembered;
   };
   void forget();
 
   std::vector<int64_t> block_bytes_;
   tensor::DType dtype_;
   std::vector<Layer> layers_;
-  int64_t length_ = 0;
+  int64_t length_ = 0, remembered_ = 0;
 };
 
 }  // namespace coterie::layers

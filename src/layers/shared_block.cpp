@@ -15,7 +15,7 @@ SharedBlock::SharedBlock(const SharedBlockSpec& spec, int64_t width)
       norm_(spec.norm, 2 * width),
       attention_(spec.attention, width, 2 * width),
       ffn_norm_(spec.ffn_norm, width),
-      adapters_(spec.uses.size()) {}
+      adapters_(spec.adapters.size()) {}
 
 void SharedBlock::Adapter::visit(TensorVisitor& visitor, const std::string& path, int64_t inputs, int64_t rank,
                                  int64_t outputs) {
@@ -40,7 +40,7 @@ void SharedBlock::visit(TensorVisitor& visitor, const std::string& path) {
   visitor.linear(path + ".ffn.down", Place::dense_ffn, width_, spec_.ffn.hidden, spec_.ffn.bias, down_);
   const AttentionSpec& a = spec_.attention;
   for (size_t i = 0; i < adapters_.size(); ++i) {
-    const std::string use = path + ".adapters." + std::to_string(spec_.uses[i]);
+    const std::string use = path + ".adapters." + std::to_string(spec_.adapters[i]);
     if (const int64_t rank = spec_.attention_adapter_rank; rank > 0) {
       adapters_[i].q.visit(visitor, use + ".q", 2 * width_, rank, a.heads * a.head_dim);
       adapters_[i].k.visit(visitor, use + ".k", 2 * width_, rank, a.kv_heads * a.head_dim);
@@ -52,9 +52,9 @@ void SharedBlock::visit(TensorVisitor& visitor, const std::string& path) {
 }
 
 const SharedBlock::Adapters& SharedBlock::adapters_of(int64_t use) const {
-  const auto found = std::find(spec_.uses.begin(), spec_.uses.end(), use);
-  base::require(found != spec_.uses.end(), "shared block", "use {} is not of this block", use);
-  return adapters_[static_cast<size_t>(found - spec_.uses.begin())];
+  const auto found = std::find(spec_.adapters.begin(), spec_.adapters.end(), use);
+  base::require(found != spec_.adapters.end(), "shared block", "use {} is not of this block", use);
+  return adapters_[static_cast<size_t>(found - spec_.adapters.begin())];
 }
 
 void SharedBlock::feed_forward(ops::Context& context, const Adapters& adapters, tensor::ConstMatrix x,

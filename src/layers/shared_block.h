@@ -20,17 +20,19 @@ struct SharedBlockSpec {
   AttentionSpec attention;
   DenseFfnSpec ffn;
   int64_t attention_adapter_rank = 0, ffn_adapter_rank = 0;  // 0 = none
-  std::vector<int64_t> uses;                                 // of all uses in the model, in ascending order
+  // Numbers count the uses in the model, in ascending order: those it has adapters for, and the first that is its own.
+  std::vector<int64_t> adapters;
+  int64_t first_use = 0;
 };
 
 class SharedBlock {
  public:
   SharedBlock(const SharedBlockSpec& spec, int64_t width);
 
-  /// x, y [N, D]; `use` is one of spec.uses.
+  /// x, y [N, D]; `use` is one of spec.adapters.
   void forward(const Batch& batch, int64_t layer, int64_t use, tensor::ConstMatrix x, tensor::Matrix y) const;
   void visit(TensorVisitor& visitor, const std::string& path);
-  int64_t first_use() const { return spec_.uses.front(); }
+  int64_t first_use() const { return spec_.first_use; }
 
  private:
   // y += up · down · x
@@ -51,7 +53,7 @@ class SharedBlock {
   Attention attention_;
   Norm ffn_norm_;
   Linear gate_, up_, down_;
-  std::vector<Adapters> adapters_;  // of each of spec.uses
+  std::vector<Adapters> adapters_;  // of each of spec.adapters
 };
 
 /// One use of a shared block: what it gives, through a projection of this use's own, is added to the mixer's input.

@@ -43,6 +43,8 @@ class TensorVisitor {
     bool decoded = false;
     // Not trained by gradients, so not counted among the parameters (a router's selection bias).
     bool buffer = false;
+    // In how many parts its rows come (heads, groups): some files have them as a dimension of their own.
+    int64_t parts = 1;
   };
   /// [rows, cols]
   virtual void matrix(const Tensor& tensor, int64_t rows, int64_t cols, tensor::Weight& slot) = 0;

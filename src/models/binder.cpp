@@ -30,7 +30,7 @@ class Binder : public layers::TensorVisitor {
   void matrix(const Tensor& tensor, int64_t rows, int64_t cols, Weight& slot) override {
     const Found found = find(tensor.path, 1);
     const TensorInfo& info = *found.tensors.front();
-    Shape expected = {rows_in_file(found.piece, rows), cols};
+    Shape expected = shape_in_file(found.form, {rows_in_file(found.piece, rows), cols}, tensor.parts);
     // A projection to one output is a vector in GGUF.
     if (rows == 1 && found.piece == Piece::whole && info.shape.size() == 1) expected = {cols};
     check(info, expected);
@@ -92,6 +92,7 @@ class Binder : public layers::TensorVisitor {
     std::vector<const TensorInfo*> tensors;  // one, or one for each expert
     Piece piece = Piece::whole;
     bool minus_exp = false;
+    Form form = Form::plain;
     bool per_expert = false;
   };
 
@@ -102,7 +103,7 @@ class Binder : public layers::TensorVisitor {
     base::require(names != nullptr, "binder", "the name table has no entry for {}", pattern);
     std::vector<std::string> tried;
     for (const NameInFile& name : *names) {
-      Found found{{}, name.piece, name.minus_exp, name.pattern.find("{expert}") != std::string::npos};
+      Found found{{}, name.piece, name.minus_exp, name.form, name.pattern.find("{expert}") != std::string::npos};
       const int64_t count = found.per_expert ? experts : 1;
       for (int64_t e = 0; e < count; ++e) {
         const std::string in_file = expand(name.pattern, layer, e, item);
@@ -138,7 +139,7 @@ class Binder : public layers::TensorVisitor {
 
   void check(const TensorInfo& info, const Shape& expected) const {
     if (!tensor::info(info.dtype).weight) refuse_dtype(info);
-    if (!fits(info.shape, expected))
+    if (info.shape != expected)
       base::fail(ErrorKind::bad_input, where(info), "shape {}: expected {}", tensor::to_string(info.shape),
                  tensor::to_string(expected));
     if (expected.back() % tensor::info(info.dtype).block_values != 0)
@@ -150,25 +151,12 @@ class Binder : public layers::TensorVisitor {
                   info.bytes.size(), bytes);
   }
 
-  // Files may keep apart what is one dimension here, or have dimensions of one: [heads, C / heads, S] for [C, S],
-  // [C, 1, width] for [C, width], [groups, C / groups] for [C].
-  static bool fits(const Shape& shape, const Shape& expected) {
-    if (shape == expected) return true;
-    const int64_t most = int64_t{1} << 48;
-    int64_t count = 1;
-    for (const int64_t n : shape) {
-      if (n < 1 || count > most / n) return false;
-      count *= n;
-    }
-    return count == tensor::element_count(expected) && (expected.size() == 1 || shape.back() == expected.back());
-  }
-
   void decode(const Tensor& tensor, const Shape& expected, layers::Vector& slot) {
     const Found found = find(tensor.path, 1);
     const TensorInfo& info = *found.tensors.front();
     Shape in_file = expected;
     in_file.front() = rows_in_file(found.piece, expected.front());
-    check(info, in_file);
+    check(info, shape_in_file(found.form, in_file, tensor.parts));
     if (is_block(info.dtype)) refuse_dtype(info);
     // As a weight with a row for each of the first dimension, of which the piece is taken.
     const int64_t rows = in_file.front(), cols = tensor::element_count(in_file) / rows;

@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <functional>
+#include <map>
+#include <memory>
 #include <span>
 
 #include "base/error.h"
@@ -23,60 +26,115 @@ void refuse_coarse_router(const std::string& name, tensor::DType dtype) {
         "keep it in f32, which is a thousandth of the model");
 }
 
+/// What one tensor of the file is made of: a weight, or the pieces of several that the file has as one.
+struct Merged {
+  struct Part {
+    Piece piece;
+    std::vector<tensor::Weight> stack;  // one, or one for each expert
+  };
+  std::vector<Part> parts;
+
+  void write(const Write& write) const {
+    const auto row = static_cast<size_t>(tensor::row_bytes(parts[0].stack[0].dtype, parts[0].stack[0].cols));
+    const bool alternating = parts[0].piece == Piece::even_rows || parts[0].piece == Piece::odd_rows;
+    for (size_t e = 0; e < parts[0].stack.size(); ++e) {
+      if (alternating) {
+        for (int64_t r = 0; r < parts[0].stack[e].rows; ++r)
+          for (const Part& part : parts) write({part.stack[e].row(r), row});
+        continue;
+      }
+      for (const Part& part : parts) {
+        const tensor::Weight& weight = part.stack[e];
+        if (weight.row_stride == static_cast<int64_t>(row)) {
+          write({weight.data, static_cast<size_t>(weight.bytes())});
+          continue;
+        }
+        for (int64_t r = 0; r < weight.rows; ++r) write({weight.row(r), row});
+      }
+    }
+  }
+};
+
 class Exporter : public layers::TensorVisitor {
  public:
   explicit Exporter(const NameTable& names) : names_(names) {}
 
   void matrix(const Tensor& tensor, int64_t rows, int64_t cols, tensor::Weight& slot) override {
     if (tensor.place == layers::Place::router) refuse_coarse_router(tensor.path, slot.dtype);
-    add(name(tensor.path), slot.dtype, {rows, cols}, {slot});
+    add(tensor, {rows, cols}, {slot});
   }
-  void vector(const Tensor& tensor, int64_t n, layers::Vector& slot) override {
-    const std::span<const std::byte> bytes = std::as_bytes(slot.values.span());
-    result.push_back(
-        {expand_one(name(tensor.path), -1), tensor::DType::f32, {n}, [bytes](const Write& write) { write(bytes); }});
+  void vector(const Tensor& tensor, int64_t n, layers::Vector& slot) override { add_floats(tensor, {n}, slot); }
+  void table(const Tensor& tensor, int64_t rows, int64_t cols, layers::Vector& slot) override {
+    add_floats(tensor, {rows, cols}, slot);
   }
   void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols,
              std::vector<tensor::Weight>& slots) override {
     const Name found = name(tensor.path);
-    if (found.pattern.find("{expert}") == std::string::npos)
-      return add(found, slots.front().dtype, {experts, rows, cols}, slots);
-    for (size_t e = 0; e < slots.size(); ++e)
-      add(found, slots[e].dtype, {rows, cols}, {slots[e]}, static_cast<int64_t>(e));
+    if (found.in_file.pattern.find("{expert}") == std::string::npos) return add(tensor, {experts, rows, cols}, slots);
+    for (size_t e = 0; e < slots.size(); ++e) add(tensor, {rows, cols}, {slots[e]}, static_cast<int64_t>(e));
   }
 
-  std::vector<TensorToWrite> result;
+  std::vector<TensorToWrite> finish() {
+    for (const auto& [in_file, place] : merged_) {
+      const size_t pieces = place.second->parts.size();
+      base::require(place.second->parts[0].piece == Piece::whole || pieces > 1, "export",
+                    "{} is only a part of what the file has", in_file);
+    }
+    return std::move(result_);
+  }
 
  private:
   struct Name {
-    std::string pattern;
+    NameInFile in_file;
     int64_t layer, item;
   };
   Name name(const std::string& path) const {
     const auto [pattern, layer, item] = path_pattern(path);
     const std::vector<NameInFile>* names = names_.find(pattern);
-    base::require(names && names->front().piece == Piece::whole, "export", "no name to write {} under", pattern);
-    return {names->front().pattern, layer, item};
-  }
-  static std::string expand_one(const Name& name, int64_t expert) {
-    return expand(name.pattern, name.layer, expert, name.item);
+    base::require(names != nullptr, "export", "no name to write {} under", pattern);
+    return {names->front(), layer, item};
   }
 
-  void add(const Name& name, tensor::DType dtype, const tensor::Shape& shape, std::vector<tensor::Weight> weights,
-           int64_t expert = -1) {
+  void add_floats(const Tensor& tensor, const tensor::Shape& shape, const layers::Vector& slot) {
+    const int64_t rows = shape.front(), cols = tensor::element_count(shape) / rows;
+    base::require(slot.minus_exp == name(tensor.path).in_file.minus_exp, "export",
+                  "{} is held as another function of the parameter than the file's", tensor.path);
+    const auto* bytes = reinterpret_cast<const std::byte*>(slot.values.data());
+    add(tensor, shape, {tensor::Weight(bytes, tensor::DType::f32, rows, cols)});
+  }
+
+  // `shape` is that of the weight; [experts, rows, cols] for a stack.
+  void add(const Tensor& tensor, const tensor::Shape& shape, std::vector<tensor::Weight> weights, int64_t expert = -1) {
+    const auto [in_file, layer, item] = name(tensor.path);
+    const std::string name = expand(in_file.pattern, layer, expert, item);
+    const tensor::DType dtype = weights.front().dtype;
     for (const tensor::Weight& weight : weights)
-      base::require(weight.dtype == dtype, "export", "{}: experts of {} and {} cannot be stacked", name.pattern,
+      base::require(weight.dtype == dtype, "export", "{}: experts of {} and {} cannot be stacked", name,
                     tensor::name(dtype), tensor::name(weight.dtype));
-    // Row by row: the rows of a merged or alternating layout do not lie next to each other.
-    result.push_back({expand_one(name, expert), dtype, shape, [weights = std::move(weights)](const Write& write) {
-                        for (const tensor::Weight& weight : weights) {
-                          const auto row = static_cast<size_t>(tensor::row_bytes(weight.dtype, weight.cols));
-                          for (int64_t r = 0; r < weight.rows; ++r) write({weight.row(r), row});
-                        }
-                      }});
+    const auto found = merged_.find(name);
+    if (found == merged_.end()) {
+      auto merged = std::make_shared<Merged>();
+      merged->parts.push_back({in_file.piece, std::move(weights)});
+      merged_[name] = {result_.size(), merged};
+      result_.push_back({name, dtype, shape_in_file(in_file.form, shape, tensor.parts),
+                         [merged](const Write& write) { merged->write(write); }});
+      return;
+    }
+    auto& [place, merged] = found->second;
+    TensorToWrite& whole = result_[place];
+    base::require(in_file.piece != Piece::whole && in_file.form == Form::plain && whole.dtype == dtype &&
+                      merged->parts[0].stack.size() == weights.size() &&
+                      merged->parts[0].stack[0].cols == weights[0].cols,
+                  "export", "{}: {} does not go with what it is merged with", name, tensor.path);
+    whole.shape[shape.size() == 3 ? 1 : 0] += shape[shape.size() == 3 ? 1 : 0];
+    merged->parts.push_back({in_file.piece, std::move(weights)});
+    std::stable_sort(merged->parts.begin(), merged->parts.end(),
+                     [](const auto& a, const auto& b) { return a.piece < b.piece; });
   }
 
   const NameTable& names_;
+  std::vector<TensorToWrite> result_;
+  std::map<std::string, std::pair<size_t, std::shared_ptr<Merged>>> merged_;
 };
 
 }  // namespace
@@ -88,7 +146,7 @@ bool too_coarse_for_a_router(tensor::DType dtype) {
 std::vector<TensorToWrite> tensors_to_write(const Decoder& decoder, const NameTable& names) {
   Exporter exporter(names);
   decoder.visit(exporter);
-  return std::move(exporter.result);
+  return exporter.finish();
 }
 
 std::vector<TensorToWrite> tensors_to_write(const checkpoint::TensorSource& source) {

@@ -44,7 +44,7 @@ class Drawer : public layers::TensorVisitor {
       dtype = DType::q6_k;
     // Embeddings of unit size, projections that keep the size of what they read.
     const float scale = tensor.place == Place::input_embeddings ? 1.0f : inverse_root(cols);
-    tensor::Shape shape = {rows * rows_listed(name_of(tensor).piece), cols};
+    tensor::Shape shape = shape_of(tensor, {rows, cols});
     if (rows == 1) shape = {cols};
     if (shape.front() > 0) tensors.push_back({name(tensor), fitting(dtype, cols), shape, scale});
   }
@@ -62,7 +62,11 @@ class Drawer : public layers::TensorVisitor {
   void draw(const Tensor& tensor, const tensor::Shape& shape) {
     const bool norm = tensor.place == Place::norms && !tensor.path.ends_with(".bias");
     const float offset = norm ? 1.0f : name_of(tensor).minus_exp ? -1.0f : 0.0f;
-    tensors.push_back({name(tensor), DType::f32, shape, 0.05f, offset});
+    tensors.push_back({name(tensor), DType::f32, shape_of(tensor, shape), 0.05f, offset});
+  }
+  tensor::Shape shape_of(const Tensor& tensor, tensor::Shape shape) const {
+    shape.front() *= rows_listed(name_of(tensor).piece);
+    return shape_in_file(name_of(tensor).form, shape, tensor.parts);
   }
   const NameInFile& name_of(const Tensor& tensor) const {
     const std::vector<NameInFile>* names = names_.find(path_pattern(tensor.path).pattern);
@@ -132,7 +136,8 @@ void describe_mixers(const ModelSpec& spec, const std::string& prefix, Metadata&
   }
   if (std::find(kv_heads.begin(), kv_heads.end(), 0) == kv_heads.end()) return;
   metadata[prefix + "attention.head_count_kv"] = kv_heads;
-  metadata[prefix + "attention.scale"] = static_cast<double>(attention->scale);
+  if (attention->scale != 1 / std::sqrt(static_cast<float>(attention->head_dim)))
+    metadata[prefix + "attention.scale"] = static_cast<double>(attention->scale);
   if (!attention->rope) metadata[prefix + "rope.scaling.finetuned"] = false;
 }
 

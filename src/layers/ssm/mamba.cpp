@@ -16,16 +16,19 @@ void Mamba::visit(TensorVisitor& visitor, const std::string& path) {
   visitor.linear(path + ".gate", Place::mixer, channels, width_, spec_.projection_bias, gate_);
   visitor.table({path + ".conv", Place::mixer}, channels, spec_.conv_width, taps_);
   if (spec_.conv_bias) visitor.vector({path + ".conv.bias", Place::mixer}, channels, conv_bias_);
-  visitor.matrix({path + ".select", Place::mixer}, spec_.heads * (r + 2 * s), channels / spec_.heads, select_);
-  visitor.matrix({path + ".dt", Place::mixer}, channels, r, dt_);
-  visitor.vector({path + ".dt.bias", Place::mixer}, channels, dt_bias_);
+  const auto by_head = [&](const char* name) {
+    return TensorVisitor::Tensor{.path = path + name, .place = Place::mixer, .parts = spec_.heads};
+  };
+  visitor.matrix(by_head(".select"), spec_.heads * (r + 2 * s), channels / spec_.heads, select_);
+  visitor.matrix(by_head(".dt"), channels, r, dt_);
+  visitor.vector(by_head(".dt.bias"), channels, dt_bias_);
   if (spec_.inner_norm == MambaSpec::InnerNorm::weighted) {
     visitor.vector({path + ".dt_norm", Place::norms}, r, dt_norm_);
     visitor.vector({path + ".b_norm", Place::norms}, s, b_norm_);
     visitor.vector({path + ".c_norm", Place::norms}, s, c_norm_);
   }
-  visitor.table({path + ".a_log", Place::mixer}, channels, s, a_log_);
-  visitor.vector({path + ".d", Place::mixer}, channels, d_);
+  visitor.table(by_head(".a_log"), channels, s, a_log_);
+  visitor.vector(by_head(".d"), channels, d_);
   visitor.linear(path + ".out", Place::mixer, width_, channels, spec_.projection_bias, out_);
 }
 

@@ -15,7 +15,7 @@ void Mamba2::visit(TensorVisitor& visitor, const std::string& path) {
   visitor.vector({path + ".dt.bias", Place::mixer}, heads, dt_bias_);
   visitor.vector({path + ".a_log", Place::mixer}, heads, a_log_);
   visitor.vector({path + ".d", Place::mixer}, heads, d_);
-  visitor.vector({path + ".norm", Place::norms}, inner, norm_);
+  visitor.vector({.path = path + ".norm", .place = Place::norms, .parts = spec_.groups}, inner, norm_);
   visitor.linear(path + ".out", Place::mixer, width_, inner, spec_.projection_bias, out_);
 }
 

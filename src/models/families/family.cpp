@@ -14,7 +14,8 @@ using base::ErrorKind;
 
 // Of several families with one GGUF architecture the first reads it.
 constexpr const Family* kFamilies[] = {
-    &kLlama, &kMistral, &kQwen2, &kQwen3, &kMixtral, &kOlmoe, &kQwen2Moe, &kQwen3Moe,
+    &kLlama, &kMistral,     &kQwen2,  &kQwen3, &kMixtral, &kOlmoe,  &kQwen2Moe,         &kQwen3Moe,
+    &kMamba, &kFalconMamba, &kMamba2, &kJamba, &kZamba,   &kZamba2, &kGraniteMoeHybrid,
 };
 
 std::string join(std::string (*of)(const Family&)) {

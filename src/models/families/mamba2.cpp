@@ -23,11 +23,12 @@ ModelSpec mamba2_from_config(ConfigReader& config) {
   mamba.groups = config.keys.integer("n_groups", 8);
   mamba.norm_eps = spec.final_norm.eps;
   const int64_t inner = ssm::inner_width(config, kKeys, spec.width);
-  if (mamba.inner() != inner || config.integer_of({"intermediate_size", "d_inner"}, inner) != inner)
-    base::fail(base::ErrorKind::bad_input, config.keys.where(),
-               "expand * hidden_size is {}, num_heads * head_dim is {}: expected the same (and the same "
-               "intermediate_size, if any)",
-               inner, mamba.inner());
+  if (mamba.inner() != inner || config.keys.integer("d_inner", inner) != inner)
+    base::fail(
+        base::ErrorKind::bad_input, config.keys.where(),
+        "expand * hidden_size is {}, num_heads * head_dim is {}: expected the same (and the same d_inner, if any)",
+        inner, mamba.inner());
+  config.keys.inert({"intermediate_size"});  // the reference's mixer computes its own
   ssm::read_time_step_limit(config, mamba);
   for (BlockSpec& block : spec.blocks) block.mixer = mamba;
   ssm::mark_inert(config);

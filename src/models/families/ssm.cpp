@@ -158,6 +158,9 @@ class Namer {
       for (const auto& [name, piece] : theirs) names.push_back({prefix + name, piece});
   }
   void operator()(const std::string& ours, const char* theirs) { (*this)(ours, {{theirs, Piece::whole}}); }
+  void set_form(const std::string& ours, Form form) {
+    for (NameInFile& name : table_.names.at(path_ + ours)) name.form = form;
+  }
 
  private:
   NameTable& table_;
@@ -181,6 +184,7 @@ void add_mamba_names(NameTable& table, const std::vector<std::string>& prefixes)
   for (const std::string part : {"dt", "b", "c"}) name(part + "_norm", (part + "_layernorm.weight").c_str());
   name("a_log", "A_log");
   name("d", "D");
+  name.set_form("conv", Form::filters);
 }
 
 void add_mamba2_names(NameTable& table, const std::vector<std::string>& prefixes) {
@@ -195,6 +199,7 @@ void add_mamba2_names(NameTable& table, const std::vector<std::string>& prefixes
   name("norm", "norm.weight");
   name("a_log", "A_log");
   name("d", "D");
+  name.set_form("conv", Form::filters);
 }
 
 }  // namespace coterie::models::ssm

@@ -29,7 +29,7 @@ struct MambaKeys {
   std::string_view rank = {};  // Mamba only: an integer, or "auto" for a sixteenth of the width
   int64_t default_states = 16;
 };
-/// expand * width; refuses a fraction. An "intermediate_size" that says otherwise is refused where it means this.
+/// expand * width; refuses a fraction.
 int64_t inner_width(ConfigReader& config, const MambaKeys& keys, int64_t width);
 layers::MambaSpec mamba(ConfigReader& config, const MambaKeys& keys, int64_t width);
 /// All but heads, head_dim and groups, whose keys no two families share.

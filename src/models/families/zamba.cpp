@@ -42,8 +42,7 @@ ModelSpec zamba_from_config(ConfigReader& config) {
   shared.attention = zamba::attention(config, spec.width, 16);
   shared.ffn.hidden = config.keys.integer("intermediate_size", 14848);
   shared.ffn.activation = config.activation("hidden_act", "gelu");
-  spec.shared = {shared};
-  zamba::share(spec, kinds_of(config, spec.blocks.size()));
+  zamba::share(spec, shared, 1, kinds_of(config, spec.blocks.size()));
   ssm::mark_inert(config);
   return spec;
 }
@@ -62,9 +61,14 @@ NameTable zamba_names() {
   for (NameInFile& name : table.names[path + "gate"]) name.piece = Piece::odd_rows;
   for (NameInFile& name : table.names[path + "in.bias"]) name.piece = Piece::even_rows;
   for (NameInFile& name : table.names[path + "gate.bias"]) name.piece = Piece::odd_rows;
-  table.names[path + "select"] = {{prefixes[0] + "x_proj_weight"}, {prefixes[1] + "x_proj_weight"}};
-  table.names[path + "dt"] = {{prefixes[0] + "dt_proj_weight"}, {prefixes[1] + "dt_proj_weight"}};
-  table.names[path + "dt.bias"] = {{prefixes[0] + "dt_proj_bias"}, {prefixes[1] + "dt_proj_bias"}};
+  for (const char* part : {"a_log", "d"})
+    for (NameInFile& name : table.names[path + part]) name.form = Form::in_parts;
+  const std::pair<const char*, const char*> by_head[] = {
+      {"select", "x_proj_weight"}, {"dt", "dt_proj_weight"}, {"dt.bias", "dt_proj_bias"}};
+  for (const auto& [ours, theirs] : by_head) {
+    std::vector<NameInFile>& names = table.names[path + ours] = {{prefixes[0] + theirs}, {prefixes[1] + theirs}};
+    for (NameInFile& name : names) name.form = Form::in_parts;
+  }
   return table;
 }
 

@@ -76,8 +76,7 @@ ModelSpec zamba2_from_config(ConfigReader& config) {
   const int64_t blocks = config.keys.integer("num_mem_blocks", 1);
   if (blocks < 1 || blocks > static_cast<int64_t>(spec.blocks.size()))
     base::fail(base::ErrorKind::bad_input, config.keys.where(), "num_mem_blocks is {}", blocks);
-  spec.shared.assign(static_cast<size_t>(blocks), shared);
-  zamba::share(spec, kinds_of(config, spec.blocks.size()));
+  zamba::share(spec, shared, blocks, kinds_of(config, spec.blocks.size()));
   ssm::mark_inert(config);
   config.keys.inert({"kv_channels", "num_query_groups", "ffn_hidden_size", "use_shared_mlp_adapter"});
   return spec;

@@ -1,5 +1,6 @@
 #include "models/families/zamba_shared.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -9,17 +10,21 @@ namespace coterie::models::zamba {
 using base::ErrorKind;
 using base::fail;
 
-void share(ModelSpec& spec, const std::vector<std::string>& kinds) {
-  const auto blocks = static_cast<int64_t>(spec.shared.size());
+void share(ModelSpec& spec, const layers::SharedBlockSpec& block, int64_t blocks,
+           const std::vector<std::string>& kinds) {
   int64_t uses = 0;
   for (size_t i = 0; i < spec.blocks.size(); ++i) {
     if (kinds[i] != "hybrid") continue;
-    const layers::SharedUseSpec use{uses % blocks, uses};
-    spec.blocks[i].shared = use;
-    spec.shared[static_cast<size_t>(use.block)].uses.push_back(uses++);
+    spec.blocks[i].shared = layers::SharedUseSpec{spec.tied_embeddings ? uses % blocks : uses, uses};
+    ++uses;
   }
-  // Blocks whose turn never comes have no weights.
-  if (uses < blocks) spec.shared.resize(static_cast<size_t>(uses));
+  // The reference ties the blocks with the embeddings or not at all. Blocks whose turn never comes have no weights.
+  const int64_t stored = spec.tied_embeddings ? std::min(blocks, uses) : uses;
+  for (int64_t first = 0; first < stored; ++first) {
+    spec.shared.push_back(block);
+    spec.shared.back().first_use = first;
+    for (int64_t use = first % blocks; use < uses; use += blocks) spec.shared.back().adapters.push_back(use);
+  }
 }
 
 layers::AttentionSpec attention(ConfigReader& config, int64_t width, int64_t heads) {
@@ -28,14 +33,14 @@ layers::AttentionSpec attention(ConfigReader& config, int64_t width, int64_t hea
   if (attention.heads < 1)
     fail(ErrorKind::bad_input, config.keys.where(), "num_attention_heads is {}", attention.heads);
   attention.kv_heads = config.keys.integer("num_key_value_heads", attention.heads);
-  attention.head_dim = config.keys.integer("attention_head_dim", 2 * width / attention.heads);
+  // The reference takes head_dim for another spelling of it.
+  attention.head_dim = config.integer_of({"attention_head_dim", "head_dim"}, 2 * width / attention.heads);
   attention.value_dim = attention.head_dim;
   attention.scale = 1.0f / std::sqrt(static_cast<float>(attention.head_dim) / 2);
   const int64_t input = config.keys.integer("attention_hidden_size", 2 * width);
   if (input != 2 * width)
     fail(ErrorKind::bad_input, config.keys.where(), "attention_hidden_size is {}, twice hidden_size is {}", input,
          2 * width);
-  config.keys.inert({"head_dim"});
   return attention;
 }
 

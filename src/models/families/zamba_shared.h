@@ -9,9 +9,9 @@
 // once.
 namespace coterie::models::zamba {
 
-/// Adds a "hybrid" layer's use of a shared block to every layer of that kind, the blocks taking turns. `spec.shared`
-/// must hold as many copies of the block's spec as there are blocks.
-void share(ModelSpec& spec, const std::vector<std::string>& kinds);
+/// Adds a use of a shared block to every "hybrid" layer, `blocks` of them taking turns.
+void share(ModelSpec& spec, const layers::SharedBlockSpec& block, int64_t blocks,
+           const std::vector<std::string>& kinds);
 
 /// The shared block's attention: its input is as wide as hidden state and embedding together, its scale that of half a
 /// head. Without positions.

@@ -43,13 +43,15 @@ NameTable gguf_names() {
     name(path + "mamba." + part + "_norm", layer + "ssm_" + part + "_norm.weight");
   name(path + "mamba2.in", layer + "ssm_in.weight"), name(path + "mamba2.norm", layer + "ssm_norm.weight");
   for (const std::string mixer : {"mamba.", "mamba2."}) {
-    name(path + mixer + "conv", layer + "ssm_conv1d.weight"),
-        name(path + mixer + "conv.bias", layer + "ssm_conv1d.bias");
+    name(path + mixer + "conv", layer + "ssm_conv1d.weight");
+    name(path + mixer + "conv.bias", layer + "ssm_conv1d.bias");
     name(path + mixer + "dt.bias", layer + "ssm_dt.bias");
     name(path + mixer + "d", layer + "ssm_d");
     name(path + mixer + "out", layer + "ssm_out.weight");
     table.names[path + mixer + "a_log"] = {{layer + "ssm_a", Piece::whole, true}};
   }
+  for (const char* part : {"a_log", "d"}) table.names[path + "mamba2." + part].front().form = Form::column;
+  table.names[path + "mamba2.norm"].front().form = Form::in_parts;
   // Read by families/gguf.cpp into RopeSpec::divisors.
   table.inert = {"rope_freqs.weight"};
   return table;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cctype>
 
+#include "base/error.h"
+
 namespace coterie::models {
 
 namespace {
@@ -55,6 +57,21 @@ PathPattern path_pattern(std::string_view path) {
     } else {
       result.pattern += path[i++];
     }
+  }
+  return result;
+}
+
+tensor::Shape shape_in_file(Form form, const tensor::Shape& shape, int64_t parts) {
+  tensor::Shape result = shape;
+  switch (form) {
+    case Form::plain: break;
+    case Form::in_parts:
+      base::require(parts > 0 && shape.front() % parts == 0, "name table", "{} rows in {} parts", shape.front(), parts);
+      result.front() /= parts;
+      result.insert(result.begin(), parts);
+      break;
+    case Form::filters: result.insert(result.end() - 1, 1); break;
+    case Form::column: result.push_back(1); break;
   }
   return result;
 }

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "tensor/view.h"
+
 namespace coterie::models {
 
 /// Which part of the tensor in the file a weight is, along its rows (the last but one dimension).
@@ -18,6 +20,14 @@ enum class Piece {
   odd_rows,     // up of it
 };
 
+/// How the dimensions of a weight lie in the file, whose values are in the same order in each case.
+enum class Form {
+  plain,     // [rows, cols] or [n]
+  in_parts,  // [parts, rows / parts, cols] or [parts, n / parts]: the layer says how many (TensorVisitor::Tensor)
+  filters,   // [rows, 1, cols]: PyTorch's taps of a convolution that keeps channels apart
+  column,    // [n, 1]
+};
+
 /// One way a file may name a weight. The pattern holds {layer} where the canonical path has a number, and {expert}
 /// when each expert is a tensor of its own; without {expert} a stack of experts is one tensor with E as its first
 /// dimension.
@@ -25,6 +35,7 @@ struct NameInFile {
   std::string pattern;
   Piece piece = Piece::whole;
   bool minus_exp = false;  // the file holds -exp of the parameter
+  Form form = Form::plain;
 };
 
 /// What a family's files call the tensors of layers/: canonical path ("blocks.{layer}.moe.experts.gate") to the names
@@ -38,6 +49,9 @@ struct NameTable {
   const std::vector<NameInFile>* find(std::string_view path_pattern) const;
   bool is_inert(std::string_view name) const;
 };
+
+/// The shape in the file of a weight that is [rows, cols] or [n] and comes in `parts`.
+tensor::Shape shape_in_file(Form form, const tensor::Shape& shape, int64_t parts);
 
 /// "blocks.3.moe.router" → "blocks.{layer}.moe.router" and 3; a second number becomes {item}. Paths without a number
 /// come back as they are, with -1.

@@ -33,7 +33,9 @@ struct Runner {
   Runner(const Case& c, const models::Decoder& decoder_, int threads = 2)
       : decoder(decoder_), kernels(kernels::by_name(c.isa)), precision(c.precision), cache(c.cache), pool(threads) {}
 
-  layers::ResidentState state() const { return {models::cache_block_bytes(decoder.spec(), cache), cache}; }
+  layers::ResidentState state() const {
+    return {models::cache_block_bytes(decoder.spec(), cache), cache, models::state_floats(decoder.spec())};
+  }
   /// Evaluates each piece of `ids` after the other; the logits of every position, [T * V].
   std::vector<float> pieces(std::span<const int32_t> ids, std::span<const int64_t> sizes);
   /// All at once.

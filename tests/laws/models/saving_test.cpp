@@ -58,7 +58,8 @@ TEST_P(Saving, SafetensorsReadBackAsTheSameBytes) {
   EXPECT_EQ(contents(folder / "a.safetensors"), contents(folder / "b.safetensors"));
 }
 
-TEST_P(Saving, GgufReadsBackAsTheSameBytes) {
+class SavingGguf : public Saving {};
+TEST_P(SavingGguf, GgufReadsBackAsTheSameBytes) {
   const models::ModelSpec spec = models::read_config(tiny::configs().at(GetParam().family), "tiny", true);
   const models::RandomModel random = models::random_model(spec, tensor::DType::q4_0, "law");
   const auto source = checkpoint::random_source(random.tensors, random.metadata, 1, 1);
@@ -78,6 +79,14 @@ std::vector<Case> best_cases() {
   return all;
 }
 INSTANTIATE_TEST_SUITE_P(Families, Saving, testing::ValuesIn(best_cases()), name_of);
+
+// Zamba and Zamba2 have no architecture in GGUF.
+std::vector<Case> gguf_cases() {
+  std::vector<Case> all = best_cases();
+  std::erase_if(all, [](const Case& c) { return models::family_of_model_type(c.family, "law").architecture.empty(); });
+  return all;
+}
+INSTANTIATE_TEST_SUITE_P(Families, SavingGguf, testing::ValuesIn(gguf_cases()), name_of);
 
 }  // namespace
 }  // namespace coterie::laws

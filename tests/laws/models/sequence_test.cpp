@@ -59,7 +59,9 @@ TEST_P(Sequence, ForgettingIsAsIfItNeverWas) {
     const std::span<const int32_t> piece[] = {ids};
     return runner.step(piece, states);
   };
-  feed(prompt), feed(wrong);
+  feed(prompt);
+  state.remember();
+  feed(wrong);
   state.truncate(19);
   const std::vector<float> after = feed(right);
   std::vector<int32_t> both = prompt;
