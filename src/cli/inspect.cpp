@@ -29,11 +29,13 @@ struct InspectOptions {
   bool json = false, remeasure = false;
 };
 
-std::string title(Place place) {
+std::string title(Place place, const Inspection& model) {
   std::string text(models::name(place));
   std::replace(text.begin(), text.end(), '_', ' ');
   if (place == Place::experts) return "experts (routed)";
   if (place == Place::shared_experts) return "experts (shared)";
+  if (place == Place::mixer && model.account.state_bytes > 0)
+    return model.account.cache_bytes_per_token > 0 ? "attention and SSM" : "state space (SSM)";
   if (place == Place::mixer) return "attention";
   if (place == Place::dense_ffn) return "dense FFN";
   return text;
@@ -78,6 +80,7 @@ base::Json as_json(const Inspection& model, const MachineLimits& machine) {
           {"dtype", model.dtype ? base::Json(tensor::name(*model.dtype)) : base::Json(nullptr)},
           {"layers", layers},
           {"cache_bytes_per_token", model.account.cache_bytes_per_token},
+          {"state_bytes", model.account.state_bytes},
           {"context", model.context},
           {"model_context", model.spec.context},
           {"memory",
@@ -100,7 +103,7 @@ std::string places_table(const Inspection& model) {
     const auto place = static_cast<size_t>(i);
     const int64_t held = model.account.held[place], used = model.account.active[place];
     if (held == 0) continue;
-    text += fmt::format("{:<20}{:>20}{:>9}{:>22}{:>9}\n", title(static_cast<Place>(i)), grouped(held),
+    text += fmt::format("{:<20}{:>20}{:>9}{:>22}{:>9}\n", title(static_cast<Place>(i), model), grouped(held),
                         percent(static_cast<double>(held) / static_cast<double>(total)), grouped(used),
                         percent(static_cast<double>(used) / static_cast<double>(active)));
   }
@@ -124,7 +127,7 @@ std::string layers_table(const Inspection& model) {
     std::string where;
     for (int p = 0; p < kPlaces; ++p)
       if (const int64_t held = layers[i].held[static_cast<size_t>(p)]; held > 0)
-        where += fmt::format("{}{} {}", where.empty() ? "" : ", ", title(static_cast<Place>(p)), grouped(held));
+        where += fmt::format("{}{} {}", where.empty() ? "" : ", ", title(static_cast<Place>(p), model), grouped(held));
     text += fmt::format("{:<14}{:>16}{:>16}   {}\n", ranges(alike), grouped(sum(layers[i].held)),
                         grouped(sum(layers[i].active)), where);
   }
@@ -142,16 +145,24 @@ std::string memory_words(const Inspection& model, const MachineLimits& machine) 
   line(model.dtype ? fmt::format("weights in {}", tensor::name(*model.dtype)) : "weights, as they are mapped",
        fmt::format("{} ({:.2f} bits a parameter)", human_bytes(model.weight_bytes()),
                    8.0 * static_cast<double>(model.weight_bytes()) / static_cast<double>(model.account.total())));
-  line("cache, each token of context (f16)",
-       fmt::format("{} ({} at the full {})", human_bytes(model.account.cache_bytes_per_token),
-                   human_bytes(model.account.cache_bytes_per_token * model.spec.context), grouped(model.spec.context)));
+  if (model.account.cache_bytes_per_token > 0)
+    line("cache, each token of context (f16)",
+         fmt::format("{} ({} at the full {})", human_bytes(model.account.cache_bytes_per_token),
+                     human_bytes(model.account.cache_bytes_per_token * model.spec.context),
+                     grouped(model.spec.context)));
+  if (model.account.state_bytes > 0)
+    line("recurrent state, at any length (f32)",
+         fmt::format("{}, and as much for each copy kept to go back to", human_bytes(model.account.state_bytes)));
   line(fmt::format("expected resident at context {}", model.context),
        fmt::format("{}: weights {}, cache {}, scratch {}, process {}", human_bytes(memory.resident()),
                    human_bytes(memory.weights), human_bytes(memory.cache), human_bytes(memory.scratch),
                    human_bytes(memory.process)));
   text += styled("speed\n", Style::bold);
   line("read for each token",
-       fmt::format("{}, cache of half that context included", human_bytes(model.bytes_per_token())));
+       fmt::format("{}, {} included", human_bytes(model.bytes_per_token()),
+                   model.account.state_bytes == 0             ? "cache of half that context"
+                   : model.account.cache_bytes_per_token == 0 ? "the state"
+                                                              : "the state and the cache of half that context"));
   line("this machine reads", fmt::format("{:.1f} GB/s{}", machine.read_bytes_per_second / 1e9,
                                          machine.remembered ? " (measured earlier; --remeasure)" : " (just measured)"));
   line("so it decodes at most", fmt::format("{:.1f} tokens a second", decode_speed(model, machine)));

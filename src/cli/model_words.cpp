@@ -94,6 +94,19 @@ std::vector<std::string> lines(const layers::DenseFfnSpec& ffn) {
                       ffn.bias ? ", with biases" : "")};
 }
 
+std::vector<std::string> lines(const layers::SharedBlockSpec& block, const models::ModelSpec& spec) {
+  std::vector<std::string> out = {
+      spec.shared.size() == 1 ? std::string("begin with one transformer block, stored once")
+                              : fmt::format("begin with a transformer block, {} of them in turn{}", spec.shared.size(),
+                                            spec.tied_embeddings ? ", each stored once" : "")};
+  out.push_back("reads the residual stream beside the embedded tokens; " + words(block.attention));
+  out.push_back(lines(block.ffn).front());
+  if (block.attention_adapter_rank > 0 || block.ffn_adapter_rank > 0)
+    out.push_back(fmt::format("adapters of rank {} for each use on {}", block.ffn_adapter_rank,
+                              block.attention_adapter_rank > 0 ? "q, k, v, gate and up" : "gate and up"));
+  return out;
+}
+
 std::vector<std::string> lines(const layers::NoFfnSpec&) { return {"no FFN"}; }
 
 std::vector<std::string> lines(const layers::MoeSpec& moe) {
@@ -181,6 +194,8 @@ std::vector<std::string> describe(const models::ModelSpec& spec) {
     if (same == kinds.end()) same = kinds.insert(kinds.end(), {std::move(sentences), {}});
     same->second.push_back(static_cast<int64_t>(layer));
   };
+  for (size_t i = 0; i < spec.blocks.size(); ++i)
+    if (const auto& use = spec.blocks[i].shared) add(lines(spec.shared[static_cast<size_t>(use->block)], spec), i);
   for (size_t i = 0; i < spec.blocks.size(); ++i)
     add({std::visit([](const auto& mixer) { return words(mixer); }, spec.blocks[i].mixer)}, i);
   for (size_t i = 0; i < spec.blocks.size(); ++i)

@@ -54,7 +54,7 @@ int64_t Inspection::weight_bytes() const { return std::accumulate(bytes_held.beg
 
 int64_t Inspection::bytes_per_token() const {
   return std::accumulate(bytes_touched.begin(), bytes_touched.end(), int64_t{0}) +
-         account.cache_bytes_per_token * context / 2;
+         account.cache_bytes_per_token * context / 2 + account.state_bytes;
 }
 
 Inspection inspect(const std::filesystem::path& path, const InspectionOptions& options) {

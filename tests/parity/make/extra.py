@@ -65,7 +65,9 @@ QWEN3_MOE = dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=16,
 
 # name: (model_type, overrides, how it is drawn and saved)
 #   batch, length: of input_ids; dtype: of the file (bfloat16 unless said); shard: largest shard; config: a change to config.json;
-#   stacked: save the experts as transformers 5 holds them in memory
+#   stacked: save the experts as transformers 5 holds them in memory; quieter: factors of parameters by part of their name.
+#   (A Zamba2 of random weights multiplies an error of rounding by 3 to 7 in each hybrid layer; adapters and the
+#   projection behind the shared block are small in a trained one.)
 MAMBA = dict(state_size=8)
 MAMBA2 = dict(state_size=16, head_dim=16, num_heads=4, chunk_size=8)
 JAMBA = dict(num_hidden_layers=4, num_experts=4, num_experts_per_tok=2, expert_layer_period=2, expert_layer_offset=1,
@@ -73,6 +75,7 @@ JAMBA = dict(num_hidden_layers=4, num_experts=4, num_experts_per_tok=2, expert_l
 ZAMBA = dict(mamba_d_state=8, num_key_value_heads=4)
 ZAMBA2 = dict(mamba_d_state=16, n_mamba_heads=4, num_key_value_heads=4, adapter_rank=4, chunk_size=8,
               use_mamba_kernels=False)
+QUIET = {"adapter": 0.4, ".linear.": 0.3}
 GRANITE = dict(num_hidden_layers=3, layer_types=["mamba", "attention", "mamba"], num_local_experts=6,
                num_experts_per_tok=2, shared_intermediate_size=24, mamba_n_heads=4, mamba_d_head=16, mamba_d_state=16,
                mamba_chunk_size=8)
@@ -166,16 +169,33 @@ TABLE = {
     "jamba-biases": ("jamba", dict(JAMBA, mamba_proj_bias=True, mamba_conv_bias=False, num_experts_per_tok=1, tie_word_embeddings=True), dict(batch=3, length=70)),
     "jamba-one-expert": ("jamba", dict(JAMBA, num_experts=1, num_experts_per_tok=1, num_hidden_layers=3), {}),
     "zamba-pattern": ("zamba", dict(ZAMBA, n_mamba_heads=4, mamba_proj_bias=True, num_hidden_layers=6, attn_layer_period=2, attn_layer_offset=1), dict(config=drop("layers_block_type"))),
-    "zamba2-two-blocks": ("zamba2", dict(ZAMBA2, num_hidden_layers=6, layers_block_type=["mamba", "hybrid", "hybrid", "mamba", "hybrid", "hybrid"], num_mem_blocks=2, use_shared_attention_adapter=True, use_mem_rope=True, add_bias_linear=True, mamba_ngroups=2), {}),
-    "zamba2-old-words": ("zamba2", dict(ZAMBA2, num_hidden_layers=3, layers_block_type=["hybrid", "mamba", "hybrid"], time_step_min=0.5), dict(config=old_kinds("layers_block_type"), length=40)),
+    "zamba2-two-blocks": ("zamba2", dict(ZAMBA2, num_hidden_layers=4, layers_block_type=["hybrid", "hybrid", "mamba", "hybrid"], num_mem_blocks=2, use_shared_attention_adapter=True, use_mem_rope=True), dict(quieter=QUIET)),
+    "zamba2-biases-groups": ("zamba2", dict(ZAMBA2, num_hidden_layers=3, layers_block_type=["mamba", "hybrid", "mamba"], add_bias_linear=True, mamba_ngroups=2, mamba_d_conv=3, n_mamba_heads=2, mamba_d_state=9, hidden_act="silu"), dict(batch=3, length=33, quieter=QUIET)),
+    "zamba2-untied": ("zamba2", dict(ZAMBA2, num_hidden_layers=4, layers_block_type=["hybrid", "hybrid", "mamba", "hybrid"], num_mem_blocks=2, tie_word_embeddings=False, num_key_value_heads=2, attention_head_dim=12), dict(quieter=QUIET)),
+    "zamba2-old-words": ("zamba2", dict(ZAMBA2, num_hidden_layers=3, layers_block_type=["hybrid", "mamba", "hybrid"], time_step_min=0.5), dict(config=old_kinds("layers_block_type"), length=40, quieter=QUIET)),
     "granitemoehybrid-rope": ("granitemoehybrid", dict(GRANITE, position_embedding_type="rope", mamba_n_groups=2, mamba_proj_bias=True, attention_bias=True, embedding_multiplier=6.0, logits_scaling=4.0, residual_multiplier=0.4, attention_multiplier=0.2, output_router_logits=True, router_aux_loss_coef=0.3), dict(config=old_kinds("layer_types"))),
     "granitemoehybrid-dense": ("granitemoehybrid", dict(GRANITE, num_local_experts=0, num_experts_per_tok=0, time_step_limit=(0.0, 0.5), tie_word_embeddings=True), dict(length=70)),
+    "mamba-odd": ("mamba", dict(vocab_size=161, hidden_size=40, intermediate_size=76, state_size=5, conv_kernel=2, time_step_rank=7, hidden_act="gelu", layer_norm_epsilon=1e-3), dict(batch=3, length=37, dtype=torch.float32)),
+    "mamba-expand": ("mamba", dict(state_size=16, expand=3, num_hidden_layers=3, residual_in_fp32=False), dict(config=drop("intermediate_size", "num_attention_heads", "num_key_value_heads"), length=70)),
+    "falcon-mamba-biases": ("falcon_mamba", dict(state_size=20, conv_kernel=3, use_bias=True, use_conv_bias=False, tie_word_embeddings=False, time_step_rank=5), dict(length=40)),
+    "mamba2-many-groups": ("mamba2", dict(MAMBA2, num_heads=8, head_dim=8, n_groups=4, state_size=9, conv_kernel=2, chunk_size=256, residual_in_fp32=False, time_step_limit=(0.0, 0.3)), dict(length=40, dtype=torch.float32)),
+    "mamba2-narrow": ("mamba2", dict(MAMBA2, expand=1, num_heads=1, head_dim=32, n_groups=1, hidden_act="gelu_pytorch_tanh", layer_norm_epsilon=1e-4), {}),
+    "jamba-sparse": ("jamba", dict(JAMBA, num_hidden_layers=3, num_experts=5, num_experts_per_tok=3, expert_layer_period=1, expert_layer_offset=0, attn_layer_period=2, attn_layer_offset=0, mamba_d_state=5, mamba_d_conv=2, mamba_dt_rank=3, mamba_expand=1, num_key_value_heads=1), dict(stacked=True)),
+    "jamba-no-attention": ("jamba", dict(JAMBA, num_hidden_layers=2, attn_layer_period=8, attn_layer_offset=4, hidden_act="gelu", rms_norm_eps=1e-3), dict(dtype=torch.float32, length=70)),
+    "zamba-heads": ("zamba", dict(ZAMBA, num_hidden_layers=3, layers_block_type=["mamba", "hybrid", "hybrid"], n_mamba_heads=1, num_key_value_heads=2, attention_head_dim=12, mamba_conv_bias=False, mamba_d_conv=2, hidden_act="silu", hidden_mamba_act="gelu"), dict(config=old_kinds("layers_block_type"))),
+    "zamba-untied": ("zamba", dict(ZAMBA, num_hidden_layers=3, layers_block_type=["hybrid", "linear_attention", "hybrid"], tie_word_embeddings=False, mamba_d_state=5, mamba_dt_rank=3), {}),
+    "granitemoehybrid-all-attention": ("granitemoehybrid", dict(GRANITE, num_hidden_layers=2, layer_types=["full_attention"] * 2, position_embedding_type="rope", num_local_experts=0, num_experts_per_tok=0, shared_intermediate_size=40, attention_multiplier=0.3, **rope("default", theta=500.0)), {}),
+    "granitemoehybrid-no-attention": ("granitemoehybrid", dict(GRANITE, num_hidden_layers=2, layer_types=None, num_local_experts=5, num_experts_per_tok=1, mamba_n_heads=8, mamba_d_head="auto", mamba_n_groups=4, mamba_d_state=7, mamba_d_conv=2, mamba_conv_bias=False, tie_word_embeddings=True), dict(dtype=torch.float32, length=33)),
+    "granitemoehybrid-stacked": ("granitemoehybrid", dict(GRANITE, num_hidden_layers=2, layer_types=["attention", "mamba"], num_experts_per_tok=4, num_key_value_heads=1, attention_multiplier=0.35), dict(stacked=True)),
 }
 
 
 def make(out, name, model_type, overrides, how, seed):
     folder = reference.fresh(out / f"extra-{name}")
     model = reference.build(model_type, {**SMALL, **overrides}, seed)
+    for key, parameter in model.named_parameters():
+        for part, factor in how.get("quieter", {}).items():
+            parameter.data *= factor if part in key else 1
     model = model.to(how.get("dtype", torch.bfloat16))
     model.save_pretrained(folder, max_shard_size=how.get("shard", "1GB"), save_original_format=not how.get("stacked", False))
     (folder / "generation_config.json").unlink(missing_ok=True)
