@@ -44,6 +44,8 @@ base::Json as_json(const runtime::Generation& generation, uint64_t seed) {
           {"finish", name(generation.finish())},
           {"seed", seed},
           {"prompt_tokens", statistics.prompt_tokens},
+          {"reused_tokens", statistics.reused_tokens},
+          {"evaluated_tokens", statistics.evaluated_tokens},
           {"generated_tokens", statistics.generated_tokens},
           {"prompt_seconds", statistics.prompt_seconds},
           {"decode_seconds", statistics.decode_seconds},

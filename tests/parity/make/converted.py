@@ -30,7 +30,7 @@ def rope(kind, **rest):
 
 MIXTRAL = dict(num_local_experts=4, num_experts_per_tok=2, intermediate_size=20)
 QWEN3_MOE = dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=12, head_dim=16, norm_topk_prob=True)
-MAMBA = dict(state_size=8, num_attention_heads=None, num_key_value_heads=None, intermediate_size=None)
+MAMBA = dict(state_size=8, intermediate_size=64)
 GRANITE = dict(num_hidden_layers=3, layer_types=["mamba", "attention", "mamba"], num_local_experts=4,
                num_experts_per_tok=2, shared_intermediate_size=24, mamba_n_heads=4, mamba_d_head=16, mamba_d_state=16,
                embedding_multiplier=6.0, logits_scaling=4.0, residual_multiplier=0.4, attention_multiplier=0.2)
@@ -49,7 +49,7 @@ TABLE = {
     "qwen3-moe": ("qwen3_moe", QWEN3_MOE, "bf16"),
     "mamba": ("mamba", dict(MAMBA), "f32"),
     "falcon-mamba": ("falcon_mamba", dict(MAMBA), "bf16"),
-    "mamba2": ("mamba2", dict(state_size=16, head_dim=16, num_heads=4, n_groups=2), "f16"),
+    "mamba2": ("mamba2", dict(state_size=16, head_dim=16, num_heads=4, n_groups=2, intermediate_size=64), "f16"),
     "jamba": ("jamba", dict(num_hidden_layers=3, num_experts=4, num_experts_per_tok=2, expert_layer_period=2, expert_layer_offset=1, attn_layer_period=3, attn_layer_offset=1, mamba_d_state=8), "f16"),
     "granite-hybrid": ("granitemoehybrid", GRANITE, "bf16"),
     "granite-hybrid-dense": ("granitemoehybrid", dict(GRANITE, num_local_experts=0, num_experts_per_tok=0, mamba_n_groups=2), "f32"),

@@ -176,7 +176,7 @@ TABLE = {
     "granitemoehybrid-rope": ("granitemoehybrid", dict(GRANITE, position_embedding_type="rope", mamba_n_groups=2, mamba_proj_bias=True, attention_bias=True, embedding_multiplier=6.0, logits_scaling=4.0, residual_multiplier=0.4, attention_multiplier=0.2, output_router_logits=True, router_aux_loss_coef=0.3), dict(config=old_kinds("layer_types"))),
     "granitemoehybrid-dense": ("granitemoehybrid", dict(GRANITE, num_local_experts=0, num_experts_per_tok=0, time_step_limit=(0.0, 0.5), tie_word_embeddings=True), dict(length=70)),
     "mamba-odd": ("mamba", dict(vocab_size=161, hidden_size=40, intermediate_size=76, state_size=5, conv_kernel=2, time_step_rank=7, hidden_act="gelu", layer_norm_epsilon=1e-3), dict(batch=3, length=37, dtype=torch.float32)),
-    "mamba-expand": ("mamba", dict(state_size=16, expand=3, num_hidden_layers=3, residual_in_fp32=False), dict(config=drop("intermediate_size", "num_attention_heads", "num_key_value_heads"), length=70)),
+    "mamba-expand": ("mamba", dict(state_size=16, expand=3, intermediate_size=96, num_hidden_layers=3, residual_in_fp32=False), dict(config=drop("intermediate_size", "num_attention_heads", "num_key_value_heads"), length=70)),
     "falcon-mamba-biases": ("falcon_mamba", dict(state_size=20, conv_kernel=3, use_bias=True, use_conv_bias=False, tie_word_embeddings=False, time_step_rank=5), dict(length=40)),
     "mamba2-many-groups": ("mamba2", dict(MAMBA2, num_heads=8, head_dim=8, n_groups=4, state_size=9, conv_kernel=2, chunk_size=256, residual_in_fp32=False, time_step_limit=(0.0, 0.3)), dict(length=40, dtype=torch.float32)),
     "mamba2-narrow": ("mamba2", dict(MAMBA2, expand=1, num_heads=1, head_dim=32, n_groups=1, hidden_act="gelu_pytorch_tanh", layer_norm_epsilon=1e-4), {}),

@@ -92,6 +92,8 @@ TEST_F(Commands, RunAsJson) {
   const base::Json json = json_of(
       test::coterie({"run", tiny(), "-p", "hello", "-n", "7", "--greedy", "--json", "--logit-bias", "258=-inf"}));
   EXPECT_EQ(json["prompt_tokens"], 5);
+  EXPECT_EQ(json["reused_tokens"], 0);
+  EXPECT_EQ(json["evaluated_tokens"], 5 + 6) << "the last token is not evaluated";
   EXPECT_EQ(json["generated_tokens"], 7);
   EXPECT_EQ(json["tokens"].size(), 7u);
   EXPECT_EQ(json["finish"], "token limit");
@@ -209,6 +211,21 @@ TEST_F(Commands, CtrlCEndsARunWithItsCode) {
       test::coterie({"run", file("long.gguf"), "-p", "x", "-n", "-1", "--logit-bias", "258=-inf"}, {.interrupt = true});
   EXPECT_EQ(outcome.code, 130);
   EXPECT_NE(outcome.err.find("interrupted"), std::string::npos) << outcome.err;
+}
+
+TEST_F(Commands, InspectCountsRecurrentStatesAndSharedBlocks) {
+  const base::Json jamba = json_of(test::coterie({"inspect", runtime::test::fixture("jamba"), "--json"}));
+  // Three layers of 96 channels: 3 inputs of the convolution and 8 states for each, f32. One layer of attention: 2
+  // key-value heads of 12, f16.
+  EXPECT_EQ(jamba["state_bytes"], 3 * 96 * (3 + 8) * 4);
+  EXPECT_EQ(jamba["cache_bytes_per_token"], 2 * (12 + 12) * 2);
+  const test::Outcome words = test::coterie({"inspect", runtime::test::fixture("zamba2") + "/config.json"});
+  for (const char* sentence : {"layers 1, 3: begin with one transformer block, stored once", "adapters of rank 8",
+                               "attention and SSM", "recurrent state, at any length", "Mamba-2: 6 heads of 16"})
+    EXPECT_NE(words.out.find(sentence), std::string::npos) << sentence << words.out;
+  const test::Outcome mamba = test::coterie({"inspect", runtime::test::fixture("mamba") + "/config.json"});
+  EXPECT_NE(mamba.out.find("state space (SSM)"), std::string::npos) << mamba.out;
+  EXPECT_EQ(mamba.out.find("cache, each token"), std::string::npos) << mamba.out;
 }
 
 TEST_F(Commands, InspectAsJson) {
