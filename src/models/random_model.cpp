@@ -163,6 +163,7 @@ void describe_ffn(const ModelSpec& spec, const std::string& prefix, Metadata& me
     if (const auto* dense = std::get_if<layers::DenseFfnSpec>(&block.ffn))
       metadata[prefix + "feed_forward_length"] = static_cast<uint64_t>(dense->hidden);
   }
+  metadata.try_emplace(prefix + "feed_forward_length", uint64_t{0});  // llama.cpp asks for it even where there is none
 }
 
 }  // namespace
