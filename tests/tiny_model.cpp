@@ -1,5 +1,6 @@
 #include "tiny_model.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -52,15 +53,20 @@ class Drawer : public layers::TensorVisitor {
     const auto [pattern, layer, item] = models::path_pattern(path);
     return models::expand(names_.find(pattern)->front().pattern, layer, expert, item);
   }
-  void draw(const std::string& name, const tensor::Shape& shape, float scale, float offset) {
+  void draw(const std::string& name, tensor::Shape shape, float scale, float offset) {
     if (tensor::element_count(shape) == 0) return;  // the second half of a merged tensor
-    base::Rng rng(seed_, tensors.size());
+    // A fused tensor is drawn anew with each part, as long as they are together.
+    const auto known = std::find_if(tensors.begin(), tensors.end(), [&](const auto& t) { return t.name == name; });
+    const auto index = static_cast<size_t>(known - tensors.begin());
+    if (known != tensors.end()) shape.front() += known->shape.front();
+    base::Rng rng(seed_, index);
     std::vector<std::byte> bytes(static_cast<size_t>(tensor::element_count(shape)) * 4);
     for (size_t i = 0; i < bytes.size(); i += 4) {
       const float value = offset + scale * rng.normal();
       std::memcpy(bytes.data() + i, &value, 4);
     }
-    tensors.push_back({name, tensor::DType::f32, shape, std::move(bytes)});
+    if (index == tensors.size()) tensors.emplace_back();
+    tensors[index] = {name, tensor::DType::f32, shape, std::move(bytes)};
   }
 
   models::NameTable names_;
@@ -97,6 +103,31 @@ const std::map<std::string, base::Json>& configs() {
     add("mistral", {{"sliding_window", 5}, {"head_dim", 16}});
     add("qwen2", {{"use_sliding_window", true}, {"sliding_window", 6}, {"max_window_layers", 1}});
     add("qwen3", {{"head_dim", 16}});
+    add("gemma2", {{"head_dim", 16}, {"sliding_window", 5}, {"query_pre_attn_scalar", 20}, {"attn_logit_softcapping", 8}});
+    add("gemma3_text",
+        {{"head_dim", 16},
+         {"sliding_window", 6},
+         {"sliding_window_pattern", 2},
+         {"query_pre_attn_scalar", 20},
+         {"rope_scaling", {{"rope_type", "linear"}, {"factor", 4}}}});
+    add("phi3", {{"hidden_size", 64},
+                 {"partial_rotary_factor", 0.5},
+                 {"sliding_window", 30},
+                 {"original_max_position_embeddings", 400},
+                 {"rope_scaling",
+                  {{"type", "longrope"}, {"short_factor", {1, 1.5, 2, 3}}, {"long_factor", {2, 3, 5, 9}}}}});
+    add("olmo2", {{"attention_bias", true}});
+    add("granite", {{"mlp_bias", true}, {"residual_multiplier", 0.4}, {"attention_multiplier", 0.3}});
+    add("granitemoe", {{"num_local_experts", 7},
+                       {"num_experts_per_tok", 3},
+                       {"embedding_multiplier", 3},
+                       {"logits_scaling", 2},
+                       {"residual_multiplier", 0.5},
+                       {"attention_multiplier", 0.3}});
+    add("granitemoeshared", {{"num_local_experts", 5},
+                             {"num_experts_per_tok", 2},
+                             {"shared_intermediate_size", 32},
+                             {"attention_multiplier", 0.3}});
     add("mixtral", {{"num_local_experts", 6}, {"num_experts_per_tok", 2}, {"sliding_window", 9}});
     add("olmoe", {{"num_experts", 9}, {"num_experts_per_tok", 4}, {"num_key_value_heads", 4}, {"clip_qkv", 1.5}});
     add("qwen2_moe", {{"num_experts", 7},

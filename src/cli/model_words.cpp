@@ -38,6 +38,12 @@ std::string words(const layers::RopeSpec& rope, int64_t head_dim) {
     case Scaling::dynamic: text += fmt::format(", dynamic scaling by {:g}", rope.factor); break;
     case Scaling::llama3: text += fmt::format(", llama3 scaling by {:g}", rope.factor); break;
     case Scaling::yarn: text += fmt::format(", YaRN scaling by {:g}", rope.factor); break;
+    case Scaling::longrope:
+      text += fmt::format(", LongRoPE: one set of frequencies up to {} tokens, another for longer sequences",
+                          rope.original_context);
+      if (rope.short_magnitude != 1 || rope.long_magnitude != 1)
+        text += fmt::format(", of magnitude {:g} and {:g}", rope.short_magnitude, rope.long_magnitude);
+      break;
   }
   return text;
 }
@@ -50,6 +56,11 @@ std::string words(const layers::AttentionSpec& attention) {
   if (attention.value_dim != attention.head_dim) text += fmt::format(", values of {}", attention.value_dim);
   text += attention.rope ? "; " + words(*attention.rope, attention.head_dim) : "; no positions";
   if (attention.window > 0) text += fmt::format("; sliding window of {}", attention.window);
+  if (const auto usual = 1 / std::sqrt(static_cast<double>(attention.head_dim));
+      std::abs(static_cast<double>(attention.scale) - usual) > 1e-6 * usual)
+    text += fmt::format("; scores are q·k times {:g}", attention.scale);
+  if (attention.softcap > 0) text += fmt::format("; scores squeezed to ±{:g} by tanh", attention.softcap);
+  if (attention.sinks) text += "; a sink for each head takes part in its softmax and adds nothing";
   using QkNorm = layers::AttentionSpec::QkNorm;
   if (attention.qk_norm == QkNorm::per_head) text += "; queries and keys normed per head";
   if (attention.qk_norm == QkNorm::full_width) text += "; queries and keys normed over their width";
@@ -186,6 +197,21 @@ std::vector<std::string> describe(const models::ModelSpec& spec) {
   out.push_back(
       fmt::format("{}; {}", words(spec.final_norm),
                   spec.tied_embeddings ? "the output head is the input embedding" : "an output head of its own"));
+
+  std::string multipliers;
+  const auto multiplier = [&](bool present, const std::string& words) {
+    if (present) multipliers += (multipliers.empty() ? "" : ", ") + words;
+  };
+  const float residual = spec.blocks.front().residual_multiplier;
+  multiplier(spec.embedding_multiplier != 1, fmt::format("embeddings times {:g}", spec.embedding_multiplier));
+  multiplier(residual != 1, fmt::format("what a block adds times {:g}", residual));
+  multiplier(spec.logits_scaling != 1, fmt::format("logits divided by {:g}", spec.logits_scaling));
+  multiplier(spec.logits_softcap.has_value(),
+             fmt::format("logits squeezed to ±{:g} by tanh", spec.logits_softcap.value_or(0)));
+  if (!multipliers.empty()) out.push_back(multipliers);
+  const layers::BlockSpec& first = spec.blocks.front();
+  if (first.mixer_post_norm || first.ffn_post_norm)
+    out.push_back(first.mixer_norm ? "norms before and after attention and FFN" : "norms after attention and FFN only");
 
   // Layers whose sentences are equal are equal as far as a reader is told.
   std::vector<std::pair<std::vector<std::string>, std::vector<int64_t>>> kinds;

@@ -22,19 +22,23 @@ struct NormSpec {
 
 /// Rotary embedding and its scalings (transformers' rope_type).
 struct RopeSpec {
-  enum class Scaling { none, linear, dynamic, llama3, yarn };
+  enum class Scaling { none, linear, dynamic, llama3, yarn, longrope };
   ops::RopeTable::Style style = ops::RopeTable::Style::half;
   int64_t dims = 0;  // rotary dimensions of a head
   double theta = 10000;
   Scaling scaling = Scaling::none;
   double factor = 1;
-  // original_max_position_embeddings (llama3, yarn); the length past which the base grows (dynamic)
+  // original_max_position_embeddings (llama3, yarn, longrope); the length past which the base grows (dynamic)
   int64_t original_context = 0;
   double low_freq_factor = 1, high_freq_factor = 4;  // llama3
   double beta_fast = 32, beta_slow = 1;              // yarn
   std::optional<double> attention_factor;            // yarn; else 0.1 ln(factor) + 1, or from mscale
   std::optional<double> mscale, mscale_all_dim;      // yarn, DeepSeek's form
   bool truncate = true;                              // yarn: round the correction range to whole dims
+  // longrope (Ding et al. 2024, arXiv:2402.13753): divisors [dims/2] of the frequencies and the magnitude, for sequences
+  // up to the original context and beyond it.
+  std::vector<float> short_factors, long_factors;
+  float short_magnitude = 1, long_magnitude = 1;
   std::vector<float> divisors;  // [dims/2] of the frequencies (GGUF's rope_freqs.weight); usually empty
 };
 
@@ -44,10 +48,12 @@ struct AttentionSpec {
   int64_t value_dim = 0;  // of values
   float scale = 0;        // of q·k
   int64_t window = 0;     // sliding window; 0 = none
+  float softcap = 0;      // of q·k: cap * tanh(q·k / cap); 0 = none (Gemma 2)
+  bool sinks = false;     // a logit for each head that takes part in the softmax and adds nothing (gpt-oss)
   bool q_bias = false, k_bias = false, v_bias = false, o_bias = false;
   enum class QkNorm { none, per_head, full_width };  // Qwen3; OLMoE, OLMo 2
   QkNorm qk_norm = QkNorm::none;
-  float qk_norm_eps = 1e-6f;
+  float qk_norm_eps = 1e-6f, qk_norm_offset = 0;
   std::optional<float> clip_qkv;
   std::optional<RopeSpec> rope;  // none: positions enter nowhere in this layer
 };

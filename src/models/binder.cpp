@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <map>
 #include <optional>
 #include <set>
 #include <span>
@@ -30,11 +31,12 @@ class Binder : public layers::TensorVisitor {
   void matrix(const Tensor& tensor, int64_t rows, int64_t cols, Weight& slot) override {
     const Found found = find(tensor.path, 1);
     const TensorInfo& info = *found.tensors.front();
-    Shape expected = shape_in_file(found.form, {rows_in_file(found.piece, rows), cols}, tensor.parts);
+    const int64_t in_file = rows_in_file(found.piece, rows, info);
+    Shape expected = shape_in_file(found.form, {in_file, cols}, tensor.parts);
     // A projection to one output is a vector in GGUF.
     if (rows == 1 && found.piece == Piece::whole && info.shape.size() == 1) expected = {cols};
     check(info, expected);
-    slot = piece_of(Weight(info.bytes.data(), info.dtype, rows_in_file(found.piece, rows), cols), found.piece);
+    slot = piece_of(Weight(info.bytes.data(), info.dtype, in_file, cols), found.piece, rows);
     if (tensor.decoded && is_block(info.dtype)) slot = decode(slot, info.name);
   }
 
@@ -45,12 +47,12 @@ class Binder : public layers::TensorVisitor {
 
   void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, std::vector<Weight>& slots) override {
     const Found found = find(tensor.path, experts);
-    const int64_t in_file = rows_in_file(found.piece, rows);
+    const int64_t in_file = rows_in_file(found.piece, rows, *found.tensors.front());
     slots.clear();
     if (found.per_expert) {
       for (const TensorInfo* info : found.tensors) {
         check(*info, {in_file, cols});
-        slots.push_back(piece_of(Weight(info->bytes.data(), info->dtype, in_file, cols), found.piece));
+        slots.push_back(piece_of(Weight(info->bytes.data(), info->dtype, in_file, cols), found.piece, rows));
       }
       return;
     }
@@ -58,7 +60,15 @@ class Binder : public layers::TensorVisitor {
     check(info, {experts, in_file, cols});
     const Weight all(info.bytes.data(), info.dtype, experts * in_file, cols);
     for (int64_t e = 0; e < experts; ++e)
-      slots.push_back(piece_of(all.row_range(e * in_file, (e + 1) * in_file), found.piece));
+      slots.push_back(piece_of(all.row_range(e * in_file, (e + 1) * in_file), found.piece, rows));
+  }
+
+  /// Fused tensors whose parts do not add up to their rows: of another number of heads, say.
+  void check_parts() const {
+    for (const auto& [info, rows] : taken_)
+      if (info->shape.front() != rows)
+        base::fail(ErrorKind::bad_input, where(*info), "shape {}: q, k and v of this config have {} rows together",
+                   tensor::to_string(info->shape), rows);
   }
 
   void refuse_surplus() const {
@@ -155,22 +165,34 @@ class Binder : public layers::TensorVisitor {
     const Found found = find(tensor.path, 1);
     const TensorInfo& info = *found.tensors.front();
     Shape in_file = expected;
-    in_file.front() = rows_in_file(found.piece, expected.front());
+    in_file.front() = rows_in_file(found.piece, expected.front(), info);
     check(info, shape_in_file(found.form, in_file, tensor.parts));
     if (is_block(info.dtype)) refuse_dtype(info);
     // As a weight with a row for each of the first dimension, of which the piece is taken.
     const int64_t rows = in_file.front(), cols = tensor::element_count(in_file) / rows;
-    const Weight part = piece_of(Weight(info.bytes.data(), info.dtype, rows, cols), found.piece);
+    const Weight part = piece_of(Weight(info.bytes.data(), info.dtype, rows, cols), found.piece, expected.front());
     slot.values = tensor::Buffer<float>(part.rows * cols);
     slot.minus_exp = found.minus_exp;
     for (int64_t r = 0; r < part.rows; ++r) quant::decode(info.dtype, part.row(r), slot.values.data() + r * cols, cols);
   }
 
-  static int64_t rows_in_file(Piece piece, int64_t rows) { return piece == Piece::whole ? rows : 2 * rows; }
+  int64_t rows_in_file(Piece piece, int64_t rows, const TensorInfo& info) {
+    if (piece == Piece::whole) return rows;
+    if (piece != Piece::front && piece != Piece::before_back && piece != Piece::back) return 2 * rows;
+    // Of a fused tensor each part knows its own rows only; check_parts() sees to the sum.
+    taken_[&info] += rows;
+    if (info.shape.empty() || info.shape.front() < (piece == Piece::before_back ? 2 * rows : rows))
+      base::fail(ErrorKind::bad_input, where(info), "shape {}: too few rows for one of its parts, which has {}",
+                 tensor::to_string(info.shape), rows);
+    return info.shape.front();
+  }
 
-  static Weight piece_of(Weight whole, Piece piece) {
+  static Weight piece_of(Weight whole, Piece piece, int64_t rows) {
     switch (piece) {
       case Piece::whole: return whole;
+      case Piece::front: return whole.row_range(0, rows);
+      case Piece::before_back: return whole.row_range(whole.rows - 2 * rows, whole.rows - rows);
+      case Piece::back: return whole.row_range(whole.rows - rows, whole.rows);
       case Piece::first_half: return whole.row_range(0, whole.rows / 2);
       case Piece::second_half: return whole.row_range(whole.rows / 2, whole.rows);
       case Piece::even_rows:
@@ -198,6 +220,7 @@ class Binder : public layers::TensorVisitor {
   const checkpoint::TensorSource& source_;
   const NameTable& table_;
   std::set<std::string, std::less<>> used_;
+  std::map<const TensorInfo*, int64_t> taken_;  // rows of fused tensors
 };
 
 }  // namespace
@@ -206,6 +229,7 @@ Binding bind(Network& network, const checkpoint::TensorSource& source, const Nam
   Binder binder(source, table);
   network.visit(binder);
   if (tied) binder.check_duplicate_head(network.embedding.table());
+  binder.check_parts();
   binder.refuse_surplus();
   network.arrange();
   return std::move(binder.result);

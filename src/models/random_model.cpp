@@ -90,6 +90,7 @@ void describe_attention(const layers::AttentionSpec& attention, const std::strin
   put("attention.value_length", static_cast<uint64_t>(attention.value_dim));
   if (attention.window) put("attention.sliding_window", static_cast<uint64_t>(attention.window));
   if (attention.clip_qkv) put("attention.clamp_kqv", static_cast<double>(*attention.clip_qkv));
+  if (attention.softcap > 0) put("attn_logit_softcapping", static_cast<double>(attention.softcap));
   if (!attention.rope) return;
   using Scaling = layers::RopeSpec::Scaling;
   const layers::RopeSpec& rope = *attention.rope;
@@ -99,7 +100,8 @@ void describe_attention(const layers::AttentionSpec& attention, const std::strin
     put("rope.scaling.type", std::string(rope.scaling == Scaling::linear ? "linear" : "yarn"));
     put("rope.scaling.factor", rope.factor);
   }
-  if (rope.scaling == Scaling::yarn)
+  if (rope.scaling == Scaling::longrope) put("rope.scaling.attn_factor", static_cast<double>(rope.long_magnitude));
+  if (rope.scaling == Scaling::yarn || rope.scaling == Scaling::longrope)
     put("rope.scaling.original_context_length", static_cast<uint64_t>(rope.original_context));
 }
 
@@ -119,6 +121,21 @@ void describe_mamba(const layers::Mamba2Spec& mamba, const std::string& prefix, 
   metadata[prefix + "ssm.group_count"] = static_cast<uint64_t>(mamba.groups);
 }
 
+// Of architectures whose layers take turns: which slide, and by which base those turn.
+void describe_layer_kinds(const ModelSpec& spec, const std::string& prefix, Metadata& metadata) {
+  if (prefix != "gemma2." && prefix != "gemma3." && prefix != "gpt-oss.") return;
+  std::vector<bool> slides;
+  for (const BlockSpec& block : spec.blocks) {
+    const auto& attention = std::get<layers::AttentionSpec>(block.mixer);
+    slides.push_back(attention.window > 0);
+    if (attention.window > 0)
+      metadata[prefix + "attention.sliding_window"] = static_cast<uint64_t>(attention.window);
+    if (prefix == "gemma3." && attention.rope)
+      metadata[prefix + (slides.back() ? "rope.freq_base_swa" : "rope.freq_base")] = attention.rope->theta;
+  }
+  metadata[prefix + "attention.sliding_window_pattern"] = slides;
+}
+
 // Hybrids say by 0 key-value heads which layers have no attention.
 void describe_mixers(const ModelSpec& spec, const std::string& prefix, Metadata& metadata) {
   std::vector<uint64_t> kv_heads;
@@ -134,6 +151,7 @@ void describe_mixers(const ModelSpec& spec, const std::string& prefix, Metadata&
     metadata[prefix + "attention.head_count"] = uint64_t{0};
     return;
   }
+  describe_layer_kinds(spec, prefix, metadata);
   if (std::find(kv_heads.begin(), kv_heads.end(), 0) == kv_heads.end()) return;
   metadata[prefix + "attention.head_count_kv"] = kv_heads;
   if (attention->scale != 1 / std::sqrt(static_cast<float>(attention->head_dim)))
@@ -143,10 +161,14 @@ void describe_mixers(const ModelSpec& spec, const std::string& prefix, Metadata&
 
 void describe_multipliers(const ModelSpec& spec, const std::string& prefix, Metadata& metadata) {
   const float residual = spec.blocks.front().residual_multiplier;
-  if (spec.embedding_multiplier != 1)
+  if (spec.embedding_multiplier != 1 && !prefix.starts_with("gemma"))
     metadata[prefix + "embedding_scale"] = static_cast<double>(spec.embedding_multiplier);
   if (residual != 1) metadata[prefix + "residual_scale"] = static_cast<double>(residual);
   if (spec.logits_scaling != 1) metadata[prefix + "logit_scale"] = static_cast<double>(spec.logits_scaling);
+  if (prefix == "granite." || prefix == "granitemoe.")
+    metadata[prefix + "attention.scale"] =
+        static_cast<double>(std::get<layers::AttentionSpec>(spec.blocks.front().mixer).scale);
+  if (spec.logits_softcap) metadata[prefix + "final_logit_softcapping"] = static_cast<double>(*spec.logits_softcap);
 }
 
 void describe_ffn(const ModelSpec& spec, const std::string& prefix, Metadata& metadata) {
@@ -195,10 +217,14 @@ RandomModel random_model(const ModelSpec& spec, DType quant, const std::string& 
   describe_multipliers(spec, prefix, metadata);
   describe_ffn(spec, prefix, metadata);
   const auto* attention = std::get_if<layers::AttentionSpec>(&spec.blocks.front().mixer);
-  if (const std::optional<layers::RopeSpec> rope = attention ? attention->rope : std::nullopt;
-      rope && rope->scaling == layers::RopeSpec::Scaling::llama3) {
-    // GGUF stores the scaling as what each frequency is divided by. Ones here: no speed depends on the values.
-    model.tensors.push_back({"rope_freqs.weight", DType::f32, {rope->dims / 2}, 0, 1});
+  if (const std::optional<layers::RopeSpec> rope = attention ? attention->rope : std::nullopt) {
+    using Scaling = layers::RopeSpec::Scaling;
+    // GGUF stores these scalings as what each frequency is divided by. Ones here: no speed depends on the values.
+    const auto ones = [&](const char* divisors) {
+      model.tensors.push_back({divisors, DType::f32, {rope->dims / 2}, 0, 1});
+    };
+    if (rope->scaling == Scaling::llama3) ones("rope_freqs.weight");
+    if (rope->scaling == Scaling::longrope) ones("rope_factors_short.weight"), ones("rope_factors_long.weight");
   }
   return model;
 }

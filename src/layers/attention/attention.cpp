@@ -25,6 +25,7 @@ void Attention::visit(TensorVisitor& visitor, const std::string& path) {
   visitor.linear(path + ".k", Place::mixer, k, input_width_, spec_.k_bias, k_);
   visitor.linear(path + ".v", Place::mixer, v, input_width_, spec_.v_bias, v_);
   visitor.linear(path + ".o", Place::mixer, width_, a, spec_.o_bias, o_);
+  if (spec_.sinks) visitor.vector({path + ".sinks", Place::mixer}, spec_.heads, sinks_);
   if (spec_.qk_norm == AttentionSpec::QkNorm::none) return;
   const bool full = spec_.qk_norm == AttentionSpec::QkNorm::full_width;
   visitor.vector({path + ".q_norm", Place::norms}, full ? q : spec_.head_dim, q_norm_);
@@ -69,12 +70,12 @@ void Attention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x
   switch (spec_.qk_norm) {
     case AttentionSpec::QkNorm::none: break;
     case AttentionSpec::QkNorm::per_head:
-      ops::rms_norm_heads(context, q, spec_.heads, q_norm_.data(), spec_.qk_norm_eps);
-      ops::rms_norm_heads(context, k, spec_.kv_heads, k_norm_.data(), spec_.qk_norm_eps);
+      ops::rms_norm_heads(context, q, spec_.heads, q_norm_.data(), spec_.qk_norm_eps, spec_.qk_norm_offset);
+      ops::rms_norm_heads(context, k, spec_.kv_heads, k_norm_.data(), spec_.qk_norm_eps, spec_.qk_norm_offset);
       break;
     case AttentionSpec::QkNorm::full_width:
-      ops::rms_norm(context, q, q_norm_.data(), spec_.qk_norm_eps, q);
-      ops::rms_norm(context, k, k_norm_.data(), spec_.qk_norm_eps, k);
+      ops::rms_norm(context, q, q_norm_.data(), spec_.qk_norm_eps, q, spec_.qk_norm_offset);
+      ops::rms_norm(context, k, k_norm_.data(), spec_.qk_norm_eps, k, spec_.qk_norm_offset);
       break;
   }
   if (spec_.clip_qkv)
@@ -86,6 +87,7 @@ void Attention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x
 
   ops::AttentionShape shape;
   shape.heads = spec_.heads, shape.scale = spec_.scale, shape.window = spec_.window;
+  shape.softcap = spec_.softcap, shape.sinks = sinks_.data();
   tensor::DType dtype = tensor::DType::f32;
   const std::vector<ops::Segment> rows = segments(batch, layer, dtype);
   shape.layout = cache_layout(spec_, dtype);

@@ -15,8 +15,8 @@ namespace coterie::layers {
 /// How this attention's keys and values lie in a cache of the given element type (f32, f16, bf16).
 ops::CacheLayout cache_layout(const AttentionSpec& spec, tensor::DType dtype);
 
-/// Causal self-attention with grouped queries, rotary positions and, where the family has them, q/k norms, clipping
-/// and a sliding window.
+/// Causal self-attention with grouped queries, rotary positions and, where the family has them, q/k norms, clipping,
+/// a sliding window, a softcap of the scores and sinks.
 class Attention {
  public:
   /// `input_width`: of x, when it is not the model's.
@@ -36,6 +36,7 @@ class Attention {
   std::optional<Rope> rope_;
   Linear q_, k_, v_, o_;
   Vector q_norm_, k_norm_;
+  Vector sinks_;  // [H]
 };
 
 }  // namespace coterie::layers

@@ -69,6 +69,16 @@ void scale_yarn(const RopeSpec& spec, ops::RopeTable& table) {
     table.magnitude = static_cast<float>(yarn_magnitude(spec.factor, 1));
 }
 
+// LongRoPE: each frequency has a divisor of its own, found by search when the model was made.
+void scale_longrope(const RopeSpec& spec, bool long_sequence, ops::RopeTable& table) {
+  const std::vector<float>& factors = long_sequence ? spec.long_factors : spec.short_factors;
+  base::require(factors.size() == table.frequency.size(), "rope", "{} longrope factors for {} dimensions",
+                factors.size(), spec.dims);
+  const std::vector<float> power = powers(static_cast<float>(spec.theta), spec.dims);
+  for (size_t i = 0; i < power.size(); ++i) table.frequency[i] = 1.0f / (factors[i] * power[i]);
+  table.magnitude = long_sequence ? spec.long_magnitude : spec.short_magnitude;
+}
+
 }  // namespace
 
 ops::RopeTable rope_table(const RopeSpec& spec, int64_t length) {
@@ -94,12 +104,21 @@ ops::RopeTable rope_table(const RopeSpec& spec, int64_t length) {
       break;
     case RopeSpec::Scaling::llama3: scale_llama3(spec, table.frequency); break;
     case RopeSpec::Scaling::yarn: scale_yarn(spec, table); break;
+    case RopeSpec::Scaling::longrope: scale_longrope(spec, length > spec.original_context, table); break;
   }
   for (size_t i = 0; i < spec.divisors.size(); ++i) table.frequency[i] /= spec.divisors[i];
   return table;
 }
 
+Rope::Rope(const RopeSpec& spec) : spec_(spec), table_(rope_table(spec)) {
+  if (spec.scaling == RopeSpec::Scaling::longrope) long_table_ = rope_table(spec, spec.original_context + 1);
+}
+
 bool Rope::frequencies_change(const RopeSpec& spec, int64_t before, int64_t after) {
+  if (spec.scaling == RopeSpec::Scaling::longrope) {
+    const bool same = spec.short_factors == spec.long_factors && spec.short_magnitude == spec.long_magnitude;
+    return !same && (before > spec.original_context) != (after > spec.original_context);
+  }
   if (spec.scaling != RopeSpec::Scaling::dynamic) return false;
   return std::max(before, spec.original_context) != std::max(after, spec.original_context);
 }
@@ -112,8 +131,11 @@ void Rope::forward(const Batch& batch, int64_t heads, tensor::Matrix x) const {
   for (const SequenceRows& sequence : batch.sequences) {
     const auto positions =
         batch.positions.subspan(static_cast<size_t>(sequence.first_row), static_cast<size_t>(sequence.rows));
-    ops::rope(batch.context, rope_table(spec_, sequence.length), positions, heads,
-              x.row_range(sequence.first_row, sequence.first_row + sequence.rows));
+    const tensor::Matrix rows = x.row_range(sequence.first_row, sequence.first_row + sequence.rows);
+    if (!frequencies_change(spec_, 0, sequence.length))
+      ops::rope(batch.context, table_, positions, heads, rows);
+    else
+      ops::rope(batch.context, long_table_ ? *long_table_ : rope_table(spec_, sequence.length), positions, heads, rows);
   }
 }
 

@@ -36,7 +36,7 @@ ModelSpec ConfigReader::decoder(const ConfigDefaults& defaults) {
   spec.vocabulary = keys.integer("vocab_size", defaults.vocabulary);
   spec.width = keys.integer("hidden_size", defaults.width);
   spec.context = keys.integer("max_position_embeddings", defaults.context);
-  spec.tied_embeddings = keys.boolean("tie_word_embeddings", false);
+  spec.tied_embeddings = keys.boolean("tie_word_embeddings", defaults.tied);
   spec.final_norm.eps = static_cast<float>(keys.number("rms_norm_eps", defaults.eps));
 
   layers::AttentionSpec attention;
@@ -57,8 +57,11 @@ ModelSpec ConfigReader::decoder(const ConfigDefaults& defaults) {
   if (attention.head_dim < 1) fail(ErrorKind::bad_input, keys.where(), "head_dim is {}", attention.head_dim);
   attention.value_dim = attention.head_dim;
   attention.scale = 1.0f / std::sqrt(static_cast<float>(attention.head_dim));
-  attention.rope = rope(attention.head_dim, spec.context, defaults.theta);
-  spec.context = std::max(spec.context, scaled_context(*attention.rope));
+  if (!defaults.rope_by_layer) {
+    attention.rope = rope(attention.head_dim, spec.context,
+                          {defaults.theta, defaults.partial_rotary, defaults.original_context});
+    spec.context = std::max(spec.context, scaled_context(*attention.rope));
+  }
 
   BlockSpec block;
   block.mixer_norm = block.ffn_norm = spec.final_norm;
@@ -69,7 +72,22 @@ ModelSpec ConfigReader::decoder(const ConfigDefaults& defaults) {
   if (layer_count < 1 || layer_count > 65536)
     fail(ErrorKind::bad_input, keys.where(), "num_hidden_layers is {}: expected 1 to 65536", layer_count);
   spec.blocks.assign(static_cast<size_t>(layer_count), block);
+  const std::pair<std::string_view, double> sizes[] = {{"vocab_size", spec.vocabulary},
+                                                       {"hidden_size", spec.width},
+                                                       {"num_hidden_layers", layer_count},
+                                                       {"num_attention_heads", attention.heads},
+                                                       {"max_position_embeddings", spec.context},
+                                                       {"rms_norm_eps", defaults.eps}};
+  for (const auto& [key, value] : sizes)
+    if (!keys.has(key)) note_default(key, fmt::format("{:g}", value));
+  if (!keys.has("num_key_value_heads") && attention.kv_heads != attention.heads)
+    note_default("num_key_value_heads", std::to_string(attention.kv_heads));
   return spec;
+}
+
+void ConfigReader::note_default(std::string_view key, const std::string& value) {
+  warnings.push_back(
+      fmt::format("{}: {} is not said; {} is taken, as the reference does", keys.where(), key, value));
 }
 
 ops::Activation ConfigReader::activation(std::string_view key, std::string_view otherwise) {

@@ -23,6 +23,19 @@ struct ConfigDefaults {
   int64_t context;
   double eps = 1e-6;
   double theta = 10000;
+  bool tied = false;  // embeddings
+  // partial_rotary_factor where the file is silent; without, the family turns whole heads and refuses any other.
+  std::optional<double> partial_rotary = {};
+  // original_max_position_embeddings of families whose class has the key: it wins over the one beside the scaling.
+  std::optional<int64_t> original_context = {};
+  bool rope_by_layer = false;  // the family reads the rotary embedding itself
+};
+
+/// What concerns the rotary embedding of it.
+struct RopeDefaults {
+  double theta = 10000;
+  std::optional<double> partial_rotary = {};
+  std::optional<int64_t> original_context = {};
 };
 
 /// Reads config.json for the families: the parts that most of them share, and access to single keys.
@@ -42,7 +55,10 @@ class ConfigReader {
   /// hidden_act, as transformers' ACT2FN names it. Refuses those that no kernel computes.
   ops::Activation activation(std::string_view key = "hidden_act", std::string_view otherwise = "silu");
   /// rope_scaling + rope_theta of old files, rope_parameters of new ones.
-  layers::RopeSpec rope(int64_t head_dim, int64_t context, double default_theta);
+  layers::RopeSpec rope(int64_t head_dim, int64_t context, const RopeDefaults& defaults);
+  /// The same from one object, called `name` in errors: of families with one for each kind of layer.
+  layers::RopeSpec rope_of(const base::Json& parameters, const std::string& name, int64_t head_dim, int64_t context,
+                           const RopeDefaults& defaults);
 
   /// sliding_window, refused when it is below 1; nothing when null, or absent without a default.
   std::optional<int64_t> sliding_window(std::optional<int64_t> otherwise = {});
@@ -63,6 +79,9 @@ class ConfigReader {
   void refuse_foreign_keys();
 
  private:
+  /// Warns that the file does not say `key`, where that decides what is computed.
+  void note_default(std::string_view key, const std::string& value);
+
   const base::Json& json_;
 };
 

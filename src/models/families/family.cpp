@@ -15,6 +15,7 @@ using base::ErrorKind;
 // Of several families with one GGUF architecture the first reads it.
 constexpr const Family* kFamilies[] = {
     &kLlama, &kMistral,     &kQwen2,  &kQwen3, &kMixtral, &kOlmoe,  &kQwen2Moe,         &kQwen3Moe,
+    &kGemma2, &kGemma3, &kPhi3, &kOlmo2, &kGranite, &kGraniteMoe, &kGraniteMoeShared,
     &kMamba, &kFalconMamba, &kMamba2, &kJamba, &kZamba,   &kZamba2, &kGraniteMoeHybrid,
 };
 
@@ -98,7 +99,15 @@ std::vector<std::string> router_patterns() {
 NameTable names_for(std::string_view family, const checkpoint::TensorSource& source) {
   const bool gguf = source.format() == checkpoint::Format::gguf ||
                     (source.format() == checkpoint::Format::memory && source.find("token_embd.weight"));
-  if (gguf) return gguf_names();
+  if (gguf) {
+    NameTable table = gguf_names();
+    // llama.cpp's phi3 keeps gate and up merged, under the name of up.
+    if (family == "phi3" && !source.find("blk.0.ffn_gate.weight")) {
+      table.names["blocks.{layer}.ffn.gate"] = {{"blk.{layer}.ffn_up.weight", Piece::first_half}};
+      table.names["blocks.{layer}.ffn.up"] = {{"blk.{layer}.ffn_up.weight", Piece::second_half}};
+    }
+    return table;
+  }
   for (const Family* known : kFamilies)
     if (known->model_type == family) return known->hugging_face_names();
   // A spec that was read from GGUF with weights under Hugging Face's names: the first family of the architecture.

@@ -107,10 +107,13 @@ layers::RopeSpec MetadataReader::rope(ops::RopeTable::Style style, int64_t head_
     rope.scaling = rope.factor == 0 || rope.factor == 1 ? Scaling::none : Scaling::linear;
   else if (type == "yarn")
     rope.scaling = Scaling::yarn;
+  else if (type == "longrope")
+    rope.scaling = Scaling::longrope;
   else if (type != "none")
     fail(ErrorKind::unsupported, where("rope.scaling.type"),
-         "\"{}\" is not supported here; supported are none, linear, yarn", type);
+         "\"{}\" is not supported here; supported are none, linear, yarn, longrope", type);
   if (rope.factor == 0 || rope.scaling == Scaling::none) rope.factor = 1;
+  read_longrope(rope);
   const double attention_factor = number("rope.scaling.attn_factor", 1.0);
   const double beta_fast = number("rope.scaling.yarn_beta_fast", 32.0);
   const double beta_slow = number("rope.scaling.yarn_beta_slow", 1.0);
@@ -120,22 +123,45 @@ layers::RopeSpec MetadataReader::rope(ops::RopeTable::Style style, int64_t head_
     rope.beta_fast = beta_fast, rope.beta_slow = beta_slow;
     // llama.cpp multiplies YaRN's own magnitude by the key.
     rope.attention_factor = attention_factor * (rope.factor <= 1 ? 1 : 0.1 * std::log(rope.factor) + 1);
+  } else if (rope.scaling == Scaling::longrope) {
+    rope.short_magnitude = rope.long_magnitude = static_cast<float>(attention_factor);
   } else if (attention_factor != 1) {
     fail(ErrorKind::unsupported, where("rope.scaling.attn_factor"), "{} is only supported with yarn", attention_factor);
   }
   boolean("rope.scaling.finetuned", false);  // says how the model was made
 
-  if (const checkpoint::TensorInfo* freqs = source_.find("rope_freqs.weight")) {
-    if (freqs->dtype != tensor::DType::f32 || freqs->shape != tensor::Shape{rope.dims / 2})
-      fail(ErrorKind::bad_input, source_.where() + ": rope_freqs.weight", "{} of shape {}: expected f32 of [{}]",
-           tensor::name(freqs->dtype), tensor::to_string(freqs->shape), rope.dims / 2);
-    rope.divisors.resize(static_cast<size_t>(rope.dims / 2));
-    quant::decode(freqs->dtype, freqs->bytes.data(), rope.divisors.data(), rope.dims / 2);
-    for (const float divisor : rope.divisors)
-      if (!(divisor > 0) || !std::isfinite(divisor))
-        fail(ErrorKind::bad_input, source_.where() + ": rope_freqs.weight", "holds {}", divisor);
-  }
+  rope.divisors = divisors("rope_freqs.weight", rope.dims);
   return rope;
+}
+
+std::vector<float> MetadataReader::divisors(const std::string& name, int64_t dims) const {
+  const checkpoint::TensorInfo* info = source_.find(name);
+  if (!info) return {};
+  if (info->dtype != tensor::DType::f32 || info->shape != tensor::Shape{dims / 2})
+    fail(ErrorKind::bad_input, source_.where() + ": " + name, "{} of shape {}: expected f32 of [{}]",
+         tensor::name(info->dtype), tensor::to_string(info->shape), dims / 2);
+  std::vector<float> values(static_cast<size_t>(dims / 2));
+  quant::decode(info->dtype, info->bytes.data(), values.data(), dims / 2);
+  for (const float value : values)
+    if (!(value > 0) || !std::isfinite(value))
+      fail(ErrorKind::bad_input, source_.where() + ": " + name, "holds {}", value);
+  return values;
+}
+
+// The two sets of divisors are what tells LongRoPE; the type of scaling is often not written.
+void MetadataReader::read_longrope(layers::RopeSpec& rope) {
+  rope.short_factors = divisors("rope_factors_short.weight", rope.dims);
+  rope.long_factors = divisors("rope_factors_long.weight", rope.dims);
+  if (rope.short_factors.empty() != rope.long_factors.empty())
+    fail(ErrorKind::bad_input, source_.where(), "of rope_factors_short.weight and rope_factors_long.weight one is missing");
+  if (rope.short_factors.empty()) {
+    if (rope.scaling == layers::RopeSpec::Scaling::longrope)
+      fail(ErrorKind::bad_input, where("rope.scaling.type"), "is longrope, but there is no rope_factors_short.weight");
+    return;
+  }
+  if (rope.original_context < 1)
+    fail(ErrorKind::bad_input, where("rope.scaling.original_context_length"), "is {}", rope.original_context);
+  rope.scaling = layers::RopeSpec::Scaling::longrope;
 }
 
 ModelSpec MetadataReader::stack() {
@@ -182,8 +208,11 @@ ModelSpec MetadataReader::decoder(ops::RopeTable::Style style) {
     attention.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
     attention.rope = rotary;
     attention.qk_norm_eps = spec.final_norm.eps;
-    attention.q_bias = has_tensor(layer + "attn_q.bias"), attention.k_bias = has_tensor(layer + "attn_k.bias");
-    attention.v_bias = has_tensor(layer + "attn_v.bias"), attention.o_bias = has_tensor(layer + "attn_output.bias");
+    const bool fused = has_tensor(layer + "attn_qkv.bias");
+    attention.q_bias = fused || has_tensor(layer + "attn_q.bias");
+    attention.k_bias = fused || has_tensor(layer + "attn_k.bias");
+    attention.v_bias = fused || has_tensor(layer + "attn_v.bias");
+    attention.o_bias = has_tensor(layer + "attn_output.bias");
     layers::DenseFfnSpec ffn{hidden[i]};
     ffn.bias = has_tensor(layer + "ffn_up.bias");
     spec.blocks[i].mixer = attention;
@@ -196,6 +225,19 @@ ModelSpec MetadataReader::decoder(ops::RopeTable::Style style) {
 void MetadataReader::set_window(ModelSpec& spec) {
   const int64_t window = integer("attention.sliding_window", 0);
   for (BlockSpec& block : spec.blocks) std::get<layers::AttentionSpec>(block.mixer).window = window;
+}
+
+void MetadataReader::set_windows(ModelSpec& spec, int64_t window, int64_t pattern) {
+  constexpr std::string_view kPattern = "attention.sliding_window_pattern";
+  const checkpoint::MetaValue* value = find(kPattern);
+  const auto* slides = value ? std::get_if<std::vector<bool>>(value) : nullptr;
+  if (slides && slides->size() != spec.blocks.size())
+    fail(ErrorKind::bad_input, where(kPattern), "{} entries for {} layers", slides->size(), spec.blocks.size());
+  if (value && !slides) pattern = integer(kPattern);
+  for (size_t i = 0; i < spec.blocks.size(); ++i) {
+    const bool sliding = slides ? (*slides)[i] : pattern > 0 && (static_cast<int64_t>(i) + 1) % pattern != 0;
+    std::get<layers::AttentionSpec>(spec.blocks[i].mixer).window = sliding ? window : 0;
+  }
 }
 
 void MetadataReader::set_experts(ModelSpec& spec, const ExpertDefaults& defaults) {

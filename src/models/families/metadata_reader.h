@@ -42,6 +42,10 @@ class MetadataReader {
   ModelSpec decoder(ops::RopeTable::Style style);
   /// attention.sliding_window, for every layer.
   void set_window(ModelSpec& spec);
+  /// A window for the layers that slide: those that attention.sliding_window_pattern says, by an array of true and
+  /// false or by the number of layers of which the last does not; `pattern` layers where the file is silent. A window
+  /// of 0: none slides.
+  void set_windows(ModelSpec& spec, int64_t window, int64_t pattern);
   /// Experts in every layer that has a router.
   void set_experts(ModelSpec& spec, const ExpertDefaults& defaults);
 
@@ -54,6 +58,9 @@ class MetadataReader {
   const checkpoint::MetaValue* find(std::string_view key);
   std::string where(std::string_view key) const { return source_.where() + ": " + prefix_ + std::string(key); }
   layers::RopeSpec rope(ops::RopeTable::Style style, int64_t head_dim, int64_t context);
+  void read_longrope(layers::RopeSpec& rope);
+  /// What frequencies are divided by, a tensor [dims / 2]; empty when the file has none of that name.
+  std::vector<float> divisors(const std::string& name, int64_t dims) const;
   bool has_tensor(const std::string& name) const { return source_.find(name) != nullptr; }
 
   const checkpoint::TensorSource& source_;

@@ -64,7 +64,7 @@ ModelSpec zamba2_from_config(ConfigReader& config) {
   shared.norm = shared.ffn_norm = spec.final_norm;
   shared.attention = zamba::attention(config, spec.width, 32);
   if (config.keys.boolean("use_mem_rope", false))
-    shared.attention.rope = config.rope(shared.attention.head_dim, spec.context, 10000);
+    shared.attention.rope = config.rope(shared.attention.head_dim, spec.context, {.theta = 10000});
   else
     config.keys.inert({"rope_theta", "rope_scaling", "rope_parameters"});
   shared.ffn.hidden = config.keys.integer("intermediate_size", 4 * spec.width);

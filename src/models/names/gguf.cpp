@@ -12,11 +12,18 @@ NameTable gguf_names() {
   name("head", "output.weight");
   name(path + "mixer_norm", layer + "attn_norm.weight");
   name(path + "ffn_norm", layer + "ffn_norm.weight");
+  name(path + "mixer_post_norm", layer + "post_attention_norm.weight");
+  name(path + "ffn_post_norm", layer + "post_ffw_norm.weight");
   const std::pair<const char*, const char*> attention[] = {
       {"q", "attn_q"}, {"k", "attn_k"}, {"v", "attn_v"}, {"o", "attn_output"}};
   for (const auto& [ours, theirs] : attention) {
     name(path + "attention." + ours, layer + theirs + ".weight");
     name(path + "attention." + ours + ".bias", layer + theirs + ".bias");
+  }
+  for (const auto& [ours, piece] : {std::pair("q", Piece::front), std::pair("k", Piece::before_back),
+                                    std::pair("v", Piece::back)}) {
+    table.names[path + "attention." + ours].push_back({layer + "attn_qkv.weight", piece});
+    table.names[path + "attention." + ours + ".bias"].push_back({layer + "attn_qkv.bias", piece});
   }
   for (const std::string part : {"q", "k"})
     name(path + "attention." + part + "_norm", layer + "attn_" + part + "_norm.weight");
@@ -52,8 +59,8 @@ NameTable gguf_names() {
   }
   for (const char* part : {"a_log", "d"}) table.names[path + "mamba2." + part].front().form = Form::column;
   table.names[path + "mamba2.norm"].front().form = Form::in_parts;
-  // Read by families/gguf.cpp into RopeSpec::divisors.
-  table.inert = {"rope_freqs.weight"};
+  // Read by families/metadata_reader.cpp into the RopeSpec.
+  table.inert = {"rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"};
   return table;
 }
 

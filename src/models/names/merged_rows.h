@@ -6,11 +6,11 @@
 
 namespace coterie::models {
 
-/// Of a tensor that is merged from two, the first lists it: how many rows of the file one row of the weight stands for,
-/// 0 for the second.
+/// How many rows of the file one row of a listed weight stands for. Of a tensor that is merged from two halves, the
+/// first lists it whole: 2, and 0 for the second. Of a fused one (q, k and v) each part lists its own rows.
 inline int64_t rows_listed(Piece piece) {
-  if (piece == Piece::whole) return 1;
-  return piece == Piece::first_half || piece == Piece::even_rows ? 2 : 0;
+  if (piece == Piece::first_half || piece == Piece::even_rows) return 2;
+  return piece == Piece::second_half || piece == Piece::odd_rows ? 0 : 1;
 }
 
 }  // namespace coterie::models

@@ -18,6 +18,9 @@ enum class Piece {
   second_half,  // up of it
   even_rows,    // gate of a merged gate-up whose rows alternate
   odd_rows,     // up of it
+  front,        // q of a fused [q + k + v, D]: as many of its first rows as the weight has
+  before_back,  // k of it: as many rows before as many last ones
+  back,         // v of it: as many of its last rows
 };
 
 /// How the dimensions of a weight lie in the file, whose values are in the same order in each case.

@@ -34,8 +34,28 @@ MAMBA = dict(state_size=8, intermediate_size=64)
 GRANITE = dict(num_hidden_layers=3, layer_types=["mamba", "attention", "mamba"], num_local_experts=4,
                num_experts_per_tok=2, shared_intermediate_size=24, mamba_n_heads=4, mamba_d_head=16, mamba_d_state=16,
                embedding_multiplier=6.0, logits_scaling=4.0, residual_multiplier=0.4, attention_multiplier=0.2)
+GRANITE_MOE = dict(num_local_experts=4, num_experts_per_tok=2, intermediate_size=20, embedding_multiplier=6.0,
+                   logits_scaling=4.0, residual_multiplier=0.4, attention_multiplier=0.2)
+# GGUF knows the scale of Gemma's scores by the width of a head.
+GEMMA = dict(head_dim=16, query_pre_attn_scalar=16, sliding_window=6)
+
+
+def longrope(pairs):
+    return rope("longrope", short_factor=[1 + 0.1 * i for i in range(pairs)],
+                long_factor=[1.5 + 0.7 * i for i in range(pairs)])
+
+
 # name: (model_type, settings, the converter's --outtype)
 TABLE = {
+    "gemma2": ("gemma2", dict(GEMMA, attn_logit_softcapping=5.0, final_logit_softcapping=30.0), "bf16"),
+    "gemma3": ("gemma3_text", dict(GEMMA, num_hidden_layers=7), "bf16"),
+    "phi3": ("phi3", dict(sliding_window=7), "bf16"),
+    "phi3-longrope-long": ("phi3", dict(num_key_value_heads=4, max_position_embeddings=128, original_max_position_embeddings=12, **longrope(4)), "f16"),
+    "phi3-longrope-short": ("phi3", dict(hidden_size=64, partial_rotary_factor=0.5, max_position_embeddings=128, original_max_position_embeddings=64, **longrope(4)), "f32"),
+    "olmo2": ("olmo2", dict(), "f16"),
+    "granite": ("granite", dict(embedding_multiplier=6.0, logits_scaling=4.0, residual_multiplier=0.4, attention_multiplier=0.2), "bf16"),
+    "granitemoe": ("granitemoe", GRANITE_MOE, "f16"),
+    "granitemoeshared": ("granitemoeshared", dict(GRANITE_MOE, shared_intermediate_size=24), "bf16"),
     "llama": ("llama", dict(tie_word_embeddings=True), "f32"),
     "llama-biases": ("llama", dict(attention_bias=True, num_hidden_layers=1), "f16"),
     "llama3-rope": ("llama", dict(head_dim=16, **rope("llama3", theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)), "bf16"),
@@ -110,7 +130,7 @@ def make(out, converter, name, model_type, settings, outtype, seed):
         model = reference.build(model_type, {**SMALL, **settings}, seed)
         # bfloat16 weights below float16's normal range would change in float16
         model.to(torch.bfloat16 if outtype != "f16" else torch.float16).save_pretrained(scratch)
-        (write_sentencepiece if model_type in ("llama", "mistral", "mixtral", "jamba") else write_byte_bpe)(scratch)
+        (write_sentencepiece if model_type in ("llama", "mistral", "mixtral", "jamba", "gemma2", "gemma3_text", "phi3", "phimoe") else write_byte_bpe)(scratch)
         ids = reference.draw_ids(VOCABULARY, 2, 40 if "yarn" in name else 16, seed)
         result = reference.expect(scratch, ids)
         shutil.move(scratch / "expected.safetensors", folder)

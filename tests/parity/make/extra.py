@@ -81,6 +81,33 @@ GRANITE = dict(num_hidden_layers=3, layer_types=["mamba", "attention", "mamba"],
                mamba_chunk_size=8)
 
 
+GEMMA = dict(head_dim=12, query_pre_attn_scalar=10, sliding_window=5)
+GEMMA3 = dict(GEMMA, num_hidden_layers=4)
+GRANITE_MOE = dict(num_local_experts=6, num_experts_per_tok=3, intermediate_size=20, embedding_multiplier=3.0,
+                   logits_scaling=2.5, residual_multiplier=0.6, attention_multiplier=0.15)
+
+
+def longrope(pairs, **rest):
+    """LongRoPE factors for so many pairs of dimensions, of both lengths."""
+    return rope("longrope", short_factor=[1 + 0.1 * i for i in range(pairs)],
+                long_factor=[1.5 + 0.7 * i for i in range(pairs)], **rest)
+
+
+def phi3_su(config):
+    """What Phi-3's first files call LongRoPE."""
+    config["rope_scaling"]["type"] = "su"
+
+
+
+def old_gemma3(pattern, scaling=None):
+    """Gemma 3's first spelling: two bases, one scaling, a pattern instead of layer_types."""
+    def change(config):
+        config.pop("rope_parameters"), config.pop("layer_types"), config.pop("_sliding_window_pattern", None)
+        config.update(rope_theta=500000.0, rope_local_base_freq=5000.0, rope_scaling=scaling,
+                      sliding_window_pattern=pattern, cache_implementation="hybrid", hidden_act="gelu")
+    return change
+
+
 def old_kinds(key):
     """The words for kinds of layers that transformers 4 wrote."""
     def change(config):
@@ -90,6 +117,36 @@ def old_kinds(key):
 
 
 TABLE = {
+    # gemma2, gemma3_text
+    "gemma2-no-softcaps": ("gemma2", dict(GEMMA, attn_logit_softcapping=None, final_logit_softcapping=None, tie_word_embeddings=False), {}),
+    "gemma2-tight-softcaps": ("gemma2", dict(GEMMA, attn_logit_softcapping=3.0, final_logit_softcapping=40.0, attention_bias=True), dict(length=40)),
+    "gemma2-every-layer-full": ("gemma2", dict(GEMMA, num_key_value_heads=1, layer_types=["full_attention", "full_attention"], hidden_activation="gelu"), {}),
+    "gemma2-defaults": ("gemma2", dict(head_dim=16, sliding_window=6), dict(config=drop("attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar", "tie_word_embeddings", "layer_types", "hidden_activation"))),
+    "gemma2-long": ("gemma2", dict(GEMMA, num_hidden_layers=3, sliding_window=19), dict(length=80, batch=3, dtype=torch.float32)),
+    "gemma3-scaled-global": ("gemma3_text", dict(GEMMA3, rope_parameters=dict(full_attention=dict(rope_type="linear", factor=8.0, rope_theta=1000000.0), sliding_attention=dict(rope_type="default", rope_theta=10000.0))), dict(length=40)),
+    "gemma3-old-config": ("gemma3_text", GEMMA3, dict(length=32, config=old_gemma3(2, dict(rope_type="linear", factor=4.0)))),
+    "gemma3-old-config-plain": ("gemma3_text", GEMMA3, dict(config=old_gemma3(3))),
+    "gemma3-pattern-absent": ("gemma3_text", dict(GEMMA3, num_hidden_layers=7), dict(config=drop("layer_types", "_sliding_window_pattern"))),
+    "gemma3-softcaps": ("gemma3_text", dict(GEMMA3, num_hidden_layers=2, attn_logit_softcapping=4.0, final_logit_softcapping=50.0, attention_bias=True, tie_word_embeddings=False, layer_types=["full_attention", "sliding_attention"]), {}),
+    # phi3
+    "phi3-window": ("phi3", dict(sliding_window=6, num_key_value_heads=1), dict(length=24)),
+    "phi3-partial-rotary": ("phi3", dict(hidden_size=64, partial_rotary_factor=0.75, tie_word_embeddings=True), {}),
+    "phi3-longrope-short": ("phi3", dict(max_position_embeddings=128, original_max_position_embeddings=32, **longrope(4)), dict(length=32)),
+    "phi3-longrope-long": ("phi3", dict(max_position_embeddings=128, original_max_position_embeddings=16, **longrope(4)), dict(length=40)),
+    "phi3-longrope-partial": ("phi3", dict(hidden_size=64, partial_rotary_factor=0.5, max_position_embeddings=64, original_max_position_embeddings=16, num_key_value_heads=4, **longrope(4, theta=50000.0)), dict(length=24)),
+    "phi3-longrope-crossing": ("phi3", dict(max_position_embeddings=128, original_max_position_embeddings=12, **longrope(4)), dict(length=12)),
+    "phi3-old-config": ("phi3", dict(max_position_embeddings=96, original_max_position_embeddings=24, **longrope(4)), dict(length=30, config=both(old_rope("type"), phi3_su))),
+    "llama-longrope": ("llama", dict(head_dim=12, max_position_embeddings=256, **longrope(6, original_max_position_embeddings=32, factor=4.0, attention_factor=1.2)), dict(length=48)),
+    # olmo2
+    "olmo2-gqa-biases": ("olmo2", dict(num_key_value_heads=1, attention_bias=True, tie_word_embeddings=True), {}),
+    "olmo2-mha-yarn": ("olmo2", dict(num_key_value_heads=4, head_dim=12, **rope("yarn", theta=500000.0, factor=4.0, original_max_position_embeddings=16)), dict(length=40)),
+    "olmo2-old-config": ("olmo2", dict(num_hidden_layers=3, num_key_value_heads=4, **rope("default", theta=500000.0)), dict(config=both(old_rope(), drop("num_key_value_heads")), dtype=torch.float32)),
+    # granite, granitemoe, granitemoeshared
+    "granite-biases": ("granite", dict(attention_bias=True, mlp_bias=True, embedding_multiplier=5.0, logits_scaling=3.0, residual_multiplier=0.3, attention_multiplier=0.25), {}),
+    "granitemoe-biases": ("granitemoe", dict(GRANITE_MOE, attention_bias=True, tie_word_embeddings=True, output_router_logits=True, router_aux_loss_coef=0.3), {}),
+    "granitemoe-no-multipliers": ("granitemoe", dict(num_local_experts=5, num_experts_per_tok=1, intermediate_size=24, attention_multiplier=0.35), dict(config=old_rope())),
+    "granitemoeshared-no-shared": ("granitemoeshared", dict(GRANITE_MOE, shared_intermediate_size=0), {}),
+    "granitemoeshared-wide": ("granitemoeshared", dict(GRANITE_MOE, shared_intermediate_size=70, num_experts_per_tok=6, num_key_value_heads=4), dict(batch=3, length=13)),
     # llama
     "llama-biases": ("llama", dict(attention_bias=True, mlp_bias=True), {}),
     "llama-rope-linear": ("llama", rope("linear", factor=2.5), {}),
