@@ -37,6 +37,9 @@ class Drawer : public layers::TensorVisitor {
     }
     for (int64_t e = 0; e < experts; ++e) draw(name(tensor.path, e), {rows, cols}, root(cols), 0);
   }
+  void vectors(const Tensor& tensor, int64_t experts, int64_t n, layers::Vector&) override {
+    draw(name(tensor.path, -1), {experts, n * models::rows_listed(name_of(tensor.path).piece)}, 0.1f, 0);
+  }
   std::vector<checkpoint::MemoryTensor> tensors;
 
  private:
@@ -103,19 +106,19 @@ const std::map<std::string, base::Json>& configs() {
     add("mistral", {{"sliding_window", 5}, {"head_dim", 16}});
     add("qwen2", {{"use_sliding_window", true}, {"sliding_window", 6}, {"max_window_layers", 1}});
     add("qwen3", {{"head_dim", 16}});
-    add("gemma2", {{"head_dim", 16}, {"sliding_window", 5}, {"query_pre_attn_scalar", 20}, {"attn_logit_softcapping", 8}});
-    add("gemma3_text",
-        {{"head_dim", 16},
-         {"sliding_window", 6},
-         {"sliding_window_pattern", 2},
-         {"query_pre_attn_scalar", 20},
-         {"rope_scaling", {{"rope_type", "linear"}, {"factor", 4}}}});
-    add("phi3", {{"hidden_size", 64},
-                 {"partial_rotary_factor", 0.5},
-                 {"sliding_window", 30},
-                 {"original_max_position_embeddings", 400},
-                 {"rope_scaling",
-                  {{"type", "longrope"}, {"short_factor", {1, 1.5, 2, 3}}, {"long_factor", {2, 3, 5, 9}}}}});
+    add("gemma2",
+        {{"head_dim", 16}, {"sliding_window", 5}, {"query_pre_attn_scalar", 20}, {"attn_logit_softcapping", 8}});
+    add("gemma3_text", {{"head_dim", 16},
+                        {"sliding_window", 6},
+                        {"sliding_window_pattern", 2},
+                        {"query_pre_attn_scalar", 20},
+                        {"rope_scaling", {{"rope_type", "linear"}, {"factor", 4}}}});
+    add("phi3",
+        {{"hidden_size", 64},
+         {"partial_rotary_factor", 0.5},
+         {"sliding_window", 30},
+         {"original_max_position_embeddings", 400},
+         {"rope_scaling", {{"type", "longrope"}, {"short_factor", {1, 1.5, 2, 3}}, {"long_factor", {2, 3, 5, 9}}}}});
     add("olmo2", {{"attention_bias", true}});
     add("granite", {{"mlp_bias", true}, {"residual_multiplier", 0.4}, {"attention_multiplier", 0.3}});
     add("granitemoe", {{"num_local_experts", 7},
@@ -128,6 +131,24 @@ const std::map<std::string, base::Json>& configs() {
                              {"num_experts_per_tok", 2},
                              {"shared_intermediate_size", 32},
                              {"attention_multiplier", 0.3}});
+    add("gpt_oss", {{"num_local_experts", 8},
+                    {"num_experts_per_tok", 3},
+                    {"head_dim", 16},
+                    {"sliding_window", 7},
+                    {"swiglu_limit", 1.5},
+                    {"rope_theta", 5000}});
+    add("phimoe", {{"num_local_experts", 6},
+                   {"attention_bias", true},
+                   {"lm_head_bias", true},
+                   {"router_jitter_noise", 0.3},
+                   {"sliding_window", 20},
+                   {"rope_scaling",
+                    {{"type", "longrope"},
+                     {"short_mscale", 1.1},
+                     {"long_mscale", 1.2},
+                     {"original_max_position_embeddings", 400},
+                     {"short_factor", {1, 1.5, 2, 3}},
+                     {"long_factor", {2, 3, 5, 9}}}}});
     add("mixtral", {{"num_local_experts", 6}, {"num_experts_per_tok", 2}, {"sliding_window", 9}});
     add("olmoe", {{"num_experts", 9}, {"num_experts_per_tok", 4}, {"num_key_value_heads", 4}, {"clip_qkv", 1.5}});
     add("qwen2_moe", {{"num_experts", 7},

@@ -35,8 +35,8 @@ struct RopeSpec {
   std::optional<double> attention_factor;            // yarn; else 0.1 ln(factor) + 1, or from mscale
   std::optional<double> mscale, mscale_all_dim;      // yarn, DeepSeek's form
   bool truncate = true;                              // yarn: round the correction range to whole dims
-  // longrope (Ding et al. 2024, arXiv:2402.13753): divisors [dims/2] of the frequencies and the magnitude, for sequences
-  // up to the original context and beyond it.
+  // longrope (Ding et al. 2024, arXiv:2402.13753): divisors [dims/2] of the frequencies and the magnitude, for
+  // sequences up to the original context and beyond it.
   std::vector<float> short_factors, long_factors;
   float short_magnitude = 1, long_magnitude = 1;
   std::vector<float> divisors;  // [dims/2] of the frequencies (GGUF's rope_freqs.weight); usually empty
@@ -102,8 +102,10 @@ struct MoeSpec {
   int64_t hidden = 0;  // F of a routed expert
   ops::Activation activation = ops::Activation::silu;
   bool gated = true;
-  int64_t shared_hidden = 0;  // F of the shared expert; 0 = none
-  bool shared_gate = false;   // its output times sigmoid(gate · x) (Qwen2-MoE)
+  bool bias = false;                         // on the routed experts' projections
+  float swiglu_limit = 0, swiglu_alpha = 1;  // gpt-oss's clamped SwiGLU (ops::GateRule); a limit of 0 is none
+  int64_t shared_hidden = 0;                 // F of the shared expert; 0 = none
+  bool shared_gate = false;                  // its output times sigmoid(gate · x) (Qwen2-MoE)
 };
 
 }  // namespace coterie::layers

@@ -59,6 +59,11 @@ class TensorVisitor {
     vector(tensor, rows * cols, slot);
   }
 
+  /// [experts, n]: a vector for each expert.
+  virtual void vectors(const Tensor& tensor, int64_t experts, int64_t n, Vector& slot) {
+    table(tensor, experts, n, slot);
+  }
+
   /// A projection: `path` for the weight, `path`.bias for the bias if it has one.
   void linear(const std::string& path, Place place, int64_t rows, int64_t cols, bool bias, Linear& slot) {
     matrix({path, place}, rows, cols, slot.weight);

@@ -10,6 +10,7 @@
 #include <span>
 
 #include "base/error.h"
+#include "base/memory.h"
 #include "models/export.h"
 #include "quant/codec.h"
 
@@ -57,10 +58,31 @@ class Binder : public layers::TensorVisitor {
       return;
     }
     const TensorInfo& info = *found.tensors.front();
+    if (found.form == Form::transposed || found.form == Form::mxfp4_pair) {
+      slots = found.form == Form::transposed ? transpose(info, experts, rows, cols, found.piece)
+                                             : pack_mxfp4(info, experts, rows, cols, found.piece);
+      return;
+    }
     check(info, {experts, in_file, cols});
     const Weight all(info.bytes.data(), info.dtype, experts * in_file, cols);
     for (int64_t e = 0; e < experts; ++e)
       slots.push_back(piece_of(all.row_range(e * in_file, (e + 1) * in_file), found.piece, rows));
+  }
+
+  void vectors(const Tensor& tensor, int64_t experts, int64_t n, layers::Vector& slot) override {
+    const Found found = find(tensor.path, 1);
+    const TensorInfo& info = *found.tensors.front();
+    const int64_t in_file = rows_in_file(found.piece, n, info);
+    check(info, {experts, in_file});
+    if (is_block(info.dtype)) refuse_dtype(info);
+    slot.values = tensor::Buffer<float>(experts * n);
+    for (int64_t e = 0; e < experts; ++e) {
+      // A column of values, of which the piece is taken as of rows.
+      const Weight all =
+          Weight(info.bytes.data(), info.dtype, experts * in_file, 1).row_range(e * in_file, (e + 1) * in_file);
+      const Weight part = piece_of(all, found.piece, n);
+      for (int64_t i = 0; i < n; ++i) quant::decode(info.dtype, part.row(i), slot.values.data() + e * n + i, 1);
+    }
   }
 
   /// Fused tensors whose parts do not add up to their rows: of another number of heads, say.
@@ -105,6 +127,88 @@ class Binder : public layers::TensorVisitor {
     Form form = Form::plain;
     bool per_expert = false;
   };
+
+  // Row r of the piece is this row of the file's.
+  static int64_t row_in_file(Piece piece, int64_t r, int64_t rows) {
+    switch (piece) {
+      case Piece::even_rows: return 2 * r;
+      case Piece::odd_rows: return 2 * r + 1;
+      case Piece::second_half: return rows + r;
+      default: return r;
+    }
+  }
+
+  /// The values of a file's [E, cols, rows] as weights of the binding's own.
+  std::vector<Weight> transpose(const TensorInfo& info, int64_t experts, int64_t rows, int64_t cols, Piece piece) {
+    const int64_t in_file = rows_in_file(piece, rows, info);
+    check(info, {experts, cols, in_file});
+    if (is_block(info.dtype)) refuse_dtype(info);
+    const auto size = static_cast<size_t>(tensor::row_bytes(info.dtype, 1));
+    std::byte* target = own(experts * rows * cols * static_cast<int64_t>(size));
+    std::vector<Weight> weights;
+    for (int64_t e = 0; e < experts; ++e) {
+      weights.emplace_back(target, info.dtype, rows, cols);
+      for (int64_t r = 0; r < rows; ++r) {
+        const std::byte* source =
+            info.bytes.data() + static_cast<size_t>(e * cols * in_file + row_in_file(piece, r, rows)) * size;
+        for (int64_t c = 0; c < cols; ++c, target += size, source += static_cast<size_t>(in_file) * size)
+          std::copy_n(source, size, target);
+      }
+    }
+    return weights;
+  }
+
+  /// Published MXFP4, nibbles and exponents apart, as the blocks that kernels read: an exponent, then 16 bytes that
+  /// hold value i low and value i + 16 high. Exact; the nibbles only move.
+  std::vector<Weight> pack_mxfp4(const TensorInfo& nibbles, int64_t experts, int64_t rows, int64_t cols, Piece piece) {
+    constexpr int64_t kBlock = 32, kBytes = 16;
+    std::string name = nibbles.name;
+    name.replace(name.rfind("_blocks"), 7, "_scales");
+    const TensorInfo* exponents = source_.find(name);
+    if (!exponents)
+      throw Error(ErrorKind::not_found, source_.where(), fmt::format("tensor {} is missing", name),
+                  nibbles.name + " is there, and means nothing without");
+    used_.insert(name);
+    const int64_t in_file = rows_in_file(piece, rows, nibbles), blocks = cols / kBlock;
+    if (cols % kBlock != 0)
+      base::fail(ErrorKind::bad_input, where(nibbles), "rows of {} values are no whole number of mxfp4 blocks", cols);
+    const auto expect = [&](const TensorInfo& info, const Shape& shape) {
+      if (info.dtype != DType::u8 || info.shape != shape ||
+          static_cast<int64_t>(info.bytes.size()) != tensor::element_count(shape))
+        base::fail(ErrorKind::bad_input, where(info), "{} of shape {}: expected u8 of {}", tensor::name(info.dtype),
+                   tensor::to_string(info.shape), tensor::to_string(shape));
+    };
+    expect(nibbles, {experts, in_file, blocks, kBytes});
+    expect(*exponents, {experts, in_file, blocks});
+
+    std::byte* target = own(experts * rows * tensor::row_bytes(DType::mxfp4, cols));
+    std::vector<Weight> weights;
+    for (int64_t e = 0; e < experts; ++e) {
+      weights.emplace_back(target, DType::mxfp4, rows, cols);
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t first = (e * in_file + row_in_file(piece, r, rows)) * blocks;
+        const std::byte* source = nibbles.bytes.data() + first * kBytes;
+        for (int64_t b = 0; b < blocks; ++b, source += kBytes) {
+          *target++ = exponents->bytes[static_cast<size_t>(first + b)];
+          for (int64_t i = 0; i < kBytes; ++i) {
+            // Value i is nibble i % 2 of byte i / 2.
+            const auto nibble = [&](int64_t value) {
+              return source[value / 2] >> (value % 2 == 0 ? 0 : 4) & std::byte{15};
+            };
+            *target++ = nibble(i) | nibble(i + kBytes) << 4;
+          }
+        }
+      }
+    }
+    return weights;
+  }
+
+  /// Bytes that live as long as the binding; refused when they cannot fit.
+  std::byte* own(int64_t bytes) {
+    base::require_memory(bytes, "experts whose values lie in another order than they are read in",
+                         "a GGUF of the model is read as it lies in the file");
+    return result.decoded.emplace_back(bytes).data();
+  }
 
   // The first of the names the table gives for the path that the file has.
   Found find(const std::string& path, int64_t experts) {

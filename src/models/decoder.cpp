@@ -75,7 +75,7 @@ tensor::Matrix BoundDecoder::forward(ops::Context& context, std::span<const Sequ
   for (int64_t i = 0; i < asked; ++i)
     std::copy_n(x.row(rows.with_logits[static_cast<size_t>(i)]), spec_.width, last.row(i));
   network_.final_norm.forward(context, last, last);
-  ops::matmul(context, last, network_.head(), nullptr, logits);
+  ops::matmul(context, last, network_.head(), network_.head_bias(), logits);
   if (spec_.logits_scaling != 1) ops::scale(context, logits, 1 / spec_.logits_scaling);
   if (spec_.logits_softcap) ops::softcap(context, logits, *spec_.logits_softcap);
   return logits;
@@ -93,9 +93,27 @@ bool BoundDecoder::cache_holds(int64_t before, int64_t after) const {
   });
 }
 
+namespace {
+
+template <typename F>
+bool any_rope(const ModelSpec& spec, F of) {
+  return std::any_of(spec.blocks.begin(), spec.blocks.end(), [&](const BlockSpec& block) {
+    const layers::AttentionSpec* attention = attention_of(spec, block);
+    return attention && attention->rope && of(*attention->rope);
+  });
+}
+
+}  // namespace
+
 bool grows_with_length(const Decoder& decoder) {
-  const int64_t context = decoder.spec().context;
-  return !decoder.cache_holds(context, context + 1);
+  return any_rope(decoder.spec(),
+                  [](const layers::RopeSpec& rope) { return rope.scaling == layers::RopeSpec::Scaling::dynamic; });
+}
+
+bool starts_anew(const Decoder& decoder, int64_t before, int64_t after) {
+  return any_rope(decoder.spec(), [&](const layers::RopeSpec& rope) {
+    return rope.scaling == layers::RopeSpec::Scaling::longrope && layers::Rope::frequencies_change(rope, before, after);
+  });
 }
 
 }  // namespace coterie::models

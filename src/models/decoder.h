@@ -42,13 +42,17 @@ class Decoder {
   /// Walks every weight, bound to its bytes (inspect, save, quantise). The visitor must not change the slots.
   virtual void visit(layers::TensorVisitor& visitor) const = 0;
   /// Whether keys that were cached when a sequence had `before` positions are what one pass over `after` positions
-  /// would compute. False only for dynamic RoPE scaling past the original context: there the reference, too, gives one
-  /// result with its cache and another without.
+  /// would compute. False for dynamic RoPE scaling past the original context, where the reference, too, gives one
+  /// result with its cache and another without; and for LongRoPE when only one of the two is past it (starts_anew).
   virtual bool cache_holds(int64_t before, int64_t after) const = 0;
 };
 
 /// Whether positions past the model's context are defined for it: its rotary embedding is rescaled to each length
 /// (dynamic).
 bool grows_with_length(const Decoder& decoder);
+
+/// Whether a sequence that grows from `before` positions to `after` is to be evaluated anew: LongRoPE at its original
+/// context, once, as transformers' generate does.
+bool starts_anew(const Decoder& decoder, int64_t before, int64_t after);
 
 }  // namespace coterie::models

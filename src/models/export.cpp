@@ -33,12 +33,15 @@ struct Merged {
     std::vector<tensor::Weight> stack;  // one, or one for each expert
   };
   std::vector<Part> parts;
+  bool transposed = false;
+
+  bool alternating() const { return parts[0].piece == Piece::even_rows || parts[0].piece == Piece::odd_rows; }
 
   void write(const Write& write) const {
+    if (transposed) return write_columns(write);
     const auto row = static_cast<size_t>(tensor::row_bytes(parts[0].stack[0].dtype, parts[0].stack[0].cols));
-    const bool alternating = parts[0].piece == Piece::even_rows || parts[0].piece == Piece::odd_rows;
     for (size_t e = 0; e < parts[0].stack.size(); ++e) {
-      if (alternating) {
+      if (alternating()) {
         for (int64_t r = 0; r < parts[0].stack[e].rows; ++r)
           for (const Part& part : parts) write({part.stack[e].row(r), row});
         continue;
@@ -53,6 +56,28 @@ struct Merged {
       }
     }
   }
+
+  // Column by column, the rows of all parts together.
+  void write_columns(const Write& write) const {
+    const auto size = static_cast<size_t>(tensor::row_bytes(parts[0].stack[0].dtype, 1));
+    std::vector<std::byte> column;
+    const auto push = [&](const tensor::Weight& weight, int64_t r, int64_t c) {
+      const std::byte* value = weight.row(r) + static_cast<size_t>(c) * size;
+      column.insert(column.end(), value, value + size);
+    };
+    for (size_t e = 0; e < parts[0].stack.size(); ++e)
+      for (int64_t c = 0; c < parts[0].stack[e].cols; ++c) {
+        column.clear();
+        if (alternating()) {
+          for (int64_t r = 0; r < parts[0].stack[e].rows; ++r)
+            for (const Part& part : parts) push(part.stack[e], r, c);
+        } else {
+          for (const Part& part : parts)
+            for (int64_t r = 0; r < part.stack[e].rows; ++r) push(part.stack[e], r, c);
+        }
+        write(column);
+      }
+  }
 };
 
 class Exporter : public layers::TensorVisitor {
@@ -61,7 +86,7 @@ class Exporter : public layers::TensorVisitor {
 
   void matrix(const Tensor& tensor, int64_t rows, int64_t cols, tensor::Weight& slot) override {
     if (tensor.place == layers::Place::router) refuse_coarse_router(tensor.path, slot.dtype);
-    add(tensor, {rows, cols}, {slot});
+    add(tensor, {rows, cols}, {slot}, -1, 0);
   }
   void vector(const Tensor& tensor, int64_t n, layers::Vector& slot) override { add_floats(tensor, {n}, slot); }
   void table(const Tensor& tensor, int64_t rows, int64_t cols, layers::Vector& slot) override {
@@ -70,8 +95,16 @@ class Exporter : public layers::TensorVisitor {
   void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols,
              std::vector<tensor::Weight>& slots) override {
     const Name found = name(tensor.path);
-    if (found.in_file.pattern.find("{expert}") == std::string::npos) return add(tensor, {experts, rows, cols}, slots);
-    for (size_t e = 0; e < slots.size(); ++e) add(tensor, {rows, cols}, {slots[e]}, static_cast<int64_t>(e));
+    if (found.in_file.pattern.find("{expert}") == std::string::npos)
+      return add(tensor, {experts, rows, cols}, slots, -1, 1);
+    for (size_t e = 0; e < slots.size(); ++e) add(tensor, {rows, cols}, {slots[e]}, static_cast<int64_t>(e), 0);
+  }
+
+  void vectors(const Tensor& tensor, int64_t experts, int64_t n, layers::Vector& slot) override {
+    std::vector<tensor::Weight> one_each;
+    for (int64_t e = 0; e < experts; ++e)
+      one_each.emplace_back(reinterpret_cast<const std::byte*>(slot.values.data() + e * n), tensor::DType::f32, n, 1);
+    add(tensor, {experts, n}, std::move(one_each), -1, 1);
   }
 
   std::vector<TensorToWrite> finish() {
@@ -100,11 +133,12 @@ class Exporter : public layers::TensorVisitor {
     base::require(slot.minus_exp == name(tensor.path).in_file.minus_exp, "export",
                   "{} is held as another function of the parameter than the file's", tensor.path);
     const auto* bytes = reinterpret_cast<const std::byte*>(slot.values.data());
-    add(tensor, shape, {tensor::Weight(bytes, tensor::DType::f32, rows, cols)});
+    add(tensor, shape, {tensor::Weight(bytes, tensor::DType::f32, rows, cols)}, -1, 0);
   }
 
-  // `shape` is that of the weight; [experts, rows, cols] for a stack.
-  void add(const Tensor& tensor, const tensor::Shape& shape, std::vector<tensor::Weight> weights, int64_t expert = -1) {
+  // `shape` is that of the weight; [experts, rows, cols] for a stack. Pieces are merged along `axis` of it.
+  void add(const Tensor& tensor, const tensor::Shape& shape, std::vector<tensor::Weight> weights, int64_t expert,
+           size_t axis) {
     const auto [in_file, layer, item] = name(tensor.path);
     const std::string name = expand(in_file.pattern, layer, expert, item);
     const tensor::DType dtype = weights.front().dtype;
@@ -115,6 +149,10 @@ class Exporter : public layers::TensorVisitor {
     if (found == merged_.end()) {
       auto merged = std::make_shared<Merged>();
       merged->parts.push_back({in_file.piece, std::move(weights)});
+      merged->transposed = in_file.form == Form::transposed;
+      if (merged->transposed && tensor::is_block(dtype))
+        base::fail(base::ErrorKind::unsupported, name, "blocks of {} cannot be written transposed",
+                   tensor::name(dtype));
       merged_[name] = {result_.size(), merged};
       result_.push_back({name, dtype, shape_in_file(in_file.form, shape, tensor.parts),
                          [merged](const Write& write) { merged->write(write); }});
@@ -122,11 +160,11 @@ class Exporter : public layers::TensorVisitor {
     }
     auto& [place, merged] = found->second;
     TensorToWrite& whole = result_[place];
-    base::require(in_file.piece != Piece::whole && in_file.form == Form::plain && whole.dtype == dtype &&
-                      merged->parts[0].stack.size() == weights.size() &&
+    base::require(in_file.piece != Piece::whole && (in_file.form == Form::plain || merged->transposed) &&
+                      whole.dtype == dtype && merged->parts[0].stack.size() == weights.size() &&
                       merged->parts[0].stack[0].cols == weights[0].cols,
                   "export", "{}: {} does not go with what it is merged with", name, tensor.path);
-    whole.shape[shape.size() == 3 ? 1 : 0] += shape[shape.size() == 3 ? 1 : 0];
+    whole.shape[merged->transposed ? shape.size() - 1 : axis] += shape[axis];
     merged->parts.push_back({in_file.piece, std::move(weights)});
     std::stable_sort(merged->parts.begin(), merged->parts.end(),
                      [](const auto& a, const auto& b) { return a.piece < b.piece; });

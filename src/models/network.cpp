@@ -7,7 +7,8 @@ Network::Network(const ModelSpec& spec)
       final_norm(spec.final_norm, spec.width),
       vocabulary_(spec.vocabulary),
       width_(spec.width),
-      tied_(spec.tied_embeddings) {
+      tied_(spec.tied_embeddings),
+      has_head_bias_(spec.head_bias) {
   blocks.reserve(spec.blocks.size());
   for (const layers::SharedBlockSpec& block : spec.shared)
     shared.push_back(std::make_shared<layers::SharedBlock>(block, spec.width));
@@ -23,6 +24,7 @@ void Network::visit(layers::TensorVisitor& visitor) {
   for (size_t i = 0; i < blocks.size(); ++i) visit_block(visitor, i);
   final_norm.visit(visitor, "final_norm");
   if (!tied_) visitor.matrix({"head", layers::Place::output_embeddings}, vocabulary_, width_, head_);
+  if (has_head_bias_) visitor.vector({"head.bias", layers::Place::output_embeddings}, vocabulary_, head_bias_);
 }
 
 void Network::arrange() {

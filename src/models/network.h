@@ -17,7 +17,7 @@ class Network {
  public:
   explicit Network(const ModelSpec& spec);
 
-  /// embedding, blocks.N.…, final_norm, and head unless the embeddings are tied.
+  /// embedding, blocks.N.…, final_norm, head unless the embeddings are tied, and its bias.
   void visit(layers::TensorVisitor& visitor);
   void visit_block(layers::TensorVisitor& visitor, size_t block);
   /// To be called when the weights have been bound.
@@ -28,11 +28,13 @@ class Network {
   std::vector<layers::Block> blocks;
   layers::Norm final_norm;
   const tensor::Weight& head() const { return tied_ ? embedding.table() : head_; }
+  const float* head_bias() const { return head_bias_.data(); }  // [V], or null
 
  private:
   int64_t vocabulary_, width_;
-  bool tied_;
-  tensor::Weight head_;  // [V, D]
+  bool tied_, has_head_bias_;
+  tensor::Weight head_;       // [V, D]
+  layers::Vector head_bias_;  // [V]
 };
 
 }  // namespace coterie::models

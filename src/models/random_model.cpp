@@ -128,8 +128,7 @@ void describe_layer_kinds(const ModelSpec& spec, const std::string& prefix, Meta
   for (const BlockSpec& block : spec.blocks) {
     const auto& attention = std::get<layers::AttentionSpec>(block.mixer);
     slides.push_back(attention.window > 0);
-    if (attention.window > 0)
-      metadata[prefix + "attention.sliding_window"] = static_cast<uint64_t>(attention.window);
+    if (attention.window > 0) metadata[prefix + "attention.sliding_window"] = static_cast<uint64_t>(attention.window);
     if (prefix == "gemma3." && attention.rope)
       metadata[prefix + (slides.back() ? "rope.freq_base_swa" : "rope.freq_base")] = attention.rope->theta;
   }

@@ -19,6 +19,7 @@ struct ModelSpec {
   int64_t width = 0;       // D
   int64_t context = 0;     // positions it was made for (max_position_embeddings)
   bool tied_embeddings = false;
+  bool head_bias = false;
   float embedding_multiplier = 1;  // of the embedded tokens (Granite, Gemma)
   layers::NormSpec final_norm;
   float logits_scaling = 1;             // the logits are divided by it (Granite)

@@ -102,8 +102,26 @@ void matmul_each(Context& context, ConstMatrix x, std::span<const MatmulTarget> 
   });
 }
 
+namespace {
+
+// A NaN stays one, as in torch.clamp. `scratch` holds the sigmoids.
+void clamped_swiglu(const kernels::VectorKernels& kernels, const GateRule& rule, float* gate, const float* up,
+                    float* scratch, int64_t n) {
+  const float limit = rule.limit;
+  for (int64_t i = 0; i < n; ++i) gate[i] = gate[i] > limit ? limit : gate[i];
+  for (int64_t i = 0; i < n; ++i) scratch[i] = rule.alpha * gate[i];
+  kernels.sigmoid(scratch, scratch, n);
+  for (int64_t i = 0; i < n; ++i) {
+    const float above = up[i] > limit ? limit : up[i];
+    const float u = above < -limit ? -limit : above;
+    gate[i] = (u + 1) * (gate[i] * scratch[i]);
+  }
+}
+
+}  // namespace
+
 void grouped_gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& plan,
-                          std::span<const ExpertInput> experts, Activation activation, Matrix h) {
+                          std::span<const ExpertInput> experts, const GateRule& rule, Matrix h) {
   constexpr std::string_view where = "grouped_gated_matmul";
   check_plan(plan, x.rows, experts.size(), where);
   base::require(h.rows == plan.slots(), where, "h has {} rows, the plan {} slots", h.rows, plan.slots());
@@ -115,6 +133,7 @@ void grouped_gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& pl
   for (int64_t e = 0; e < plan.experts(); ++e) {
     const ExpertInput& expert = experts[static_cast<size_t>(e)];
     if (plan.tokens_of(e).empty()) continue;  // its weights may not even be in memory
+    base::require(rule.limit == 0 || expert.gate, where, "a clamped SwiGLU of expert {} without a gate", e);
     for (const Weight* w : {&expert.up, &expert.gate}) {
       if (w == &expert.gate && !*w) continue;
       const kernels::MatmulKernel& kernel = kernel_of(context, *w, x.cols, where);
@@ -144,6 +163,7 @@ void grouped_gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& pl
   }
   const WorkerScratch scratch(context, scratch_bytes);
   const WorkerScratch ups(context, most * piece_rows * static_cast<int64_t>(sizeof(float)));
+  const WorkerScratch sigmoids(context, rule.limit == 0 ? 0 : piece_rows * static_cast<int64_t>(sizeof(float)));
   const WorkerScratch pointers(context, most * static_cast<int64_t>(sizeof(const std::byte*)));
 
   const int64_t threads = context.pool.threads();
@@ -173,8 +193,13 @@ void grouped_gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& pl
     } else {
       multiply(expert.up, expert.up_bias, first, next);
     }
-    for (int64_t t = 0; t < tokens; ++t)
-      context.kernels.vector.activate(activation, first.row(t), expert.gate ? second.row(t) : nullptr, rows);
+    for (int64_t t = 0; t < tokens; ++t) {
+      if (rule.limit != 0)
+        clamped_swiglu(context.kernels.vector, rule, first.row(t), second.row(t),
+                       reinterpret_cast<float*>(sigmoids.of(worker)), rows);
+      else
+        context.kernels.vector.activate(rule.activation, first.row(t), expert.gate ? second.row(t) : nullptr, rows);
+    }
   });
 }
 

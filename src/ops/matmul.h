@@ -28,6 +28,18 @@ void matmul_each(Context& context, ConstMatrix x, std::span<const MatmulTarget> 
 
 using kernels::Activation;  // silu, gelu, gelu_tanh, relu, relu2, identity
 
+/// What joins an expert's halves. With a limit it is gpt-oss's clamped SwiGLU, for experts that have a gate:
+/// g * sigmoid(alpha * g) * (u + 1) with g = min(gate, limit), u = clamp(up, -limit, limit).
+struct GateRule {
+  Activation activation = Activation::silu;
+  float limit = 0, alpha = 1;  // limit 0: none
+
+  GateRule() = default;
+  GateRule(Activation activation_) : activation(activation_) {}  // NOLINT: most have nothing else
+  GateRule(Activation activation_, float limit_, float alpha_)
+      : activation(activation_), limit(limit_), alpha(alpha_) {}
+};
+
 /// One expert's first half. `up` alone (gate empty): h = act(up x + b). With gate: h = act(gate x + b) * (up x + b).
 struct ExpertInput {
   Weight gate, up;  // [F, D] each
@@ -37,7 +49,7 @@ struct ExpertInput {
 /// h[s] = act(gate_e · x[t]) * (up_e · x[t]) for each slot s = (token t, expert e) of the plan. x [N, D], h [slots, F].
 /// Each expert's weights are read once for the batch; the activation is applied while the outputs are in cache.
 void grouped_gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& plan,
-                          std::span<const ExpertInput> experts, Activation activation, Matrix h);
+                          std::span<const ExpertInput> experts, const GateRule& rule, Matrix h);
 
 struct ExpertOutput {
   Weight down;  // [D, F]

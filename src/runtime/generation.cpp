@@ -49,7 +49,8 @@ Generation::Generation(Engine& engine, TokenCache& tokens, std::span<const Token
 
   // The last token is evaluated in any case: its logits are what is continued.
   statistics_.reused_tokens = tokens_.keep_prefix(prompt.first(prompt.size() - 1));
-  if (!engine.model().decoder->cache_holds(statistics_.reused_tokens, size))
+  const models::Decoder& model = *engine.model().decoder;
+  if (!model.cache_holds(statistics_.reused_tokens, size) || !model.cache_holds(tokens_.written_for, size))
     statistics_.reused_tokens = tokens_.keep_prefix({});
   statistics_.prompt_tokens = size;
   const int64_t answer = options_.max_tokens < 0 ? 0 : std::min(options_.max_tokens, context - size);
@@ -69,7 +70,14 @@ size_t Generation::until_checkpoint() const {
   return most;
 }
 
+void Generation::settle_cache() {
+  if (!tokens_.ids.empty() &&
+      models::starts_anew(*engine_.model().decoder, tokens_.written_for, static_cast<int64_t>(all_.size())))
+    tokens_.keep_prefix({});
+}
+
 void Generation::evaluated(std::span<const TokenId> ids) {
+  tokens_.written_for = static_cast<int64_t>(all_.size());
   statistics_.evaluated_tokens += static_cast<int64_t>(ids.size());
   tokens_.ids.insert(tokens_.ids.end(), ids.begin(), ids.end());
   // Both ends of the prompt's last token: the first is where the same prompt can be answered again, the second where
@@ -122,6 +130,7 @@ void step(Engine& engine, std::span<Generation* const> generations) {
       generation->end(Finish::interrupted);
       continue;
     }
+    generation->settle_cache();
     taking_part.push_back(generation);
     decoding += generation->pending().size() == 1 ? 1 : 0;
   }

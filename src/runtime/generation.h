@@ -62,6 +62,8 @@ class Generation {
  private:
   friend void step(Engine& engine, std::span<Generation* const> generations);
 
+  /// Forgets the cache when its keys are not those of a sequence as long as this one has become.
+  void settle_cache();
   std::span<const TokenId> pending() const { return std::span(all_).subspan(tokens_.ids.size()); }
   /// Tokens that the next step may evaluate without passing a checkpoint of recurrent states.
   size_t until_checkpoint() const;

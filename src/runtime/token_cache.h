@@ -13,6 +13,9 @@ namespace coterie::runtime {
 struct TokenCache {
   KvCache cache;
   std::vector<text::TokenId> ids;
+  // Of the sequence that the keys were last written for: they may be turned otherwise for another
+  // (models::Decoder::cache_holds).
+  int64_t written_for = 0;
 
   /// Cuts the cache to the longest common prefix with `wanted`, or as far before its end as the nearest checkpoint of
   /// recurrent states, and returns what is left.

@@ -9,13 +9,22 @@ void Experts::visit(TensorVisitor& visitor, const std::string& path) {
   if (spec_.gated) visitor.stack({path + ".gate", Place::experts}, e, spec_.hidden, width_, gate_);
   visitor.stack({path + ".up", Place::experts}, e, spec_.hidden, width_, up_);
   visitor.stack({path + ".down", Place::experts}, e, width_, spec_.hidden, down_);
+  if (!spec_.bias) return;
+  if (spec_.gated) visitor.vectors({path + ".gate.bias", Place::experts}, e, spec_.hidden, gate_bias_);
+  visitor.vectors({path + ".up.bias", Place::experts}, e, spec_.hidden, up_bias_);
+  visitor.vectors({path + ".down.bias", Place::experts}, e, width_, down_bias_);
 }
 
 void Experts::arrange() {
   const auto e = static_cast<size_t>(spec_.router.experts);
   base::require(up_.size() == e && down_.size() == e, "experts", "{} experts were bound, {} expected", up_.size(), e);
   inputs_.resize(e), outputs_.resize(e);
+  const auto bias = [](const Vector& biases, size_t expert, int64_t n) {
+    return biases.data() ? biases.data() + static_cast<int64_t>(expert) * n : nullptr;
+  };
   for (size_t i = 0; i < e; ++i) {
+    inputs_[i].gate_bias = bias(gate_bias_, i, spec_.hidden), inputs_[i].up_bias = bias(up_bias_, i, spec_.hidden);
+    outputs_[i].bias = bias(down_bias_, i, width_);
     if (spec_.gated) inputs_[i].gate = gate_[i];
     inputs_[i].up = up_[i];
     outputs_[i].down = down_[i];
@@ -26,7 +35,7 @@ void Experts::forward(ops::Context& context, tensor::ConstMatrix x, const ops::R
                       tensor::Matrix y) const {
   const tensor::ArenaScope scratch(context.arena);
   const tensor::Matrix h = context.arena.matrix(plan.slots(), spec_.hidden);
-  ops::grouped_gated_matmul(context, x, plan, inputs_, spec_.activation, h);
+  ops::grouped_gated_matmul(context, x, plan, inputs_, {spec_.activation, spec_.swiglu_limit, spec_.swiglu_alpha}, h);
   ops::grouped_down_combine(context, h, plan, outputs_, y);
 }
 

@@ -29,6 +29,7 @@ class Experts {
   MoeSpec spec_;
   int64_t width_;
   std::vector<tensor::Weight> gate_, up_, down_;  // [E] of [F, D], [F, D], [D, F]
+  Vector gate_bias_, up_bias_, down_bias_;        // [E, F], [E, F], [E, D]
   std::vector<ops::ExpertInput> inputs_;          // the same, as the grouped matmuls take them
   std::vector<ops::ExpertOutput> outputs_;
 };

@@ -59,7 +59,7 @@ ModelSpec ConfigReader::decoder(const ConfigDefaults& defaults) {
   attention.scale = 1.0f / std::sqrt(static_cast<float>(attention.head_dim));
   if (!defaults.rope_by_layer) {
     attention.rope = rope(attention.head_dim, spec.context,
-                          {defaults.theta, defaults.partial_rotary, defaults.original_context});
+                          {defaults.theta, defaults.partial_rotary, defaults.original_context, defaults.magnitudes});
     spec.context = std::max(spec.context, scaled_context(*attention.rope));
   }
 
@@ -72,12 +72,10 @@ ModelSpec ConfigReader::decoder(const ConfigDefaults& defaults) {
   if (layer_count < 1 || layer_count > 65536)
     fail(ErrorKind::bad_input, keys.where(), "num_hidden_layers is {}: expected 1 to 65536", layer_count);
   spec.blocks.assign(static_cast<size_t>(layer_count), block);
-  const std::pair<std::string_view, double> sizes[] = {{"vocab_size", spec.vocabulary},
-                                                       {"hidden_size", spec.width},
-                                                       {"num_hidden_layers", layer_count},
-                                                       {"num_attention_heads", attention.heads},
-                                                       {"max_position_embeddings", spec.context},
-                                                       {"rms_norm_eps", defaults.eps}};
+  const std::pair<std::string_view, double> sizes[] = {
+      {"vocab_size", spec.vocabulary},           {"hidden_size", spec.width},
+      {"num_hidden_layers", layer_count},        {"num_attention_heads", attention.heads},
+      {"max_position_embeddings", spec.context}, {"rms_norm_eps", defaults.eps}};
   for (const auto& [key, value] : sizes)
     if (!keys.has(key)) note_default(key, fmt::format("{:g}", value));
   if (!keys.has("num_key_value_heads") && attention.kv_heads != attention.heads)
@@ -86,8 +84,7 @@ ModelSpec ConfigReader::decoder(const ConfigDefaults& defaults) {
 }
 
 void ConfigReader::note_default(std::string_view key, const std::string& value) {
-  warnings.push_back(
-      fmt::format("{}: {} is not said; {} is taken, as the reference does", keys.where(), key, value));
+  warnings.push_back(fmt::format("{}: {} is not said; {} is taken, as the reference does", keys.where(), key, value));
 }
 
 ops::Activation ConfigReader::activation(std::string_view key, std::string_view otherwise) {
@@ -181,7 +178,8 @@ int64_t ConfigReader::experts(int64_t otherwise) {
 }
 
 int64_t ConfigReader::experts_per_token(int64_t otherwise) {
-  return integer_of({"num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_k"}, otherwise);
+  return integer_of({"num_experts_per_tok", "num_experts_per_token", "experts_per_token", "top_k_experts", "moe_k"},
+                    otherwise);
 }
 
 float ConfigReader::router_aux_loss(double coefficient) {

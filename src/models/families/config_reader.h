@@ -28,6 +28,7 @@ struct ConfigDefaults {
   std::optional<double> partial_rotary = {};
   // original_max_position_embeddings of families whose class has the key: it wins over the one beside the scaling.
   std::optional<int64_t> original_context = {};
+  bool magnitudes = false;     // longrope says short_mscale and long_mscale (phimoe)
   bool rope_by_layer = false;  // the family reads the rotary embedding itself
 };
 
@@ -36,6 +37,7 @@ struct RopeDefaults {
   double theta = 10000;
   std::optional<double> partial_rotary = {};
   std::optional<int64_t> original_context = {};
+  bool magnitudes = false;
 };
 
 /// Reads config.json for the families: the parts that most of them share, and access to single keys.

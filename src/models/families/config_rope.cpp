@@ -27,23 +27,28 @@ RopeSpec::Scaling scaling_by_name(const std::string& name, const std::string& wh
 std::vector<float> longrope_factors(base::JsonReader& keys, std::string_view key, int64_t dims) {
   const std::vector<double> values = keys.numbers(key);
   if (static_cast<int64_t>(values.size()) != dims / 2)
-    fail(ErrorKind::bad_input, keys.where(), "{} has {} entries: expected {}, one for each pair of the {} rotary dimensions",
-         key, values.size(), dims / 2, dims);
+    fail(ErrorKind::bad_input, keys.where(),
+         "{} has {} entries: expected {}, one for each pair of the {} rotary dimensions", key, values.size(), dims / 2,
+         dims);
   for (const double value : values)
     if (!(value > 0)) fail(ErrorKind::bad_input, keys.where(), "{} holds {}: expected numbers above 0", key, value);
   return {values.begin(), values.end()};
 }
 
-void read_longrope(base::JsonReader& keys, RopeSpec& rope, int64_t context) {
+void read_longrope(base::JsonReader& keys, RopeSpec& rope, int64_t context, bool magnitudes) {
   const auto original = static_cast<double>(rope.original_context);
   rope.factor = keys.number("factor", static_cast<double>(context) / original);
   const double recommended = rope.factor <= 1 ? 1.0 : std::sqrt(1 + std::log(rope.factor) / std::log(original));
   rope.short_magnitude = rope.long_magnitude = static_cast<float>(keys.number("attention_factor", recommended));
+  if (magnitudes) {
+    rope.short_magnitude = static_cast<float>(keys.number("short_mscale"));
+    rope.long_magnitude = static_cast<float>(keys.number("long_mscale"));
+  }
   rope.short_factors = longrope_factors(keys, "short_factor", rope.dims);
   rope.long_factors = longrope_factors(keys, "long_factor", rope.dims);
 }
 
-void read_scaling(base::JsonReader& keys, RopeSpec& rope, int64_t context) {
+void read_scaling(base::JsonReader& keys, RopeSpec& rope, int64_t context, bool magnitudes) {
   switch (rope.scaling) {
     case RopeSpec::Scaling::none: keys.inert({"factor", "original_max_position_embeddings"}); break;
     case RopeSpec::Scaling::linear:
@@ -69,7 +74,7 @@ void read_scaling(base::JsonReader& keys, RopeSpec& rope, int64_t context) {
       rope.truncate = keys.boolean("truncate", true);
       keys.inert({"attention_factor", "mscale", "mscale_all_dim"});
       break;
-    case RopeSpec::Scaling::longrope: read_longrope(keys, rope, context); break;
+    case RopeSpec::Scaling::longrope: read_longrope(keys, rope, context, magnitudes); break;
   }
 }
 
@@ -78,7 +83,8 @@ void read_scaling(base::JsonReader& keys, RopeSpec& rope, int64_t context) {
 int64_t rotary_dims(base::JsonReader& keys, double otherwise, int64_t head_dim, bool honoured) {
   const double partial = keys.number("partial_rotary_factor", otherwise);
   if (!honoured && partial != 1)
-    fail(ErrorKind::unsupported, keys.where(), "partial_rotary_factor {} is not supported for this model_type", partial);
+    fail(ErrorKind::unsupported, keys.where(), "partial_rotary_factor {} is not supported for this model_type",
+         partial);
   if (!(partial > 0 && partial <= 1))
     fail(ErrorKind::bad_input, keys.where(), "partial_rotary_factor is {}: expected a share of the head", partial);
   return static_cast<int64_t>(static_cast<double>(head_dim) * partial);
@@ -108,7 +114,7 @@ RopeSpec ConfigReader::rope_of(const base::Json& parameters, const std::string& 
     if (rope.original_context < 1)
       fail(ErrorKind::bad_input, inner.where(), "original_max_position_embeddings is {}", rope.original_context);
   }
-  read_scaling(inner, rope, context);
+  read_scaling(inner, rope, context, defaults.magnitudes);
   for (const std::string& key : inner.unread())
     fail(ErrorKind::unsupported, inner.where(), "key \"{}\" is not known for rope_type {}", key, type);
   return rope;

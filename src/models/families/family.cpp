@@ -1,5 +1,7 @@
 #include "models/families/family.h"
 
+#include <fmt/format.h>
+
 #include "base/error.h"
 #include "models/families/config_reader.h"
 #include "models/families/families.h"
@@ -14,9 +16,9 @@ using base::ErrorKind;
 
 // Of several families with one GGUF architecture the first reads it.
 constexpr const Family* kFamilies[] = {
-    &kLlama, &kMistral,     &kQwen2,  &kQwen3, &kMixtral, &kOlmoe,  &kQwen2Moe,         &kQwen3Moe,
-    &kGemma2, &kGemma3, &kPhi3, &kOlmo2, &kGranite, &kGraniteMoe, &kGraniteMoeShared,
-    &kMamba, &kFalconMamba, &kMamba2, &kJamba, &kZamba,   &kZamba2, &kGraniteMoeHybrid,
+    &kLlama,  &kMistral, &kQwen2,       &kQwen3,  &kMixtral, &kOlmoe,      &kQwen2Moe,         &kQwen3Moe,
+    &kGemma2, &kGemma3,  &kPhi3,        &kOlmo2,  &kGranite, &kGraniteMoe, &kGraniteMoeShared, &kGptOss,
+    &kPhimoe, &kMamba,   &kFalconMamba, &kMamba2, &kJamba,   &kZamba,      &kZamba2,           &kGraniteMoeHybrid,
 };
 
 std::string join(std::string (*of)(const Family&)) {
@@ -38,6 +40,27 @@ void settle_unread(const std::vector<std::string>& unread, const std::string& wh
   }
 }
 
+[[noreturn]] void refuse(std::string_view key, std::string_view name, std::string_view missing, std::string_view where,
+                         const std::string& supported) {
+  const std::string needs = missing.empty() ? "" : fmt::format(" yet: it needs {}", missing);
+  throw Error(ErrorKind::unsupported, std::string(where),
+              fmt::format("{} \"{}\" is not supported{}; supported are {}", key, name, needs, supported));
+}
+
+// Checkpoints of a model without its head are saved without the first word of every name ("model.").
+void accept_names_without_prefix(NameTable& table, const checkpoint::TensorSource& source) {
+  const std::string embedding = table.find("embedding")->front().pattern;
+  const size_t dot = embedding.find('.');
+  if (dot == std::string::npos || source.find(embedding) || !source.find(embedding.substr(dot + 1))) return;
+  const std::string prefix = embedding.substr(0, dot + 1);
+  const auto strip = [&](std::string& name) {
+    if (name.starts_with(prefix)) name.erase(0, prefix.size());
+  };
+  for (auto& [path, names] : table.names)
+    for (NameInFile& name : names) strip(name.pattern);
+  for (std::string& name : table.inert) strip(name);
+}
+
 }  // namespace
 
 std::string supported_model_types() {
@@ -47,15 +70,14 @@ std::string supported_model_types() {
 const Family& family_of_model_type(std::string_view model_type, std::string_view where) {
   for (const Family* family : kFamilies)
     if (family->model_type == model_type) return *family;
-  base::fail(ErrorKind::unsupported, where, "model_type \"{}\" is not supported; supported are {}", model_type,
-             supported_model_types());
+  refuse("model_type", model_type, what_is_missing(model_type, {}), where, supported_model_types());
 }
 
 const Family& family_of_architecture(std::string_view architecture, std::string_view where) {
   for (const Family* family : kFamilies)
     if (!architecture.empty() && family->architecture == architecture) return *family;
-  base::fail(ErrorKind::unsupported, where, "general.architecture \"{}\" is not supported; supported are {}",
-             architecture, join([](const Family& family) { return std::string(family.architecture); }));
+  refuse("general.architecture", architecture, what_is_missing({}, architecture), where,
+         join([](const Family& family) { return std::string(family.architecture); }));
 }
 
 ModelSpec read_config(const base::Json& config, const std::string& where, bool strict) {
@@ -109,7 +131,11 @@ NameTable names_for(std::string_view family, const checkpoint::TensorSource& sou
     return table;
   }
   for (const Family* known : kFamilies)
-    if (known->model_type == family) return known->hugging_face_names();
+    if (known->model_type == family) {
+      NameTable table = known->hugging_face_names();
+      accept_names_without_prefix(table, source);
+      return table;
+    }
   // A spec that was read from GGUF with weights under Hugging Face's names: the first family of the architecture.
   return family_of_architecture(family, source.where()).hugging_face_names();
 }

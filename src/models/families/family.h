@@ -28,6 +28,9 @@ struct Family {
 /// that are supported.
 const Family& family_of_model_type(std::string_view model_type, std::string_view where);
 const Family& family_of_architecture(std::string_view architecture, std::string_view where);
+/// What a family that is known and not supported needs and this engine has not; empty for one nobody knows. By
+/// model_type or by GGUF architecture, the other empty.
+std::string_view what_is_missing(std::string_view model_type, std::string_view architecture);
 /// "llama, mistral, …"
 std::string supported_model_types();
 

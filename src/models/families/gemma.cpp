@@ -32,8 +32,7 @@ void gemma_blocks(ModelSpec& spec, float offset) {
 void common_keys(ConfigReader& config, ModelSpec& spec, std::optional<double> scores_cap, std::optional<double> cap) {
   const bool bias = config.keys.boolean("attention_bias", false);
   const double scalar = config.keys.number("query_pre_attn_scalar", 256.0);
-  if (!(scalar > 0))
-    base::fail(base::ErrorKind::bad_input, config.keys.where(), "query_pre_attn_scalar is {}", scalar);
+  if (!(scalar > 0)) base::fail(base::ErrorKind::bad_input, config.keys.where(), "query_pre_attn_scalar is {}", scalar);
   const auto softcap = [&](std::string_view key, std::optional<double> otherwise) {
     if (config.is_null(key)) otherwise.reset();
     const double value = config.keys.number(key, otherwise.value_or(0));
@@ -122,8 +121,7 @@ ModelSpec gemma3_from_config(ConfigReader& config) {
     attention.qk_norm = AttentionSpec::QkNorm::per_head, attention.softcap = 0;
   }
   const int64_t pattern = config.keys.integer("sliding_window_pattern", 6);
-  if (pattern < 1)
-    base::fail(base::ErrorKind::bad_input, config.keys.where(), "sliding_window_pattern is {}", pattern);
+  if (pattern < 1) base::fail(base::ErrorKind::bad_input, config.keys.where(), "sliding_window_pattern is {}", pattern);
   config.keys.inert({"_sliding_window_pattern"});  // what the reference writes beside the layer_types it made of it
   config.set_windows(spec, config.sliding_window(4096), [&](int64_t layer) { return (layer + 1) % pattern != 0; });
   set_ropes(config, spec);
@@ -134,8 +132,7 @@ ModelSpec gemma3_from_config(ConfigReader& config) {
 void set_scales(ModelSpec& spec, size_t layers_of_27b) {
   for (BlockSpec& block : spec.blocks) {
     auto& attention = std::get<AttentionSpec>(block.mixer);
-    const int64_t scalar =
-        spec.blocks.size() == layers_of_27b ? spec.width / attention.heads : attention.head_dim;
+    const int64_t scalar = spec.blocks.size() == layers_of_27b ? spec.width / attention.heads : attention.head_dim;
     attention.scale = 1.0f / std::sqrt(static_cast<float>(scalar));
     std::get<layers::DenseFfnSpec>(block.ffn).activation = ops::Activation::gelu_tanh;
   }

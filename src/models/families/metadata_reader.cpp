@@ -153,7 +153,8 @@ void MetadataReader::read_longrope(layers::RopeSpec& rope) {
   rope.short_factors = divisors("rope_factors_short.weight", rope.dims);
   rope.long_factors = divisors("rope_factors_long.weight", rope.dims);
   if (rope.short_factors.empty() != rope.long_factors.empty())
-    fail(ErrorKind::bad_input, source_.where(), "of rope_factors_short.weight and rope_factors_long.weight one is missing");
+    fail(ErrorKind::bad_input, source_.where(),
+         "of rope_factors_short.weight and rope_factors_long.weight one is missing");
   if (rope.short_factors.empty()) {
     if (rope.scaling == layers::RopeSpec::Scaling::longrope)
       fail(ErrorKind::bad_input, where("rope.scaling.type"), "is longrope, but there is no rope_factors_short.weight");
@@ -175,6 +176,7 @@ ModelSpec MetadataReader::stack() {
   spec.width = integer("embedding_length");
   spec.context = integer("context_length");
   spec.tied_embeddings = !has_tensor("output.weight");
+  spec.head_bias = has_tensor("output.bias");
   spec.final_norm.eps = static_cast<float>(number("attention.layer_norm_rms_epsilon"));
   const int64_t layer_count = integer("block_count");
   if (layer_count < 1 || layer_count > 65536)
@@ -255,6 +257,8 @@ void MetadataReader::set_experts(ModelSpec& spec, const ExpertDefaults& defaults
     default:
       fail(ErrorKind::unsupported, where("expert_gating_func"), "{} is not supported; supported are 1, 2, 3", function);
   }
+  moe.router.bias = has_tensor("blk.0.ffn_gate_inp.bias");
+  moe.bias = has_tensor("blk.0.ffn_up_exps.bias");
   moe.hidden = defaults.hidden;
   moe.shared_hidden = defaults.shared_hidden;
   moe.shared_gate = defaults.shared_gate;

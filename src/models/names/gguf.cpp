@@ -9,9 +9,13 @@ NameTable gguf_names() {
   const auto name = [&](const std::string& ours, const std::string& theirs) { table.names[ours] = {{theirs}}; };
   name("embedding", "token_embd.weight");
   name("final_norm", "output_norm.weight");
-  name("head", "output.weight");
+  name("head", "output.weight"), name("head.bias", "output.bias");
+  name("final_norm.bias", "output_norm.bias");
   name(path + "mixer_norm", layer + "attn_norm.weight");
-  name(path + "ffn_norm", layer + "ffn_norm.weight");
+  // llama.cpp's gpt-oss calls the norm before the FFN one after the attention.
+  table.names[path + "ffn_norm"] = {{layer + "ffn_norm.weight"}, {layer + "post_attention_norm.weight"}};
+  name(path + "mixer_norm.bias", layer + "attn_norm.bias"), name(path + "ffn_norm.bias", layer + "ffn_norm.bias");
+  name(path + "attention.sinks", layer + "attn_sinks.weight");
   name(path + "mixer_post_norm", layer + "post_attention_norm.weight");
   name(path + "ffn_post_norm", layer + "post_ffw_norm.weight");
   const std::pair<const char*, const char*> attention[] = {
@@ -20,8 +24,8 @@ NameTable gguf_names() {
     name(path + "attention." + ours, layer + theirs + ".weight");
     name(path + "attention." + ours + ".bias", layer + theirs + ".bias");
   }
-  for (const auto& [ours, piece] : {std::pair("q", Piece::front), std::pair("k", Piece::before_back),
-                                    std::pair("v", Piece::back)}) {
+  for (const auto& [ours, piece] :
+       {std::pair("q", Piece::front), std::pair("k", Piece::before_back), std::pair("v", Piece::back)}) {
     table.names[path + "attention." + ours].push_back({layer + "attn_qkv.weight", piece});
     table.names[path + "attention." + ours + ".bias"].push_back({layer + "attn_qkv.bias", piece});
   }
@@ -35,6 +39,7 @@ NameTable gguf_names() {
     experts = {{layer + "ffn_" + part + "_exps.weight"}, {layer + "ffn_" + part + ".{expert}.weight"}};
     if (part == "gate") experts.push_back({layer + "ffn_gate_up_exps.weight", Piece::first_half});
     if (part == "up") experts.push_back({layer + "ffn_gate_up_exps.weight", Piece::second_half});
+    name(path + "moe.experts." + part + ".bias", layer + "ffn_" + part + "_exps.bias");
     name(path + "moe.shared." + part, layer + "ffn_" + part + "_shexp.weight");
   }
   name(path + "moe.router", layer + "ffn_gate_inp.weight");

@@ -9,7 +9,7 @@ NameTable hugging_face_names() {
   const auto name = [&](const std::string& ours, const std::string& theirs) { table.names[ours] = {{theirs}}; };
   name("embedding", "model.embed_tokens.weight");
   name("final_norm", "model.norm.weight");
-  name("head", "lm_head.weight");
+  name("head", "lm_head.weight"), name("head.bias", "lm_head.bias");
   name(path + "mixer_norm", layer + "input_layernorm.weight");
   name(path + "ffn_norm", layer + "post_attention_layernorm.weight");
   for (const std::string part : {"q", "k", "v", "o"}) {

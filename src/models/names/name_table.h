@@ -29,6 +29,10 @@ enum class Form {
   in_parts,  // [parts, rows / parts, cols] or [parts, n / parts]: the layer says how many (TensorVisitor::Tensor)
   filters,   // [rows, 1, cols]: PyTorch's taps of a convolution that keeps channels apart
   column,    // [n, 1]
+  // Stacks of experts whose values lie in another order; binding copies them:
+  transposed,  // [E, cols, rows], floats (gpt-oss)
+  mxfp4_pair,  // [E, rows, cols / 32, 16] nibbles of two neighbours a byte, under a name that ends in _blocks, and
+               // [E, rows, cols / 32] exponents under the same with _scales (gpt-oss as published)
 };
 
 /// One way a file may name a weight. The pattern holds {layer} where the canonical path has a number, and {expert}

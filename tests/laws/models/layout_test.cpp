@@ -24,7 +24,7 @@ ExpertNames expert_names(const std::string& family) {
   if (family == "mixtral") return {"block_sparse_moe", "w1", "w3", "w2"};
   if (family == "jamba") return {"feed_forward", "gate_proj", "up_proj", "down_proj", "feed_forward", false};
   // Published merged; one by one only here (split_experts).
-  if (family == "granitemoehybrid")
+  if (family.starts_with("granitemoe"))
     return {"block_sparse_moe", "gate_proj", "up_proj", "down_proj", "block_sparse_moe", false};
   return {"mlp", "gate_proj", "up_proj", "down_proj"};
 }
@@ -74,7 +74,7 @@ Tensors split_experts(const models::ModelSpec& spec, Tensors tensors) {
 template <typename F>
 Tensors rewrite_experts(const models::ModelSpec& spec, Tensors tensors, F write) {
   const ExpertNames names = expert_names(spec.family);
-  if (spec.family == "granitemoehybrid") tensors = split_experts(spec, std::move(tensors));
+  if (spec.family.starts_with("granitemoe")) tensors = split_experts(spec, std::move(tensors));
   for (size_t layer = 0; layer < spec.blocks.size(); ++layer) {
     const layers::MoeSpec* moe = moe_of(spec, layer);
     if (!moe) continue;
@@ -218,7 +218,7 @@ TEST_P(Layout, GgufInEveryFormEqualsSafetensors) {
   for (const models::BlockSpec& block : spec.blocks)
     if (!attention) attention = models::attention_of(spec, block);
   const std::string architecture = std::get<std::string>(gguf.metadata.at("general.architecture"));
-  const bool interleaved = architecture == "llama" || architecture == "granitehybrid";
+  const bool interleaved = architecture == "llama" || architecture.starts_with("granite");
   for (MemoryTensor& t : renamed) {
     if (interleaved && t.name.find("attn_q.") != std::string::npos) permute_rows(t, attention->heads);
     if (interleaved && t.name.find("attn_k.") != std::string::npos) permute_rows(t, attention->kv_heads);
@@ -276,11 +276,17 @@ TEST_P(Layout, GgufInEveryFormEqualsSafetensors) {
 }
 
 // Zamba and Zamba2 have one layout, and no architecture in GGUF.
+// Whose GGUF holds other values than the checkpoint (1 + w of a norm), or whose experts have layouts of their own: what
+// the converter writes for them is among the fixtures of tests/parity.
+bool has_plain_layouts(const std::string& family) {
+  for (const char* other : {"gemma2", "gemma3_text", "phi3", "gpt_oss", "phimoe"})
+    if (family == other) return false;
+  return !models::family_of_model_type(family, "law").architecture.empty();
+}
+
 std::vector<Case> f32_cases() {
   std::vector<Case> all = cases();
-  std::erase_if(all, [](const Case& c) {
-    return c.precision != ops::Precision::f32 || models::family_of_model_type(c.family, "law").architecture.empty();
-  });
+  std::erase_if(all, [](const Case& c) { return c.precision != ops::Precision::f32 || !has_plain_layouts(c.family); });
   return all;
 }
 INSTANTIATE_TEST_SUITE_P(Families, Layout, testing::ValuesIn(f32_cases()), name_of);
