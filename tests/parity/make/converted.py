@@ -6,6 +6,7 @@ usage: converted.py OUT CONVERTER [NAME...]
 CONVERTER is a llama.cpp source folder (convert_hf_to_gguf.py, conversion/, gguf-py/), which is not part of this
 repository. Needs torch, transformers, safetensors, sentencepiece, tokenizers; see README.md for the versions.
 """
+import math
 import pathlib
 import runpy
 import shutil
@@ -40,6 +41,10 @@ GRANITE_MOE = dict(num_local_experts=4, num_experts_per_tok=2, intermediate_size
 GEMMA = dict(head_dim=16, query_pre_attn_scalar=16, sliding_window=6)
 
 
+# The one magnitude that the converter writes for a context of 128 and an original one of 32.
+PHIMOE_MAGNITUDE = (1 + math.log(128 / 32) / math.log(32)) ** 0.5
+
+
 def longrope(pairs):
     return rope("longrope", short_factor=[1 + 0.1 * i for i in range(pairs)],
                 long_factor=[1.5 + 0.7 * i for i in range(pairs)])
@@ -53,6 +58,8 @@ TABLE = {
     "phi3-longrope-long": ("phi3", dict(num_key_value_heads=4, max_position_embeddings=128, original_max_position_embeddings=12, **longrope(4)), "f16"),
     "phi3-longrope-short": ("phi3", dict(hidden_size=64, partial_rotary_factor=0.5, max_position_embeddings=128, original_max_position_embeddings=64, **longrope(4)), "f32"),
     "olmo2": ("olmo2", dict(), "f16"),
+    "gpt-oss": ("gpt_oss", dict(num_local_experts=4, num_experts_per_tok=2, intermediate_size=20, head_dim=16, sliding_window=6), "bf16"),
+    "phimoe": ("phimoe", dict(num_local_experts=4, num_experts_per_tok=2, intermediate_size=20, attention_bias=True, lm_head_bias=True, max_position_embeddings=128, **rope("longrope", theta=10000.0, short_factor=[1.0, 1.1, 1.2, 1.3], long_factor=[1.5, 2.2, 2.9, 3.6], short_mscale=PHIMOE_MAGNITUDE, long_mscale=PHIMOE_MAGNITUDE, original_max_position_embeddings=32)), "bf16"),
     "granite": ("granite", dict(embedding_multiplier=6.0, logits_scaling=4.0, residual_multiplier=0.4, attention_multiplier=0.2), "bf16"),
     "granitemoe": ("granitemoe", GRANITE_MOE, "f16"),
     "granitemoeshared": ("granitemoeshared", dict(GRANITE_MOE, shared_intermediate_size=24), "bf16"),
@@ -100,7 +107,9 @@ def write_byte_bpe(folder):
 
 
 def in_old_words(config):
-    """The converter does not know transformers 5's words for kinds of layers."""
+    """The converter does not know transformers 5's words for kinds of layers and one architecture."""
+    if config["model_type"] == "phimoe":
+        config["architectures"] = ["PhiMoEForCausalLM"]
     if "layer_types" in config and config["model_type"] == "granitemoehybrid":
         words = {"linear_attention": "mamba", "full_attention": "attention"}
         config["layer_types"] = [words[kind] for kind in config["layer_types"]]

@@ -87,6 +87,10 @@ GRANITE_MOE = dict(num_local_experts=6, num_experts_per_tok=3, intermediate_size
                    logits_scaling=2.5, residual_multiplier=0.6, attention_multiplier=0.15)
 
 
+GPT_OSS = dict(num_local_experts=6, num_experts_per_tok=3, head_dim=12, sliding_window=5)
+PHIMOE = dict(num_local_experts=6, num_experts_per_tok=2, intermediate_size=24)
+
+
 def longrope(pairs, **rest):
     """LongRoPE factors for so many pairs of dimensions, of both lengths."""
     return rope("longrope", short_factor=[1 + 0.1 * i for i in range(pairs)],
@@ -147,6 +151,20 @@ TABLE = {
     "granitemoe-no-multipliers": ("granitemoe", dict(num_local_experts=5, num_experts_per_tok=1, intermediate_size=24, attention_multiplier=0.35), dict(config=old_rope())),
     "granitemoeshared-no-shared": ("granitemoeshared", dict(GRANITE_MOE, shared_intermediate_size=0), {}),
     "granitemoeshared-wide": ("granitemoeshared", dict(GRANITE_MOE, shared_intermediate_size=70, num_experts_per_tok=6, num_key_value_heads=4), dict(batch=3, length=13)),
+    # gpt_oss
+    "gpt-oss-no-biases": ("gpt_oss", dict(GPT_OSS, attention_bias=False, tie_word_embeddings=True, num_key_value_heads=4), {}),
+    "gpt-oss-windows": ("gpt_oss", dict(GPT_OSS, num_hidden_layers=3, layer_types=["full_attention", "sliding_attention", "sliding_attention"], sliding_window=9, num_experts_per_tok=1), dict(length=40)),
+    "gpt-oss-tight-limit": ("gpt_oss", dict(GPT_OSS, swiglu_limit=0.7, swiglu_alpha=1.1, output_router_logits=True, router_aux_loss_coef=0.4), dict(dtype=torch.float32)),
+    "gpt-oss-short-yarn": ("gpt_oss", dict(GPT_OSS, num_hidden_layers=3, **rope("yarn", theta=2000.0, factor=4.0, original_max_position_embeddings=24, truncate=False, beta_fast=32.0, beta_slow=1.0)), dict(length=70)),
+    "gpt-oss-defaults": ("gpt_oss", dict(GPT_OSS), dict(config=drop("rope_parameters", "layer_types", "attention_bias", "swiglu_limit", "swiglu_alpha"))),
+    "gpt-oss-plain-rope": ("gpt_oss", dict(GPT_OSS, sliding_window=64, num_experts_per_tok=6, **rope("default", theta=10000.0)), dict(batch=3, length=33)),
+    # phimoe
+    "phimoe-biases": ("phimoe", dict(PHIMOE, attention_bias=True, lm_head_bias=True, router_jitter_noise=0.2, sliding_window=6), {}),
+    "phimoe-k1": ("phimoe", dict(PHIMOE, num_experts_per_tok=1, router_jitter_noise=0.0), {}),
+    "phimoe-k3": ("phimoe", dict(PHIMOE, num_experts_per_tok=3, num_local_experts=9, hidden_act="gelu", tie_word_embeddings=True), {}),
+    "phimoe-longrope-short": ("phimoe", dict(PHIMOE, max_position_embeddings=128, **longrope(4, short_mscale=1.3, long_mscale=1.7, original_max_position_embeddings=32)), dict(length=32)),
+    "phimoe-longrope-long": ("phimoe", dict(PHIMOE, max_position_embeddings=128, **longrope(4, theta=10000.0, short_mscale=1.3, long_mscale=1.7, original_max_position_embeddings=16)), dict(length=40)),
+    "phimoe-stacked": ("phimoe", PHIMOE, dict(stacked=True)),
     # llama
     "llama-biases": ("llama", dict(attention_bias=True, mlp_bias=True), {}),
     "llama-rope-linear": ("llama", rope("linear", factor=2.5), {}),

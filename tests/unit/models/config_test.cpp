@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -194,9 +195,71 @@ TEST(Config, SizesThatCannotBeAreRefused) {
 TEST(Config, UnknownKeysWarnAndStrictRefuses) {
   const Json json = {{"model_type", "llama"}, {"my_own_key", 3}};
   const ModelSpec spec = read(json);
-  ASSERT_EQ(spec.warnings.size(), 1u);
-  EXPECT_NE(spec.warnings[0].find("my_own_key"), std::string::npos);
+  EXPECT_NE(spec.warnings.back().find("my_own_key"), std::string::npos);
+  EXPECT_EQ(spec.warnings.size(), read({{"model_type", "llama"}}).warnings.size() + 1);
   EXPECT_NE(refusal(json, true).find("my_own_key"), std::string::npos);
+}
+
+TEST(Config, DefaultsThatDecideAreTold) {
+  const std::vector<std::string> warnings = read({{"model_type", "mixtral"}, {"hidden_size", 4096}}).warnings;
+  const auto told = [&](const std::string& words) {
+    return std::any_of(warnings.begin(), warnings.end(),
+                       [&](const std::string& warning) { return warning.find(words) != std::string::npos; });
+  };
+  for (const char* words :
+       {"vocab_size is not said; 32000", "num_hidden_layers is not said; 32", "rope_theta is not said; 1e+06",
+        "num_key_value_heads is not said; 8", "rms_norm_eps is not said; 1e-05"})
+    EXPECT_TRUE(told(words)) << words;
+  EXPECT_FALSE(told("hidden_size"));
+}
+
+TEST(Config, KnownFamiliesThatAreNotSupportedSayWhatTheyNeed) {
+  for (const auto& [family, words] :
+       {std::pair("qwen3_next", "gated delta rule"), std::pair("llama4", "attention in chunks"),
+        std::pair("dbrx", "LayerNorms without biases"), std::pair("grok-1", "softcaps of the router"),
+        std::pair("minimax", "lightning attention")})
+    EXPECT_NE(refusal({{"model_type", family}}).find(words), std::string::npos) << family;
+  EXPECT_NE(what_is_missing({}, "qwen3next"), "");
+  EXPECT_EQ(what_is_missing("llama", {}), "");
+  EXPECT_EQ(what_is_missing({}, {}), "");
+}
+
+TEST(Config, LongRopeNeedsItsFactors) {
+  const Json phi3 = {{"model_type", "phi3"}, {"num_attention_heads", 8}, {"hidden_size", 64}};
+  const auto scaling = [](const Json& more) {
+    Json json = {{"type", "longrope"}, {"short_factor", {1, 1, 1, 1}}, {"long_factor", {2, 2, 2, 2}}};
+    json.update(more);
+    return json;
+  };
+  expect_refused(phi3, "rope_scaling", scaling({{"short_factor", {1, 1}}}), "4");
+  expect_refused(phi3, "rope_scaling", scaling({{"long_factor", {1, 1, 0, 1}}}), "above 0");
+  expect_refused(phi3, "rope_scaling", Json{{"type", "linear"}, {"factor", 2}}, "longrope");
+  expect_refused(phi3, "rope_scaling", scaling({{"short_mscale", 1.1}}), "short_mscale");
+  Json long_context = phi3;
+  long_context["rope_scaling"] = scaling({}), long_context["max_position_embeddings"] = 131072;
+  const ModelSpec spec = read(long_context);
+  const auto& rope = *std::get<layers::AttentionSpec>(spec.blocks[0].mixer).rope;
+  EXPECT_EQ(rope.original_context, 4096);
+  EXPECT_NEAR(rope.long_magnitude, std::sqrt(1 + std::log(32.0) / std::log(4096.0)), 1e-6);
+}
+
+TEST(Config, Gemma3SpellsItsLayersTwoWays) {
+  const Json old = {{"model_type", "gemma3_text"},
+                    {"num_hidden_layers", 6},
+                    {"sliding_window_pattern", 3},
+                    {"sliding_window", 9},
+                    {"rope_theta", 500000.0},
+                    {"rope_local_base_freq", 7000.0},
+                    {"rope_scaling", {{"rope_type", "linear"}, {"factor", 8}}}};
+  const ModelSpec spec = read(old);
+  for (size_t i = 0; i < spec.blocks.size(); ++i) {
+    const auto& attention = std::get<layers::AttentionSpec>(spec.blocks[i].mixer);
+    const bool slides = (i + 1) % 3 != 0;
+    EXPECT_EQ(attention.window, slides ? 9 : 0);
+    EXPECT_EQ(attention.rope->theta, slides ? 7000 : 500000);
+    EXPECT_EQ(attention.rope->scaling, slides ? layers::RopeSpec::Scaling::none : layers::RopeSpec::Scaling::linear);
+  }
+  expect_refused({{"model_type", "gemma3_text"}}, "rope_parameters", Json{{"rope_type", "default"}}, "full_attention");
 }
 
 TEST(Config, UnsupportedFamiliesAreRefusedWithTheList) {
