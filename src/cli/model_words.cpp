@@ -124,6 +124,10 @@ std::vector<std::string> lines(const layers::MoeSpec& moe) {
   std::vector<std::string> out = {fmt::format("{} experts of width {} ({}), {} for each token", moe.router.experts,
                                               moe.hidden, gate_words(moe.activation, moe.gated),
                                               moe.router.experts_per_token)};
+  if (moe.swiglu_limit > 0)
+    out.push_back(fmt::format("its SwiGLU is clamped: g · sigmoid({:g} g) · (u + 1), g at most {:g}, u within ±{:g}",
+                              moe.swiglu_alpha, moe.swiglu_limit, moe.swiglu_limit));
+  if (moe.bias) out.push_back("biases on the experts' projections");
   if (moe.shared_hidden > 0)
     out.push_back(fmt::format("a shared expert of width {} that every token uses{}", moe.shared_hidden,
                               moe.shared_gate ? ", times sigmoid(gate · x)" : ""));
@@ -196,7 +200,8 @@ std::vector<std::string> describe(const models::ModelSpec& spec) {
                             spec.width, grouped(spec.vocabulary), grouped(spec.context)));
   out.push_back(
       fmt::format("{}; {}", words(spec.final_norm),
-                  spec.tied_embeddings ? "the output head is the input embedding" : "an output head of its own"));
+                  spec.tied_embeddings ? "the output head is the input embedding" : "an output head of its own") +
+      (spec.head_bias ? ", with a bias" : ""));
 
   std::string multipliers;
   const auto multiplier = [&](bool present, const std::string& words) {

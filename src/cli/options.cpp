@@ -221,7 +221,8 @@ std::string text_or_file(const std::string& argument) {
 std::string describe(const runtime::GenerationStatistics& statistics, runtime::Finish finish,
                      std::optional<uint64_t> seed) {
   std::string text = fmt::format("prompt {} tokens", statistics.prompt_tokens);
-  if (statistics.reused_tokens > 0) text += fmt::format(" ({} from the cache, {} evaluated)", statistics.reused_tokens,
+  if (statistics.reused_tokens > 0)
+    text += fmt::format(" ({} from the cache, {} evaluated)", statistics.reused_tokens,
                         statistics.prompt_tokens - statistics.reused_tokens);
   if (statistics.prompt_seconds > 0) text += fmt::format(", {:.1f} t/s", statistics.prompt_tokens_per_second());
   text += fmt::format(" · generated {} tokens", statistics.generated_tokens);

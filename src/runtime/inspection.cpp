@@ -34,6 +34,13 @@ DType config_dtype(const std::filesystem::path& config) {
   return DType::bf16;
 }
 
+// Whether the config says that the experts are published in MXFP4 (gpt-oss): the rest then is in config_dtype.
+bool experts_in_mxfp4(const std::filesystem::path& config) {
+  const base::Json json = base::read_json(config);
+  const auto quantisation = json.find("quantization_config");
+  return quantisation != json.end() && quantisation->is_object() && quantisation->value("quant_method", "") == "mxfp4";
+}
+
 // Norms are vectors and stay in f32 in every format; so does what a router needs to decide in f32.
 int64_t bytes_in(DType dtype, Place place, int64_t parameters) {
   const bool full = place == Place::norms || (place == Place::router && tensor::is_block(dtype));
@@ -86,10 +93,12 @@ Inspection inspect(const std::filesystem::path& path, const InspectionOptions& o
 
   if (result.dtype) {
     const auto touched = touched_parameters(spec, result.account);
+    const bool mxfp4 = !options.dtype && experts_in_mxfp4(resolved.config);
     for (int i = 0; i < kPlaces; ++i) {
       const auto place = static_cast<size_t>(i);
-      result.bytes_held[place] = bytes_in(*result.dtype, static_cast<Place>(i), result.account.held[place]);
-      result.bytes_touched[place] = bytes_in(*result.dtype, static_cast<Place>(i), touched[place]);
+      const DType dtype = mxfp4 && static_cast<Place>(i) == Place::experts ? DType::mxfp4 : *result.dtype;
+      result.bytes_held[place] = bytes_in(dtype, static_cast<Place>(i), result.account.held[place]);
+      result.bytes_touched[place] = bytes_in(dtype, static_cast<Place>(i), touched[place]);
     }
   } else {
     const WeightBytes bytes = weight_bytes(*model.decoder);
