@@ -32,7 +32,10 @@ class Drawer : public layers::TensorVisitor {
   void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, std::vector<tensor::Weight>&) override {
     if (const models::NameInFile& in_file = name_of(tensor.path);
         in_file.pattern.find("{expert}") == std::string::npos) {
-      draw(name(tensor.path, -1), {experts, rows * models::rows_listed(in_file.piece), cols}, root(cols), 0);
+      draw(
+          name(tensor.path, -1),
+          models::shape_in_file(in_file.form, {experts, rows * models::rows_listed(in_file.piece), cols}, tensor.parts),
+          root(cols), 0);
       return;
     }
     for (int64_t e = 0; e < experts; ++e) draw(name(tensor.path, e), {rows, cols}, root(cols), 0);

@@ -116,7 +116,7 @@ TEST(Config, ScalingsMakeRoomForMorePositions) {
 
 TEST(Config, RopeThatCannotBeHonouredIsRefused) {
   const Json llama = {{"model_type", "llama"}};
-  expect_refused(llama, "rope_scaling", {{"rope_type", "longrope"}, {"factor", 2}}, "longrope");
+  expect_refused(llama, "rope_scaling", {{"rope_type", "longrope"}, {"factor", 2}}, "short_factor");
   expect_refused(llama, "rope_scaling", {{"rope_type", "linear"}, {"factor", 2}, {"surprise", 1}}, "surprise");
   expect_refused(llama, "rope_scaling", {{"rope_type", "linear"}}, "factor");
   expect_refused(llama, "rope_parameters", {{"rope_type", "default"}, {"partial_rotary_factor", 0.5}},
@@ -236,7 +236,7 @@ TEST(Config, LongRopeNeedsItsFactors) {
   expect_refused(phi3, "rope_scaling", Json{{"type", "linear"}, {"factor", 2}}, "longrope");
   expect_refused(phi3, "rope_scaling", scaling({{"short_mscale", 1.1}}), "short_mscale");
   Json long_context = phi3;
-  long_context["rope_scaling"] = scaling({}), long_context["max_position_embeddings"] = 131072;
+  long_context["rope_scaling"] = scaling(Json::object()), long_context["max_position_embeddings"] = 131072;
   const ModelSpec spec = read(long_context);
   const auto& rope = *std::get<layers::AttentionSpec>(spec.blocks[0].mixer).rope;
   EXPECT_EQ(rope.original_context, 4096);
