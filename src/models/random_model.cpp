@@ -110,7 +110,7 @@ void describe_mamba(const layers::MambaSpec& mamba, const std::string& prefix, M
   metadata[prefix + "ssm.state_size"] = static_cast<uint64_t>(mamba.states);
   metadata[prefix + "ssm.conv_kernel"] = static_cast<uint64_t>(mamba.conv_width);
   metadata[prefix + "ssm.time_step_rank"] = static_cast<uint64_t>(mamba.dt_rank);
-  metadata[prefix + "ssm.dt_b_c_rms"] = mamba.inner_norm == layers::MambaSpec::InnerNorm::plain;
+  if (mamba.inner_norm == layers::MambaSpec::InnerNorm::plain) metadata[prefix + "ssm.dt_b_c_rms"] = true;
 }
 
 void describe_mamba(const layers::Mamba2Spec& mamba, const std::string& prefix, Metadata& metadata) {
