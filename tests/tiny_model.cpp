@@ -30,6 +30,11 @@ class Drawer : public layers::TensorVisitor {
     draw(name(tensor.path, -1), shape_of(tensor, {rows, cols}), root(cols), 0);
   }
   void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, std::vector<tensor::Weight>&) override {
+    if (const models::Piece piece = name_of(tensor.path).piece; models::is_of_heads(piece)) {
+      if (piece == models::Piece::head_keys)
+        draw(name(tensor.path, -1), {experts * (cols + tensor.merged_with), rows}, root(rows), 0);
+      return;
+    }
     if (const models::NameInFile& in_file = name_of(tensor.path);
         in_file.pattern.find("{expert}") == std::string::npos) {
       draw(
@@ -210,6 +215,42 @@ const std::map<std::string, base::Json>& configs() {
                              {"logits_scaling", 2},
                              {"residual_multiplier", 0.5},
                              {"attention_multiplier", 0.3}});
+    const base::Json mla = {
+        {"num_key_value_heads", 4},  {"kv_lora_rank", 32},    {"qk_nope_head_dim", 24},   {"qk_rope_head_dim", 8},
+        {"v_head_dim", 16},          {"n_routed_experts", 8}, {"num_experts_per_tok", 3}, {"moe_intermediate_size", 32},
+        {"first_k_dense_replace", 1}};
+    base::Json v2 = mla, v3 = mla;
+    v2.update({{"q_lora_rank", nullptr},
+               {"n_shared_experts", 2},
+               {"topk_method", "group_limited_greedy"},
+               {"n_group", 4},
+               {"topk_group", 2},
+               {"routed_scaling_factor", 1.5},
+               {"rope_scaling",
+                {{"type", "yarn"},
+                 {"factor", 4},
+                 {"original_max_position_embeddings", 16},
+                 {"mscale", 0.707},
+                 {"mscale_all_dim", 0.707}}}});
+    v3.update({{"q_lora_rank", 32},
+               {"attention_bias", true},
+               {"n_shared_experts", 1},
+               {"n_group", 2},
+               {"topk_group", 1},
+               {"num_nextn_predict_layers", 0}});
+    add("deepseek_v2", v2);
+    add("deepseek_v3", v3);
+    add("glm4_moe", {{"head_dim", 16},
+                     {"attention_bias", true},
+                     {"use_qk_norm", true},
+                     {"partial_rotary_factor", 0.5},
+                     {"n_routed_experts", 9},
+                     {"num_experts_per_tok", 2},
+                     {"n_shared_experts", 1},
+                     {"moe_intermediate_size", 32},
+                     {"first_k_dense_replace", 1},
+                     {"routed_scaling_factor", 2},
+                     {"num_nextn_predict_layers", 0}});
     return configs;
   }();
   return all;

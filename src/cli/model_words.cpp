@@ -73,6 +73,22 @@ std::string words(const layers::AttentionSpec& attention) {
   return text;
 }
 
+std::string words(const layers::LatentAttentionSpec& mla) {
+  std::string text = fmt::format(
+      "latent attention (MLA): {} heads; keys of {} + {} dimensions and values of {} from a latent of {}, which is "
+      "what "
+      "the cache holds, with the {} rotary dimensions all heads share",
+      mla.heads, mla.nope_dim, mla.rope_dim, mla.value_dim, mla.kv_rank, mla.rope_dim);
+  if (mla.q_rank > 0) text += fmt::format("; queries from a latent of {}", mla.q_rank);
+  text += "; " + words(mla.rope, mla.rope_dim);
+  // YaRN's second correction (DeepSeek): the softmax is sharpened as well.
+  if (const float plain_scale = 1 / std::sqrt(static_cast<float>(mla.head_dim()));
+      std::abs(mla.scale - plain_scale) > 1e-6f * plain_scale)
+    text += fmt::format(", scores times {:.4g}", mla.scale / plain_scale);
+  if (mla.bias) text += "; bias on its outer projections";
+  return text;
+}
+
 std::string words(const layers::MambaSpec& mamba) {
   std::string text = fmt::format("Mamba: {} channels of {} states, a convolution over {} tokens, time steps of rank {}",
                                  mamba.inner, mamba.states, mamba.conv_width, mamba.dt_rank);

@@ -6,10 +6,11 @@ namespace coterie::layers {
 
 namespace {
 
-using Mixer = std::variant<Attention, Mamba, Mamba2>;
+using Mixer = std::variant<Attention, LatentAttention, Mamba, Mamba2>;
 using Ffn = std::variant<std::monostate, DenseFfn, Moe>;
 
 Mixer make_mixer(const AttentionSpec& spec, int64_t width) { return Attention(spec, width); }
+Mixer make_mixer(const LatentAttentionSpec& spec, int64_t width) { return LatentAttention(spec, width); }
 Mixer make_mixer(const MambaSpec& spec, int64_t width) { return Mamba(spec, width); }
 Mixer make_mixer(const Mamba2Spec& spec, int64_t width) { return Mamba2(spec, width); }
 
@@ -23,6 +24,7 @@ std::optional<Norm> make_norm(const std::optional<NormSpec>& spec, int64_t width
 }
 
 std::string name_of(const Attention&) { return "attention"; }
+std::string name_of(const LatentAttention&) { return "latent"; }
 std::string name_of(const Mamba&) { return "mamba"; }
 std::string name_of(const Mamba2&) { return "mamba2"; }
 
@@ -51,6 +53,7 @@ void Block::visit(TensorVisitor& visitor, const std::string& path) {
 }
 
 void Block::arrange() {
+  if (auto* latent = std::get_if<LatentAttention>(&mixer_)) latent->arrange();
   if (auto* mamba = std::get_if<Mamba>(&mixer_)) mamba->arrange();
   if (auto* mamba = std::get_if<Mamba2>(&mixer_)) mamba->arrange();
   if (auto* moe = std::get_if<Moe>(&ffn_)) moe->arrange();

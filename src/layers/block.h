@@ -8,6 +8,7 @@
 #include <variant>
 
 #include "layers/attention/attention.h"
+#include "layers/attention/latent.h"
 #include "layers/batch.h"
 #include "layers/ffn/ffn.h"
 #include "layers/moe/moe.h"
@@ -33,7 +34,7 @@ struct SharedUseSpec {
 struct BlockSpec {
   std::optional<SharedUseSpec> shared;
   std::optional<NormSpec> mixer_norm;
-  std::variant<AttentionSpec, MambaSpec, Mamba2Spec> mixer;
+  std::variant<AttentionSpec, LatentAttentionSpec, MambaSpec, Mamba2Spec> mixer;
   std::optional<NormSpec> mixer_post_norm;
   std::optional<NormSpec> ffn_norm;
   std::variant<DenseFfnSpec, MoeSpec, NoFfnSpec> ffn;
@@ -55,7 +56,7 @@ class Block {
  private:
   std::optional<SharedUse> shared_;
   std::optional<Norm> mixer_norm_;
-  std::variant<Attention, Mamba, Mamba2> mixer_;
+  std::variant<Attention, LatentAttention, Mamba, Mamba2> mixer_;
   std::optional<Norm> mixer_post_norm_;
   std::optional<Norm> ffn_norm_;
   std::variant<std::monostate, DenseFfn, Moe> ffn_;

@@ -58,6 +58,22 @@ struct AttentionSpec {
   std::optional<RopeSpec> rope;  // none: positions enter nowhere in this layer
 };
 
+/// Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434 §2.1): keys and values are low-rank projections of one
+/// latent a token, and only a part of each key carries positions, the same for all heads.
+struct LatentAttentionSpec {
+  int64_t heads = 0;
+  int64_t q_rank = 0;                  // of the queries' projection; 0 = one full matrix (q_lora_rank)
+  int64_t kv_rank = 0;                 // of keys and values (kv_lora_rank)
+  int64_t nope_dim = 0, rope_dim = 0;  // of a query or key: without positions, with
+  int64_t value_dim = 0;
+  float scale = 0;         // of q·k
+  bool bias = false;       // of the projections that read or write the model's width, but q where it is one matrix
+  float norm_eps = 1e-6f;  // of the norms of both latents
+  RopeSpec rope;
+
+  int64_t head_dim() const { return nope_dim + rope_dim; }
+};
+
 /// Mamba (Gu & Dao 2023, arXiv:2312.00752): a gated selective state-space model.
 struct MambaSpec {
   int64_t inner = 0;   // channels

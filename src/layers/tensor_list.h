@@ -45,12 +45,14 @@ class TensorVisitor {
     bool buffer = false;
     // In how many parts its rows come (heads, groups): some files have them as a dimension of their own.
     int64_t parts = 1;
+    // Some files keep two stacks in one, by item (kv_b of latent attention): the other's rows there.
+    int64_t merged_with = 0;
   };
   /// [rows, cols]
   virtual void matrix(const Tensor& tensor, int64_t rows, int64_t cols, tensor::Weight& slot) = 0;
   /// [n]
   virtual void vector(const Tensor& tensor, int64_t n, Vector& slot) = 0;
-  /// [experts, rows, cols]: one weight for each expert, wherever it lies.
+  /// [experts, rows, cols]: one weight for each expert (or head), wherever it lies.
   virtual void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols,
                      std::vector<tensor::Weight>& slots) = 0;
 

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cstring>
 #include <map>
 #include <optional>
 #include <set>
@@ -12,6 +13,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "models/export.h"
+#include "models/names/merged_rows.h"
 #include "quant/codec.h"
 
 namespace coterie::models {
@@ -48,6 +50,7 @@ class Binder : public layers::TensorVisitor {
 
   void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, std::vector<Weight>& slots) override {
     const Found found = find(tensor.path, experts);
+    if (is_of_heads(found.piece)) return heads(*found.tensors.front(), found.piece, experts, rows, cols, tensor, slots);
     const int64_t in_file = rows_in_file(found.piece, rows, *found.tensors.front());
     slots.clear();
     if (found.per_expert) {
@@ -291,9 +294,41 @@ class Binder : public layers::TensorVisitor {
     return info.shape.front();
   }
 
+  /// Keys or values of each head, of a tensor [heads * (keys + values), rank] that holds both.
+  void heads(const TensorInfo& info, Piece piece, int64_t count, int64_t rows, int64_t cols, const Tensor& tensor,
+             std::vector<Weight>& slots) {
+    const bool keys = piece == Piece::head_keys;
+    const int64_t own = keys ? cols : rows, each = own + tensor.merged_with, rank = keys ? rows : cols;
+    check(info, {count * each, rank});
+    const Weight all(info.bytes.data(), info.dtype, count * each, rank);
+    slots.clear();
+    for (int64_t h = 0; h < count; ++h) {
+      const Weight head = all.row_range(h * each, (h + 1) * each);
+      slots.push_back(keys ? turned(head.row_range(0, own)) : head.row_range(each - own, each));
+    }
+  }
+
+  /// A copy with rows and columns exchanged; blocks become f32, which loses nothing.
+  Weight turned(const Weight& weight) {
+    const bool blocks = is_block(weight.dtype);
+    const DType dtype = blocks ? DType::f32 : weight.dtype;
+    const int64_t size = tensor::info(dtype).block_bytes;
+    tensor::Buffer<std::byte>& bytes = result.decoded.emplace_back(weight.rows * weight.cols * size);
+    std::vector<float> row(static_cast<size_t>(blocks ? weight.cols : 0));
+    for (int64_t r = 0; r < weight.rows; ++r) {
+      if (blocks) quant::decode(weight.dtype, weight.row(r), row.data(), weight.cols);
+      const std::byte* from = blocks ? reinterpret_cast<const std::byte*>(row.data()) : weight.row(r);
+      for (int64_t c = 0; c < weight.cols; ++c)
+        std::memcpy(bytes.data() + (c * weight.rows + r) * size, from + c * size, static_cast<size_t>(size));
+    }
+    return {bytes.data(), dtype, weight.cols, weight.rows};
+  }
+
   static Weight piece_of(Weight whole, Piece piece, int64_t rows) {
     switch (piece) {
-      case Piece::whole: return whole;
+      case Piece::whole:
+      case Piece::head_keys:
+      case Piece::head_values: return whole;
       case Piece::front: return whole.row_range(0, rows);
       case Piece::before_back: return whole.row_range(whole.rows - 2 * rows, whole.rows - rows);
       case Piece::back: return whole.row_range(whole.rows - rows, whole.rows);

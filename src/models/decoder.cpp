@@ -88,8 +88,8 @@ void BoundDecoder::visit(layers::TensorVisitor& visitor) const {
 
 bool BoundDecoder::cache_holds(int64_t before, int64_t after) const {
   return std::none_of(spec_.blocks.begin(), spec_.blocks.end(), [&](const BlockSpec& block) {
-    const layers::AttentionSpec* attention = attention_of(spec_, block);
-    return attention && attention->rope && layers::Rope::frequencies_change(*attention->rope, before, after);
+    const layers::RopeSpec* rope = rope_of(spec_, block);
+    return rope && layers::Rope::frequencies_change(*rope, before, after);
   });
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 #include <functional>
 #include <map>
 #include <memory>
@@ -10,6 +11,7 @@
 
 #include "base/error.h"
 #include "models/families/family.h"
+#include "models/names/merged_rows.h"
 
 namespace coterie::models {
 
@@ -94,6 +96,7 @@ class Exporter : public layers::TensorVisitor {
   }
   void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols,
              std::vector<tensor::Weight>& slots) override {
+    if (is_of_heads(first_name(tensor.path).piece)) return heads(tensor, slots);
     const Name found = name(tensor.path);
     if (found.in_file.pattern.find("{expert}") == std::string::npos)
       return add(tensor, {experts, rows, cols}, slots, -1, 1);
@@ -121,11 +124,47 @@ class Exporter : public layers::TensorVisitor {
     NameInFile in_file;
     int64_t layer, item;
   };
+  const NameInFile& first_name(const std::string& path) const {
+    const std::vector<NameInFile>* names = names_.find(path_pattern(path).pattern);
+    base::require(names && !names->empty(), "export", "no name to write {} under", path);
+    return names->front();
+  }
   Name name(const std::string& path) const {
     const auto [pattern, layer, item] = path_pattern(path);
-    const std::vector<NameInFile>* names = names_.find(pattern);
-    base::require(names != nullptr, "export", "no name to write {} under", pattern);
-    return {names->front(), layer, item};
+    return {first_name(path), layer, item};
+  }
+
+  /// Keys and values of heads, listed one after the other, into the tensor that holds both.
+  void heads(const Tensor& tensor, const std::vector<tensor::Weight>& slots) {
+    const NameInFile& in_file = first_name(tensor.path);
+    if (in_file.piece == Piece::head_keys) {
+      keys_ = slots;
+      return;
+    }
+    const tensor::Weight &key = keys_.front(), &value = slots.front();
+    if (key.dtype != value.dtype || tensor::is_block(key.dtype))
+      throw base::Error(base::ErrorKind::unsupported, tensor.path,
+                        fmt::format("keys of {} and values of {} cannot be written as one tensor",
+                                    tensor::name(key.dtype), tensor::name(value.dtype)));
+    const auto heads = static_cast<int64_t>(slots.size());
+    const auto size = static_cast<size_t>(tensor::info(key.dtype).block_bytes);
+    const auto [pattern, layer, item] = path_pattern(tensor.path);
+    result_.push_back({expand(in_file.pattern, layer),
+                      key.dtype,
+                      {heads * (key.cols + value.rows), value.cols},
+                      [keys = keys_, values = slots, size](const Write& write) {
+                        for (size_t h = 0; h < keys.size(); ++h) {
+                          std::vector<std::byte> row(static_cast<size_t>(keys[h].rows) * size);
+                          for (int64_t c = 0; c < keys[h].cols; ++c) {
+                            for (int64_t r = 0; r < keys[h].rows; ++r)
+                              std::memcpy(row.data() + static_cast<size_t>(r) * size,
+                                          keys[h].row(r) + static_cast<size_t>(c) * size, size);
+                            write(row);
+                          }
+                          for (int64_t r = 0; r < values[h].rows; ++r)
+                            write({values[h].row(r), static_cast<size_t>(values[h].cols) * size});
+                        }
+                      }});
   }
 
   void add_floats(const Tensor& tensor, const tensor::Shape& shape, const layers::Vector& slot) {
@@ -173,6 +212,7 @@ class Exporter : public layers::TensorVisitor {
   const NameTable& names_;
   std::vector<TensorToWrite> result_;
   std::map<std::string, std::pair<size_t, std::shared_ptr<Merged>>> merged_;
+  std::vector<tensor::Weight> keys_;  // of heads whose values come next
 };
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "models/model.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "base/error.h"
@@ -69,6 +71,35 @@ void settle_tying(ModelSpec& spec, const checkpoint::TensorSource& source, NameT
   }
 }
 
+/// moe_layer_freq is honoured by DeepSeek's own code and ignored by transformers, so a file may have experts where the
+/// config says there are none: the file knows.
+void settle_sparse_layers(ModelSpec& spec, const checkpoint::TensorSource& source, const NameTable& names,
+                          std::vector<std::string>& warnings) {
+  const auto sparse = std::find_if(spec.blocks.begin(), spec.blocks.end(), [](const BlockSpec& block) {
+    return std::holds_alternative<layers::MoeSpec>(block.ffn);
+  });
+  const std::vector<NameInFile>* router = names.find("blocks.{layer}.moe.router");
+  if (sparse == spec.blocks.end() || !router) return;
+  const layers::MoeSpec moe = std::get<layers::MoeSpec>(sparse->ffn);
+  for (size_t i = 0; i < spec.blocks.size(); ++i) {
+    const std::string name = expand(router->front().pattern, static_cast<int64_t>(i));
+    if (!std::holds_alternative<layers::DenseFfnSpec>(spec.blocks[i].ffn) || !source.find(name)) continue;
+    spec.blocks[i].ffn = moe;
+    warnings.push_back(
+        fmt::format("{}: by the config layer {} is dense, but there is {}; its experts are used, as the reference does",
+                    source.where(), i, name));
+  }
+}
+
+/// The tensors of layers after the last that take no part are left alone, whatever they are.
+void leave_prediction_layers(const ModelSpec& spec, NameTable& names) {
+  const std::string norm = names.find("blocks.{layer}.mixer_norm")->front().pattern;
+  constexpr std::string_view kLayer = "{layer}.";
+  const std::string prefix = norm.substr(0, norm.find(kLayer) + kLayer.size());
+  for (int64_t i = 0; i < spec.prediction_layers; ++i)
+    names.inert.push_back(expand(prefix, static_cast<int64_t>(spec.blocks.size()) + i) + "*");
+}
+
 }  // namespace
 
 std::unique_ptr<Decoder> bind_decoder(const ModelSpec& given, const checkpoint::TensorSource& source,
@@ -77,6 +108,8 @@ std::unique_ptr<Decoder> bind_decoder(const ModelSpec& given, const checkpoint::
   NameTable names = names_for(spec.family, source);
   std::vector<std::string> found;
   settle_tying(spec, source, names, found);
+  if (spec.family == "deepseek_v2" || spec.family == "deepseek_v3") settle_sparse_layers(spec, source, names, found);
+  leave_prediction_layers(spec, names);
   auto decoder = std::make_unique<BoundDecoder>(std::move(spec), source, names);
   found.insert(found.end(), decoder->warnings().begin(), decoder->warnings().end());
   if (warnings) warnings->insert(warnings->end(), found.begin(), found.end());

@@ -35,7 +35,7 @@ DType fitting(DType dtype, int64_t cols) {
 
 class Drawer : public layers::TensorVisitor {
  public:
-  explicit Drawer(DType quant) : quant_(quant), names_(gguf_names()) {}
+  Drawer(DType quant, std::string_view architecture) : quant_(quant), names_(gguf_names(architecture)) {}
 
   void matrix(const Tensor& tensor, int64_t rows, int64_t cols, tensor::Weight&) override {
     DType dtype = quant_;
@@ -82,18 +82,9 @@ class Drawer : public layers::TensorVisitor {
   NameTable names_;
 };
 
-void describe_attention(const layers::AttentionSpec& attention, const std::string& prefix, Metadata& metadata) {
-  const auto put = [&](const std::string& key, auto value) { metadata[prefix + key] = value; };
-  put("attention.head_count", static_cast<uint64_t>(attention.heads));
-  put("attention.head_count_kv", static_cast<uint64_t>(attention.kv_heads));
-  put("attention.key_length", static_cast<uint64_t>(attention.head_dim));
-  put("attention.value_length", static_cast<uint64_t>(attention.value_dim));
-  if (attention.window) put("attention.sliding_window", static_cast<uint64_t>(attention.window));
-  if (attention.clip_qkv) put("attention.clamp_kqv", static_cast<double>(*attention.clip_qkv));
-  if (attention.softcap > 0) put("attn_logit_softcapping", static_cast<double>(attention.softcap));
-  if (!attention.rope) return;
+void describe_rope(const layers::RopeSpec& rope, const std::string& prefix, Metadata& metadata) {
   using Scaling = layers::RopeSpec::Scaling;
-  const layers::RopeSpec& rope = *attention.rope;
+  const auto put = [&](const std::string& key, auto value) { metadata[prefix + key] = value; };
   put("rope.dimension_count", static_cast<uint64_t>(rope.dims));
   put("rope.freq_base", rope.theta);
   if (rope.scaling == Scaling::linear || rope.scaling == Scaling::yarn) {
@@ -103,6 +94,36 @@ void describe_attention(const layers::AttentionSpec& attention, const std::strin
   if (rope.scaling == Scaling::longrope) put("rope.scaling.attn_factor", static_cast<double>(rope.long_magnitude));
   if (rope.scaling == Scaling::yarn || rope.scaling == Scaling::longrope)
     put("rope.scaling.original_context_length", static_cast<uint64_t>(rope.original_context));
+}
+
+void describe_attention(const layers::AttentionSpec& attention, const std::string& prefix, Metadata& metadata) {
+  const auto put = [&](const std::string& key, auto value) { metadata[prefix + key] = value; };
+  put("attention.head_count", static_cast<uint64_t>(attention.heads));
+  put("attention.head_count_kv", static_cast<uint64_t>(attention.kv_heads));
+  put("attention.key_length", static_cast<uint64_t>(attention.head_dim));
+  put("attention.value_length", static_cast<uint64_t>(attention.value_dim));
+  if (attention.window) put("attention.sliding_window", static_cast<uint64_t>(attention.window));
+  if (attention.clip_qkv) put("attention.clamp_kqv", static_cast<double>(*attention.clip_qkv));
+  if (attention.softcap > 0) put("attn_logit_softcapping", static_cast<double>(attention.softcap));
+  if (attention.rope) describe_rope(*attention.rope, prefix, metadata);
+}
+
+// What the cache holds as one head, and the heads themselves below *_mla, as llama.cpp's converter writes it.
+void describe_latent(const layers::LatentAttentionSpec& mla, const std::string& prefix, Metadata& metadata) {
+  const auto put = [&](const std::string& key, int64_t value) {
+    metadata[prefix + key] = static_cast<uint64_t>(value);
+  };
+  put("attention.head_count", mla.heads);
+  put("attention.head_count_kv", 1);
+  put("attention.key_length", mla.kv_rank + mla.rope_dim);
+  put("attention.value_length", mla.kv_rank);
+  put("attention.key_length_mla", mla.head_dim());
+  put("attention.value_length_mla", mla.value_dim);
+  put("attention.kv_lora_rank", mla.kv_rank);
+  if (mla.q_rank > 0) put("attention.q_lora_rank", mla.q_rank);
+  describe_rope(mla.rope, prefix, metadata);
+  if (mla.rope.scaling == layers::RopeSpec::Scaling::yarn && mla.rope.mscale_all_dim.value_or(0) != 0)
+    metadata[prefix + "rope.scaling.yarn_log_multiplier"] = 0.1 * *mla.rope.mscale_all_dim;
 }
 
 void describe_mamba(const layers::MambaSpec& mamba, const std::string& prefix, Metadata& metadata) {
@@ -142,6 +163,8 @@ void describe_mixers(const ModelSpec& spec, const std::string& prefix, Metadata&
   for (const BlockSpec& block : spec.blocks) {
     const auto* one = std::get_if<layers::AttentionSpec>(&block.mixer);
     kv_heads.push_back(one ? static_cast<uint64_t>(one->kv_heads) : 0);
+    if (const auto* latent = std::get_if<layers::LatentAttentionSpec>(&block.mixer))
+      return describe_latent(*latent, prefix, metadata);
     if (one && !attention) describe_attention(*(attention = one), prefix, metadata);
     if (const auto* mamba = std::get_if<layers::MambaSpec>(&block.mixer)) describe_mamba(*mamba, prefix, metadata);
     if (const auto* mamba = std::get_if<layers::Mamba2Spec>(&block.mixer)) describe_mamba(*mamba, prefix, metadata);
@@ -170,14 +193,33 @@ void describe_multipliers(const ModelSpec& spec, const std::string& prefix, Meta
   if (spec.logits_softcap) metadata[prefix + "final_logit_softcapping"] = static_cast<double>(*spec.logits_softcap);
 }
 
+// Architectures whose shared experts are as wide as the routed ones, and are counted.
+bool counts_shared_experts(const ModelSpec& spec) {
+  const std::string_view architecture = family_of_model_type(spec.family, "random model").architecture;
+  return architecture == "deepseek2" || architecture == "glm4moe";
+}
+
+void describe_router(const layers::RouterSpec& router, const std::string& prefix, Metadata& metadata) {
+  using Score = layers::RouterSpec::Score;
+  if (router.score != Score::softmax)
+    metadata[prefix + "expert_gating_func"] = uint64_t{router.score == Score::sigmoid ? 2u : 4u};
+  if (router.scale != 1) metadata[prefix + "expert_weights_scale"] = static_cast<double>(router.scale);
+  if (router.groups == 1) return;
+  metadata[prefix + "expert_group_count"] = static_cast<uint64_t>(router.groups);
+  metadata[prefix + "expert_group_used_count"] = static_cast<uint64_t>(router.groups_kept);
+}
+
 void describe_ffn(const ModelSpec& spec, const std::string& prefix, Metadata& metadata) {
   for (const BlockSpec& block : spec.blocks) {
     if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn)) {
       metadata[prefix + "expert_count"] = static_cast<uint64_t>(moe->router.experts);
       metadata[prefix + "expert_used_count"] = static_cast<uint64_t>(moe->router.experts_per_token);
       metadata[prefix + "expert_weights_norm"] = moe->router.renormalise;
+      describe_router(moe->router, prefix, metadata);
       metadata[prefix + "expert_feed_forward_length"] = static_cast<uint64_t>(moe->hidden);
-      if (moe->shared_hidden)
+      if (moe->shared_hidden && counts_shared_experts(spec))
+        metadata[prefix + "expert_shared_count"] = static_cast<uint64_t>(moe->shared_hidden / moe->hidden);
+      else if (moe->shared_hidden)
         metadata[prefix + "expert_shared_feed_forward_length"] = static_cast<uint64_t>(moe->shared_hidden);
       metadata.try_emplace(prefix + "feed_forward_length", static_cast<uint64_t>(moe->hidden));
     }
@@ -192,15 +234,15 @@ void describe_ffn(const ModelSpec& spec, const std::string& prefix, Metadata& me
 RandomModel random_model(const ModelSpec& spec, DType quant, const std::string& name) {
   if (!tensor::info(quant).weight)
     base::fail(base::ErrorKind::bad_input, "--quant", "{} is no format of weights", tensor::name(quant));
+  const std::string architecture(family_of_model_type(spec.family, "random model").architecture);
+  if (architecture.empty())
+    base::fail(base::ErrorKind::unsupported, name, "GGUF has no architecture for {}", spec.family);
   Network network(spec);
-  Drawer drawer(quant);
+  Drawer drawer(quant, architecture);
   network.visit(drawer);
 
   RandomModel model;
   model.tensors = std::move(drawer.tensors);
-  const std::string architecture(family_of_model_type(spec.family, "random model").architecture);
-  if (architecture.empty())
-    base::fail(base::ErrorKind::unsupported, name, "GGUF has no architecture for {}", spec.family);
   const std::string prefix = architecture + ".";
   Metadata& metadata = model.metadata;
   metadata["general.architecture"] = architecture;

@@ -20,6 +20,17 @@ void check_size(std::string_view where, std::string_view what, int64_t value, in
     base::fail(base::ErrorKind::bad_input, where, "{} is {}: expected 1 to {}", what, value, most);
 }
 
+void check_rope(std::string_view where, const layers::RopeSpec& rope, int64_t head_dim) {
+  if (rope.dims < 2 || rope.dims % 2 != 0 || rope.dims > head_dim)
+    base::fail(base::ErrorKind::bad_input, where, "{} rotary dimensions in a head of {}: expected an even number",
+               rope.dims, head_dim);
+  if (!(rope.theta > 0) || !(rope.factor > 0))
+    base::fail(base::ErrorKind::bad_input, where, "a rotary base of {} and scaling factor of {}: expected both above 0",
+               rope.theta, rope.factor);
+  if (rope.scaling == layers::RopeSpec::Scaling::dynamic && rope.dims == 2)
+    base::fail(base::ErrorKind::bad_input, where, "dynamic rotary scaling of 2 dimensions is undefined");
+}
+
 void check_attention(std::string_view where, const layers::AttentionSpec& a) {
   check_size(where, "the number of attention heads", a.heads, 1 << 20);
   check_size(where, "the number of key-value heads", a.kv_heads, 1 << 20);
@@ -30,15 +41,18 @@ void check_attention(std::string_view where, const layers::AttentionSpec& a) {
     base::fail(base::ErrorKind::bad_input, where, "{} attention heads are no multiple of {} key-value heads", a.heads,
                a.kv_heads);
   if (a.window < 0) base::fail(base::ErrorKind::bad_input, where, "a sliding window of {} positions", a.window);
-  if (!a.rope) return;
-  if (a.rope->dims < 2 || a.rope->dims % 2 != 0 || a.rope->dims > a.head_dim)
-    base::fail(base::ErrorKind::bad_input, where, "{} rotary dimensions in a head of {}: expected an even number",
-               a.rope->dims, a.head_dim);
-  if (!(a.rope->theta > 0) || !(a.rope->factor > 0))
-    base::fail(base::ErrorKind::bad_input, where, "a rotary base of {} and scaling factor of {}: expected both above 0",
-               a.rope->theta, a.rope->factor);
-  if (a.rope->scaling == layers::RopeSpec::Scaling::dynamic && a.rope->dims == 2)
-    base::fail(base::ErrorKind::bad_input, where, "dynamic rotary scaling of 2 dimensions is undefined");
+  if (a.rope) check_rope(where, *a.rope, a.head_dim);
+}
+
+void check_latent(std::string_view where, const layers::LatentAttentionSpec& a) {
+  check_size(where, "the number of attention heads", a.heads, 1 << 20);
+  if (a.q_rank < 0) base::fail(base::ErrorKind::bad_input, where, "the rank of the queries is {}", a.q_rank);
+  check_size(where, "the rank of keys and values", a.kv_rank);
+  check_size(where, "the dimensions of a key without positions", a.nope_dim, 1 << 20);
+  check_size(where, "the dimensions of a key with positions", a.rope_dim, 1 << 20);
+  check_size(where, "the value dimension of a head", a.value_dim, 1 << 20);
+  check_size(where, "the width of all heads", a.heads * std::max({a.head_dim(), a.value_dim, a.kv_rank + a.rope_dim}));
+  check_rope(where, a.rope, a.rope_dim);
 }
 
 void check_mamba(std::string_view where, const layers::MambaSpec& m) {
@@ -83,6 +97,8 @@ void check(const ModelSpec& spec, std::string_view where) {
     const std::string place = fmt::format("{}: layer {}", where, i);
     if (const auto& shared = spec.blocks[i].shared) check_shared(place, spec, *shared);
     if (const auto* attention = attention_of(spec, spec.blocks[i])) check_attention(place, *attention);
+    if (const auto* latent = std::get_if<layers::LatentAttentionSpec>(&spec.blocks[i].mixer))
+      check_latent(place, *latent);
     if (const auto* mamba = std::get_if<layers::MambaSpec>(&spec.blocks[i].mixer)) check_mamba(place, *mamba);
     if (const auto* mamba = std::get_if<layers::Mamba2Spec>(&spec.blocks[i].mixer)) check_mamba(place, *mamba);
     if (const auto* moe = std::get_if<layers::MoeSpec>(&spec.blocks[i].ffn)) {
@@ -107,6 +123,12 @@ const layers::AttentionSpec* attention_of(const ModelSpec& spec, const BlockSpec
   return std::get_if<layers::AttentionSpec>(&block.mixer);
 }
 
+const layers::RopeSpec* rope_of(const ModelSpec& spec, const BlockSpec& block) {
+  if (const auto* latent = std::get_if<layers::LatentAttentionSpec>(&block.mixer)) return &latent->rope;
+  const layers::AttentionSpec* attention = attention_of(spec, block);
+  return attention && attention->rope ? &*attention->rope : nullptr;
+}
+
 std::vector<int64_t> state_floats(const ModelSpec& spec) {
   std::vector<int64_t> floats;
   for (const BlockSpec& block : spec.blocks) {
@@ -122,6 +144,8 @@ std::vector<int64_t> cache_block_bytes(const ModelSpec& spec, tensor::DType cach
   for (const BlockSpec& block : spec.blocks) {
     const layers::AttentionSpec* attention = attention_of(spec, block);
     bytes.push_back(attention ? layers::cache_layout(*attention, cache_dtype).block_bytes() : 0);
+    if (const auto* latent = std::get_if<layers::LatentAttentionSpec>(&block.mixer))
+      bytes.back() = layers::cache_layout(*latent, cache_dtype).block_bytes();
   }
   return bytes;
 }

@@ -26,6 +26,8 @@ struct ModelSpec {
   std::optional<float> logits_softcap;  // then squeezed: cap * tanh(logits / cap) (Gemma 2)
   std::vector<BlockSpec> blocks;
   std::vector<layers::SharedBlockSpec> shared;  // that blocks use by number (Zamba)
+  // Layers that the files may hold after the last and that take no part (DeepSeek-V3's multi-token prediction).
+  int64_t prediction_layers = 0;
   // The training-time balance loss that the family's reference adds to its reported loss (with output_router_logits):
   // this times load_balancing_loss of models/score.h; 0 = none.
   float router_aux_loss = 0;
@@ -43,5 +45,7 @@ std::vector<int64_t> state_floats(const ModelSpec& spec);
 
 /// The attention of a block, be it its mixer or that of the shared block it uses; nullptr when it has none.
 const layers::AttentionSpec* attention_of(const ModelSpec& spec, const BlockSpec& block);
+/// The rotary embedding of a block's attention, of whichever kind; nullptr when it has none.
+const layers::RopeSpec* rope_of(const ModelSpec& spec, const BlockSpec& block);
 
 }  // namespace coterie::models

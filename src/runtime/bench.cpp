@@ -62,6 +62,8 @@ double attention_flops(const models::ModelSpec& spec, double seen) {
     if (const auto* attention = models::attention_of(spec, block)) {
       const double positions = attention->window > 0 ? std::min(seen, static_cast<double>(attention->window)) : seen;
       flops += 2 * positions * static_cast<double>(attention->heads * (attention->head_dim + attention->value_dim));
+    } else if (const auto* latent = std::get_if<layers::LatentAttentionSpec>(&block.mixer)) {
+      flops += 2 * seen * static_cast<double>(latent->heads * (2 * latent->kv_rank + latent->rope_dim));
     }
   return flops;
 }

@@ -32,6 +32,14 @@ int64_t mixer_bytes(const layers::AttentionSpec& spec, int64_t n, int64_t width)
   return n * rows * kFloat + quantised(n, std::max(width, spec.heads * spec.value_dim));
 }
 
+int64_t mixer_bytes(const layers::LatentAttentionSpec& spec, int64_t n, int64_t width) {
+  const int64_t key = spec.kv_rank + spec.rope_dim, h = spec.heads;
+  // The absorbed queries beside what they are made of, or beside what they turn into.
+  const int64_t before = h * (spec.head_dim() + spec.nope_dim), after = h * (spec.kv_rank + 2 * spec.value_dim);
+  return n * (h * key + key + std::max(before, after)) * kFloat +
+         quantised(n, std::max({width, h * spec.kv_rank, h * spec.value_dim}));
+}
+
 int64_t mixer_bytes(const layers::MambaSpec& spec, int64_t n, int64_t width) {
   return n * (4 * spec.inner + spec.heads * (spec.dt_rank + 2 * spec.states)) * kFloat +
          quantised(n, std::max(width, spec.inner));

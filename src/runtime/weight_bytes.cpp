@@ -25,7 +25,7 @@ class Weigher : public layers::TensorVisitor {
   void stack(const Tensor& tensor, int64_t experts, int64_t, int64_t, std::vector<tensor::Weight>& weights) override {
     int64_t bytes = 0;
     for (const tensor::Weight& weight : weights) bytes += weight.bytes();
-    add(tensor.place, bytes, bytes / experts * experts_per_token(tensor.path));
+    add(tensor.place, bytes, tensor.place == Place::experts ? bytes / experts * experts_per_token(tensor.path) : bytes);
   }
 
   WeightBytes result;

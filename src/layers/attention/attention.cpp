@@ -3,7 +3,7 @@
 #include <array>
 #include <vector>
 
-#include "base/error.h"
+#include "layers/attention/segments.h"
 #include "ops/elementwise.h"
 #include "ops/matmul.h"
 
@@ -31,22 +31,6 @@ void Attention::visit(TensorVisitor& visitor, const std::string& path) {
   visitor.vector({path + ".q_norm", Place::norms}, full ? q : spec_.head_dim, q_norm_);
   visitor.vector({path + ".k_norm", Place::norms}, full ? k : spec_.head_dim, k_norm_);
 }
-
-namespace {
-
-std::vector<ops::Segment> segments(const Batch& batch, int64_t layer, tensor::DType& dtype) {
-  std::vector<ops::Segment> result;
-  result.reserve(batch.sequences.size());
-  for (const SequenceRows& s : batch.sequences) {
-    if (result.empty()) dtype = s.state->cache_dtype();
-    base::require(s.state->cache_dtype() == dtype, "attention", "sequences of one batch with caches of {} and {}",
-                  tensor::name(dtype), tensor::name(s.state->cache_dtype()));
-    result.push_back({s.first_row, s.rows, s.first_position, s.state->blocks(layer)});
-  }
-  return result;
-}
-
-}  // namespace
 
 void Attention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const {
   forward(batch, layer, x, y, [](tensor::Matrix, tensor::Matrix, tensor::Matrix) {});

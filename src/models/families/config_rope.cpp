@@ -95,7 +95,6 @@ int64_t rotary_dims(base::JsonReader& keys, double otherwise, int64_t head_dim, 
 RopeSpec ConfigReader::rope_of(const base::Json& parameters, const std::string& name, int64_t head_dim, int64_t context,
                                const RopeDefaults& defaults) {
   RopeSpec rope;
-  rope.dims = head_dim;
   rope.original_context = context;
   for (const auto& [key, value] : parameters.items())
     if (value.is_object())

@@ -19,6 +19,7 @@ constexpr const Family* kFamilies[] = {
     &kLlama,  &kMistral, &kQwen2,       &kQwen3,  &kMixtral, &kOlmoe,      &kQwen2Moe,         &kQwen3Moe,
     &kGemma2, &kGemma3,  &kPhi3,        &kOlmo2,  &kGranite, &kGraniteMoe, &kGraniteMoeShared, &kGptOss,
     &kPhimoe, &kMamba,   &kFalconMamba, &kMamba2, &kJamba,   &kZamba,      &kZamba2,           &kGraniteMoeHybrid,
+    &kDeepseekV2, &kDeepseekV3, &kGlm4Moe,
 };
 
 std::string join(std::string (*of)(const Family&)) {
@@ -122,7 +123,7 @@ NameTable names_for(std::string_view family, const checkpoint::TensorSource& sou
   const bool gguf = source.format() == checkpoint::Format::gguf ||
                     (source.format() == checkpoint::Format::memory && source.find("token_embd.weight"));
   if (gguf) {
-    NameTable table = gguf_names();
+    NameTable table = gguf_names(family);
     // llama.cpp's phi3 keeps gate and up merged, under the name of up.
     if (family == "phi3" && !source.find("blk.0.ffn_gate.weight")) {
       table.names["blocks.{layer}.ffn.gate"] = {{"blk.{layer}.ffn_up.weight", Piece::first_half}};

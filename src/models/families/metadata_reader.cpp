@@ -249,13 +249,24 @@ void MetadataReader::set_experts(ModelSpec& spec, const ExpertDefaults& defaults
   moe.router.renormalise = boolean("expert_weights_norm", defaults.renormalise);
   const double scale = number("expert_weights_scale", 1.0);
   moe.router.scale = scale == 0 ? 1.0f : static_cast<float>(scale);
-  switch (const int64_t function = integer("expert_gating_func", 1)) {
-    case 0:  // not said
-    case 1: break;
+  moe.router.score = defaults.score;
+  moe.router.selection_bias = defaults.selection_bias;
+  switch (const int64_t function = integer("expert_gating_func", 0)) {
+    case 0: break;  // not said
+    case 1: moe.router.score = layers::RouterSpec::Score::softmax; break;
     case 2: moe.router.score = layers::RouterSpec::Score::sigmoid; break;
     case 3: moe.router.order = layers::RouterSpec::Order::select_then_score; break;
+    case 4: moe.router.score = layers::RouterSpec::Score::sqrt_softplus; break;
     default:
-      fail(ErrorKind::unsupported, where("expert_gating_func"), "{} is not supported; supported are 1, 2, 3", function);
+      fail(ErrorKind::unsupported, where("expert_gating_func"), "{} is not supported; supported are 1 to 4", function);
+  }
+  if (defaults.groups) {
+    moe.router.groups = std::max<int64_t>(integer("expert_group_count", 1), 1);
+    moe.router.groups_kept = integer("expert_group_used_count", 0);
+    if (moe.router.groups_kept == 0) moe.router.groups_kept = moe.router.groups;
+    // No key says how groups are compared: DeepSeek-V2 has softmax scores and the best, V3 the others.
+    if (moe.router.score != layers::RouterSpec::Score::softmax)
+      moe.router.group_score = layers::RouterSpec::GroupScore::best_two;
   }
   moe.router.bias = has_tensor("blk.0.ffn_gate_inp.bias");
   moe.bias = has_tensor("blk.0.ffn_up_exps.bias");

@@ -18,6 +18,9 @@ struct ExpertDefaults {
   int64_t shared_hidden = 0;
   bool shared_gate = false;
   bool renormalise = false;
+  layers::RouterSpec::Score score = layers::RouterSpec::Score::softmax;  // expert_gating_func wins
+  bool selection_bias = false;
+  bool groups = false;  // whether expert_group_count counts
 };
 
 /// Reads GGUF metadata for the families: keys below "{architecture}.", remembering which were read.
@@ -49,6 +52,8 @@ class MetadataReader {
   /// Experts in every layer that has a router.
   void set_experts(ModelSpec& spec, const ExpertDefaults& defaults);
 
+  bool has_tensor(const std::string& name) const { return source_.find(name) != nullptr; }
+
   /// Refuses, by name, a key below the architecture that some architecture honours and this one does not.
   void refuse_foreign_keys();
   /// Keys below the architecture that nothing has read.
@@ -61,7 +66,6 @@ class MetadataReader {
   void read_longrope(layers::RopeSpec& rope);
   /// What frequencies are divided by, a tensor [dims / 2]; empty when the file has none of that name.
   std::vector<float> divisors(const std::string& name, int64_t dims) const;
-  bool has_tensor(const std::string& name) const { return source_.find(name) != nullptr; }
 
   const checkpoint::TensorSource& source_;
   std::string prefix_;

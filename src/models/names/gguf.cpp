@@ -1,9 +1,11 @@
+#include <utility>
+
 #include "models/names/name_table.h"
 
 // Names of GGUF files (gguf-py's tensor_mapping; llama.cpp's llama-arch.cpp). One table serves all architectures.
 namespace coterie::models {
 
-NameTable gguf_names() {
+NameTable gguf_names(std::string_view architecture) {
   const std::string layer = "blk.{layer}.", path = "blocks.{layer}.";
   NameTable table;
   const auto name = [&](const std::string& ours, const std::string& theirs) { table.names[ours] = {{theirs}}; };
@@ -12,8 +14,9 @@ NameTable gguf_names() {
   name("head", "output.weight"), name("head.bias", "output.bias");
   name("final_norm.bias", "output_norm.bias");
   name(path + "mixer_norm", layer + "attn_norm.weight");
-  // llama.cpp's gpt-oss calls the norm before the FFN one after the attention.
+  // llama.cpp's gpt-oss and glm4moe call the norm before the FFN one after the attention.
   table.names[path + "ffn_norm"] = {{layer + "ffn_norm.weight"}, {layer + "post_attention_norm.weight"}};
+  if (architecture == "glm4moe") std::swap(table.names[path + "ffn_norm"][0], table.names[path + "ffn_norm"][1]);
   name(path + "mixer_norm.bias", layer + "attn_norm.bias"), name(path + "ffn_norm.bias", layer + "ffn_norm.bias");
   name(path + "attention.sinks", layer + "attn_sinks.weight");
   name(path + "mixer_post_norm", layer + "post_attention_norm.weight");
@@ -46,6 +49,17 @@ NameTable gguf_names() {
   name(path + "moe.router.bias", layer + "ffn_gate_inp.bias");
   name(path + "moe.router.selection_bias", layer + "exp_probs_b.bias");
   name(path + "moe.shared_gate", layer + "ffn_gate_inp_shexp.weight");
+  // Latent attention. Older files keep keys and values of a head in one tensor.
+  const std::pair<const char*, const char*> latent[] = {
+      {"q", "attn_q"}, {"q_a", "attn_q_a"}, {"q_b", "attn_q_b"}, {"kv_a", "attn_kv_a_mqa"}, {"o", "attn_output"}};
+  for (const auto& [ours, theirs] : latent) {
+    name(path + "latent." + ours, layer + theirs + ".weight");
+    name(path + "latent." + ours + ".bias", layer + theirs + ".bias");
+  }
+  name(path + "latent.q_a_norm", layer + "attn_q_a_norm.weight");
+  name(path + "latent.kv_a_norm", layer + "attn_kv_a_norm.weight");
+  table.names[path + "latent.k_b"] = {{layer + "attn_k_b.weight"}, {layer + "attn_kv_b.weight", Piece::head_keys}};
+  table.names[path + "latent.v_b"] = {{layer + "attn_v_b.weight"}, {layer + "attn_kv_b.weight", Piece::head_values}};
   // State-space mixers. ssm_in of Mamba holds x and then the gate; ssm_a holds A, -exp(A_log).
   name(path + "mamba.in", layer + "ssm_in.weight"), name(path + "mamba.gate", layer + "ssm_in.weight");
   table.names[path + "mamba.in"].front().piece = Piece::first_half;

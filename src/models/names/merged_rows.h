@@ -13,4 +13,6 @@ inline int64_t rows_listed(Piece piece) {
   return piece == Piece::second_half || piece == Piece::odd_rows ? 0 : 1;
 }
 
+inline bool is_of_heads(Piece piece) { return piece == Piece::head_keys || piece == Piece::head_values; }
+
 }  // namespace coterie::models

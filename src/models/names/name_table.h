@@ -21,6 +21,10 @@ enum class Piece {
   front,        // q of a fused [q + k + v, D]: as many of its first rows as the weight has
   before_back,  // k of it: as many rows before as many last ones
   back,         // v of it: as many of its last rows
+  // Of a stack whose items each hold two weights, the keys' rows first (kv_b of latent attention): the keys' rows,
+  // with rows and columns exchanged, and the values'.
+  head_keys,
+  head_values,
 };
 
 /// How the dimensions of a weight lie in the file, whose values are in the same order in each case.
@@ -80,7 +84,8 @@ NameTable hugging_face_names();
 /// names; the stacked tensors that transformers 5 holds in memory are accepted too.
 NameTable hugging_face_moe_names(const std::string& block, const std::string& gate, const std::string& up,
                                  const std::string& down);
-/// GGUF: token_embd, blk.{layer}.*, output_norm, output; one table for all architectures.
-NameTable gguf_names();
+/// GGUF: token_embd, blk.{layer}.*, output_norm, output; one table for all architectures, but for which name is the
+/// first.
+NameTable gguf_names(std::string_view architecture = "");
 
 }  // namespace coterie::models

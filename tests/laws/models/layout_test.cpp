@@ -165,7 +165,15 @@ class ToGguf : public layers::TensorVisitor {
   void matrix(const Tensor& tensor, int64_t rows, int64_t cols, tensor::Weight&) override { add(tensor, {rows, cols}); }
   void vector(const Tensor& tensor, int64_t n, layers::Vector&) override { add(tensor, {n}); }
   void table(const Tensor& tensor, int64_t rows, int64_t cols, layers::Vector&) override { add(tensor, {rows, cols}); }
-  void stack(const Tensor&, int64_t, int64_t, int64_t, std::vector<tensor::Weight>&) override {}
+  // Where keys and values of heads are one tensor here, the older form of GGUF has one too.
+  void stack(const Tensor& tensor, int64_t, int64_t, int64_t, std::vector<tensor::Weight>&) override {
+    const models::NameInFile from = name(theirs_, tensor.path);
+    if (from.piece != models::Piece::head_keys) return;
+    const models::PathPattern path = models::path_pattern(tensor.path);
+    const auto found = std::find_if(from_.begin(), from_.end(), [&](const auto& t) { return t.name == from.pattern; });
+    result.push_back(*found);
+    result.back().name = models::expand(ours_.find(path.pattern)->back().pattern, path.layer);
+  }
   Tensors result;
 
  private:
@@ -211,7 +219,7 @@ TEST_P(Layout, GgufInEveryFormEqualsSafetensors) {
   // The experts keep their names until a form is chosen.
   Tensors renamed = std::move(renamer.result);
   for (const MemoryTensor& t : tensors)
-    if (t.name.find("experts.") != std::string::npos || t.name.find("block_sparse_moe.input") != std::string::npos ||
+    if (t.name.find(".experts.") != std::string::npos || t.name.find("block_sparse_moe.input") != std::string::npos ||
         t.name.find("block_sparse_moe.output") != std::string::npos)
       renamed.push_back(t);
   const layers::AttentionSpec* attention = nullptr;

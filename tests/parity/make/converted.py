@@ -50,6 +50,11 @@ def longrope(pairs):
                 long_factor=[1.5 + 0.7 * i for i in range(pairs)])
 
 
+DEEPSEEK = dict(n_routed_experts=8, num_experts_per_tok=3, n_shared_experts=1, moe_intermediate_size=12,
+                first_k_dense_replace=1, q_lora_rank=16, kv_lora_rank=24, qk_nope_head_dim=12, qk_rope_head_dim=8,
+                v_head_dim=10, num_key_value_heads=4)
+GLM4 = dict(n_routed_experts=6, num_experts_per_tok=2, n_shared_experts=1, moe_intermediate_size=12,
+            first_k_dense_replace=1, head_dim=16, n_group=1, topk_group=1, num_nextn_predict_layers=0)
 # name: (model_type, settings, the converter's --outtype)
 TABLE = {
     "gemma2": ("gemma2", dict(GEMMA, attn_logit_softcapping=5.0, final_logit_softcapping=30.0), "bf16"),
@@ -80,6 +85,11 @@ TABLE = {
     "jamba": ("jamba", dict(num_hidden_layers=3, num_experts=4, num_experts_per_tok=2, expert_layer_period=2, expert_layer_offset=1, attn_layer_period=3, attn_layer_offset=1, mamba_d_state=8), "f16"),
     "granite-hybrid": ("granitemoehybrid", GRANITE, "bf16"),
     "granite-hybrid-dense": ("granitemoehybrid", dict(GRANITE, num_local_experts=0, num_experts_per_tok=0, mamba_n_groups=2), "f32"),
+    "deepseek2": ("deepseek_v2", dict(DEEPSEEK, q_lora_rank=None, n_shared_experts=2, **rope("yarn", factor=4.0, original_max_position_embeddings=32, mscale=0.707, mscale_all_dim=0.707)), "f16"),
+    "deepseek2-groups": ("deepseek_v2", dict(DEEPSEEK, topk_method="group_limited_greedy", n_group=4, topk_group=2, routed_scaling_factor=3.0), "bf16"),
+    "deepseek2-v3": ("deepseek_v3", dict(DEEPSEEK, n_group=4, topk_group=2, **rope("yarn", factor=8.0, original_max_position_embeddings=32, mscale=1.0, mscale_all_dim=1.0)), "f32"),
+    "glm4-moe": ("glm4_moe", dict(GLM4, use_qk_norm=True), "f16"),
+    "glm4-moe-plain": ("glm4_moe", dict(GLM4, attention_bias=True, n_group=2, topk_group=1, routed_scaling_factor=2.5, norm_topk_prob=False), "f32"),
     "olmoe": ("olmoe", dict(num_experts=6, num_experts_per_tok=2, intermediate_size=12, num_key_value_heads=4), "f16"),
 }
 
@@ -95,24 +105,31 @@ def write_sentencepiece(folder):
     (folder / "tokenizer.vocab").unlink()
 
 
-def write_byte_bpe(folder):
+SPECIAL = ["<pad>", "<s>", "</s>"]
+GLM_SPECIAL = ["[gMASK]", "<|user|>", "<|endoftext|>", "<|observation|>"]  # what the converter asks of GLM's
+
+
+def write_byte_bpe(folder, special=SPECIAL):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY - 4, special_tokens=["<pad>", "<s>", "</s>"], show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY - 4, special_tokens=special, show_progress=False)
     tokenizer.train_from_iterator(TEXT.split(".") * 20, trainer)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>").save_pretrained(folder)
 
 
 def in_old_words(config):
-    """The converter does not know transformers 5's words for kinds of layers and one architecture."""
+    """The converter knows published configs, not all of transformers 5's words."""
     if config["model_type"] == "phimoe":
         config["architectures"] = ["PhiMoEForCausalLM"]
     if "layer_types" in config and config["model_type"] == "granitemoehybrid":
         words = {"linear_attention": "mamba", "full_attention": "attention"}
         config["layer_types"] = [words[kind] for kind in config["layer_types"]]
+    # transformers knows it from the model_type; the published config says it.
+    if config["model_type"] == "deepseek_v3":
+        config["scoring_func"] = "sigmoid"
 
 
 def convert(checkpoint, gguf_file, converter, outtype):
@@ -139,8 +156,11 @@ def make(out, converter, name, model_type, settings, outtype, seed):
         model = reference.build(model_type, {**SMALL, **settings}, seed)
         # bfloat16 weights below float16's normal range would change in float16
         model.to(torch.bfloat16 if outtype != "f16" else torch.float16).save_pretrained(scratch)
-        (write_sentencepiece if model_type in ("llama", "mistral", "mixtral", "jamba", "gemma2", "gemma3_text", "phi3", "phimoe") else write_byte_bpe)(scratch)
-        ids = reference.draw_ids(VOCABULARY, 2, 40 if "yarn" in name else 16, seed)
+        if model_type == "glm4_moe":
+            write_byte_bpe(scratch, SPECIAL + GLM_SPECIAL)
+        else:
+            (write_sentencepiece if model_type in ("llama", "mistral", "mixtral", "jamba", "gemma2", "gemma3_text", "phi3", "phimoe") else write_byte_bpe)(scratch)
+        ids = reference.draw_ids(VOCABULARY, 2, 40 if "yarn" in name or "deepseek" in name else 16, seed)
         result = reference.expect(scratch, ids)
         shutil.move(scratch / "expected.safetensors", folder)
         reference.edit_config(scratch, in_old_words)

@@ -65,7 +65,8 @@ QWEN3_MOE = dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=16,
 
 # name: (model_type, overrides, how it is drawn and saved)
 #   batch, length: of input_ids; dtype: of the file (bfloat16 unless said); shard: largest shard; config: a change to config.json;
-#   stacked: save the experts as transformers 5 holds them in memory; quieter: factors of parameters by part of their name.
+#   stacked: save the experts as transformers 5 holds them in memory; quieter: factors of parameters by part of their name;
+#   model: a change to the drawn model.
 #   (A Zamba2 of random weights multiplies an error of rounding by 3 to 7 in each hybrid layer; adapters and the
 #   projection behind the shared block are small in a trained one.)
 MAMBA = dict(state_size=8)
@@ -271,6 +272,8 @@ def make(out, name, model_type, overrides, how, seed):
     for key, parameter in model.named_parameters():
         for part, factor in how.get("quieter", {}).items():
             parameter.data *= factor if part in key else 1
+    if "model" in how:
+        how["model"](model)
     model = model.to(how.get("dtype", torch.bfloat16))
     model.save_pretrained(folder, max_shard_size=how.get("shard", "1GB"), save_original_format=not how.get("stacked", False))
     (folder / "generation_config.json").unlink(missing_ok=True)

@@ -31,6 +31,11 @@ def scatter(model, generator):
             parameter.data = noise * parameter.shape[-1] ** -0.5 * (4.0 if "embed" in name else 1.0)
 
 
+    for name, buffer in model.named_buffers():
+        if "e_score_correction_bias" in name:
+            buffer.copy_(0.2 * torch.randn(buffer.shape, generator=generator))
+
+
 def build(model_type, settings, seed):
     """A model of the family with drawn weights, in float32."""
     torch.manual_seed(seed)

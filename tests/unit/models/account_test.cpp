@@ -57,6 +57,24 @@ TEST(Account, Qwen3_30B_A3B) {
   EXPECT_EQ(a.total_active(), active);
 }
 
+// Totals: transformers 5.23 on the meta device, sum of numel over parameters() of AutoModelForCausalLM.from_config;
+// active: the same with the experts' share times K/E. The totals of DeepSeek-V2-Lite and DeepSeek-V2 are half of
+// total_size (bf16) in the published model.safetensors.index.json: 31,412,968,448 and 471,482,869,760. Selection biases
+// are buffers there, and no parameters here; the layer for multi-token prediction (model.layers.61) is no part of
+// either.
+TEST(Account, PublishedModelsWithLatentAttentionOrSigmoidRouters) {
+  const auto expect = [](const std::string& name, int64_t total, int64_t active, int64_t experts) {
+    const Account a = account(published(name));
+    EXPECT_EQ(a.total(), total) << name;
+    EXPECT_EQ(a.total_active(), active) << name;
+    EXPECT_EQ(at(a.held, Place::experts), experts) << name;
+  };
+  expect("deepseek-v2-lite", 15'706'484'224, 2'661'150'208, 14'394'851'328);
+  expect("deepseek-v2", 235'741'434'880, 21'375'800'320, 222'717'542'400);
+  expect("deepseek-v3", 671'026'404'352, 37'552'282'624, 653'908'770'816);
+  expect("glm-4.5-air", 106'852'245'504, 13'424'123'904, 99'656'663'040);
+}
+
 TEST(Account, LayersAddUpToTheWhole) {
   for (const std::string& name : shape_names()) {
     const ModelSpec spec = shape(name);
