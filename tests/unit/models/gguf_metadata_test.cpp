@@ -103,7 +103,7 @@ TEST(GgufMetadata, ExpertsOfEachArchitecture) {
   EXPECT_EQ(said.score, RouterSpec::Score::sigmoid);
   EXPECT_EQ(router("llama", [](Metadata& m) { m["llama.expert_gating_func"] = uint64_t{3}; }).order,
             RouterSpec::Order::select_then_score);
-  EXPECT_THROW(router("llama", [](Metadata& m) { m["llama.expert_gating_func"] = uint64_t{4}; }), base::Error);
+  EXPECT_THROW(router("llama", [](Metadata& m) { m["llama.expert_gating_func"] = uint64_t{5}; }), base::Error);
 }
 
 TEST(GgufMetadata, YarnHasItsMagnitude) {
