@@ -150,21 +150,21 @@ class Exporter : public layers::TensorVisitor {
     const auto size = static_cast<size_t>(tensor::info(key.dtype).block_bytes);
     const auto [pattern, layer, item] = path_pattern(tensor.path);
     result_.push_back({expand(in_file.pattern, layer),
-                      key.dtype,
-                      {heads * (key.cols + value.rows), value.cols},
-                      [keys = keys_, values = slots, size](const Write& write) {
-                        for (size_t h = 0; h < keys.size(); ++h) {
-                          std::vector<std::byte> row(static_cast<size_t>(keys[h].rows) * size);
-                          for (int64_t c = 0; c < keys[h].cols; ++c) {
-                            for (int64_t r = 0; r < keys[h].rows; ++r)
-                              std::memcpy(row.data() + static_cast<size_t>(r) * size,
-                                          keys[h].row(r) + static_cast<size_t>(c) * size, size);
-                            write(row);
-                          }
-                          for (int64_t r = 0; r < values[h].rows; ++r)
-                            write({values[h].row(r), static_cast<size_t>(values[h].cols) * size});
-                        }
-                      }});
+                       key.dtype,
+                       {heads * (key.cols + value.rows), value.cols},
+                       [keys = keys_, values = slots, size](const Write& write) {
+                         for (size_t h = 0; h < keys.size(); ++h) {
+                           std::vector<std::byte> row(static_cast<size_t>(keys[h].rows) * size);
+                           for (int64_t c = 0; c < keys[h].cols; ++c) {
+                             for (int64_t r = 0; r < keys[h].rows; ++r)
+                               std::memcpy(row.data() + static_cast<size_t>(r) * size,
+                                           keys[h].row(r) + static_cast<size_t>(c) * size, size);
+                             write(row);
+                           }
+                           for (int64_t r = 0; r < values[h].rows; ++r)
+                             write({values[h].row(r), static_cast<size_t>(values[h].cols) * size});
+                         }
+                       }});
   }
 
   void add_floats(const Tensor& tensor, const tensor::Shape& shape, const layers::Vector& slot) {

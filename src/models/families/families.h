@@ -5,9 +5,9 @@
 // Every family, each in a file of its own beside this one. family.cpp lists them.
 namespace coterie::models {
 
-extern const Family kDeepseekV2, kDeepseekV3;  // deepseek.cpp
+extern const Family kDeepseekV2, kDeepseekV3;                  // deepseek.cpp
 extern const Family kGemma2, kGemma3;                          // gemma.cpp
-extern const Family kGlm4Moe;  // glm4_moe.cpp
+extern const Family kGlm4Moe;                                  // glm4_moe.cpp
 extern const Family kGptOss;                                   // gpt_oss.cpp
 extern const Family kGranite, kGraniteMoe, kGraniteMoeShared;  // granite.cpp
 extern const Family kGraniteMoeHybrid;                         // granitemoehybrid.cpp

@@ -16,10 +16,15 @@ using base::ErrorKind;
 
 // Of several families with one GGUF architecture the first reads it.
 constexpr const Family* kFamilies[] = {
-    &kLlama,  &kMistral, &kQwen2,       &kQwen3,  &kMixtral, &kOlmoe,      &kQwen2Moe,         &kQwen3Moe,
-    &kGemma2, &kGemma3,  &kPhi3,        &kOlmo2,  &kGranite, &kGraniteMoe, &kGraniteMoeShared, &kGptOss,
-    &kPhimoe, &kMamba,   &kFalconMamba, &kMamba2, &kJamba,   &kZamba,      &kZamba2,           &kGraniteMoeHybrid,
-    &kDeepseekV2, &kDeepseekV3, &kGlm4Moe,
+    &kLlama,       &kMistral,    &kQwen2,
+    &kQwen3,       &kMixtral,    &kOlmoe,
+    &kQwen2Moe,    &kQwen3Moe,   &kGemma2,
+    &kGemma3,      &kPhi3,       &kOlmo2,
+    &kGranite,     &kGraniteMoe, &kGraniteMoeShared,
+    &kGptOss,      &kPhimoe,     &kMamba,
+    &kFalconMamba, &kMamba2,     &kJamba,
+    &kZamba,       &kZamba2,     &kGraniteMoeHybrid,
+    &kDeepseekV2,  &kDeepseekV3, &kGlm4Moe,
 };
 
 std::string join(std::string (*of)(const Family&)) {
