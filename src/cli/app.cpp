@@ -75,6 +75,7 @@ int run(int argc, char** argv) {
   add_bench(app, action);
   add_info(app, action);
   add_tokenizer(app, action);
+  add_report(app, action);
 
   if (argc == 1) {
     std::fputs(app.help().c_str(), stderr);

@@ -1,0 +1,45 @@
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "base/atomic_file.h"
+#include "cli/commands.h"
+#include "cli/terminal.h"
+#include "lens/report.h"
+
+namespace coterie::cli {
+
+namespace {
+
+struct ReportOptions {
+  std::vector<std::string> runs;
+  std::string out = "report.html";
+};
+
+int report(const ReportOptions& options) {
+  std::vector<lens::RunLog> logs;
+  for (const std::string& run : options.runs) logs.push_back(lens::read_run_log(run));
+  base::AtomicFile file(options.out);
+  file.write(lens::training_report(logs));
+  file.commit();
+  print_note(fmt::format("{}: {} run{}", options.out, logs.size(), logs.size() == 1 ? "" : "s"));
+  return 0;
+}
+
+}  // namespace
+
+void add_report(CLI::App& app, Action& action) {
+  auto options = std::make_shared<ReportOptions>();
+  CLI::App* command = app.add_subcommand("report", "A page of curves and expert loads of training runs");
+  command->add_option("RUN", options->runs, "Folders that coterie train wrote into, or their log.jsonl")->required();
+  command->add_option("-o,--output", options->out, "The page, one self-contained HTML file")
+      ->type_name("FILE")
+      ->capture_default_str();
+  command->footer(
+      "Examples:\n"
+      "  coterie report runs/makemoe\n"
+      "  coterie report runs/dense runs/moe -o compare.html");
+  command->callback([=, &action] { action = [options] { return report(*options); }; });
+}
+
+}  // namespace coterie::cli

@@ -1,0 +1,72 @@
+#include "lens/run_log.h"
+
+#include <algorithm>
+
+#include "base/atomic_file.h"
+#include "base/error.h"
+
+namespace coterie::lens {
+
+using base::ErrorKind;
+using base::Json;
+
+namespace {
+
+// Events of a run that was taken up again after `step`.
+void drop_after(std::vector<Json>& events, int64_t step) {
+  std::erase_if(events, [step](const Json& event) { return event["step"].get<int64_t>() > step; });
+}
+
+void add(RunLog& log, Json event, const std::string& where) {
+  base::JsonReader reader(event, where);
+  const std::string kind = reader.string("kind");
+  if (kind == "start") {
+    log.start = std::move(event);
+    return;
+  }
+  if (kind == "end") {
+    log.ended = true;
+    return;
+  }
+  const int64_t step = reader.integer("step");
+  if (kind == "resume") {
+    log.ended = false;
+    for (std::vector<Json>* events : {&log.steps, &log.routers, &log.evaluations}) drop_after(*events, step);
+  } else if (kind == "step") {
+    log.steps.push_back(std::move(event));
+  } else if (kind == "routers") {
+    log.routers.push_back(std::move(event));
+  } else if (kind == "evaluation") {
+    log.evaluations.push_back(std::move(event));
+  } else {
+    base::fail(ErrorKind::bad_input, where, "\"{}\" is no kind of event", kind);
+  }
+}
+
+}  // namespace
+
+RunLog read_run_log(const std::filesystem::path& run) {
+  const bool folder = std::filesystem::is_directory(run);
+  const std::filesystem::path path = folder ? run / "log.jsonl" : run;
+  if (!std::filesystem::exists(path))
+    throw base::Error(ErrorKind::not_found, path.string(), "there is no log of a training run",
+                      "expected the folder that coterie train wrote into, or its log.jsonl");
+  const std::string text = base::read_text(path, int64_t{1} << 30);
+  RunLog log;
+  const std::filesystem::path named = std::filesystem::absolute(folder ? run : run.parent_path());
+  log.name = (named.has_filename() ? named : named.parent_path()).filename().string();
+  int64_t number = 0;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = text.find('\n', begin);
+    if (end == std::string::npos) break;  // cut off
+    const std::string where = fmt::format("{}: line {}", path.string(), ++number);
+    Json event = base::parse_json(std::string_view(text).substr(begin, end - begin), where);
+    if (!event.is_object()) base::fail(ErrorKind::bad_input, where, "expected an object, found {}", event.type_name());
+    add(log, std::move(event), where);
+    begin = end + 1;
+  }
+  if (log.start.empty()) base::fail(ErrorKind::bad_input, path.string(), "does not say how the run started");
+  return log;
+}
+
+}  // namespace coterie::lens

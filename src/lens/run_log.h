@@ -1,0 +1,25 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+
+namespace coterie::lens {
+
+/// What a training run wrote into its log.jsonl, one object a line with
+/// a "kind" (start, step, routers, evaluation, resume, end).
+struct RunLog {
+  std::string name;  // of the run's folder
+  base::Json start = base::Json::object();
+  std::vector<base::Json> steps, routers, evaluations;
+  bool ended = false;
+};
+
+/// Reads FOLDER/log.jsonl, or the file itself. After a resume, what an earlier attempt wrote for later steps is
+/// dropped, and so is a last line that was cut off when the run was killed. Throws not_found without such a file, and
+/// bad_input, naming the line, for one that is no log of a run.
+RunLog read_run_log(const std::filesystem::path& run);
+
+}  // namespace coterie::lens

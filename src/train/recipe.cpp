@@ -1,0 +1,217 @@
+#include "train/recipe.h"
+
+#include <cmath>
+
+#include "base/error.h"
+#include "base/yaml.h"
+
+namespace coterie::train {
+
+using base::ErrorKind;
+using base::fail;
+using base::Json;
+using base::JsonReader;
+
+namespace {
+
+// One of the sections of a recipe; absent is as good as empty.
+class Section {
+ public:
+  Section(JsonReader& parent, const std::string& name)
+      : json_(parent.object(name) ? *parent.object(name) : Json::object()), keys(json_, parent.where() + ": " + name) {}
+
+ private:
+  Json json_;
+
+ public:
+  JsonReader keys;
+
+  const std::string& where() const { return keys.where(); }
+
+  int64_t count(std::string_view key, int64_t least, std::optional<int64_t> otherwise = {}) {
+    const int64_t value = keys.integer(key, otherwise);
+    if (value < least) fail(ErrorKind::bad_input, where(), "{} is {}, expected {} or more", key, value, least);
+    return value;
+  }
+  double number(std::string_view key, double least, double most, std::optional<double> otherwise = {}) {
+    const double value = keys.number(key, otherwise);
+    if (!(value >= least && value <= most))
+      fail(ErrorKind::bad_input, where(), "{} is {}, expected {} to {}", key, value, least, most);
+    return value;
+  }
+  /// One of the words, as its place in the list.
+  size_t word(std::string_view key, std::initializer_list<std::string_view> words, std::string_view otherwise) {
+    const std::string value = keys.string(key, std::string(otherwise));
+    std::string all;
+    for (size_t i = 0; i < words.size(); ++i) {
+      if (value == words.begin()[i]) return i;
+      all += (i ? ", " : "") + std::string(words.begin()[i]);
+    }
+    fail(ErrorKind::bad_input, where(), "{} is \"{}\", expected one of {}", key, value, all);
+  }
+  /// A word or a list of them.
+  std::vector<std::string> list(std::string_view key) {
+    const Json* value = keys.value(key);
+    if (value && value->is_string()) return {value->get<std::string>()};
+    return keys.strings(key);
+  }
+};
+
+constexpr double kMost = 1e9;
+
+class Reader {
+ public:
+  Reader(const Json& json, const std::filesystem::path& path)
+      : top_(json, path.string()), folder_(path.parent_path()) {}
+
+  Recipe read(const std::filesystem::path& path) {
+    recipe_.name = path.stem().string();
+    recipe_.description = top_.string("description", "");
+    const int64_t seed = top_.integer("seed", 0);
+    if (seed < 0) fail(ErrorKind::bad_input, top_.where(), "seed is {}, expected 0 or more", seed);
+    recipe_.seed = static_cast<uint64_t>(seed);
+    read_model();
+    read_tokenizer();
+    read_data();
+    read_training();
+    read_balance();
+    read_evaluation();
+    top_.refuse_unread();
+    return std::move(recipe_);
+  }
+
+ private:
+  std::filesystem::path relative(const std::string& path) const { return folder_ / path; }
+
+  void read_model() {
+    Section model(top_, "model");
+    const Json* config = model.keys.value("config");
+    if (!config)
+      throw base::Error(ErrorKind::not_found, model.where(), "config is missing",
+                        "the keys of a config.json (model_type, hidden_size, …), or the path of one");
+    if (config->is_string())
+      recipe_.config = base::read_json(relative(config->get<std::string>()));
+    else if (config->is_object())
+      recipe_.config = *config;
+    else
+      fail(ErrorKind::bad_input, model.where(), "config is {}, expected an object or a path", config->type_name());
+    const size_t kind = model.word("init", {"normal", "kaiming"}, "normal");
+    recipe_.init.kind = static_cast<InitialWeights::Kind>(kind);
+    recipe_.init.std = model.number("init_std", 0, 10, 0.02);
+    recipe_.init.scale_residual = model.keys.boolean("scale_residual", true);
+    model.keys.refuse_unread();
+  }
+
+  void read_tokenizer() {
+    Section tokenizer(top_, "tokenizer");
+    if (tokenizer.keys.has("folder")) {
+      recipe_.tokenizer.folder = relative(tokenizer.keys.string("folder"));
+    } else {
+      using Kind = text::TokenizerRecipe::Kind;
+      constexpr Kind kKinds[] = {Kind::bpe, Kind::characters, Kind::bytes};
+      text::TokenizerRecipe made;
+      made.kind = kKinds[tokenizer.word("kind", {"bpe", "characters", "bytes"}, "bpe")];
+      if (made.kind == Kind::bpe) {
+        made.vocabulary = tokenizer.count("vocabulary", 256);
+        made.min_frequency = tokenizer.count("min_frequency", 1, 2);
+      }
+      made.special = tokenizer.list("special");
+      recipe_.tokenizer.trained = std::move(made);
+    }
+    tokenizer.keys.refuse_unread();
+  }
+
+  std::vector<TextSource> texts(Section& data, std::string_view key) {
+    std::vector<TextSource> list;
+    const bool lines = data.word("format", {"text", "jsonl", "tokens"}, "text") == 1;
+    const std::string field = data.keys.string("field", "text");
+    for (const std::string& file : data.list(key))
+      list.push_back({relative(file), lines ? TextSource::Format::jsonl : TextSource::Format::text, field});
+    return list;
+  }
+
+  void read_data() {
+    Section data(top_, "data");
+    DataRecipe& recipe = recipe_.data;
+    if (data.word("format", {"text", "jsonl", "tokens"}, "text") == 2) {
+      if (recipe_.tokenizer.trained)
+        fail(ErrorKind::bad_input, data.where(),
+             "files of tokens need the tokenizer they were made with: tokenizer: folder");
+      for (const std::string& file : data.list("files")) recipe.tokens.push_back(relative(file));
+    } else {
+      recipe.texts = texts(data, "files");
+      recipe.validation_texts = texts(data, "validation_files");
+    }
+    if (recipe.texts.empty() && recipe.tokens.empty())
+      fail(ErrorKind::bad_input, data.where(), "files is missing or empty");
+    recipe.validation = data.number("validation", 0, 0.9, recipe.validation_texts.empty() ? 0.1 : 0.0);
+    recipe.order = static_cast<Windows::Order>(data.word("order", {"shuffled", "sequential", "random"}, "shuffled"));
+    data.keys.refuse_unread();
+  }
+
+  void read_training() {
+    Section training(top_, "training");
+    recipe_.sequence = training.count("sequence", 1);
+    recipe_.batch = training.count("batch", 1);
+    recipe_.micro_batch = training.count("micro_batch", 1, recipe_.batch);
+    if (recipe_.batch % recipe_.micro_batch != 0)
+      fail(ErrorKind::bad_input, training.where(), "a batch of {} does not divide into micro_batches of {}",
+           recipe_.batch, recipe_.micro_batch);
+    recipe_.learning_rate = training.number("learning_rate", 0, 10);
+    recipe_.weight_decay = training.number("weight_decay", 0, 10, 0.1);
+    if (training.keys.has("clip")) recipe_.clip = training.number("clip", 1e-9, kMost);
+    const std::vector<double> betas =
+        training.keys.has("betas") ? training.keys.numbers("betas") : std::vector{0.9, 0.95};
+    if (betas.size() != 2 || !(betas[0] >= 0 && betas[0] < 1 && betas[1] >= 0 && betas[1] < 1))
+      fail(ErrorKind::bad_input, training.where(), "betas must be two numbers from 0 to below 1");
+    recipe_.optimiser = {betas[0], betas[1], training.number("eps", 1e-20, 1, 1e-8)};
+    Schedule& schedule = recipe_.schedule;
+    schedule.kind =
+        static_cast<Schedule::Kind>(training.word("schedule", {"constant", "cosine", "linear", "wsd"}, "cosine"));
+    schedule.steps = training.count("steps", 1);
+    schedule.warmup = training.count("warmup", 0, 0);
+    schedule.decay = schedule.kind == Schedule::Kind::wsd ? training.count("decay", 1) : 0;
+    schedule.floor = schedule.kind == Schedule::Kind::constant ? 1 : training.number("floor", 0, 1, 0.1);
+    check(schedule, training.where());
+    recipe_.recompute = training.keys.boolean("recompute", false);
+    training.keys.refuse_unread();
+  }
+
+  void read_balance() {
+    Section balance(top_, "balance");
+    recipe_.balance.loss_weight = balance.number("loss", 0, kMost, 0.0);
+    recipe_.balance.z_weight = balance.number("z_loss", 0, kMost, 0.0);
+    recipe_.balance.bias_rate = balance.number("bias_rate", 0, 1, 0.0);
+    recipe_.balance.scope =
+        static_cast<BalanceRecipe::Scope>(balance.word("scope", {"micro_batch", "sequence", "batch"}, "batch"));
+    balance.keys.refuse_unread();
+  }
+
+  void read_evaluation() {
+    Section evaluation(top_, "evaluation");
+    recipe_.evaluate_every = evaluation.count("every", 1, recipe_.schedule.steps);
+    recipe_.evaluate_batches = evaluation.count("batches", 0, 0);
+    evaluation.keys.refuse_unread();
+    Section checkpoint(top_, "checkpoint");
+    recipe_.checkpoint_every = checkpoint.count("every", 1, recipe_.schedule.steps);
+    recipe_.checkpoints_kept = checkpoint.count("keep", 1, 2);
+    checkpoint.keys.refuse_unread();
+  }
+
+  JsonReader top_;
+  std::filesystem::path folder_;
+  Recipe recipe_;
+};
+
+}  // namespace
+
+Recipe read_recipe(const std::filesystem::path& path) {
+  const Json json = base::read_yaml(path);
+  if (!json.is_object())
+    fail(ErrorKind::bad_input, path.string(), "expected the sections of a recipe, found {}", json.type_name());
+  Recipe recipe = Reader(json, path).read(path);
+  recipe.source = json;
+  return recipe;
+}
+
+}  // namespace coterie::train

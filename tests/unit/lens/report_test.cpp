@@ -1,0 +1,71 @@
+#include "lens/report.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "base/error.h"
+#include "support/temp_folder.h"
+
+namespace coterie::lens {
+namespace {
+
+struct Reports : testing::Test {
+  RunLog log(const std::string& text, const std::string& name = "run") const {
+    std::filesystem::create_directories(folder / name);
+    std::ofstream(folder / name / "log.jsonl") << text;
+    return read_run_log(folder / name);
+  }
+  std::string message_of(const std::string& text) const {
+    try {
+      log(text);
+    } catch (const base::Error& error) {
+      return error.message();
+    }
+    return "no error";
+  }
+  TempFolder folder;
+};
+
+constexpr const char* kStart = "{\"kind\":\"start\",\"parameters\":5,\"expert_layers\":[0]}\n";
+
+TEST_F(Reports, AResumedRunIsOneRun) {
+  const RunLog run = log(std::string(kStart) +
+                         "{\"kind\":\"step\",\"step\":1,\"loss\":3}\n{\"kind\":\"step\",\"step\":2,\"loss\":2}\n"
+                         "{\"kind\":\"step\",\"step\":3,\"loss\":9}\n{\"kind\":\"evaluation\",\"step\":3}\n"
+                         "{\"kind\":\"resume\",\"step\":2}\n{\"kind\":\"step\",\"step\":3,\"loss\":1}\n"
+                         "{\"kind\":\"routers\",\"step\":3,\"load\":[[1]]}\n{\"kind\":\"st");
+  EXPECT_EQ(run.name, "run");
+  ASSERT_EQ(run.steps.size(), 3u);
+  EXPECT_EQ(run.steps[2]["loss"], 1);
+  EXPECT_TRUE(run.evaluations.empty());
+  EXPECT_EQ(run.routers.size(), 1u);
+  EXPECT_FALSE(run.ended);
+}
+
+TEST_F(Reports, WhatIsNoLogIsRefused) {
+  EXPECT_EQ(message_of(""), "does not say how the run started");
+  EXPECT_EQ(message_of(std::string(kStart) + "[1]\n"), "expected an object, found array");
+  EXPECT_EQ(message_of(std::string(kStart) + "{\"kind\":\"stop\",\"step\":1}\n"), "\"stop\" is no kind of event");
+  EXPECT_EQ(message_of(std::string(kStart) + "{\"kind\":\"step\"}\n"), "key \"step\" is missing");
+  EXPECT_THROW(read_run_log(folder / "absent"), base::Error);
+}
+
+TEST_F(Reports, ThePageHoldsTheRunsAndNothingFromOutside) {
+  const std::vector<RunLog> runs = {log(kStart, "one"),
+                                    log("{\"kind\":\"start\",\"description\":\"</script><b>\"}\n", "two")};
+  const std::string page = training_report(runs);
+  EXPECT_NE(page.find("\"name\":\"one\""), std::string::npos);
+  EXPECT_NE(page.find("\"name\":\"two\""), std::string::npos);
+  EXPECT_EQ(page.find("/*DATA*/"), std::string::npos);
+  EXPECT_NE(page.find("\\u003c/script>"), std::string::npos);
+  EXPECT_EQ(page.find("<b>"), std::string::npos);
+  // Nothing is fetched: no address but that of SVG's namespace.
+  size_t addresses = 0;
+  for (size_t at = page.find("http"); at != std::string::npos; at = page.find("http", at + 1))
+    addresses += page.compare(at, 27, "http://www.w3.org/2000/svg\"") != 0;
+  EXPECT_EQ(addresses, 0u);
+}
+
+}  // namespace
+}  // namespace coterie::lens

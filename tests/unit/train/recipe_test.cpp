@@ -1,0 +1,102 @@
+#include "train/recipe.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "base/error.h"
+#include "support/temp_folder.h"
+
+namespace coterie::train {
+namespace {
+
+constexpr const char* kLeast = R"(
+model: {config: {model_type: mixtral, hidden_size: 32}}
+tokenizer: {kind: characters}
+data: {files: text.txt}
+training: {sequence: 32, batch: 16, steps: 100, learning_rate: 1e-3}
+)";
+
+struct Recipes : testing::Test {
+  Recipe read(const std::string& text) const {
+    std::ofstream(folder / "tiny.yaml") << text;
+    return read_recipe(folder / "tiny.yaml");
+  }
+  std::string message_of(const std::string& text) const {
+    try {
+      read(text);
+    } catch (const base::Error& error) {
+      const std::string where = error.where().substr(error.where().rfind("tiny.yaml"));
+      return where + ": " + error.message() + (error.hint().empty() ? "" : " | " + error.hint());
+    }
+    return "no error";
+  }
+  static std::string changed(const std::string& from, const std::string& to) {
+    std::string text = kLeast;
+    return text.replace(text.find(from), from.size(), to);
+  }
+  TempFolder folder;
+};
+
+TEST_F(Recipes, TheLeastAndItsDefaults) {
+  const Recipe recipe = read(kLeast);
+  EXPECT_EQ(recipe.name, "tiny");
+  EXPECT_EQ(recipe.config["model_type"], "mixtral");
+  ASSERT_TRUE(recipe.tokenizer.trained);
+  EXPECT_EQ(recipe.tokenizer.trained->kind, text::TokenizerRecipe::Kind::characters);
+  ASSERT_EQ(recipe.data.texts.size(), 1u);
+  EXPECT_EQ(recipe.data.texts[0].path, folder / "text.txt");
+  EXPECT_EQ(recipe.data.validation, 0.1);
+  EXPECT_EQ(recipe.micro_batch, 16);
+  EXPECT_EQ(recipe.schedule.kind, Schedule::Kind::cosine);
+  EXPECT_EQ(recipe.evaluate_every, 100);
+  EXPECT_FALSE(recipe.clip);
+}
+
+TEST_F(Recipes, EveryKey) {
+  const Recipe recipe = read(R"(
+description: all of them
+seed: 7
+model: {config: {model_type: llama}, init: kaiming, init_std: 0.1, scale_residual: false}
+tokenizer: {kind: bpe, vocabulary: 512, min_frequency: 3, special: [<end>, <pad>]}
+data: {files: [a.jsonl, b.jsonl], format: jsonl, field: body, validation_files: c.jsonl, order: random}
+training:
+  {sequence: 8, batch: 8, micro_batch: 2, steps: 50, learning_rate: 0.01, weight_decay: 0.2, clip: 1, betas: [0.8, 0.9],
+   eps: 1e-6, schedule: wsd, warmup: 5, decay: 10, floor: 0.2, recompute: true}
+balance: {loss: 0.01, z_loss: 0.001, bias_rate: 0.002, scope: sequence}
+evaluation: {every: 10, batches: 4}
+checkpoint: {every: 20, keep: 3}
+)");
+  EXPECT_EQ(recipe.seed, 7u);
+  EXPECT_EQ(recipe.init.kind, InitialWeights::Kind::kaiming);
+  EXPECT_EQ(recipe.tokenizer.trained->special, (std::vector<std::string>{"<end>", "<pad>"}));
+  EXPECT_EQ(recipe.data.texts[1].field, "body");
+  EXPECT_EQ(recipe.data.validation_texts.size(), 1u);
+  EXPECT_EQ(recipe.data.validation, 0);
+  EXPECT_EQ(recipe.data.order, Windows::Order::random);
+  EXPECT_EQ(recipe.optimiser.beta1, 0.8);
+  EXPECT_EQ(recipe.schedule.decay, 10);
+  EXPECT_EQ(recipe.balance.scope, BalanceRecipe::Scope::sequence);
+  EXPECT_EQ(recipe.checkpoints_kept, 3);
+  EXPECT_TRUE(recipe.recompute);
+}
+
+TEST_F(Recipes, FaultsAreNamed) {
+  EXPECT_EQ(message_of(changed("steps: 100", "setps: 100")), "tiny.yaml: training: key \"steps\" is missing");
+  EXPECT_EQ(message_of(changed("learning_rate: 1e-3", "learning_rate: 1e-3, warm_up: 10")),
+            "tiny.yaml: training: key \"warm_up\" is not known | did you mean \"warmup\"?");
+  EXPECT_EQ(message_of(changed("data:", "balanec: {}\ndata:")),
+            "tiny.yaml: key \"balanec\" is not known | did you mean \"balance\"?");
+  EXPECT_EQ(message_of(changed("batch: 16", "batch: 16, micro_batch: 3")),
+            "tiny.yaml: training: a batch of 16 does not divide into micro_batches of 3");
+  EXPECT_EQ(message_of(changed("files: text.txt", "files: []")), "tiny.yaml: data: files is missing or empty");
+  EXPECT_EQ(message_of(changed("kind: characters", "kind: words")),
+            "tiny.yaml: tokenizer: kind is \"words\", expected one of bpe, characters, bytes");
+  EXPECT_EQ(message_of(changed("1e-3", "-1")), "tiny.yaml: training: learning_rate is -1, expected 0 to 10");
+  EXPECT_EQ(message_of(changed("1e-3", "fast")),
+            "tiny.yaml: training: key \"learning_rate\": expected a number, found \"fast\"");
+  EXPECT_EQ(message_of("- a\n"), "tiny.yaml: expected the sections of a recipe, found array");
+}
+
+}  // namespace
+}  // namespace coterie::train
