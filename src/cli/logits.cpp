@@ -12,6 +12,8 @@
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/terminal.h"
+#include "models/families/family.h"
+#include "models/parameters.h"
 #include "models/score.h"
 
 namespace coterie::cli {
@@ -28,6 +30,7 @@ struct LogitsOptions {
   ModelOptions model;
   std::string ids, out;
   int64_t greedy = 0;
+  bool gradients = false;
 };
 
 struct Ids {
@@ -113,6 +116,30 @@ void write_sequence(runtime::Engine& engine, std::span<const int32_t> ids, model
   }
 }
 
+/// A copy of the model in f32 with the gradients of the loss.
+struct Gradients {
+  models::Model model;
+  std::unique_ptr<models::Parameters> parameters;
+  std::vector<checkpoint::TensorToWrite> tensors;
+};
+
+std::unique_ptr<Gradients> make_gradients(const LogitsOptions& options, const Ids& ids, ops::Context& given) {
+  auto result = std::make_unique<Gradients>();
+  result->model = models::open_model(options.model.model, options.model.open_options());
+  models::Decoder& decoder = *result->model.decoder;
+  result->parameters = std::make_unique<models::Parameters>(decoder);
+  tensor::Arena arena;
+  ops::Context context{given.pool, given.kernels, arena, ops::Precision::f32};
+  std::vector<std::span<const int32_t>> sequences;
+  for (int64_t b = 0; b < ids.batch; ++b) sequences.push_back(ids.row(b));
+  ops::Tape tape(arena, result->parameters->gradients());
+  models::add_gradients(context, tape, decoder, sequences);
+  const checkpoint::TensorSource& source = *result->model.source;
+  result->tensors = models::gradients_to_write(*result->parameters, models::names_for(decoder.spec().family, source),
+                                               source, "grad.");
+  return result;
+}
+
 // An output that is one of the inputs would be replaced while it is mapped and read.
 void check_output(const LogitsOptions& options) {
   namespace fs = std::filesystem;
@@ -169,6 +196,13 @@ int logits_command(LogitsOptions options) {
   std::vector<checkpoint::TensorToWrite> tensors = {
       {"logits", tensor::DType::f32, {ids.batch, ids.length, engine.spec().vocabulary}, produce_logits},
       {"loss", tensor::DType::f32, {1}, produce_loss}};
+  std::unique_ptr<Gradients> gradients;
+  if (options.gradients) {
+    progress.show("gradients");
+    gradients = make_gradients(options, ids, engine.context());
+    progress.clear();
+    tensors.insert(tensors.end(), gradients->tensors.begin(), gradients->tensors.end());
+  }
   if (options.greedy > 0)
     tensors.push_back({"greedy", tensor::DType::i64, {ids.batch, options.greedy}, produce_greedy});
   checkpoint::write_safetensors(options.out, tensors);
@@ -199,6 +233,9 @@ void add_logits(CLI::App& app, Action& action) {
                    "Also decode N tokens greedily, with the cache, after the first 8 ids of each row")
       ->type_name("N")
       ->check(at_least(0));
+  command->add_flag("--gradients", options->gradients,
+                    "Also write the loss's gradient by each tensor of the model, grad.NAME f32, all sequences as one "
+                    "batch; takes memory for the model in f32, its gradients and every layer's activations");
   options->model.add_routing(*command);
   options->model.add_engine(*command, false);
   command->footer(

@@ -40,12 +40,24 @@ struct Registry {
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2"), fma = __builtin_cpu_supports("fma");
     const bool f16c = __builtin_cpu_supports("f16c");
-    tables[0] = {"avx512", avx512::matmul_kernels(), avx512::vector_kernels(), avx512::attention_kernels(),
-                 avx512::ssm_kernels()};
-    tables[1] = {"avx2", avx2::matmul_kernels(), avx2::vector_kernels(), avx2::attention_kernels(),
-                 avx2::ssm_kernels()};
-    tables[2] = {"scalar", scalar::matmul_kernels(), scalar::vector_kernels(), scalar::attention_kernels(),
-                 scalar::ssm_kernels()};
+    tables[0] = {"avx512",
+                 avx512::matmul_kernels(),
+                 avx512::vector_kernels(),
+                 avx512::attention_kernels(),
+                 avx512::ssm_kernels(),
+                 avx512::gemm_kernels()};
+    tables[1] = {"avx2",
+                 avx2::matmul_kernels(),
+                 avx2::vector_kernels(),
+                 avx2::attention_kernels(),
+                 avx2::ssm_kernels(),
+                 avx2::gemm_kernels()};
+    tables[2] = {"scalar",
+                 scalar::matmul_kernels(),
+                 scalar::vector_kernels(),
+                 scalar::attention_kernels(),
+                 scalar::ssm_kernels(),
+                 scalar::gemm_kernels()};
     const std::array<std::string, 3> reasons = {missing({{"avx512f", __builtin_cpu_supports("avx512f") != 0},
                                                          {"avx512bw", __builtin_cpu_supports("avx512bw") != 0},
                                                          {"avx512dq", __builtin_cpu_supports("avx512dq") != 0},

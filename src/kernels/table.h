@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "kernels/attention.h"
+#include "kernels/gemm.h"
 #include "kernels/matmul.h"
 #include "kernels/ssm.h"
 #include "kernels/vector.h"
@@ -18,6 +19,7 @@ struct KernelTable {
   VectorKernels vector;
   AttentionKernels attention;
   SsmKernels ssm;
+  GemmKernels gemm;
 };
 
 /// The tables in this build, best first, each with why it can or cannot run here.

@@ -24,6 +24,9 @@ struct VectorKernels {
   void (*clamp)(float* x, float limit, int64_t n) noexcept;
   /// gate = activation(gate) * up; up may be null: gate = activation(gate).
   void (*activate)(Activation activation, float* gate, const float* up, int64_t n) noexcept;
+  /// value = activation(x), to the bit as activate() has it, and slope = activation'(x); relu's at 0 is 0. Neither may
+  /// be x.
+  void (*activation_slope)(Activation activation, const float* x, float* value, float* slope, int64_t n) noexcept;
   /// y = exp(x); y = 1 / (1 + exp(-x)). y may be x.
   void (*exp)(const float* x, float* y, int64_t n) noexcept;
   void (*sigmoid)(const float* x, float* y, int64_t n) noexcept;

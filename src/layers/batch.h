@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <span>
 
+#include "layers/moe/router_loss.h"
 #include "layers/sequence_state.h"
 #include "layers/tap.h"
 #include "ops/context.h"
@@ -27,6 +28,9 @@ struct Batch {
   std::span<const int32_t> positions;  // [N]
   std::span<const SequenceRows> sequences;
   Tap* tap = nullptr;
+  // Of what a mixer and a feed-forward network give, before it is added to the residual stream; 0 outside of training.
+  float dropout = 0;
+  const RouterLoss* router_loss = nullptr;  // whose gradient routers add to their own, under a tape
   // The embedded tokens [N, D] as the first block got them, for models whose shared blocks read them again (Zamba).
   tensor::ConstMatrix embedded = {};
 

@@ -1,5 +1,6 @@
 #include "layers/block.h"
 
+#include "ops/dropout.h"
 #include "ops/elementwise.h"
 
 namespace coterie::layers {
@@ -27,6 +28,16 @@ std::string name_of(const Attention&) { return "attention"; }
 std::string name_of(const LatentAttention&) { return "latent"; }
 std::string name_of(const Mamba&) { return "mamba"; }
 std::string name_of(const Mamba2&) { return "mamba2"; }
+
+// Keyed so that mixers and FFNs of all layers draw apart.
+void drop(const Batch& batch, int64_t layer, int64_t half, tensor::Matrix y) {
+  if (batch.dropout == 0) return;
+  std::vector<ops::DropoutRow> rows(static_cast<size_t>(y.rows));
+  for (const SequenceRows& s : batch.sequences)
+    for (int64_t r = s.first_row; r < s.first_row + s.rows; ++r)
+      rows[static_cast<size_t>(r)] = {s.random_key, batch.positions[static_cast<size_t>(r)]};
+  ops::dropout(batch.context, y, batch.dropout, rows, static_cast<uint64_t>(2 * layer + half));
+}
 
 }  // namespace
 
@@ -78,6 +89,7 @@ void Block::forward(const Batch& batch, int64_t layer, tensor::Matrix x) const {
   mixer_input = normed(mixer_norm_, mixer_input);
   std::visit([&](const auto& mixer) { mixer.forward(batch, layer, mixer_input, y); }, mixer_);
   if (mixer_post_norm_) mixer_post_norm_->forward(context, y, y);
+  drop(batch, layer, 0, y);
   ops::add(context, y, x, residual_multiplier_);
 
   if (std::holds_alternative<std::monostate>(ffn_)) return;
@@ -85,6 +97,7 @@ void Block::forward(const Batch& batch, int64_t layer, tensor::Matrix x) const {
   if (const auto* moe = std::get_if<Moe>(&ffn_)) moe->forward(batch, layer, ffn_input, y);
   if (const auto* dense = std::get_if<DenseFfn>(&ffn_)) dense->forward(context, ffn_input, y);
   if (ffn_post_norm_) ffn_post_norm_->forward(context, y, y);
+  drop(batch, layer, 1, y);
   ops::add(context, y, x, residual_multiplier_);
 }
 

@@ -77,10 +77,8 @@ void SharedBlock::forward(const Batch& batch, int64_t layer, int64_t use, tensor
   const tensor::ArenaScope scratch(context.arena);
   const Adapters& adapters = adapters_of(use);
   const tensor::Matrix both = context.arena.matrix(x.rows, 2 * width_);
-  for (int64_t r = 0; r < x.rows; ++r) {
-    std::copy_n(x.row(r), width_, both.row(r));
-    std::copy_n(batch.embedded.row(r), width_, both.row(r) + width_);
-  }
+  ops::copy(context, x, both.col_range(0, width_));
+  ops::copy(context, batch.embedded, both.col_range(width_, 2 * width_));
   norm_.forward(context, both, both);
   attention_.forward(batch, layer, both, y, [&](tensor::Matrix q, tensor::Matrix k, tensor::Matrix v) {
     if (spec_.attention_adapter_rank == 0) return;

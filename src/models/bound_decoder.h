@@ -16,12 +16,25 @@ class BoundDecoder : public Decoder {
   const ModelSpec& spec() const override { return spec_; }
   tensor::Matrix forward(ops::Context& context, std::span<const SequenceStep> steps,
                          const StepOptions& options) const override;
+  double loss(ops::Context& context, std::span<const SequenceStep> steps, const LossOptions& options) const override;
   void visit(layers::TensorVisitor& visitor) const override;
+  void rebind(layers::TensorVisitor& visitor) override;
   bool cache_holds(int64_t before, int64_t after) const override;
 
   const std::vector<std::string>& warnings() const { return binding_.warnings; }
 
  private:
+  struct Rows;
+  struct Pass {
+    layers::Tap* tap = nullptr;
+    const layers::RouterLoss* router_loss = nullptr;
+    float dropout = 0;
+    bool recompute = false;
+  };
+  std::shared_ptr<const Rows> lay_out(std::span<const SequenceStep> steps, bool scored) const;
+  /// The residual stream after the last block, [N, D], in the context's arena.
+  tensor::Matrix run_blocks(ops::Context& context, const std::shared_ptr<const Rows>& rows, const Pass& pass) const;
+
   ModelSpec spec_;
   Network network_;
   Binding binding_;

@@ -57,4 +57,25 @@ double LoadBalance::loss() const {
   return sum * static_cast<double>(assignments_.size());
 }
 
+// f counts choices and has no gradient. dL/dp_te = weight E f_e / rows, and through the softmax
+// dL/dlogit_te = p_te (dL/dp_te - Σ_i p_ti dL/dp_ti).
+void LoadBalance::add_gradient(int64_t, const ops::RoutingPlan&, tensor::ConstMatrix logits,
+                               tensor::Matrix dlogits) const {
+  const auto experts = static_cast<size_t>(logits.cols);
+  base::require(assignments_.size() == experts, "load balance", "a router over {} experts was not listened to",
+                experts);
+  std::vector<double> by_probability(experts), p(experts);
+  for (size_t e = 0; e < experts; ++e)
+    by_probability[e] = weight_ * static_cast<double>(experts) * assignments_[e] / rows_ / rows_;
+  for (int64_t t = 0; t < logits.rows; ++t) {
+    const double total = log_sum_exp(logits.row(t), logits.cols);
+    double along = 0;
+    for (size_t e = 0; e < experts; ++e) {
+      p[e] = std::exp(static_cast<double>(logits.row(t)[e]) - total);
+      along += p[e] * by_probability[e];
+    }
+    for (size_t e = 0; e < experts; ++e) dlogits.row(t)[e] += static_cast<float>(p[e] * (by_probability[e] - along));
+  }
+}
+
 }  // namespace coterie::models

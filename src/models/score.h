@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "layers/moe/router_loss.h"
 #include "layers/tap.h"
 #include "tensor/view.h"
 
@@ -29,14 +30,20 @@ class CrossEntropy {
 /// Qwen2-MoE, Qwen3-MoE; Fedus et al. 2021, eq. 4-6): E * Σ_e f_e P_e, where f_e is the number of assignments to expert
 /// e per token and P_e the mean softmax probability of e, both over all tokens of all routers. Balanced, it is K.
 /// Listens to the routers: pass it as the tap of every forward.
-class LoadBalance : public layers::Tap {
+/// Under a tape pass it as router_loss too: its gradient, times `weight`, is then that of all the routers that it has
+/// listened to since it was made.
+class LoadBalance : public layers::Tap, public layers::RouterLoss {
  public:
+  explicit LoadBalance(double weight = 1) : weight_(weight) {}
   void plan(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits) override;
+  /// Without the weight.
   double loss() const;
+  void add_gradient(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits,
+                    tensor::Matrix dlogits) const override;
 
  private:
   std::vector<double> assignments_, probability_;  // [E]
-  double rows_ = 0;
+  double rows_ = 0, weight_;
 };
 
 }  // namespace coterie::models

@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "base/error.h"
+#include "ops/gradients.h"
 #include "ops/rows.h"
 
 namespace coterie::ops {
@@ -265,6 +266,7 @@ void append_cache(Context& context, const CacheLayout& layout, tensor::ConstMatr
       k.rows == v.rows && k.cols == layout.kv_heads * layout.key_dim && v.cols == layout.kv_heads * layout.value_dim,
       "append_cache", "k [{}, {}] and v [{}, {}] for {} heads × ({} + {})", k.rows, k.cols, v.rows, v.cols,
       layout.kv_heads, layout.key_dim, layout.value_dim);
+  if (context.tape) record_append_cache(*context.tape, layout, k, v, segments);
   for (const Segment& segment : segments) {
     check_segment(segment, k.rows, "append_cache");
     // Rows are cut at block bounds; a block is one task's.
@@ -297,6 +299,7 @@ void attention(Context& context, const AttentionShape& shape, tensor::ConstMatri
           shape.heads, layout.key_dim, layout.value_dim);
   require(shape.window >= 0 && shape.softcap >= 0, "attention", "window {}, softcap {}", shape.window, shape.softcap);
   for (const Segment& segment : segments) check_segment(segment, q.rows, "attention");
+  if (context.tape) record_attention(*context.tape, shape, q, segments, out);
   Attention(context, shape, q, out).run(segments);
 }
 

@@ -12,12 +12,15 @@ enum class Precision {
   fast,  // block formats against activations quantised to int8, exact integer dot products, f32 between blocks
 };
 
+class Tape;
+
 /// What an op needs besides its arguments. One for each thread of control; ops are called by one thread at a time.
 struct Context {
   threads::Pool& pool;
   const kernels::KernelTable& kernels;
   tensor::Arena& arena;  // scratch and activations
   Precision precision = Precision::fast;
+  Tape* tape = nullptr;  // open: each op notes there how to go back (ops/tape.h)
 };
 
 }  // namespace coterie::ops

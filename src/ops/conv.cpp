@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "ops/gradients.h"
 #include "ops/sequences.h"
 
 namespace coterie::ops {
@@ -30,6 +31,7 @@ void causal_conv1d(Context& context, const Convolution& convolution, tensor::Con
   require(width >= 1 && convolution.taps, "causal_conv1d", "{} taps", convolution.taps ? width : 0);
   check_sequences("causal_conv1d", sequences, x.rows, width > 1);
   if (channels == 0) return;
+  if (context.tape) record_conv(*context.tape, convolution, x, sequences, y);
 
   // A piece of tokens is still in the first-level cache when the activation comes.
   constexpr int64_t kTokens = 16, kChannels = 256;

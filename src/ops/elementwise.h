@@ -22,6 +22,10 @@ void rms_norm_heads(Context& context, Matrix x, int64_t heads, const float* weig
 /// y = (x - mean) / sqrt(var + eps) * weight + bias; bias may be null.
 void layer_norm(Context& context, ConstMatrix x, const float* weight, const float* bias, float eps, Matrix y);
 
+/// y = x, another matrix of the same shape.
+void copy(Context& context, ConstMatrix x, Matrix y);
+/// y[i] = x[rows[i]]. x [N, D], y [rows, D].
+void copy_rows(Context& context, ConstMatrix x, std::span<const int64_t> rows, Matrix y);
 /// y += scale * x.
 void add(Context& context, ConstMatrix x, Matrix y, float scale = 1);
 /// x *= factor.

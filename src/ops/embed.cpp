@@ -1,5 +1,6 @@
 #include "base/error.h"
 #include "ops/elementwise.h"
+#include "ops/gradients.h"
 #include "ops/rows.h"
 #include "quant/codec.h"
 
@@ -15,6 +16,7 @@ void embed(Context& context, std::span<const int32_t> ids, const tensor::Weight&
     const int32_t id = ids[static_cast<size_t>(r)];
     require(id >= 0 && id < table.rows, "embed", "id {} of a vocabulary of {}", id, table.rows);
   }
+  if (context.tape) record_embed(*context.tape, ids, table, y, scale);
   for_rows(context, rows, table.cols, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       quant::decode(table.dtype, table.row(ids[static_cast<size_t>(r)]), y.row(r), table.cols);

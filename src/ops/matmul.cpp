@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "ops/gated.h"
+#include "ops/gradients.h"
 #include "ops/matmul_job.h"
 
 namespace coterie::ops {
@@ -47,6 +49,7 @@ void matmul(Context& context, ConstMatrix x, const Weight& w, const float* bias,
 
 void matmul_each(Context& context, ConstMatrix x, std::span<const MatmulTarget> targets) {
   constexpr std::string_view where = "matmul";
+  if (context.tape) record_matmul(*context.tape, x, targets);
   const tensor::ArenaScope scope(context.arena);
   PreparedRows prepared(context, x);
   int64_t scratch_bytes = 0, total_rows = 0;
@@ -122,6 +125,12 @@ void clamped_swiglu(const kernels::VectorKernels& kernels, const GateRule& rule,
 
 void grouped_gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& plan,
                           std::span<const ExpertInput> experts, const GateRule& rule, Matrix h) {
+  refuse_tape(context, "grouped_gated_matmul");  // experts() has a way back
+  gated_matmul(context, x, plan, experts, rule, h, {});
+}
+
+void gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span<const ExpertInput> experts,
+                  const GateRule& rule, Matrix h, const GatedHalves& halves) {
   constexpr std::string_view where = "grouped_gated_matmul";
   check_plan(plan, x.rows, experts.size(), where);
   base::require(h.rows == plan.slots(), where, "h has {} rows, the plan {} slots", h.rows, plan.slots());
@@ -193,6 +202,13 @@ void grouped_gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& pl
     } else {
       multiply(expert.up, expert.up_bias, first, next);
     }
+    const auto leave = [&](Matrix from, Matrix to) {
+      if (!to.data) return;
+      const Matrix place = to.row_range(piece.token_begin, piece.token_end).col_range(piece.begin, piece.end);
+      for (int64_t t = 0; t < tokens; ++t) std::copy_n(from.row(t), rows, place.row(t));
+    };
+    leave(expert.gate ? second : first, halves.up);
+    if (expert.gate) leave(first, halves.gate);
     for (int64_t t = 0; t < tokens; ++t) {
       if (rule.limit != 0)
         clamped_swiglu(context.kernels.vector, rule, first.row(t), second.row(t),
@@ -206,6 +222,7 @@ void grouped_gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& pl
 void grouped_down_combine(Context& context, ConstMatrix h, const RoutingPlan& plan,
                           std::span<const ExpertOutput> experts, Matrix y) {
   constexpr std::string_view where = "grouped_down_combine";
+  refuse_tape(context, where);
   check_plan(plan, y.rows, experts.size(), where);
   base::require(h.rows == plan.slots(), where, "h has {} rows, the plan {} slots", h.rows, plan.slots());
   if (plan.slots() == 0) return fill_zero(y);

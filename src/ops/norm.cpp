@@ -1,5 +1,6 @@
 #include "base/error.h"
 #include "ops/elementwise.h"
+#include "ops/gradients.h"
 #include "ops/rows.h"
 
 namespace coterie::ops {
@@ -10,6 +11,7 @@ void rms_norm(Context& context, ConstMatrix x, const float* weight, float eps, M
   require(x.rows == y.rows && x.cols == y.cols, "rms_norm", "x is [{}, {}], y is [{}, {}]", x.rows, x.cols, y.rows,
           y.cols);
   require(weight != nullptr, "rms_norm", "no weight");
+  if (context.tape && x.cols > 0) record_rms_norm(*context.tape, x, {x.cols, 0, weight, eps, offset}, y);
   for_rows(context, x.rows, x.cols, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       context.kernels.vector.rms_norm(x.row(r), weight, eps, offset, y.row(r), x.cols);
@@ -21,6 +23,7 @@ void rms_norm_heads(Context& context, Matrix x, int64_t heads, const float* weig
   require(heads > 0 && x.cols % heads == 0, "rms_norm_heads", "{} columns cannot be {} heads", x.cols, heads);
   require(weight != nullptr, "rms_norm_heads", "no weight");
   const int64_t width = x.cols / heads;
+  if (context.tape && width > 0) record_rms_norm(*context.tape, x, {width, 0, weight, eps, offset}, x);
   for_rows(context, x.rows, x.cols, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       for (int64_t h = 0; h < heads; ++h) {
@@ -37,6 +40,7 @@ void rms_norm_groups(Context& context, ConstMatrix x, int64_t groups, const floa
   require(groups > 0 && x.cols % groups == 0, "rms_norm_groups", "{} columns cannot be {} groups", x.cols, groups);
   require(weight != nullptr, "rms_norm_groups", "no weight");
   const int64_t width = x.cols / groups;
+  if (context.tape && width > 0) record_rms_norm(*context.tape, x, {width, width, weight, eps, 0}, y);
   for_rows(context, x.rows, x.cols, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       for (int64_t at = 0; at < x.cols; at += width)
@@ -49,6 +53,7 @@ void layer_norm(Context& context, ConstMatrix x, const float* weight, const floa
   require(x.rows == y.rows && x.cols == y.cols, "layer_norm", "x is [{}, {}], y is [{}, {}]", x.rows, x.cols, y.rows,
           y.cols);
   require(weight != nullptr, "layer_norm", "no weight");
+  if (context.tape) record_layer_norm(*context.tape, x, weight, bias, eps, y);
   for_rows(context, x.rows, x.cols, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       context.kernels.vector.layer_norm(x.row(r), weight, bias, eps, y.row(r), x.cols);

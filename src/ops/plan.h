@@ -19,6 +19,9 @@ struct RoutingPlan {
   std::vector<int32_t> token_slot;     // [slots]: the slots of a token in the order the router chose them (best first);
                                        // combine adds in this order, so the sum does not depend on the batch
   std::vector<int32_t> dropped;        // tokens that lost an assignment to capacity; empty when dropless
+  // [slots]: while a tape is open, what the loss's gradient by slot_weight is added to on the way back, for the router
+  // that made the plan. Null: nobody wants it.
+  float* weight_gradient = nullptr;
 
   int64_t experts() const { return expert_offset.empty() ? 0 : static_cast<int64_t>(expert_offset.size()) - 1; }
   int64_t slots() const { return static_cast<int64_t>(slot_token.size()); }

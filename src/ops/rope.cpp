@@ -1,5 +1,6 @@
 #include "base/error.h"
 #include "ops/elementwise.h"
+#include "ops/gradients.h"
 #include "ops/rows.h"
 
 namespace coterie::ops {
@@ -16,6 +17,7 @@ void rope(Context& context, const RopeTable& table, std::span<const int32_t> pos
   require(static_cast<int64_t>(table.frequency.size()) == half, "rope", "{} frequencies for {} dimensions",
           table.frequency.size(), table.dims);
   if (x.rows == 0 || half == 0) return;
+  if (context.tape) record_rope(*context.tape, table, positions, heads, x);
 
   // The angles of a row serve all of its heads, and those of the row before when it is at the same position.
   // 64 of them cost about as much as turning a handful of heads, so nothing is kept between calls.

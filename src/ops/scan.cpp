@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "ops/gradients.h"
 #include "ops/sequences.h"
 
 namespace coterie::ops {
@@ -30,6 +31,7 @@ void softplus(Context& context, tensor::ConstMatrix x, const float* bias, tensor
   require(x.rows == y.rows && x.cols == y.cols, "softplus", "x is [{}, {}], y is [{}, {}]", x.rows, x.cols, y.rows,
           y.cols);
   require(low <= high, "softplus", "limits {} and {}", low, high);
+  if (context.tape) record_softplus(*context.tape, x, bias, y, low, high);
   for_rows(context, x.rows, x.cols, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) context.kernels.ssm.softplus(x.row(r), bias, low, high, y.row(r), x.cols);
   });
@@ -45,6 +47,7 @@ void selective_scan(Context& context, const SelectiveScan& scan, tensor::ConstMa
   require(channels % inputs.groups == 0, "selective_scan", "{} channels in {} groups", channels, inputs.groups);
   require(scan.a && scan.d, "selective_scan", "no parameters");
   if (channels == 0) return;
+  if (context.tape) record_selective_scan(*context.tape, scan, x, dt, inputs, sequences, y);
 
   constexpr int64_t kChannels = 64;
   const int64_t group = channels / inputs.groups;
@@ -77,6 +80,7 @@ void head_scan(Context& context, const HeadScan& scan, tensor::ConstMatrix x, te
           "{} channels, {} heads, {} groups", channels, heads, inputs.groups);
   require(scan.a && scan.d, "head_scan", "no parameters");
   if (channels == 0 || x.rows == 0) return;
+  if (context.tape) record_head_scan(*context.tape, scan, x, dt, inputs, sequences, y);
 
   const tensor::ArenaScope scratch(context.arena);
   const tensor::Matrix decay = context.arena.matrix(x.rows, heads);

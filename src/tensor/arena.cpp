@@ -14,6 +14,16 @@ int64_t Arena::capacity() const {
   return bytes;
 }
 
+Arena::Place Arena::find(const void* address) const {
+  const auto at = reinterpret_cast<uintptr_t>(address);
+  for (size_t i = 0; i < chunks_.size(); ++i) {
+    const auto begin = reinterpret_cast<uintptr_t>(chunks_[i].data());
+    if (at >= begin && at < begin + static_cast<uintptr_t>(chunks_[i].size()))
+      return {static_cast<int64_t>(i), static_cast<int64_t>(at - begin)};
+  }
+  return {};
+}
+
 std::byte* Arena::take_bytes(int64_t bytes) {
   bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
   while (chunk_ < chunks_.size()) {

@@ -31,6 +31,12 @@ class Arena {
   Mark mark() const { return {chunk_, used_}; }
   void release(Mark mark) { chunk_ = mark.chunk, used_ = mark.used; }
   void reset() { chunk_ = 0, used_ = 0; }
+  /// Where an address lies: the chunk's number, -1 for memory that is not of this arena, and the offset in it.
+  struct Place {
+    int64_t chunk = -1, offset = 0;
+  };
+  Place find(const void* address) const;
+  int64_t chunk_bytes(int64_t chunk) const { return chunks_[static_cast<size_t>(chunk)].size(); }
   /// Bytes held in chunks, used or not.
   int64_t capacity() const;
 

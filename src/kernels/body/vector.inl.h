@@ -180,6 +180,54 @@ inline void activate(Activation activation, float* gate, const float* up, int64_
   }
 }
 
+struct SiluSlope {
+  COTERIE_INLINE Vf operator()(Vf x) const {
+    const Vf s = sigmoid(x);
+    return fma(mul(x, s), sub(set(1.0f), s), s);
+  }
+};
+struct GeluSlope {
+  COTERIE_INLINE Vf operator()(Vf x) const {
+    const Vf cumulative = mul(set(0.5f), add(set(1.0f), erf(mul(x, set(0.70710678118654752f)))));
+    const Vf density = mul(set(0.39894228040143268f), exp(mul(set(-0.5f), mul(x, x))));
+    return fma(x, density, cumulative);
+  }
+};
+struct GeluTanhSlope {
+  COTERIE_INLINE Vf operator()(Vf x) const {
+    const Vf square = mul(x, x), c = set(0.79788456080286536f);
+    const Vf t = tanh(mul(c, fma(mul(square, x), set(0.044715f), x)));
+    const Vf inner = mul(c, fma(square, set(3 * 0.044715f), set(1.0f)));
+    const Vf half = mul(set(0.5f), add(set(1.0f), t));
+    return fma(mul(mul(set(0.5f), x), sub(set(1.0f), mul(t, t))), inner, half);
+  }
+};
+struct ReluSlope {
+  COTERIE_INLINE Vf operator()(Vf x) const { return select(less(zero(), x), set(1.0f), zero()); }
+};
+struct Relu2Slope {
+  COTERIE_INLINE Vf operator()(Vf x) const { return mul(set(2.0f), max(zero(), x)); }
+};
+struct One {
+  COTERIE_INLINE Vf operator()(Vf) const { return set(1.0f); }
+};
+template <typename F, typename Slope>
+COTERIE_INLINE void value_and_slope(const float* x, float* value, float* slope, int64_t n) {
+  map(x, value, n, F());
+  map(x, slope, n, Slope());
+}
+
+inline void activation_slope(Activation activation, const float* x, float* value, float* slope, int64_t n) noexcept {
+  switch (activation) {
+    case Activation::silu: return value_and_slope<Silu, SiluSlope>(x, value, slope, n);
+    case Activation::gelu: return value_and_slope<Gelu, GeluSlope>(x, value, slope, n);
+    case Activation::gelu_tanh: return value_and_slope<GeluTanh, GeluTanhSlope>(x, value, slope, n);
+    case Activation::relu: return value_and_slope<Relu, ReluSlope>(x, value, slope, n);
+    case Activation::relu2: return value_and_slope<Relu2, Relu2Slope>(x, value, slope, n);
+    case Activation::identity: return value_and_slope<Identity, One>(x, value, slope, n);
+  }
+}
+
 inline void softmax(float* x, int64_t n) noexcept {
   const float m = largest(x, n);
   map(x, x, n, ExpFrom{m});
@@ -261,7 +309,7 @@ inline void f32_to_bf16(const float* x, uint16_t* y, int64_t n) noexcept {
 }
 
 VectorKernels vector_kernels() {
-  return {rms_norm,         layer_norm,  add_scaled, scale,       softcap,    clamp,       activate,
-          exp_row,          sigmoid_row, softmax,    log_softmax, argmax,     rope_angles, rope_half,
-          rope_interleaved, f16_to_f32,  f32_to_f16, bf16_to_f32, f32_to_bf16};
+  return {rms_norm,         layer_norm,       add_scaled,  scale,      softcap,     clamp,      activate,
+          activation_slope, exp_row,          sigmoid_row, softmax,    log_softmax, argmax,     rope_angles,
+          rope_half,        rope_interleaved, f16_to_f32,  f32_to_f16, bf16_to_f32, f32_to_bf16};
 }

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "layers/attention/segments.h"
 #include "ops/elementwise.h"
+#include "ops/tape.h"
 
 namespace coterie::layers {
 
@@ -73,6 +74,7 @@ void LatentAttention::queries(ops::Context& context, tensor::ConstMatrix x, tens
 }
 
 void LatentAttention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const {
+  ops::refuse_tape(batch.context, "latent attention");
   ops::Context& context = batch.context;
   const tensor::ArenaScope scratch(context.arena);
   const int64_t n = batch.tokens(), h = spec_.heads;

@@ -1,6 +1,6 @@
 #include "layers/ffn/ffn.h"
 
-#include "ops/matmul.h"
+#include "ops/experts.h"
 
 namespace coterie::layers {
 
@@ -11,14 +11,11 @@ void DenseFfn::visit(TensorVisitor& visitor, const std::string& path) {
 }
 
 void DenseFfn::forward(ops::Context& context, tensor::ConstMatrix x, tensor::Matrix y) const {
-  const tensor::ArenaScope scratch(context.arena);
-  const tensor::Matrix h = context.arena.matrix(x.rows, spec_.hidden);
   ops::RoutingPlan storage;
   const ops::RoutingPlan& everyone = ops::dense_plan(x.rows, storage);
   const ops::ExpertInput in{gate_.weight, up_.weight, gate_.bias.data(), up_.bias.data()};
   const ops::ExpertOutput out{down_.weight, down_.bias.data()};
-  ops::grouped_gated_matmul(context, x, everyone, {&in, 1}, spec_.activation, h);
-  ops::grouped_down_combine(context, h, everyone, {&out, 1}, y);
+  ops::experts(context, x, everyone, {&in, 1}, {&out, 1}, spec_.activation, spec_.hidden, y);
 }
 
 }  // namespace coterie::layers

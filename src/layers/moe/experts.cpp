@@ -1,6 +1,7 @@
 #include "layers/moe/experts.h"
 
 #include "base/error.h"
+#include "ops/experts.h"
 
 namespace coterie::layers {
 
@@ -33,10 +34,8 @@ void Experts::arrange() {
 
 void Experts::forward(ops::Context& context, tensor::ConstMatrix x, const ops::RoutingPlan& plan,
                       tensor::Matrix y) const {
-  const tensor::ArenaScope scratch(context.arena);
-  const tensor::Matrix h = context.arena.matrix(plan.slots(), spec_.hidden);
-  ops::grouped_gated_matmul(context, x, plan, inputs_, {spec_.activation, spec_.swiglu_limit, spec_.swiglu_alpha}, h);
-  ops::grouped_down_combine(context, h, plan, outputs_, y);
+  const ops::GateRule rule(spec_.activation, spec_.swiglu_limit, spec_.swiglu_alpha);
+  ops::experts(context, x, plan, inputs_, outputs_, rule, spec_.hidden, y);
 }
 
 }  // namespace coterie::layers

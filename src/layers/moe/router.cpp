@@ -1,6 +1,7 @@
 #include "layers/moe/router.h"
 
 #include "layers/moe/choose.h"
+#include "layers/moe/router_gradient.h"
 #include "ops/matmul.h"
 
 namespace coterie::layers {
@@ -14,7 +15,8 @@ void Router::visit(TensorVisitor& visitor, const std::string& path) {
 }
 
 ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x) const {
-  ops::Context context{batch.context.pool, batch.context.kernels, batch.context.arena, ops::Precision::f32};
+  ops::Context context = batch.context;
+  context.precision = ops::Precision::f32;
   const tensor::ArenaScope scratch(context.arena);
   const int64_t n = x.rows, e = spec_.experts, k = spec_.experts_per_token;
   const tensor::Matrix logits = context.arena.matrix(n, e);
@@ -42,6 +44,7 @@ ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, tensor::Cons
   ops::RoutingPlan plan =
       ops::make_plan({ids, static_cast<size_t>(n * k)}, {weights, static_cast<size_t>(n * k)}, n, k, e);
   if (batch.tap) batch.tap->plan(layer, plan, logits);
+  if (context.tape) record_router(batch, spec_, layer, logits, plan);
   return plan;
 }
 

@@ -61,6 +61,10 @@ void Mamba::norm_selection(ops::Context& context, const Selection& selection) co
 
 void Mamba::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const {
   ops::Context& context = batch.context;
+  if (context.tape) {
+    record_derived(*context.tape, taps_, spec_.inner, spec_.conv_width, taps_by_channel_.data(), false);
+    record_derived(*context.tape, a_log_, spec_.inner, spec_.states, a_by_channel_.data(), true);
+  }
   const tensor::ArenaScope scratch(context.arena);
   const int64_t n = batch.tokens(), channels = spec_.inner;
   const int64_t per_head = channels / spec_.heads, selected = spec_.dt_rank + 2 * spec_.states;

@@ -27,6 +27,10 @@ void Mamba2::arrange() {
 
 void Mamba2::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const {
   ops::Context& context = batch.context;
+  if (context.tape) {
+    record_derived(*context.tape, taps_, spec_.conv_channels(), spec_.conv_width, taps_by_channel_.data(), false);
+    record_derived(*context.tape, a_log_, spec_.heads, 1, a_.data(), true);
+  }
   const tensor::ArenaScope scratch(context.arena);
   const int64_t n = batch.tokens(), inner = spec_.inner(), conv = spec_.conv_channels();
   const int64_t shared = spec_.groups * spec_.states;

@@ -36,4 +36,20 @@ void make_decay(const Vector& a_log, float* a) {
     a[i] = a_log.minus_exp ? a_log.values.data()[i] : -std::exp(a_log.values.data()[i]);
 }
 
+void record_derived(ops::Tape& tape, const Vector& from, int64_t rows, int64_t cols, const float* by_columns,
+                    bool decay) {
+  tape.outside(by_columns, rows * cols);
+  tape.record({}, [&from, rows, cols, by_columns, decay](ops::Reverse& back) {
+    float* const given = back.outside(by_columns, rows * cols);
+    float* const into = back.gradient(from.data());
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < cols; ++c) {
+        // A = -exp(A_log): its slope is A itself.
+        const float slope = decay && !from.minus_exp ? by_columns[c * rows + r] : 1.0f;
+        if (into) into[r * cols + c] += slope * given[c * rows + r];
+        given[c * rows + r] = 0;
+      }
+  });
+}
+
 }  // namespace coterie::layers

@@ -7,6 +7,7 @@
 #include "layers/specs.h"
 #include "layers/tensor_list.h"
 #include "ops/conv.h"
+#include "ops/tape.h"
 
 namespace coterie::layers {
 
@@ -22,5 +23,10 @@ std::vector<ops::Recurrence> recurrences(const Batch& batch, int64_t layer, int6
 tensor::Buffer<float> turned(const float* values, int64_t rows, int64_t cols);
 /// A, from A_log or from what GGUF holds in its place.
 void make_decay(const Vector& a_log, float* a);
+
+/// Under a tape, before they are used: gradients by what turned() and make_decay() made go on to the parameters they
+/// were made of. `from` [rows, cols], `by_columns` [cols, rows]; with `decay` the latter is make_decay's, turned.
+void record_derived(ops::Tape& tape, const Vector& from, int64_t rows, int64_t cols, const float* by_columns,
+                    bool decay);
 
 }  // namespace coterie::layers

@@ -1,0 +1,9 @@
+#include "kernels/gemm.h"
+
+#include "kernels/simd/avx512.h"
+
+COTERIE_BEGIN_AVX512
+namespace coterie::kernels::avx512 {
+#include "kernels/body/gemm.inl.h"
+}  // namespace coterie::kernels::avx512
+COTERIE_END

@@ -1,0 +1,7 @@
+#include "kernels/gemm.h"
+
+#include "kernels/simd/scalar.h"
+
+namespace coterie::kernels::scalar {
+#include "kernels/body/gemm.inl.h"
+}  // namespace coterie::kernels::scalar

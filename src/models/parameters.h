@@ -1,0 +1,67 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "checkpoint/tensor_sink.h"
+#include "checkpoint/tensor_source.h"
+#include "layers/tensor_list.h"
+#include "models/decoder.h"
+#include "models/names/name_table.h"
+#include "ops/tape.h"
+#include "tensor/buffer.h"
+
+namespace coterie::models {
+
+/// One tensor of a layer's list as training sees it. A stack of experts is one, [E, rows, cols].
+struct Parameter {
+  std::string path;  // canonical: "blocks.3.moe.experts.gate"
+  layers::Place place;
+  tensor::Shape shape;
+  float* values;
+  float* gradient;  // laid out as the values
+  int64_t count;
+  bool trained;  // false: a buffer that has no gradient (a router's bias of selection)
+};
+
+/// The weights of a decoder as f32 in memory of their own, to be changed, and their gradients.
+class Parameters {
+ public:
+  /// Decodes every weight and points the decoder at the copies; it must not outlive this. Refuses (unsupported) files
+  /// that hold another form of a parameter (GGUF's -exp of A_log).
+  explicit Parameters(Decoder& decoder);
+
+  std::span<const Parameter> list() const { return list_; }
+  /// For ops::Tape.
+  const ops::ParameterGradients& gradients() const { return gradients_; }
+  void clear_gradients();
+  int64_t count() const { return gradient_.size(); }
+
+ private:
+  std::vector<Parameter> list_;
+  tensor::Buffer<float> values_, gradient_;  // values_: of all but vectors, which lie in their layers
+  ops::ParameterGradients gradients_;
+};
+
+/// The gradients as tensors with the names and shapes that the weights have in `source`, `prefix` before each.
+/// `parameters` must outlive what is returned.
+std::vector<checkpoint::TensorToWrite> gradients_to_write(const Parameters& parameters, const NameTable& names,
+                                                          const checkpoint::TensorSource& source,
+                                                          const std::string& prefix);
+
+/// The loss that the family's reference reports: the mean cross-entropy of the next token, plus spec().router_aux_loss
+/// times the balance loss of all routers over all tokens. The sequences are one batch, each from its beginning.
+struct BatchLoss {
+  double cross_entropy = 0, balance = 0;
+};
+/// `tap` listens too.
+BatchLoss batch_loss(ops::Context& context, const Decoder& decoder, std::span<const std::span<const int32_t>> sequences,
+                     layers::Tap* tap = nullptr);
+/// The same, and its gradients are added to the parameters that the tape was made for. Memory grows with the number of
+/// tokens; context.arena and the tape keep theirs for the next batch.
+BatchLoss add_gradients(ops::Context& context, ops::Tape& tape, const Decoder& decoder,
+                        std::span<const std::span<const int32_t>> sequences, bool recompute = false);
+
+}  // namespace coterie::models

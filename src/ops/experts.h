@@ -1,0 +1,20 @@
+#pragma once
+
+#include <span>
+
+#include "ops/matmul.h"
+
+namespace coterie::ops {
+
+/// Both halves of E experts as one op, which is what a tape records:
+///   y[t] = Σ_{slots s of t} slot_weight[s] * (down_e · (act(gate_e · x[t]) * (up_e · x[t])) + bias_e)
+/// x [N, D], y [N, D], `hidden` F; grouped_gated_matmul and grouped_down_combine one after the other, to the bit.
+/// A dense FFN is one expert under dense_plan.
+///
+/// Going back, gate · x and up · x are read, which the tape keeps [slots, F]; the gradient by slot_weight goes to
+/// plan.weight_gradient, where there is one. The loss's gradient by the weight of an assignment that was not chosen or
+/// was dropped is not defined here: routers that want one add it themselves.
+void experts(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span<const ExpertInput> inputs,
+             std::span<const ExpertOutput> outputs, const GateRule& rule, int64_t hidden, Matrix y);
+
+}  // namespace coterie::ops

@@ -1,0 +1,106 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+
+#include "checkpoint/tensor_source.h"
+#include "kernels/table.h"
+#include "models/families/family.h"
+#include "models/model.h"
+#include "models/parameters.h"
+#include "parity/fixture.h"
+#include "threads/pool.h"
+
+// The gradients of the reference's loss, tensor by tensor: max |difference| <= 1e-4 x max |gradient|.
+namespace coterie {
+namespace {
+
+using Gradients = std::map<std::string, std::vector<float>>;
+
+std::vector<parity::Fixture> fixtures_with_gradients() {
+  std::vector<parity::Fixture> result;
+  for (const parity::Fixture& fixture : parity::fixtures()) {
+    const auto source = checkpoint::open_safetensors(fixture.folder / "expected.safetensors");
+    if (std::any_of(source->tensors().begin(), source->tensors().end(),
+                    [](const checkpoint::TensorInfo& info) { return info.name.starts_with("grad."); }))
+      result.push_back(fixture);
+  }
+  return result;
+}
+
+struct Case {
+  parity::Fixture fixture;
+  std::string isa;
+};
+
+std::vector<Case> cases() {
+  std::vector<Case> result;
+  for (const parity::Fixture& fixture : fixtures_with_gradients())
+    for (const kernels::Candidate& candidate : kernels::candidates())
+      result.push_back({fixture, std::string(candidate.table->isa)});
+  return result;
+}
+
+class GradientParity : public testing::TestWithParam<Case> {
+ protected:
+  Gradients gradients(const parity::Expected& expected, bool recompute, models::BatchLoss& loss) {
+    models::Model model = models::open_model(GetParam().fixture.model);
+    models::Parameters parameters(*model.decoder);
+    threads::Pool pool(2);
+    tensor::Arena arena;
+    ops::Context context{pool, kernels::by_name(GetParam().isa), arena, ops::Precision::f32};
+    std::vector<std::span<const int32_t>> sequences;
+    for (int64_t b = 0; b < expected.batch; ++b)
+      sequences.push_back(std::span(expected.ids)
+                              .subspan(static_cast<size_t>(b * expected.tokens), static_cast<size_t>(expected.tokens)));
+    ops::Tape tape(arena, parameters.gradients());
+    loss = models::add_gradients(context, tape, *model.decoder, sequences, recompute);
+    Gradients result;
+    for (const checkpoint::TensorToWrite& tensor : models::gradients_to_write(
+             parameters, models::names_for(model.decoder->spec().family, *model.source), *model.source, "grad.")) {
+      std::vector<float>& values = result[tensor.name];
+      tensor.produce([&](std::span<const std::byte> bytes) {
+        const auto* floats = reinterpret_cast<const float*>(bytes.data());
+        values.insert(values.end(), floats, floats + bytes.size() / sizeof(float));
+      });
+    }
+    return result;
+  }
+};
+
+TEST_P(GradientParity, EveryTensorEqualsTheReference) {
+  for (const kernels::Candidate& candidate : kernels::candidates())
+    if (candidate.table->isa == GetParam().isa && !candidate.usable) GTEST_SKIP() << candidate.reason;
+  const parity::Expected expected = parity::read_expected(GetParam().fixture);
+  const auto source = checkpoint::open_safetensors(GetParam().fixture.folder / "expected.safetensors");
+  models::BatchLoss loss;
+  Gradients found = gradients(expected, false, loss);
+  EXPECT_NEAR(loss.cross_entropy + loss.balance, expected.loss, 1e-5 * expected.loss);
+  for (const checkpoint::TensorInfo& info : source->tensors()) {
+    if (!info.name.starts_with("grad.")) continue;
+    SCOPED_TRACE(info.name);
+    std::vector<float> reference(info.bytes.size() / sizeof(float));
+    std::memcpy(reference.data(), info.bytes.data(), info.bytes.size());
+    ASSERT_EQ(found[info.name].size(), reference.size());
+    double largest = 0, difference = 0;
+    for (size_t i = 0; i < reference.size(); ++i) {
+      largest = std::max(largest, std::abs(static_cast<double>(reference[i])));
+      difference = std::max(difference, std::abs(static_cast<double>(found[info.name][i] - reference[i])));
+    }
+    EXPECT_LE(difference, 1e-4 * largest);
+  }
+  EXPECT_EQ(gradients(expected, true, loss), found) << "with activations computed again";
+}
+
+INSTANTIATE_TEST_SUITE_P(Fixtures, GradientParity, testing::ValuesIn(cases()), [](const auto& of) {
+  std::string name = of.param.fixture.name + "_" + of.param.isa;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+});
+
+TEST(GradientParityFixtures, AreThere) { EXPECT_GE(fixtures_with_gradients().size(), 4u); }
+
+}  // namespace
+}  // namespace coterie
