@@ -251,6 +251,19 @@ const std::map<std::string, base::Json>& configs() {
                      {"first_k_dense_replace", 1},
                      {"routed_scaling_factor", 2},
                      {"num_nextn_predict_layers", 0}});
+    add("dots1", {{"head_dim", 16},
+                  {"attention_bias", true},
+                  {"sliding_window", 7},
+                  {"max_window_layers", 1},
+                  {"n_routed_experts", 8},
+                  {"num_experts_per_tok", 3},
+                  {"n_shared_experts", 2},
+                  {"n_group", 2},
+                  {"topk_group", 1},
+                  {"moe_intermediate_size", 32},
+                  {"first_k_dense_replace", 1},
+                  {"norm_topk_prob", true},
+                  {"routed_scaling_factor", 2.5}});
     return configs;
   }();
   return all;

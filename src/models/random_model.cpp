@@ -196,7 +196,7 @@ void describe_multipliers(const ModelSpec& spec, const std::string& prefix, Meta
 // Architectures whose shared experts are as wide as the routed ones, and are counted.
 bool counts_shared_experts(const ModelSpec& spec) {
   const std::string_view architecture = family_of_model_type(spec.family, "random model").architecture;
-  return architecture == "deepseek2" || architecture == "glm4moe";
+  return architecture == "deepseek2" || architecture == "glm4moe" || architecture == "dots1";
 }
 
 void describe_router(const layers::RouterSpec& router, const std::string& prefix, Metadata& metadata) {

@@ -13,6 +13,8 @@ namespace coterie::models::deepseek {
 struct RouterDefaults {
   int64_t experts, experts_per_token, groups, groups_kept;
   double scale;
+  bool renormalise = true;
+  std::string_view score_alias = "sigmoid";  // what published configs may call the same scoring_func
 };
 /// DeepSeek-V3's router: sigmoid scores, a bias of selection, groups by the sum of their two best, norm_topk_prob,
 /// routed_scaling_factor. Refuses other values of scoring_func and topk_method.

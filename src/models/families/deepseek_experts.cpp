@@ -18,11 +18,12 @@ layers::RouterSpec sigmoid_router(ConfigReader& config, const RouterDefaults& de
   router.groups = config.is_null("n_group") ? 1 : config.keys.integer("n_group", defaults.groups);
   router.groups_kept =
       config.is_null("topk_group") ? router.groups : config.keys.integer("topk_group", defaults.groups_kept);
-  router.renormalise = config.keys.boolean("norm_topk_prob", true);
+  router.renormalise = config.keys.boolean("norm_topk_prob", defaults.renormalise);
   router.scale = static_cast<float>(config.keys.number("routed_scaling_factor", defaults.scale));
   config.keys.inert({"n_group", "topk_group"});
   for (const auto& [key, expected] : {std::pair("scoring_func", "sigmoid"), std::pair("topk_method", "noaux_tc")})
-    if (const std::string found = config.keys.string(key, expected); found != expected)
+    if (const std::string found = config.keys.string(key, expected);
+        found != expected && (key != std::string_view("scoring_func") || found != defaults.score_alias))
       fail(ErrorKind::unsupported, config.keys.where(), "{} is \"{}\": expected \"{}\"", key, found, expected);
   return router;
 }

@@ -6,6 +6,7 @@
 namespace coterie::models {
 
 extern const Family kDeepseekV2, kDeepseekV3;                  // deepseek.cpp
+extern const Family kDots1;                                    // dots1.cpp
 extern const Family kGemma2, kGemma3;                          // gemma.cpp
 extern const Family kGlm4Moe;                                  // glm4_moe.cpp
 extern const Family kGptOss;                                   // gpt_oss.cpp

@@ -25,6 +25,7 @@ constexpr const Family* kFamilies[] = {
     &kFalconMamba, &kMamba2,     &kJamba,
     &kZamba,       &kZamba2,     &kGraniteMoeHybrid,
     &kDeepseekV2,  &kDeepseekV3, &kGlm4Moe,
+    &kDots1,
 };
 
 std::string join(std::string (*of)(const Family&)) {

@@ -55,6 +55,8 @@ DEEPSEEK = dict(n_routed_experts=8, num_experts_per_tok=3, n_shared_experts=1, m
                 v_head_dim=10, num_key_value_heads=4)
 GLM4 = dict(n_routed_experts=6, num_experts_per_tok=2, n_shared_experts=1, moe_intermediate_size=12,
             first_k_dense_replace=1, head_dim=16, n_group=1, topk_group=1, num_nextn_predict_layers=0)
+DOTS1 = dict(n_routed_experts=6, num_experts_per_tok=2, n_shared_experts=2, moe_intermediate_size=12,
+             first_k_dense_replace=1)
 # name: (model_type, settings, the converter's --outtype)
 TABLE = {
     "gemma2": ("gemma2", dict(GEMMA, attn_logit_softcapping=5.0, final_logit_softcapping=30.0), "bf16"),
@@ -91,6 +93,7 @@ TABLE = {
     "deepseek2-v3": ("deepseek_v3", dict(DEEPSEEK, n_group=4, topk_group=2, **rope("yarn", factor=8.0, original_max_position_embeddings=32, mscale=1.0, mscale_all_dim=1.0)), "f32"),
     "glm4-moe": ("glm4_moe", dict(GLM4, use_qk_norm=True), "f16"),
     "glm4-moe-plain": ("glm4_moe", dict(GLM4, attention_bias=True, n_group=2, topk_group=1, routed_scaling_factor=2.5, norm_topk_prob=False), "f32"),
+    "dots1": ("dots1", dict(DOTS1, norm_topk_prob=True, n_group=2, topk_group=1, routed_scaling_factor=2.5, sliding_window=None), "bf16"),
     "olmoe": ("olmoe", dict(num_experts=6, num_experts_per_tok=2, intermediate_size=12, num_key_value_heads=4), "f16"),
 }
 
@@ -129,7 +132,7 @@ def in_old_words(config):
         words = {"linear_attention": "mamba", "full_attention": "attention"}
         config["layer_types"] = [words[kind] for kind in config["layer_types"]]
     # transformers knows it from the model_type; the published config says it.
-    if config["model_type"] == "deepseek_v3":
+    if config["model_type"] in ("deepseek_v3", "dots1"):
         config["scoring_func"] = "sigmoid"
 
 

@@ -92,6 +92,10 @@ GPT_OSS = dict(num_local_experts=6, num_experts_per_tok=3, head_dim=12, sliding_
 PHIMOE = dict(num_local_experts=6, num_experts_per_tok=2, intermediate_size=24)
 
 
+DOTS1 = dict(n_routed_experts=8, num_experts_per_tok=3, n_shared_experts=2, moe_intermediate_size=12,
+             first_k_dense_replace=1)
+
+
 def longrope(pairs, **rest):
     """LongRoPE factors for so many pairs of dimensions, of both lengths."""
     return rope("longrope", short_factor=[1 + 0.1 * i for i in range(pairs)],
@@ -119,6 +123,13 @@ def old_kinds(key):
         words = {"linear_attention": "mamba", "full_attention": "attention"}
         config[key] = [words.get(kind, kind) for kind in config[key]]
     return change
+
+
+def dots1_words(config):
+    """Old spellings of dots.llm1: transformers 4's rope, and keys and words that only converters and engines ask for."""
+    old_rope()(config)
+    config.pop("layer_types")
+    config.update(moe_layer_freq=1, scoring_func="noaux_tc", use_sliding_window=False)
 
 
 TABLE = {
@@ -237,6 +248,9 @@ TABLE = {
     "qwen3-moe-long": ("qwen3_moe", {**QWEN3_MOE, "norm_topk_prob": True, "num_attention_heads": 8, "num_key_value_heads": 1, "num_hidden_layers": 1}, dict(length=80, batch=3)),
     "qwen3-moe-stacked": ("qwen3_moe", {"num_hidden_layers": 1, **QWEN3_MOE, "norm_topk_prob": True}, dict(stacked=True)),
     "qwen3-moe-odd": ("qwen3_moe", dict(vocab_size=77, hidden_size=36, intermediate_size=50, moe_intermediate_size=11, num_experts=9, num_experts_per_tok=5, head_dim=6, num_attention_heads=3, num_key_value_heads=1, norm_topk_prob=True), dict(batch=3, length=33)),
+    # dots1
+    "dots1": ("dots1", dict(DOTS1, num_hidden_layers=3, norm_topk_prob=True, routed_scaling_factor=2.5, n_group=2, topk_group=1, sliding_window=None), dict(config=dots1_words)),
+    "dots1-windows-biases": ("dots1", dict(DOTS1, num_hidden_layers=3, num_key_value_heads=1, head_dim=12, attention_bias=True, tie_word_embeddings=True, sliding_window=5, max_window_layers=1), dict(length=32, config=drop("layer_types", "norm_topk_prob", "n_group", "topk_group", "routed_scaling_factor", "rms_norm_eps"))),
     # state-space models and hybrids
     "mamba-biases": ("mamba", dict(MAMBA, use_bias=True, use_conv_bias=False, conv_kernel=3, expand=3, tie_word_embeddings=False), dict(length=80)),
     "falcon-mamba": ("falcon_mamba", dict(MAMBA, time_step_rank=3, mixer_rms_eps=1e-3), {}),

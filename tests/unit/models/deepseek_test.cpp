@@ -115,6 +115,12 @@ TEST(Deepseek, RefusesWhatItDoesNotHonour) {
   refused("deepseek_v3", {{"quantization_config", {{"quant_method", "gptq"}}}}, "quantization_config");
   refused("glm4_moe", {{"partial_rotary_factor", 1.5}}, "partial_rotary_factor");
   refused("glm4_moe", {{"partial_rotary_factor", 0.0}}, "partial_rotary_factor");
+  refused("glm4_moe", {{"scoring_func", "noaux_tc"}}, "scoring_func");
+  refused("dots1", {{"scoring_func", "softmax"}}, "scoring_func");
+  refused("dots1", {{"topk_method", "sigmoid"}}, "topk_method");
+  refused("dots1", {{"moe_layer_freq", 2}}, "moe_layer_freq");
+  refused("dots1", {{"use_sliding_window", true}}, "use_sliding_window");
+  refused("dots1", {{"n_routed_experts", nullptr}}, "expert");
 }
 
 TEST(Deepseek, NormTopkProbOfV2IsIgnoredAloud) {
