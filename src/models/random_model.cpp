@@ -193,12 +193,6 @@ void describe_multipliers(const ModelSpec& spec, const std::string& prefix, Meta
   if (spec.logits_softcap) metadata[prefix + "final_logit_softcapping"] = static_cast<double>(*spec.logits_softcap);
 }
 
-// Architectures whose shared experts are as wide as the routed ones, and are counted.
-bool counts_shared_experts(const ModelSpec& spec) {
-  const std::string_view architecture = family_of_model_type(spec.family, "random model").architecture;
-  return architecture == "deepseek2" || architecture == "glm4moe" || architecture == "dots1";
-}
-
 void describe_router(const layers::RouterSpec& router, const std::string& prefix, Metadata& metadata) {
   using Score = layers::RouterSpec::Score;
   if (router.score != Score::softmax)
@@ -217,7 +211,7 @@ void describe_ffn(const ModelSpec& spec, const std::string& prefix, Metadata& me
       metadata[prefix + "expert_weights_norm"] = moe->router.renormalise;
       describe_router(moe->router, prefix, metadata);
       metadata[prefix + "expert_feed_forward_length"] = static_cast<uint64_t>(moe->hidden);
-      if (moe->shared_hidden && counts_shared_experts(spec))
+      if (moe->shared_hidden && family_of_model_type(spec.family, "random model").counts_shared_experts)
         metadata[prefix + "expert_shared_count"] = static_cast<uint64_t>(moe->shared_hidden / moe->hidden);
       else if (moe->shared_hidden)
         metadata[prefix + "expert_shared_feed_forward_length"] = static_cast<uint64_t>(moe->shared_hidden);

@@ -4,20 +4,11 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "ops/log_sum_exp.h"
 
 namespace coterie::models {
 
-namespace {
-
-// max and log(sum(exp(x))) in f64.
-double log_sum_exp(const float* x, int64_t n) {
-  const double top = *std::max_element(x, x + n);
-  double sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += std::exp(static_cast<double>(x[i]) - top);
-  return top + std::log(sum);
-}
-
-}  // namespace
+using ops::log_sum_exp;
 
 void CrossEntropy::add(tensor::ConstMatrix logits, std::span<const int32_t> ids) {
   base::require(logits.rows == static_cast<int64_t>(ids.size()), "score", "{} rows of logits for {} ids", logits.rows,

@@ -5,17 +5,14 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "layers/moe/scores.h"
+#include "ops/log_sum_exp.h"
 
 namespace coterie::layers {
 
 namespace {
 
-double log_sum_exp(const float* x, int64_t n) {
-  const double top = *std::max_element(x, x + n);
-  double sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += std::exp(static_cast<double>(x[i]) - top);
-  return top + std::log(sum);
-}
+using ops::log_sum_exp;
 
 /// A token's probabilities; `total` is what scores were divided by (sigmoids).
 void probabilities(RouterSpec::Score score, const float* logits, int64_t n, double lse, std::vector<double>& p,
@@ -28,9 +25,7 @@ void probabilities(RouterSpec::Score score, const float* logits, int64_t n, doub
   }
   for (int64_t i = 0; i < n; ++i) {
     const auto h = static_cast<double>(logits[i]);
-    p[static_cast<size_t>(i)] = score == RouterSpec::Score::sigmoid
-                                    ? 1 / (1 + std::exp(-h))
-                                    : std::sqrt(std::log1p(std::exp(-std::abs(h))) + std::max(h, 0.0));
+    p[static_cast<size_t>(i)] = score == RouterSpec::Score::sigmoid ? sigmoid(h) : std::sqrt(softplus(h));
   }
   total = std::accumulate(p.begin(), p.end(), 1e-20);
   for (double& v : p) v /= total;
@@ -41,7 +36,7 @@ double slope(RouterSpec::Score score, double value, double logit) {
   switch (score) {
     case RouterSpec::Score::softmax: return 1;
     case RouterSpec::Score::sigmoid: return value * (1 - value);
-    case RouterSpec::Score::sqrt_softplus: return value > 0 ? 1 / (1 + std::exp(-logit)) / (2 * value) : 0;
+    case RouterSpec::Score::sqrt_softplus: return value > 0 ? sigmoid(logit) / (2 * value) : 0;
   }
   return 0;
 }

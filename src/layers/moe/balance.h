@@ -13,9 +13,11 @@ namespace coterie::layers {
 /// Losses on routers, of each router by itself and summed over the routers. With p[t, e] a token's probabilities
 /// (softmax of its logits; for sigmoid scores each over their sum, as DeepSeek-V3 has it, arXiv:2412.19437 eq. 18), T
 /// tokens, K experts a token, c[e] the assignments to an expert:
-///   balance   coefficient * E / (K T²) * Σ_e c[e] Σ_t p[t, e]        Fedus et al. 2021, eq. 4, for K choices; 1 when
-///   even first     the same with the first choices alone, K = 1           GShard, Lepikhin et al. 2020 z coefficient *
-///   mean_t logsumexp(logits[t])²             ST-MoE, Zoph et al. 2022, eq. 5
+///
+///   balance, all choices:   coefficient * E / (K T²) * Σ_e c[e] Σ_t p[t, e]; 1 when even (Fedus et al. 2021, eq. 4)
+///   balance, first choice:  the same with the first choices alone, K = 1 (GShard, Lepikhin et al. 2020)
+///   z:                      coefficient * mean_t logsumexp(logits[t])² (ST-MoE, Zoph et al. 2022, eq. 5)
+///
 /// c counts choices and has no gradient.
 struct RouterLossSpec {
   enum class Balance { none, all_choices, first_choice };

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/rng.h"
+#include "layers/moe/scores.h"
 
 namespace coterie::layers {
 
@@ -114,11 +115,10 @@ void score_all(RouterSpec::Score score, double* x, int64_t n) {
       return;
     }
     case RouterSpec::Score::sigmoid:
-      for (int64_t i = 0; i < n; ++i) x[i] = 1 / (1 + std::exp(-x[i]));
+      for (int64_t i = 0; i < n; ++i) x[i] = sigmoid(x[i]);
       return;
     case RouterSpec::Score::sqrt_softplus:
-      // log(1 + exp x), for large x without overflow and for small x without losing it beside the 1.
-      for (int64_t i = 0; i < n; ++i) x[i] = std::sqrt(std::log1p(std::exp(-std::abs(x[i]))) + std::max(x[i], 0.0));
+      for (int64_t i = 0; i < n; ++i) x[i] = std::sqrt(softplus(x[i]));
       return;
   }
 }

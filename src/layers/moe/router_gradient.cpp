@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "layers/moe/router_loss.h"
+#include "layers/moe/scores.h"
 #include "ops/tape.h"
 
 namespace coterie::layers {
@@ -20,9 +21,6 @@ std::vector<double> softmax(const float* x, int64_t n) {
   for (double& v : p) v /= sum;
   return p;
 }
-
-double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
-double softplus(double x) { return std::log1p(std::exp(-std::abs(x))) + std::max(x, 0.0); }
 
 // The i-th weight is a softmax over the experts that were left and near the best of them, which count as given.
 void sparsemixer_backward(const RouterSpec& spec, const float* logits, std::span<const int32_t> ids,

@@ -187,4 +187,23 @@ float ConfigReader::router_aux_loss(double coefficient) {
   return keys.boolean("output_router_logits", false) ? static_cast<float>(coefficient) : 0.0f;
 }
 
+void ConfigReader::set_attention_biases(ModelSpec& spec, bool otherwise) {
+  const bool bias = keys.boolean("attention_bias", otherwise);
+  for (BlockSpec& block : spec.blocks) {
+    auto& attention = std::get<layers::AttentionSpec>(block.mixer);
+    attention.q_bias = attention.k_bias = attention.v_bias = attention.o_bias = bias;
+  }
+}
+
+void ConfigReader::set_ffn_biases(ModelSpec& spec) {
+  const bool bias = keys.boolean("mlp_bias", false);
+  for (BlockSpec& block : spec.blocks) std::get<layers::DenseFfnSpec>(block.ffn).bias = bias;
+}
+
+void turn_into_experts(BlockSpec& block, layers::MoeSpec moe) {
+  const auto& dense = std::get<layers::DenseFfnSpec>(block.ffn);
+  moe.hidden = dense.hidden, moe.activation = dense.activation;
+  block.ffn = moe;
+}
+
 }  // namespace coterie::models

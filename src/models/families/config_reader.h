@@ -69,6 +69,11 @@ class ConfigReader {
   /// By layer_types, or else where slides(layer).
   void set_windows(ModelSpec& spec, std::optional<int64_t> window, base::FunctionRef<bool(int64_t layer)> slides);
 
+  /// attention_bias, for q, k, v and the output of every layer; all mixers must be attention still.
+  void set_attention_biases(ModelSpec& spec, bool otherwise = false);
+  /// mlp_bias, for every layer; all FFNs must be dense still.
+  void set_ffn_biases(ModelSpec& spec);
+
   /// An integer under any of several spellings, which must agree.
   int64_t integer_of(std::initializer_list<std::string_view> spellings, int64_t otherwise);
   int64_t experts(int64_t otherwise);
@@ -86,5 +91,8 @@ class ConfigReader {
 
   const base::Json& json_;
 };
+
+/// Puts experts in the place of a dense FFN, each of its width and with its activation.
+void turn_into_experts(BlockSpec& block, layers::MoeSpec moe);
 
 }  // namespace coterie::models

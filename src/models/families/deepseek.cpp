@@ -185,7 +185,7 @@ NameTable names() {
 
 }  // namespace
 
-const Family kDeepseekV2 = {"deepseek_v2", "deepseek2", v2_from_config, from_gguf, names};
-const Family kDeepseekV3 = {"deepseek_v3", "deepseek2", v3_from_config, from_gguf, names};
+const Family kDeepseekV2 = {"deepseek_v2", "deepseek2", v2_from_config, from_gguf, names, true};
+const Family kDeepseekV3 = {"deepseek_v3", "deepseek2", v3_from_config, from_gguf, names, true};
 
 }  // namespace coterie::models

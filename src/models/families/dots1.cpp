@@ -16,10 +16,9 @@ ModelSpec from_config(ConfigReader& config) {
                                    .kv_heads = 32,
                                    .hidden = 10944,
                                    .context = 2048});
-  const bool bias = config.keys.boolean("attention_bias", false);
+  config.set_attention_biases(spec);
   for (BlockSpec& block : spec.blocks) {
     auto& attention = std::get<layers::AttentionSpec>(block.mixer);
-    attention.q_bias = attention.k_bias = attention.v_bias = attention.o_bias = bias;
     attention.qk_norm = layers::AttentionSpec::QkNorm::per_head;
   }
   // No use_sliding_window here: a window that is not null is in use from max_window_layers on.
@@ -61,6 +60,6 @@ ModelSpec from_gguf(MetadataReader& metadata) {
 
 }  // namespace
 
-const Family kDots1 = {"dots1", "dots1", from_config, from_gguf, deepseek::expert_names};
+const Family kDots1 = {"dots1", "dots1", from_config, from_gguf, deepseek::expert_names, true};
 
 }  // namespace coterie::models

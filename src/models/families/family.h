@@ -22,6 +22,8 @@ struct Family {
   ModelSpec (*from_config)(ConfigReader& config);
   ModelSpec (*from_gguf)(MetadataReader& metadata);
   NameTable (*hugging_face_names)();
+  // In GGUF: shared experts are as wide as the routed ones and counted, where others say how wide they are together.
+  bool counts_shared_experts = false;
 };
 
 /// The family of a config.json's model_type, or of a GGUF architecture. Throws unsupported with the list of those

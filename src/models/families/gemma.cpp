@@ -30,7 +30,7 @@ void gemma_blocks(ModelSpec& spec, float offset) {
 
 /// Biases, the scale of q·k, softcaps and the activation, from a config.
 void common_keys(ConfigReader& config, ModelSpec& spec, std::optional<double> scores_cap, std::optional<double> cap) {
-  const bool bias = config.keys.boolean("attention_bias", false);
+  config.set_attention_biases(spec);
   const double scalar = config.keys.number("query_pre_attn_scalar", 256.0);
   if (!(scalar > 0)) base::fail(base::ErrorKind::bad_input, config.keys.where(), "query_pre_attn_scalar is {}", scalar);
   const auto softcap = [&](std::string_view key, std::optional<double> otherwise) {
@@ -46,7 +46,6 @@ void common_keys(ConfigReader& config, ModelSpec& spec, std::optional<double> sc
   const ops::Activation activation = config.activation("hidden_activation", "gelu_pytorch_tanh");
   for (BlockSpec& block : spec.blocks) {
     auto& attention = std::get<AttentionSpec>(block.mixer);
-    attention.q_bias = attention.k_bias = attention.v_bias = attention.o_bias = bias;
     attention.scale = static_cast<float>(std::pow(scalar, -0.5));
     attention.softcap = scores;
     std::get<layers::DenseFfnSpec>(block.ffn).activation = activation;

@@ -51,6 +51,6 @@ ModelSpec from_gguf(MetadataReader& metadata) {
 
 }  // namespace
 
-const Family kGlm4Moe = {"glm4_moe", "glm4moe", from_config, from_gguf, deepseek::expert_names};
+const Family kGlm4Moe = {"glm4_moe", "glm4moe", from_config, from_gguf, deepseek::expert_names, true};
 
 }  // namespace coterie::models

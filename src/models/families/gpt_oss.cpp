@@ -42,7 +42,7 @@ ModelSpec gpt_oss_from_config(ConfigReader& config) {
                                    .eps = 1e-5,
                                    .rope_by_layer = true});
   check_quantisation(config);
-  const bool bias = config.keys.boolean("attention_bias", true);
+  config.set_attention_biases(spec, true);
   const layers::RopeSpec rope =
       rotary(config, std::get<layers::AttentionSpec>(spec.blocks.front().mixer), spec.context);
   layers::MoeSpec moe;
@@ -57,7 +57,6 @@ ModelSpec gpt_oss_from_config(ConfigReader& config) {
     base::fail(base::ErrorKind::bad_input, config.keys.where(), "swiglu_limit is {}", moe.swiglu_limit);
   for (BlockSpec& block : spec.blocks) {
     auto& attention = std::get<layers::AttentionSpec>(block.mixer);
-    attention.q_bias = attention.k_bias = attention.v_bias = attention.o_bias = bias;
     attention.sinks = true;
     attention.rope = rope;
     const auto& dense = std::get<layers::DenseFfnSpec>(block.ffn);

@@ -18,11 +18,10 @@ ModelSpec granite_from_config(ConfigReader& config) {
   if (spec.logits_scaling == 0) base::fail(base::ErrorKind::bad_input, config.keys.where(), "logits_scaling is 0");
   const auto residual = static_cast<float>(config.keys.number("residual_multiplier", 1));
   const auto scale = static_cast<float>(config.keys.number("attention_multiplier", 1));
-  const bool bias = config.keys.boolean("attention_bias", false);
+  config.set_attention_biases(spec);
   for (BlockSpec& block : spec.blocks) {
     auto& attention = std::get<layers::AttentionSpec>(block.mixer);
     attention.scale = scale;
-    attention.q_bias = attention.k_bias = attention.v_bias = attention.o_bias = bias;
     block.residual_multiplier = residual;
   }
   return spec;
@@ -30,8 +29,7 @@ ModelSpec granite_from_config(ConfigReader& config) {
 
 ModelSpec dense_from_config(ConfigReader& config) {
   ModelSpec spec = granite_from_config(config);
-  const bool bias = config.keys.boolean("mlp_bias", false);
-  for (BlockSpec& block : spec.blocks) std::get<layers::DenseFfnSpec>(block.ffn).bias = bias;
+  config.set_ffn_biases(spec);
   return spec;
 }
 
@@ -42,11 +40,7 @@ ModelSpec moe_with(ConfigReader& config, int64_t shared_hidden) {
   moe.router.experts_per_token = config.experts_per_token(2);
   moe.router.order = layers::RouterSpec::Order::select_then_score;
   moe.shared_hidden = shared_hidden;
-  for (BlockSpec& block : spec.blocks) {
-    const auto& dense = std::get<layers::DenseFfnSpec>(block.ffn);
-    moe.hidden = dense.hidden, moe.activation = dense.activation;
-    block.ffn = moe;
-  }
+  for (BlockSpec& block : spec.blocks) turn_into_experts(block, moe);
   spec.router_aux_loss = config.router_aux_loss(0.001);
   return spec;
 }

@@ -40,7 +40,7 @@ ModelSpec granite_from_config(ConfigReader& config) {
   spec.logits_scaling = static_cast<float>(config.keys.number("logits_scaling", 1));
   const auto residual = static_cast<float>(config.keys.number("residual_multiplier", 1));
   const auto scale = static_cast<float>(config.keys.number("attention_multiplier", 1));
-  const bool bias = config.keys.boolean("attention_bias", false);
+  config.set_attention_biases(spec);
   const bool rope = config.keys.string("position_embedding_type", "nope") == "rope";
   const layers::Mamba2Spec mamba = mamba_of(config, spec);
   layers::MoeSpec moe;
@@ -57,7 +57,6 @@ ModelSpec granite_from_config(ConfigReader& config) {
     } else if (kinds[i] == "full_attention") {
       auto& attention = std::get<layers::AttentionSpec>(block.mixer);
       attention.scale = scale;
-      attention.q_bias = attention.k_bias = attention.v_bias = attention.o_bias = bias;
       if (!rope) attention.rope.reset();
     } else {
       base::fail(base::ErrorKind::unsupported, config.keys.where(), "layer {} is {}", i, kinds[i]);

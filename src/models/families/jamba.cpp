@@ -56,9 +56,7 @@ ModelSpec jamba_from_config(ConfigReader& config) {
     else
       block.mixer = mamba;
     if (!experts.has(i) || moe.router.experts < 2) continue;
-    const auto& dense = std::get<layers::DenseFfnSpec>(block.ffn);
-    moe.hidden = dense.hidden, moe.activation = dense.activation;
-    block.ffn = moe;
+    turn_into_experts(block, moe);
   }
   spec.router_aux_loss = config.router_aux_loss(0.001);
   ssm::mark_inert(config);

@@ -13,13 +13,8 @@ namespace {
 ModelSpec llama_from_config(ConfigReader& config) {
   ModelSpec spec =
       config.decoder({.vocabulary = 32000, .width = 4096, .layers = 32, .heads = 32, .hidden = 11008, .context = 2048});
-  const bool attention_bias = config.keys.boolean("attention_bias", false);
-  const bool mlp_bias = config.keys.boolean("mlp_bias", false);
-  for (BlockSpec& block : spec.blocks) {
-    auto& attention = std::get<layers::AttentionSpec>(block.mixer);
-    attention.q_bias = attention.k_bias = attention.v_bias = attention.o_bias = attention_bias;
-    std::get<layers::DenseFfnSpec>(block.ffn).bias = mlp_bias;
-  }
+  config.set_attention_biases(spec);
+  config.set_ffn_biases(spec);
   // llama has no window; the key may only repeat that.
   for (const std::string& type : config.keys.strings("layer_types"))
     if (type != "full_attention")

@@ -40,10 +40,7 @@ ModelSpec mamba_from_gguf(MetadataReader& metadata) {
   ModelSpec spec = metadata.stack();
   layers::MambaSpec mamba = ssm::mamba(metadata);
   if (metadata.boolean("ssm.dt_b_c_rms", false)) mamba.inner_norm = layers::MambaSpec::InnerNorm::plain;
-  for (BlockSpec& block : spec.blocks) {
-    block.mixer = mamba;
-    block.ffn = layers::NoFfnSpec{}, block.ffn_norm.reset();
-  }
+  ssm::mixer_alone(spec, mamba);
   return spec;
 }
 

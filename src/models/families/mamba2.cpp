@@ -39,10 +39,7 @@ ModelSpec mamba2_from_gguf(MetadataReader& metadata) {
   ModelSpec spec = metadata.stack();
   layers::Mamba2Spec mamba = ssm::mamba2(metadata);
   mamba.norm_eps = spec.final_norm.eps;
-  for (BlockSpec& block : spec.blocks) {
-    block.mixer = mamba;
-    block.ffn = layers::NoFfnSpec{}, block.ffn_norm.reset();
-  }
+  ssm::mixer_alone(spec, mamba);
   return spec;
 }
 

@@ -27,11 +27,7 @@ ModelSpec mixtral_from_config(ConfigReader& config) {
   if (!config.keys.boolean("norm_topk_prob", true))
     base::fail(base::ErrorKind::unsupported, config.keys.where(),
                "norm_topk_prob is false, but mixtral always renormalises the weights of the chosen experts");
-  for (BlockSpec& block : spec.blocks) {
-    const auto& dense = std::get<layers::DenseFfnSpec>(block.ffn);
-    moe.hidden = dense.hidden, moe.activation = dense.activation;
-    block.ffn = moe;
-  }
+  for (BlockSpec& block : spec.blocks) turn_into_experts(block, moe);
   spec.router_aux_loss = config.router_aux_loss(0.001);
   return spec;
 }

@@ -20,11 +20,7 @@ ModelSpec olmo2_from_config(ConfigReader& config) {
   ModelSpec spec = config.decoder(
       {.vocabulary = 50304, .width = 4096, .layers = 32, .heads = 32, .hidden = 11008, .context = 2048, .eps = 1e-5});
   olmo2_blocks(spec);
-  const bool bias = config.keys.boolean("attention_bias", false);
-  for (BlockSpec& block : spec.blocks) {
-    auto& attention = std::get<layers::AttentionSpec>(block.mixer);
-    attention.q_bias = attention.k_bias = attention.v_bias = attention.o_bias = bias;
-  }
+  config.set_attention_biases(spec);
   return spec;
 }
 

@@ -12,7 +12,7 @@ namespace {
 ModelSpec olmoe_from_config(ConfigReader& config) {
   ModelSpec spec = config.decoder(
       {.vocabulary = 50304, .width = 2048, .layers = 16, .heads = 16, .hidden = 2048, .context = 4096, .eps = 1e-5});
-  const bool bias = config.keys.boolean("attention_bias", false);
+  config.set_attention_biases(spec);
   std::optional<float> clip;
   if (config.keys.has("clip_qkv")) clip = static_cast<float>(config.keys.number("clip_qkv"));
   config.keys.inert({"clip_qkv"});
@@ -25,12 +25,9 @@ ModelSpec olmoe_from_config(ConfigReader& config) {
     if (attention.heads * attention.head_dim != spec.width)
       base::fail(base::ErrorKind::bad_input, config.keys.where(),
                  "head_dim {}: the reference's q_norm fits only hidden_size / num_attention_heads", attention.head_dim);
-    attention.q_bias = attention.k_bias = attention.v_bias = attention.o_bias = bias;
     attention.qk_norm = layers::AttentionSpec::QkNorm::full_width;
     attention.clip_qkv = clip;
-    const auto& dense = std::get<layers::DenseFfnSpec>(block.ffn);
-    moe.hidden = dense.hidden, moe.activation = dense.activation;
-    block.ffn = moe;
+    turn_into_experts(block, moe);
   }
   spec.router_aux_loss = config.router_aux_loss(0.01);
   return spec;

@@ -40,7 +40,7 @@ ModelSpec phimoe_from_config(ConfigReader& config) {
                                    .theta = 1e6,
                                    .magnitudes = true});
   layer_norms(spec);
-  const bool bias = config.keys.boolean("attention_bias", false);
+  config.set_attention_biases(spec);
   spec.head_bias = config.keys.boolean("lm_head_bias", false);
   layers::MoeSpec moe;
   moe.router.experts = config.experts(16);
@@ -51,14 +51,11 @@ ModelSpec phimoe_from_config(ConfigReader& config) {
   sparsemixer(moe.router, static_cast<float>(config.keys.number("router_jitter_noise", 0.01)));
   for (BlockSpec& block : spec.blocks) {
     auto& attention = std::get<layers::AttentionSpec>(block.mixer);
-    attention.q_bias = attention.k_bias = attention.v_bias = attention.o_bias = bias;
     using Scaling = layers::RopeSpec::Scaling;
     if (attention.rope->scaling != Scaling::none && attention.rope->scaling != Scaling::longrope)
       base::fail(base::ErrorKind::unsupported, config.keys.where(), "the rotary scaling of phimoe is longrope or none");
     attention.rope->long_factors = attention.rope->short_factors;
-    const auto& dense = std::get<layers::DenseFfnSpec>(block.ffn);
-    moe.hidden = dense.hidden, moe.activation = dense.activation;
-    block.ffn = moe;
+    turn_into_experts(block, moe);
   }
   config.set_window(spec, config.sliding_window());
   spec.router_aux_loss = config.router_aux_loss(0.001);

@@ -42,10 +42,9 @@ ModelSpec qwen3_from_config(ConfigReader& config) {
                                    .head_dim = 128,
                                    .hidden = 22016,
                                    .context = 32768});
-  const bool bias = config.keys.boolean("attention_bias", false);
+  config.set_attention_biases(spec);
   for (BlockSpec& block : spec.blocks) {
     auto& attention = std::get<layers::AttentionSpec>(block.mixer);
-    attention.q_bias = attention.k_bias = attention.v_bias = attention.o_bias = bias;
     attention.qk_norm = layers::AttentionSpec::QkNorm::per_head;
   }
   set_windows(config, spec);

@@ -67,10 +67,9 @@ ModelSpec qwen3_moe_from_config(ConfigReader& config) {
                                    .kv_heads = 4,
                                    .hidden = 6144,
                                    .context = 32768});
-  const bool bias = config.keys.boolean("attention_bias", false);
+  config.set_attention_biases(spec);
   for (BlockSpec& block : spec.blocks) {
     auto& attention = std::get<layers::AttentionSpec>(block.mixer);
-    attention.q_bias = attention.k_bias = attention.v_bias = attention.o_bias = bias;
     attention.qk_norm = layers::AttentionSpec::QkNorm::per_head;
   }
   std::optional<int64_t> window;

@@ -170,6 +170,13 @@ class Namer {
 
 }  // namespace
 
+void mixer_alone(ModelSpec& spec, const decltype(BlockSpec::mixer)& mixer) {
+  for (BlockSpec& block : spec.blocks) {
+    block.mixer = mixer;
+    block.ffn = layers::NoFfnSpec{}, block.ffn_norm.reset();
+  }
+}
+
 void add_mamba_names(NameTable& table, const std::vector<std::string>& prefixes) {
   Namer name(table, "mamba", prefixes);
   for (const std::string kind : {"weight", "bias"}) {

@@ -47,6 +47,9 @@ std::vector<std::string> layer_kinds(ConfigReader& config, size_t layers);
 layers::MambaSpec mamba(MetadataReader& metadata);
 layers::Mamba2Spec mamba2(MetadataReader& metadata);
 
+/// Makes every block this mixer behind its norm, without an FFN.
+void mixer_alone(ModelSpec& spec, const decltype(BlockSpec::mixer)& mixer);
+
 /// Adds the names of a Mamba mixer to a table, its tensors below each of `prefixes` ("model.layers.{layer}.mamba.").
 void add_mamba_names(NameTable& table, const std::vector<std::string>& prefixes);
 void add_mamba2_names(NameTable& table, const std::vector<std::string>& prefixes);
