@@ -2,16 +2,19 @@
 
 #include <memory>
 
+#include "base/function_ref.h"
 #include "models/binder.h"
 #include "models/decoder.h"
 #include "models/network.h"
 
 namespace coterie::models {
 
-/// The decoder over a network whose weights lie in a checkpoint.
+/// The decoder over a network whose weights something else holds: a checkpoint, mostly.
 class BoundDecoder : public Decoder {
  public:
   BoundDecoder(ModelSpec spec, const checkpoint::TensorSource& source, const NameTable& names);
+  /// `bind` points every weight of the network at what it is to be.
+  BoundDecoder(ModelSpec spec, base::FunctionRef<Binding(Network& network)> bind);
 
   const ModelSpec& spec() const override { return spec_; }
   tensor::Matrix forward(ops::Context& context, std::span<const SequenceStep> steps,

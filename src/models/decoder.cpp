@@ -60,6 +60,9 @@ std::shared_ptr<const BoundDecoder::Rows> BoundDecoder::lay_out(std::span<const 
 BoundDecoder::BoundDecoder(ModelSpec spec, const checkpoint::TensorSource& source, const NameTable& names)
     : spec_(std::move(spec)), network_(spec_), binding_(bind(network_, source, names, spec_.tied_embeddings)) {}
 
+BoundDecoder::BoundDecoder(ModelSpec spec, base::FunctionRef<Binding(Network& network)> bind)
+    : spec_(std::move(spec)), network_(spec_), binding_(bind(network_)) {}
+
 tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, const std::shared_ptr<const Rows>& rows,
                                         const Pass& pass) const {
   const auto tokens = static_cast<int64_t>(rows->ids.size());
