@@ -76,6 +76,7 @@ int run(int argc, char** argv) {
   add_info(app, action);
   add_tokenizer(app, action);
   add_report(app, action);
+  add_train(app, action);
 
   if (argc == 1) {
     std::fputs(app.help().c_str(), stderr);

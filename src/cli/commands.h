@@ -18,5 +18,6 @@ void add_bench(CLI::App& app, Action& action);
 void add_info(CLI::App& app, Action& action);
 void add_tokenizer(CLI::App& app, Action& action);
 void add_report(CLI::App& app, Action& action);
+void add_train(CLI::App& app, Action& action);
 
 }  // namespace coterie::cli

@@ -1,5 +1,6 @@
 #include "train/recipe.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -64,8 +65,7 @@ class Reader {
   Reader(const Json& json, const std::filesystem::path& path)
       : top_(json, path.string()), folder_(path.parent_path()) {}
 
-  Recipe read(const std::filesystem::path& path) {
-    recipe_.name = path.stem().string();
+  Recipe read() {
     recipe_.description = top_.string("description", "");
     const int64_t seed = top_.integer("seed", 0);
     if (seed < 0) fail(ErrorKind::bad_input, top_.where(), "seed is {}, expected 0 or more", seed);
@@ -96,7 +96,7 @@ class Reader {
     else
       fail(ErrorKind::bad_input, model.where(), "config is {}, expected an object or a path", config->type_name());
     const size_t kind = model.word("init", {"normal", "kaiming"}, "normal");
-    recipe_.init.kind = static_cast<InitialWeights::Kind>(kind);
+    recipe_.init.kind = static_cast<models::InitialWeights::Kind>(kind);
     recipe_.init.std = model.number("init_std", 0, 10, 0.02);
     recipe_.init.scale_residual = model.keys.boolean("scale_residual", true);
     model.keys.refuse_unread();
@@ -159,6 +159,7 @@ class Reader {
            recipe_.batch, recipe_.micro_batch);
     recipe_.learning_rate = training.number("learning_rate", 0, 10);
     recipe_.weight_decay = training.number("weight_decay", 0, 10, 0.1);
+    recipe_.vector_decay = training.number("vector_decay", 0, 10, 0.0);
     if (training.keys.has("clip")) recipe_.clip = training.number("clip", 1e-9, kMost);
     const std::vector<double> betas =
         training.keys.has("betas") ? training.keys.numbers("betas") : std::vector{0.9, 0.95};
@@ -174,6 +175,7 @@ class Reader {
     schedule.floor = schedule.kind == Schedule::Kind::constant ? 1 : training.number("floor", 0, 1, 0.1);
     check(schedule, training.where());
     recipe_.recompute = training.keys.boolean("recompute", false);
+    recipe_.dropout = training.number("dropout", 0, 0.95, 0.0);
     training.keys.refuse_unread();
   }
 
@@ -182,8 +184,9 @@ class Reader {
     recipe_.balance.loss_weight = balance.number("loss", 0, kMost, 0.0);
     recipe_.balance.z_weight = balance.number("z_loss", 0, kMost, 0.0);
     recipe_.balance.bias_rate = balance.number("bias_rate", 0, 1, 0.0);
-    recipe_.balance.scope =
-        static_cast<BalanceRecipe::Scope>(balance.word("scope", {"micro_batch", "sequence", "batch"}, "batch"));
+    recipe_.balance.scope = balance.word("scope", {"micro_batch", "batch"}, "batch") == 0
+                                ? BalanceRecipe::Scope::micro_batch
+                                : BalanceRecipe::Scope::batch;
     balance.keys.refuse_unread();
   }
 
@@ -205,13 +208,68 @@ class Reader {
 
 }  // namespace
 
-Recipe read_recipe(const std::filesystem::path& path) {
-  const Json json = base::read_yaml(path);
+namespace {
+
+Json object_in(const std::filesystem::path& path) {
+  Json json = base::read_yaml(path);
   if (!json.is_object())
     fail(ErrorKind::bad_input, path.string(), "expected the sections of a recipe, found {}", json.type_name());
-  Recipe recipe = Reader(json, path).read(path);
-  recipe.source = json;
+  return json;
+}
+
+// "training.steps=100"
+void set(Json& json, const std::string& setting) {
+  const size_t equals = setting.find('=');
+  if (equals == std::string::npos || equals == 0)
+    fail(ErrorKind::bad_input, "--set", "\"{}\" is not of the form section.key=value", setting);
+  Json* at = &json;
+  for (size_t begin = 0; begin <= equals;) {
+    const size_t end = std::min(setting.find('.', begin), equals);
+    if (!at->is_object()) *at = Json::object();
+    at = &(*at)[setting.substr(begin, end - begin)];
+    begin = end + 1;
+  }
+  *at = base::parse_yaml(setting.substr(equals + 1), "--set " + setting);
+}
+
+}  // namespace
+
+Recipe read_recipe(const std::filesystem::path& path, const RecipeChoice& choice) {
+  Json json = object_in(path);
+  const Json variants = json.value("variants", Json::object());
+  json.erase("variants");
+  std::string name = path.stem().string();
+  if (!choice.variant.empty()) {
+    if (!variants.is_object() || !variants.contains(choice.variant)) {
+      std::string known;
+      for (const std::string& variant : variants_of(path)) known += (known.empty() ? "" : ", ") + variant;
+      fail(ErrorKind::bad_input, path.string(), "has no variant \"{}\", it has {}", choice.variant,
+           known.empty() ? "none" : known);
+    }
+    json.merge_patch(variants[choice.variant]);
+    name += "-" + choice.variant;
+  }
+  for (const std::string& setting : choice.settings) set(json, setting);
+  Recipe recipe = Reader(json, path).read();
+  recipe.name = std::move(name);
+  recipe.source = std::move(json);
   return recipe;
+}
+
+std::vector<std::string> variants_of(const std::filesystem::path& path) {
+  const Json json = object_in(path);
+  std::vector<std::string> names;
+  if (!json.contains("variants")) return names;
+  const Json& variants = json["variants"];
+  if (!variants.is_object())
+    fail(ErrorKind::bad_input, path.string(), "variants is {}, expected an object of names", variants.type_name());
+  for (const auto& [name, changes] : variants.items()) {
+    if (!changes.is_object())
+      fail(ErrorKind::bad_input, path.string() + ": variants", "{} is {}, expected an object of keys to replace", name,
+           changes.type_name());
+    names.push_back(name);
+  }
+  return names;
 }
 
 }  // namespace coterie::train

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "models/initialise.h"
 #include "text/tokenizer_training.h"
 #include "train/adamw.h"
 #include "train/schedule.h"
@@ -14,17 +15,6 @@
 #include "train/windows.h"
 
 namespace coterie::train {
-
-/// How weights are drawn before the first step. Norms start at one, biases at zero, whatever this says.
-struct InitialWeights {
-  enum class Kind {
-    normal,   // N(0, std²)
-    kaiming,  // matrices N(0, 2 / inputs) (He et al. 2015), embeddings N(0, 1)
-  };
-  Kind kind = Kind::normal;
-  double std = 0.02;
-  bool scale_residual = true;  // normal: projections that end in the residual stream by 1 / √(2 L) (GPT-2)
-};
 
 /// Whose vocabulary a run uses: one that it trains on its own data, or one that is there.
 struct TokenizerChoice {
@@ -45,7 +35,7 @@ struct BalanceRecipe {
   double loss_weight = 0;  // of the load-balancing loss (Fedus et al. 2021), each layer by itself, 1 at balance
   double z_weight = 0;     // of the mean of logsumexp² of the router's logits (Zoph et al. 2022, arXiv:2202.08906)
   double bias_rate = 0;    // of the update of the selection bias (Wang et al. 2024, arXiv:2408.15664)
-  enum class Scope { micro_batch, sequence, batch };
+  enum class Scope { micro_batch, batch };
   Scope scope = Scope::batch;  // over which tokens the loss is one
 };
 
@@ -57,25 +47,37 @@ struct Recipe {
   uint64_t seed = 0;
 
   base::Json config;  // config.json's keys; vocab_size is the tokenizer's where it is not given
-  InitialWeights init;
+  models::InitialWeights init;
   TokenizerChoice tokenizer;
   DataRecipe data;
 
   int64_t sequence = 0;     // T, inputs of a sequence
   int64_t batch = 0;        // sequences of a step
   int64_t micro_batch = 0;  // sequences that are in memory together; their gradients add up to the step's
-  double learning_rate = 0, weight_decay = 0.1;
-  std::optional<double> clip;  // of the norm of all gradients
+  double learning_rate = 0;
+  double weight_decay = 0.1, vector_decay = 0;  // of matrices and embeddings; of norms and biases
+  std::optional<double> clip;                   // of the norm of all gradients
   AdamWSpec optimiser;
   Schedule schedule;
   bool recompute = false;  // activations are computed again on the way back instead of kept
+  double dropout = 0;      // share of what mixers and FFNs give
   BalanceRecipe balance;
 
   int64_t evaluate_every = 0, evaluate_batches = 0;  // 0 batches: all of the validation data
   int64_t checkpoint_every = 0, checkpoints_kept = 2;
 };
 
+/// What is asked of a recipe on top of what its file says.
+struct RecipeChoice {
+  std::string variant;                // one of variants_of(); empty: the file without them
+  std::vector<std::string> settings;  // "training.steps=100", the value in YAML
+};
+
 /// Throws bad_input naming the file and the key, with the nearest known key for one that is misspelt.
-Recipe read_recipe(const std::filesystem::path& path);
+Recipe read_recipe(const std::filesystem::path& path, const RecipeChoice& choice = {});
+
+/// The names under `variants`, in alphabetical order: each is an object of keys that replace those of the recipe
+/// (a null takes one away), so that runs that are to be compared are in one file.
+std::vector<std::string> variants_of(const std::filesystem::path& path);
 
 }  // namespace coterie::train

@@ -27,7 +27,8 @@ int64_t id_at(const checkpoint::TensorInfo& tensor, int64_t i) {
   return id;
 }
 
-// Calls `document` with the text of each.
+}  // namespace
+
 void for_each_document(const TextSource& source, const std::function<void(std::string_view text)>& document) {
   const base::MappedFile file = base::MappedFile::open(source.path);
   std::string_view rest(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
@@ -44,8 +45,6 @@ void for_each_document(const TextSource& source, const std::function<void(std::s
     document(base::JsonReader(json, where).string(source.field));
   }
 }
-
-}  // namespace
 
 TokenFile TokenFile::open(const std::filesystem::path& path, int64_t vocabulary) {
   TokenFile file;

@@ -38,13 +38,16 @@ struct TextSource {
   std::string field = "text";  // jsonl: the key of a line's object that holds the text
 };
 
+/// Calls `document` with each text of a source: a text file is one, each line of a JSONL file is one. Throws not_found
+/// and bad_input naming file and line.
+void for_each_document(const TextSource& source, const std::function<void(std::string_view text)>& document);
+
 struct TokenizingProgress {
   int64_t bytes = 0, total_bytes = 0, documents = 0, tokens = 0;
 };
 
-/// Writes the tokens of all documents of the sources, in their order, as a TokenFile. A text file is one document,
-/// each line of a JSONL file is one. After each document comes `separator`, if there is one. Throws not_found and
-/// bad_input naming file and line; nothing is left half written.
+/// Writes the tokens of all documents of the sources, in their order, as a TokenFile. After each document comes
+/// `separator`, if there is one. Throws not_found and bad_input naming file and line; nothing is left half written.
 void write_token_file(const std::filesystem::path& path, std::span<const TextSource> sources,
                       const text::Tokenizer& tokenizer, std::optional<text::TokenId> separator,
                       const std::function<void(const TokenizingProgress&)>& progress = {});

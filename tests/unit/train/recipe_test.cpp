@@ -63,12 +63,12 @@ data: {files: [a.jsonl, b.jsonl], format: jsonl, field: body, validation_files: 
 training:
   {sequence: 8, batch: 8, micro_batch: 2, steps: 50, learning_rate: 0.01, weight_decay: 0.2, clip: 1, betas: [0.8, 0.9],
    eps: 1e-6, schedule: wsd, warmup: 5, decay: 10, floor: 0.2, recompute: true}
-balance: {loss: 0.01, z_loss: 0.001, bias_rate: 0.002, scope: sequence}
+balance: {loss: 0.01, z_loss: 0.001, bias_rate: 0.002, scope: micro_batch}
 evaluation: {every: 10, batches: 4}
 checkpoint: {every: 20, keep: 3}
 )");
   EXPECT_EQ(recipe.seed, 7u);
-  EXPECT_EQ(recipe.init.kind, InitialWeights::Kind::kaiming);
+  EXPECT_EQ(recipe.init.kind, models::InitialWeights::Kind::kaiming);
   EXPECT_EQ(recipe.tokenizer.trained->special, (std::vector<std::string>{"<end>", "<pad>"}));
   EXPECT_EQ(recipe.data.texts[1].field, "body");
   EXPECT_EQ(recipe.data.validation_texts.size(), 1u);
@@ -76,9 +76,37 @@ checkpoint: {every: 20, keep: 3}
   EXPECT_EQ(recipe.data.order, Windows::Order::random);
   EXPECT_EQ(recipe.optimiser.beta1, 0.8);
   EXPECT_EQ(recipe.schedule.decay, 10);
-  EXPECT_EQ(recipe.balance.scope, BalanceRecipe::Scope::sequence);
+  EXPECT_EQ(recipe.balance.scope, BalanceRecipe::Scope::micro_batch);
   EXPECT_EQ(recipe.checkpoints_kept, 3);
   EXPECT_TRUE(recipe.recompute);
+}
+
+TEST_F(Recipes, VariantsAndSettingsReplaceKeys) {
+  std::ofstream(folder / "tiny.yaml") << kLeast << R"(
+variants:
+  small: {training: {batch: 4}, data: {files: [a.txt, b.txt]}}
+  wide: {model: {config: {hidden_size: 64, model_type: null}}}
+)";
+  const std::filesystem::path path = folder / "tiny.yaml";
+  EXPECT_EQ(variants_of(path), (std::vector<std::string>{"small", "wide"}));
+  const Recipe small = read_recipe(path, {"small", {"training.batch=8", "balance.loss=0.5"}});
+  EXPECT_EQ(small.name, "tiny-small");
+  EXPECT_EQ(small.batch, 8);
+  EXPECT_EQ(small.sequence, 32);
+  EXPECT_EQ(small.data.texts.size(), 2u);
+  EXPECT_EQ(small.balance.loss_weight, 0.5);
+  EXPECT_EQ(small.source["training"]["batch"], 8);
+  EXPECT_FALSE(small.source.contains("variants"));
+  const Recipe wide = read_recipe(path, {"wide", {}});
+  EXPECT_EQ(wide.config, (base::Json{{"hidden_size", 64}}));
+  try {
+    read_recipe(path, {"large", {}});
+    ADD_FAILURE() << "no error";
+  } catch (const base::Error& error) {
+    EXPECT_EQ(error.message(), "has no variant \"large\", it has small, wide");
+  }
+  EXPECT_THROW(read_recipe(path, {"", {"batch"}}), base::Error);
+  EXPECT_THROW(read_recipe(path, {"", {"training.bacth=8"}}), base::Error);
 }
 
 TEST_F(Recipes, FaultsAreNamed) {

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "layers/moe/router_spec.h"
+#include "layers/tap.h"
+
+namespace coterie::layers {
+
+/// What the router of one layer did over some tokens.
+struct RouterLoad {
+  std::vector<double> assignments;  // [E] tokens that each expert got
+  std::vector<double> probability;  // [E] Σ over the tokens of its share of the scores
+  double tokens = 0;
+  double entropy = 0;   // Σ over the tokens, in nats
+  double squares = 0;   // Σ logsumexp(logits)²
+  double dropped = 0;   // assignments that found no expert with room
+  double overflow = 0;  // assignments that went to a less preferred expert for want of room
+
+  /// Each expert's share of the assignments, times E: 1 is even. Zeros when there are none.
+  std::vector<double> load() const;
+  double load_cv() const;   // standard deviation of load() (its mean is 1)
+  double max_load() const;  // the largest of load()
+  int64_t dead() const;     // experts without a token
+  /// E Σ_e f_e P_e with f the shares of the assignments and P of the scores: 1 at balance, E when all goes to one
+  /// (Fedus et al. 2021, eq. 4).
+  double balance() const;
+  double mean_entropy() const;  // of a token, over ln E: 1 is undecided, 0 certain
+};
+
+/// Listens to routers and adds up, layer by layer. `score`: how the routers make scores of logits (softmax, or sigmoid,
+/// whose shares are of the sum).
+class RouterLoads : public Tap {
+ public:
+  explicit RouterLoads(RouterSpec::Score score) : score_(score) {}
+  void plan(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits) override;
+
+  void clear() { layers_.clear(); }
+  const std::map<int64_t, RouterLoad>& layers() const { return layers_; }
+
+ private:
+  RouterSpec::Score score_;
+  std::map<int64_t, RouterLoad> layers_;
+};
+
+}  // namespace coterie::layers

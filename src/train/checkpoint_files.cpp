@@ -1,0 +1,54 @@
+#include "train/checkpoint_files.h"
+
+#include "base/atomic_file.h"
+#include "checkpoint/tensor_sink.h"
+#include "checkpoint/tensor_source.h"
+#include "models/export.h"
+#include "models/families/family.h"
+
+namespace coterie::train {
+
+namespace fs = std::filesystem;
+using base::Json;
+
+namespace {
+
+constexpr const char *kModel = "model.safetensors", *kOptimiser = "optimizer.safetensors", *kState = "state.json";
+
+void write_text(const fs::path& path, const std::string& text) {
+  base::AtomicFile file(path);
+  file.write(text);
+  file.commit();
+}
+
+}  // namespace
+
+void write_checkpoint_files(const fs::path& folder, const Json& config, const fs::path& vocabulary,
+                            const models::Decoder& decoder, const AdamW& optimiser, const Progress& progress) {
+  const models::Family& family = models::family_of_model_type(decoder.spec().family, "checkpoint");
+  write_text(folder / "config.json", config.dump(2) + "\n");
+  for (const fs::directory_entry& file : fs::directory_iterator(vocabulary))
+    write_text(folder / file.path().filename(), base::read_text(file.path()));
+  checkpoint::write_safetensors(folder / kModel, models::tensors_to_write(decoder, family.hugging_face_names()),
+                                {{"format", "pt"}});  // without it older readers refuse the file
+  checkpoint::write_safetensors(folder / kOptimiser, optimiser.tensors_to_write());
+  const Json state = {{"step", progress.step},
+                      {"tokens", progress.tokens},
+                      {"seconds", progress.seconds},
+                      {"optimiser_steps", optimiser.steps()}};
+  write_text(folder / kState, state.dump(2) + "\n");
+}
+
+Progress read_progress(const fs::path& folder, AdamW& optimiser) {
+  const Json json = base::read_json(folder / kState);
+  base::JsonReader state(json, (folder / kState).string());
+  Progress progress;
+  progress.step = state.integer("step");
+  progress.tokens = state.integer("tokens");
+  progress.seconds = state.number("seconds");
+  const auto moments = checkpoint::open_safetensors(folder / kOptimiser);
+  optimiser.restore(*moments, state.integer("optimiser_steps"));
+  return progress;
+}
+
+}  // namespace coterie::train

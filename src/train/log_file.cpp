@@ -1,0 +1,45 @@
+#include "train/log_file.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "base/atomic_file.h"
+#include "base/error.h"
+
+namespace coterie::train {
+
+using base::ErrorKind;
+
+LogFile::LogFile(std::filesystem::path path, bool go_on) : path_(std::move(path)) {
+  const bool there = go_on && std::filesystem::exists(path_);
+  const std::string text = there ? base::read_text(path_, int64_t{1} << 32) : "";
+  const size_t whole = text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1;
+  descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (descriptor_ < 0 || ::ftruncate(descriptor_, static_cast<off_t>(whole)) != 0)
+    base::fail(ErrorKind::io, path_.string(), "cannot be written: {}", std::strerror(errno));
+}
+
+LogFile::~LogFile() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+void LogFile::write(const base::Json& event) {
+  const std::string line = event.dump() + "\n";
+  const off_t before = ::lseek(descriptor_, 0, SEEK_END);
+  for (size_t done = 0; done < line.size();) {
+    const ssize_t written = ::write(descriptor_, line.data() + done, line.size() - done);
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) {
+      const int reason = errno;
+      // Half a line would hide the next one; if even this fails, read_run_log still passes over a last half line.
+      [[maybe_unused]] const int ignored = ::ftruncate(descriptor_, before);
+      base::fail(ErrorKind::io, path_.string(), "cannot be written: {}", std::strerror(reason));
+    }
+    done += static_cast<size_t>(written);
+  }
+}
+
+}  // namespace coterie::train

@@ -1,0 +1,133 @@
+#include "train/router_watch.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "base/error.h"
+
+namespace coterie::train {
+
+using base::Json;
+
+namespace {
+
+std::vector<int64_t> layers_with_experts(const models::ModelSpec& spec) {
+  std::vector<int64_t> result;
+  for (size_t b = 0; b < spec.blocks.size(); ++b)
+    if (std::holds_alternative<layers::MoeSpec>(spec.blocks[b].ffn)) result.push_back(static_cast<int64_t>(b));
+  return result;
+}
+
+const layers::RouterSpec* router_of(const models::ModelSpec& spec) {
+  for (const models::BlockSpec& block : spec.blocks)
+    if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn)) return &moe->router;
+  return nullptr;
+}
+
+layers::RouterSpec::Score score_of(const models::ModelSpec& spec) {
+  const layers::RouterSpec* router = router_of(spec);
+  return router ? router->score : layers::RouterSpec::Score::softmax;
+}
+
+layers::RouterLossSpec losses_of(const Recipe& recipe, const models::ModelSpec& spec) {
+  layers::RouterLossSpec losses;
+  losses.score = score_of(spec);
+  // A loss of each part by itself counts as one of that many.
+  const bool each = recipe.balance.scope == BalanceRecipe::Scope::micro_batch;
+  const double share = each ? static_cast<double>(recipe.micro_batch) / static_cast<double>(recipe.batch) : 1;
+  if (recipe.balance.loss_weight > 0) losses.balance = layers::RouterLossSpec::Balance::all_choices;
+  losses.balance_coefficient = recipe.balance.loss_weight * share;
+  losses.z_coefficient = recipe.balance.z_weight * share;
+  return losses;
+}
+
+double norm_of_gradient(const models::Parameters& parameters, const std::string& path) {
+  double sum = 0;
+  for (const models::Parameter& p : parameters.list())
+    if (p.place == layers::Place::router && p.path.starts_with(path))
+      for (int64_t i = 0; i < p.count; ++i) sum += static_cast<double>(p.gradient[i]) * p.gradient[i];
+  return std::sqrt(sum);
+}
+
+}  // namespace
+
+RouterWatch::RouterWatch(const Recipe& recipe, const models::ModelSpec& spec)
+    : recipe_(recipe.balance),
+      has_loss_(recipe.balance.loss_weight > 0 || recipe.balance.z_weight > 0),
+      several_parts_(recipe.micro_batch < recipe.batch),
+      expert_layers_(layers_with_experts(spec)),
+      losses_(losses_of(recipe, spec)),
+      loads_(score_of(spec)) {
+  if (expert_layers_.empty() && (has_loss_ || recipe.balance.bias_rate > 0))
+    throw base::Error(base::ErrorKind::bad_input, recipe.name, "balance is asked for in a model without routers",
+                      "take the section out");
+  if (recipe.balance.bias_rate > 0 && !router_of(spec)->selection_bias)
+    throw base::Error(base::ErrorKind::bad_input, recipe.name, "bias_rate moves a bias that these routers do not have",
+                      "give the model one, or take a model_type that has (deepseek_v3, glm4_moe, dots1, coterie)");
+}
+
+bool RouterWatch::must_count_first() const {
+  return has_loss_ && several_parts_ && recipe_.scope == BalanceRecipe::Scope::batch;
+}
+
+void RouterWatch::begin_step() {
+  losses_.clear();
+  counting_ = must_count_first();
+  before_.clear();
+  for (const auto& [layer, load] : loads_.layers()) before_[layer] = load.assignments;
+}
+
+void RouterWatch::begin_gradients() { counting_ = false; }
+
+void RouterWatch::begin_part() {
+  if (recipe_.scope != BalanceRecipe::Scope::batch) losses_.clear();
+}
+
+void RouterWatch::plan(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits) {
+  if (counting_ || !must_count_first()) losses_.plan(layer, plan, logits);
+  if (!counting_) loads_.plan(layer, plan, logits);
+}
+
+// Auxiliary-loss-free balancing (Wang et al. 2024, arXiv:2408.15664): an expert with less than its share of the step's
+// assignments becomes easier to choose by bias_rate, one with more harder. The update has mean zero, so that the biases
+// do not drift together.
+void RouterWatch::end_step(const models::Parameters& parameters) {
+  if (recipe_.bias_rate == 0) return;
+  for (const models::Parameter& p : parameters.list()) {
+    if (!p.path.ends_with(".selection_bias")) continue;
+    const int64_t layer = std::stoll(p.path.substr(std::string_view("blocks.").size()));
+    std::vector<double> counts = loads_.layers().at(layer).assignments;
+    const std::vector<double>& before = before_[layer];
+    for (size_t e = 0; e < before.size(); ++e) counts[e] -= before[e];
+    const double mean = std::accumulate(counts.begin(), counts.end(), 0.0) / static_cast<double>(counts.size());
+    std::vector<double> update(counts.size());
+    for (size_t e = 0; e < counts.size(); ++e)
+      update[e] = recipe_.bias_rate * static_cast<double>((mean > counts[e]) - (mean < counts[e]));
+    const double drift = std::accumulate(update.begin(), update.end(), 0.0) / static_cast<double>(update.size());
+    for (size_t e = 0; e < counts.size(); ++e) p.values[e] += static_cast<float>(update[e] - drift);
+  }
+}
+
+Json RouterWatch::figures(const models::Parameters& parameters) const {
+  Json event = {{"load", Json::array()}};
+  for (const auto& [layer, load] : loads_.layers()) {
+    const double tokens = std::max(load.tokens, 1.0);
+    double assigned = load.dropped;
+    for (const double a : load.assignments) assigned += a;
+    event["load"].push_back(load.load());
+    const auto add = [&](const char* key, double value) { event[key].push_back(value); };
+    add("load_cv", load.load_cv());
+    add("max_load", load.max_load());
+    add("dead", static_cast<double>(load.dead()));
+    add("entropy", load.mean_entropy());
+    add("dropped", load.dropped / std::max(assigned, 1.0));
+    add("overflow", load.overflow / std::max(assigned, 1.0));
+    add("balance_loss", load.balance());
+    add("z_loss", load.squares / tokens);
+    add("gradient_norm", norm_of_gradient(parameters, fmt::format("blocks.{}.", layer)));
+  }
+  return event;
+}
+
+}  // namespace coterie::train

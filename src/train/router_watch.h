@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "base/json.h"
+#include "layers/moe/balance.h"
+#include "layers/moe/load.h"
+#include "models/parameters.h"
+#include "models/spec.h"
+#include "train/recipe.h"
+
+namespace coterie::train {
+
+/// Listens to the routers of a training run: gives them the gradients of their losses in the scope that the recipe
+/// says, moves their biases of selection, and adds figures up for the log.
+///
+/// A step is begin_step; when must_count_first and there are several parts, a forward of all of them without a tape,
+/// since a loss over the batch needs the loads of all of it; begin_gradients; begin_part before each part; end_step.
+class RouterWatch : public layers::Tap {
+ public:
+  RouterWatch(const Recipe& recipe, const models::ModelSpec& spec);
+
+  void begin_step();
+  bool must_count_first() const;
+  void begin_gradients();
+  void begin_part();
+  /// After the optimiser's step: the biases of selection.
+  void end_step(const models::Parameters& parameters);
+
+  void plan(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits) override;
+  /// Null when the recipe has none.
+  const layers::RouterLoss* loss() const { return has_loss_ ? &losses_ : nullptr; }
+
+  const std::vector<int64_t>& expert_layers() const { return expert_layers_; }
+  /// The fields of a "routers" event of the log, over the steps since clear_figures: each a list, by layer.
+  base::Json figures(const models::Parameters& parameters) const;
+  void clear_figures() { loads_.clear(); }
+
+ private:
+  BalanceRecipe recipe_;
+  bool has_loss_, several_parts_, counting_ = false;
+  std::vector<int64_t> expert_layers_;
+  layers::RouterLosses losses_;
+  layers::RouterLoads loads_;
+  std::map<int64_t, std::vector<double>> before_;  // assignments when the step began
+};
+
+}  // namespace coterie::train

@@ -1,0 +1,122 @@
+#include "train/run_data.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/atomic_file.h"
+#include "base/error.h"
+
+namespace coterie::train {
+
+namespace fs = std::filesystem;
+using base::ErrorKind;
+
+TokenStream::TokenStream(std::vector<TokenFile> files) : files_(std::move(files)) {
+  int64_t end = 0;
+  for (const TokenFile& file : files_) ends_.push_back(end += file.size());
+}
+
+void TokenStream::read(int64_t begin, std::span<int32_t> out) const {
+  int64_t first = 0;
+  for (size_t f = 0; f < files_.size() && !out.empty(); first = ends_[f++]) {
+    if (begin >= ends_[f]) continue;
+    const auto here = static_cast<size_t>(std::min(std::ssize(out), ends_[f] - begin));
+    files_[f].read(begin - first, out.first(here));
+    out = out.subspan(here), begin += static_cast<int64_t>(here);
+  }
+  base::require(out.empty(), "train::TokenStream", "{} tokens past the end", out.size());
+}
+
+void Split::read(int64_t sample, std::span<int32_t> inputs, std::span<int32_t> targets) const {
+  const int64_t first = begin + windows.begin(sample);
+  stream->read(first, inputs);
+  stream->read(first + 1, targets);
+}
+
+namespace {
+
+using Note = std::function<void(const std::string&)>;
+
+void copy_vocabulary(const fs::path& from, const fs::path& to) {
+  fs::create_directories(to);
+  for (const char* name : {"tokenizer_config.json", "tokenizer.json"}) {
+    if (!fs::exists(from / name)) continue;
+    base::AtomicFile file(to / name);
+    file.write(base::read_text(from / name));
+    file.commit();
+  }
+}
+
+void make_vocabulary(const Recipe& recipe, const fs::path& folder, const Note& note) {
+  if (fs::exists(folder / "tokenizer.json")) return;
+  if (!recipe.tokenizer.trained) {
+    if (!fs::exists(recipe.tokenizer.folder / "tokenizer.json"))
+      throw base::Error(ErrorKind::not_found, recipe.tokenizer.folder.string(), "has no tokenizer.json",
+                        "tokenizer: folder is the folder of a Hugging Face model, or of coterie tokenizer train");
+    return copy_vocabulary(recipe.tokenizer.folder, folder);
+  }
+  note("training the vocabulary");
+  // The documents of the training texts; the separator between them is no text.
+  std::vector<std::string> texts;
+  for (const TextSource& source : recipe.data.texts)
+    for_each_document(source, [&](std::string_view text) { texts.emplace_back(text); });
+  const std::vector<std::string_view> views(texts.begin(), texts.end());
+  const std::string json = text::train_tokenizer(*recipe.tokenizer.trained, views);
+  fs::create_directories(folder);
+  text::write_tokenizer(*recipe.tokenizer.trained, json, folder);
+}
+
+std::shared_ptr<const TokenStream> make_tokens(const fs::path& path, std::span<const TextSource> texts,
+                                               const text::Tokenizer& tokenizer, const Note& note) {
+  if (!fs::exists(path)) {
+    std::optional<text::TokenId> separator;
+    if (!tokenizer.end_tokens().empty()) separator = tokenizer.end_tokens().front();
+    write_token_file(path, texts, tokenizer, separator, [&](const TokenizingProgress& at) {
+      note(fmt::format("tokens of the texts: {:.1f} of {:.1f} MB", static_cast<double>(at.bytes) * 1e-6,
+                       static_cast<double>(at.total_bytes) * 1e-6));
+    });
+  }
+  return std::make_shared<const TokenStream>(std::vector{TokenFile::open(path, tokenizer.vocabulary_size())});
+}
+
+double bytes_per_token(const Split& split, const text::Tokenizer& tokenizer) {
+  const int64_t count = split.windows.per_epoch() * split.windows.length();
+  std::vector<int32_t> ids(static_cast<size_t>(count));
+  split.stream->read(split.begin + 1, ids);
+  return static_cast<double>(tokenizer.decode(ids, true).size()) / static_cast<double>(count);
+}
+
+}  // namespace
+
+RunData open_data(const Recipe& recipe, const RunFolder& folder, const Note& note) {
+  make_vocabulary(recipe, folder.tokenizer(), note);
+  text::Tokenizer tokenizer = text::Tokenizer::load(folder.tokenizer());
+
+  std::shared_ptr<const TokenStream> stream;
+  if (recipe.data.tokens.empty()) {
+    stream = make_tokens(folder.tokens(), recipe.data.texts, tokenizer, note);
+  } else {
+    std::vector<TokenFile> files;
+    for (const fs::path& path : recipe.data.tokens) files.push_back(TokenFile::open(path, tokenizer.vocabulary_size()));
+    stream = std::make_shared<const TokenStream>(std::move(files));
+  }
+  const std::string where =
+      recipe.data.tokens.empty() ? recipe.data.texts.front().path.string() : recipe.data.tokens.front().string();
+  const auto held_out = static_cast<int64_t>(std::ceil(static_cast<double>(stream->size()) * recipe.data.validation));
+  const int64_t kept = stream->size() - held_out;
+  RunData data{
+      std::move(tokenizer), {stream, 0, Windows(kept, recipe.sequence, recipe.data.order, recipe.seed, where)}, {}};
+  using enum Windows::Order;
+  if (!recipe.data.validation_texts.empty()) {
+    const auto validation = make_tokens(folder.validation(), recipe.data.validation_texts, data.tokenizer, note);
+    const std::string file = recipe.data.validation_texts.front().path.string();
+    data.validation = Split{validation, 0, Windows(validation->size(), recipe.sequence, sequential, 0, file)};
+  } else if (held_out > 0) {
+    data.validation =
+        Split{stream, kept, Windows(held_out, recipe.sequence, sequential, 0, where + ": the part held out")};
+  }
+  if (data.validation) data.bytes_per_token = bytes_per_token(*data.validation, data.tokenizer);
+  return data;
+}
+
+}  // namespace coterie::train

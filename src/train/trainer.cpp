@@ -1,0 +1,344 @@
+#include "train/trainer.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/atomic_file.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "models/blank_decoder.h"
+#include "models/model.h"
+#include "models/parameters.h"
+#include "train/checkpoint_files.h"
+#include "train/log_file.h"
+#include "train/not_finite.h"
+#include "train/pass.h"
+#include "train/router_watch.h"
+#include "train/run_data.h"
+#include "train/run_folder.h"
+
+namespace coterie::train {
+
+namespace fs = std::filesystem;
+using base::ErrorKind;
+using base::Json;
+
+namespace {
+
+// Figures of the routers are written this often over a run: a column each on the report's maps.
+constexpr int64_t kRouterEvents = 200;
+// Windows of the training data that an evaluation looks at when it looks at all validation data.
+constexpr int64_t kMostTrainingWindows = 256;
+
+class Nothing : public layers::TensorVisitor {
+ public:
+  void matrix(const Tensor&, int64_t, int64_t, tensor::Weight&) override {}
+  void vector(const Tensor&, int64_t, layers::Vector&) override {}
+  void stack(const Tensor&, int64_t, int64_t, int64_t, std::vector<tensor::Weight>&) override {}
+};
+
+void write_json(const fs::path& path, const Json& json) {
+  base::AtomicFile file(path);
+  file.write(json.dump(2) + "\n");
+  file.commit();
+}
+
+// The keys of two recipes that differ, by name.
+void differences(const Json& was, const Json& is, const std::string& path, std::string& found) {
+  if (was == is) return;
+  if (!was.is_object() || !is.is_object()) {
+    found += (found.empty() ? "" : ", ") + path;
+    return;
+  }
+  Json keys = was;
+  keys.update(is);
+  for (const auto& [key, value] : keys.items())
+    differences(was.value(key, Json()), is.value(key, Json()), path.empty() ? key : path + "." + key, found);
+}
+
+// Whether the run in the folder is to be gone on with; its recipe is written or compared.
+bool take_up(const RunFolder& folder, const Recipe& recipe, bool resume) {
+  const bool there = fs::exists(folder.recipe());
+  if (there && !resume)
+    throw base::Error(ErrorKind::bad_input, folder.path().string(), "holds a training run already",
+                      "--resume goes on with it; or give another folder with -o");
+  if (there) {
+    std::string different;
+    differences(base::read_json(folder.recipe()), recipe.source, "", different);
+    if (!different.empty())
+      throw base::Error(ErrorKind::bad_input, folder.path().string(),
+                        fmt::format("holds a run of another recipe: {} differ", different),
+                        "a run goes on with the recipe it began with; give another folder with -o for this one");
+    return true;
+  }
+  fs::create_directories(folder.path());
+  write_json(folder.recipe(), recipe.source);
+  return false;
+}
+
+}  // namespace
+
+struct Trainer::State {
+  State(Recipe recipe_of_run, const TrainerOptions& run_options, threads::Pool& pool,
+        const kernels::KernelTable& kernels, TrainerListener to_tell)
+      : recipe(std::move(recipe_of_run)),
+        options(run_options),
+        listener(std::move(to_tell)),
+        folder(options.run),
+        resumed(take_up(folder, recipe, options.resume)),
+        data(open_data(recipe, folder, listener.note)),
+        config(recipe.config),
+        context{pool, kernels, arena, ops::Precision::f32} {
+    if (!config.contains("vocab_size")) config["vocab_size"] = data.tokenizer.vocabulary_size();
+    open_decoder();
+    const models::ModelSpec& spec = decoder->spec();
+    if (spec.vocabulary < data.tokenizer.vocabulary_size())
+      base::fail(ErrorKind::bad_input, recipe.name, "vocab_size is {}, and the tokenizer has {} tokens",
+                 spec.vocabulary, data.tokenizer.vocabulary_size());
+    if (recipe.sequence > spec.context)
+      base::fail(ErrorKind::bad_input, recipe.name, "sequences of {} tokens for a model of {} positions",
+                 recipe.sequence, spec.context);
+    parameters = std::make_unique<models::Parameters>(*decoder);
+    if (!opened) models::initialise(*parameters, spec, recipe.init, recipe.seed), renew();
+    for (const models::Parameter& p : parameters->list()) {
+      if (!p.trained) continue;
+      const auto count = static_cast<size_t>(p.count);
+      optimiser.add(p.path, {p.values, count}, {p.gradient, count},
+                    p.shape.size() > 1 ? recipe.weight_decay : recipe.vector_decay);
+    }
+    if (opened) progress = read_progress(folder.checkpoint(folder.checkpoints().back()), optimiser);
+    opened.reset();  // every weight is a copy now
+    tape = std::make_unique<ops::Tape>(arena, parameters->gradients());
+    pass = std::make_unique<Pass>(*decoder, recipe.sequence);
+    watch = std::make_unique<RouterWatch>(recipe, spec);
+    account = models::account(spec);
+    // Looking an embedding up is no arithmetic; as output embeddings they multiply.
+    flops_per_token = 6 * static_cast<double>(account.total_active());
+    if (!spec.tied_embeddings)
+      flops_per_token -= 6 * static_cast<double>(account.active[static_cast<size_t>(models::Place::input_embeddings)]);
+    log = std::make_unique<LogFile>(folder.log(), resumed);
+  }
+
+  void open_decoder() {
+    const fs::path path = folder.path() / "config.json";
+    write_json(path, config);
+    if (resumed && !folder.checkpoints().empty()) {
+      opened = models::open_model(folder.checkpoint(folder.checkpoints().back()));
+      decoder = std::move(opened->decoder);
+    } else {
+      models::OpenOptions strict;
+      strict.strict = true;
+      decoder = models::blank_decoder(models::read_spec(checkpoint::resolve_model(path), strict));
+    }
+    if (decoder->spec().router_aux_loss > 0)
+      throw base::Error(ErrorKind::bad_input, recipe.name, "the config asks for its family's own balance loss",
+                        "say balance: loss in the recipe instead, and take output_router_logits out of the config");
+  }
+
+  // What layers derive from weights.
+  void renew() {
+    Nothing nothing;
+    decoder->rebind(nothing);
+  }
+
+  void tell(const Json& event) {
+    log->write(event);
+    listener.event(event);
+  }
+  Json at(const char* kind) const {
+    return {{"kind", kind}, {"step", progress.step}, {"tokens", progress.tokens}, {"seconds", progress.seconds}};
+  }
+
+  void begin();
+  double step_losses();
+  void step();
+  void evaluate();
+  void write_checkpoint();
+  [[noreturn]] void stop_at_no_number(bool loss);
+
+  int64_t micro_batches() const { return recipe.batch / recipe.micro_batch; }
+  // Of the part of the step in hand.
+  double part_loss(int64_t part, bool backward);
+
+  Recipe recipe;
+  TrainerOptions options;
+  TrainerListener listener;
+  RunFolder folder;
+  bool resumed;
+  RunData data;
+  Json config;
+  tensor::Arena arena{16 << 20};
+  ops::Context context;
+  std::optional<models::Model> opened;  // while the weights of a checkpoint are read
+  std::unique_ptr<models::Decoder> decoder;
+  std::unique_ptr<models::Parameters> parameters;
+  AdamW optimiser{recipe.optimiser};
+  Progress progress;
+  std::unique_ptr<ops::Tape> tape;
+  std::unique_ptr<Pass> pass;
+  std::unique_ptr<RouterWatch> watch;
+  models::Account account;
+  double flops_per_token = 0;
+  std::unique_ptr<LogFile> log;
+};
+
+void Trainer::State::begin() {
+  if (resumed) {
+    tell(at("resume"));
+    if (!folder.checkpoints().empty()) return;
+  }
+  Json experts = Json::array();
+  for (const int64_t layer : watch->expert_layers()) experts.push_back(layer);
+  Json places = Json::object();
+  for (int p = 0; p < models::kPlaces; ++p)
+    places[std::string(models::name(static_cast<models::Place>(p)))] = {account.held[static_cast<size_t>(p)],
+                                                                        account.active[static_cast<size_t>(p)]};
+  Json start = at("start");
+  start.update(Json{{"name", recipe.name},
+                    {"description", recipe.description},
+                    {"recipe", recipe.source},
+                    {"steps", recipe.schedule.steps},
+                    {"parameters", account.total()},
+                    {"active_parameters", account.total_active()},
+                    {"places", places},
+                    {"flops_per_token", flops_per_token},
+                    {"expert_layers", experts},
+                    {"vocabulary", decoder->spec().vocabulary},
+                    {"training_tokens", data.training.windows.per_epoch() * recipe.sequence},
+                    {"bytes_per_token", data.bytes_per_token},
+                    {"threads", context.pool.threads()},
+                    {"isa", std::string(context.kernels.isa)},
+                    {"peak_flops", options.peak_flops}});
+  tell(start);
+  evaluate();
+}
+
+double Trainer::State::part_loss(int64_t part, bool backward) {
+  models::LossOptions asked;
+  asked.tap = watch.get();
+  asked.gradient_weight = 1 / static_cast<double>(recipe.batch * recipe.sequence);
+  asked.dropout = static_cast<float>(recipe.dropout);
+  asked.recompute = recipe.recompute;
+  if (backward) asked.router_loss = watch->loss();
+  ops::Context recording = context;
+  if (backward) recording.tape = tape.get();
+  const int64_t first = progress.step * recipe.batch + part * recipe.micro_batch;
+  const double loss = pass->loss(recording, data.training, first, recipe.micro_batch, recipe.seed, asked);
+  if (backward) tape->backward(context);
+  return loss;
+}
+
+double Trainer::State::step_losses() {
+  parameters->clear_gradients();
+  watch->begin_step();
+  if (watch->must_count_first() && micro_batches() > 1)
+    for (int64_t part = 0; part < micro_batches(); ++part) part_loss(part, false);
+  watch->begin_gradients();
+  double loss = 0;
+  for (int64_t part = 0; part < micro_batches(); ++part) {
+    watch->begin_part();
+    loss += part_loss(part, true);
+  }
+  return loss / static_cast<double>(recipe.batch * recipe.sequence);
+}
+
+void Trainer::State::step() {
+  const base::Stopwatch watch_time;
+  const double loss = step_losses();
+  if (!std::isfinite(loss)) stop_at_no_number(true);
+  const double norm = optimiser.gradient_norm(context.pool);
+  if (!std::isfinite(norm)) stop_at_no_number(false);
+  const double rate = recipe.learning_rate * recipe.schedule.at(progress.step);
+  optimiser.step(context.pool, rate, recipe.clip && norm > *recipe.clip ? *recipe.clip / norm : 1);
+  watch->end_step(*parameters);
+  renew();
+  const double seconds = watch_time.seconds();
+  ++progress.step;
+  progress.tokens += recipe.batch * recipe.sequence;
+  progress.seconds += seconds;
+
+  const double speed = static_cast<double>(recipe.batch * recipe.sequence) / seconds;
+  Json event = at("step");
+  event.update(Json{{"loss", loss}, {"rate", rate}, {"gradient_norm", norm}, {"tokens_per_second", speed}});
+  if (options.peak_flops > 0) event["peak_share"] = speed * flops_per_token / options.peak_flops;
+  tell(event);
+  const int64_t every = std::max<int64_t>(recipe.schedule.steps / kRouterEvents, 1);
+  if (!watch->expert_layers().empty() && progress.step % every == 0) {
+    Json routers = at("routers");
+    routers.update(watch->figures(*parameters));
+    tell(routers);
+    watch->clear_figures();
+  }
+}
+
+void Trainer::State::evaluate() {
+  const auto windows = [&](const Split& split, int64_t most) {
+    const int64_t asked = recipe.evaluate_batches > 0 ? recipe.evaluate_batches * recipe.batch : most;
+    return std::min(asked, split.windows.per_epoch());
+  };
+  Json event = at("evaluation");
+  event["train"] =
+      mean_loss(*pass, context, data.training, 0, windows(data.training, kMostTrainingWindows), recipe.micro_batch);
+  if (data.validation) {
+    const int64_t all = data.validation->windows.per_epoch();
+    const double loss =
+        mean_loss(*pass, context, *data.validation, 0, windows(*data.validation, all), recipe.micro_batch);
+    event["validation"] = loss;
+    if (data.bytes_per_token > 0) event["bits_per_byte"] = loss / std::log(2.0) / data.bytes_per_token;
+  }
+  tell(event);
+}
+
+void Trainer::State::write_checkpoint() {
+  folder.write_checkpoint(progress.step, recipe.checkpoints_kept, [&](const fs::path& path) {
+    write_checkpoint_files(path, config, folder.tokenizer(), *decoder, optimiser, progress);
+  });
+}
+
+void Trainer::State::stop_at_no_number(bool loss) {
+  std::string place = not_finite(*parameters);
+  if (loss && (place.empty() || place.starts_with("the gradient"))) {
+    FirstNotFinite first;
+    for (int64_t part = 0; part < micro_batches() && first.layer() < 0; ++part)
+      pass->loss(context, data.training, progress.step * recipe.batch + part * recipe.micro_batch, recipe.micro_batch,
+                 recipe.seed, {.tap = &first});
+    place = first.layer() < 0 ? "the output embeddings" : fmt::format("layer {}", first.layer());
+  }
+  const std::vector<int64_t> saved = folder.checkpoints();
+  throw base::Error(ErrorKind::bad_input, recipe.name,
+                    fmt::format("step {}: the {} is no finite number; it begins at {}", progress.step + 1,
+                                loss ? "loss" : "norm of the gradients", place),
+                    saved.empty() ? "try a smaller learning_rate, a longer warmup, or clip"
+                                  : fmt::format("{} is good; try a smaller learning_rate, a longer warmup, or clip",
+                                                folder.checkpoint(saved.back()).string()));
+}
+
+Trainer::Trainer(Recipe recipe, const TrainerOptions& options, threads::Pool& pool, const kernels::KernelTable& kernels,
+                 TrainerListener listener)
+    : state_(std::make_unique<State>(std::move(recipe), options, pool, kernels, std::move(listener))) {}
+Trainer::~Trainer() = default;
+
+bool Trainer::run(const std::atomic<bool>& stop) {
+  State& s = *state_;
+  const int64_t steps = s.recipe.schedule.steps;
+  if (s.progress.step >= steps) return true;
+  s.begin();
+  while (s.progress.step < steps && !stop) {
+    s.step();
+    const bool last = s.progress.step == steps;
+    if (last || s.progress.step % s.recipe.evaluate_every == 0) s.evaluate();
+    if (last || stop || s.progress.step % s.recipe.checkpoint_every == 0) s.write_checkpoint();
+  }
+  if (s.progress.step < steps) return false;
+  s.tell(s.at("end"));
+  return true;
+}
+
+const models::Account& Trainer::account() const { return state_->account; }
+int64_t Trainer::step() const { return state_->progress.step; }
+fs::path Trainer::result() const {
+  const std::vector<int64_t> saved = state_->folder.checkpoints();
+  return saved.empty() ? fs::path() : state_->folder.checkpoint(saved.back());
+}
+
+}  // namespace coterie::train

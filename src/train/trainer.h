@@ -1,0 +1,57 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/json.h"
+#include "models/account.h"
+#include "ops/context.h"
+#include "train/recipe.h"
+
+namespace coterie::train {
+
+struct TrainerOptions {
+  std::filesystem::path run;  // the folder to write into
+  bool resume = false;        // go on from its newest checkpoint
+  double peak_flops = 0;      // multiply-adds × 2 a second that the machine was measured to do; 0: not known
+};
+
+/// Called with what happens: sentences about what is done before the first step, events as the log has them.
+struct TrainerListener {
+  std::function<void(const std::string&)> note = [](const std::string&) {};
+  std::function<void(const base::Json&)> event = [](const base::Json&) {};
+};
+
+/// A training run from a recipe to its last checkpoint.
+///
+/// The bits of a run depend on its recipe, the instruction set and nothing else: not on the number of threads, and not
+/// on where it was interrupted.
+class Trainer {
+ public:
+  /// Reads or makes vocabulary and tokens, builds the model and draws its weights, or takes a checkpoint up again.
+  /// Throws bad_input when the folder holds a run and `resume` is not set, or one of another recipe; and what reading
+  /// the data throws. The pool and the kernels must outlive it.
+  Trainer(Recipe recipe, const TrainerOptions& options, threads::Pool& pool, const kernels::KernelTable& kernels,
+          TrainerListener listener = {});
+  ~Trainer();
+
+  /// Trains until the last step, or until `stop` is raised: then the step in hand is finished and a checkpoint written.
+  /// Throws bad_input, naming step and layer, when loss or gradient are no numbers; the last checkpoint stays. Returns
+  /// whether the run is finished.
+  bool run(const std::atomic<bool>& stop);
+
+  const models::Account& account() const;
+  int64_t step() const;
+  /// The newest checkpoint's folder; empty before the first.
+  std::filesystem::path result() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace coterie::train

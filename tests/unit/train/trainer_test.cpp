@@ -1,0 +1,210 @@
+#include "train/trainer.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+
+#include "base/atomic_file.h"
+#include "base/error.h"
+#include "checkpoint/tensor_source.h"
+#include "kernels/table.h"
+#include "models/model.h"
+#include "support/temp_folder.h"
+
+namespace coterie::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A Mixtral small enough that a step takes a millisecond; dropout, so that what is drawn must come back after a resume.
+constexpr const char* kMixtral = R"(
+model:
+  config: {model_type: mixtral, hidden_size: 16, intermediate_size: 24, num_hidden_layers: 2, num_attention_heads: 2,
+           num_key_value_heads: 1, num_local_experts: 4, num_experts_per_tok: 2, max_position_embeddings: 16,
+           rms_norm_eps: 1e-5, rope_theta: 10000.0}
+tokenizer: {kind: bytes}
+data: {files: text.txt, validation: 0.2}
+training: {sequence: 8, batch: 4, micro_batch: 2, steps: 12, learning_rate: 1e-2, clip: 1, dropout: 0.1}
+balance: {loss: 0.01, z_loss: 0.001}
+evaluation: {every: 6}
+checkpoint: {every: 5}
+)";
+
+constexpr const char* kJamba = R"(
+model:
+  config: {model_type: jamba, hidden_size: 16, intermediate_size: 24, num_hidden_layers: 2, num_attention_heads: 2,
+           num_key_value_heads: 1, num_experts: 4, num_experts_per_tok: 2, expert_layer_period: 2,
+           expert_layer_offset: 1, attn_layer_period: 2, attn_layer_offset: 1, mamba_d_state: 4, mamba_d_conv: 4,
+           mamba_expand: 2, mamba_dt_rank: 2, max_position_embeddings: 16, rms_norm_eps: 1e-6}
+tokenizer: {kind: bytes}
+data: {files: text.txt, validation: 0.2}
+training: {sequence: 8, batch: 4, micro_batch: 2, steps: 12, learning_rate: 1e-2, clip: 1, dropout: 0.1}
+evaluation: {every: 6}
+checkpoint: {every: 5}
+)";
+
+struct Training : testing::Test {
+  Training() { write("text.txt", text(600)); }
+
+  static std::string text(int length) {
+    std::string result;
+    for (int i = 0; i < length; ++i) result += static_cast<char>('a' + (i * i + i / 7) % 23);
+    return result;
+  }
+  void write(const std::string& name, const std::string& content) const { std::ofstream(folder / name) << content; }
+  static std::string changed(std::string text, const std::string& from, const std::string& to) {
+    const size_t at = text.find(from);
+    return at == std::string::npos ? "no " + from : text.replace(at, from.size(), to);
+  }
+
+  // Trains in `run` until the end or, with `stop_after` > 0, until that step. Whether it was finished.
+  bool train(const std::string& recipe, const std::string& run, bool resume = false, int64_t stop_after = 0,
+             int threads = 2) const {
+    write("tiny.yaml", recipe);
+    threads::Pool pool(threads);
+    std::atomic<bool> stop = false;
+    TrainerListener listener;
+    listener.event = [&](const base::Json& event) {
+      if (event["kind"] == "step" && event["step"] == stop_after) stop = true;
+    };
+    Trainer trainer(read_recipe(folder / "tiny.yaml"), {folder / run, resume, 0}, pool, kernels::select(), listener);
+    return trainer.run(stop);
+  }
+  // A law about bits: compares files, not numbers.
+  std::string bytes(const std::string& run, const std::string& file, int64_t step = 12) const {
+    return base::read_text(folder / run / "checkpoints" / fmt::format("step-{:07}", step) / file);
+  }
+  std::vector<base::Json> events(const std::string& run, const std::string& kind) const {
+    std::vector<base::Json> result;
+    std::ifstream log(folder / run / "log.jsonl");
+    for (std::string line; std::getline(log, line);)
+      if (base::Json event = base::Json::parse(line); event["kind"] == kind) result.push_back(event);
+    return result;
+  }
+  std::string message_of(const std::string& recipe, const std::string& run, bool resume = false) const {
+    try {
+      train(recipe, run, resume);
+    } catch (const base::Error& error) {
+      return error.message() + (error.hint().empty() ? "" : " | " + error.hint());
+    }
+    return "no error";
+  }
+  TempFolder folder;
+};
+
+TEST_F(Training, TheLossFallsAndTheLogSaysSo) {
+  ASSERT_TRUE(train(changed(changed(kMixtral, "steps: 12", "steps: 60"), "dropout: 0.1", "dropout: 0"), "run"));
+  const auto steps = events("run", "step"), evaluations = events("run", "evaluation");
+  ASSERT_EQ(steps.size(), 60u);
+  EXPECT_NEAR(steps.front()["loss"].get<double>(), std::log(256), 0.2);
+  EXPECT_LT(steps.back()["loss"].get<double>(), 3.6);
+  EXPECT_EQ(steps.back()["tokens"], 60 * 32);
+  ASSERT_EQ(evaluations.size(), 11u);
+  EXPECT_EQ(evaluations.front()["step"], 0);
+  EXPECT_LT(evaluations.back()["validation"].get<double>(), 3.8);
+  // A byte is a token.
+  EXPECT_NEAR(evaluations.back()["bits_per_byte"].get<double>(),
+              evaluations.back()["validation"].get<double>() / std::log(2.0), 1e-9);
+  const auto routers = events("run", "routers");
+  ASSERT_FALSE(routers.empty());
+  ASSERT_EQ(routers.back()["load"].size(), 2u);
+  double sum = 0;
+  for (const double load : routers.back()["load"][0]) sum += load;
+  EXPECT_NEAR(sum, 4, 1e-9);
+  EXPECT_GT(routers.back()["gradient_norm"][1].get<double>(), 0);
+  EXPECT_EQ(events("run", "end").size(), 1u);
+}
+
+TEST_F(Training, ResumedIsUninterruptedToTheBit) {
+  for (const std::string recipe : {kMixtral, kJamba}) {
+    const std::string one = recipe == kMixtral ? "one" : "jamba-one", two = recipe == kMixtral ? "two" : "jamba-two";
+    ASSERT_TRUE(train(recipe, one));
+    ASSERT_FALSE(train(recipe, two, false, 3));
+    ASSERT_FALSE(train(recipe, two, true, 8));
+    ASSERT_TRUE(train(recipe, two, true));
+    for (const std::string file : {"model.safetensors", "optimizer.safetensors", "config.json", "tokenizer.json"})
+      EXPECT_TRUE(bytes(one, file) == bytes(two, file)) << file;
+    EXPECT_EQ(events(one, "evaluation").back()["validation"], events(two, "evaluation").back()["validation"]);
+  }
+}
+
+// Killed between checkpoints: what came after the newest is done again, to the same bits.
+TEST_F(Training, WhatWasKilledLosesNoMoreThanTheStepsSinceTheCheckpoint) {
+  ASSERT_TRUE(train(kMixtral, "one"));
+  ASSERT_FALSE(train(kMixtral, "two", false, 8));
+  fs::remove_all(folder / "two" / "checkpoints" / "step-0000008");
+  std::ofstream(folder / "two" / "log.jsonl", std::ios::app) << "{\"kind\":\"st";
+  fs::create_directories(folder / "two" / "checkpoints" / "step-0000007.part");
+  ASSERT_TRUE(train(kMixtral, "two", true));
+  EXPECT_TRUE(bytes("one", "model.safetensors") == bytes("two", "model.safetensors"));
+  EXPECT_EQ(events("two", "resume").back()["step"], 5);
+}
+
+TEST_F(Training, ThreadsChangeNoBit) {
+  ASSERT_TRUE(train(kMixtral, "one", false, 0, 1));
+  ASSERT_TRUE(train(kMixtral, "three", false, 0, 3));
+  EXPECT_TRUE(bytes("one", "model.safetensors") == bytes("three", "model.safetensors"));
+}
+
+// 1e-5 of the largest weight: sums are in another order.
+TEST_F(Training, MicroBatchesAreOneBatch) {
+  for (const std::string scope : {"batch"}) {
+    const std::string recipe = changed(kMixtral, "z_loss: 0.001", "z_loss: 0.001, scope: " + scope);
+    ASSERT_TRUE(train(changed(recipe, "steps: 12", "steps: 1"), "parts-" + scope));
+    ASSERT_TRUE(
+        train(changed(changed(recipe, "micro_batch: 2", "micro_batch: 4"), "steps: 12", "steps: 1"), "whole-" + scope));
+    EXPECT_NEAR(events("parts-" + scope, "step")[0]["loss"].get<double>(),
+                events("whole-" + scope, "step")[0]["loss"].get<double>(), 1e-6);
+    const double norm = events("whole-" + scope, "step")[0]["gradient_norm"];
+    EXPECT_NEAR(events("parts-" + scope, "step")[0]["gradient_norm"].get<double>(), norm, 1e-5 * norm);
+  }
+}
+
+TEST_F(Training, ACheckpointIsAModel) {
+  ASSERT_TRUE(train(kMixtral, "run"));
+  const models::Model model = models::open_model(folder / "run" / "checkpoints" / "step-0000012");
+  EXPECT_EQ(model.decoder->spec().family, "mixtral");
+  EXPECT_EQ(model.decoder->spec().vocabulary, 256);
+  ASSERT_TRUE(model.tokenizer);
+  EXPECT_EQ(model.tokenizer->encode("az", false), (std::vector<text::TokenId>{97, 122}));
+  EXPECT_FALSE(fs::exists(folder / "run" / "checkpoints" / "step-0000000"));
+  EXPECT_TRUE(fs::exists(folder / "run" / "checkpoints" / "step-0000010"));
+  EXPECT_FALSE(fs::exists(folder / "run" / "checkpoints" / "step-0000005")) << "two are kept";
+}
+
+TEST_F(Training, ARunIsNotOverwrittenAndKeepsItsRecipe) {
+  ASSERT_TRUE(train(kMixtral, "run"));
+  EXPECT_EQ(message_of(kMixtral, "run"),
+            "holds a training run already | --resume goes on with it; or give another folder with -o");
+  EXPECT_EQ(message_of(changed(kMixtral, "1e-2", "2e-2"), "run", true).substr(0, 74),
+            "holds a run of another recipe: training.learning_rate differ | a run goes ");
+}
+
+TEST_F(Training, NoNumbersStopTheRunAndNameThePlace) {
+  const std::string wild = changed(changed(kMixtral, "1e-2", "10"), "clip: 1, ", "weight_decay: 10, ");
+  const std::string message = message_of(changed(wild, "steps: 12", "steps: 400"), "run");
+  EXPECT_NE(message.find("is no finite number; it begins at "), std::string::npos) << message;
+  EXPECT_EQ(message.substr(0, 5), "step ");
+  // What was good is still there.
+  const auto steps = events("run", "step");
+  EXPECT_TRUE(std::all_of(steps.begin(), steps.end(), [](const base::Json& e) { return e["loss"].is_number(); }));
+}
+
+TEST_F(Training, DataThatCannotServeIsRefused) {
+  write("text.txt", "");
+  EXPECT_EQ(message_of(kMixtral, "empty"), "the file is empty");
+  write("text.txt", "abc");
+  EXPECT_NE(message_of(kMixtral, "short").find("expected at least 9: a sequence of 8"), std::string::npos);
+  fs::remove(folder / "text.txt");
+  EXPECT_NE(message_of(kMixtral, "absent"), "no error");
+  write("text.txt", text(600));
+  EXPECT_NE(message_of(changed(kMixtral, "sequence: 8", "sequence: 17"), "long").find("a model of 16 positions"),
+            std::string::npos);
+  EXPECT_NE(message_of(changed(kMixtral, "rope_theta: 10000.0", "rope_theta: 10000.0, vocab_size: 255"), "vocabulary")
+                .find("vocab_size is 255"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace coterie::train
