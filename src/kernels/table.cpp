@@ -45,19 +45,22 @@ struct Registry {
                  avx512::vector_kernels(),
                  avx512::attention_kernels(),
                  avx512::ssm_kernels(),
-                 avx512::gemm_kernels()};
+                 avx512::gemm_kernels(),
+                 avx512::training_kernels()};
     tables[1] = {"avx2",
                  avx2::matmul_kernels(),
                  avx2::vector_kernels(),
                  avx2::attention_kernels(),
                  avx2::ssm_kernels(),
-                 avx2::gemm_kernels()};
+                 avx2::gemm_kernels(),
+                 avx2::training_kernels()};
     tables[2] = {"scalar",
                  scalar::matmul_kernels(),
                  scalar::vector_kernels(),
                  scalar::attention_kernels(),
                  scalar::ssm_kernels(),
-                 scalar::gemm_kernels()};
+                 scalar::gemm_kernels(),
+                 scalar::training_kernels()};
     const std::array<std::string, 3> reasons = {missing({{"avx512f", __builtin_cpu_supports("avx512f") != 0},
                                                          {"avx512bw", __builtin_cpu_supports("avx512bw") != 0},
                                                          {"avx512dq", __builtin_cpu_supports("avx512dq") != 0},

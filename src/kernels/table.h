@@ -8,6 +8,7 @@
 #include "kernels/gemm.h"
 #include "kernels/matmul.h"
 #include "kernels/ssm.h"
+#include "kernels/training.h"
 #include "kernels/vector.h"
 
 namespace coterie::kernels {
@@ -20,6 +21,7 @@ struct KernelTable {
   AttentionKernels attention;
   SsmKernels ssm;
   GemmKernels gemm;
+  TrainingKernels training;
 };
 
 /// The tables in this build, best first, each with why it can or cannot run here.

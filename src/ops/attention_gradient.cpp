@@ -135,11 +135,8 @@ class Head {
     } else {
       kernels.softmax(p, n);
     }
-    double along = 0;
-    for (int64_t i = 0; i < n; ++i) along += static_cast<double>(p[i]) * static_cast<double>(d[i]);
-    if (shape_.sinks) dsink[head] -= static_cast<double>(sink_weight_) * along;
-    const float level = static_cast<float>(along);
-    for (int64_t i = 0; i < n; ++i) d[i] = p[i] * (d[i] - level) * shape_.scale;
+    const float along = context_.kernels.training.softmax_back(p, d, shape_.scale, n);
+    if (shape_.sinks) dsink[head] -= static_cast<double>(sink_weight_) * static_cast<double>(along);
     if (cap > 0)
       for (int64_t i = 0; i < n; ++i) d[i] *= slopes_[static_cast<size_t>(i)];
     std::fill(s, s + begin, 0.0f), std::fill(s + end, s + seen, 0.0f);

@@ -106,17 +106,16 @@ class Backward {
     const float weight = plan_.slot_weight[static_cast<size_t>(slot)];
     float *const up = kept_.up.row(slot) + col, *const weighted = weighted_.row(slot) + col;
     float* const gate = kept_.gated() ? kept_.gate.row(slot) + col : up;
-    if (kept_.rule.limit != 0)
-      clamped_slope(gate, up, value, slope, cols);
-    else
-      context_.kernels.vector.activation_slope(kept_.rule.activation, gate, value, slope, cols);
+    if (kept_.rule.limit == 0)
+      return context_.kernels.training.gate_back(
+          {kept_.rule.activation, weight, dh, gate, kept_.gated() ? up : nullptr, weighted, cols});
+    clamped_slope(gate, up, value, slope, cols);
     float along[4] = {};
     for (int64_t i = 0; i < cols; ++i) {
-      const float linear = kept_.gated() ? up[i] : 1.0f;
-      const float h = value[i] * linear, d = weight * dh[i];
+      const float linear = up[i], h = value[i] * linear, d = weight * dh[i];
       along[i % 4] += dh[i] * h;
       weighted[i] = weight * h;
-      if (kept_.gated()) up[i] = flat(linear) ? 0.0f : d * value[i];
+      up[i] = flat(linear) ? 0.0f : d * value[i];
       gate[i] = d * linear * slope[i];
     }
     return (along[0] + along[1]) + (along[2] + along[3]);
@@ -136,9 +135,7 @@ class Backward {
     }
   }
   // Whether u + 1 is where the limit cut u.
-  bool flat(float linear) const {
-    return kept_.rule.limit != 0 && (linear >= kept_.rule.limit + 1 || linear <= 1 - kept_.rule.limit);
-  }
+  bool flat(float linear) const { return linear >= kept_.rule.limit + 1 || linear <= 1 - kept_.rule.limit; }
 
   // For each weight its products over the expert's slots.
   void weights_of_experts() {

@@ -76,6 +76,32 @@ int64_t rows_a_piece(const Context& context, int64_t total_rows, int64_t cols, i
   return (rows + panel - 1) / panel * panel;
 }
 
+int64_t rows_of_floats(const Context& context, int64_t rows, int64_t total_rows) {
+  constexpr int64_t kMost = 256;
+  const int64_t tile = 2 * int64_t{context.kernels.matmul.panel_rows};
+  const int64_t parts = (rows + kMost - 1) / kMost, share = total_rows / (4 * int64_t{context.pool.threads()});
+  const int64_t even = std::min((rows + parts - 1) / parts, std::max<int64_t>(share, 1));
+  return (even + tile - 1) / tile * tile;
+}
+
+int64_t tokens_a_piece(ActivationForm form, int64_t tokens) {
+  constexpr int64_t kMost = 256;
+  if (form != ActivationForm::floats || tokens <= kMost) return std::max<int64_t>(tokens, 1);
+  const int64_t pieces = (tokens + kMost - 1) / kMost;
+  return (tokens + pieces - 1) / pieces;
+}
+
+kernels::MatmulTask task_of(const tensor::Weight& w, const std::byte* const* x, int64_t tokens, tensor::Matrix y,
+                            std::byte* scratch, const tensor::Weight& next) {
+  kernels::MatmulTask task;
+  task.weights = w.data, task.dtype = w.dtype, task.row_stride = w.row_stride, task.rows = w.rows, task.cols = w.cols;
+  task.x = x, task.tokens = tokens;
+  task.y = y.data, task.y_stride = y.stride;
+  task.scratch = scratch;
+  task.next = next.data, task.next_bytes = next.rows * next.row_stride;
+  return task;
+}
+
 void run_pieces(Context& context, PreparedRows& x, int64_t count,
                 base::FunctionRef<void(int64_t index, int worker)> body) {
   if (count == 0) return;
@@ -96,6 +122,10 @@ WorkerScratch::WorkerScratch(Context& context, int64_t bytes) {
   // One line more than needed, so that workers never share one and do not all start on the same cache set.
   stride_ = (bytes + tensor::kAlignment - 1) / tensor::kAlignment * tensor::kAlignment + tensor::kAlignment;
   data_ = context.arena.take<std::byte>(stride_ * context.pool.threads());
+}
+
+void fill_zero(tensor::Matrix y) {
+  for (int64_t t = 0; t < y.rows; ++t) std::fill_n(y.row(t), y.cols, 0.0f);
 }
 
 void add_bias(tensor::Matrix y, const float* bias) {

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "ops/optimiser.h"
 
 namespace coterie::train {
 
@@ -29,7 +30,7 @@ void read(const checkpoint::TensorSource& source, const std::string& name, tenso
 
 }  // namespace
 
-void AdamW::add(std::string name, std::span<float> values, std::span<const float> gradient, double weight_decay,
+void AdamW::add(std::string name, std::span<float> values, std::span<float> gradient, double weight_decay,
                 double rate_factor) {
   base::require(values.size() == gradient.size(), "train::AdamW", "{}: {} values and {} gradients", name, values.size(),
                 gradient.size());
@@ -47,41 +48,35 @@ double AdamW::gradient_norm(threads::Pool& pool) const {
   std::vector<double> sums(pieces_.size());
   pool.each(static_cast<int64_t>(pieces_.size()), [&](int64_t p, int) {
     const Piece& piece = pieces_[static_cast<size_t>(p)];
-    const float* gradient = parameters_[piece.parameter].gradient.data();
-    double sum = 0;
-    for (int64_t i = piece.begin; i < piece.end; ++i) sum += static_cast<double>(gradient[i]) * gradient[i];
-    sums[static_cast<size_t>(p)] = sum;
+    sums[static_cast<size_t>(p)] =
+        ops::sum_of_squares(parameters_[piece.parameter].gradient.data() + piece.begin, piece.end - piece.begin);
   });
   double total = 0;
   for (const double sum : sums) total += sum;
   return std::sqrt(total);
 }
 
-void AdamW::step(threads::Pool& pool, double rate, double gradient_scale) {
+void AdamW::step(threads::Pool& pool, double rate, double gradient_scale, bool clear) {
   ++steps_;
   pool.each(static_cast<int64_t>(pieces_.size()),
-            [&](int64_t p, int) { update(pieces_[static_cast<size_t>(p)], rate, static_cast<float>(gradient_scale)); });
+            [&](int64_t p, int) { update(pieces_[static_cast<size_t>(p)], rate, gradient_scale, clear); });
 }
 
-void AdamW::update(const Piece& piece, double rate, float gradient_scale) {
+void AdamW::update(const Piece& piece, double rate, double gradient_scale, bool clear) {
   Parameter& parameter = parameters_[piece.parameter];
   const double group_rate = rate * parameter.rate_factor;
-  const auto beta1 = static_cast<float>(spec_.beta1), beta2 = static_cast<float>(spec_.beta2);
-  const float rest1 = 1 - beta1, rest2 = 1 - beta2;
   const auto t = static_cast<double>(steps_);
-  const auto step_size = static_cast<float>(group_rate / (1 - std::pow(spec_.beta1, t)));
-  const auto root_scale = static_cast<float>(1 / std::sqrt(1 - std::pow(spec_.beta2, t)));
-  const auto eps = static_cast<float>(spec_.eps);
-  const auto keep = static_cast<float>(1 - group_rate * parameter.weight_decay);
-  float* w = parameter.values.data();
-  const float* g = parameter.gradient.data();
-  float *m = parameter.first.data(), *v = parameter.second.data();
-  for (int64_t i = piece.begin; i < piece.end; ++i) {
-    const float gradient = g[i] * gradient_scale;
-    m[i] = beta1 * m[i] + rest1 * gradient;
-    v[i] = beta2 * v[i] + rest2 * gradient * gradient;
-    w[i] = keep * w[i] - step_size * m[i] / (std::sqrt(v[i]) * root_scale + eps);
-  }
+  ops::AdamWTask task;
+  task.beta1 = static_cast<float>(spec_.beta1), task.beta2 = static_cast<float>(spec_.beta2);
+  task.step_size = static_cast<float>(group_rate / (1 - std::pow(spec_.beta1, t)));
+  task.root_scale = static_cast<float>(1 / std::sqrt(1 - std::pow(spec_.beta2, t)));
+  task.eps = static_cast<float>(spec_.eps);
+  task.keep = static_cast<float>(1 - group_rate * parameter.weight_decay);
+  task.gradient_scale = static_cast<float>(gradient_scale), task.clear = clear;
+  task.weight = parameter.values.data() + piece.begin, task.gradient = parameter.gradient.data() + piece.begin;
+  task.first = parameter.first.data() + piece.begin, task.second = parameter.second.data() + piece.begin;
+  task.n = piece.end - piece.begin;
+  ops::adamw(task);
 }
 
 int64_t AdamW::parameters() const {

@@ -25,13 +25,14 @@ class AdamW {
 
   /// What is to be trained: n values that stay where they are, the gradient that is read at each step, and the group's
   /// weight decay and factor on the learning rate.
-  void add(std::string name, std::span<float> values, std::span<const float> gradient, double weight_decay,
+  void add(std::string name, std::span<float> values, std::span<float> gradient, double weight_decay,
            double rate_factor = 1);
 
   /// √Σg² over all gradients. Summed in one order, whatever the number of threads.
   double gradient_norm(threads::Pool& pool) const;
   /// One step with the gradients times `gradient_scale` (clipping). The bits do not depend on the number of threads.
-  void step(threads::Pool& pool, double rate, double gradient_scale);
+  /// With `clear` the gradients are zero afterwards, which costs nothing while they are in cache.
+  void step(threads::Pool& pool, double rate, double gradient_scale, bool clear = false);
 
   /// Steps taken.
   int64_t steps() const { return steps_; }
@@ -46,7 +47,7 @@ class AdamW {
   struct Parameter {
     std::string name;
     std::span<float> values;
-    std::span<const float> gradient;
+    std::span<float> gradient;
     double weight_decay, rate_factor;
     tensor::Buffer<float> first, second;
   };
@@ -55,7 +56,7 @@ class AdamW {
     size_t parameter;
     int64_t begin, end;
   };
-  void update(const Piece& piece, double rate, float gradient_scale);
+  void update(const Piece& piece, double rate, double gradient_scale, bool clear);
 
   AdamWSpec spec_;
   int64_t steps_ = 0;

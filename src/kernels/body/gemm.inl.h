@@ -63,6 +63,10 @@ COTERIE_INLINE void run_tile(const float* const* a, const float* panel, int64_t 
   }
   COTERIE_UNROLL
   for (int t = 0; t < kTileRows; ++t) left[t] = right[t] = zero();
+  for (int64_t t = 0; t < rows; ++t) {
+    __builtin_prefetch(c + t * c_stride, 1);
+    __builtin_prefetch(c + t * c_stride + kPanel - 1, 1);
+  }
 #pragma GCC unroll 4
   for (int64_t k = 0; k < count; ++k) {
     const Vf first = load(panel + k * kPanel), second = load(panel + k * kPanel + kWidth);

@@ -118,6 +118,7 @@ COTERIE_INLINE float reduce_max(Vf a) {
 COTERIE_INLINE Vd set_double(double value) { return {_mm512_set1_pd(value)}; }
 COTERIE_INLINE Vd load_wide(const float* p) { return {_mm512_cvtps_pd(_mm256_loadu_ps(p))}; }
 COTERIE_INLINE void store_narrow(float* p, Vd v) { _mm256_storeu_ps(p, _mm512_cvtpd_ps(v.raw)); }
+COTERIE_INLINE void store(double* p, Vd v) { _mm512_storeu_pd(p, v.raw); }
 COTERIE_INLINE Vd add(Vd a, Vd b) { return {_mm512_add_pd(a.raw, b.raw)}; }
 COTERIE_INLINE Vd sub(Vd a, Vd b) { return {_mm512_sub_pd(a.raw, b.raw)}; }
 COTERIE_INLINE Vd mul(Vd a, Vd b) { return {_mm512_mul_pd(a.raw, b.raw)}; }

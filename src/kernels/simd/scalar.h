@@ -164,6 +164,7 @@ COTERIE_INLINE Vd load_wide(const float* p) {
   return r;
 }
 COTERIE_INLINE void store_narrow(float* p, Vd v) { COTERIE_LANES_DOUBLE p[i] = static_cast<float>(v.lane[i]); }
+COTERIE_INLINE void store(double* p, Vd v) { COTERIE_LANES_DOUBLE p[i] = v.lane[i]; }
 #define COTERIE_BINARY(name, expression)         \
   COTERIE_INLINE Vd name(Vd a, Vd b) {           \
     Vd r;                                        \

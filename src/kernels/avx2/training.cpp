@@ -1,0 +1,11 @@
+#include "kernels/training.h"
+
+#include "kernels/simd/avx2.h"
+
+COTERIE_BEGIN_AVX2
+namespace coterie::kernels::avx2 {
+#include "kernels/body/math.inl.h"
+
+#include "kernels/body/training.inl.h"
+}  // namespace coterie::kernels::avx2
+COTERIE_END

@@ -1,0 +1,9 @@
+#include "kernels/training.h"
+
+#include "kernels/simd/scalar.h"
+
+namespace coterie::kernels::scalar {
+#include "kernels/body/math.inl.h"
+
+#include "kernels/body/training.inl.h"
+}  // namespace coterie::kernels::scalar
