@@ -24,4 +24,15 @@ class SequenceState {
   virtual std::span<float> recurrent(int64_t layer) = 0;
 };
 
+/// The rows of one sequence in a batch: its tokens at positions first_position … first_position + rows - 1.
+struct SequenceRows {
+  SequenceState* state = nullptr;
+  int64_t first_row = 0, rows = 0;
+  int64_t first_position = 0;
+  // Positions the sequence is known to reach: at least first_position + rows. Only scalings of the rotary embedding
+  // that depend on the length look at it (dynamic).
+  int64_t length = 0;
+  uint64_t random_key = 0;  // of draws a router makes for this sequence
+};
+
 }  // namespace coterie::layers

@@ -1,20 +1,36 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
+#include "layers/sequence_state.h"
 #include "ops/plan.h"
 #include "tensor/view.h"
 
 namespace coterie::layers {
 
+/// What a router has decided for a batch of N tokens, and what it saw.
+struct Routed {
+  int64_t layer = 0;
+  const ops::RoutingPlan& plan;
+  tensor::ConstMatrix logits;       // [N, E] as the router's map gave them, without noise
+  std::span<const int32_t> chosen;  // [N, K] whom its rule chose, best first, before a capacity took any away
+  std::span<const SequenceRows> sequences;
+  // Noisy top-k: x W_noise, whose softplus is the noise's standard deviation, and the logits with the noise that was
+  // drawn, which decided. [N, E] each; without rows where no noise was drawn.
+  tensor::ConstMatrix noise = {}, noisy = {};
+};
+
 /// Observation points of the forward pass. A null Tap* costs a branch.
 class Tap {
  public:
   virtual ~Tap() = default;
-  /// After a router has decided. `logits` [N, E] as the router's matmul gave them.
+  /// After a router has decided. `logits` [N, E] as the router's map gave them, without noise.
   virtual void plan(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits) {
     (void)layer, (void)plan, (void)logits;
   }
+  /// The same with all there is to know; what routers call.
+  virtual void routed(const Routed& router) { plan(router.layer, router.plan, router.logits); }
   /// After a block. `x` [N, D]: the residual stream as the next one gets it.
   virtual void block(int64_t layer, tensor::ConstMatrix x) { (void)layer, (void)x; }
 };

@@ -32,7 +32,7 @@ class BoundDecoder : public Decoder {
     layers::Tap* tap = nullptr;
     const layers::RouterLoss* router_loss = nullptr;
     float dropout = 0;
-    bool recompute = false;
+    bool recompute = false, training = false;
   };
   std::shared_ptr<const Rows> lay_out(std::span<const SequenceStep> steps, bool scored) const;
   /// The residual stream after the last block, [N, D], in the context's arena.

@@ -75,9 +75,16 @@ tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, const std::shared
   }
   for (size_t layer = 0; layer < network_.blocks.size(); ++layer) {
     const auto at = static_cast<int64_t>(layer);
-    const auto run = [this, rows, at, x, embedded, losses = pass.router_loss, dropout = pass.dropout](
-                         ops::Context& with, layers::Tap* tap) {
-      const layers::Batch batch{with, rows->positions, rows->sequences, tap, dropout, losses, embedded};
+    const auto run = [this, rows, at, x, embedded, pass](ops::Context& with, layers::Tap* tap) {
+      const layers::Batch batch{.context = with,
+                                .positions = rows->positions,
+                                .sequences = rows->sequences,
+                                .tap = tap,
+                                .dropout = pass.dropout,
+                                .router_loss = pass.router_loss,
+                                .embedded = embedded,
+                                .ids = rows->ids,
+                                .training = pass.training};
       network_.blocks[static_cast<size_t>(at)].forward(batch, at, x);
       if (tap) tap->block(at, x);
     };
@@ -121,11 +128,12 @@ tensor::Matrix BoundDecoder::forward(ops::Context& context, std::span<const Sequ
 
 double BoundDecoder::loss(ops::Context& context, std::span<const SequenceStep> steps,
                           const LossOptions& options) const {
+  base::require(options.training || options.dropout == 0, "decoder", "dropout is for training");
   const std::shared_ptr<const Rows> rows = lay_out(steps, true);
   if (rows->ids.empty()) return 0;
   const tensor::ArenaScope scope(context.arena);
-  const tensor::Matrix x =
-      run_blocks(context, rows, {options.tap, options.router_loss, options.dropout, options.recompute});
+  const tensor::Matrix x = run_blocks(
+      context, rows, {options.tap, options.router_loss, options.dropout, options.recompute, options.training});
   network_.final_norm.forward(context, x, x);
   const ops::HeadShape head{network_.head(), 1 / spec_.logits_scaling, spec_.logits_softcap};
   return ops::next_token_loss(context, x, head, rows->targets, options.gradient_weight);

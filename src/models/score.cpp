@@ -50,8 +50,9 @@ double LoadBalance::loss() const {
 
 // f counts choices and has no gradient. dL/dp_te = weight E f_e / rows, and through the softmax
 // dL/dlogit_te = p_te (dL/dp_te - Σ_i p_ti dL/dp_ti).
-void LoadBalance::add_gradient(int64_t, const ops::RoutingPlan&, tensor::ConstMatrix logits,
-                               tensor::Matrix dlogits) const {
+void LoadBalance::add_gradient(const layers::Routed& router, const layers::RoutedGradient& gradient) const {
+  const tensor::ConstMatrix logits = router.logits;
+  const tensor::Matrix dlogits = gradient.logits;
   const auto experts = static_cast<size_t>(logits.cols);
   base::require(assignments_.size() == experts, "load balance", "a router over {} experts was not listened to",
                 experts);

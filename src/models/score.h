@@ -38,8 +38,7 @@ class LoadBalance : public layers::Tap, public layers::RouterLoss {
   void plan(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits) override;
   /// Without the weight.
   double loss() const;
-  void add_gradient(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits,
-                    tensor::Matrix dlogits) const override;
+  void add_gradient(const layers::Routed& router, const layers::RoutedGradient& gradient) const override;
 
  private:
   std::vector<double> assignments_, probability_;  // [E]

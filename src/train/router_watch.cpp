@@ -84,9 +84,9 @@ void RouterWatch::begin_part() {
   if (recipe_.scope != BalanceRecipe::Scope::batch) losses_.clear();
 }
 
-void RouterWatch::plan(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits) {
-  if (counting_ || !must_count_first()) losses_.plan(layer, plan, logits);
-  if (!counting_) loads_.plan(layer, plan, logits);
+void RouterWatch::routed(const layers::Routed& router) {
+  if (counting_ || !must_count_first()) losses_.routed(router);
+  if (!counting_) loads_.routed(router);
 }
 
 // Auxiliary-loss-free balancing (Wang et al. 2024, arXiv:2408.15664): an expert with less than its share of the step's

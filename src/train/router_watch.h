@@ -29,7 +29,7 @@ class RouterWatch : public layers::Tap {
   /// After the optimiser's step: the biases of selection.
   void end_step(const models::Parameters& parameters);
 
-  void plan(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits) override;
+  void routed(const layers::Routed& router) override;
   /// Null when the recipe has none.
   const layers::RouterLoss* loss() const { return has_loss_ ? &losses_ : nullptr; }
 

@@ -219,6 +219,7 @@ double Trainer::State::part_loss(int64_t part, bool backward) {
   asked.gradient_weight = 1 / static_cast<double>(recipe.batch * recipe.sequence);
   asked.dropout = static_cast<float>(recipe.dropout);
   asked.recompute = recipe.recompute;
+  asked.training = true;
   if (backward) asked.router_loss = watch->loss();
   ops::Context recording = context;
   if (backward) recording.tape = tape.get();

@@ -104,9 +104,10 @@ RouterLosses::Values RouterLosses::values() const {
 
 // Through the division by the sum, dh_i = s'_i / S (g_i - Σ_j g_j p_j), which for softmax is p_i (g_i - Σ_j g_j p_j);
 // and d logsumexp² = 2 logsumexp softmax.
-void RouterLosses::add_gradient(int64_t at, const ops::RoutingPlan&, tensor::ConstMatrix logits,
-                                tensor::Matrix dlogits) const {
-  const Layer& l = layer(at);
+void RouterLosses::add_gradient(const Routed& router, const RoutedGradient& gradient) const {
+  const tensor::ConstMatrix logits = router.logits;
+  const tensor::Matrix dlogits = gradient.logits;
+  const Layer& l = layer(router.layer);
   const auto experts = static_cast<size_t>(logits.cols);
   std::vector<double> by_probability(experts), p;
   if (spec_.balance != RouterLossSpec::Balance::none && l.counted > 0)

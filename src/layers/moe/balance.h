@@ -35,8 +35,7 @@ class RouterLosses : public Tap, public RouterLoss {
   explicit RouterLosses(const RouterLossSpec& spec) : spec_(spec) {}
 
   void plan(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits) override;
-  void add_gradient(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits,
-                    tensor::Matrix dlogits) const override;
+  void add_gradient(const Routed& router, const RoutedGradient& gradient) const override;
   void clear() { layers_.clear(); }
 
   struct Values {

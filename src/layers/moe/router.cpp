@@ -43,8 +43,13 @@ ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, tensor::Cons
   }
   ops::RoutingPlan plan =
       ops::make_plan({ids, static_cast<size_t>(n * k)}, {weights, static_cast<size_t>(n * k)}, n, k, e);
-  if (batch.tap) batch.tap->plan(layer, plan, logits);
-  if (context.tape) record_router(batch, spec_, layer, logits, plan);
+  const Routed routed = {.layer = layer,
+                         .plan = plan,
+                         .logits = logits,
+                         .chosen = {ids, static_cast<size_t>(n * k)},
+                         .sequences = batch.sequences};
+  if (batch.tap) batch.tap->routed(routed);
+  if (context.tape) record_router(batch, spec_, routed, plan);
   return plan;
 }
 

@@ -97,16 +97,18 @@ void choose_backward(const RouterSpec& spec, const float* logits, std::span<cons
   }
 }
 
-void record_router(const Batch& batch, const RouterSpec& spec, int64_t layer, tensor::ConstMatrix logits,
-                   ops::RoutingPlan& plan) {
+void record_router(const Batch& batch, const RouterSpec& spec, const Routed& routed, ops::RoutingPlan& plan) {
   // choose_backward has its test, but finite differences of a whole Phi-3.5-MoE do not agree yet: it is not known
   // whether steps leave the set of near experts or the rule is wrong.
   if (spec.selection == RouterSpec::Selection::sparsemixer) ops::refuse_tape(batch.context, "sparsemixer router");
   ops::Tape& tape = *batch.context.tape;
   plan.weight_gradient = tape.keep(1, plan.slots()).data;
   std::fill_n(plan.weight_gradient, plan.slots(), 0.0f);
-  const tensor::ConstMatrix saved = tape.save(logits);
-  tape.record({}, [spec, layer, logits, saved, plan, losses = batch.router_loss](ops::Reverse& back) {
+  const tensor::ConstMatrix logits = routed.logits, saved = tape.save(logits);
+  const std::span<const int32_t> chosen(tape.save(routed.chosen), routed.chosen.size());
+  const std::span<const SequenceRows> sequences(tape.save(batch.sequences), batch.sequences.size());
+  tape.record({}, [spec, layer = routed.layer, logits, saved, plan, chosen, sequences,
+                   losses = batch.router_loss](ops::Reverse& back) {
     const tensor::Matrix dlogits = back.gradient(logits);
     const int64_t experts = plan.experts();
     std::vector<int32_t> expert_of(static_cast<size_t>(plan.slots()));
@@ -127,7 +129,9 @@ void record_router(const Batch& batch, const RouterSpec& spec, int64_t layer, te
         choose_backward(spec, saved.row(t), ids, dweights.data(), dlogits.row(t));
       }
     });
-    if (losses) losses->add_gradient(layer, plan, saved, dlogits);
+    if (!losses) return;
+    const Routed seen = {.layer = layer, .plan = plan, .logits = saved, .chosen = chosen, .sequences = sequences};
+    losses->add_gradient(seen, {.logits = dlogits, .weights = plan.weight_gradient});
   });
 }
 

@@ -15,9 +15,8 @@ namespace coterie::layers {
 void choose_backward(const RouterSpec& spec, const float* logits, std::span<const int32_t> ids, const double* dweights,
                      float* dlogits);
 
-/// Notes on the batch's tape how to go back from the plan's weights to `logits`, and what batch.router_loss adds.
+/// Notes on the batch's tape how to go back from the plan's weights to the logits, and what batch.router_loss adds.
 /// Gives the plan memory for the gradient of its weights.
-void record_router(const Batch& batch, const RouterSpec& spec, int64_t layer, tensor::ConstMatrix logits,
-                   ops::RoutingPlan& plan);
+void record_router(const Batch& batch, const RouterSpec& spec, const Routed& routed, ops::RoutingPlan& plan);
 
 }  // namespace coterie::layers

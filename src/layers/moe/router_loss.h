@@ -2,10 +2,17 @@
 
 #include <cstdint>
 
-#include "ops/plan.h"
+#include "layers/tap.h"
 #include "tensor/view.h"
 
 namespace coterie::layers {
+
+/// Where a loss on a router adds its gradient: by what decided, all in all.
+struct RoutedGradient {
+  tensor::Matrix logits;        // [N, E], by Routed::logits alone
+  float* weights = nullptr;     // [slots], by the plan's weights
+  tensor::Matrix noise, noisy;  // [N, E], where there are such
+};
 
 /// A loss on what routers do (balance, z-loss). It listens on the way forward as a Tap, since most look at a whole
 /// batch, and is asked on the way back for its gradient, router by router: so it is attached wherever it is given to
@@ -13,9 +20,8 @@ namespace coterie::layers {
 class RouterLoss {
  public:
   virtual ~RouterLoss() = default;
-  /// dlogits [N, E] += the gradient by this router's logits [N, E]; `plan` is what was made of them.
-  virtual void add_gradient(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits,
-                            tensor::Matrix dlogits) const = 0;
+  /// Adds the gradient by what this router saw and decided to `gradient`.
+  virtual void add_gradient(const Routed& router, const RoutedGradient& gradient) const = 0;
 };
 
 }  // namespace coterie::layers

@@ -112,6 +112,10 @@ TEST(RouterGradient, EqualsFiniteDifferencesForEveryRule) {
   EXPECT_GE(compared, 40);
 }
 
+Routed routed(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits) {
+  return {.layer = layer, .plan = plan, .logits = logits, .chosen = {}, .sequences = {}};
+}
+
 class RouterLossGradient : public testing::TestWithParam<RouterLossSpec> {};
 
 TEST_P(RouterLossGradient, EqualsFiniteDifferences) {
@@ -131,7 +135,7 @@ TEST_P(RouterLossGradient, EqualsFiniteDifferences) {
   RouterLosses losses(GetParam());
   losses.plan(4, plan, rows);
   std::vector<float> gradient(logits.size());
-  losses.add_gradient(4, plan, rows, {gradient.data(), kTokens, kExperts});
+  losses.add_gradient(routed(4, plan, rows), {.logits = {gradient.data(), kTokens, kExperts}});
   expect_differences(logits, gradient, total, 1e-4);
 }
 
@@ -182,9 +186,11 @@ TEST(RouterLosses, MicroBatchesAddUpWhenTheWholeBatchWasListenedTo) {
   whole.plan(0, plan(0, kTokens), rows(0, kTokens));
   parts.plan(0, plan(0, 2), rows(0, 2)), parts.plan(0, plan(2, kTokens), rows(2, kTokens));
   std::vector<float> expected(logits.size()), found(logits.size());
-  whole.add_gradient(0, plan(0, kTokens), rows(0, kTokens), {expected.data(), kTokens, kExperts});
-  parts.add_gradient(0, plan(0, 2), rows(0, 2), {found.data(), 2, kExperts});
-  parts.add_gradient(0, plan(2, kTokens), rows(2, kTokens), {found.data() + 2 * kExperts, kTokens - 2, kExperts});
+  const ops::RoutingPlan all = plan(0, kTokens), first = plan(0, 2), rest = plan(2, kTokens);
+  whole.add_gradient(routed(0, all, rows(0, kTokens)), {.logits = {expected.data(), kTokens, kExperts}});
+  parts.add_gradient(routed(0, first, rows(0, 2)), {.logits = {found.data(), 2, kExperts}});
+  parts.add_gradient(routed(0, rest, rows(2, kTokens)),
+                     {.logits = {found.data() + 2 * kExperts, kTokens - 2, kExperts}});
   EXPECT_EQ(found, expected);
 }
 

@@ -1,0 +1,120 @@
+#include "models/families/router_keys.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "base/error.h"
+
+namespace coterie::models {
+
+namespace {
+
+using layers::RouterSpec;
+
+template <typename E, size_t N>
+using Names = std::array<std::pair<std::string_view, E>, N>;
+
+using Score = RouterSpec::Score;
+constexpr Names<Score, 3> kScores = {
+    {{"softmax", Score::softmax}, {"sigmoid", Score::sigmoid}, {"sqrt_softplus", Score::sqrt_softplus}}};
+using Order = RouterSpec::Order;
+constexpr Names<Order, 2> kOrders = {
+    {{"score_then_select", Order::score_then_select}, {"select_then_score", Order::select_then_score}}};
+using Selection = RouterSpec::Selection;
+constexpr Names<Selection, 3> kSelections = {
+    {{"top_k", Selection::top_k}, {"sample", Selection::sample}, {"sparsemixer", Selection::sparsemixer}}};
+using GroupScore = RouterSpec::GroupScore;
+constexpr Names<GroupScore, 2> kGroupScores = {{{"best", GroupScore::best}, {"best_two", GroupScore::best_two}}};
+
+template <typename E, size_t N>
+E read_name(base::JsonReader& reader, std::string_view key, const Names<E, N>& names, E otherwise) {
+  if (!reader.has(key)) return reader.value(key), otherwise;
+  const std::string found = reader.string(key);
+  std::string all;
+  for (const auto& [name, value] : names) {
+    if (name == found) return value;
+    all += (all.empty() ? "" : ", ") + std::string(name);
+  }
+  base::fail(base::ErrorKind::bad_input, reader.where(), "{} is \"{}\", expected one of: {}", key, found, all);
+}
+
+template <typename E, size_t N>
+std::string name_of(const Names<E, N>& names, E value) {
+  for (const auto& [name, of] : names)
+    if (of == value) return std::string(name);
+  base::fail(base::ErrorKind::bad_input, "router", "a value without a name");
+}
+
+/// Whether the key is there; refused when it is and `means_something` is not so.
+bool asked(const base::JsonReader& reader, std::string_view key, bool means_something, std::string_view needs) {
+  if (!reader.has(key)) return false;
+  if (!means_something)
+    base::fail(base::ErrorKind::bad_input, reader.where(), "{} means nothing without {}", key, needs);
+  return true;
+}
+
+float real(base::JsonReader& reader, std::string_view key, float otherwise) {
+  return static_cast<float>(reader.number(key, static_cast<double>(otherwise)));
+}
+
+void read_groups(base::JsonReader& reader, RouterSpec& spec) {
+  spec.groups = reader.integer("groups", spec.groups);
+  spec.groups_kept = reader.integer("groups_kept", spec.groups);
+  if (asked(reader, "group_score", spec.groups > 1, "groups"))
+    spec.group_score = read_name(reader, "group_score", kGroupScores, spec.group_score);
+}
+
+}  // namespace
+
+RouterSpec read_router(const base::Json& object, const std::string& where) {
+  base::JsonReader reader(object, where);
+  RouterSpec spec;
+  spec.experts = reader.integer("experts");
+  spec.experts_per_token = reader.integer("experts_per_token");
+  spec.selection = read_name(reader, "selection", kSelections, spec.selection);
+  spec.score = read_name(reader, "score", kScores, spec.score);
+  spec.order = read_name(reader, "order", kOrders, spec.order);
+  spec.bias = reader.boolean("bias", spec.bias);
+  spec.selection_bias = reader.boolean("selection_bias", spec.selection_bias);
+  read_groups(reader, spec);
+  spec.renormalise = reader.boolean("renormalise", spec.renormalise);
+  if (asked(reader, "renormalise_epsilon", spec.renormalise, "renormalise"))
+    spec.renormalise_epsilon = reader.number("renormalise_epsilon");
+  spec.scale = real(reader, "scale", spec.scale);
+  if (asked(reader, "temperature", spec.selection == Selection::sample, "selection: sample"))
+    spec.temperature = real(reader, "temperature", spec.temperature);
+  if (asked(reader, "near_best", spec.selection == Selection::sparsemixer, "selection: sparsemixer"))
+    spec.near_best = real(reader, "near_best", spec.near_best);
+  reader.refuse_unread();
+  layers::check(spec, where);
+  return spec;
+}
+
+base::Json write_router(const RouterSpec& spec) {
+  const RouterSpec usual;
+  base::Json json = {{"experts", spec.experts},
+                     {"experts_per_token", spec.experts_per_token},
+                     {"selection", name_of(kSelections, spec.selection)},
+                     {"score", name_of(kScores, spec.score)},
+                     {"order", name_of(kOrders, spec.order)},
+                     {"renormalise", spec.renormalise}};
+  // f32 values are written as the shortest decimals that round to them, not as the f64 they widen to.
+  const auto real = [](float value) { return std::stod(fmt::format("{}", value)); };
+  if (spec.bias) json["bias"] = true;
+  if (spec.selection_bias) json["selection_bias"] = true;
+  if (spec.groups > 1)
+    json["groups"] = spec.groups, json["groups_kept"] = spec.groups_kept,
+    json["group_score"] = name_of(kGroupScores, spec.group_score);
+  if (spec.renormalise && spec.renormalise_epsilon != usual.renormalise_epsilon)
+    json["renormalise_epsilon"] = spec.renormalise_epsilon;
+  if (spec.scale != 1) json["scale"] = real(spec.scale);
+  if (spec.selection == Selection::sample) json["temperature"] = real(spec.temperature);
+  if (spec.selection == Selection::sparsemixer) json["near_best"] = real(spec.near_best);
+  return json;
+}
+
+}  // namespace coterie::models
