@@ -264,6 +264,23 @@ const std::map<std::string, base::Json>& configs() {
                   {"first_k_dense_replace", 1},
                   {"norm_topk_prob", true},
                   {"routed_scaling_factor", 2.5}});
+    add("coterie", {{"norm", "layer"},
+                    {"norm_place", "both"},
+                    {"positions", "learned"},
+                    {"mixer", {"attention", "mamba", "mamba2"}},
+                    {"ffn", {"moe", "dense", "moe"}},
+                    {"attention_output_bias", true},
+                    {"qk_norm", "per_head"},
+                    {"mamba_d_state", 6},
+                    {"mamba_n_heads", 4},
+                    {"hidden_act", "gelu"},
+                    {"gated", false},
+                    {"ffn_bias", true},
+                    {"moe_intermediate_size", 32},
+                    {"shared_expert_intermediate_size", 32},
+                    {"shared_expert_gate", true},
+                    {"router", {{"experts", 5}, {"experts_per_token", 2}, {"bias", true}, {"renormalise", true}}},
+                    {"head_bias", true}});
     return configs;
   }();
   return all;

@@ -32,6 +32,10 @@ std::shared_ptr<const BoundDecoder::Rows> BoundDecoder::lay_out(std::span<const 
                                   .first_position = step.state->length(),
                                   .random_key = step.random_key};
     sequence.length = std::max(step.length, sequence.first_position + sequence.rows);
+    const int64_t end = sequence.first_position + sequence.rows;
+    if (spec_.learned_positions > 0 && end > spec_.learned_positions)
+      base::fail(base::ErrorKind::bad_input, "input", "{} positions, but the model has learned {}", end,
+                 spec_.learned_positions);
     for (const int32_t id : step.ids) {
       if (id < 0 || id >= spec_.vocabulary)
         base::fail(base::ErrorKind::bad_input, "input", "token id {} at position {} is outside the vocabulary of {}",
@@ -67,7 +71,7 @@ tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, const std::shared
                                         const Pass& pass) const {
   const auto tokens = static_cast<int64_t>(rows->ids.size());
   const tensor::Matrix x = context.arena.matrix(tokens, spec_.width);
-  network_.embedding.forward(context, rows->ids, x, spec_.embedding_multiplier);
+  network_.embedding.forward(context, rows->ids, rows->positions, x, spec_.embedding_multiplier);
   tensor::Matrix embedded;
   if (!spec_.shared.empty()) {
     embedded = context.arena.matrix(x.rows, x.cols);
@@ -135,7 +139,7 @@ double BoundDecoder::loss(ops::Context& context, std::span<const SequenceStep> s
   const tensor::Matrix x = run_blocks(
       context, rows, {options.tap, options.router_loss, options.dropout, options.recompute, options.training});
   network_.final_norm.forward(context, x, x);
-  const ops::HeadShape head{network_.head(), 1 / spec_.logits_scaling, spec_.logits_softcap};
+  const ops::HeadShape head{network_.head(), 1 / spec_.logits_scaling, spec_.logits_softcap, network_.head_bias()};
   return ops::next_token_loss(context, x, head, rows->targets, options.gradient_weight);
 }
 

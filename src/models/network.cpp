@@ -3,7 +3,7 @@
 namespace coterie::models {
 
 Network::Network(const ModelSpec& spec)
-    : embedding(spec.vocabulary, spec.width),
+    : embedding(spec.vocabulary, spec.width, spec.learned_positions),
       final_norm(spec.final_norm, spec.width),
       vocabulary_(spec.vocabulary),
       width_(spec.width),

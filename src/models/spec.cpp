@@ -92,6 +92,12 @@ void check(const ModelSpec& spec, std::string_view where) {
   check_size(where, "the vocabulary", spec.vocabulary);
   check_size(where, "the model width", spec.width);
   check_size(where, "the number of layers", static_cast<int64_t>(spec.blocks.size()), kSaneLayers);
+  if (spec.learned_positions != 0) {
+    check_size(where, "the number of learned positions", spec.learned_positions);
+    if (spec.context > spec.learned_positions)
+      base::fail(base::ErrorKind::bad_input, where, "a context of {} positions, of which {} are learned", spec.context,
+                 spec.learned_positions);
+  }
   double parameters = 0;  // roughly
   for (size_t i = 0; i < spec.blocks.size(); ++i) {
     const std::string place = fmt::format("{}: layer {}", where, i);

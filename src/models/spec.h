@@ -14,10 +14,11 @@ using layers::BlockSpec;
 
 /// What a model is, as plain data; families/ reads it from config.json or from GGUF metadata.
 struct ModelSpec {
-  std::string family;      // "mixtral", "qwen3moe": the model_type or general.architecture it was read as
-  int64_t vocabulary = 0;  // V
-  int64_t width = 0;       // D
-  int64_t context = 0;     // positions it was made for (max_position_embeddings)
+  std::string family;             // "mixtral", "qwen3moe": the model_type or general.architecture it was read as
+  int64_t vocabulary = 0;         // V
+  int64_t width = 0;              // D
+  int64_t context = 0;            // positions it was made for (max_position_embeddings)
+  int64_t learned_positions = 0;  // rows of a table that is added to the embedded tokens by position; 0 = none
   bool tied_embeddings = false;
   bool head_bias = false;
   float embedding_multiplier = 1;  // of the embedded tokens (Granite, Gemma)

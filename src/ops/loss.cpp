@@ -52,7 +52,11 @@ double next_token_loss(Context& given, tensor::ConstMatrix hidden, const HeadSha
   const int64_t chunk = std::clamp<int64_t>(kChunkLogits / std::max<int64_t>(vocabulary, 1), 16, 1024);
   const Matrix gradient = tape ? tape->keep(hidden.rows, hidden.cols) : Matrix();
   Matrix head_gradient;
-  if (tape) head_gradient = Reverse(*tape, context).gradient(head.weight);
+  float* bias_gradient = nullptr;
+  if (tape) {
+    Reverse back(*tape, context);
+    head_gradient = back.gradient(head.weight), bias_gradient = back.gradient(head.bias);
+  }
   double loss = 0;
   for (int64_t begin = 0; begin < hidden.rows; begin += chunk) {
     const tensor::ArenaScope scratch(context.arena);
@@ -61,7 +65,7 @@ double next_token_loss(Context& given, tensor::ConstMatrix hidden, const HeadSha
     const Matrix logits = context.arena.matrix(rows, vocabulary);
     const Matrix slopes = head.softcap ? context.arena.matrix(rows, vocabulary) : Matrix();
     double* const losses = context.arena.take<double>(rows);
-    matmul(context, x, head.weight, nullptr, logits);
+    matmul(context, x, head.weight, head.bias, logits);
     if (head.scale != 1) scale(context, logits, head.scale);
     if (head.softcap) softcap(context, logits, *head.softcap);
     const float weight = static_cast<float>(gradient_weight * static_cast<double>(head.scale));
@@ -83,6 +87,7 @@ double next_token_loss(Context& given, tensor::ConstMatrix hidden, const HeadSha
                  {{logits, nullptr, false, as_floats(context, head.weight), nullptr, vocabulary}}, true);
     if (head_gradient.data) products.add(head_gradient, {{logits, nullptr, true, x, nullptr, rows}});
     products.run(context);
+    if (bias_gradient) add_column_sums(context, logits, bias_gradient);
   }
   if (tape)
     tape->record({}, [hidden, gradient](Reverse& back) { add(back.context(), gradient, back.gradient(hidden)); });

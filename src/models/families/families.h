@@ -5,6 +5,7 @@
 // Every family, each in a file of its own beside this one. family.cpp lists them.
 namespace coterie::models {
 
+extern const Family kCoterie;                                  // coterie.cpp
 extern const Family kDeepseekV2, kDeepseekV3;                  // deepseek.cpp
 extern const Family kDots1;                                    // dots1.cpp
 extern const Family kGemma2, kGemma3;                          // gemma.cpp

@@ -25,7 +25,7 @@ constexpr const Family* kFamilies[] = {
     &kFalconMamba, &kMamba2,     &kJamba,
     &kZamba,       &kZamba2,     &kGraniteMoeHybrid,
     &kDeepseekV2,  &kDeepseekV3, &kGlm4Moe,
-    &kDots1,
+    &kDots1,       &kCoterie,
 };
 
 std::string join(std::string (*of)(const Family&)) {
@@ -126,6 +126,7 @@ std::vector<std::string> router_patterns() {
 }
 
 NameTable names_for(std::string_view family, const checkpoint::TensorSource& source) {
+  if (family == kCoterie.model_type) return kCoterie.hugging_face_names();  // in GGUF too
   const bool gguf = source.format() == checkpoint::Format::gguf ||
                     (source.format() == checkpoint::Format::memory && source.find("token_embd.weight"));
   if (gguf) {

@@ -37,9 +37,10 @@ tiny::Model quantised(const models::ModelSpec& spec, std::vector<checkpoint::Mem
   for (checkpoint::MemoryTensor& t : tensors) {
     // Routers are read as they are, the tables of a scan are floats, and a row must be whole blocks.
     const bool router = t.name.ends_with(".gate.weight") || t.name.find("shared_expert_gate") != std::string::npos ||
-                        t.name.find(".router.") != std::string::npos;
+                        t.name.find(".router") != std::string::npos;
     const bool blocks = t.shape.size() == 2 && t.shape[1] % tensor::info(dtype).block_values == 0;
-    const bool table = t.name.ends_with(".A_log") || t.name.ends_with(".D") || t.name.ends_with("_bias");
+    const bool table =
+        t.name.ends_with(".A_log") || t.name.ends_with(".D") || t.name.ends_with("_bias") || t.name.ends_with(".bias");
     if (!blocks || router || table) continue;
     std::vector<std::byte> bytes;
     for (int64_t r = 0; r < t.shape[0]; ++r) {

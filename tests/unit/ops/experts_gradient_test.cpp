@@ -100,11 +100,12 @@ TEST(LossGradient, EqualsFiniteDifferencesWithScaleAndCap) {
   for (const bool capped : {false, true}) {
     Check check;
     constexpr int64_t kRows = 20, kWidth = 5, kVocabulary = 7;
-    const size_t x = check.leaf(kRows * kWidth), w = check.leaf(kVocabulary * kWidth);
+    const size_t x = check.leaf(kRows * kWidth), w = check.leaf(kVocabulary * kWidth), b = check.leaf(kVocabulary);
     std::vector<int32_t> targets;
     for (int64_t r = 0; r < kRows; ++r) targets.push_back(r % 5 == 3 ? -1 : static_cast<int32_t>(r % kVocabulary));
     const auto loss = [&](Context& context) {
-      HeadShape head{check.weight(w, kVocabulary, kWidth), 0.5f, {}};
+      HeadShape head{check.weight(w, kVocabulary, kWidth), 0.5f};
+      head.bias = check.values(b);
       if (capped) head.softcap = 1.5f;
       return next_token_loss(context, check.activation(context, x, kWidth), head, targets, 1);
     };
