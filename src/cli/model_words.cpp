@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "cli/number_words.h"
+#include "cli/router_words.h"
 
 namespace coterie::cli {
 
@@ -147,56 +148,12 @@ std::vector<std::string> lines(const layers::MoeSpec& moe) {
   if (moe.shared_hidden > 0)
     out.push_back(fmt::format("a shared expert of width {} that every token uses{}", moe.shared_hidden,
                               moe.shared_gate ? ", times sigmoid(gate · x)" : ""));
-  out.push_back(fmt::format("router: h = W x{}; ", moe.router.bias ? " + bias" : "") + router_formula(moe.router));
+  out.push_back("router: " + router_map(moe.router) + "; " + router_formula(moe.router));
+  if (const std::string training = router_in_training(moe.router); !training.empty()) out.push_back(training);
   return out;
 }
 
 }  // namespace
-
-namespace {
-
-std::string scored(layers::RouterSpec::Score score, const std::string& of) {
-  switch (score) {
-    case layers::RouterSpec::Score::softmax: return fmt::format("softmax({})", of);
-    case layers::RouterSpec::Score::sigmoid: return fmt::format("sigmoid({})", of);
-    case layers::RouterSpec::Score::sqrt_softplus: return fmt::format("sqrt(softplus({}))", of);
-  }
-  return "?";
-}
-
-// "the 6 largest p + b in the 3 of 8 groups with the largest p + b"
-std::string choice_words(const layers::RouterSpec& router, const std::string& value) {
-  using Router = layers::RouterSpec;
-  const int64_t k = router.experts_per_token;
-  std::string chosen = k == 1 ? "the largest " + value : fmt::format("the {} largest {}", k, value);
-  if (router.selection == Router::Selection::sample) {
-    const std::string drawn = router.selection_bias ? "(" + value + ")" : "h";
-    chosen = fmt::format("{} drawn without replacement in proportion to softmax({}{})", k, drawn,
-                         router.temperature == 1 ? "" : fmt::format(" / {:g}", router.temperature));
-  }
-  if (router.groups_kept < router.groups)
-    chosen += fmt::format(" in the {} of {} groups with the largest {}", router.groups_kept, router.groups,
-                          router.group_score == Router::GroupScore::best ? value : "sum of their two best " + value);
-  return chosen;
-}
-
-}  // namespace
-
-std::string router_formula(const layers::RouterSpec& router) {
-  using Router = layers::RouterSpec;
-  const std::string scale = router.scale == 1 ? "" : fmt::format("{:g} × ", router.scale);
-  if (router.selection == Router::Selection::sparsemixer)
-    return fmt::format("{} times the largest h left, with weight = {}its softmax among those left within {:g} of it",
-                       router.experts_per_token, scale, 2 * router.near_best);
-  const std::string bias = router.selection_bias ? " + b" : "";
-  if (router.order == Router::Order::select_then_score)
-    return fmt::format("experts = {}; weight = {}{}{}", choice_words(router, "h" + bias), scale,
-                       router.score == Router::Score::softmax ? "softmax over the chosen h" : scored(router.score, "h"),
-                       router.renormalise ? " / sum over the chosen" : "");
-  return fmt::format("p = {}; experts = {}; weight = {}p{}", scored(router.score, "h"),
-                     choice_words(router, "p" + bias), scale,
-                     router.renormalise ? " / sum of the chosen p" : " (not renormalised)");
-}
 
 std::string ranges(const std::vector<int64_t>& ascending) {
   std::string text;

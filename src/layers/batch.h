@@ -7,6 +7,7 @@
 #include "layers/sequence_state.h"
 #include "layers/tap.h"
 #include "ops/context.h"
+#include "ops/dropout.h"
 #include "tensor/view.h"
 
 namespace coterie::layers {
@@ -28,5 +29,14 @@ struct Batch {
 
   int64_t tokens() const { return static_cast<int64_t>(positions.size()); }
 };
+
+/// Whose row each is, for random draws: [N], in the context's arena.
+inline std::span<const ops::DropoutRow> name_rows(const Batch& batch) {
+  auto* const rows = batch.context.arena.take<ops::DropoutRow>(batch.tokens());
+  for (const SequenceRows& s : batch.sequences)
+    for (int64_t r = s.first_row; r < s.first_row + s.rows; ++r)
+      rows[r] = {s.random_key, batch.positions[static_cast<size_t>(r)]};
+  return {rows, static_cast<size_t>(batch.tokens())};
+}
 
 }  // namespace coterie::layers

@@ -32,11 +32,8 @@ std::string name_of(const Mamba2&) { return "mamba2"; }
 // Keyed so that mixers and FFNs of all layers draw apart.
 void drop(const Batch& batch, int64_t layer, int64_t half, tensor::Matrix y) {
   if (batch.dropout == 0) return;
-  std::vector<ops::DropoutRow> rows(static_cast<size_t>(y.rows));
-  for (const SequenceRows& s : batch.sequences)
-    for (int64_t r = s.first_row; r < s.first_row + s.rows; ++r)
-      rows[static_cast<size_t>(r)] = {s.random_key, batch.positions[static_cast<size_t>(r)]};
-  ops::dropout(batch.context, y, batch.dropout, rows, static_cast<uint64_t>(2 * layer + half));
+  const tensor::ArenaScope scratch(batch.context.arena);
+  ops::dropout(batch.context, y, batch.dropout, name_rows(batch), static_cast<uint64_t>(2 * layer + half));
 }
 
 }  // namespace

@@ -121,7 +121,8 @@ struct MoeSpec {
   bool bias = false;                         // on the routed experts' projections
   float swiglu_limit = 0, swiglu_alpha = 1;  // gpt-oss's clamped SwiGLU (ops::GateRule); a limit of 0 is none
   int64_t shared_hidden = 0;                 // F of the shared expert; 0 = none
-  bool shared_gate = false;                  // its output times sigmoid(gate · x) (Qwen2-MoE)
+  float jitter = 0;  // in training, of what router and experts read, on top of the router's own (Mixtral's code)
+  bool shared_gate = false;  // its output times sigmoid(gate · x) (Qwen2-MoE)
 };
 
 }  // namespace coterie::layers

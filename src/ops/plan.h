@@ -18,7 +18,8 @@ struct RoutingPlan {
   std::vector<int32_t> token_offset;   // [N+1], into token_slot
   std::vector<int32_t> token_slot;     // [slots]: the slots of a token in the order the router chose them (best first);
                                        // combine adds in this order, so the sum does not depend on the batch
-  std::vector<int32_t> dropped;        // tokens that lost an assignment to capacity; empty when dropless
+  std::vector<int32_t> dropped;  // the tokens that lost assignments to capacity, one for each; empty when dropless
+  int64_t overflowed = 0;        // assignments that capacity sent on to a token's next best expert
   // [slots]: while a tape is open, what the loss's gradient by slot_weight is added to on the way back, for the router
   // that made the plan. Null: nobody wants it.
   float* weight_gradient = nullptr;

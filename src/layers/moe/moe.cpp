@@ -1,6 +1,7 @@
 #include "layers/moe/moe.h"
 
 #include "ops/elementwise.h"
+#include "ops/jitter.h"
 #include "ops/matmul.h"
 
 namespace coterie::layers {
@@ -21,6 +22,12 @@ void Moe::visit(TensorVisitor& visitor, const std::string& path) {
 
 void Moe::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const {
   ops::Context& context = batch.context;
+  const tensor::ArenaScope input(context.arena);
+  if (batch.training && spec_.jitter > 0) {
+    const tensor::Matrix shaken = context.arena.matrix(x.rows, x.cols);
+    ops::jitter(context, x, spec_.jitter, name_rows(batch), static_cast<uint64_t>(2 * layer + 1), shaken);
+    x = shaken;
+  }
   const ops::RoutingPlan plan = router_.forward(batch, layer, x);
   experts_.forward(context, x, plan, y);
   if (!shared_) return;

@@ -1,55 +1,195 @@
 #include "layers/moe/router.h"
 
-#include "layers/moe/choose.h"
+#include <algorithm>
+
+#include "layers/moe/capacity.h"
+#include "layers/moe/noise.h"
 #include "layers/moe/router_gradient.h"
+#include "layers/moe/routers/kind.h"
+#include "ops/experts.h"
+#include "ops/jitter.h"
 #include "ops/matmul.h"
 
 namespace coterie::layers {
 
+using tensor::ConstMatrix;
+using tensor::Matrix;
+
 void Router::visit(TensorVisitor& visitor, const std::string& path) {
-  visitor.matrix({path, Place::router, true}, spec_.experts, width_, weight_);
-  if (spec_.bias) visitor.vector({path + ".bias", Place::router}, spec_.experts, bias_);
+  const auto vector = [&](const char* name, bool there, int64_t n, Vector& slot) {
+    if (there) visitor.vector({path + name, Place::router}, n, slot);
+  };
+  const int64_t e = spec_.experts, h = spec_.hidden;
+  if (h > 0) visitor.matrix({path + ".hidden", Place::router, true}, h, width_, hidden_);
+  vector(".hidden.bias", h > 0 && spec_.bias, h, hidden_bias_);
+  visitor.matrix({path, Place::router, true}, e, h > 0 ? h : width_, weight_);
+  vector(".bias", spec_.bias, e, bias_);
+  if (spec_.noise) visitor.matrix({path + ".noise", Place::router, true}, e, width_, noise_);
+  vector(".noise.bias", spec_.noise_bias, e, noise_bias_);
   if (spec_.selection_bias)
-    visitor.vector({.path = path + ".selection_bias", .place = Place::router, .buffer = true}, spec_.experts,
-                   selection_bias_);
+    visitor.vector({.path = path + ".selection_bias", .place = Place::router, .buffer = true}, e, selection_bias_);
 }
 
-ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x) const {
+void Router::map(ops::Context& context, ConstMatrix x, Matrix logits) const {
+  if (spec_.hidden == 0) return ops::matmul(context, x, weight_, bias_.data(), logits);
+  ops::RoutingPlan storage;
+  const ops::ExpertInput in{{}, hidden_, nullptr, hidden_bias_.data()};
+  const ops::ExpertOutput out{weight_, bias_.data()};
+  ops::experts(context, x, ops::dense_plan(x.rows, storage), {&in, 1}, {&out, 1}, ops::Activation::relu, spec_.hidden,
+               logits);
+}
+
+namespace {
+
+/// The rule over a batch: whom each token goes to and by which weights.
+class Choosing {
+ public:
+  Choosing(const Batch& batch, const RouterSpec& spec, int64_t layer, ConstMatrix logits, const float* selection_bias)
+      : batch_(batch),
+        spec_(spec),
+        kind_(kind_of(spec.selection)),
+        layer_(layer),
+        logits_(logits),
+        selection_bias_(selection_bias),
+        choices_(choices_per_token(spec)),
+        scratch_size_(choose_scratch(spec)),
+        scratch_(batch.context.arena.take<double>(batch.context.pool.threads() * scratch_size_)) {}
+
+  int64_t choices() const { return choices_; }
+
+  void choose(int32_t* ids, float* weights) const {
+    if (kind_.assign && (batch_.training || !kind_.choose)) {
+      kind_.assign({spec_, logits_, batch_.sequences}, ids);
+      return weigh(spec_, ids, weights);
+    }
+    for_tokens([&](const TokenChoice& token, int64_t row) {
+      kind_.choose(token, ids + row * choices_);
+      kind_.weigh(token, {ids + row * choices_, static_cast<size_t>(choices_)}, weights + row * choices_);
+    });
+  }
+
+  /// By `spec`, which may be this router's with another way to combine.
+  void weigh(const RouterSpec& spec, const int32_t* ids, float* weights) const {
+    for_tokens([&](TokenChoice token, int64_t row) {
+      const int32_t* const first = ids + row * choices_;
+      const auto count = static_cast<size_t>(std::find(first, first + choices_, -1) - first);
+      const TokenChoice by{spec, token.logits, token.selection_bias, token.draw, token.scratch, token.training};
+      kind_.weigh(by, {first, count}, weights + row * choices_);
+    });
+  }
+
+  /// ids as keep_to_capacity leaves them.
+  Overflow limit(int32_t* ids, const float* weights) const {
+    const int64_t n = logits_.rows;
+    if (spec_.combine == RouterSpec::Combine::sum &&
+        spec_.capacity->order == RouterSpec::Capacity::Order::probability) {
+      RouterSpec weighted = spec_;
+      weighted.combine = RouterSpec::Combine::weighted;
+      auto* const scores = batch_.context.arena.take<float>(n * choices_);
+      weigh(weighted, ids, scores);
+      weights = scores;
+    }
+    std::vector<const SequenceRows*> of(static_cast<size_t>(n));
+    for (const SequenceRows& s : batch_.sequences)
+      for (int64_t r = s.first_row; r < s.first_row + s.rows; ++r) of[static_cast<size_t>(r)] = &s;
+    return keep_to_capacity(spec_, n, choices_, weights, ids, [&](int64_t t, int32_t* ranked) {
+      return rank_experts(token(*of[static_cast<size_t>(t)], t, 0), ranked);
+    });
+  }
+
+ private:
+  TokenChoice token(const SequenceRows& s, int64_t row, int worker) const {
+    return {spec_,
+            logits_.row(row),
+            selection_bias_,
+            {s.random_key, layer_, batch_.positions[static_cast<size_t>(row)]},
+            {scratch_ + worker * scratch_size_, static_cast<size_t>(scratch_size_)},
+            batch_.training};
+  }
+  template <typename F>
+  void for_tokens(const F& f) const {
+    constexpr int64_t kWorthWaking = 16;  // rows; fewer cost less than starting the other threads
+    for (const SequenceRows& s : batch_.sequences) {
+      const auto rows = [&](int64_t begin, int64_t end, int worker) {
+        for (int64_t row = s.first_row + begin; row < s.first_row + end; ++row) f(token(s, row, worker), row);
+      };
+      s.rows < kWorthWaking ? rows(0, s.rows, 0) : batch_.context.pool.split(s.rows, 1, rows);
+    }
+  }
+
+  const Batch& batch_;
+  const RouterSpec& spec_;
+  const RouterKind& kind_;
+  int64_t layer_;
+  ConstMatrix logits_;
+  const float* selection_bias_;
+  int64_t choices_, scratch_size_;
+  double* scratch_;
+};
+
+}  // namespace
+
+ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, ConstMatrix x) const {
   ops::Context context = batch.context;
   context.precision = ops::Precision::f32;
   const tensor::ArenaScope scratch(context.arena);
-  const int64_t n = x.rows, e = spec_.experts, k = spec_.experts_per_token;
-  const tensor::Matrix logits = context.arena.matrix(n, e);
-  ops::matmul(context, x, weight_, bias_.data(), logits);
+  const int64_t n = x.rows, e = spec_.experts;
+  const bool jitters = spec_.jitter > 0 && (batch.training || spec_.always.jitter);
+  const bool noises = spec_.noise && (batch.training || spec_.always.noise);
+  const bool limits = spec_.capacity && (batch.training || spec_.always.capacity);
 
-  auto* ids = context.arena.take<int32_t>(n * k);
-  auto* weights = context.arena.take<float>(n * k);
-  const int64_t scratch_size = choose_scratch(spec_);
-  auto* choosing = context.arena.take<double>(context.pool.threads() * scratch_size);
-  const auto choose_rows = [&](const SequenceRows& s, int64_t begin, int64_t end, int worker) {
-    for (int64_t row = begin; row < end; ++row)
-      choose(spec_, logits.row(row), selection_bias_.data(),
-             {s.random_key, layer, batch.positions[static_cast<size_t>(row)]},
-             {choosing + worker * scratch_size, static_cast<size_t>(scratch_size)}, ids + row * k, weights + row * k);
-  };
-  for (const SequenceRows& s : batch.sequences) {
-    constexpr int64_t kWorthWaking = 16;  // rows; fewer cost less than starting the other threads
-    if (s.rows < kWorthWaking)
-      choose_rows(s, s.first_row, s.first_row + s.rows, 0);
-    else
-      context.pool.split(s.rows, 1, [&](int64_t begin, int64_t end, int worker) {
-        choose_rows(s, s.first_row + begin, s.first_row + end, worker);
-      });
+  RouterRecord record{.rows = jitters || noises ? name_rows(batch) : std::span<const ops::DropoutRow>()};
+  if (jitters) {
+    const Matrix shaken = context.arena.matrix(n, x.cols);
+    ops::jitter(context, x, spec_.jitter, record.rows, static_cast<uint64_t>(2 * layer), shaken);
+    x = shaken;
   }
-  ops::RoutingPlan plan =
-      ops::make_plan({ids, static_cast<size_t>(n * k)}, {weights, static_cast<size_t>(n * k)}, n, k, e);
+  const Matrix logits = context.arena.matrix(n, e);
+  map(context, x, logits);
+  Matrix noise, noisy;
+  if (noises) {
+    noise = context.arena.matrix(n, e), noisy = context.arena.matrix(n, e);
+    ops::matmul(context, x, noise_, noise_bias_.data(), noise);
+    add_noise(logits, noise, record.rows, layer, noisy);
+  }
+
+  const Choosing choosing(batch, spec_, layer, noises ? noisy : logits, selection_bias_.data());
+  const int64_t places = n * choosing.choices();
+  const auto count = static_cast<size_t>(places);
+  auto* const ids = context.arena.take<int32_t>(places);
+  auto* const weights = context.arena.take<float>(places);
+  choosing.choose(ids, weights);
+  const int32_t *chosen = ids, *kept = ids;
+  Overflow overflow;
+  std::vector<int32_t> dropped;
+  if (limits) {
+    auto* const before = context.arena.take<int32_t>(places);
+    std::copy_n(ids, places, before);
+    overflow = choosing.limit(ids, weights);
+    auto* const left = context.arena.take<int32_t>(places);
+    for (int64_t i = 0; i < places; ++i) {
+      left[i] = std::max(ids[i], -1);
+      if (ids[i] > -2) continue;
+      ids[i] = -2 - ids[i];
+      dropped.push_back(static_cast<int32_t>(i / choosing.choices()));
+    }
+    if (overflow.overflowed > 0) choosing.weigh(spec_, ids, weights);
+    chosen = before, kept = left;
+  }
+  ops::RoutingPlan plan = ops::make_plan({kept, count}, {weights, count}, n, choosing.choices(), e);
+  plan.dropped = std::move(dropped), plan.overflowed = overflow.overflowed;
   const Routed routed = {.layer = layer,
                          .plan = plan,
                          .logits = logits,
-                         .chosen = {ids, static_cast<size_t>(n * k)},
-                         .sequences = batch.sequences};
+                         .chosen = {chosen, count},
+                         .sequences = batch.sequences,
+                         .noise = noise,
+                         .noisy = noisy};
   if (batch.tap) batch.tap->routed(routed);
-  if (context.tape) record_router(batch, spec_, routed, plan);
+  if (context.tape) {
+    record.named = {ids, count}, record.kept = {kept, count};
+    record_router(batch, spec_, routed, record, plan);
+  }
   return plan;
 }
 

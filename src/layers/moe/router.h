@@ -21,10 +21,13 @@ class Router {
   void visit(TensorVisitor& visitor, const std::string& path);
 
  private:
+  /// x [N, D] → logits [N, E].
+  void map(ops::Context& context, tensor::ConstMatrix x, tensor::Matrix logits) const;
+
   RouterSpec spec_;
   int64_t width_;
-  tensor::Weight weight_;         // [E, D]
-  Vector bias_, selection_bias_;  // [E], or empty
+  tensor::Weight weight_, hidden_, noise_;  // [E, D]; or [E, H] behind a hidden layer [H, D]; [E, D] of the noise
+  Vector bias_, hidden_bias_, noise_bias_, selection_bias_;  // [E], [H], [E], [E], or empty
 };
 
 }  // namespace coterie::layers

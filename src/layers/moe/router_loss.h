@@ -9,9 +9,9 @@ namespace coterie::layers {
 
 /// Where a loss on a router adds its gradient: by what decided, all in all.
 struct RoutedGradient {
-  tensor::Matrix logits;        // [N, E], by Routed::logits alone
-  float* weights = nullptr;     // [slots], by the plan's weights
-  tensor::Matrix noise, noisy;  // [N, E], where there are such
+  tensor::Matrix logits;                  // [N, E], by Routed::logits alone
+  float* weights = nullptr;               // [slots], by the plan's weights
+  tensor::Matrix noise = {}, noisy = {};  // [N, E], where there are such
 };
 
 /// A loss on what routers do (balance, z-loss). It listens on the way forward as a Tap, since most look at a whole

@@ -24,6 +24,7 @@ ModelSpec mixtral_from_config(ConfigReader& config) {
   moe.router.experts = config.experts(8);
   moe.router.experts_per_token = config.experts_per_token(2);
   moe.router.renormalise = true;
+  moe.jitter = static_cast<float>(config.keys.number("router_jitter_noise", 0));
   if (!config.keys.boolean("norm_topk_prob", true))
     base::fail(base::ErrorKind::unsupported, config.keys.where(),
                "norm_topk_prob is false, but mixtral always renormalises the weights of the chosen experts");

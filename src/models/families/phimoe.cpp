@@ -49,6 +49,8 @@ ModelSpec phimoe_from_config(ConfigReader& config) {
         fmt::format("{}: num_experts_per_tok is {}, but phimoe's router always chooses 2, as in the reference",
                     config.keys.where(), chosen));
   sparsemixer(moe.router, static_cast<float>(config.keys.number("router_jitter_noise", 0.01)));
+  // The router shakes once more what the whole layer reads.
+  moe.jitter = moe.router.jitter = static_cast<float>(config.keys.number("input_jitter_noise", 0));
   for (BlockSpec& block : spec.blocks) {
     auto& attention = std::get<layers::AttentionSpec>(block.mixer);
     using Scaling = layers::RopeSpec::Scaling;
@@ -59,7 +61,7 @@ ModelSpec phimoe_from_config(ConfigReader& config) {
   }
   config.set_window(spec, config.sliding_window());
   spec.router_aux_loss = config.router_aux_loss(0.001);
-  config.keys.inert({"input_jitter_noise", "original_max_position_embeddings"});  // training; read with longrope
+  config.keys.inert({"original_max_position_embeddings"});  // read with longrope
   return spec;
 }
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "layers/moe/routers/kind.h"
 
 namespace coterie::models {
 
@@ -25,10 +26,24 @@ using Order = RouterSpec::Order;
 constexpr Names<Order, 2> kOrders = {
     {{"score_then_select", Order::score_then_select}, {"select_then_score", Order::select_then_score}}};
 using Selection = RouterSpec::Selection;
-constexpr Names<Selection, 3> kSelections = {
-    {{"top_k", Selection::top_k}, {"sample", Selection::sample}, {"sparsemixer", Selection::sparsemixer}}};
+using Combine = RouterSpec::Combine;
+constexpr Names<Combine, 2> kCombines = {{{"weighted", Combine::weighted}, {"sum", Combine::sum}}};
+using CapacityOrder = RouterSpec::Capacity::Order;
+constexpr Names<CapacityOrder, 2> kCapacityOrders = {
+    {{"position", CapacityOrder::position}, {"probability", CapacityOrder::probability}}};
 using GroupScore = RouterSpec::GroupScore;
 constexpr Names<GroupScore, 2> kGroupScores = {{{"best", GroupScore::best}, {"best_two", GroupScore::best_two}}};
+
+Selection read_selection(base::JsonReader& reader) {
+  const std::string found = reader.string("selection", std::string(layers::kind_of({}).name));
+  std::string all;
+  for (size_t i = 0; i < layers::router_kinds().size(); ++i) {
+    const std::string_view name = layers::router_kinds()[i]->name;
+    if (name == found) return static_cast<Selection>(i);
+    all += (all.empty() ? "" : ", ") + std::string(name);
+  }
+  base::fail(base::ErrorKind::bad_input, reader.where(), "selection is \"{}\", expected one of: {}", found, all);
+}
 
 template <typename E, size_t N>
 E read_name(base::JsonReader& reader, std::string_view key, const Names<E, N>& names, E otherwise) {
@@ -68,6 +83,17 @@ void read_groups(base::JsonReader& reader, RouterSpec& spec) {
     spec.group_score = read_name(reader, "group_score", kGroupScores, spec.group_score);
 }
 
+void read_capacity(base::JsonReader& reader, RouterSpec& spec) {
+  const base::Json* const object = reader.object("capacity");
+  if (!object) return;
+  base::JsonReader capacity(*object, reader.where() + ".capacity");
+  spec.capacity.emplace();
+  spec.capacity->factor = capacity.number("factor");
+  spec.capacity->order = read_name(capacity, "order", kCapacityOrders, spec.capacity->order);
+  spec.capacity->next_best = capacity.boolean("next_best", spec.capacity->next_best);
+  capacity.refuse_unread();
+}
+
 }  // namespace
 
 RouterSpec read_router(const base::Json& object, const std::string& where) {
@@ -75,7 +101,7 @@ RouterSpec read_router(const base::Json& object, const std::string& where) {
   RouterSpec spec;
   spec.experts = reader.integer("experts");
   spec.experts_per_token = reader.integer("experts_per_token");
-  spec.selection = read_name(reader, "selection", kSelections, spec.selection);
+  spec.selection = read_selection(reader);
   spec.score = read_name(reader, "score", kScores, spec.score);
   spec.order = read_name(reader, "order", kOrders, spec.order);
   spec.bias = reader.boolean("bias", spec.bias);
@@ -89,6 +115,12 @@ RouterSpec read_router(const base::Json& object, const std::string& where) {
     spec.temperature = real(reader, "temperature", spec.temperature);
   if (asked(reader, "near_best", spec.selection == Selection::sparsemixer, "selection: sparsemixer"))
     spec.near_best = real(reader, "near_best", spec.near_best);
+  spec.hidden = reader.integer("hidden", spec.hidden);
+  spec.combine = read_name(reader, "combine", kCombines, spec.combine);
+  spec.noise = reader.boolean("noise", spec.noise);
+  if (asked(reader, "noise_bias", spec.noise, "noise")) spec.noise_bias = reader.boolean("noise_bias");
+  spec.jitter = real(reader, "jitter", spec.jitter);
+  read_capacity(reader, spec);
   reader.refuse_unread();
   layers::check(spec, where);
   return spec;
@@ -98,7 +130,7 @@ base::Json write_router(const RouterSpec& spec) {
   const RouterSpec usual;
   base::Json json = {{"experts", spec.experts},
                      {"experts_per_token", spec.experts_per_token},
-                     {"selection", name_of(kSelections, spec.selection)},
+                     {"selection", layers::kind_of(spec.selection).name},
                      {"score", name_of(kScores, spec.score)},
                      {"order", name_of(kOrders, spec.order)},
                      {"renormalise", spec.renormalise}};
@@ -114,6 +146,15 @@ base::Json write_router(const RouterSpec& spec) {
   if (spec.scale != 1) json["scale"] = real(spec.scale);
   if (spec.selection == Selection::sample) json["temperature"] = real(spec.temperature);
   if (spec.selection == Selection::sparsemixer) json["near_best"] = real(spec.near_best);
+  if (spec.hidden > 0) json["hidden"] = spec.hidden;
+  if (spec.combine != Combine::weighted) json["combine"] = name_of(kCombines, spec.combine);
+  if (spec.noise) json["noise"] = true;
+  if (spec.noise_bias) json["noise_bias"] = true;
+  if (spec.jitter > 0) json["jitter"] = real(spec.jitter);
+  if (spec.capacity)
+    json["capacity"] = {{"factor", spec.capacity->factor},
+                        {"order", name_of(kCapacityOrders, spec.capacity->order)},
+                        {"next_best", spec.capacity->next_best}};
   return json;
 }
 

@@ -2,6 +2,7 @@
 
 #include "cli/model_words.h"
 #include "cli/number_words.h"
+#include "cli/router_words.h"
 
 namespace coterie::cli {
 namespace {

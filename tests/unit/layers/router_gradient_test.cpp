@@ -1,13 +1,10 @@
-#include "layers/moe/router_gradient.h"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <functional>
 
 #include "base/rng.h"
-#include "layers/moe/balance.h"
-#include "layers/moe/choose.h"
+#include "layers/moe/routers/kind.h"
 
 namespace coterie::layers {
 namespace {
@@ -30,7 +27,7 @@ Choice choice_of(const RouterSpec& spec, const float* logits) {
            std::vector<float>(static_cast<size_t>(spec.experts_per_token))};
   std::vector<double> scratch(static_cast<size_t>(choose_scratch(spec)));
   const std::vector<float> bias(kExperts, 0.1f);
-  choose(spec, logits, spec.selection_bias ? bias.data() : nullptr, {}, scratch, c.ids.data(), c.weights.data());
+  choose({spec, logits, spec.selection_bias ? bias.data() : nullptr, {}, scratch}, c.ids.data(), c.weights.data());
   return c;
 }
 
@@ -80,7 +77,7 @@ TEST(RouterGradient, EqualsFiniteDifferencesForEveryRule) {
       const Choice c = choice_of(spec, logits.data());
       const std::vector<double> dweights(a.begin(), a.end());
       std::vector<float> gradient(kExperts);
-      choose_backward(spec, logits.data(), c.ids, dweights.data(), gradient.data());
+      kind_of(spec.selection).weigh_backward(spec, logits.data(), c.ids, dweights.data(), gradient.data());
       bool steady = true;
       const auto f = [&] {
         const Choice now = choice_of(spec, logits.data());
@@ -110,88 +107,6 @@ TEST(RouterGradient, EqualsFiniteDifferencesForEveryRule) {
     }
   }
   EXPECT_GE(compared, 40);
-}
-
-Routed routed(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits) {
-  return {.layer = layer, .plan = plan, .logits = logits, .chosen = {}, .sequences = {}};
-}
-
-class RouterLossGradient : public testing::TestWithParam<RouterLossSpec> {};
-
-TEST_P(RouterLossGradient, EqualsFiniteDifferences) {
-  constexpr int64_t kTokens = 6;
-  std::vector<float> logits = draw(kTokens * kExperts, 3, 1);
-  const tensor::ConstMatrix rows(logits.data(), kTokens, kExperts);
-  std::vector<int32_t> ids;
-  for (int64_t t = 0; t < kTokens; ++t) ids.insert(ids.end(), {static_cast<int32_t>(t % 3), 5});
-  const std::vector<float> weights(ids.size(), 0.5f);
-  const ops::RoutingPlan plan = ops::make_plan(ids, weights, kTokens, 2, kExperts);
-  const auto total = [&] {
-    RouterLosses losses(GetParam());
-    losses.plan(4, plan, rows);
-    const RouterLosses::Values v = losses.values();
-    return v.balance + v.z;
-  };
-  RouterLosses losses(GetParam());
-  losses.plan(4, plan, rows);
-  std::vector<float> gradient(logits.size());
-  losses.add_gradient(routed(4, plan, rows), {.logits = {gradient.data(), kTokens, kExperts}});
-  expect_differences(logits, gradient, total, 1e-4);
-}
-
-using Balance = RouterLossSpec::Balance;
-using Score = RouterSpec::Score;
-INSTANTIATE_TEST_SUITE_P(Kinds, RouterLossGradient,
-                         testing::Values(RouterLossSpec{Balance::all_choices, 1, 0, Score::softmax},
-                                         RouterLossSpec{Balance::all_choices, 1, 0, Score::sigmoid},
-                                         RouterLossSpec{Balance::all_choices, 1, 0, Score::sqrt_softplus},
-                                         RouterLossSpec{Balance::first_choice, 1, 0, Score::softmax},
-                                         RouterLossSpec{Balance::none, 1, 0.3, Score::softmax},
-                                         RouterLossSpec{Balance::all_choices, 0.5, 0.3, Score::softmax}),
-                         [](const auto& of) { return std::to_string(of.index); });
-
-TEST(RouterLosses, AnEvenRouterHasBalanceOneAndACollapsedOneAsManyAsExperts) {
-  constexpr int64_t kTokens = 8;
-  RouterLosses even({Balance::all_choices, 1, 0.001, Score::softmax}),
-      collapsed({Balance::first_choice, 1, 0, Score::softmax});
-  std::vector<float> flat(kTokens * kExperts, 0.0f), peaked(flat);
-  std::vector<int32_t> spread, same;
-  for (int64_t t = 0; t < kTokens; ++t) {
-    spread.insert(spread.end(), {static_cast<int32_t>(t), static_cast<int32_t>((t + 1) % kExperts)});
-    same.insert(same.end(), {3, 4});
-    peaked[static_cast<size_t>(t * kExperts + 3)] = 50;
-  }
-  const std::vector<float> weights(spread.size(), 0.5f);
-  even.plan(0, ops::make_plan(spread, weights, kTokens, 2, kExperts), {flat.data(), kTokens, kExperts});
-  collapsed.plan(0, ops::make_plan(same, weights, kTokens, 2, kExperts), {peaked.data(), kTokens, kExperts});
-  EXPECT_NEAR(even.values().balance, 1, 1e-12);
-  EXPECT_NEAR(even.values().z, 0.001 * std::pow(std::log(8.0), 2), 1e-12);
-  EXPECT_NEAR(collapsed.values().balance, kExperts, 1e-9);
-}
-
-// Micro-batches under the numbers of the whole batch.
-TEST(RouterLosses, MicroBatchesAddUpWhenTheWholeBatchWasListenedTo) {
-  constexpr int64_t kTokens = 6;
-  const std::vector<float> logits = draw(kTokens * kExperts, 9, 1);
-  const RouterLossSpec spec{Balance::all_choices, 1, 0.1, Score::softmax};
-  const auto rows = [&](int64_t begin, int64_t end) {
-    return tensor::ConstMatrix(logits.data() + begin * kExperts, end - begin, kExperts);
-  };
-  const auto plan = [&](int64_t begin, int64_t end) {
-    std::vector<int32_t> ids;
-    for (int64_t t = begin; t < end; ++t) ids.push_back(static_cast<int32_t>(t % 3));
-    return ops::make_plan(ids, std::vector<float>(ids.size(), 1.0f), end - begin, 1, kExperts);
-  };
-  RouterLosses whole(spec), parts(spec);
-  whole.plan(0, plan(0, kTokens), rows(0, kTokens));
-  parts.plan(0, plan(0, 2), rows(0, 2)), parts.plan(0, plan(2, kTokens), rows(2, kTokens));
-  std::vector<float> expected(logits.size()), found(logits.size());
-  const ops::RoutingPlan all = plan(0, kTokens), first = plan(0, 2), rest = plan(2, kTokens);
-  whole.add_gradient(routed(0, all, rows(0, kTokens)), {.logits = {expected.data(), kTokens, kExperts}});
-  parts.add_gradient(routed(0, first, rows(0, 2)), {.logits = {found.data(), 2, kExperts}});
-  parts.add_gradient(routed(0, rest, rows(2, kTokens)),
-                     {.logits = {found.data() + 2 * kExperts, kTokens - 2, kExperts}});
-  EXPECT_EQ(found, expected);
 }
 
 }  // namespace

@@ -43,7 +43,7 @@ TEST(RouterSample, OneExpertFollowsTheSoftmax) {
     for (int64_t position = 0; position < kDraws; ++position) {
       int32_t id;
       float weight;
-      choose(spec, kLogits.data(), nullptr, {7, 3, position}, scratch, &id, &weight);
+      choose({spec, kLogits.data(), nullptr, {7, 3, position}, scratch}, &id, &weight);
       ++count[static_cast<size_t>(id)];
       // The weight is the expert's own probability, at temperature 1.
       EXPECT_NEAR(weight, probabilities(1)[static_cast<size_t>(id)], 1e-6);
@@ -60,7 +60,7 @@ TEST(RouterSample, PairsAreDrawnWithoutReplacement) {
   for (int64_t position = 0; position < kDraws; ++position) {
     std::array<int32_t, 2> ids{};
     std::array<float, 2> weights{};
-    choose(spec, kLogits.data(), nullptr, {11, 0, position}, scratch, ids.data(), weights.data());
+    choose({spec, kLogits.data(), nullptr, {11, 0, position}, scratch}, ids.data(), weights.data());
     ++count[static_cast<size_t>(ids[0])][static_cast<size_t>(ids[1])];
   }
   for (size_t i = 0; i < 5; ++i)
@@ -78,7 +78,7 @@ TEST(RouterSample, ADrawIsAFunctionOfKeyLayerAndPosition) {
     std::array<double, 11> scratch{};
     std::array<int32_t, 2> ids{};
     std::array<float, 2> weights{};
-    choose(spec, kLogits.data(), nullptr, {key, layer, position}, scratch, ids.data(), weights.data());
+    choose({spec, kLogits.data(), nullptr, {key, layer, position}, scratch}, ids.data(), weights.data());
     return ids;
   };
   int different_key = 0, different_layer = 0;
@@ -111,7 +111,7 @@ TEST(RouterSample, BiasAndGroupsCountAsInTheChoice) {
   for (int64_t position = 0; position < kDraws; ++position) {
     int32_t id;
     float weight;
-    choose(spec, logits.data(), bias.data(), {7, 3, position}, scratch, &id, &weight);
+    choose({spec, logits.data(), bias.data(), {7, 3, position}, scratch}, &id, &weight);
     ++count[static_cast<size_t>(id)];
     EXPECT_NEAR(weight, sigmoid[static_cast<size_t>(id)], 1e-6);
   }
@@ -119,11 +119,12 @@ TEST(RouterSample, BiasAndGroupsCountAsInTheChoice) {
 }
 
 TEST(RouterSample, ColdIsGreedy) {
+  const RouterSpec sharp = sampling(3, 1e-3f);
   std::array<double, 11> scratch{};
   for (int64_t position = 0; position < 500; ++position) {
     std::array<int32_t, 3> ids{};
     std::array<float, 3> weights{};
-    choose(sampling(3, 1e-3f), kLogits.data(), nullptr, {5, 0, position}, scratch, ids.data(), weights.data());
+    choose({sharp, kLogits.data(), nullptr, {5, 0, position}, scratch}, ids.data(), weights.data());
     EXPECT_EQ(ids, (std::array<int32_t, 3>{3, 0, 4}));
   }
 }

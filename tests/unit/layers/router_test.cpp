@@ -28,7 +28,7 @@ Choice choose_one(const RouterSpec& spec, const std::vector<float>& logits, cons
   Choice choice{std::vector<int32_t>(static_cast<size_t>(spec.experts_per_token), -1),
                 std::vector<float>(static_cast<size_t>(spec.experts_per_token), kNan)};
   std::vector<double> scratch(static_cast<size_t>(choose_scratch(spec)));
-  choose(spec, logits.data(), spec.selection_bias ? bias.data() : nullptr, {}, scratch, choice.ids.data(),
+  choose({spec, logits.data(), spec.selection_bias ? bias.data() : nullptr, {}, scratch}, choice.ids.data(),
          choice.weights.data());
   return choice;
 }

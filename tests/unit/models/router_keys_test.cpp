@@ -36,6 +36,11 @@ TEST(RouterKeys, WrittenAndReadAgain) {
                "groups":4,"groups_kept":2,"group_score":"best_two"})",
            R"({"experts":4,"experts_per_token":2,"selection":"sparsemixer","score":"softmax",
                "order":"score_then_select","renormalise":false,"near_best":0.1})",
+           R"({"experts":8,"experts_per_token":2,"selection":"top_k","score":"softmax","order":"select_then_score",
+               "renormalise":false,"bias":true,"noise":true,"noise_bias":true,"jitter":0.01,"hidden":16,
+               "capacity":{"factor":1.25,"order":"probability","next_best":true}})",
+           R"({"experts":8,"experts_per_token":2,"selection":"top_k","score":"softmax","order":"score_then_select",
+               "renormalise":false,"combine":"sum"})",
            R"({"experts":4,"experts_per_token":1,"selection":"top_k","score":"sqrt_softplus",
                "order":"score_then_select","renormalise":false})",
        })
@@ -50,6 +55,16 @@ TEST(RouterKeys, RefusesWhatItDoesNotHonour) {
             std::string::npos);
   EXPECT_NE(refusal(R"({"experts": 8, "experts_per_token": 2, "temperature": 2})").find("sample"), std::string::npos);
   EXPECT_NE(refusal(R"({"experts": 8, "experts_per_token": 9})").find("9"), std::string::npos);
+  EXPECT_NE(refusal(R"({"experts": 8, "experts_per_token": 2, "selection": "best"})").find("sparsemixer"),
+            std::string::npos);
+  EXPECT_NE(refusal(R"({"experts": 8, "experts_per_token": 2, "noise_bias": true})").find("noise"), std::string::npos);
+  EXPECT_NE(refusal(R"({"experts": 8, "experts_per_token": 2, "capacity": {"factor": 0}})").find("dropless"),
+            std::string::npos);
+  EXPECT_NE(refusal(R"({"experts": 8, "experts_per_token": 2, "capacity": {"factor": 1, "nextbest": true}})")
+                .find("next_best"),
+            std::string::npos);
+  EXPECT_NE(refusal(R"({"experts": 8, "experts_per_token": 2, "combine": "sum", "renormalise": true})").find("weights"),
+            std::string::npos);
 }
 
 }  // namespace

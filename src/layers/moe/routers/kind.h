@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "layers/moe/choose.h"
+#include "layers/moe/router_spec.h"
+#include "layers/moe/weigh.h"
+#include "layers/sequence_state.h"
+#include "tensor/view.h"
+
+namespace coterie::layers {
+
+/// What a rule that looks at all tokens sees of a batch.
+struct BatchChoice {
+  const RouterSpec& spec;
+  tensor::ConstMatrix logits;  // [N, E]
+  std::span<const SequenceRows> sequences;
+};
+
+/// A rule of choosing: RouterSpec::Selection as a file of this folder. kinds.cpp lists them.
+struct RouterKind {
+  std::string_view name;  // RouterSpec::selection in a config.json or a recipe
+  /// Whether a token's experts depend on nothing but itself and what came before it in its sequence. What is not so is
+  /// exempt from the laws of batches and of prefill, and a model with it is warned about.
+  bool causal = true;
+  /// Refuses what does not go with this rule, beside layers::check. May be null.
+  void (*check)(const RouterSpec& spec, std::string_view where) = nullptr;
+  /// Token by token: writes K different expert ids, best first. Null: the rule looks at the batch always.
+  void (*choose)(const TokenChoice& token, int32_t* ids) = nullptr;
+  /// Batch by batch, in training, or always when `choose` is null: ids [N, choices_per_token()], best first, -1 behind
+  /// the last of a token's.
+  void (*assign)(const BatchChoice& batch, int32_t* ids) = nullptr;
+  /// assign gives a token any number of experts, up to all.
+  bool any_number = false;
+  /// What the experts' outputs are multiplied by, and its way back; see weigh.h.
+  void (*weigh)(const TokenChoice& token, std::span<const int32_t> ids, float* weights) = weigh_scores;
+  void (*weigh_backward)(const RouterSpec& spec, const float* logits, std::span<const int32_t> ids,
+                         const double* dweights, float* dlogits) = weigh_scores_backward;
+};
+
+const RouterKind& kind_of(RouterSpec::Selection selection);
+/// In the order of RouterSpec::Selection.
+std::span<const RouterKind* const> router_kinds();
+
+/// Ids that a token's choice may have: K, or E where any number is.
+int64_t choices_per_token(const RouterSpec& spec);
+
+}  // namespace coterie::layers

@@ -1,0 +1,21 @@
+#include <array>
+
+#include "layers/moe/routers/kind.h"
+
+namespace coterie::layers {
+
+// Each in the file of its name.
+extern const RouterKind kTopK, kSample, kSparseMixer;
+
+std::span<const RouterKind* const> router_kinds() {
+  static constexpr std::array<const RouterKind*, 3> kKinds = {&kTopK, &kSample, &kSparseMixer};
+  return kKinds;
+}
+
+const RouterKind& kind_of(RouterSpec::Selection selection) { return *router_kinds()[static_cast<size_t>(selection)]; }
+
+int64_t choices_per_token(const RouterSpec& spec) {
+  return kind_of(spec.selection).any_number ? spec.experts : spec.experts_per_token;
+}
+
+}  // namespace coterie::layers
