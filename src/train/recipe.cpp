@@ -1,6 +1,7 @@
 #include "train/recipe.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "base/error.h"
@@ -184,9 +185,13 @@ class Reader {
     recipe_.balance.loss_weight = balance.number("loss", 0, kMost, 0.0);
     recipe_.balance.z_weight = balance.number("z_loss", 0, kMost, 0.0);
     recipe_.balance.bias_rate = balance.number("bias_rate", 0, 1, 0.0);
-    recipe_.balance.scope = balance.word("scope", {"micro_batch", "batch"}, "batch") == 0
-                                ? BalanceRecipe::Scope::micro_batch
-                                : BalanceRecipe::Scope::batch;
+    using Losses = layers::RouterLossSpec;
+    constexpr std::array kKinds = {Losses::Balance::all_choices, Losses::Balance::first_choice,
+                                   Losses::Balance::importance, Losses::Balance::importance_and_load};
+    recipe_.balance.kind = kKinds[static_cast<size_t>(
+        balance.word("kind", {"switch", "gshard", "importance", "importance_and_load"}, "switch"))];
+    recipe_.balance.scope =
+        static_cast<Losses::Scope>(balance.word("scope", {"micro_batch", "sequence", "batch"}, "batch"));
     balance.keys.refuse_unread();
   }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "layers/moe/balance.h"
 #include "models/initialise.h"
 #include "text/tokenizer_training.h"
 #include "train/adamw.h"
@@ -32,11 +33,13 @@ struct DataRecipe {
 
 /// What keeps the experts' loads even.
 struct BalanceRecipe {
-  double loss_weight = 0;  // of the load-balancing loss (Fedus et al. 2021), each layer by itself, 1 at balance
-  double z_weight = 0;     // of the mean of logsumexp² of the router's logits (Zoph et al. 2022, arXiv:2202.08906)
-  double bias_rate = 0;    // of the update of the selection bias (Wang et al. 2024, arXiv:2408.15664)
-  enum class Scope { micro_batch, batch };
-  Scope scope = Scope::batch;  // over which tokens the loss is one
+  // Which load-balancing loss, of each layer by itself (layers/moe/balance.h), and its weight. Switch's and GShard's
+  // are 1 at balance, importance and load 0.
+  layers::RouterLossSpec::Balance kind = layers::RouterLossSpec::Balance::all_choices;
+  double loss_weight = 0;
+  double z_weight = 0;   // of the mean of logsumexp² of the router's logits (Zoph et al. 2022, arXiv:2202.08906)
+  double bias_rate = 0;  // of the update of the selection bias (Wang et al. 2024, arXiv:2408.15664)
+  layers::RouterLossSpec::Scope scope = layers::RouterLossSpec::Scope::batch;  // over which tokens the loss is one
 };
 
 /// A training run, as its YAML file says it. Paths are relative to that file.

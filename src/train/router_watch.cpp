@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "base/error.h"
+#include "layers/moe/selection_bias.h"
 
 namespace coterie::train {
 
@@ -33,12 +33,10 @@ layers::RouterSpec::Score score_of(const models::ModelSpec& spec) {
 layers::RouterLossSpec losses_of(const Recipe& recipe, const models::ModelSpec& spec) {
   layers::RouterLossSpec losses;
   losses.score = score_of(spec);
-  // A loss of each part by itself counts as one of that many.
-  const bool each = recipe.balance.scope == BalanceRecipe::Scope::micro_batch;
-  const double share = each ? static_cast<double>(recipe.micro_batch) / static_cast<double>(recipe.batch) : 1;
-  if (recipe.balance.loss_weight > 0) losses.balance = layers::RouterLossSpec::Balance::all_choices;
-  losses.balance_coefficient = recipe.balance.loss_weight * share;
-  losses.z_coefficient = recipe.balance.z_weight * share;
+  losses.scope = recipe.balance.scope;
+  if (recipe.balance.loss_weight > 0) losses.balance = recipe.balance.kind;
+  losses.balance_coefficient = recipe.balance.loss_weight;
+  losses.z_coefficient = recipe.balance.z_weight;
   return losses;
 }
 
@@ -59,16 +57,20 @@ RouterWatch::RouterWatch(const Recipe& recipe, const models::ModelSpec& spec)
       expert_layers_(layers_with_experts(spec)),
       losses_(losses_of(recipe, spec)),
       loads_(score_of(spec)) {
+  // A loss of each part by itself counts as one of that many.
+  losses_.set_share(static_cast<double>(recipe.micro_batch) / static_cast<double>(recipe.batch));
   if (expert_layers_.empty() && (has_loss_ || recipe.balance.bias_rate > 0))
     throw base::Error(base::ErrorKind::bad_input, recipe.name, "balance is asked for in a model without routers",
                       "take the section out");
   if (recipe.balance.bias_rate > 0 && !router_of(spec)->selection_bias)
     throw base::Error(base::ErrorKind::bad_input, recipe.name, "bias_rate moves a bias that these routers do not have",
                       "give the model one, or take a model_type that has (deepseek_v3, glm4_moe, dots1, coterie)");
+  if (const layers::RouterSpec* router = router_of(spec))
+    layers::check_trainable(*router, losses_of(recipe, spec), recipe.name);
 }
 
 bool RouterWatch::must_count_first() const {
-  return has_loss_ && several_parts_ && recipe_.scope == BalanceRecipe::Scope::batch;
+  return has_loss_ && several_parts_ && recipe_.scope == layers::RouterLossSpec::Scope::batch;
 }
 
 void RouterWatch::begin_step() {
@@ -81,7 +83,7 @@ void RouterWatch::begin_step() {
 void RouterWatch::begin_gradients() { counting_ = false; }
 
 void RouterWatch::begin_part() {
-  if (recipe_.scope != BalanceRecipe::Scope::batch) losses_.clear();
+  if (recipe_.scope != layers::RouterLossSpec::Scope::batch) losses_.clear();
 }
 
 void RouterWatch::routed(const layers::Routed& router) {
@@ -89,9 +91,6 @@ void RouterWatch::routed(const layers::Routed& router) {
   if (!counting_) loads_.routed(router);
 }
 
-// Auxiliary-loss-free balancing (Wang et al. 2024, arXiv:2408.15664): an expert with less than its share of the step's
-// assignments becomes easier to choose by bias_rate, one with more harder. The update has mean zero, so that the biases
-// do not drift together.
 void RouterWatch::end_step(const models::Parameters& parameters) {
   if (recipe_.bias_rate == 0) return;
   for (const models::Parameter& p : parameters.list()) {
@@ -100,12 +99,7 @@ void RouterWatch::end_step(const models::Parameters& parameters) {
     std::vector<double> counts = loads_.layers().at(layer).assignments;
     const std::vector<double>& before = before_[layer];
     for (size_t e = 0; e < before.size(); ++e) counts[e] -= before[e];
-    const double mean = std::accumulate(counts.begin(), counts.end(), 0.0) / static_cast<double>(counts.size());
-    std::vector<double> update(counts.size());
-    for (size_t e = 0; e < counts.size(); ++e)
-      update[e] = recipe_.bias_rate * static_cast<double>((mean > counts[e]) - (mean < counts[e]));
-    const double drift = std::accumulate(update.begin(), update.end(), 0.0) / static_cast<double>(update.size());
-    for (size_t e = 0; e < counts.size(); ++e) p.values[e] += static_cast<float>(update[e] - drift);
+    layers::update_selection_bias({p.values, static_cast<size_t>(p.count)}, counts, recipe_.bias_rate);
   }
 }
 

@@ -217,6 +217,7 @@ double Trainer::State::part_loss(int64_t part, bool backward) {
   models::LossOptions asked;
   asked.tap = watch.get();
   asked.gradient_weight = 1 / static_cast<double>(recipe.batch * recipe.sequence);
+  asked.training = true;
   asked.dropout = static_cast<float>(recipe.dropout);
   asked.recompute = recipe.recompute;
   asked.training = true;

@@ -51,6 +51,7 @@ void RouterLoads::plan(int64_t layer, const ops::RoutingPlan& plan, tensor::Cons
     load.assignments[e] += static_cast<double>(plan.tokens_of(static_cast<int64_t>(e)).size());
   load.tokens += static_cast<double>(logits.rows);
   load.dropped += static_cast<double>(plan.dropped.size());
+  load.overflow += static_cast<double>(plan.overflowed);
   std::vector<double> p(experts);
   for (int64_t t = 0; t < logits.rows; ++t) {
     const float* row = logits.row(t);

@@ -76,7 +76,7 @@ checkpoint: {every: 20, keep: 3}
   EXPECT_EQ(recipe.data.order, Windows::Order::random);
   EXPECT_EQ(recipe.optimiser.beta1, 0.8);
   EXPECT_EQ(recipe.schedule.decay, 10);
-  EXPECT_EQ(recipe.balance.scope, BalanceRecipe::Scope::micro_batch);
+  EXPECT_EQ(recipe.balance.scope, layers::RouterLossSpec::Scope::micro_batch);
   EXPECT_EQ(recipe.checkpoints_kept, 3);
   EXPECT_TRUE(recipe.recompute);
 }
