@@ -12,13 +12,20 @@ inline constexpr int64_t kTileFloats = kTileRows * kGemmDepth + kWidth;  // and 
 
 COTERIE_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
+// The operands of gradients are rarely in cache, and short rows far apart are no stream that a processor foresees.
+inline constexpr int64_t kAhead = 8;  // rows
+COTERIE_INLINE void prefetch(const float* row, int64_t count) {
+  for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(row + i);
+}
+
 // Row by row of what lies in memory: rows a power of two apart share one set of the first cache, so that a line would
 // be gone before the next panel or tile asks for its neighbour.
 COTERIE_INLINE void pack_panels(const GemmTask& task, int64_t depth, int64_t count, int64_t col, int64_t cols,
                                 float* panels) {
   for (int64_t k = 0; k < count; ++k) {
-    const int64_t row = task.b_index ? task.b_index[depth + k] : depth + k;
-    const float* from = task.b + row * task.b_stride + col;
+    const auto row = [&](int64_t r) { return task.b + (task.b_index ? task.b_index[r] : r) * task.b_stride + col; };
+    const float* from = row(depth + k);
+    prefetch(row(depth + least(k + kAhead, count - 1)), cols);
     float* to = panels + k * kPanel;
     int64_t j = 0;
     for (; j + kPanel <= cols; j += kPanel, to += kPanel * kGemmDepth) {
@@ -36,8 +43,9 @@ COTERIE_INLINE void pack_panels(const GemmTask& task, int64_t depth, int64_t cou
 COTERIE_INLINE void pack_rows(const GemmTask& task, int64_t depth, int64_t count, int64_t row, int64_t end,
                               float* packed) {
   for (int64_t k = 0; k < count; ++k) {
-    const int64_t at = task.a_index ? task.a_index[depth + k] : depth + k;
-    const float* from = task.a + at * task.a_stride;
+    const auto at = [&](int64_t r) { return task.a + (task.a_index ? task.a_index[r] : r) * task.a_stride; };
+    const float* from = at(depth + k);
+    prefetch(at(depth + least(k + kAhead, count - 1)) + row, end - row);
     float* to = packed + k * kTileRows;
     for (int64_t r = row; r < end; r += kTileRows, to += kTileFloats) {
       if (kTileRows <= kWidth && r + kWidth <= task.rows) {
@@ -110,10 +118,13 @@ COTERIE_INLINE void run_rows(const GemmTask& task, int64_t depth, int64_t count,
         a[0] = packed + (r - row) / kTileRows * kTileFloats;
         run_tile<true>(a, panel, count, c, task.c_stride, rows, width, add_to);
       } else {
-        for (int64_t t = 0; t < kTileRows; ++t) {
-          const int64_t at = r + least(t, rows - 1);  // past the end: the last row again, which is not stored
-          a[t] = task.a + (task.a_index ? task.a_index[at] : at) * task.a_stride + depth;
-        }
+        const auto row_of = [&](int64_t at) {
+          return task.a + (task.a_index ? task.a_index[at] : at) * task.a_stride + depth;
+        };
+        for (int64_t t = 0; t < kTileRows; ++t)
+          a[t] = row_of(r + least(t, rows - 1));  // past the end: the last row again, which is not stored
+        if (j == 0)
+          for (int64_t t = r + rows; t < least(r + rows + kTileRows, end); ++t) prefetch(row_of(t), count);
         run_tile<false>(a, panel, count, c, task.c_stride, rows, width, add_to);
       }
     }
