@@ -83,9 +83,11 @@ class Backward {
       task.b += p.col, task.accumulate = false;
       task.scratch = reinterpret_cast<float*>(gemm_scratch.of(worker));
       context_.kernels.gemm.run(task);
-      for (int64_t i = 0; i < p.slots; ++i)
+      for (int64_t i = 0; i < p.slots; ++i) {
+        prefetch(p.slot + std::min(i + kAhead, p.slots - 1), p.col, p.cols);
         sums.row(p.col / kCols)[p.slot + i] =
             activate_back(p.slot + i, p.col, p.cols, dh.row(i), scratch, scratch + kCols);
+      }
     });
     if (!plan_.weight_gradient) return;
     for (int64_t s = 0; s < plan_.slots(); ++s)
@@ -98,6 +100,16 @@ class Backward {
         for (int64_t i = 0; i < dy_.cols; ++i) along += static_cast<double>(dy[i]) * static_cast<double>(bias[i]);
         plan_.weight_gradient[s] += static_cast<float>(along);
       }
+    }
+  }
+
+  // Short pieces of rows far apart: no stream that a processor foresees.
+  static constexpr int64_t kAhead = 3;
+  void prefetch(int64_t slot, int64_t col, int64_t cols) const {
+    for (int64_t i = 0; i < cols; i += 16) {
+      __builtin_prefetch(kept_.up.row(slot) + col + i, 1);
+      if (kept_.gated()) __builtin_prefetch(kept_.gate.row(slot) + col + i, 1);
+      __builtin_prefetch(weighted_.row(slot) + col + i, 1);
     }
   }
 

@@ -114,8 +114,14 @@ void gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& plan, std:
     const Piece& piece = pieces[index];
     const ExpertInput& expert = experts[static_cast<size_t>(piece.target)];
     const int64_t tokens = piece.token_end - piece.token_begin, rows = piece.end - piece.begin;
-    const Matrix first = h.row_range(piece.token_begin, piece.token_end).col_range(piece.begin, piece.end);
-    const Matrix second(reinterpret_cast<float*>(ups.of(worker)), tokens, rows);
+    const auto part = [&](Matrix m) {
+      return m.row_range(piece.token_begin, piece.token_end).col_range(piece.begin, piece.end);
+    };
+    // Where the halves are wanted they are made at their places, and the activation has a copy.
+    const Matrix activated = part(h), left = expert.gate ? halves.gate : halves.up;
+    const Matrix first = left.data ? part(left) : activated;
+    const Matrix second =
+        halves.up.data ? part(halves.up) : Matrix(reinterpret_cast<float*>(ups.of(worker)), tokens, rows);
     const std::byte** chosen = reinterpret_cast<const std::byte**>(pointers.of(worker));
     const auto multiply = [&](const Weight& w, const float* bias, Matrix y, const Weight& next) {
       const kernels::MatmulKernel& kernel = kernel_of(context, w, x.cols, where);
@@ -136,19 +142,14 @@ void gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& plan, std:
     } else {
       multiply(expert.up, expert.up_bias, first, next);
     }
-    const auto leave = [&](Matrix from, Matrix to) {
-      if (!to.data) return;
-      const Matrix place = to.row_range(piece.token_begin, piece.token_end).col_range(piece.begin, piece.end);
-      for (int64_t t = 0; t < tokens; ++t) std::copy_n(from.row(t), rows, place.row(t));
-    };
-    leave(expert.gate ? second : first, halves.up);
-    if (expert.gate) leave(first, halves.gate);
     for (int64_t t = 0; t < tokens; ++t) {
+      if (left.data) std::copy_n(first.row(t), rows, activated.row(t));
       if (rule.limit != 0)
-        clamped_swiglu(context.kernels.vector, rule, first.row(t), second.row(t),
+        clamped_swiglu(context.kernels.vector, rule, activated.row(t), second.row(t),
                        reinterpret_cast<float*>(sigmoids.of(worker)), rows);
       else
-        context.kernels.vector.activate(rule.activation, first.row(t), expert.gate ? second.row(t) : nullptr, rows);
+        context.kernels.vector.activate(rule.activation, activated.row(t), expert.gate ? second.row(t) : nullptr,
+                                        rows);
     }
   });
 }
