@@ -70,13 +70,17 @@ class Head {
   void load() {
     const CacheLayout& layout = shape_.layout;
     const int64_t kd = layout.key_dim, vd = layout.value_dim;
-    for (int64_t p = 0; p < length_; ++p) {
-      const auto* block = reinterpret_cast<const float*>(segment_.blocks[static_cast<size_t>(p / kCacheBlock)] +
-                                                         kv_head_ * layout.head_bytes());
-      const int64_t slot = p % kCacheBlock;
-      for (int64_t d = 0; d < kd; ++d) keys_turned_.row(d)[p] = keys_.row(p)[d] = block[d * kCacheBlock + slot];
-      const float* value = block + kCacheBlock * kd + slot * vd;
-      for (int64_t d = 0; d < vd; ++d) values_turned_.row(d)[p] = value[d];
+    // A block is a few kB: read across, written along.
+    for (int64_t p = 0; p < length_; p += kCacheBlock) {
+      const auto* keys = reinterpret_cast<const float*>(segment_.blocks[static_cast<size_t>(p / kCacheBlock)] +
+                                                        kv_head_ * layout.head_bytes());
+      const float* const values = keys + kCacheBlock * kd;
+      const int64_t n = std::min(kCacheBlock, length_ - p);
+      for (int64_t d = 0; d < kd; ++d) std::copy_n(keys + d * kCacheBlock, n, keys_turned_.row(d) + p);
+      for (int64_t i = 0; i < n; ++i)
+        for (int64_t d = 0; d < kd; ++d) keys_.row(p + i)[d] = keys[d * kCacheBlock + i];
+      for (int64_t d = 0; d < vd; ++d)
+        for (int64_t i = 0; i < n; ++i) values_turned_.row(d)[p + i] = values[i * vd + d];
     }
     std::fill_n(dkeys_.data, length_ * kd, 0.0f);
     std::fill_n(dvalues_.data, length_ * vd, 0.0f);

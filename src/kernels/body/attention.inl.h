@@ -268,10 +268,15 @@ inline void chunk_over(const AttentionChunk& c, const Element* const* keys, cons
   }
   if (!shared) return;
   add_values(c.scores, values, rows, c.value_dim, shared_first, shared_last, c.out);
-  for (int64_t t = 0; t < c.tokens; ++t) {
-    const int64_t r = t * c.heads;
-    add_values(c.scores + r * kScoreStride, values, c.heads, c.value_dim, shared_last, c.last[t],
+  // The triangle: as many tokens as make up a tile's rows share what the first of them sees.
+  const int64_t together = c.heads < kRowTile ? kRowTile / c.heads : 1;
+  for (int64_t t = 0; t < c.tokens; t += together) {
+    const int64_t r = t * c.heads, n = c.tokens - t < together ? c.tokens - t : together, common = c.last[t];
+    add_values(c.scores + r * kScoreStride, values, n * c.heads, c.value_dim, shared_last, common,
                c.out + r * c.value_dim);
+    for (int64_t other = t + 1; other < t + n; ++other)
+      add_values(c.scores + other * c.heads * kScoreStride, values, c.heads, c.value_dim, common, c.last[other],
+                 c.out + other * c.heads * c.value_dim);
   }
 }
 
@@ -342,6 +347,15 @@ inline void finish(float max, float sum, const float* out, const float* sink, fl
   if (const int64_t n = value_dim - i; n > 0) store_first(target + i, mul(load_first(out + i, n), f), n);
 }
 
+/// A vector, or the first n of one. Masked stores take a dozen cycles on some processors.
+template <typename Element>
+COTERIE_INLINE void narrow(const float* from, Element* to, int64_t n) {
+  if (n >= kWidth)
+    store(to, load(from));
+  else
+    store_first(to, load_first(from, n), n);
+}
+
 template <typename Element>
 inline void append_as(const float* k, int64_t k_stride, const float* v, int64_t v_stride, int64_t slot, int64_t count,
                       int64_t key_dim, int64_t value_dim, std::byte* head) {
@@ -352,18 +366,13 @@ inline void append_as(const float* k, int64_t k_stride, const float* v, int64_t 
     const int64_t dims = key_dim - d < kCacheBlock ? key_dim - d : kCacheBlock;
     for (int64_t p = 0; p < count; ++p) {
       Element row[kCacheBlock];
-      for (int64_t i = 0; i < dims; i += kWidth) {
-        const int64_t n = dims - i < kWidth ? dims - i : kWidth;
-        store_first(row + i, load_first(k + p * k_stride + d + i, n), n);
-      }
+      for (int64_t i = 0; i < dims; i += kWidth) narrow(k + p * k_stride + d + i, row + i, dims - i);
       for (int64_t i = 0; i < dims; ++i) keys[(d + i) * kCacheBlock + slot + p] = row[i];
     }
   }
   for (int64_t p = 0; p < count; ++p) {
-    for (int64_t i = 0; i < value_dim; i += kWidth) {
-      const int64_t n = value_dim - i < kWidth ? value_dim - i : kWidth;
-      store_first(values + (slot + p) * value_dim + i, load_first(v + p * v_stride + i, n), n);
-    }
+    for (int64_t i = 0; i < value_dim; i += kWidth)
+      narrow(v + p * v_stride + i, values + (slot + p) * value_dim + i, value_dim - i);
   }
 }
 
