@@ -148,8 +148,7 @@ void gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& plan, std:
         clamped_swiglu(context.kernels.vector, rule, activated.row(t), second.row(t),
                        reinterpret_cast<float*>(sigmoids.of(worker)), rows);
       else
-        context.kernels.vector.activate(rule.activation, activated.row(t), expert.gate ? second.row(t) : nullptr,
-                                        rows);
+        context.kernels.vector.activate(rule.activation, activated.row(t), expert.gate ? second.row(t) : nullptr, rows);
     }
   });
 }

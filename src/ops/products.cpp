@@ -15,8 +15,10 @@ using tensor::Matrix;
 
 namespace {
 
-// A piece: some hundred rows share a packed b, and its c stays in the second cache.
-constexpr int64_t kPieceRows = 240, kPieceCols = 192;
+// A piece: some hundred rows share a packed b, and its c stays in the second cache. Where that leaves too few pieces
+// for the threads they have half the rows.
+constexpr int64_t kPieceRows = 480, kPieceCols = 192;
+constexpr int64_t kPieces = 8;  // of each thread
 
 /// Cuts `count` into `pieces` of about the same length, multiples of `grain` but the last.
 int64_t cut(int64_t count, int64_t most, int64_t grain) {
@@ -59,9 +61,12 @@ void Products::run(Context& context) {
   };
   const kernels::GemmKernels& gemm = context.kernels.gemm;
   std::vector<Part> parts;
-  int64_t work = 0;
+  int64_t work = 0, pieces = 0;
+  for (const Target& target : targets_)
+    pieces += (target.c.rows + kPieceRows - 1) / kPieceRows * ((target.c.cols + kPieceCols - 1) / kPieceCols);
+  const int64_t most = pieces < kPieces * context.pool.threads() ? kPieceRows / 2 : kPieceRows;
   for (const Target& target : targets_) {
-    const int64_t rows = cut(target.c.rows, kPieceRows, gemm.row_tile);
+    const int64_t rows = cut(target.c.rows, most, gemm.row_tile);
     const int64_t cols = cut(target.c.cols, kPieceCols, gemm.col_tile);
     for (const Product& p : target.chain) work += target.c.rows * target.c.cols * p.depth;
     for (int64_t col = 0; col < target.c.cols; col += cols)
