@@ -42,6 +42,8 @@ GemmKernels gemm_kernels();
 }
 namespace avx512 {
 GemmKernels gemm_kernels();
-}
+/// The same with operands rounded to bf16; for CPUs that have AVX512_BF16.
+GemmKernels gemm_kernels_bf16();
+}  // namespace avx512
 
 }  // namespace coterie::kernels

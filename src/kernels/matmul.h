@@ -69,6 +69,7 @@ struct MatmulKernels {
   int64_t panel_rows = 1;  // rows worked on together: split work at multiples of it
   std::array<MatmulKernel, tensor::kDTypes> exact{};
   std::array<MatmulKernel, tensor::kDTypes> fast{};
+  MatmulKernel bf16;  // f32 weights and rows of x, rounded to bf16; without `run` where the CPU has no such products
   void (*quantise32)(const float* x, int64_t count, ActivationBlock32* blocks) noexcept = nullptr;  // count % 32 == 0
   void (*quantise256)(const float* x, int64_t count,
                       ActivationBlock256* blocks) noexcept = nullptr;  // count % 256 == 0

@@ -46,21 +46,28 @@ struct Registry {
                  avx512::attention_kernels(),
                  avx512::ssm_kernels(),
                  avx512::gemm_kernels(),
-                 avx512::training_kernels()};
+                 avx512::training_kernels(),
+                 {}};
     tables[1] = {"avx2",
                  avx2::matmul_kernels(),
                  avx2::vector_kernels(),
                  avx2::attention_kernels(),
                  avx2::ssm_kernels(),
                  avx2::gemm_kernels(),
-                 avx2::training_kernels()};
+                 avx2::training_kernels(),
+                 {}};
     tables[2] = {"scalar",
                  scalar::matmul_kernels(),
                  scalar::vector_kernels(),
                  scalar::attention_kernels(),
                  scalar::ssm_kernels(),
                  scalar::gemm_kernels(),
-                 scalar::training_kernels()};
+                 scalar::training_kernels(),
+                 {}};
+    if (__builtin_cpu_supports("avx512bf16")) {
+      tables[0].gemm_bf16 = avx512::gemm_kernels_bf16();
+      tables[0].matmul.bf16 = avx512::matmul_kernel_bf16();
+    }
     const std::array<std::string, 3> reasons = {missing({{"avx512f", __builtin_cpu_supports("avx512f") != 0},
                                                          {"avx512bw", __builtin_cpu_supports("avx512bw") != 0},
                                                          {"avx512dq", __builtin_cpu_supports("avx512dq") != 0},

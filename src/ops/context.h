@@ -9,6 +9,8 @@ namespace coterie::ops {
 /// How a matmul on weights computes.
 enum class Precision {
   f32,   // weights decoded to f32, products accumulated in f32: what a reference is compared with
+  bf16,  // for training: f32 weights and rows rounded to bf16 where they are multiplied, products accumulated in f32;
+         // matmul, experts and the head, forward and backward. Refused where the CPU has no products of bf16.
   fast,  // block formats against activations quantised to int8, exact integer dot products, f32 between blocks
 };
 

@@ -20,6 +20,7 @@ struct Kept {
   std::vector<ExpertInput> inputs;
   std::vector<ExpertOutput> outputs;
   GateRule rule;
+  Precision precision;
   ConstMatrix x;     // [N, D] saved
   Matrix gate, up;   // [slots, F] before the activation; gate is empty where experts have none
   ConstMatrix x_at;  // where x lay
@@ -34,6 +35,7 @@ class Backward {
  public:
   Backward(const Kept& kept, Reverse& back)
       : kept_(kept), plan_(kept.plan), back_(back), context_(back.context()), dy_(back.gradient(kept.y_at)) {
+    context_.precision = kept.precision;
     weighted_ = context_.arena.matrix(plan_.slots(), kept.up.cols);
     for (int64_t e = 0; e < plan_.experts(); ++e)
       if (!plan_.tokens_of(e).empty()) used_.push_back(e);
@@ -71,7 +73,7 @@ class Backward {
     }
     const Matrix sums = context_.arena.matrix((hidden + kCols - 1) / kCols, plan_.slots());
     const auto bytes = [](int64_t floats) { return floats * static_cast<int64_t>(sizeof(float)); };
-    const WorkerScratch gemm_scratch(context_, bytes(context_.kernels.gemm.scratch_floats));
+    const WorkerScratch gemm_scratch(context_, bytes(gemm_of(context_).scratch_floats));
     const WorkerScratch piece_scratch(context_, bytes((kSlots + 2) * kCols));
     context_.pool.each(static_cast<int64_t>(pieces.size()), [&](int64_t index, int worker) {
       const Piece& p = pieces[static_cast<size_t>(index)];
@@ -82,7 +84,7 @@ class Backward {
       kernels::GemmTask task = gemm_task(product, dh, 0, p.slots, 0, p.cols);
       task.b += p.col, task.accumulate = false;
       task.scratch = reinterpret_cast<float*>(gemm_scratch.of(worker));
-      context_.kernels.gemm.run(task);
+      gemm_of(context_).run(task);
       for (int64_t i = 0; i < p.slots; ++i) {
         prefetch(p.slot + std::min(i + kAhead, p.slots - 1), p.col, p.cols);
         sums.row(p.col / kCols)[p.slot + i] =
@@ -222,7 +224,16 @@ void experts(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span
   Tape& tape = *context.tape;
   Context quiet = context;
   quiet.tape = nullptr;
-  Kept kept{plan, {inputs.begin(), inputs.end()}, {outputs.begin(), outputs.end()}, rule, tape.save(x), {}, {}, x, y};
+  Kept kept{plan,
+            {inputs.begin(), inputs.end()},
+            {outputs.begin(), outputs.end()},
+            rule,
+            context.precision,
+            tape.save(x),
+            {},
+            {},
+            x,
+            y};
   kept.up = tape.keep(plan.slots(), hidden);
   if (!inputs.empty() && inputs.front().gate) kept.gate = tape.keep(plan.slots(), hidden);
   gated_matmul(quiet, x, plan, inputs, rule, h, {kept.gate, kept.up});

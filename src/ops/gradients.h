@@ -15,7 +15,7 @@
 // op's own arguments.
 namespace coterie::ops {
 
-void record_matmul(Tape& tape, ConstMatrix x, std::span<const MatmulTarget> targets);
+void record_matmul(Tape& tape, Precision precision, ConstMatrix x, std::span<const MatmulTarget> targets);
 
 /// RMSNorm over pieces of `width` columns; the weight of piece p begins at p * weight_step.
 struct RmsNormPieces {

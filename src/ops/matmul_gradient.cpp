@@ -6,12 +6,13 @@
 namespace coterie::ops {
 
 // dx += dy · W, dW += dyᵀ · x, db += Σ_n dy[n].
-void record_matmul(Tape& tape, ConstMatrix x, std::span<const MatmulTarget> given) {
+void record_matmul(Tape& tape, Precision precision, ConstMatrix x, std::span<const MatmulTarget> given) {
   const ConstMatrix saved = tape.save(x);
   std::vector<MatmulTarget> targets(given.begin(), given.end());
   for (const MatmulTarget& target : targets) tape.written(target.y);
-  tape.record({}, [x, saved, targets = std::move(targets)](Reverse& back) {
+  tape.record({}, [precision, x, saved, targets = std::move(targets)](Reverse& back) {
     Context& context = back.context();
+    context.precision = precision;
     if (x.rows == 0) return;
     Products products;
     std::vector<Product> chain;

@@ -44,6 +44,12 @@ kernels::GemmTask gemm_task(const Product& product, Matrix c, int64_t row, int64
   return task;
 }
 
+const kernels::GemmKernels& gemm_of(const Context& context) {
+  if (context.precision != Precision::bf16) return context.kernels.gemm;
+  require(context.kernels.gemm_bf16.run != nullptr, "product", "bf16 without kernels for it");
+  return context.kernels.gemm_bf16;
+}
+
 void Products::add(Matrix c, std::span<const Product> chain, bool overwrite) {
   for (const Product& p : chain) {
     const int64_t rows = p.a_by_depth ? p.a.cols : p.a_index ? c.rows : p.a.rows;
@@ -59,7 +65,7 @@ void Products::run(Context& context) {
     const Target* target;
     int64_t row, rows, col, cols;
   };
-  const kernels::GemmKernels& gemm = context.kernels.gemm;
+  const kernels::GemmKernels& gemm = gemm_of(context);
   std::vector<Part> parts;
   int64_t work = 0, pieces = 0;
   for (const Target& target : targets_)

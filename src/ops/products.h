@@ -22,6 +22,9 @@ struct Product {
   int64_t depth = 0;
 };
 
+/// The kernels of the context's precision: bf16's for bf16, else f32's.
+const kernels::GemmKernels& gemm_of(const Context& context);
+
 /// Products that run as one pool job. No result depends on how they are cut.
 class Products {
  public:
