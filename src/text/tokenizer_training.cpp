@@ -89,8 +89,8 @@ void write_tokenizer(const TokenizerRecipe& recipe, std::string_view tokenizer_j
   file.write(tokenizer_json);
   base::AtomicFile config_file(folder / "tokenizer_config.json");
   config_file.write(config.dump(2) + "\n");
-  file.commit();
   config_file.commit();
+  file.commit();  // last: where it is, the other is too
 }
 
 }  // namespace coterie::text

@@ -1,6 +1,7 @@
 #include "unit/cli/process.h"
 
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -32,6 +33,12 @@ Outcome run(const std::string& program, const std::vector<std::string>& argument
     if (!std::freopen(in.c_str(), "rb", stdin) || !std::freopen(out.c_str(), "wb", stdout) ||
         !std::freopen(err.c_str(), "wb", stderr))
       ::_exit(126);
+    if (with.largest_file > 0) {
+      const auto most = static_cast<rlim_t>(with.largest_file);
+      const rlimit limit = {most, most};
+      ::signal(SIGXFSZ, SIG_IGN);  // a write fails instead
+      ::setrlimit(RLIMIT_FSIZE, &limit);
+    }
     for (const auto& [name, value] : with.variables) ::setenv(name.c_str(), value.c_str(), 1);
     std::vector<char*> argv = {const_cast<char*>(path.c_str())};
     for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
@@ -48,6 +55,10 @@ Outcome run(const std::string& program, const std::vector<std::string>& argument
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
     }
     ::kill(child, SIGINT);
+  }
+  if (with.kill_after_ms > 0) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(with.kill_after_ms));
+    ::kill(child, SIGKILL);
   }
   int status = 0;
   ::waitpid(child, &status, 0);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <string>
 #include <vector>
@@ -16,6 +17,8 @@ struct Surroundings {
   std::string input = {};                             // standard input
   std::map<std::string, std::string> variables = {};  // besides this process's
   bool interrupt = false;                             // sends SIGINT as soon as something is on standard output
+  int kill_after_ms = 0;                              // sends SIGKILL then, if it still runs
+  int64_t largest_file = 0;                           // bytes that it can write into one, as on a full disk; 0: any
 };
 
 /// Runs a program of the build folder ("coterie", "example_hello") and waits for it.
