@@ -191,9 +191,9 @@ struct Batch {
 class Listeners : public LoadBalance {
  public:
   Listeners(double weight, layers::Tap* other) : LoadBalance(weight), other_(other) {}
-  void plan(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits) override {
-    LoadBalance::plan(layer, plan, logits);
-    if (other_) other_->plan(layer, plan, logits);
+  void routed(const layers::Routed& router) override {
+    LoadBalance::routed(router);
+    if (other_) other_->routed(router);
   }
 
  private:

@@ -175,6 +175,8 @@ class Reader {
     schedule.decay = schedule.kind == Schedule::Kind::wsd ? training.count("decay", 1) : 0;
     schedule.floor = schedule.kind == Schedule::Kind::constant ? 1 : training.number("floor", 0, 1, 0.1);
     check(schedule, training.where());
+    recipe_.precision =
+        training.word("precision", {"f32", "bf16"}, "f32") == 0 ? ops::Precision::f32 : ops::Precision::bf16;
     recipe_.recompute = training.keys.boolean("recompute", false);
     recipe_.dropout = training.number("dropout", 0, 0.95, 0.0);
     training.keys.refuse_unread();

@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "layers/moe/balance.h"
 #include "models/initialise.h"
+#include "ops/context.h"
 #include "text/tokenizer_training.h"
 #include "train/adamw.h"
 #include "train/schedule.h"
@@ -62,6 +63,7 @@ struct Recipe {
   std::optional<double> clip;                   // of the norm of all gradients
   AdamWSpec optimiser;
   Schedule schedule;
+  ops::Precision precision = ops::Precision::f32;  // or bf16, where the CPU multiplies it
   bool recompute = false;  // activations are computed again on the way back instead of kept
   double dropout = 0;      // share of what mixers and FFNs give
   BalanceRecipe balance;

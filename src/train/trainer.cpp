@@ -220,13 +220,14 @@ double Trainer::State::part_loss(int64_t part, bool backward) {
   asked.training = true;
   asked.dropout = static_cast<float>(recipe.dropout);
   asked.recompute = recipe.recompute;
-  asked.training = true;
   if (backward) asked.router_loss = watch->loss();
-  ops::Context recording = context;
+  ops::Context working = context;
+  working.precision = recipe.precision;
+  ops::Context recording = working;
   if (backward) recording.tape = tape.get();
   const int64_t first = progress.step * recipe.batch + part * recipe.micro_batch;
   const double loss = pass->loss(recording, data.training, first, recipe.micro_batch, recipe.seed, asked);
-  if (backward) tape->backward(context);
+  if (backward) tape->backward(working);
   return loss;
 }
 

@@ -126,7 +126,7 @@ TEST_P(GradientLaw, EqualsFiniteDifferences) {
     const std::vector<float> values(p.values, p.values + p.count);
     double best = 1e9;
     bool steady = false;
-    for (double change = 4e-2; change > 3e-4 && best > 5e-3; change /= 4) {  // of the loss, about
+    for (double change = 4e-2; change > 3e-5 && best > 5e-3; change /= 4) {  // of the loss, about
       const double step = std::min(change / norm, 0.1);
       bool same = true;
       const auto at = [&](double steps) {

@@ -45,6 +45,7 @@ variants:
   // Folders that are no whole checkpoint.
   int64_t halves(const std::string& run) const {
     int64_t found = 0;
+    if (!fs::exists(folder / run / "checkpoints")) return 0;
     for (const fs::directory_entry& entry : fs::directory_iterator(folder / run / "checkpoints"))
       found += entry.path().extension() == ".part" || !fs::exists(entry.path() / "state.json");
     return found;

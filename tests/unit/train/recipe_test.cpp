@@ -62,7 +62,7 @@ tokenizer: {kind: bpe, vocabulary: 512, min_frequency: 3, special: [<end>, <pad>
 data: {files: [a.jsonl, b.jsonl], format: jsonl, field: body, validation_files: c.jsonl, order: random}
 training:
   {sequence: 8, batch: 8, micro_batch: 2, steps: 50, learning_rate: 0.01, weight_decay: 0.2, clip: 1, betas: [0.8, 0.9],
-   eps: 1e-6, schedule: wsd, warmup: 5, decay: 10, floor: 0.2, recompute: true}
+   eps: 1e-6, schedule: wsd, warmup: 5, decay: 10, floor: 0.2, recompute: true, precision: bf16}
 balance: {loss: 0.01, z_loss: 0.001, bias_rate: 0.002, scope: micro_batch}
 evaluation: {every: 10, batches: 4}
 checkpoint: {every: 20, keep: 3}
@@ -79,6 +79,7 @@ checkpoint: {every: 20, keep: 3}
   EXPECT_EQ(recipe.balance.scope, layers::RouterLossSpec::Scope::micro_batch);
   EXPECT_EQ(recipe.checkpoints_kept, 3);
   EXPECT_TRUE(recipe.recompute);
+  EXPECT_EQ(recipe.precision, ops::Precision::bf16);
 }
 
 TEST_F(Recipes, VariantsAndSettingsReplaceKeys) {
