@@ -50,7 +50,8 @@ double seconds_of(const auto& body) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-void run(benchmark::State& state, const Shape& shape, int threads, bool again) {
+void run(benchmark::State& state, const Shape& shape, int threads, bool again,
+         ops::Precision precision = ops::Precision::f32) {
   const models::ModelSpec spec = spec_of(shape);
   models::RandomModel random = models::random_model(spec, tensor::DType::f32, "benchmark");
   models::Model model =
@@ -58,7 +59,7 @@ void run(benchmark::State& state, const Shape& shape, int threads, bool again) {
   models::Parameters parameters(*model.decoder);
   threads::Pool pool(threads);
   tensor::Arena arena;
-  ops::Context context{pool, kernels::select(), arena, ops::Precision::f32};
+  ops::Context context{pool, kernels::select(), arena, precision};
   ops::Tape tape(arena, parameters.gradients());
   base::Rng rng(5);
   std::vector<std::vector<int32_t>> ids(static_cast<size_t>(shape.sequences));
@@ -114,6 +115,23 @@ BENCHMARK(training)
     ->Args({64, 2, 512, kThreads, 0})
     ->Args({8, 2, 1024, 1, 0})
     ->Args({8, 2, 1024, kThreads, 1});
+
+// Experts at equal active parameters, with tokens for 256 an expert at least: 32 sequences.
+void flat(benchmark::State& state) { run(state, {state.range(0), 2, 512, 384, 6, 6, 4096, 32}, kThreads, false); }
+BENCHMARK(flat)->UseRealTime()->Unit(benchmark::kMillisecond)->ArgName("experts")->Arg(8)->Arg(32)->Arg(64);
+
+// Arguments as those of training; products of bf16, where the CPU has them, and the share of the peak of f32.
+void training_bf16(benchmark::State& state) {
+  if (!kernels::select().gemm_bf16.run) return state.SkipWithError("these kernels have no bf16");
+  run(state, {state.range(0), state.range(1), state.range(2)}, kThreads, false, ops::Precision::bf16);
+}
+BENCHMARK(training_bf16)
+    ->UseRealTime()
+    ->Unit(benchmark::kMillisecond)
+    ->ArgNames({"experts", "top", "ff"})
+    ->Args({8, 2, 1024})
+    ->Args({64, 8, 256})
+    ->Args({1, 1, 2048});
 
 // The recipes' sizes: makemoe (its experts are ReLU without a gate; here SwiGLU), and fine-grained experts.
 void makemoe(benchmark::State& state) { run(state, {8, 2, 512, 128, 8, 4, 65, 16, 32}, kThreads, false); }

@@ -85,11 +85,9 @@ class Backward {
       task.b += p.col, task.accumulate = false;
       task.scratch = reinterpret_cast<float*>(gemm_scratch.of(worker));
       gemm_of(context_).run(task);
-      for (int64_t i = 0; i < p.slots; ++i) {
-        prefetch(p.slot + std::min(i + kAhead, p.slots - 1), p.col, p.cols);
+      for (int64_t i = 0; i < p.slots; ++i)
         sums.row(p.col / kCols)[p.slot + i] =
             activate_back(p.slot + i, p.col, p.cols, dh.row(i), scratch, scratch + kCols);
-      }
     });
     if (!plan_.weight_gradient) return;
     for (int64_t s = 0; s < plan_.slots(); ++s)
@@ -102,16 +100,6 @@ class Backward {
         for (int64_t i = 0; i < dy_.cols; ++i) along += static_cast<double>(dy[i]) * static_cast<double>(bias[i]);
         plan_.weight_gradient[s] += static_cast<float>(along);
       }
-    }
-  }
-
-  // Short pieces of rows far apart: no stream that a processor foresees.
-  static constexpr int64_t kAhead = 3;
-  void prefetch(int64_t slot, int64_t col, int64_t cols) const {
-    for (int64_t i = 0; i < cols; i += 16) {
-      __builtin_prefetch(kept_.up.row(slot) + col + i, 1);
-      if (kept_.gated()) __builtin_prefetch(kept_.gate.row(slot) + col + i, 1);
-      __builtin_prefetch(weighted_.row(slot) + col + i, 1);
     }
   }
 

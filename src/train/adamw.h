@@ -31,7 +31,7 @@ class AdamW {
   /// √Σg² over all gradients. Summed in one order, whatever the number of threads.
   double gradient_norm(threads::Pool& pool) const;
   /// One step with the gradients times `gradient_scale` (clipping). The bits do not depend on the number of threads.
-  /// With `clear` the gradients are zero afterwards, which costs nothing while they are in cache.
+  /// With `clear` the gradients are zero afterwards.
   void step(threads::Pool& pool, double rate, double gradient_scale, bool clear = false);
 
   /// Steps taken.
