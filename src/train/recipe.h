@@ -64,8 +64,8 @@ struct Recipe {
   AdamWSpec optimiser;
   Schedule schedule;
   ops::Precision precision = ops::Precision::f32;  // or bf16, where the CPU multiplies it
-  bool recompute = false;  // activations are computed again on the way back instead of kept
-  double dropout = 0;      // share of what mixers and FFNs give
+  bool recompute = false;                          // activations are computed again on the way back instead of kept
+  double dropout = 0;                              // share of what mixers and FFNs give
   BalanceRecipe balance;
 
   int64_t evaluate_every = 0, evaluate_batches = 0;  // 0 batches: all of the validation data
