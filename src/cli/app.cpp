@@ -75,6 +75,7 @@ int run(int argc, char** argv) {
   add_bench(app, action);
   add_info(app, action);
   add_tokenizer(app, action);
+  add_convert(app, action);
   add_report(app, action);
   add_train(app, action);
 

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "cli/commands.h"
+#include "cli/experts_used.h"
 #include "cli/options.h"
 #include "cli/terminal.h"
 
@@ -17,7 +18,7 @@ struct RunOptions {
   ModelOptions model;
   SamplingOptions sampling;
   std::string prompt, file, system, chat_template;
-  bool chat = false, raw = false, json = false, quiet = false;
+  bool chat = false, raw = false, json = false, quiet = false, experts = false;
 };
 
 std::string prompt_text(const RunOptions& options) {
@@ -57,6 +58,8 @@ int run_command(RunOptions& options) {
   runtime::GenerationOptions generation_options = options.sampling.generation_options();
   runtime::Engine engine = open_engine(options.model);
   const std::vector<text::TokenId> ids = prompt_ids(options, engine);
+  std::optional<layers::RouterLoads> loads;
+  if (options.experts) loads = experts_listener(engine.spec());
 
   InterruptFlag interrupt;
   Progress progress;
@@ -70,13 +73,17 @@ int run_command(RunOptions& options) {
     const size_t evaluated = tokens.ids.size();
     if (evaluated < ids.size() && ids.size() > static_cast<size_t>(engine.step_tokens()))
       progress.show(fmt::format("reading the prompt: {} of {} tokens", evaluated, ids.size()));
-    step(engine, {&one, 1});
+    step(engine, {&one, 1}, loads ? &*loads : nullptr);
   }
   progress.clear();
-  if (options.json)
-    print(as_json(generation, *options.sampling.seed).dump(2, ' ', false, base::Json::error_handler_t::replace) + "\n");
-  else
+  if (options.json) {
+    base::Json json = as_json(generation, *options.sampling.seed);
+    if (loads) json["experts"] = experts_as_json(*loads);
+    print(json.dump(2, ' ', false, base::Json::error_handler_t::replace) + "\n");
+  } else {
     print("\n");
+    if (loads) print(describe_experts(*loads));
+  }
   if (!options.quiet) {
     const bool drawn = !options.sampling.greedy && options.sampling.temperature > 0;
     print_note(describe(generation.statistics(), generation.finish(),
@@ -109,6 +116,7 @@ void add_run(CLI::App& app, Action& action) {
       ->needs(chat);
   command->add_flag("--raw", options->raw, "Add no special tokens (such as a BOS) to the prompt")->excludes(chat);
   command->add_flag("--json", options->json, "Print one JSON object at the end instead of streaming");
+  command->add_flag("--experts", options->experts, "At the end: which experts the tokens went to, layer by layer");
   command->add_flag("-q,--quiet", options->quiet, "No line of statistics");
   options->sampling.add(*command);
   options->model.add_routing(*command);

@@ -2,6 +2,7 @@
 #include <type_traits>
 
 #include "base/error.h"
+#include "models/gguf_metadata.h"
 #include "models/model.h"
 
 namespace coterie::models {
@@ -10,6 +11,8 @@ namespace {
 
 using base::ErrorKind;
 using checkpoint::MetaValue;
+
+constexpr std::string_view kWholeTokenizer = "tokenizer.huggingface.json";
 
 /// The keys tokenizer.ggml.* of one file.
 class Keys {
@@ -93,6 +96,51 @@ std::optional<text::GgufVocabulary> gguf_vocabulary(const checkpoint::TensorSour
   v.add_space_prefix = keys.boolean("add_space_prefix");
   v.remove_extra_whitespaces = keys.boolean("remove_extra_whitespaces");
   return v;
+}
+
+std::optional<text::WholeTokenizer> gguf_whole_tokenizer(const checkpoint::TensorSource& source) {
+  const auto json = source.metadata().find(kWholeTokenizer);
+  const auto* text = json == source.metadata().end() ? nullptr : std::get_if<std::string>(&json->second);
+  if (!text) return {};
+  const Keys keys(source);
+  return text::WholeTokenizer{*text, keys.id("bos_token_id"), keys.id("eos_token_id"), keys.id("eot_token_id")};
+}
+
+namespace {
+
+class Putter {
+ public:
+  explicit Putter(checkpoint::Metadata& metadata) : metadata_(metadata) {}
+  template <typename T>
+  void operator()(const char* key, T value) const {
+    metadata_[std::string("tokenizer.ggml.") + key] = std::move(value);
+  }
+  void id(const char* key, const std::optional<text::TokenId>& id) const {
+    if (id) (*this)(key, static_cast<uint64_t>(*id));
+  }
+
+ private:
+  checkpoint::Metadata& metadata_;
+};
+
+}  // namespace
+
+void add_vocabulary(const text::GgufVocabulary& v, checkpoint::Metadata& metadata) {
+  const Putter put(metadata);
+  put("model", v.model), put("pre", v.pre);
+  put("tokens", v.tokens), put("merges", v.merges);
+  put("token_type", std::vector<int64_t>(v.token_type.begin(), v.token_type.end()));
+  put.id("bos_token_id", v.bos), put.id("eos_token_id", v.eos), put.id("eot_token_id", v.eot);
+  put.id("unknown_token_id", v.unknown), put.id("padding_token_id", v.padding);
+  if (v.add_bos) put("add_bos_token", *v.add_bos);
+  if (v.add_eos) put("add_eos_token", *v.add_eos);
+}
+
+void add_vocabulary(const text::WholeTokenizer& whole, checkpoint::Metadata& metadata) {
+  const Putter put(metadata);
+  put("model", std::string("no_vocab"));
+  put.id("bos_token_id", whole.bos), put.id("eos_token_id", whole.eos), put.id("eot_token_id", whole.eot);
+  metadata[std::string(kWholeTokenizer)] = whole.json;
 }
 
 }  // namespace coterie::models

@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "models/bound_decoder.h"
 #include "models/families/family.h"
+#include "models/gguf_metadata.h"
 
 namespace coterie::models {
 
@@ -130,6 +131,14 @@ std::string token_text(const std::optional<text::Tokenizer>& tokenizer, std::opt
 
 void open_gguf_text(Model& model) {
   const std::optional<text::GgufVocabulary> vocabulary = gguf_vocabulary(*model.source);
+  const std::string* chat_template = meta<std::string>(*model.source, "tokenizer.chat_template");
+  if (const auto whole = vocabulary ? std::nullopt : gguf_whole_tokenizer(*model.source)) {
+    model.tokenizer = text::tokenizer_of(*whole, model.source->where());
+    if (chat_template)
+      model.chat_template.emplace(*chat_template, token_text(model.tokenizer, whole->bos),
+                                  token_text(model.tokenizer, whole->eos), model.source->where());
+    return;
+  }
   if (!vocabulary) {
     model.no_tokenizer = model.source->where() + ": the file holds no tokenizer";
     return;
@@ -140,8 +149,8 @@ void open_gguf_text(Model& model) {
     // A model can be measured and compared without text; run and chat repeat this sentence.
     model.no_tokenizer = error.what();
   }
-  if (const auto* source = meta<std::string>(*model.source, "tokenizer.chat_template"))
-    model.chat_template.emplace(*source, token_text(model.tokenizer, vocabulary->bos),
+  if (chat_template)
+    model.chat_template.emplace(*chat_template, token_text(model.tokenizer, vocabulary->bos),
                                 token_text(model.tokenizer, vocabulary->eos), model.source->where());
 }
 

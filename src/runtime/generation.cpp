@@ -120,7 +120,7 @@ void Generation::end(Finish finish) {
   if (stops_.stopped()) finish_ = Finish::stop_string;
 }
 
-void step(Engine& engine, std::span<Generation* const> generations) {
+void step(Engine& engine, std::span<Generation* const> generations, layers::Tap* tap) {
   std::vector<Generation*> taking_part;
   int64_t decoding = 0;
   for (Generation* generation : generations) {
@@ -154,7 +154,7 @@ void step(Engine& engine, std::span<Generation* const> generations) {
   }
   if (evaluations.empty()) return;
 
-  const tensor::Matrix logits = engine.evaluate(evaluations);
+  const tensor::Matrix logits = engine.evaluate(evaluations, tap);
   for (size_t i = 0; i < evaluating.size(); ++i) evaluating[i]->evaluated(evaluations[i].ids);
   int64_t row = 0;
   for (size_t i = 0; i < evaluating.size(); ++i)

@@ -60,7 +60,7 @@ class Generation {
   const GenerationStatistics& statistics() const { return statistics_; }
 
  private:
-  friend void step(Engine& engine, std::span<Generation* const> generations);
+  friend void step(Engine& engine, std::span<Generation* const> generations, layers::Tap* tap);
 
   /// Forgets the cache when its keys are not those of a sequence as long as this one has become.
   void settle_cache();
@@ -88,7 +88,7 @@ class Generation {
 
 /// One step of all that are not finished: each that decodes evaluates its one token, those still in their prompt share
 /// what is left of engine.step_tokens(), in order; whoever has evaluated all it knows chooses its next token.
-void step(Engine& engine, std::span<Generation* const> generations);
+void step(Engine& engine, std::span<Generation* const> generations, layers::Tap* tap = nullptr);
 
 /// The one-sequence use of step(): runs until it has finished.
 void run(Engine& engine, Generation& generation);

@@ -3,6 +3,7 @@
 
 #include "base/atomic_file.h"
 #include "text/bridge_call.h"
+#include "text/gguf_export.h"
 #include "text/tokenizer.h"
 #include "text/tokenizer_state.h"
 
@@ -117,6 +118,16 @@ Tokenizer Tokenizer::load(const std::filesystem::path& path) {
   add_ids(ids, "eos_token_id", end);
   if (!state->bos && !begin.empty() && begin.front() < state->size) state->bos = begin.front();
   for (const TokenId id : end) state->ends_with(id);
+  return TokenizerState::finish(state);
+}
+
+Tokenizer tokenizer_of(const WholeTokenizer& whole, std::string_view where) {
+  const auto state = parse(whole.json, Json::array(), where);
+  for (const std::optional<TokenId>& id : {whole.bos, whole.eos, whole.eot})
+    if (id && (*id < 0 || *id >= state->size))
+      fail(ErrorKind::bad_input, where, "token {} is outside the {} of tokenizer.huggingface.json", *id, state->size);
+  state->bos = whole.bos;
+  state->ends_with(whole.eos), state->ends_with(whole.eot);
   return TokenizerState::finish(state);
 }
 

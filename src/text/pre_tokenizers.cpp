@@ -114,7 +114,53 @@ Json split(const char* pattern) {
   return {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}};
 }
 
+// The patterns of a byte-level pre-tokenizer, one after the other; false where it is something else.
+bool patterns_of(const Json& step, std::vector<std::string>& patterns, bool& byte_level) {
+  if (!step.is_object()) return false;
+  const std::string type = step.value("type", "");
+  if (type == "Sequence") {
+    for (const Json& inner : step.value("pretokenizers", Json::array()))
+      if (!patterns_of(inner, patterns, byte_level)) return false;
+    return true;
+  }
+  if (type == "ByteLevel") {
+    byte_level = true;
+    if (step.value("use_regex", true)) patterns.emplace_back(kGpt2);
+    return !step.value("add_prefix_space", true);
+  }
+  if (type == "Digits") {
+    patterns.emplace_back(step.value("individual_digits", false) ? R"(\p{N})" : R"(\p{N}+)");
+    return true;
+  }
+  if (type != "Split" || step.value("behavior", "") != "Isolated" || step.value("invert", false)) return false;
+  const Json pattern = step.value("pattern", Json::object());
+  if (!pattern.contains("Regex")) return false;
+  patterns.push_back(pattern["Regex"].get<std::string>());
+  return true;
+}
+
+bool is_nfc(const Json& normalizer) {
+  if (!normalizer.is_object()) return false;
+  if (normalizer.value("type", "") == "NFC") return true;
+  const Json steps = normalizer.value("normalizers", Json::array());
+  return normalizer.value("type", "") == "Sequence" && steps.size() == 1 && is_nfc(steps[0]);
+}
+
 }  // namespace
+
+std::optional<std::string> pre_tokenizer_name(const Json& pre_tokenizer, const Json& normalizer, bool ignore_merges) {
+  std::vector<std::string> patterns;
+  bool byte_level = false;
+  const bool nfc = is_nfc(normalizer);
+  const bool none = normalizer.is_null() || (normalizer.value("type", "") == "Sequence" &&
+                                             normalizer.value("normalizers", Json::array()).empty());
+  if (!patterns_of(pre_tokenizer, patterns, byte_level) || !byte_level || (!nfc && !none)) return {};
+  for (const Entry& entry : table())
+    if (entry.nfc == nfc && entry.ignore_merges == ignore_merges &&
+        std::equal(patterns.begin(), patterns.end(), entry.patterns.begin(), entry.patterns.end()))
+      return std::string(entry.names.front());
+  return {};
+}
 
 std::optional<PreTokenizer> find_pre_tokenizer(std::string_view name) {
   for (const Entry& entry : table()) {

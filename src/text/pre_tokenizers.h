@@ -20,6 +20,10 @@ struct PreTokenizer {
 /// Nothing for a name this table does not have.
 std::optional<PreTokenizer> find_pre_tokenizer(std::string_view name);
 
+/// The name of what a tokenizer.json says, exactly; nothing where there is none.
+std::optional<std::string> pre_tokenizer_name(const base::Json& pre_tokenizer, const base::Json& normalizer,
+                                              bool ignore_merges);
+
 /// All names, for the message that refuses another.
 std::string known_pre_tokenizers();
 

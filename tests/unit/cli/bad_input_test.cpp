@@ -105,6 +105,27 @@ TEST_F(BadInput, Routing) {
   refused({"run", tiny(), "-p", "x", "--router", "sample:1x"}, {"--router", "sample:T"});
 }
 
+TEST_F(BadInput, Convert) {
+  const std::string model = fixture("mixtral");
+  const auto convert = [&](const Words& more, const Words& words) {
+    Words arguments = {"convert", model, "-o", file("x.gguf")};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    refused(arguments, words);
+    EXPECT_FALSE(std::filesystem::exists(file("x.gguf")));
+  };
+  refused({"convert", model}, {"--output"});
+  refused({"convert", model, "-o", file("x.bin")}, {"x.bin", ".gguf"});
+  refused({"convert", tiny(), "-o", file("x.gguf")}, {"tiny.gguf", "GGUF file already"});
+  refused({"convert", fixture("zamba"), "-o", file("x.gguf")}, {"zamba"});
+  convert({"--to", "q9_9"}, {"q9_9"});
+  convert({"--at", "experts"}, {"--at", "PLACE=TYPE"});
+  convert({"--at", "expert=q4_k"}, {"--at", "experts"});
+  convert({"--at", "router=q4_0"}, {"router", "8 bits"});
+  convert({"--at", "norms=f16"}, {"norms"});
+  convert({"--at", "experts=q4_k", "--at", "experts=q8_0"}, {"experts", "twice"});
+  EXPECT_EQ(test::coterie({"convert", model, "-o", file("nowhere/x.gguf")}).code, 1);
+}
+
 TEST_F(BadInput, ModelsThatAreNone) {
   refused({"inspect", file("absent")}, {"absent"});
   std::filesystem::create_directories(*folder / "hollow");

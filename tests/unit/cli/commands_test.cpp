@@ -43,7 +43,7 @@ TEST_F(Commands, VersionAndHelp) {
   const test::Outcome bare = test::coterie({});
   EXPECT_EQ(bare.code, 2);
   for (const char* command :
-       {"run", "chat", "inspect", "logits", "eval", "bench", "info", "tokenizer", "train", "report"}) {
+       {"run", "chat", "inspect", "logits", "eval", "bench", "info", "tokenizer", "train", "convert", "report"}) {
     EXPECT_NE(bare.err.find(command), std::string::npos);
     const test::Outcome help = test::coterie({command, "--help"});
     EXPECT_EQ(help.code, 0);
@@ -67,6 +67,38 @@ TEST_F(Commands, RunStreamsAndEndsWithStatistics) {
   EXPECT_EQ(test::coterie({"run", tiny(), "--file", file("prompt.txt"), "-n", "12", "--seed", "3"}).out, outcome.out);
   EXPECT_EQ(test::coterie({"run", tiny(), "-p", "@" + file("prompt.txt"), "-n", "12", "--seed", "3"}).out, outcome.out);
   EXPECT_EQ(test::coterie({"run", tiny(), "-f", "-", "-n", "12", "--seed", "3"}, {.input = "hello"}).out, outcome.out);
+}
+
+TEST_F(Commands, RunShowsTheExpertsItUsed) {
+  const std::vector<std::string> run = {"run", tiny(), "-p", "hello", "-n", "5", "--seed", "3", "--experts"};
+  const test::Outcome shown = test::coterie(run);
+  EXPECT_EQ(shown.code, 0) << shown.err;
+  EXPECT_NE(shown.out.find("Experts used by 9 tokens"), std::string::npos) << shown.out;
+  std::vector<std::string> as_json = run;
+  as_json.push_back("--json");
+  const base::Json json = json_of(test::coterie(as_json));
+  ASSERT_FALSE(json["experts"].empty());
+  for (const base::Json& layer : json["experts"]) {
+    EXPECT_EQ(layer["tokens"], 9);  // the prompt's 5, and 4 of the answer's: the last is not evaluated
+    double sum = 0;
+    for (const base::Json& share : layer["shares"]) sum += share.get<double>();
+    EXPECT_NEAR(sum, std::round(sum), 1e-9);  // K
+    EXPECT_GE(sum, 1);
+  }
+}
+
+TEST_F(Commands, ConvertWritesAGgufThatTheOthersRead) {
+  const std::string out = file("converted.gguf"), folder_of = runtime::test::fixture("mixtral");
+  const base::Json said = json_of(test::coterie({"convert", folder_of, "-o", out, "--to", "f16", "--json"}));
+  EXPECT_EQ(said["file"], out);
+  EXPECT_GT(said["values"]["f16"], said["values"]["f32"]);
+  const auto parameters = [&](const std::string& model) {
+    return json_of(test::coterie({"inspect", model, "--json"}))["total_parameters"];
+  };
+  EXPECT_EQ(parameters(out), parameters(folder_of));
+  const test::Outcome told = test::coterie({"convert", folder_of, "-o", out});
+  EXPECT_EQ(told.code, 0) << told.err;
+  EXPECT_NE(told.err.find("no tokenizer goes along"), std::string::npos) << told.err;
 }
 
 TEST_F(Commands, EvalGivesPerplexityWithItsError) {

@@ -1,0 +1,98 @@
+#include "surgery/recode.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "base/error.h"
+#include "quant/codec.h"
+
+namespace coterie::surgery {
+
+namespace {
+
+using checkpoint::TensorToWrite;
+using tensor::DType;
+using Write = std::function<void(std::span<const std::byte>)>;
+
+constexpr int64_t kPieceValues = 4 << 20;
+
+/// Collects the bytes of rows until there is a piece of them, and writes that in the other format.
+class Recoder {
+ public:
+  Recoder(DType from, DType to, int64_t cols, const Change& change, threads::Pool& pool, const Write& write)
+      : from_(from), to_(to), cols_(cols), change_(change), pool_(pool), write_(write) {
+    from_bytes_ = tensor::row_bytes(from, cols), to_bytes_ = tensor::row_bytes(to, cols);
+    const int64_t unit = std::max<int64_t>(change.head, 1);
+    rows_ = std::max<int64_t>(kPieceValues / std::max<int64_t>(cols, 1) / unit, 1) * unit;
+    piece_.reserve(static_cast<size_t>(rows_ * from_bytes_));
+  }
+
+  void push(std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+      const size_t room = static_cast<size_t>(rows_ * from_bytes_) - piece_.size();
+      const std::span<const std::byte> part = bytes.first(std::min(room, bytes.size()));
+      piece_.insert(piece_.end(), part.begin(), part.end());
+      bytes = bytes.subspan(part.size());
+      if (part.size() == room) flush();
+    }
+  }
+
+  void flush() {
+    const auto rows = static_cast<int64_t>(piece_.size()) / from_bytes_;
+    base::require(
+        rows * from_bytes_ == static_cast<int64_t>(piece_.size()) && rows % std::max<int64_t>(change_.head, 1) == 0,
+        "recode", "{} bytes are no whole number of rows", piece_.size());
+    out_.resize(static_cast<size_t>(rows * to_bytes_));
+    pool_.split(rows, 1, [&](int64_t begin, int64_t end, int) {
+      std::vector<float> values(static_cast<size_t>(cols_));
+      for (int64_t r = begin; r < end; ++r) {
+        quant::decode(from_, piece_.data() + source_row(r) * from_bytes_, values.data(), cols_);
+        if (change_.add != 0)
+          for (float& v : values) v += change_.add;
+        if (change_.minus_exp)
+          for (float& v : values) v = -std::exp(v);
+        quant::encode(to_, values.data(), out_.data() + r * to_bytes_, cols_);
+      }
+    });
+    write_(out_);
+    piece_.clear();
+  }
+
+ private:
+  int64_t source_row(int64_t row) const {
+    if (change_.head == 0) return row;
+    const int64_t first = row / change_.head * change_.head, i = row - first;
+    if (i >= change_.turned) return row;
+    return first + (i % 2 == 0 ? i / 2 : change_.turned / 2 + i / 2);
+  }
+
+  DType from_, to_;
+  int64_t cols_, from_bytes_ = 0, to_bytes_ = 0, rows_ = 0;
+  Change change_;
+  threads::Pool& pool_;
+  const Write& write_;
+  std::vector<std::byte> piece_, out_;
+};
+
+}  // namespace
+
+TensorToWrite recoded(TensorToWrite from, DType to, const Change& change, threads::Pool& pool) {
+  if (from.dtype == to && change.none()) return from;
+  // Of a vector each value is a row, so that those of heads can be put in another order.
+  const int64_t cols = from.shape.size() < 2 && change.head > 0 ? 1 : from.shape.back();
+  TensorToWrite result{from.name, to, from.shape, {}};
+  result.produce = [from = std::move(from), to, cols, change, &pool](const Write& write) {
+    Recoder recoder(from.dtype, to, cols, change, pool, write);
+    try {
+      from.produce([&](std::span<const std::byte> bytes) { recoder.push(bytes); });
+      recoder.flush();
+    } catch (const base::Error& error) {
+      throw error.within(from.name);
+    }
+  };
+  return result;
+}
+
+}  // namespace coterie::surgery

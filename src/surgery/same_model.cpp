@@ -1,0 +1,212 @@
+#include "surgery/same_model.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "base/error.h"
+#include "layers/attention/rope.h"
+
+namespace coterie::surgery {
+
+namespace {
+
+class Comparison {
+ public:
+  Comparison(std::string place) : place_(std::move(place)) {}
+
+  template <typename T>
+  void same(std::string_view field, const T& a, const T& b) const {
+    if (a == b) return;
+    if constexpr (std::is_arithmetic_v<T>)
+      refuse(field, fmt::format("{} in the model, {} by the file", a, b));
+    else
+      refuse(field, "it is another by the file");
+  }
+  void near(std::string_view field, double a, double b) const {
+    if (a == b || std::abs(a - b) <= 1e-6 * std::abs(a)) return;
+    refuse(field, fmt::format("{} in the model, {} by the file", a, b));
+  }
+  template <typename T>
+  bool both(std::string_view field, const std::optional<T>& a, const std::optional<T>& b) const {
+    same(field, a.has_value(), b.has_value());
+    return a.has_value();
+  }
+  [[noreturn]] void refuse(std::string_view field, const std::string& what) const {
+    throw base::Error(base::ErrorKind::unsupported, place_,
+                      fmt::format("GGUF's keys of this architecture cannot say the {}: {}", field, what),
+                      "the model runs as it is, from its folder");
+  }
+
+ private:
+  std::string place_;
+};
+
+void compare(const Comparison& c, std::string_view field, const std::optional<layers::NormSpec>& a,
+             const std::optional<layers::NormSpec>& b) {
+  if (!c.both(field, a, b)) return;
+  c.same(field, a->kind, b->kind);
+  c.near(field, static_cast<double>(a->eps), static_cast<double>(b->eps));
+  c.same(field, a->bias, b->bias);
+}
+
+// By what they do: at the length they were made for and far beyond it.
+void compare(const Comparison& c, const layers::RopeSpec& a, const layers::RopeSpec& b) {
+  c.same("rotary dimensions", a.dims, b.dims);
+  for (const int64_t length : {int64_t{0}, 8 * std::max<int64_t>(a.original_context, 1)}) {
+    const ops::RopeTable x = layers::rope_table(a, length), y = layers::rope_table(b, length);
+    for (size_t i = 0; i < x.frequency.size(); ++i)
+      c.near("rotary frequencies", static_cast<double>(x.frequency[i]), static_cast<double>(y.frequency[i]));
+    c.near("magnitude of the rotary embedding", static_cast<double>(x.magnitude), static_cast<double>(y.magnitude));
+  }
+}
+
+void compare(const Comparison& c, const layers::AttentionSpec& a, const layers::AttentionSpec& b) {
+  c.same("number of heads", a.heads, b.heads);
+  c.same("number of key-value heads", a.kv_heads, b.kv_heads);
+  c.same("head dimension", a.head_dim, b.head_dim);
+  c.same("value dimension", a.value_dim, b.value_dim);
+  c.near("scale of the scores", static_cast<double>(a.scale), static_cast<double>(b.scale));
+  c.same("sliding window", a.window, b.window);
+  c.near("softcap of the scores", static_cast<double>(a.softcap), static_cast<double>(b.softcap));
+  c.same("sinks", a.sinks, b.sinks);
+  c.same("bias of the queries", a.q_bias, b.q_bias);
+  c.same("bias of the output", a.o_bias, b.o_bias);
+  c.same("norm of queries and keys", a.qk_norm, b.qk_norm);
+  if (a.qk_norm != layers::AttentionSpec::QkNorm::none)
+    c.near("norm of queries and keys", static_cast<double>(a.qk_norm_eps), static_cast<double>(b.qk_norm_eps));
+  if (c.both("clipping of q, k and v", a.clip_qkv, b.clip_qkv))
+    c.near("clipping of q, k and v", static_cast<double>(*a.clip_qkv), static_cast<double>(*b.clip_qkv));
+  if (c.both("rotary embedding", a.rope, b.rope)) compare(c, *a.rope, *b.rope);
+}
+
+void compare(const Comparison& c, const layers::LatentAttentionSpec& a, const layers::LatentAttentionSpec& b) {
+  c.same("number of heads", a.heads, b.heads);
+  c.same("rank of the queries", a.q_rank, b.q_rank);
+  c.same("rank of keys and values", a.kv_rank, b.kv_rank);
+  c.same("dimensions without positions", a.nope_dim, b.nope_dim);
+  c.same("dimensions with positions", a.rope_dim, b.rope_dim);
+  c.same("value dimension", a.value_dim, b.value_dim);
+  c.near("scale of the scores", static_cast<double>(a.scale), static_cast<double>(b.scale));
+  c.same("biases", a.bias, b.bias);
+  c.near("norm of the latents", static_cast<double>(a.norm_eps), static_cast<double>(b.norm_eps));
+  c.same("order of the rotary dimensions", a.rope.style, b.rope.style);
+  compare(c, a.rope, b.rope);
+}
+
+void compare(const Comparison& c, const layers::MambaSpec& a, const layers::MambaSpec& b) {
+  c.same("inner width", a.inner, b.inner);
+  c.same("number of states", a.states, b.states);
+  c.same("width of the convolution", a.conv_width, b.conv_width);
+  c.same("rank of the time step", a.dt_rank, b.dt_rank);
+  c.same("number of Mamba heads", a.heads, b.heads);
+  c.same("activation of the mixer", a.activation, b.activation);
+  c.same("bias of the convolution", a.conv_bias, b.conv_bias);
+  c.same("biases of the projections", a.projection_bias, b.projection_bias);
+  c.same("norms of dt, B and C", a.inner_norm, b.inner_norm);
+  if (a.inner_norm != layers::MambaSpec::InnerNorm::none)
+    c.near("norms of dt, B and C", static_cast<double>(a.inner_norm_eps), static_cast<double>(b.inner_norm_eps));
+}
+
+void compare(const Comparison& c, const layers::Mamba2Spec& a, const layers::Mamba2Spec& b) {
+  c.same("number of Mamba heads", a.heads, b.heads);
+  c.same("width of a Mamba head", a.head_dim, b.head_dim);
+  c.same("number of states", a.states, b.states);
+  c.same("number of groups", a.groups, b.groups);
+  c.same("width of the convolution", a.conv_width, b.conv_width);
+  c.same("activation of the mixer", a.activation, b.activation);
+  c.same("bias of the convolution", a.conv_bias, b.conv_bias);
+  c.same("biases of the projections", a.projection_bias, b.projection_bias);
+  c.same("limits of the time step", a.dt_min, b.dt_min);
+  c.same("limits of the time step", a.dt_max, b.dt_max);
+  c.near("gated norm", static_cast<double>(a.norm_eps), static_cast<double>(b.norm_eps));
+}
+
+void compare(const Comparison& c, const layers::DenseFfnSpec& a, const layers::DenseFfnSpec& b) {
+  c.same("width of the FFN", a.hidden, b.hidden);
+  c.same("activation of the FFN", a.activation, b.activation);
+  c.same("gate of the FFN", a.gated, b.gated);
+  c.same("biases of the FFN", a.bias, b.bias);
+}
+
+void compare(const Comparison& c, const layers::RouterSpec& a, const layers::RouterSpec& b) {
+  c.same("number of experts", a.experts, b.experts);
+  c.same("number of experts for a token", a.experts_per_token, b.experts_per_token);
+  c.same("score of the router", a.score, b.score);
+  // Softmax over the chosen is softmax over all, renormalised.
+  const auto form = [](const layers::RouterSpec& r) {
+    const bool chosen =
+        r.score == layers::RouterSpec::Score::softmax && r.order == layers::RouterSpec::Order::select_then_score;
+    return std::pair(chosen || r.order == layers::RouterSpec::Order::score_then_select, chosen || r.renormalise);
+  };
+  c.same("order of scoring and choosing", form(a).first, form(b).first);
+  c.same("renormalising of the experts' weights", form(a).second, form(b).second);
+  c.same("hidden layer of the router", a.hidden, b.hidden);
+  c.same("combination of the experts' outputs", a.combine, b.combine);
+  c.same("bias of the router", a.bias, b.bias);
+  c.same("bias of selection", a.selection_bias, b.selection_bias);
+  c.same("groups of experts", a.groups, b.groups);
+  if (a.groups > 1) {
+    c.same("groups of experts", a.groups_kept, b.groups_kept);
+    c.same("score of a group", a.group_score, b.group_score);
+  }
+  c.near("scale of the experts' weights", static_cast<double>(a.scale), static_cast<double>(b.scale));
+  c.same("rule of selection", a.selection, b.selection);
+  if (a.selection == layers::RouterSpec::Selection::sparsemixer)
+    c.near("rule of selection", static_cast<double>(a.near_best), static_cast<double>(b.near_best));
+}
+
+void compare(const Comparison& c, const layers::MoeSpec& a, const layers::MoeSpec& b) {
+  compare(c, a.router, b.router);
+  c.same("width of an expert", a.hidden, b.hidden);
+  c.same("activation of the experts", a.activation, b.activation);
+  c.same("gate of the experts", a.gated, b.gated);
+  c.same("biases of the experts", a.bias, b.bias);
+  c.near("limit of the experts' SwiGLU", static_cast<double>(a.swiglu_limit), static_cast<double>(b.swiglu_limit));
+  c.near("slope of the experts' SwiGLU", static_cast<double>(a.swiglu_alpha), static_cast<double>(b.swiglu_alpha));
+  c.same("width of the shared expert", a.shared_hidden, b.shared_hidden);
+  c.same("gate of the shared expert", a.shared_gate, b.shared_gate);
+}
+
+void compare(const Comparison&, const layers::NoFfnSpec&, const layers::NoFfnSpec&) {}
+
+template <typename Variant>
+void compare_kinds(const Comparison& c, std::string_view field, const Variant& a, const Variant& b) {
+  c.same(field, a.index(), b.index());
+  std::visit([&](const auto& kind) { compare(c, kind, std::get<std::remove_cvref_t<decltype(kind)>>(b)); }, a);
+}
+
+}  // namespace
+
+void require_same(const models::ModelSpec& model, const models::ModelSpec& read, std::string_view where) {
+  const Comparison c{std::string(where)};
+  c.same("vocabulary", model.vocabulary, read.vocabulary);
+  c.same("width", model.width, read.width);
+  c.same("context", model.context, read.context);
+  c.same("learned positions", model.learned_positions, read.learned_positions);
+  c.same("tied embeddings", model.tied_embeddings, read.tied_embeddings);
+  c.same("bias of the head", model.head_bias, read.head_bias);
+  c.near("scale of the embeddings", static_cast<double>(model.embedding_multiplier),
+         static_cast<double>(read.embedding_multiplier));
+  c.near("scale of the logits", static_cast<double>(model.logits_scaling), static_cast<double>(read.logits_scaling));
+  if (c.both("softcap of the logits", model.logits_softcap, read.logits_softcap))
+    c.near("softcap of the logits", static_cast<double>(*model.logits_softcap),
+           static_cast<double>(*read.logits_softcap));
+  compare(c, "final norm", model.final_norm, read.final_norm);
+  c.same("number of layers", model.blocks.size(), read.blocks.size());
+  c.same("shared blocks", model.shared.size(), read.shared.size());
+  for (size_t i = 0; i < model.blocks.size(); ++i) {
+    const models::BlockSpec &a = model.blocks[i], &b = read.blocks[i];
+    const Comparison in_layer(fmt::format("{}: layer {}", where, i));
+    compare(in_layer, "norm before the mixer", a.mixer_norm, b.mixer_norm);
+    compare(in_layer, "norm after the mixer", a.mixer_post_norm, b.mixer_post_norm);
+    compare(in_layer, "norm before the FFN", a.ffn_norm, b.ffn_norm);
+    compare(in_layer, "norm after the FFN", a.ffn_post_norm, b.ffn_post_norm);
+    in_layer.near("multiplier of the residual", static_cast<double>(a.residual_multiplier),
+                  static_cast<double>(b.residual_multiplier));
+    compare_kinds(in_layer, "kind of mixer", a.mixer, b.mixer);
+    compare_kinds(in_layer, "kind of FFN", a.ffn, b.ffn);
+  }
+}
+
+}  // namespace coterie::surgery
