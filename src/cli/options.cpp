@@ -10,6 +10,7 @@
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/memory.h"
+#include "cli/router_option.h"
 #include "cli/terminal.h"
 #include "tensor/dtype.h"
 
@@ -21,16 +22,6 @@ template <typename Number>
 bool parse_number(std::string_view text, Number& value) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   return error == std::errc() && end == text.data() + text.size();
-}
-
-float router_temperature(const std::string& router) {
-  float temperature = 0;
-  if (!router.starts_with("sample:") || !parse_number(std::string_view(router).substr(7), temperature) ||
-      !(temperature > 0) || !std::isfinite(temperature))
-    throw base::Error(base::ErrorKind::bad_input, "--router",
-                      fmt::format("\"{}\" is not sample:T with a temperature T above 0", router),
-                      "--router sample:1 draws experts in proportion to the router's probabilities");
-  return temperature;
 }
 
 // ID=BIAS, ID+BIAS or ID-BIAS.
@@ -84,7 +75,8 @@ void ModelOptions::add_model(CLI::App& app) {
 void ModelOptions::add_routing(CLI::App& app) {
   app.add_option("--experts-per-token", experts_per_token, "Route to K experts instead of the checkpoint's number")
       ->type_name("K");
-  app.add_option("--router", router, "sample:T draws experts in proportion to their probabilities at temperature T")
+  app.add_option("--router", router, "sample:T draws experts in proportion to their probabilities at temperature T; noise, jitter[:E],\n"
+                 "capacity[:F[:position|:probability][:next-best]] do what training does; several by commas")
       ->type_name("RULE");
   app.add_flag("--strict", strict, "Refuse config keys that nothing here knows, instead of warning");
 }
@@ -114,7 +106,7 @@ models::OpenOptions ModelOptions::open_options() const {
   models::OpenOptions options;
   options.strict = strict;
   options.experts_per_token = experts_per_token;
-  if (!router.empty()) options.router_sample = router_temperature(router);
+  if (!router.empty()) read_router_option(router, options);
   return options;
 }
 

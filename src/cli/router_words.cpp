@@ -25,6 +25,13 @@ std::string choice_words(const layers::RouterSpec& router, const std::string& va
     chosen = fmt::format("{} drawn without replacement in proportion to softmax({}{})", k, drawn,
                          router.temperature == 1 ? "" : fmt::format(" / {:g}", router.temperature));
   }
+  if (router.selection == Router::Selection::hash) chosen = fmt::format("{} by a table of token ids", k);
+  if (router.selection == Router::Selection::expert_choice)
+    chosen = fmt::format("those that take the token: each takes the T · {} / {} of a sequence's T tokens with its largest {} "
+                         "(not causal)",
+                         k, router.experts, value);
+  if (router.selection == Router::Selection::sinkhorn || router.selection == Router::Selection::base)
+    chosen += ", in training evened over a step";
   if (router.groups_kept < router.groups)
     chosen += fmt::format(" in the {} of {} groups with the largest {}", router.groups_kept, router.groups,
                           router.group_score == Router::GroupScore::best ? value : "sum of their two best " + value);
@@ -34,6 +41,9 @@ std::string choice_words(const layers::RouterSpec& router, const std::string& va
 }  // namespace
 
 std::string router_map(const layers::RouterSpec& router) {
+  if (!router.has_map()) return "no logits";
+  if (router.selection == layers::RouterSpec::Selection::soft)
+    return fmt::format("h = scale · cos(x, slot), {} slots for each expert", router.slots);
   const std::string bias = router.bias ? " + bias" : "";
   return router.hidden == 0 ? "h = W x" + bias
                             : fmt::format("h = W₂ relu(W₁ x{}){}, {} wide between", bias, bias, router.hidden);
@@ -60,6 +70,9 @@ std::string router_in_training(const layers::RouterSpec& router) {
 std::string router_formula(const layers::RouterSpec& router) {
   using Router = layers::RouterSpec;
   const std::string scale = router.scale == 1 ? "" : fmt::format("{:g} × ", router.scale);
+  if (router.selection == Router::Selection::soft)
+    return "an expert's slot reads the tokens of a sequence by softmax(h) over them; a token gets the slots' outputs by "
+           "softmax(h) over them (not causal)";
   if (router.selection == Router::Selection::sparsemixer)
     return fmt::format("{} times the largest h left, with weight = {}its softmax among those left within {:g} of it",
                        router.experts_per_token, scale, 2 * router.near_best);

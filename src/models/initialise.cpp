@@ -45,6 +45,7 @@ class Initialiser {
     if (ends("dt.bias")) return fill([&](int64_t) { return step_bias(rng); });
     if (ends(".bias") && p.place != Place::norms) return within(bias_bound(p));
     if (ends(".bias") || ends(".sinks") || ends(".selection_bias")) return fill([](int64_t) { return 0; });
+    if (ends(".router.scale")) return fill([](int64_t) { return 1; });
     if (p.place == Place::norms) return fill([&](int64_t) { return 1 - spec_.final_norm.weight_offset; });
     if (ends("mamba.a_log"))  // A = -1, -2, …, -S
       return fill([&](int64_t i) { return std::log(static_cast<double>(i % inputs + 1)); });

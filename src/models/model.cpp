@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "layers/moe/routers/kind.h"
 #include "models/bound_decoder.h"
 #include "models/families/family.h"
 #include "models/gguf_metadata.h"
@@ -15,25 +16,73 @@ namespace coterie::models {
 using base::Error;
 using base::ErrorKind;
 
+namespace {
+
+using Selection = layers::RouterSpec::Selection;
+
+/// What --router asks for.
+void change(const OpenOptions& options, layers::MoeSpec& moe) {
+  layers::RouterSpec& router = moe.router;
+  constexpr std::string_view kOption = "--router";
+  if (options.router_sample) {
+    if (router.selection == Selection::sparsemixer)
+      base::fail(ErrorKind::unsupported, kOption, "SparseMixer's weights are those of its own choice");
+    if (router.selection != Selection::top_k && router.selection != Selection::sample)
+      base::fail(ErrorKind::unsupported, kOption, "sample is of routers that choose the best k, these go by {}",
+                 layers::kind_of(router.selection).name);
+    router.selection = Selection::sample;
+    router.temperature = *options.router_sample;
+  }
+  if (options.router_noise && !router.noise)
+    base::fail(ErrorKind::unsupported, kOption, "this model's routers have no noise: it takes a map of its own");
+  router.always.noise = options.router_noise;
+  if (options.router_jitter) {
+    if (*options.router_jitter > 0) router.jitter = *options.router_jitter;
+    if (router.jitter == 0 && moe.jitter == 0)
+      base::fail(ErrorKind::unsupported, kOption, "this model's routers have no jitter; say how much: jitter:0.01");
+    router.always.jitter = true;
+  }
+  if (options.router_capacity) {
+    if (options.router_limit) router.capacity = options.router_limit;
+    if (!router.capacity)
+      base::fail(ErrorKind::unsupported, kOption, "this model's routers have no capacity; say how much: capacity:1.25");
+    router.always.capacity = true;
+  }
+}
+
+void warn_of(ModelSpec& spec) {
+  for (const BlockSpec& block : spec.blocks) {
+    const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn);
+    if (!moe) continue;
+    const layers::RouterKind& kind = layers::kind_of(moe->router.selection);
+    if (!kind.causal)
+      spec.warnings.push_back(
+          fmt::format("routing by {} is not causal: a token's experts depend on the tokens after it, so that text generated "
+                      "token by token is not what the model computes of a whole text",
+                      kind.name));
+    if (moe->router.always.capacity)
+      spec.warnings.push_back(
+          "a capacity counts the tokens that are evaluated together: results depend on what else is in a step");
+    return;
+  }
+}
+
+}  // namespace
+
 void apply(const OpenOptions& options, ModelSpec& spec) {
-  if (!options.experts_per_token && !options.router_sample) return;
+  const char* const option = options.experts_per_token ? "--experts-per-token" : "--router";
   bool routed = false;
   for (BlockSpec& block : spec.blocks) {
     auto* moe = std::get_if<layers::MoeSpec>(&block.ffn);
     if (!moe) continue;
     routed = true;
     if (options.experts_per_token) moe->router.experts_per_token = *options.experts_per_token;
-    if (options.router_sample) {
-      if (moe->router.selection == layers::RouterSpec::Selection::sparsemixer)
-        base::fail(ErrorKind::unsupported, "--router", "SparseMixer's weights are those of its own choice");
-      moe->router.selection = layers::RouterSpec::Selection::sample;
-      moe->router.temperature = *options.router_sample;
-    }
-    layers::check(moe->router, options.experts_per_token ? "--experts-per-token" : "--router");
+    if (options.changes_routers()) change(options, *moe);
+    if (options.experts_per_token || options.changes_routers()) layers::check(moe->router, option);
   }
-  if (!routed)
-    base::fail(ErrorKind::bad_input, options.experts_per_token ? "--experts-per-token" : "--router",
-               "a {} model has no routers", spec.family);
+  if (!routed && (options.experts_per_token || options.changes_routers()))
+    base::fail(ErrorKind::bad_input, option, "a {} model has no routers", spec.family);
+  warn_of(spec);
 }
 
 ModelSpec read_spec(const checkpoint::ModelPath& path, const checkpoint::TensorSource* source,

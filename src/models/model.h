@@ -16,7 +16,14 @@ namespace coterie::models {
 struct OpenOptions {
   bool strict = false;                       // unknown config keys are an error, not a warning
   std::optional<int64_t> experts_per_token;  // --experts-per-token
-  std::optional<float> router_sample;        // --router sample:T
+  // --router: what training does, in inference too.
+  std::optional<float> router_sample;  // sample:T
+  bool router_noise = false;           // noise
+  std::optional<float> router_jitter;  // jitter:E; 0 for the model's own
+  bool router_capacity = false;        // capacity, by router_limit or else the model's own
+  std::optional<layers::RouterSpec::Capacity> router_limit;
+
+  bool changes_routers() const { return router_sample || router_noise || router_jitter || router_capacity; }
 };
 
 /// Reads what a model is, without weights: from a folder, a .gguf or a config.json. Well under a second for any size.
@@ -26,7 +33,8 @@ ModelSpec read_spec(const checkpoint::ModelPath& path, const checkpoint::TensorS
                     const OpenOptions& options);
 
 /// Changes every router of the spec as the options say. Refuses experts_per_token outside [1, E], a temperature that is
-/// not above zero, and either for a model without routers.
+/// not above zero, noise, jitter or capacity that the model says nothing of, and any of them for a model without routers.
+/// Warns (spec.warnings) where a model's or the asked rules look at tokens to come or at other sequences.
 void apply(const OpenOptions& options, ModelSpec& spec);
 
 /// A model ready to run: its files mapped, its tensors found, checked against the spec, and bound. Throws naming

@@ -200,6 +200,14 @@ void check_trainable(const RouterSpec& spec, const RouterLossSpec& loss, std::st
                       "such a model still runs; to train one, give it weights that depend on its logits, or a loss of "
                       "balance");
   };
+  using Selection = RouterSpec::Selection;
+  const bool balances = loss.balance != RouterLossSpec::Balance::none && loss.balance_coefficient > 0;
+  if (balances && (spec.selection == Selection::hash || spec.selection == Selection::base ||
+                   spec.selection == Selection::sinkhorn || spec.selection == Selection::expert_choice ||
+                   spec.selection == Selection::soft))
+    refuse("its loads are even, or fixed, by its own rule, so that a loss of balance teaches it nothing");
+  // Nothing to be taught: a table without logits, and mixtures, which are differentiable throughout.
+  if (!spec.has_map() || spec.selection == Selection::soft) return;
   // The z-loss alone teaches a router to say nothing.
   if (is_switch(loss.balance) && loss.balance_coefficient > 0) return;
   const bool softmax = spec.score == RouterSpec::Score::softmax;

@@ -11,6 +11,7 @@ namespace coterie::layers {
 struct RouterDraw {
   uint64_t key = 0;
   int64_t layer = 0, position = 0;
+  int32_t id = -1;  // the token itself, of hash layers
 };
 
 /// What a rule sees of one token.

@@ -7,13 +7,18 @@
 namespace coterie::layers {
 
 Moe::Moe(const MoeSpec& spec, int64_t width)
-    : spec_(spec), width_(width), router_(spec.router, width), experts_(spec, width) {
+    : spec_(spec), width_(width), experts_(spec, width) {
+  if (spec.router.selection == RouterSpec::Selection::soft)
+    soft_.emplace(spec.router, width);
+  else
+    router_.emplace(spec.router, width);
   if (spec.shared_hidden > 0)
     shared_.emplace(DenseFfnSpec{spec.shared_hidden, spec.activation, spec.gated, false}, width, Place::shared_experts);
 }
 
 void Moe::visit(TensorVisitor& visitor, const std::string& path) {
-  router_.visit(visitor, path + ".router");
+  if (router_) router_->visit(visitor, path + ".router");
+  if (soft_) soft_->visit(visitor, path + ".router");
   experts_.visit(visitor, path + ".experts");
   if (shared_) shared_->visit(visitor, path + ".shared");
   if (shared_ && spec_.shared_gate)
@@ -23,13 +28,19 @@ void Moe::visit(TensorVisitor& visitor, const std::string& path) {
 void Moe::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const {
   ops::Context& context = batch.context;
   const tensor::ArenaScope input(context.arena);
-  if (batch.training && spec_.jitter > 0) {
+  if (spec_.jitter > 0 && (batch.training || spec_.router.always.jitter)) {
     const tensor::Matrix shaken = context.arena.matrix(x.rows, x.cols);
     ops::jitter(context, x, spec_.jitter, name_rows(batch), static_cast<uint64_t>(2 * layer + 1), shaken);
     x = shaken;
   }
-  const ops::RoutingPlan plan = router_.forward(batch, layer, x);
-  experts_.forward(context, x, plan, y);
+  if (soft_) {
+    const SoftRouter::Mixed mixed = soft_->to_slots(batch, x);
+    const tensor::Matrix outputs = context.arena.matrix(mixed.x.rows, mixed.x.cols);
+    experts_.forward(context, mixed.x, mixed.plan, outputs);
+    soft_->to_tokens(batch, mixed, outputs, y);
+  } else {
+    experts_.forward(context, x, router_->forward(batch, layer, x), y);
+  }
   if (!shared_) return;
 
   const tensor::ArenaScope scratch(context.arena);

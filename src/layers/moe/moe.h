@@ -8,6 +8,7 @@
 #include "layers/ffn/ffn.h"
 #include "layers/moe/experts.h"
 #include "layers/moe/router.h"
+#include "layers/moe/routers/soft.h"
 #include "layers/specs.h"
 
 namespace coterie::layers {
@@ -27,7 +28,8 @@ class Moe {
  private:
   MoeSpec spec_;
   int64_t width_;
-  Router router_;
+  std::optional<Router> router_;  // or
+  std::optional<SoftRouter> soft_;
   Experts experts_;
   std::optional<DenseFfn> shared_;
   tensor::Weight shared_gate_;  // [1, D]

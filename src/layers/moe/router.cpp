@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/error.h"
 #include "layers/moe/capacity.h"
 #include "layers/moe/noise.h"
 #include "layers/moe/router_gradient.h"
@@ -19,6 +20,7 @@ void Router::visit(TensorVisitor& visitor, const std::string& path) {
   const auto vector = [&](const char* name, bool there, int64_t n, Vector& slot) {
     if (there) visitor.vector({path + name, Place::router}, n, slot);
   };
+  if (!spec_.has_map()) return;
   const int64_t e = spec_.experts, h = spec_.hidden;
   if (h > 0) visitor.matrix({path + ".hidden", Place::router, true}, h, width_, hidden_);
   vector(".hidden.bias", h > 0 && spec_.bias, h, hidden_bias_);
@@ -102,7 +104,8 @@ class Choosing {
     return {spec_,
             logits_.row(row),
             selection_bias_,
-            {s.random_key, layer_, batch_.positions[static_cast<size_t>(row)]},
+            {s.random_key, layer_, batch_.positions[static_cast<size_t>(row)],
+             batch_.ids.empty() ? -1 : batch_.ids[static_cast<size_t>(row)]},
             {scratch_ + worker * scratch_size_, static_cast<size_t>(scratch_size_)},
             batch_.training};
   }
@@ -134,6 +137,8 @@ ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, ConstMatrix 
   context.precision = ops::Precision::f32;
   const tensor::ArenaScope scratch(context.arena);
   const int64_t n = x.rows, e = spec_.experts;
+  base::require(spec_.selection != RouterSpec::Selection::hash || std::ssize(batch.ids) == n, "hash router",
+                "{} token ids for {} rows", batch.ids.size(), n);
   const bool jitters = spec_.jitter > 0 && (batch.training || spec_.always.jitter);
   const bool noises = spec_.noise && (batch.training || spec_.always.noise);
   const bool limits = spec_.capacity && (batch.training || spec_.always.capacity);
@@ -145,7 +150,10 @@ ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, ConstMatrix 
     x = shaken;
   }
   const Matrix logits = context.arena.matrix(n, e);
-  map(context, x, logits);
+  if (spec_.has_map())
+    map(context, x, logits);
+  else
+    std::fill_n(logits.data, n * e, 0.0f);
   Matrix noise, noisy;
   if (noises) {
     noise = context.arena.matrix(n, e), noisy = context.arena.matrix(n, e);
@@ -186,7 +194,7 @@ ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, ConstMatrix 
                          .noise = noise,
                          .noisy = noisy};
   if (batch.tap) batch.tap->routed(routed);
-  if (context.tape) {
+  if (context.tape && spec_.has_map()) {
     record.named = {ids, count}, record.kept = {kept, count};
     record_router(batch, spec_, routed, record, plan);
   }

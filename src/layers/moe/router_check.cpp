@@ -38,6 +38,10 @@ void check_groups(const RouterSpec& spec, std::string_view where) {
 
 void check_together(const RouterSpec& spec, std::string_view where) {
   if (spec.noise_bias && !spec.noise) base::fail(ErrorKind::bad_input, where, "a bias of the noise without noise");
+  if (!spec.has_map() && (spec.bias || spec.hidden > 0 || spec.jitter > 0))
+    base::fail(ErrorKind::bad_input, where,
+               "a hash layer whose experts' outputs are summed has no logits: no bias, no hidden layer, no jitter");
+  if (spec.slots < 1) base::fail(ErrorKind::bad_input, where, "{} slots of an expert", spec.slots);
   if (spec.combine == RouterSpec::Combine::sum &&
       (spec.renormalise || spec.order != RouterSpec::Order{} || spec.score != RouterSpec::Score{}))
     base::fail(ErrorKind::bad_input, where,

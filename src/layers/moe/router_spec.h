@@ -32,6 +32,19 @@ struct RouterSpec {
     // k times the best expert, weighted by a softmax over those that come near it, then without it (PhiMoE:
     // SparseMixer, arXiv:2310.00811 and 2409.12136). The weights do not sum to one.
     sparsemixer,
+    // By a fixed random table of token ids, another for each layer (hash layers, arXiv:2106.04426)
+    hash,
+    // The experts choose: each the tokens of a sequence that score highest with it, T K / E of them; not causal
+    // (arXiv:2202.09368)
+    expert_choice,
+    // In training the k best after Sinkhorn's iteration has evened the loads of a step; then top_k (arXiv:2202.01169)
+    sinkhorn,
+    // In training the assignment of a step's tokens with the largest sum of logits and even loads; then the largest
+    // logit. K = 1, score sigmoid (BASE layers, arXiv:2103.16716)
+    base,
+    // No choice at all: experts read mixtures of a sequence's tokens, in `slots` each, and tokens get mixtures of what
+    // they make of them; not causal (Soft MoE, arXiv:2308.00951). K = E
+    soft,
   };
   enum class GroupScore {
     best,      // its best value (DeepSeek-V2's group_limited_greedy, arXiv:2405.04434)
@@ -67,6 +80,8 @@ struct RouterSpec {
   Combine combine = Combine::weighted;
   Selection selection = Selection::top_k;
   float temperature = 1;    // of Selection::sample
+  int64_t hash_seed = 0;    // of Selection::hash
+  int64_t slots = 1;        // of Selection::soft, of each expert
   float near_best = 0.01f;  // of Selection::sparsemixer: half the relative distance that is near (router_jitter_noise)
 
   // In training, and outside of it where `always` says so:
@@ -80,6 +95,8 @@ struct RouterSpec {
     bool noise, jitter, capacity;
   } always = {};
 
+  /// Whether there are logits at all: hash layers whose outputs are summed have none, and no tensors.
+  bool has_map() const { return selection != Selection::hash || combine != Combine::sum; }
   int64_t group_size() const { return experts / groups; }
 };
 

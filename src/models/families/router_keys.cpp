@@ -113,6 +113,10 @@ RouterSpec read_router(const base::Json& object, const std::string& where) {
   spec.scale = real(reader, "scale", spec.scale);
   if (asked(reader, "temperature", spec.selection == Selection::sample, "selection: sample"))
     spec.temperature = real(reader, "temperature", spec.temperature);
+  if (asked(reader, "hash_seed", spec.selection == Selection::hash, "selection: hash"))
+    spec.hash_seed = reader.integer("hash_seed");
+  if (asked(reader, "slots", spec.selection == Selection::soft, "selection: soft"))
+    spec.slots = reader.integer("slots");
   if (asked(reader, "near_best", spec.selection == Selection::sparsemixer, "selection: sparsemixer"))
     spec.near_best = real(reader, "near_best", spec.near_best);
   spec.hidden = reader.integer("hidden", spec.hidden);
@@ -146,6 +150,8 @@ base::Json write_router(const RouterSpec& spec) {
   if (spec.scale != 1) json["scale"] = real(spec.scale);
   if (spec.selection == Selection::sample) json["temperature"] = real(spec.temperature);
   if (spec.selection == Selection::sparsemixer) json["near_best"] = real(spec.near_best);
+  if (spec.selection == Selection::hash) json["hash_seed"] = spec.hash_seed;
+  if (spec.selection == Selection::soft) json["slots"] = spec.slots;
   if (spec.hidden > 0) json["hidden"] = spec.hidden;
   if (spec.combine != Combine::weighted) json["combine"] = name_of(kCombines, spec.combine);
   if (spec.noise) json["noise"] = true;

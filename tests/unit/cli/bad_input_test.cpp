@@ -103,6 +103,12 @@ TEST_F(BadInput, Routing) {
   refused({"run", tiny(), "-p", "x", "--router", "random"}, {"--router", "sample:T"});
   refused({"run", tiny(), "-p", "x", "--router", "sample:0"}, {"--router", "sample:T"});
   refused({"run", tiny(), "-p", "x", "--router", "sample:1x"}, {"--router", "sample:T"});
+  refused({"run", tiny(), "-p", "x", "--router", "noise"}, {"--router", "no noise"});
+  refused({"run", tiny(), "-p", "x", "--router", "jitter"}, {"--router", "jitter:0.01"});
+  refused({"run", tiny(), "-p", "x", "--router", "jitter:2"}, {"--router", "jitter"});
+  refused({"run", tiny(), "-p", "x", "--router", "capacity"}, {"--router", "capacity:1.25"});
+  refused({"run", tiny(), "-p", "x", "--router", "capacity:1:best"}, {"--router", "next-best"});
+  refused({"run", tiny(), "-p", "x", "--router", "sample:1,"}, {"--router", "rule"});
 }
 
 TEST_F(BadInput, Convert) {

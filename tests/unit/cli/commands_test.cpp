@@ -148,7 +148,9 @@ TEST_F(Commands, EveryOptionOfRunChangesWhatItSays) {
                                              {"--frequency-penalty", "9"},
                                              {"--logit-bias", "97=30"},
                                              {"--experts-per-token", "5"},
-                                             {"--router", "sample:4"}}) {
+                                             {"--router", "sample:4"},
+                                             {"--router", "jitter:0.5"},
+                                             {"--router", "capacity:0.1,sample:2"}}) {
     std::vector<std::string> with = hot;
     with.insert(with.end(), option.begin(), option.end());
     EXPECT_NE(text(with), plain) << option[0];

@@ -41,6 +41,12 @@ TEST(RouterKeys, WrittenAndReadAgain) {
                "capacity":{"factor":1.25,"order":"probability","next_best":true}})",
            R"({"experts":8,"experts_per_token":2,"selection":"top_k","score":"softmax","order":"score_then_select",
                "renormalise":false,"combine":"sum"})",
+           R"({"experts":4,"experts_per_token":2,"selection":"hash","score":"softmax","order":"score_then_select",
+               "renormalise":false,"combine":"sum","hash_seed":5})",
+           R"({"experts":4,"experts_per_token":4,"selection":"soft","score":"softmax","order":"score_then_select",
+               "renormalise":false,"slots":3})",
+           R"({"experts":4,"experts_per_token":1,"selection":"base","score":"sigmoid","order":"score_then_select",
+               "renormalise":false})",
            R"({"experts":4,"experts_per_token":1,"selection":"top_k","score":"sqrt_softplus",
                "order":"score_then_select","renormalise":false})",
        })

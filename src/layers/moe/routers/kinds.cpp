@@ -5,10 +5,11 @@
 namespace coterie::layers {
 
 // Each in the file of its name.
-extern const RouterKind kTopK, kSample, kSparseMixer;
+extern const RouterKind kTopK, kSample, kSparseMixer, kHash, kExpertChoice, kSinkhorn, kBase, kSoft;
 
 std::span<const RouterKind* const> router_kinds() {
-  static constexpr std::array<const RouterKind*, 3> kKinds = {&kTopK, &kSample, &kSparseMixer};
+  static constexpr std::array<const RouterKind*, 8> kKinds = {&kTopK,         &kSample,   &kSparseMixer, &kHash,
+                                                              &kExpertChoice, &kSinkhorn, &kBase,        &kSoft};
   return kKinds;
 }
 

@@ -47,15 +47,11 @@ void best_experts(const RouterSpec& spec, const double* values, const double* ke
   }
 }
 
-namespace {
-
 void choose_top_k(const TokenChoice& token, int32_t* ids) {
   double* const values = token.scratch.data();  // [E], then [E] unused, then [groups]
   what_decides(token, values);
   best_experts(token.spec, values, values, values + 2 * token.spec.experts, ids);
 }
-
-}  // namespace
 
 extern const RouterKind kTopK;
 const RouterKind kTopK = {.name = "top_k", .choose = choose_top_k};

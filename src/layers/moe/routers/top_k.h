@@ -12,4 +12,7 @@ void what_decides(const TokenChoice& token, double* values);
 /// The K experts with the best keys [E], in the groups that are best by `values` [E]. group_keys [groups] is scratch.
 void best_experts(const RouterSpec& spec, const double* values, const double* keys, double* group_keys, int32_t* ids);
 
+/// RouterKind::choose of Selection::top_k, and of rules that are it outside of training.
+void choose_top_k(const TokenChoice& token, int32_t* ids);
+
 }  // namespace coterie::layers
