@@ -24,9 +24,10 @@ std::vector<std::string_view> split(std::string_view text, char mark) {
 }
 
 [[noreturn]] void refuse(std::string_view rule, const std::string& why) {
-  throw base::Error(base::ErrorKind::bad_input, "--router", fmt::format("\"{}\" {}", rule, why),
-                    "rules are sample:T, noise, jitter[:E] and capacity[:F[:position|:probability][:next-best]], separated "
-                    "by commas; --router sample:1 draws experts in proportion to the router's probabilities");
+  throw base::Error(
+      base::ErrorKind::bad_input, "--router", fmt::format("\"{}\" {}", rule, why),
+      "rules are sample:T, noise, jitter[:E] and capacity[:F[:position|:probability][:next-best]], separated "
+      "by commas; --router sample:1 draws experts in proportion to the router's probabilities");
 }
 
 float number(std::string_view rule, std::string_view text, const std::string& needs) {

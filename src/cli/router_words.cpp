@@ -27,9 +27,10 @@ std::string choice_words(const layers::RouterSpec& router, const std::string& va
   }
   if (router.selection == Router::Selection::hash) chosen = fmt::format("{} by a table of token ids", k);
   if (router.selection == Router::Selection::expert_choice)
-    chosen = fmt::format("those that take the token: each takes the T · {} / {} of a sequence's T tokens with its largest {} "
-                         "(not causal)",
-                         k, router.experts, value);
+    chosen = fmt::format(
+        "those that take the token: each takes the T · {} / {} of a sequence's T tokens with its largest {} "
+        "(not causal)",
+        k, router.experts, value);
   if (router.selection == Router::Selection::sinkhorn || router.selection == Router::Selection::base)
     chosen += ", in training evened over a step";
   if (router.groups_kept < router.groups)
@@ -71,7 +72,8 @@ std::string router_formula(const layers::RouterSpec& router) {
   using Router = layers::RouterSpec;
   const std::string scale = router.scale == 1 ? "" : fmt::format("{:g} × ", router.scale);
   if (router.selection == Router::Selection::soft)
-    return "an expert's slot reads the tokens of a sequence by softmax(h) over them; a token gets the slots' outputs by "
+    return "an expert's slot reads the tokens of a sequence by softmax(h) over them; a token gets the slots' outputs "
+           "by "
            "softmax(h) over them (not causal)";
   if (router.selection == Router::Selection::sparsemixer)
     return fmt::format("{} times the largest h left, with weight = {}its softmax among those left within {:g} of it",

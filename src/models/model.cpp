@@ -56,10 +56,10 @@ void warn_of(ModelSpec& spec) {
     if (!moe) continue;
     const layers::RouterKind& kind = layers::kind_of(moe->router.selection);
     if (!kind.causal)
-      spec.warnings.push_back(
-          fmt::format("routing by {} is not causal: a token's experts depend on the tokens after it, so that text generated "
-                      "token by token is not what the model computes of a whole text",
-                      kind.name));
+      spec.warnings.push_back(fmt::format(
+          "routing by {} is not causal: a token's experts depend on the tokens after it, so that text generated "
+          "token by token is not what the model computes of a whole text",
+          kind.name));
     if (moe->router.always.capacity)
       spec.warnings.push_back(
           "a capacity counts the tokens that are evaluated together: results depend on what else is in a step");

@@ -33,8 +33,8 @@ ModelSpec read_spec(const checkpoint::ModelPath& path, const checkpoint::TensorS
                     const OpenOptions& options);
 
 /// Changes every router of the spec as the options say. Refuses experts_per_token outside [1, E], a temperature that is
-/// not above zero, noise, jitter or capacity that the model says nothing of, and any of them for a model without routers.
-/// Warns (spec.warnings) where a model's or the asked rules look at tokens to come or at other sequences.
+/// not above zero, noise, jitter or capacity that the model says nothing of, and any of them for a model without
+/// routers. Warns (spec.warnings) where a model's or the asked rules look at tokens to come or at other sequences.
 void apply(const OpenOptions& options, ModelSpec& spec);
 
 /// A model ready to run: its files mapped, its tensors found, checked against the spec, and bound. Throws naming

@@ -83,8 +83,7 @@ void mix_back(Context& context, const Mixture& m, ConstMatrix from, Matrix dfrom
     }
   });
   for (int64_t n = 0; n < dlogits.rows; ++n)
-    for (int64_t p = 0; p < dlogits.cols; ++p)
-      dlogits.row(n)[p] += m.down ? dshare.row(p)[n] : dshare.row(n)[p];
+    for (int64_t p = 0; p < dlogits.cols; ++p) dlogits.row(n)[p] += m.down ? dshare.row(p)[n] : dshare.row(n)[p];
 }
 
 void run(Context& context, bool down, ConstMatrix logits, ConstMatrix x, std::span<const MixedRows> sequences,

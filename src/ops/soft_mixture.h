@@ -5,8 +5,8 @@
 #include "ops/context.h"
 #include "tensor/view.h"
 
-// What Soft MoE mixes (Puigcerver et al. 2023, arXiv:2308.00951): each sequence by itself. N tokens, P slots a sequence,
-// B sequences.
+// What Soft MoE mixes (Puigcerver et al. 2023, arXiv:2308.00951): each sequence by itself. N tokens, P slots a
+// sequence, B sequences.
 namespace coterie::ops {
 
 /// Rows first … first + rows - 1 of the batch.

@@ -6,8 +6,7 @@
 
 namespace coterie::layers {
 
-Moe::Moe(const MoeSpec& spec, int64_t width)
-    : spec_(spec), width_(width), experts_(spec, width) {
+Moe::Moe(const MoeSpec& spec, int64_t width) : spec_(spec), width_(width), experts_(spec, width) {
   if (spec.router.selection == RouterSpec::Selection::soft)
     soft_.emplace(spec.router, width);
   else

@@ -250,7 +250,8 @@ NameTable coterie_names() {
   in_blocks("mamba.", {"in", "gate", "conv", "select", "dt", "a_log", "d", "out"});
   in_blocks("mamba2.", {"in", "conv", "dt", "norm", "a_log", "d", "out"});
   for (const char* place : {"ffn.", "moe.experts.", "moe.shared."}) in_blocks(place, {"gate", "up", "down"});
-  in_blocks("moe.", {"router", "router.hidden", "router.noise", "router.selection_bias", "shared_gate"});
+  in_blocks("moe.",
+            {"router", "router.hidden", "router.noise", "router.scale", "router.selection_bias", "shared_gate"});
   return table;
 }
 

@@ -149,7 +149,7 @@ TEST_F(Commands, EveryOptionOfRunChangesWhatItSays) {
                                              {"--logit-bias", "97=30"},
                                              {"--experts-per-token", "5"},
                                              {"--router", "sample:4"},
-                                             {"--router", "jitter:0.5"},
+                                             {"--router", "jitter:0.9"},
                                              {"--router", "capacity:0.1,sample:2"}}) {
     std::vector<std::string> with = hot;
     with.insert(with.end(), option.begin(), option.end());

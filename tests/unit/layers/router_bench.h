@@ -60,8 +60,13 @@ class TestRouter : public TensorVisitor {
     const std::span<const int32_t> at(positions.data() + begin, rows);
     const tensor::Matrix input = context.arena.matrix(end - begin, kWidth);
     std::copy_n(x.data() + begin * kWidth, input.rows * kWidth, input.data);
-    return router.forward(
-        {.context = context, .positions = at, .sequences = sequences, .tap = tap, .ids = {ids.data() + begin, rows}, .training = training}, 2, input);
+    return router.forward({.context = context,
+                           .positions = at,
+                           .sequences = sequences,
+                           .tap = tap,
+                           .ids = {ids.data() + begin, rows},
+                           .training = training},
+                          2, input);
   }
   struct Values {
     float* values;
@@ -100,8 +105,8 @@ class Watch : public Tap {
   std::vector<int32_t> chosen;
 };
 
-/// That Σ over slots of a(token, expert) * weight has the gradient, by everything the router has, that finite differences
-/// show, wherever a step does not change the plan.
+/// That Σ over slots of a(token, expert) * weight has the gradient, by everything the router has, that finite
+/// differences show, wherever a step does not change the plan.
 inline void expect_gradients(const RouterSpec& spec) {
   TestRouter r(spec);
   const auto a = [](int32_t t, int64_t e) { return std::sin(1.0 + 2.0 * t + 0.7 * static_cast<double>(e)); };

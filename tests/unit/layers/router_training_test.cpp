@@ -200,9 +200,7 @@ class RouterGradientLaw : public testing::TestWithParam<int> {
   }
 };
 
-TEST_P(RouterGradientLaw, EqualsFiniteDifferences) {
-  expect_gradients(specs()[static_cast<size_t>(GetParam())]);
-}
+TEST_P(RouterGradientLaw, EqualsFiniteDifferences) { expect_gradients(specs()[static_cast<size_t>(GetParam())]); }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, RouterGradientLaw,
                          testing::Range(0, static_cast<int>(RouterGradientLaw::specs().size())));

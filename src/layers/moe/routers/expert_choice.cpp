@@ -36,8 +36,7 @@ void assign_expert_choice(const BatchChoice& batch, int32_t* ids) {
       std::iota(order.begin(), order.end(), 0);
       std::stable_sort(order.begin(), order.end(),
                        [&](int64_t a, int64_t b) { return before(score(a, expert), score(b, expert)); });
-      for (int64_t i = 0; i < taken; ++i)
-        takes[static_cast<size_t>(order[static_cast<size_t>(i)] * e + expert)] = true;
+      for (int64_t i = 0; i < taken; ++i) takes[static_cast<size_t>(order[static_cast<size_t>(i)] * e + expert)] = true;
     }
     for (int64_t t = 0; t < s.rows; ++t) {
       int32_t* const mine = ids + (s.first_row + t) * e;

@@ -4,10 +4,10 @@
 #include "base/rng.h"
 #include "layers/moe/routers/kind.h"
 
-// Hash layers (Roller et al. 2021, arXiv:2106.04426): a fixed table says which experts a token id goes to, another in each
-// layer; nothing learns whom to choose. The table is random: K different experts, drawn by Philox keyed by the spec's
-// hash_seed, the layer and the id, so it needs no memory and no file. Weights are scores of the logits all the same
-// (DeepSeek-V4's hash layers), or with Combine::sum, as in the paper, outputs count once and there are no logits.
+// Hash layers (Roller et al. 2021, arXiv:2106.04426): a fixed table says which experts a token id goes to, another in
+// each layer; nothing learns whom to choose. The table is random: K different experts, drawn by Philox keyed by the
+// spec's hash_seed, the layer and the id, so it needs no memory and no file. Weights are scores of the logits all the
+// same (DeepSeek-V4's hash layers), or with Combine::sum, as in the paper, outputs count once and there are no logits.
 namespace coterie::layers {
 
 namespace {
@@ -20,9 +20,9 @@ void choose_hash(const TokenChoice& token, int32_t* ids) {
   for (int64_t e = 0; e < spec.experts; ++e) all[e] = static_cast<double>(e);
   constexpr uint64_t kPurpose = uint64_t{0x48617368} << 32;
   for (int64_t i = 0; i < spec.experts_per_token; ++i) {
-    const auto bits = base::Philox::block(
-        static_cast<uint64_t>(spec.hash_seed), kPurpose | static_cast<uint64_t>(token.draw.layer),
-        static_cast<uint64_t>(token.draw.id) << 32 | static_cast<uint64_t>(i));
+    const auto bits =
+        base::Philox::block(static_cast<uint64_t>(spec.hash_seed), kPurpose | static_cast<uint64_t>(token.draw.layer),
+                            static_cast<uint64_t>(token.draw.id) << 32 | static_cast<uint64_t>(i));
     const auto left = static_cast<uint64_t>(spec.experts - i);
     const int64_t at = i + static_cast<int64_t>((uint64_t{bits[0]} * left) >> 32);
     std::swap(all[i], all[at]);
@@ -32,7 +32,8 @@ void choose_hash(const TokenChoice& token, int32_t* ids) {
 
 void check_hash(const RouterSpec& spec, std::string_view where) {
   if (spec.groups != 1 || spec.selection_bias || spec.noise)
-    base::fail(base::ErrorKind::bad_input, where, "a hash layer chooses by its table: no groups, no bias of selection, no noise");
+    base::fail(base::ErrorKind::bad_input, where,
+               "a hash layer chooses by its table: no groups, no bias of selection, no noise");
 }
 
 }  // namespace

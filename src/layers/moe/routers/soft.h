@@ -13,8 +13,8 @@ namespace coterie::layers {
 
 /// Soft MoE (Puigcerver et al. 2023, arXiv:2308.00951): no token is routed. Each expert has `slots`; what it reads in a
 /// slot is a mixture of all tokens of a sequence, and what a token gets is a mixture of all slots' outputs, both by one
-/// table of logits, scaled cosines of tokens and slot vectors. Every token has a say in every other's output: not causal.
-/// There is no plan of tokens, so taps do not hear of it.
+/// table of logits, scaled cosines of tokens and slot vectors. Every token has a say in every other's output: not
+/// causal. There is no plan of tokens, so taps do not hear of it.
 class SoftRouter {
  public:
   SoftRouter(const RouterSpec& spec, int64_t width);
@@ -34,9 +34,9 @@ class SoftRouter {
  private:
   RouterSpec spec_;
   int64_t width_;
-  tensor::Weight slots_;                // [E slots, D]
-  Vector scale_;                        // [1]
-  tensor::Buffer<float> unit_;          // [D]: 1 / √D, so that rms_norm gives vectors of length 1
+  tensor::Weight slots_;        // [E slots, D]
+  Vector scale_;                // [1]
+  tensor::Buffer<float> unit_;  // [D]: 1 / √D, so that rms_norm gives vectors of length 1
 };
 
 }  // namespace coterie::layers
