@@ -38,10 +38,13 @@ double Pass::loss(ops::Context& context, const Split& split, int64_t first, int6
   return decoder_.loss(context, steps, options);
 }
 
-double mean_loss(Pass& pass, ops::Context& context, const Split& split, int64_t first, int64_t count, int64_t batch) {
+std::optional<double> mean_loss(Pass& pass, ops::Context& context, const Split& split, int64_t count, int64_t batch,
+                                const std::atomic<bool>& stop) {
   double sum = 0;
-  for (int64_t done = 0; done < count; done += batch)
-    sum += pass.loss(context, split, first + done, std::min(batch, count - done), 0);
+  for (int64_t done = 0; done < count; done += batch) {
+    if (stop) return {};
+    sum += pass.loss(context, split, done, std::min(batch, count - done), 0);
+  }
   return sum / static_cast<double>(count * pass.length());
 }
 

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "layers/resident_state.h"
@@ -30,7 +32,9 @@ class Pass {
   std::vector<int32_t> ids_, targets_;  // [count, length]
 };
 
-/// Mean loss of a token over `count` windows from `first` on, `batch` of them at a time, without dropout or noise.
-double mean_loss(Pass& pass, ops::Context& context, const Split& split, int64_t first, int64_t count, int64_t batch);
+/// Mean loss of a token over the first `count` windows, `batch` of them at a time, without dropout or noise. Nothing
+/// when `stop` is raised meanwhile.
+std::optional<double> mean_loss(Pass& pass, ops::Context& context, const Split& split, int64_t count, int64_t batch,
+                                const std::atomic<bool>& stop);
 
 }  // namespace coterie::train

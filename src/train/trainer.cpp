@@ -149,10 +149,11 @@ struct Trainer::State {
     return {{"kind", kind}, {"step", progress.step}, {"tokens", progress.tokens}, {"seconds", progress.seconds}};
   }
 
-  void begin();
+  void begin(const std::atomic<bool>& stop);
   double step_losses();
   void step();
-  void evaluate();
+  // Without an event when it is stopped: the run that goes on does not need it.
+  void evaluate(const std::atomic<bool>& stop);
   void write_checkpoint();
   [[noreturn]] void stop_at_no_number(bool loss);
 
@@ -182,7 +183,7 @@ struct Trainer::State {
   std::unique_ptr<LogFile> log;
 };
 
-void Trainer::State::begin() {
+void Trainer::State::begin(const std::atomic<bool>& stop) {
   if (resumed) {
     tell(at("resume"));
     if (!folder.checkpoints().empty()) return;
@@ -210,7 +211,7 @@ void Trainer::State::begin() {
                     {"isa", std::string(context.kernels.isa)},
                     {"peak_flops", options.peak_flops}});
   tell(start);
-  evaluate();
+  evaluate(stop);
 }
 
 double Trainer::State::part_loss(int64_t part, bool backward) {
@@ -274,20 +275,20 @@ void Trainer::State::step() {
   }
 }
 
-void Trainer::State::evaluate() {
-  const auto windows = [&](const Split& split, int64_t most) {
+void Trainer::State::evaluate(const std::atomic<bool>& stop) {
+  const auto mean = [&](const Split& split, int64_t most) {
     const int64_t asked = recipe.evaluate_batches > 0 ? recipe.evaluate_batches * recipe.batch : most;
-    return std::min(asked, split.windows.per_epoch());
+    return mean_loss(*pass, context, split, std::min(asked, split.windows.per_epoch()), recipe.micro_batch, stop);
   };
   Json event = at("evaluation");
-  event["train"] =
-      mean_loss(*pass, context, data.training, 0, windows(data.training, kMostTrainingWindows), recipe.micro_batch);
+  const std::optional<double> training = mean(data.training, kMostTrainingWindows);
+  if (!training) return;
+  event["train"] = *training;
   if (data.validation) {
-    const int64_t all = data.validation->windows.per_epoch();
-    const double loss =
-        mean_loss(*pass, context, *data.validation, 0, windows(*data.validation, all), recipe.micro_batch);
-    event["validation"] = loss;
-    if (data.bytes_per_token > 0) event["bits_per_byte"] = loss / std::log(2.0) / data.bytes_per_token;
+    const std::optional<double> loss = mean(*data.validation, data.validation->windows.per_epoch());
+    if (!loss) return;
+    event["validation"] = *loss;
+    if (data.bytes_per_token > 0) event["bits_per_byte"] = *loss / std::log(2.0) / data.bytes_per_token;
   }
   tell(event);
 }
@@ -325,11 +326,11 @@ bool Trainer::run(const std::atomic<bool>& stop) {
   State& s = *state_;
   const int64_t steps = s.recipe.schedule.steps;
   if (s.progress.step >= steps) return true;
-  s.begin();
+  s.begin(stop);
   while (s.progress.step < steps && !stop) {
     s.step();
     const bool last = s.progress.step == steps;
-    if (last || s.progress.step % s.recipe.evaluate_every == 0) s.evaluate();
+    if (last || s.progress.step % s.recipe.evaluate_every == 0) s.evaluate(stop);
     if (last || stop || s.progress.step % s.recipe.checkpoint_every == 0) s.write_checkpoint();
   }
   if (s.progress.step < steps) return false;

@@ -149,7 +149,7 @@ TEST_F(Training, ThreadsChangeNoBit) {
 
 // 1e-5 of the largest weight: sums are in another order.
 TEST_F(Training, MicroBatchesAreOneBatch) {
-  for (const std::string scope : {"batch"}) {
+  for (const std::string scope : {"batch", "sequence"}) {
     const std::string recipe = changed(kMixtral, "z_loss: 0.001", "z_loss: 0.001, scope: " + scope);
     ASSERT_TRUE(train(changed(recipe, "steps: 12", "steps: 1"), "parts-" + scope));
     ASSERT_TRUE(
