@@ -32,7 +32,7 @@ class Mover : public TensorVisitor {
       : values_(values), gradient_(gradient), list_(list) {}
 
   void matrix(const Tensor& tensor, int64_t rows, int64_t cols, Weight& slot) override {
-    add(tensor, {rows, cols}, values_);
+    add(tensor, {rows, cols}, values_, true);
     slot = move(slot);
   }
   void vector(const Tensor& tensor, int64_t n, layers::Vector& slot) override { add_vector(tensor, {n}, slot); }
@@ -40,21 +40,21 @@ class Mover : public TensorVisitor {
     add_vector(tensor, {rows, cols}, slot);
   }
   void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, std::vector<Weight>& slots) override {
-    add(tensor, {experts, rows, cols}, values_);
+    add(tensor, {experts, rows, cols}, values_, true);
     for (Weight& slot : slots) slot = move(slot);
   }
 
  private:
-  void add(const Tensor& tensor, const tensor::Shape& shape, float* values) {
+  void add(const Tensor& tensor, const tensor::Shape& shape, float* values, bool matrix) {
     const int64_t count = tensor::element_count(shape);
-    list_.push_back({tensor.path, tensor.place, shape, values, gradient_, count, !tensor.buffer});
+    list_.push_back({tensor.path, tensor.place, shape, values, gradient_, count, !tensor.buffer, matrix});
     gradient_ += count;
   }
   void add_vector(const Tensor& tensor, const tensor::Shape& shape, layers::Vector& slot) {
     if (slot.minus_exp)
       throw base::Error(base::ErrorKind::unsupported, tensor.path, "the file holds -exp of this parameter",
                         "train from the Hugging Face form of the model");
-    add(tensor, shape, slot.values.data());
+    add(tensor, shape, slot.values.data(), false);
   }
   Weight move(const Weight& from) {
     const Weight to(reinterpret_cast<const std::byte*>(values_), tensor::DType::f32, from.rows, from.cols);

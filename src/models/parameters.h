@@ -24,6 +24,7 @@ struct Parameter {
   float* gradient;  // laid out as the values
   int64_t count;
   bool trained;  // false: a buffer that has no gradient (a router's bias of selection)
+  bool matrix;   // multiplied with activations, or looked up: not a norm, a bias, a convolution's taps or A_log
 };
 
 /// The weights of a decoder as f32 in memory of their own, to be changed, and their gradients.

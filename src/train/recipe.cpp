@@ -145,6 +145,8 @@ class Reader {
     }
     if (recipe.texts.empty() && recipe.tokens.empty())
       fail(ErrorKind::bad_input, data.where(), "files is missing or empty");
+    if (!recipe.validation_texts.empty() && data.keys.has("validation"))
+      fail(ErrorKind::bad_input, data.where(), "validation holds a part of files out, and validation_files are there");
     recipe.validation = data.number("validation", 0, 0.9, recipe.validation_texts.empty() ? 0.1 : 0.0);
     recipe.order = static_cast<Windows::Order>(data.word("order", {"shuffled", "sequential", "random"}, "shuffled"));
     data.keys.refuse_unread();

@@ -76,8 +76,7 @@ bool RouterWatch::must_count_first() const {
 void RouterWatch::begin_step() {
   losses_.clear();
   counting_ = must_count_first();
-  before_.clear();
-  for (const auto& [layer, load] : loads_.layers()) before_[layer] = load.assignments;
+  chosen_.clear();
 }
 
 void RouterWatch::begin_gradients() { counting_ = false; }
@@ -88,7 +87,13 @@ void RouterWatch::begin_part() {
 
 void RouterWatch::routed(const layers::Routed& router) {
   if (counting_ || !must_count_first()) losses_.routed(router);
-  if (!counting_) loads_.routed(router);
+  if (counting_) return;
+  loads_.routed(router);
+  if (recipe_.bias_rate == 0) return;
+  std::vector<double>& counts = chosen_[router.layer];
+  counts.resize(static_cast<size_t>(router.logits.cols));
+  for (const int32_t expert : router.chosen)
+    if (expert >= 0) ++counts[static_cast<size_t>(expert)];
 }
 
 void RouterWatch::end_step(const models::Parameters& parameters) {
@@ -96,10 +101,7 @@ void RouterWatch::end_step(const models::Parameters& parameters) {
   for (const models::Parameter& p : parameters.list()) {
     if (!p.path.ends_with(".selection_bias")) continue;
     const int64_t layer = std::stoll(p.path.substr(std::string_view("blocks.").size()));
-    std::vector<double> counts = loads_.layers().at(layer).assignments;
-    const std::vector<double>& before = before_[layer];
-    for (size_t e = 0; e < before.size(); ++e) counts[e] -= before[e];
-    layers::update_selection_bias({p.values, static_cast<size_t>(p.count)}, counts, recipe_.bias_rate);
+    layers::update_selection_bias({p.values, static_cast<size_t>(p.count)}, chosen_.at(layer), recipe_.bias_rate);
   }
 }
 

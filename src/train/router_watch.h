@@ -44,7 +44,8 @@ class RouterWatch : public layers::Tap {
   std::vector<int64_t> expert_layers_;
   layers::RouterLosses losses_;
   layers::RouterLoads loads_;
-  std::map<int64_t, std::vector<double>> before_;  // assignments when the step began
+  // Of the step in hand, by layer: how often each expert was chosen, before a capacity took any away. For the biases.
+  std::map<int64_t, std::vector<double>> chosen_;
 };
 
 }  // namespace coterie::train

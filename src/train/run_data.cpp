@@ -47,8 +47,8 @@ void copy_vocabulary(const fs::path& from, const fs::path& to) {
   }
 }
 
-void make_vocabulary(const Recipe& recipe, const fs::path& folder, const Note& note) {
-  if (fs::exists(folder / "tokenizer.json")) return;
+void make_vocabulary(const Recipe& recipe, const fs::path& folder, bool resumed, const Note& note) {
+  if (resumed && fs::exists(folder / "tokenizer.json")) return;
   if (!recipe.tokenizer.trained) {
     if (!fs::exists(recipe.tokenizer.folder / "tokenizer.json"))
       throw base::Error(ErrorKind::not_found, recipe.tokenizer.folder.string(), "has no tokenizer.json",
@@ -67,8 +67,8 @@ void make_vocabulary(const Recipe& recipe, const fs::path& folder, const Note& n
 }
 
 std::shared_ptr<const TokenStream> make_tokens(const fs::path& path, std::span<const TextSource> texts,
-                                               const text::Tokenizer& tokenizer, const Note& note) {
-  if (!fs::exists(path)) {
+                                               const text::Tokenizer& tokenizer, bool resumed, const Note& note) {
+  if (!resumed || !fs::exists(path)) {
     std::optional<text::TokenId> separator;
     if (!tokenizer.end_tokens().empty()) separator = tokenizer.end_tokens().front();
     write_token_file(path, texts, tokenizer, separator, [&](const TokenizingProgress& at) {
@@ -88,13 +88,13 @@ double bytes_per_token(const Split& split, const text::Tokenizer& tokenizer) {
 
 }  // namespace
 
-RunData open_data(const Recipe& recipe, const RunFolder& folder, const Note& note) {
-  make_vocabulary(recipe, folder.tokenizer(), note);
+RunData open_data(const Recipe& recipe, const RunFolder& folder, bool resumed, const Note& note) {
+  make_vocabulary(recipe, folder.tokenizer(), resumed, note);
   text::Tokenizer tokenizer = text::Tokenizer::load(folder.tokenizer());
 
   std::shared_ptr<const TokenStream> stream;
   if (recipe.data.tokens.empty()) {
-    stream = make_tokens(folder.tokens(), recipe.data.texts, tokenizer, note);
+    stream = make_tokens(folder.tokens(), recipe.data.texts, tokenizer, resumed, note);
   } else {
     std::vector<TokenFile> files;
     for (const fs::path& path : recipe.data.tokens) files.push_back(TokenFile::open(path, tokenizer.vocabulary_size()));
@@ -108,7 +108,8 @@ RunData open_data(const Recipe& recipe, const RunFolder& folder, const Note& not
       std::move(tokenizer), {stream, 0, Windows(kept, recipe.sequence, recipe.data.order, recipe.seed, where)}, {}};
   using enum Windows::Order;
   if (!recipe.data.validation_texts.empty()) {
-    const auto validation = make_tokens(folder.validation(), recipe.data.validation_texts, data.tokenizer, note);
+    const auto validation =
+        make_tokens(folder.validation(), recipe.data.validation_texts, data.tokenizer, resumed, note);
     const std::string file = recipe.data.validation_texts.front().path.string();
     data.validation = Split{validation, 0, Windows(validation->size(), recipe.sequence, sequential, 0, file)};
   } else if (held_out > 0) {

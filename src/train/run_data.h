@@ -46,8 +46,10 @@ struct RunData {
   double bytes_per_token = 0;
 };
 
-/// Takes vocabulary and tokens from the run's folder, or makes them there as the recipe says. Throws not_found and
+/// Takes vocabulary and tokens from the run's folder when it is `resumed` and has them, else makes them there as the
+/// recipe says. Throws not_found and
 /// bad_input naming the file; a text that is shorter than one window; a validation split that is.
-RunData open_data(const Recipe& recipe, const RunFolder& folder, const std::function<void(const std::string&)>& note);
+RunData open_data(const Recipe& recipe, const RunFolder& folder, bool resumed,
+                  const std::function<void(const std::string&)>& note);
 
 }  // namespace coterie::train

@@ -56,7 +56,7 @@ void differences(const Json& was, const Json& is, const std::string& path, std::
     differences(was.value(key, Json()), is.value(key, Json()), path.empty() ? key : path + "." + key, found);
 }
 
-// Whether the run in the folder is to be gone on with; its recipe is written or compared.
+// Whether the run in the folder is to be gone on with: one of the same recipe.
 bool take_up(const RunFolder& folder, const Recipe& recipe, bool resume) {
   const bool there = fs::exists(folder.recipe());
   if (there && !resume)
@@ -72,7 +72,6 @@ bool take_up(const RunFolder& folder, const Recipe& recipe, bool resume) {
     return true;
   }
   fs::create_directories(folder.path());
-  write_json(folder.recipe(), recipe.source);
   return false;
 }
 
@@ -86,7 +85,7 @@ struct Trainer::State {
         listener(std::move(to_tell)),
         folder(options.run),
         resumed(take_up(folder, recipe, options.resume)),
-        data(open_data(recipe, folder, listener.note)),
+        data(open_data(recipe, folder, resumed, listener.note)),
         config(recipe.config),
         context{pool, kernels, arena, ops::Precision::f32} {
     if (!config.contains("vocab_size")) config["vocab_size"] = data.tokenizer.vocabulary_size();
@@ -104,7 +103,7 @@ struct Trainer::State {
       if (!p.trained) continue;
       const auto count = static_cast<size_t>(p.count);
       optimiser.add(p.path, {p.values, count}, {p.gradient, count},
-                    p.shape.size() > 1 ? recipe.weight_decay : recipe.vector_decay);
+                    p.matrix ? recipe.weight_decay : recipe.vector_decay);
     }
     if (opened) progress = read_progress(folder.checkpoint(folder.checkpoints().back()), optimiser);
     opened.reset();  // every weight is a copy now
@@ -117,6 +116,8 @@ struct Trainer::State {
     if (!spec.tied_embeddings)
       flops_per_token -= 6 * static_cast<double>(account.active[static_cast<size_t>(models::Place::input_embeddings)]);
     log = std::make_unique<LogFile>(folder.log(), resumed);
+    // Last: a start that failed leaves no run behind.
+    if (!resumed) write_json(folder.recipe(), recipe.source);
   }
 
   void open_decoder() {
@@ -155,9 +156,17 @@ struct Trainer::State {
   // Without an event when it is stopped: the run that goes on does not need it.
   void evaluate(const std::atomic<bool>& stop);
   void write_checkpoint();
-  [[noreturn]] void stop_at_no_number(bool loss);
+  std::string layer_of_no_number();
+  [[noreturn]] void stop_at_no_number(const char* what, const std::string& place);
 
   int64_t micro_batches() const { return recipe.batch / recipe.micro_batch; }
+  int64_t first_window(int64_t part) const { return progress.step * recipe.batch + part * recipe.micro_batch; }
+  ops::Context working_context() const {
+    ops::Context working = context;
+    working.precision = recipe.precision;
+    return working;
+  }
+  models::LossOptions loss_options() const;
   // Of the part of the step in hand.
   double part_loss(int64_t part, bool backward);
 
@@ -214,20 +223,23 @@ void Trainer::State::begin(const std::atomic<bool>& stop) {
   evaluate(stop);
 }
 
-double Trainer::State::part_loss(int64_t part, bool backward) {
+models::LossOptions Trainer::State::loss_options() const {
   models::LossOptions asked;
-  asked.tap = watch.get();
   asked.gradient_weight = 1 / static_cast<double>(recipe.batch * recipe.sequence);
   asked.training = true;
   asked.dropout = static_cast<float>(recipe.dropout);
   asked.recompute = recipe.recompute;
+  return asked;
+}
+
+double Trainer::State::part_loss(int64_t part, bool backward) {
+  models::LossOptions asked = loss_options();
+  asked.tap = watch.get();
   if (backward) asked.router_loss = watch->loss();
-  ops::Context working = context;
-  working.precision = recipe.precision;
+  const ops::Context working = working_context();
   ops::Context recording = working;
   if (backward) recording.tape = tape.get();
-  const int64_t first = progress.step * recipe.batch + part * recipe.micro_batch;
-  const double loss = pass->loss(recording, data.training, first, recipe.micro_batch, recipe.seed, asked);
+  const double loss = pass->loss(recording, data.training, first_window(part), recipe.micro_batch, recipe.seed, asked);
   if (backward) tape->backward(working);
   return loss;
 }
@@ -249,9 +261,13 @@ double Trainer::State::step_losses() {
 void Trainer::State::step() {
   const base::Stopwatch watch_time;
   const double loss = step_losses();
-  if (!std::isfinite(loss)) stop_at_no_number(true);
+  if (!std::isfinite(loss)) {
+    const std::string place = not_finite(*parameters);
+    const bool weights = !place.empty() && !place.starts_with("the gradient");
+    stop_at_no_number(weights ? "weights" : "loss", weights ? place : layer_of_no_number());
+  }
   const double norm = optimiser.gradient_norm(context.pool);
-  if (!std::isfinite(norm)) stop_at_no_number(false);
+  if (!std::isfinite(norm)) stop_at_no_number("gradients", not_finite(*parameters));
   const double rate = recipe.learning_rate * recipe.schedule.at(progress.step);
   optimiser.step(context.pool, rate, recipe.clip && norm > *recipe.clip ? *recipe.clip / norm : 1);
   watch->end_step(*parameters);
@@ -294,27 +310,31 @@ void Trainer::State::evaluate(const std::atomic<bool>& stop) {
 }
 
 void Trainer::State::write_checkpoint() {
+  if (const std::string place = not_finite(*parameters); !place.empty() && !place.starts_with("the gradient"))
+    stop_at_no_number("weights", place);
   folder.write_checkpoint(progress.step, recipe.checkpoints_kept, [&](const fs::path& path) {
     write_checkpoint_files(path, config, folder.tokenizer(), *decoder, optimiser, progress);
   });
 }
 
-void Trainer::State::stop_at_no_number(bool loss) {
-  std::string place = not_finite(*parameters);
-  if (loss && (place.empty() || place.starts_with("the gradient"))) {
-    FirstNotFinite first;
-    for (int64_t part = 0; part < micro_batches() && first.layer() < 0; ++part)
-      pass->loss(context, data.training, progress.step * recipe.batch + part * recipe.micro_batch, recipe.micro_batch,
-                 recipe.seed, {.tap = &first});
-    place = first.layer() < 0 ? "the output embeddings" : fmt::format("layer {}", first.layer());
-  }
+// The layer whose output is the first that is no number, when the step in hand is computed once more.
+std::string Trainer::State::layer_of_no_number() {
+  FirstNotFinite first;
+  models::LossOptions asked = loss_options();
+  asked.tap = &first;
+  ops::Context working = working_context();
+  for (int64_t part = 0; part < micro_batches() && first.layer() < 0; ++part)
+    pass->loss(working, data.training, first_window(part), recipe.micro_batch, recipe.seed, asked);
+  return first.layer() < 0 ? "the output embeddings" : fmt::format("layer {}", first.layer());
+}
+
+void Trainer::State::stop_at_no_number(const char* what, const std::string& place) {
   const std::vector<int64_t> saved = folder.checkpoints();
-  throw base::Error(ErrorKind::bad_input, recipe.name,
-                    fmt::format("step {}: the {} is no finite number; it begins at {}", progress.step + 1,
-                                loss ? "loss" : "norm of the gradients", place),
-                    saved.empty() ? "try a smaller learning_rate, a longer warmup, or clip"
-                                  : fmt::format("{} is good; try a smaller learning_rate, a longer warmup, or clip",
-                                                folder.checkpoint(saved.back()).string()));
+  constexpr const char* kAdvice = "try a smaller learning_rate, a longer warmup, or clip";
+  throw base::Error(
+      ErrorKind::bad_input, recipe.name,
+      fmt::format("step {}: not a finite number in the {}; it begins at {}", progress.step + 1, what, place),
+      saved.empty() ? kAdvice : fmt::format("{} is good; {}", folder.checkpoint(saved.back()).string(), kAdvice));
 }
 
 Trainer::Trainer(Recipe recipe, const TrainerOptions& options, threads::Pool& pool, const kernels::KernelTable& kernels,

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 
@@ -184,11 +185,43 @@ TEST_F(Training, ARunIsNotOverwrittenAndKeepsItsRecipe) {
 TEST_F(Training, NoNumbersStopTheRunAndNameThePlace) {
   const std::string wild = changed(changed(kMixtral, "1e-2", "10"), "clip: 1, ", "weight_decay: 10, ");
   const std::string message = message_of(changed(wild, "steps: 12", "steps: 400"), "run");
-  EXPECT_NE(message.find("is no finite number; it begins at "), std::string::npos) << message;
+  EXPECT_NE(message.find("not a finite number in the "), std::string::npos) << message;
   EXPECT_EQ(message.substr(0, 5), "step ");
   // What was good is still there.
   const auto steps = events("run", "step");
   EXPECT_TRUE(std::all_of(steps.begin(), steps.end(), [](const base::Json& e) { return e["loss"].is_number(); }));
+}
+
+// With room for one expert's share and overflow to the next best every load is even; the bias moves by who was chosen.
+TEST_F(Training, BiasesMoveByWhoWasChosenNotByWhoHadRoom) {
+  const std::string recipe = R"(
+model:
+  config: {model_type: coterie, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, ffn: moe,
+           intermediate_size: 24, max_position_embeddings: 16,
+           router: {experts: 4, experts_per_token: 1, selection_bias: true, capacity: {factor: 1.0, next_best: true}}}
+tokenizer: {kind: bytes}
+data: {files: text.txt}
+training: {sequence: 8, batch: 4, steps: 5, learning_rate: 1e-3}
+balance: {bias_rate: 0.01}
+)";
+  ASSERT_TRUE(train(recipe, "run"));
+  EXPECT_EQ(events("run", "routers").back()["max_load"][0], 1);
+  const auto source =
+      checkpoint::open_safetensors(folder / "run" / "checkpoints" / "step-0000005" / "model.safetensors");
+  const auto* bias = source->find("blocks.0.moe.router.selection_bias");
+  ASSERT_NE(bias, nullptr);
+  const auto* values = reinterpret_cast<const float*>(bias->bytes.data());
+  EXPECT_GT(*std::max_element(values, values + 4), 0.001f);
+  EXPECT_NEAR(values[0] + values[1] + values[2] + values[3], 0, 1e-6);
+}
+
+TEST_F(Training, AStartThatFailsLeavesNoRunBehind) {
+  EXPECT_NE(message_of(changed(kMixtral, "sequence: 8", "sequence: 17"), "run").find("16 positions"),
+            std::string::npos);
+  ASSERT_TRUE(train(kMixtral, "run"));
+  EXPECT_NE(message_of(changed(kMixtral, "validation: 0.2", "validation: 0.2, validation_files: text.txt"), "both")
+                .find("validation_files are there"),
+            std::string::npos);
 }
 
 TEST_F(Training, DataThatCannotServeIsRefused) {
