@@ -79,7 +79,7 @@ def documents(folder: pathlib.Path) -> list[str]:
 
 def write(path: pathlib.Path, texts: list[str]) -> None:
     partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts))
+    partial.write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts), encoding="utf-8")
     partial.rename(path)
 
 
