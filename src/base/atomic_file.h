@@ -32,6 +32,9 @@ class AtomicFile {
   int64_t position_ = 0;
 };
 
+/// Writes a small text file whole or not at all, as AtomicFile does.
+void write_text(const std::filesystem::path& path, std::string_view text);
+
 /// The whole of a small text file. Throws not_found, io, or bad_input when it is larger than `limit` bytes.
 std::string read_text(const std::filesystem::path& path, int64_t limit = 256 << 20);
 

@@ -6,6 +6,7 @@
 #include "cli/commands.h"
 #include "cli/terminal.h"
 #include "lens/report.h"
+#include "lens/run_table.h"
 
 namespace coterie::cli {
 
@@ -14,14 +15,17 @@ namespace {
 struct ReportOptions {
   std::vector<std::string> runs;
   std::string out = "report.html";
+  bool table = false;
 };
 
 int report(const ReportOptions& options) {
   std::vector<lens::RunLog> logs;
   for (const std::string& run : options.runs) logs.push_back(lens::read_run_log(run));
-  base::AtomicFile file(options.out);
-  file.write(lens::training_report(logs));
-  file.commit();
+  if (options.table) {
+    print(lens::run_table(logs));
+    return 0;
+  }
+  base::write_text(options.out, lens::training_report(logs));
   print_note(fmt::format("{}: {} run{}", options.out, logs.size(), logs.size() == 1 ? "" : "s"));
   return 0;
 }
@@ -32,13 +36,16 @@ void add_report(CLI::App& app, Action& action) {
   auto options = std::make_shared<ReportOptions>();
   CLI::App* command = app.add_subcommand("report", "A page of curves and expert loads of training runs");
   command->add_option("RUN", options->runs, "Folders that coterie train wrote into, or their log.jsonl")->required();
-  command->add_option("-o,--output", options->out, "The page, one self-contained HTML file")
-      ->type_name("FILE")
-      ->capture_default_str();
+  auto* out = command->add_option("-o,--output", options->out, "The page, one self-contained HTML file")
+                  ->type_name("FILE")
+                  ->capture_default_str();
+  command->add_flag("--table", options->table, "Print how each run ended, a line each, instead of a page")
+      ->excludes(out);
   command->footer(
       "Examples:\n"
       "  coterie report runs/makemoe\n"
-      "  coterie report runs/dense runs/moe -o compare.html");
+      "  coterie report runs/dense runs/moe -o compare.html\n"
+      "  coterie report --table runs/collapse/*");
   command->callback([=, &action] { action = [options] { return report(*options); }; });
 }
 

@@ -106,7 +106,9 @@ bool train_one(const TrainOptions& options, const std::string& variant, const fs
   train::TrainerListener listener;
   listener.note = [&](const std::string& text) { reporter.note(text); };
   listener.event = [&](const Json& event) { reporter.event(event); };
-  const double peak = runtime::machine_limits(pool, kernels).f32_flops;
+  // Products of bf16 are measured against nothing: their peak is not that of f32.
+  const bool f32 = recipe.precision == ops::Precision::f32;
+  const double peak = f32 ? runtime::machine_limits(pool, kernels).f32_flops : 0;
   train::Trainer trainer(std::move(recipe), {out, options.resume, peak}, pool, kernels, listener);
   const bool finished = trainer.run(interrupt.flag());
   print_note(finished ? fmt::format("{}: {}", name, trainer.result().string())

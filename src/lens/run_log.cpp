@@ -37,6 +37,8 @@ void add(RunLog& log, Json event, const std::string& where) {
   } else if (kind == "routers") {
     log.routers.push_back(std::move(event));
   } else if (kind == "evaluation") {
+    // The last one is done again when its run was killed before it said that it ended.
+    if (!log.evaluations.empty() && log.evaluations.back()["step"] == step) log.evaluations.pop_back();
     log.evaluations.push_back(std::move(event));
   } else {
     base::fail(ErrorKind::bad_input, where, "\"{}\" is no kind of event", kind);

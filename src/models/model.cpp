@@ -37,7 +37,8 @@ void change(const OpenOptions& options, layers::MoeSpec& moe) {
     base::fail(ErrorKind::unsupported, kOption, "this model's routers have no noise: it takes a map of its own");
   router.always.noise = options.router_noise;
   if (options.router_jitter) {
-    if (*options.router_jitter > 0) router.jitter = *options.router_jitter;
+    // Where the family shakes what router and experts read, that is its jitter, and not another on top of it.
+    if (*options.router_jitter > 0) (moe.jitter > 0 ? moe.jitter : router.jitter) = *options.router_jitter;
     if (router.jitter == 0 && moe.jitter == 0)
       base::fail(ErrorKind::unsupported, kOption, "this model's routers have no jitter; say how much: jitter:0.01");
     router.always.jitter = true;

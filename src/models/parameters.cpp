@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "layers/resident_state.h"
+#include "models/names/merged_rows.h"
 #include "models/score.h"
 #include "quant/codec.h"
 
@@ -81,6 +82,22 @@ Parameters::Parameters(Decoder& decoder) {
   clear_gradients();
 }
 
+namespace {
+
+class Nothing : public layers::TensorVisitor {
+ public:
+  void matrix(const Tensor&, int64_t, int64_t, Weight&) override {}
+  void vector(const Tensor&, int64_t, layers::Vector&) override {}
+  void stack(const Tensor&, int64_t, int64_t, int64_t, std::vector<Weight>&) override {}
+};
+
+}  // namespace
+
+void weights_changed(Decoder& decoder) {
+  Nothing nothing;
+  decoder.rebind(nothing);
+}
+
 void Parameters::clear_gradients() { std::fill_n(gradient_.data(), gradient_.size(), 0.0f); }
 
 namespace {
@@ -103,6 +120,10 @@ class Gatherer {
       base::fail(base::ErrorKind::unsupported, source_.where(),
                  "gradients of {} cannot be written as the file has it: {}", p.path,
                  name.form == Form::transposed ? "its matrices are transposed" : "it is quantised");
+    if (is_of_heads(name.piece))
+      base::fail(base::ErrorKind::unsupported, source_.where(),
+                 "gradients of {} cannot be written as the file has it: keys and values of heads in one tensor",
+                 p.path);
     const bool each = name.pattern.find("{expert}") != std::string::npos;
     const int64_t experts = p.shape.size() == 3 ? p.shape.front() : 1, size = p.count / experts;
     for (int64_t e = 0; e < (each ? experts : 1); ++e) {

@@ -46,6 +46,9 @@ class Parameters {
   ops::ParameterGradients gradients_;
 };
 
+/// Tells the layers that weights have changed: what they derive from them is made anew.
+void weights_changed(Decoder& decoder);
+
 /// The gradients as tensors with the names and shapes that the weights have in `source`, `prefix` before each.
 /// `parameters` must outlive what is returned.
 std::vector<checkpoint::TensorToWrite> gradients_to_write(const Parameters& parameters, const NameTable& names,

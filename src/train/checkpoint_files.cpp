@@ -15,20 +15,14 @@ namespace {
 
 constexpr const char *kModel = "model.safetensors", *kOptimiser = "optimizer.safetensors", *kState = "state.json";
 
-void write_text(const fs::path& path, const std::string& text) {
-  base::AtomicFile file(path);
-  file.write(text);
-  file.commit();
-}
-
 }  // namespace
 
 void write_checkpoint_files(const fs::path& folder, const Json& config, const fs::path& vocabulary,
                             const models::Decoder& decoder, const AdamW& optimiser, const Progress& progress) {
   const models::Family& family = models::family_of_model_type(decoder.spec().family, "checkpoint");
-  write_text(folder / "config.json", config.dump(2) + "\n");
+  base::write_text(folder / "config.json", config.dump(2) + "\n");
   for (const fs::directory_entry& file : fs::directory_iterator(vocabulary))
-    write_text(folder / file.path().filename(), base::read_text(file.path()));
+    base::write_text(folder / file.path().filename(), base::read_text(file.path()));
   checkpoint::write_safetensors(folder / kModel, models::tensors_to_write(decoder, family.hugging_face_names()),
                                 {{"format", "pt"}});  // without it older readers refuse the file
   checkpoint::write_safetensors(folder / kOptimiser, optimiser.tensors_to_write());
@@ -36,7 +30,7 @@ void write_checkpoint_files(const fs::path& folder, const Json& config, const fs
                       {"tokens", progress.tokens},
                       {"seconds", progress.seconds},
                       {"optimiser_steps", optimiser.steps()}};
-  write_text(folder / kState, state.dump(2) + "\n");
+  base::write_text(folder / kState, state.dump(2) + "\n");
 }
 
 Progress read_progress(const fs::path& folder, AdamW& optimiser) {

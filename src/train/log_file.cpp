@@ -17,6 +17,12 @@ LogFile::LogFile(std::filesystem::path path, bool go_on) : path_(std::move(path)
   const bool there = go_on && std::filesystem::exists(path_);
   const std::string text = there ? base::read_text(path_, int64_t{1} << 32) : "";
   const size_t whole = text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1;
+  if (whole > 0) {
+    const size_t before = whole == 1 ? std::string::npos : text.rfind('\n', whole - 2);
+    const size_t last = before == std::string::npos ? 0 : before + 1;
+    const base::Json event = base::parse_json(std::string_view(text).substr(last, whole - last), path_.string());
+    ended_ = event.is_object() && event.value("kind", "") == "end";
+  }
   descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (descriptor_ < 0 || ::ftruncate(descriptor_, static_cast<off_t>(whole)) != 0)
     base::fail(ErrorKind::io, path_.string(), "cannot be written: {}", std::strerror(errno));

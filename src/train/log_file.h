@@ -17,12 +17,16 @@ class LogFile {
   LogFile(const LogFile&) = delete;
   LogFile& operator=(const LogFile&) = delete;
 
+  /// Whether the last event of the log as it was found is "end".
+  bool ended() const { return ended_; }
+
   /// Throws io (a full disk): the line is then taken away again.
   void write(const base::Json& event);
 
  private:
   std::filesystem::path path_;
   int descriptor_ = -1;
+  bool ended_ = false;
 };
 
 }  // namespace coterie::train

@@ -19,13 +19,16 @@ void FirstNotFinite::block(int64_t layer, tensor::ConstMatrix x) {
     if (!all_finite(x.row(r), x.cols)) layer_ = layer;
 }
 
-std::string not_finite(const models::Parameters& parameters) {
+std::string weight_not_finite(const models::Parameters& parameters) {
   for (const models::Parameter& p : parameters.list())
     if (!all_finite(p.values, p.count)) return p.path;
-  // The way back goes from the last to the first.
+  return {};
+}
+
+std::string gradient_not_finite(const models::Parameters& parameters) {
   const auto list = parameters.list();
   for (auto p = list.rbegin(); p != list.rend(); ++p)
-    if (p->trained && !all_finite(p->gradient, p->count)) return "the gradient of " + p->path;
+    if (p->trained && !all_finite(p->gradient, p->count)) return p->path;
   return {};
 }
 

@@ -18,8 +18,9 @@ class FirstNotFinite : public layers::Tap {
   int64_t layer_ = -1;
 };
 
-/// Where weights, or else their gradients, first cease to be finite, in words for a message ("the gradient of
-/// blocks.3.attention.q"); empty when all of them are.
-std::string not_finite(const models::Parameters& parameters);
+/// The paths of the first weight that is no finite number, and, in the order of the way back, of the first such
+/// gradient; empty when all are.
+std::string weight_not_finite(const models::Parameters& parameters);
+std::string gradient_not_finite(const models::Parameters& parameters);
 
 }  // namespace coterie::train

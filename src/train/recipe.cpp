@@ -1,7 +1,6 @@
 #include "train/recipe.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 
 #include "base/error.h"
@@ -41,15 +40,21 @@ class Section {
       fail(ErrorKind::bad_input, where(), "{} is {}, expected {} to {}", key, value, least, most);
     return value;
   }
-  /// One of the words, as its place in the list.
-  size_t word(std::string_view key, std::initializer_list<std::string_view> words, std::string_view otherwise) {
+  /// What one of the words stands for; `otherwise` is the word when the key is absent.
+  template <typename T>
+  T choice(std::string_view key, std::initializer_list<std::pair<std::string_view, T>> words,
+           std::string_view otherwise) {
     const std::string value = keys.string(key, std::string(otherwise));
     std::string all;
-    for (size_t i = 0; i < words.size(); ++i) {
-      if (value == words.begin()[i]) return i;
-      all += (i ? ", " : "") + std::string(words.begin()[i]);
+    for (const auto& [word, meaning] : words) {
+      if (value == word) return meaning;
+      all += (all.empty() ? "" : ", ") + std::string(word);
     }
     fail(ErrorKind::bad_input, where(), "{} is \"{}\", expected one of {}", key, value, all);
+  }
+  /// Refuses a key that would have no effect.
+  void refuse(std::string_view key, std::string_view why) {
+    if (keys.has(key)) fail(ErrorKind::bad_input, where(), "{} has no effect {}: take it out", key, why);
   }
   /// A word or a list of them.
   std::vector<std::string> list(std::string_view key) {
@@ -96,8 +101,10 @@ class Reader {
       recipe_.config = *config;
     else
       fail(ErrorKind::bad_input, model.where(), "config is {}, expected an object or a path", config->type_name());
-    const size_t kind = model.word("init", {"normal", "kaiming"}, "normal");
-    recipe_.init.kind = static_cast<models::InitialWeights::Kind>(kind);
+    using Kind = models::InitialWeights::Kind;
+    recipe_.init.kind = model.choice<Kind>("init", {{"normal", Kind::normal}, {"kaiming", Kind::kaiming}}, "normal");
+    if (recipe_.init.kind == Kind::kaiming)
+      for (const char* key : {"init_std", "scale_residual"}) model.refuse(key, "with init: kaiming");
     recipe_.init.std = model.number("init_std", 0, 10, 0.02);
     recipe_.init.scale_residual = model.keys.boolean("scale_residual", true);
     model.keys.refuse_unread();
@@ -109,9 +116,9 @@ class Reader {
       recipe_.tokenizer.folder = relative(tokenizer.keys.string("folder"));
     } else {
       using Kind = text::TokenizerRecipe::Kind;
-      constexpr Kind kKinds[] = {Kind::bpe, Kind::characters, Kind::bytes};
       text::TokenizerRecipe made;
-      made.kind = kKinds[tokenizer.word("kind", {"bpe", "characters", "bytes"}, "bpe")];
+      made.kind = tokenizer.choice<Kind>(
+          "kind", {{"bpe", Kind::bpe}, {"characters", Kind::characters}, {"bytes", Kind::bytes}}, "bpe");
       if (made.kind == Kind::bpe) {
         made.vocabulary = tokenizer.count("vocabulary", 256);
         made.min_frequency = tokenizer.count("min_frequency", 1, 2);
@@ -122,33 +129,41 @@ class Reader {
     tokenizer.keys.refuse_unread();
   }
 
-  std::vector<TextSource> texts(Section& data, std::string_view key) {
+  enum class Files { text, jsonl, tokens };
+
+  std::vector<TextSource> texts(Section& data, std::string_view key, Files format) {
     std::vector<TextSource> list;
-    const bool lines = data.word("format", {"text", "jsonl", "tokens"}, "text") == 1;
     const std::string field = data.keys.string("field", "text");
     for (const std::string& file : data.list(key))
-      list.push_back({relative(file), lines ? TextSource::Format::jsonl : TextSource::Format::text, field});
+      list.push_back(
+          {relative(file), format == Files::jsonl ? TextSource::Format::jsonl : TextSource::Format::text, field});
     return list;
   }
 
   void read_data() {
     Section data(top_, "data");
     DataRecipe& recipe = recipe_.data;
-    if (data.word("format", {"text", "jsonl", "tokens"}, "text") == 2) {
+    const Files format = data.choice<Files>(
+        "format", {{"text", Files::text}, {"jsonl", Files::jsonl}, {"tokens", Files::tokens}}, "text");
+    if (format != Files::jsonl) data.refuse("field", "but with format: jsonl");
+    if (format == Files::tokens) {
       if (recipe_.tokenizer.trained)
         fail(ErrorKind::bad_input, data.where(),
              "files of tokens need the tokenizer they were made with: tokenizer: folder");
       for (const std::string& file : data.list("files")) recipe.tokens.push_back(relative(file));
     } else {
-      recipe.texts = texts(data, "files");
-      recipe.validation_texts = texts(data, "validation_files");
+      recipe.texts = texts(data, "files", format);
+      recipe.validation_texts = texts(data, "validation_files", format);
     }
     if (recipe.texts.empty() && recipe.tokens.empty())
       fail(ErrorKind::bad_input, data.where(), "files is missing or empty");
     if (!recipe.validation_texts.empty() && data.keys.has("validation"))
       fail(ErrorKind::bad_input, data.where(), "validation holds a part of files out, and validation_files are there");
     recipe.validation = data.number("validation", 0, 0.9, recipe.validation_texts.empty() ? 0.1 : 0.0);
-    recipe.order = static_cast<Windows::Order>(data.word("order", {"shuffled", "sequential", "random"}, "shuffled"));
+    using Order = Windows::Order;
+    recipe.order = data.choice<Order>(
+        "order", {{"shuffled", Order::shuffled}, {"sequential", Order::sequential}, {"random", Order::random}},
+        "shuffled");
     data.keys.refuse_unread();
   }
 
@@ -170,15 +185,18 @@ class Reader {
       fail(ErrorKind::bad_input, training.where(), "betas must be two numbers from 0 to below 1");
     recipe_.optimiser = {betas[0], betas[1], training.number("eps", 1e-20, 1, 1e-8)};
     Schedule& schedule = recipe_.schedule;
-    schedule.kind =
-        static_cast<Schedule::Kind>(training.word("schedule", {"constant", "cosine", "linear", "wsd"}, "cosine"));
+    using Kind = Schedule::Kind;
+    schedule.kind = training.choice<Kind>(
+        "schedule",
+        {{"constant", Kind::constant}, {"cosine", Kind::cosine}, {"linear", Kind::linear}, {"wsd", Kind::wsd}},
+        "cosine");
     schedule.steps = training.count("steps", 1);
     schedule.warmup = training.count("warmup", 0, 0);
     schedule.decay = schedule.kind == Schedule::Kind::wsd ? training.count("decay", 1) : 0;
     schedule.floor = schedule.kind == Schedule::Kind::constant ? 1 : training.number("floor", 0, 1, 0.1);
     check(schedule, training.where());
-    recipe_.precision =
-        training.word("precision", {"f32", "bf16"}, "f32") == 0 ? ops::Precision::f32 : ops::Precision::bf16;
+    recipe_.precision = training.choice<ops::Precision>(
+        "precision", {{"f32", ops::Precision::f32}, {"bf16", ops::Precision::bf16}}, "f32");
     recipe_.recompute = training.keys.boolean("recompute", false);
     recipe_.dropout = training.number("dropout", 0, 0.95, 0.0);
     training.keys.refuse_unread();
@@ -189,13 +207,19 @@ class Reader {
     recipe_.balance.loss_weight = balance.number("loss", 0, kMost, 0.0);
     recipe_.balance.z_weight = balance.number("z_loss", 0, kMost, 0.0);
     recipe_.balance.bias_rate = balance.number("bias_rate", 0, 1, 0.0);
-    using Losses = layers::RouterLossSpec;
-    constexpr std::array kKinds = {Losses::Balance::all_choices, Losses::Balance::first_choice,
-                                   Losses::Balance::importance, Losses::Balance::importance_and_load};
-    recipe_.balance.kind = kKinds[static_cast<size_t>(
-        balance.word("kind", {"switch", "gshard", "importance", "importance_and_load"}, "switch"))];
-    recipe_.balance.scope =
-        static_cast<Losses::Scope>(balance.word("scope", {"micro_batch", "sequence", "batch"}, "batch"));
+    if (recipe_.balance.loss_weight == 0)
+      for (const char* key : {"kind", "scope"}) balance.refuse(key, "without a loss");
+    using Balance = layers::RouterLossSpec::Balance;
+    recipe_.balance.kind = balance.choice<Balance>("kind",
+                                                   {{"switch", Balance::all_choices},
+                                                    {"gshard", Balance::first_choice},
+                                                    {"importance", Balance::importance},
+                                                    {"importance_and_load", Balance::importance_and_load}},
+                                                   "switch");
+    using Scope = layers::RouterLossSpec::Scope;
+    recipe_.balance.scope = balance.choice<Scope>(
+        "scope", {{"batch", Scope::batch}, {"micro_batch", Scope::micro_batch}, {"sequence", Scope::sequence}},
+        "batch");
     balance.keys.refuse_unread();
   }
 
@@ -262,6 +286,7 @@ Recipe read_recipe(const std::filesystem::path& path, const RecipeChoice& choice
   Recipe recipe = Reader(json, path).read();
   recipe.name = std::move(name);
   recipe.source = std::move(json);
+  recipe.source["model"]["config"] = recipe.config;  // of a file too: a run goes on only with the same
   return recipe;
 }
 

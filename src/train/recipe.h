@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -69,6 +70,10 @@ struct Recipe {
   BalanceRecipe balance;
 
   int64_t evaluate_every = 0, evaluate_batches = 0;  // 0 batches: all of the validation data
+  /// The first windows of `there`, which are judged.
+  int64_t windows_of_evaluation(int64_t there) const {
+    return evaluate_batches > 0 ? std::min(evaluate_batches * batch, there) : there;
+  }
   int64_t checkpoint_every = 0, checkpoints_kept = 2;
 };
 

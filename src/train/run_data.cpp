@@ -40,10 +40,7 @@ using Note = std::function<void(const std::string&)>;
 void copy_vocabulary(const fs::path& from, const fs::path& to) {
   fs::create_directories(to);
   for (const char* name : {"tokenizer_config.json", "tokenizer.json"}) {
-    if (!fs::exists(from / name)) continue;
-    base::AtomicFile file(to / name);
-    file.write(base::read_text(from / name));
-    file.commit();
+    if (fs::exists(from / name)) base::write_text(to / name, base::read_text(from / name));
   }
 }
 
@@ -79,8 +76,22 @@ std::shared_ptr<const TokenStream> make_tokens(const fs::path& path, std::span<c
   return std::make_shared<const TokenStream>(std::vector{TokenFile::open(path, tokenizer.vocabulary_size())});
 }
 
-double bytes_per_token(const Split& split, const text::Tokenizer& tokenizer) {
-  const int64_t count = split.windows.per_epoch() * split.windows.length();
+// Files of tokens lie outside of the run's folder: whether they are still what they were when it began.
+void know_again(const fs::path& noted, std::span<const fs::path> paths, std::span<const TokenFile> files,
+                bool resumed) {
+  base::Json now = base::Json::array();
+  for (size_t i = 0; i < files.size(); ++i)
+    now.push_back({{"tokens", files[i].size()}, {"fingerprint", files[i].fingerprint()}});
+  if (!resumed || !fs::exists(noted)) return base::write_text(noted, now.dump(2) + "\n");
+  const base::Json before = base::read_json(noted);
+  for (size_t i = 0; i < files.size(); ++i)
+    if (i >= before.size() || before[i] != now[i])
+      throw base::Error(ErrorKind::bad_input, paths[i].string(), "its tokens are not those that the run began with",
+                        "a run goes on with the data it began with; begin another in another folder");
+}
+
+double bytes_per_token(const Split& split, int64_t windows, const text::Tokenizer& tokenizer) {
+  const int64_t count = windows * split.windows.length();
   std::vector<int32_t> ids(static_cast<size_t>(count));
   split.stream->read(split.begin + 1, ids);
   return static_cast<double>(tokenizer.decode(ids, true).size()) / static_cast<double>(count);
@@ -98,6 +109,7 @@ RunData open_data(const Recipe& recipe, const RunFolder& folder, bool resumed, c
   } else {
     std::vector<TokenFile> files;
     for (const fs::path& path : recipe.data.tokens) files.push_back(TokenFile::open(path, tokenizer.vocabulary_size()));
+    know_again(folder.data(), recipe.data.tokens, files, resumed);
     stream = std::make_shared<const TokenStream>(std::move(files));
   }
   const std::string where =
@@ -116,7 +128,9 @@ RunData open_data(const Recipe& recipe, const RunFolder& folder, bool resumed, c
     data.validation =
         Split{stream, kept, Windows(held_out, recipe.sequence, sequential, 0, where + ": the part held out")};
   }
-  if (data.validation) data.bytes_per_token = bytes_per_token(*data.validation, data.tokenizer);
+  if (data.validation)
+    data.bytes_per_token = bytes_per_token(
+        *data.validation, recipe.windows_of_evaluation(data.validation->windows.per_epoch()), data.tokenizer);
   return data;
 }
 

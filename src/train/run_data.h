@@ -42,13 +42,14 @@ struct RunData {
   text::Tokenizer tokenizer;
   Split training;
   std::optional<Split> validation;  // in order, from the first window to the last
-  // Mean bytes of text of a validation token, for bits per byte; 0 without validation.
+  // Mean bytes of text of the validation tokens that an evaluation looks at, for bits per byte; 0 without validation.
   double bytes_per_token = 0;
 };
 
 /// Takes vocabulary and tokens from the run's folder when it is `resumed` and has them, else makes them there as the
 /// recipe says. Throws not_found and
-/// bad_input naming the file; a text that is shorter than one window; a validation split that is.
+/// bad_input naming the file; a text that is shorter than one window; a validation split that is; a resumed run's files
+/// of tokens that are not what they were.
 RunData open_data(const Recipe& recipe, const RunFolder& folder, bool resumed,
                   const std::function<void(const std::string&)>& note);
 

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "base/json.h"
+
 namespace coterie::train {
 
 /// The folder of a run, and what lies where in it:
@@ -14,6 +16,7 @@ namespace coterie::train {
 ///   log.jsonl             what happened (lens/run_log.h reads it)
 ///   tokenizer/            the vocabulary of the run
 ///   tokens.safetensors    the data as tokens; validation.safetensors where it has files of its own
+///   data.json             what files of tokens that lie elsewhere were like, so that a run resumes on the same
 ///   checkpoints/step-N/   config.json, tokenizer.json, model.safetensors, and optimizer.safetensors, state.json
 class RunFolder {
  public:
@@ -24,7 +27,12 @@ class RunFolder {
   std::filesystem::path tokenizer() const { return path_ / "tokenizer"; }
   std::filesystem::path tokens() const { return path_ / "tokens.safetensors"; }
   std::filesystem::path validation() const { return path_ / "validation.safetensors"; }
+  std::filesystem::path data() const { return path_ / "data.json"; }
   const std::filesystem::path& path() const { return path_; }
+
+  /// Whether there is a run in the folder, to be gone on with; makes the folder where there is none. Throws bad_input
+  /// when there is one and `resume` is not set, or one of another recipe, naming the keys.
+  bool take_up(const base::Json& recipe, bool resume) const;
 
   /// Steps of the finished checkpoints, in ascending order. Folders that were not finished are not among them.
   std::vector<int64_t> checkpoints() const;
@@ -37,6 +45,19 @@ class RunFolder {
 
  private:
   std::filesystem::path path_;
+};
+
+/// Two processes that trained into one folder would write over each other: whoever comes second is refused (bad_input)
+/// as long as this exists. The kernel lets go of it when the process ends, however it ends.
+class RunLock {
+ public:
+  explicit RunLock(const std::filesystem::path& folder);
+  ~RunLock();
+  RunLock(const RunLock&) = delete;
+  RunLock& operator=(const RunLock&) = delete;
+
+ private:
+  int descriptor_ = -1;
 };
 
 }  // namespace coterie::train

@@ -21,6 +21,8 @@ class TokenFile {
   static TokenFile open(const std::filesystem::path& path, int64_t vocabulary);
 
   int64_t size() const { return size_; }
+  /// Of the ids and their order, to know them again (FNV-1a).
+  uint64_t fingerprint() const { return fingerprint_; }
   /// Ids [begin, begin + out.size()).
   void read(int64_t begin, std::span<int32_t> out) const;
 
@@ -28,6 +30,7 @@ class TokenFile {
   std::shared_ptr<const checkpoint::TensorSource> source_;
   const checkpoint::TensorInfo* tensor_ = nullptr;
   int64_t size_ = 0;
+  uint64_t fingerprint_ = 0;
 };
 
 /// What a text becomes tokens from.

@@ -30,51 +30,6 @@ constexpr int64_t kRouterEvents = 200;
 // Windows of the training data that an evaluation looks at when it looks at all validation data.
 constexpr int64_t kMostTrainingWindows = 256;
 
-class Nothing : public layers::TensorVisitor {
- public:
-  void matrix(const Tensor&, int64_t, int64_t, tensor::Weight&) override {}
-  void vector(const Tensor&, int64_t, layers::Vector&) override {}
-  void stack(const Tensor&, int64_t, int64_t, int64_t, std::vector<tensor::Weight>&) override {}
-};
-
-void write_json(const fs::path& path, const Json& json) {
-  base::AtomicFile file(path);
-  file.write(json.dump(2) + "\n");
-  file.commit();
-}
-
-// The keys of two recipes that differ, by name.
-void differences(const Json& was, const Json& is, const std::string& path, std::string& found) {
-  if (was == is) return;
-  if (!was.is_object() || !is.is_object()) {
-    found += (found.empty() ? "" : ", ") + path;
-    return;
-  }
-  Json keys = was;
-  keys.update(is);
-  for (const auto& [key, value] : keys.items())
-    differences(was.value(key, Json()), is.value(key, Json()), path.empty() ? key : path + "." + key, found);
-}
-
-// Whether the run in the folder is to be gone on with: one of the same recipe.
-bool take_up(const RunFolder& folder, const Recipe& recipe, bool resume) {
-  const bool there = fs::exists(folder.recipe());
-  if (there && !resume)
-    throw base::Error(ErrorKind::bad_input, folder.path().string(), "holds a training run already",
-                      "--resume goes on with it; or give another folder with -o");
-  if (there) {
-    std::string different;
-    differences(base::read_json(folder.recipe()), recipe.source, "", different);
-    if (!different.empty())
-      throw base::Error(ErrorKind::bad_input, folder.path().string(),
-                        fmt::format("holds a run of another recipe: {} differ", different),
-                        "a run goes on with the recipe it began with; give another folder with -o for this one");
-    return true;
-  }
-  fs::create_directories(folder.path());
-  return false;
-}
-
 }  // namespace
 
 struct Trainer::State {
@@ -84,7 +39,8 @@ struct Trainer::State {
         options(run_options),
         listener(std::move(to_tell)),
         folder(options.run),
-        resumed(take_up(folder, recipe, options.resume)),
+        resumed(folder.take_up(recipe.source, options.resume)),
+        lock(folder.path()),
         data(open_data(recipe, folder, resumed, listener.note)),
         config(recipe.config),
         context{pool, kernels, arena, ops::Precision::f32} {
@@ -98,7 +54,10 @@ struct Trainer::State {
       base::fail(ErrorKind::bad_input, recipe.name, "sequences of {} tokens for a model of {} positions",
                  recipe.sequence, spec.context);
     parameters = std::make_unique<models::Parameters>(*decoder);
-    if (!opened) models::initialise(*parameters, spec, recipe.init, recipe.seed), renew();
+    if (!opened) {
+      models::initialise(*parameters, spec, recipe.init, recipe.seed);
+      models::weights_changed(*decoder);
+    }
     for (const models::Parameter& p : parameters->list()) {
       if (!p.trained) continue;
       const auto count = static_cast<size_t>(p.count);
@@ -115,15 +74,16 @@ struct Trainer::State {
     flops_per_token = 6 * static_cast<double>(account.total_active());
     if (!spec.tied_embeddings)
       flops_per_token -= 6 * static_cast<double>(account.active[static_cast<size_t>(models::Place::input_embeddings)]);
-    log = std::make_unique<LogFile>(folder.log(), resumed);
+    // Without a checkpoint everything is done again, and logged again.
+    log = std::make_unique<LogFile>(folder.log(), has_checkpoint());
     // Last: a start that failed leaves no run behind.
-    if (!resumed) write_json(folder.recipe(), recipe.source);
+    if (!resumed) base::write_text(folder.recipe(), recipe.source.dump(2) + "\n");
   }
 
   void open_decoder() {
     const fs::path path = folder.path() / "config.json";
-    write_json(path, config);
-    if (resumed && !folder.checkpoints().empty()) {
+    base::write_text(path, config.dump(2) + "\n");
+    if (has_checkpoint()) {
       opened = models::open_model(folder.checkpoint(folder.checkpoints().back()));
       decoder = std::move(opened->decoder);
     } else {
@@ -136,12 +96,6 @@ struct Trainer::State {
                         "say balance: loss in the recipe instead, and take output_router_logits out of the config");
   }
 
-  // What layers derive from weights.
-  void renew() {
-    Nothing nothing;
-    decoder->rebind(nothing);
-  }
-
   void tell(const Json& event) {
     log->write(event);
     listener.event(event);
@@ -150,11 +104,12 @@ struct Trainer::State {
     return {{"kind", kind}, {"step", progress.step}, {"tokens", progress.tokens}, {"seconds", progress.seconds}};
   }
 
+  bool has_checkpoint() const { return resumed && !folder.checkpoints().empty(); }
   void begin(const std::atomic<bool>& stop);
   double step_losses();
   void step();
-  // Without an event when it is stopped: the run that goes on does not need it.
-  void evaluate(const std::atomic<bool>& stop);
+  // False and no event when it is stopped.
+  bool evaluate(const std::atomic<bool>& stop);
   void write_checkpoint();
   std::string layer_of_no_number();
   [[noreturn]] void stop_at_no_number(const char* what, const std::string& place);
@@ -175,6 +130,7 @@ struct Trainer::State {
   TrainerListener listener;
   RunFolder folder;
   bool resumed;
+  RunLock lock;
   RunData data;
   Json config;
   tensor::Arena arena{16 << 20};
@@ -193,10 +149,7 @@ struct Trainer::State {
 };
 
 void Trainer::State::begin(const std::atomic<bool>& stop) {
-  if (resumed) {
-    tell(at("resume"));
-    if (!folder.checkpoints().empty()) return;
-  }
+  if (has_checkpoint()) return tell(at("resume"));
   Json experts = Json::array();
   for (const int64_t layer : watch->expert_layers()) experts.push_back(layer);
   Json places = Json::object();
@@ -262,16 +215,16 @@ void Trainer::State::step() {
   const base::Stopwatch watch_time;
   const double loss = step_losses();
   if (!std::isfinite(loss)) {
-    const std::string place = not_finite(*parameters);
-    const bool weights = !place.empty() && !place.starts_with("the gradient");
-    stop_at_no_number(weights ? "weights" : "loss", weights ? place : layer_of_no_number());
+    const std::string weight = weight_not_finite(*parameters);
+    if (!weight.empty()) stop_at_no_number("weights", weight);
+    stop_at_no_number("loss", layer_of_no_number());
   }
   const double norm = optimiser.gradient_norm(context.pool);
-  if (!std::isfinite(norm)) stop_at_no_number("gradients", not_finite(*parameters));
+  if (!std::isfinite(norm)) stop_at_no_number("gradients", "the gradient of " + gradient_not_finite(*parameters));
   const double rate = recipe.learning_rate * recipe.schedule.at(progress.step);
   optimiser.step(context.pool, rate, recipe.clip && norm > *recipe.clip ? *recipe.clip / norm : 1);
   watch->end_step(*parameters);
-  renew();
+  models::weights_changed(*decoder);
   const double seconds = watch_time.seconds();
   ++progress.step;
   progress.tokens += recipe.batch * recipe.sequence;
@@ -291,27 +244,27 @@ void Trainer::State::step() {
   }
 }
 
-void Trainer::State::evaluate(const std::atomic<bool>& stop) {
+bool Trainer::State::evaluate(const std::atomic<bool>& stop) {
   const auto mean = [&](const Split& split, int64_t most) {
-    const int64_t asked = recipe.evaluate_batches > 0 ? recipe.evaluate_batches * recipe.batch : most;
-    return mean_loss(*pass, context, split, std::min(asked, split.windows.per_epoch()), recipe.micro_batch, stop);
+    const int64_t windows = recipe.windows_of_evaluation(std::min(most, split.windows.per_epoch()));
+    return mean_loss(*pass, context, split, windows, recipe.micro_batch, stop);
   };
   Json event = at("evaluation");
   const std::optional<double> training = mean(data.training, kMostTrainingWindows);
-  if (!training) return;
+  if (!training) return false;
   event["train"] = *training;
   if (data.validation) {
     const std::optional<double> loss = mean(*data.validation, data.validation->windows.per_epoch());
-    if (!loss) return;
+    if (!loss) return false;
     event["validation"] = *loss;
     if (data.bytes_per_token > 0) event["bits_per_byte"] = *loss / std::log(2.0) / data.bytes_per_token;
   }
   tell(event);
+  return true;
 }
 
 void Trainer::State::write_checkpoint() {
-  if (const std::string place = not_finite(*parameters); !place.empty() && !place.starts_with("the gradient"))
-    stop_at_no_number("weights", place);
+  if (const std::string place = weight_not_finite(*parameters); !place.empty()) stop_at_no_number("weights", place);
   folder.write_checkpoint(progress.step, recipe.checkpoints_kept, [&](const fs::path& path) {
     write_checkpoint_files(path, config, folder.tokenizer(), *decoder, optimiser, progress);
   });
@@ -345,15 +298,16 @@ Trainer::~Trainer() = default;
 bool Trainer::run(const std::atomic<bool>& stop) {
   State& s = *state_;
   const int64_t steps = s.recipe.schedule.steps;
-  if (s.progress.step >= steps) return true;
+  if (s.progress.step >= steps && s.log->ended()) return true;
   s.begin(stop);
   while (s.progress.step < steps && !stop) {
     s.step();
     const bool last = s.progress.step == steps;
-    if (last || s.progress.step % s.recipe.evaluate_every == 0) s.evaluate(stop);
+    if (!last && s.progress.step % s.recipe.evaluate_every == 0) s.evaluate(stop);
     if (last || stop || s.progress.step % s.recipe.checkpoint_every == 0) s.write_checkpoint();
   }
-  if (s.progress.step < steps) return false;
+  // After the checkpoint: what is lost when it is stopped is made up for when the run is resumed.
+  if (s.progress.step < steps || !s.evaluate(stop)) return false;
   s.tell(s.at("end"));
   return true;
 }

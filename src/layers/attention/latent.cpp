@@ -6,7 +6,6 @@
 #include "base/error.h"
 #include "layers/attention/segments.h"
 #include "ops/elementwise.h"
-#include "ops/tape.h"
 
 namespace coterie::layers {
 
@@ -73,12 +72,46 @@ void LatentAttention::queries(ops::Context& context, tensor::ConstMatrix x, tens
   ops::matmul(context, low, q_b_.weight, nullptr, q);
 }
 
+// Under a tape a head's products are matmuls of its own, which have a way back. The bits are those of the grouped ones.
+void LatentAttention::absorb(ops::Context& context, const ops::RoutingPlan& by_head, tensor::ConstMatrix q,
+                             tensor::Matrix absorbed) const {
+  const int64_t n = q.rows, h = spec_.heads, nope = spec_.nope_dim, rope = spec_.rope_dim, rank = spec_.kv_rank;
+  const int64_t key = rope + rank;
+  const auto of_head = [&](int64_t i) { return absorbed.col_range(i * key, (i + 1) * key); };
+  for (int64_t i = 0; i < h; ++i)
+    ops::copy(context, q.col_range(i * (nope + rope) + nope, (i + 1) * (nope + rope)), of_head(i).col_range(0, rope));
+  if (context.tape) {
+    for (int64_t i = 0; i < h; ++i)
+      ops::matmul(context, q.col_range(i * (nope + rope), i * (nope + rope) + nope), k_b_[static_cast<size_t>(i)],
+                  nullptr, of_head(i).col_range(rope, key));
+    return;
+  }
+  const tensor::Matrix slots = context.arena.matrix(h * n, nope);
+  for (int64_t i = 0; i < h; ++i)
+    ops::copy(context, q.col_range(i * (nope + rope), i * (nope + rope) + nope), slots.row_range(i * n, (i + 1) * n));
+  ops::grouped_down_combine(context, slots, by_head, absorb_, {absorbed.data + rope, n * h, rank, key});
+}
+
+void LatentAttention::expand(ops::Context& context, const ops::RoutingPlan& by_head, tensor::ConstMatrix mixed,
+                             tensor::Matrix out) const {
+  const int64_t n = mixed.rows, h = spec_.heads, rank = spec_.kv_rank, value = spec_.value_dim;
+  if (context.tape) {
+    for (int64_t i = 0; i < h; ++i)
+      ops::matmul(context, mixed.col_range(i * rank, (i + 1) * rank), v_b_[static_cast<size_t>(i)], nullptr,
+                  out.col_range(i * value, (i + 1) * value));
+    return;
+  }
+  const tensor::Matrix slots = context.arena.matrix(h * n, value);
+  ops::grouped_gated_matmul(context, {mixed.data, n * h, rank}, by_head, expand_, ops::Activation::identity, slots);
+  for (int64_t i = 0; i < h; ++i)
+    ops::copy(context, slots.row_range(i * n, (i + 1) * n), out.col_range(i * value, (i + 1) * value));
+}
+
 void LatentAttention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const {
-  ops::refuse_tape(batch.context, "latent attention");
   ops::Context& context = batch.context;
   const tensor::ArenaScope scratch(context.arena);
   const int64_t n = batch.tokens(), h = spec_.heads;
-  const int64_t nope = spec_.nope_dim, rope = spec_.rope_dim, rank = spec_.kv_rank, key = rope + rank;
+  const int64_t rope = spec_.rope_dim, rank = spec_.kv_rank, key = rope + rank;
   const ops::RoutingPlan by_head = head_plan(n, h);
 
   // Keys: the shared rotary part first, then the latent, which is also the value.
@@ -88,7 +121,7 @@ void LatentAttention::forward(const Batch& batch, int64_t layer, tensor::ConstMa
     const tensor::Matrix low = context.arena.matrix(n, rank + rope);
     ops::matmul(context, x, kv_a_.weight, kv_a_.bias.data(), low);
     ops::rms_norm(context, low.col_range(0, rank), kv_a_norm_.data(), spec_.norm_eps, keys.col_range(rope, key));
-    for (int64_t t = 0; t < n; ++t) std::copy_n(low.row(t) + rank, rope, keys.row(t));
+    ops::copy(context, low.col_range(rank, rank + rope), keys.col_range(0, rope));
   }
   rope_.forward(batch, 1, keys);
 
@@ -96,16 +129,9 @@ void LatentAttention::forward(const Batch& batch, int64_t layer, tensor::ConstMa
   const tensor::Matrix absorbed = context.arena.matrix(n, h * key);
   {
     const tensor::ArenaScope inner(context.arena);
-    const tensor::Matrix q = context.arena.matrix(n, h * (nope + rope));
+    const tensor::Matrix q = context.arena.matrix(n, h * (spec_.nope_dim + rope));
     queries(context, x, q);
-    const tensor::Matrix slots = context.arena.matrix(h * n, nope);
-    for (int64_t t = 0; t < n; ++t)
-      for (int64_t i = 0; i < h; ++i) {
-        const float* head = q.row(t) + i * (nope + rope);
-        std::copy_n(head, nope, slots.row(i * n + t));
-        std::copy_n(head + nope, rope, absorbed.row(t) + i * key);
-      }
-    ops::grouped_down_combine(context, slots, by_head, absorb_, {absorbed.data + rope, n * h, rank, key});
+    absorb(context, by_head, q, absorbed);
   }
   rope_.forward(batch, h, absorbed);
 
@@ -118,12 +144,8 @@ void LatentAttention::forward(const Batch& batch, int64_t layer, tensor::ConstMa
   ops::append_cache(context, shape.layout, keys, keys.col_range(rope, key), rows);
   ops::attention(context, shape, absorbed, rows, mixed);
 
-  const tensor::Matrix slots = context.arena.matrix(h * n, spec_.value_dim);
   const tensor::Matrix out = context.arena.matrix(n, h * spec_.value_dim);
-  ops::grouped_gated_matmul(context, {mixed.data, n * h, rank}, by_head, expand_, ops::Activation::identity, slots);
-  for (int64_t t = 0; t < n; ++t)
-    for (int64_t i = 0; i < h; ++i)
-      std::copy_n(slots.row(i * n + t), spec_.value_dim, out.row(t) + i * spec_.value_dim);
+  expand(context, by_head, mixed, out);
   ops::matmul(context, out, o_.weight, o_.bias.data(), y);
 }
 

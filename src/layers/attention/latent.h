@@ -35,7 +35,14 @@ class LatentAttention {
   void arrange();
 
  private:
+  // q [N, H * (nope_dim + rope_dim)]
   void queries(ops::Context& context, tensor::ConstMatrix x, tensor::Matrix q) const;
+  // absorbed [N, H * (rope_dim + kv_rank)]: of each head the rotary part, then W_k q_nope
+  void absorb(ops::Context& context, const ops::RoutingPlan& by_head, tensor::ConstMatrix q,
+              tensor::Matrix absorbed) const;
+  // mixed [N, H * kv_rank], out [N, H * value_dim]: W_v mixed, of each head
+  void expand(ops::Context& context, const ops::RoutingPlan& by_head, tensor::ConstMatrix mixed,
+              tensor::Matrix out) const;
 
   LatentAttentionSpec spec_;
   int64_t width_;

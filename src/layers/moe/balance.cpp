@@ -197,8 +197,7 @@ void check_trainable(const RouterSpec& spec, const RouterLossSpec& loss, std::st
   const auto refuse = [&](std::string_view reason) {
     throw base::Error(base::ErrorKind::bad_input, std::string(where),
                       "this router cannot be trained: " + std::string(reason),
-                      "such a model still runs; to train one, give it weights that depend on its logits, or a loss of "
-                      "balance");
+                      "such a model still runs; to train one, give it weights that depend on its logits");
   };
   using Selection = RouterSpec::Selection;
   const bool balances = loss.balance != RouterLossSpec::Balance::none && loss.balance_coefficient > 0;
@@ -206,15 +205,16 @@ void check_trainable(const RouterSpec& spec, const RouterLossSpec& loss, std::st
                    spec.selection == Selection::sinkhorn || spec.selection == Selection::expert_choice ||
                    spec.selection == Selection::soft))
     refuse("its loads are even, or fixed, by its own rule, so that a loss of balance teaches it nothing");
+  if (loss.z_coefficient > 0 && (!spec.has_map() || spec.selection == Selection::soft))
+    refuse("it has no logits of experts that a z-loss could keep small");
   // Nothing to be taught: a table without logits, and mixtures, which are differentiable throughout.
   if (!spec.has_map() || spec.selection == Selection::soft) return;
-  // The z-loss alone teaches a router to say nothing.
-  if (is_switch(loss.balance) && loss.balance_coefficient > 0) return;
   const bool softmax = spec.score == RouterSpec::Score::softmax;
   if (loss.balance == Balance::importance_and_load && (!spec.noise || spec.groups > 1 || spec.selection_bias))
     refuse(
         "the loss of load needs noisy top-k without groups or a bias of selection, whose noise it is a probability of");
-  if (spec.combine == RouterSpec::Combine::sum)
+  // The z-loss alone teaches a router to say nothing.
+  if (spec.combine == RouterSpec::Combine::sum && !(is_switch(loss.balance) && loss.balance_coefficient > 0))
     refuse(has_importance(loss.balance) ? "outputs of experts that are summed have no weights, which importance sums"
                                         : "outputs of experts that are summed have no weights, so that no gradient "
                                           "reaches the router");

@@ -86,9 +86,10 @@ class RouterLosses : public Tap, public RouterLoss {
   std::map<int64_t, Layer> layers_;
 };
 
-/// Throws bad_input, with the reason, where a router would get no gradient that teaches it: weights that are 1 whatever
-/// the logits (K = 1 renormalised, or scored by a softmax over the one chosen; outputs that are summed) and no balance
-/// loss; and losses that this router cannot have (load without noise). Such a model still runs.
+/// Throws bad_input, with the reason, where a router would learn nothing from the loss of the model: weights that are 1
+/// whatever the logits (K = 1 renormalised, or scored by a softmax over the one chosen), whatever else it is taught;
+/// outputs that are summed, without a loss of balance. And for losses that this router cannot have (load without noise,
+/// z without logits). Such a model still runs.
 void check_trainable(const RouterSpec& spec, const RouterLossSpec& loss, std::string_view where);
 
 }  // namespace coterie::layers

@@ -1,6 +1,7 @@
 #include "layers/moe/router.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 #include "layers/moe/capacity.h"
@@ -130,6 +131,37 @@ class Choosing {
   double* scratch_;
 };
 
+/// What a batch chose: [N * choices] each, in the context's arena.
+struct Choices {
+  const int32_t* chosen = nullptr;    // before a capacity took any away
+  const int32_t* kept = nullptr;      // -1 where it did
+  int32_t* named = nullptr;           // kept, and those dropped by the experts they were dropped from
+  float* weights = nullptr;           // of those named
+  std::vector<int32_t> dropped = {};  // tokens, once for each assignment
+  int64_t overflowed = 0;
+};
+
+Choices choose(ops::Context& context, const Choosing& choosing, const RouterSpec& spec, int64_t tokens, bool limits) {
+  const int64_t places = tokens * choosing.choices();
+  auto* const ids = context.arena.take<int32_t>(places);
+  Choices choices = {ids, ids, ids, context.arena.take<float>(places)};
+  choosing.choose(ids, choices.weights);
+  if (!limits) return choices;
+  auto* const before = context.arena.take<int32_t>(places);
+  std::copy_n(ids, places, before);
+  choices.overflowed = choosing.limit(ids, choices.weights).overflowed;
+  auto* const left = context.arena.take<int32_t>(places);
+  for (int64_t i = 0; i < places; ++i) {
+    left[i] = std::max(ids[i], -1);
+    if (ids[i] > -2) continue;
+    ids[i] = -2 - ids[i];
+    choices.dropped.push_back(static_cast<int32_t>(i / choosing.choices()));
+  }
+  if (choices.overflowed > 0) choosing.weigh(spec, ids, choices.weights);
+  choices.chosen = before, choices.kept = left;
+  return choices;
+}
+
 }  // namespace
 
 ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, ConstMatrix x) const {
@@ -162,40 +194,20 @@ ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, ConstMatrix 
   }
 
   const Choosing choosing(batch, spec_, layer, noises ? noisy : logits, selection_bias_.data());
-  const int64_t places = n * choosing.choices();
-  const auto count = static_cast<size_t>(places);
-  auto* const ids = context.arena.take<int32_t>(places);
-  auto* const weights = context.arena.take<float>(places);
-  choosing.choose(ids, weights);
-  const int32_t *chosen = ids, *kept = ids;
-  Overflow overflow;
-  std::vector<int32_t> dropped;
-  if (limits) {
-    auto* const before = context.arena.take<int32_t>(places);
-    std::copy_n(ids, places, before);
-    overflow = choosing.limit(ids, weights);
-    auto* const left = context.arena.take<int32_t>(places);
-    for (int64_t i = 0; i < places; ++i) {
-      left[i] = std::max(ids[i], -1);
-      if (ids[i] > -2) continue;
-      ids[i] = -2 - ids[i];
-      dropped.push_back(static_cast<int32_t>(i / choosing.choices()));
-    }
-    if (overflow.overflowed > 0) choosing.weigh(spec_, ids, weights);
-    chosen = before, kept = left;
-  }
-  ops::RoutingPlan plan = ops::make_plan({kept, count}, {weights, count}, n, choosing.choices(), e);
-  plan.dropped = std::move(dropped), plan.overflowed = overflow.overflowed;
+  Choices choices = choose(context, choosing, spec_, n, limits);
+  const auto count = static_cast<size_t>(n * choosing.choices());
+  ops::RoutingPlan plan = ops::make_plan({choices.kept, count}, {choices.weights, count}, n, choosing.choices(), e);
+  plan.dropped = std::move(choices.dropped), plan.overflowed = choices.overflowed;
   const Routed routed = {.layer = layer,
                          .plan = plan,
                          .logits = logits,
-                         .chosen = {chosen, count},
+                         .chosen = {choices.chosen, count},
                          .sequences = batch.sequences,
                          .noise = noise,
                          .noisy = noisy};
   if (batch.tap) batch.tap->routed(routed);
   if (context.tape && spec_.has_map()) {
-    record.named = {ids, count}, record.kept = {kept, count};
+    record.named = {choices.named, count}, record.kept = {choices.kept, count};
     record_router(batch, spec_, routed, record, plan);
   }
   return plan;

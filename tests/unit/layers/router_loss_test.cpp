@@ -251,8 +251,15 @@ TEST(RouterLosses, RefuseWhatCannotTeachTheRouter) {
   EXPECT_NE(refused(sum, none).find("no weights"), std::string::npos);
   EXPECT_NE(refused(one, load).find("noise"), std::string::npos);
   EXPECT_EQ(refused(noisy, load), "");
+  RouterSpec soft = one;
+  soft.selection = RouterSpec::Selection::soft;
+  RouterLossSpec z;
+  z.z_coefficient = 0.001;
+  EXPECT_NE(refused(soft, z).find("no logits"), std::string::npos);
+  EXPECT_EQ(refused(soft, none), "");
   for (RouterSpec spec : {normed, late, sum}) {
-    EXPECT_EQ(refused(spec, balance), "");
+    // Loads kept even do not teach a router which expert is good.
+    EXPECT_EQ(refused(spec, balance) == "", spec.combine == RouterSpec::Combine::sum);
     spec.experts_per_token = 2;
     EXPECT_EQ(refused(spec, none) == "", spec.combine == RouterSpec::Combine::weighted);
     EXPECT_NO_THROW(check(spec, "model"));  // runs

@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "base/error.h"
+#include "lens/run_table.h"
 #include "support/temp_folder.h"
 
 namespace coterie::lens {
@@ -41,6 +42,26 @@ TEST_F(Reports, AResumedRunIsOneRun) {
   EXPECT_TRUE(run.evaluations.empty());
   EXPECT_EQ(run.routers.size(), 1u);
   EXPECT_FALSE(run.ended);
+}
+
+TEST_F(Reports, AnEvaluationThatWasDoneAgainCountsOnce) {
+  const RunLog run = log(std::string(kStart) + "{\"kind\":\"evaluation\",\"step\":3,\"train\":1}\n" +
+                         "{\"kind\":\"resume\",\"step\":3}\n{\"kind\":\"evaluation\",\"step\":3,\"train\":1}\n");
+  EXPECT_EQ(run.evaluations.size(), 1u);
+}
+
+TEST_F(Reports, TheTableSaysHowRunsEnded) {
+  const std::vector<RunLog> runs = {
+      log(std::string(kStart) +
+              "{\"kind\":\"evaluation\",\"step\":3,\"tokens\":1500000,\"train\":1,\"validation\":1.25}\n"
+              "{\"kind\":\"routers\",\"step\":3,\"load\":[[2,0],[1,1]],\"max_load\":[2,1],\"load_cv\":[1,0],"
+              "\"dead\":[1,0],\"entropy\":[0.5,0.6],\"dropped\":[0.5,0],\"overflow\":[0,0]}\n",
+          "one"),
+      log(kStart, "dense")};
+  EXPECT_EQ(run_table(runs),
+            "run    steps  tokens  train  validation  max load  load CV  dead  entropy  dropped  overflow\n"
+            "one        3  1.50 M  1.000       1.250      1.50     0.50     1     0.55   25.0 %     0.0 %\n"
+            "dense      0  0.00 M      -           -         -        -     -        -        -         -\n");
 }
 
 TEST_F(Reports, WhatIsNoLogIsRefused) {

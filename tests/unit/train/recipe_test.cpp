@@ -57,7 +57,7 @@ TEST_F(Recipes, EveryKey) {
   const Recipe recipe = read(R"(
 description: all of them
 seed: 7
-model: {config: {model_type: llama}, init: kaiming, init_std: 0.1, scale_residual: false}
+model: {config: {model_type: llama}, init: normal, init_std: 0.1, scale_residual: false}
 tokenizer: {kind: bpe, vocabulary: 512, min_frequency: 3, special: [<end>, <pad>]}
 data: {files: [a.jsonl, b.jsonl], format: jsonl, field: body, validation_files: c.jsonl, order: random}
 training:
@@ -68,7 +68,9 @@ evaluation: {every: 10, batches: 4}
 checkpoint: {every: 20, keep: 3}
 )");
   EXPECT_EQ(recipe.seed, 7u);
-  EXPECT_EQ(recipe.init.kind, models::InitialWeights::Kind::kaiming);
+  EXPECT_EQ(recipe.init.kind, models::InitialWeights::Kind::normal);
+  EXPECT_EQ(recipe.init.std, 0.1);
+  EXPECT_FALSE(recipe.init.scale_residual);
   EXPECT_EQ(recipe.tokenizer.trained->special, (std::vector<std::string>{"<end>", "<pad>"}));
   EXPECT_EQ(recipe.data.texts[1].field, "body");
   EXPECT_EQ(recipe.data.validation_texts.size(), 1u);
@@ -124,6 +126,12 @@ TEST_F(Recipes, FaultsAreNamed) {
   EXPECT_EQ(message_of(changed("1e-3", "-1")), "tiny.yaml: training: learning_rate is -1, expected 0 to 10");
   EXPECT_EQ(message_of(changed("1e-3", "fast")),
             "tiny.yaml: training: key \"learning_rate\": expected a number, found \"fast\"");
+  EXPECT_EQ(message_of(changed("files: text.txt", "files: text.txt, field: body")),
+            "tiny.yaml: data: field has no effect but with format: jsonl: take it out");
+  EXPECT_EQ(message_of(changed("data:", "balance: {z_loss: 0.1, kind: gshard}\ndata:")),
+            "tiny.yaml: balance: kind has no effect without a loss: take it out");
+  EXPECT_EQ(message_of(changed("hidden_size: 32}", "hidden_size: 32}, init: kaiming, init_std: 0.1")),
+            "tiny.yaml: model: init_std has no effect with init: kaiming: take it out");
   EXPECT_EQ(message_of("- a\n"), "tiny.yaml: expected the sections of a recipe, found array");
 }
 

@@ -12,6 +12,7 @@
 #include "kernels/table.h"
 #include "models/model.h"
 #include "support/temp_folder.h"
+#include "train/run_folder.h"
 
 namespace coterie::train {
 namespace {
@@ -140,6 +141,28 @@ TEST_F(Training, WhatWasKilledLosesNoMoreThanTheStepsSinceTheCheckpoint) {
   ASSERT_TRUE(train(kMixtral, "two", true));
   EXPECT_TRUE(bytes("one", "model.safetensors") == bytes("two", "model.safetensors"));
   EXPECT_EQ(events("two", "resume").back()["step"], 5);
+  EXPECT_FALSE(fs::exists(folder / "two" / "checkpoints" / "step-0000007.part"));
+}
+
+TEST_F(Training, KilledBeforeItsFirstCheckpointItBeginsItsLogAnew) {
+  ASSERT_FALSE(train(kMixtral, "run", false, 3));
+  fs::remove_all(folder / "run" / "checkpoints");
+  ASSERT_TRUE(train(kMixtral, "run", true));
+  EXPECT_EQ(events("run", "start").size(), 1u);
+  EXPECT_EQ(events("run", "step").size(), 12u);
+  EXPECT_EQ(events("run", "evaluation").size(), 3u);
+}
+
+TEST_F(Training, StoppedInItsLastEvaluationItMakesUpForItAndEndsOnce) {
+  ASSERT_FALSE(train(kMixtral, "run", false, 12));
+  EXPECT_EQ(events("run", "evaluation").size(), 2u);
+  EXPECT_TRUE(events("run", "end").empty());
+  for (int again = 0; again < 2; ++again) {
+    ASSERT_TRUE(train(kMixtral, "run", true));
+    ASSERT_EQ(events("run", "evaluation").size(), 3u);
+    EXPECT_EQ(events("run", "evaluation").back()["step"], 12);
+    EXPECT_EQ(events("run", "end").size(), 1u);
+  }
 }
 
 TEST_F(Training, ThreadsChangeNoBit) {
@@ -180,6 +203,54 @@ TEST_F(Training, ARunIsNotOverwrittenAndKeepsItsRecipe) {
             "holds a training run already | --resume goes on with it; or give another folder with -o");
   EXPECT_EQ(message_of(changed(kMixtral, "1e-2", "2e-2"), "run", true).substr(0, 74),
             "holds a run of another recipe: training.learning_rate differ | a run goes ");
+}
+
+// The config may be a file of its own, which may change.
+TEST_F(Training, AModelThatChangedIsAnotherRecipe) {
+  const std::string recipe = kMixtral;
+  const size_t begin = recipe.find("{model_type"), end = recipe.find("}\ntokenizer") + 1;
+  const std::string by_path = recipe.substr(0, begin) + "config.json" + recipe.substr(end);
+  const auto config = [&](int width) {
+    write("config.json",
+          fmt::format(R"({{"model_type": "mixtral", "hidden_size": 16, "intermediate_size": {}, "num_hidden_layers": 1,
+                          "num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 4,
+                          "num_experts_per_tok": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5,
+                          "rope_theta": 10000.0}})",
+                      width));
+  };
+  config(24);
+  ASSERT_FALSE(train(by_path, "run", false, 3));
+  config(28);
+  EXPECT_EQ(message_of(by_path, "run", true).substr(0, 67),
+            "holds a run of another recipe: model.config.intermediate_size diffe");
+  config(24);
+  EXPECT_TRUE(train(by_path, "run", true));
+}
+
+TEST_F(Training, FilesOfTokensThatChangedAreNamed) {
+  ASSERT_TRUE(train(kMixtral, "source"));
+  const auto tokens = [&](const std::string& from) {
+    fs::copy_file(folder / from, folder / "t.safetensors", fs::copy_options::overwrite_existing);
+  };
+  tokens("source/tokens.safetensors");
+  const std::string recipe = changed(changed(kMixtral, "{kind: bytes}", "{folder: source/tokenizer}"),
+                                     "files: text.txt", "files: t.safetensors, format: tokens");
+  ASSERT_FALSE(train(recipe, "run", false, 3));
+  EXPECT_TRUE(train(recipe, "run", true));
+  write("text.txt", text(601));
+  ASSERT_TRUE(train(kMixtral, "other"));
+  tokens("other/tokens.safetensors");
+  ASSERT_FALSE(train(recipe, "fresh", false, 3));
+  EXPECT_EQ(message_of(recipe, "run", true).substr(0, 53), "its tokens are not those that the run began with | a ");
+}
+
+TEST_F(Training, TwoProcessesDoNotTrainIntoOneFolder) {
+  fs::create_directories(folder / "run");
+  {
+    const RunLock lock(folder / "run");
+    EXPECT_EQ(message_of(kMixtral, "run").substr(0, 37), "another process is training into it |");
+  }
+  EXPECT_TRUE(train(kMixtral, "run"));
 }
 
 TEST_F(Training, NoNumbersStopTheRunAndNameThePlace) {

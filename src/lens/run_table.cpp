@@ -1,0 +1,67 @@
+#include "lens/run_table.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <vector>
+
+namespace coterie::lens {
+
+using base::Json;
+
+namespace {
+
+constexpr const char* kNone = "-";
+
+double sum(const Json& list) {
+  double total = 0;
+  for (const Json& value : list) total += value.get<double>();
+  return total;
+}
+
+std::string mean(const Json& event, const char* key, const char* format, double factor = 1) {
+  const Json list = event.value(key, Json::array());
+  if (list.empty()) return kNone;
+  return fmt::format(fmt::runtime(format), factor * sum(list) / static_cast<double>(list.size()));
+}
+
+std::string loss(const Json& event, const char* key) {
+  return event.contains(key) ? fmt::format("{:.3f}", event[key].get<double>()) : kNone;
+}
+
+std::vector<std::string> line(const RunLog& run) {
+  const Json none = Json::object();
+  const Json& evaluation = run.evaluations.empty() ? none : run.evaluations.back();
+  const Json& routers = run.routers.empty() ? none : run.routers.back();
+  return {run.name,
+          fmt::format("{}", evaluation.value("step", int64_t{0})),
+          fmt::format("{:.2f} M", 1e-6 * static_cast<double>(evaluation.value("tokens", int64_t{0}))),
+          loss(evaluation, "train"),
+          loss(evaluation, "validation"),
+          mean(routers, "max_load", "{:.2f}"),
+          mean(routers, "load_cv", "{:.2f}"),
+          routers.contains("dead") ? fmt::format("{:.0f}", sum(routers["dead"])) : kNone,
+          mean(routers, "entropy", "{:.2f}"),
+          mean(routers, "dropped", "{:.1f} %", 100),
+          mean(routers, "overflow", "{:.1f} %", 100)};
+}
+
+}  // namespace
+
+std::string run_table(std::span<const RunLog> runs) {
+  std::vector<std::vector<std::string>> lines = {{"run", "steps", "tokens", "train", "validation", "max load",
+                                                  "load CV", "dead", "entropy", "dropped", "overflow"}};
+  for (const RunLog& run : runs) lines.push_back(line(run));
+  std::vector<size_t> widths(lines[0].size());
+  for (const auto& cells : lines)
+    for (size_t c = 0; c < cells.size(); ++c) widths[c] = std::max(widths[c], cells[c].size());
+  std::string text;
+  for (const auto& cells : lines) {
+    text += fmt::format("{:<{}}", cells[0], widths[0]);
+    for (size_t c = 1; c < cells.size(); ++c) text += fmt::format("  {:>{}}", cells[c], widths[c]);
+    text += '\n';
+  }
+  return text;
+}
+
+}  // namespace coterie::lens
