@@ -76,6 +76,9 @@ int run(int argc, char** argv) {
   add_info(app, action);
   add_tokenizer(app, action);
   add_convert(app, action);
+  add_quantize(app, action);
+  add_importance(app, action);
+  add_prune(app, action);
   add_report(app, action);
   add_train(app, action);
 

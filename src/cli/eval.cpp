@@ -1,74 +1,39 @@
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
 #include <memory>
+#include <optional>
 
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/json.h"
 #include "cli/commands.h"
+#include "cli/eval_choices.h"
 #include "cli/options.h"
 #include "cli/terminal.h"
+#include "cli/text_windows.h"
 #include "models/score.h"
 
 namespace coterie::cli {
 
 namespace {
 
-// Logits that a step holds: 32 MB, but never steps so short that weights are read too often.
-constexpr int64_t kStepLogits = 8 << 20, kShortestStep = 32;
-
 struct EvalOptions {
   ModelOptions model;
-  std::string text;
-  int64_t window = 512, tokens = 0;
+  std::string text, choices;
+  std::optional<int64_t> window, tokens, questions;
   bool json = false;
 };
 
-// One window from an empty cache, in steps; the prediction across two steps is scored from a copy of the row before.
-void score_window(runtime::Engine& engine, std::span<const int32_t> ids, models::CrossEntropy& cross_entropy) {
-  const int64_t length = std::ssize(ids), vocabulary = engine.spec().vocabulary;
-  const int64_t step = std::clamp<int64_t>(kStepLogits / vocabulary, std::min(kShortestStep, engine.step_tokens()),
-                                           engine.step_tokens());
-  runtime::KvCache cache = engine.make_cache();
-  std::vector<float> before;
-  for (int64_t t = 0; t < length; t += step) {
-    const auto piece = ids.subspan(static_cast<size_t>(t), static_cast<size_t>(std::min(step, length - t)));
-    const runtime::Evaluation evaluation{piece, &cache, models::SequenceStep::Logits::all, 0, length};
-    const tensor::Matrix logits = engine.evaluate({&evaluation, 1});
-    cross_entropy.add(logits, piece);
-    if (!before.empty()) {
-      before.resize(2 * before.size());
-      cross_entropy.add({before.data(), 2, vocabulary}, ids.subspan(static_cast<size_t>(t - 1), 2));
-    }
-    before.assign(logits.row(logits.rows - 1), logits.row(logits.rows - 1) + vocabulary);
-  }
-}
-
-int eval_command(const EvalOptions& options) {
-  runtime::Engine engine = open_engine(options.model);
-  const int64_t window = std::min(options.window, engine.context_size());
-  std::vector<int32_t> ids = engine.tokenizer().encode(file_contents(options.text), false);
-  if (options.tokens > 0 && options.tokens < std::ssize(ids)) ids.resize(static_cast<size_t>(options.tokens));
-  // A window begins as the model expects a text to begin; that is not scored.
-  std::vector<int32_t> start = engine.tokenizer().encode("", true);
-  if (!start.empty()) start.resize(engine.tokenizer().bos() == start.front() ? 1 : 0);
-  const int64_t fresh = window - std::ssize(start);
-  if (fresh < 2) base::fail(base::ErrorKind::bad_input, "--window", "is {}, which leaves no token to predict", window);
-  if (std::ssize(ids) < 2)
-    base::fail(base::ErrorKind::bad_input, options.text, "holds {} tokens: there is nothing to predict", ids.size());
-
+int perplexity_command(runtime::Engine& engine, const EvalOptions& options) {
+  const TextWindows windows(engine, options.text, options.window.value_or(512), options.tokens.value_or(0));
   models::CrossEntropy cross_entropy;
   Progress progress;
   const base::Stopwatch clock;
-  const int64_t windows = (std::ssize(ids) + fresh - 1) / fresh;
-  for (int64_t w = 0; w < windows; ++w) {
-    progress.show(fmt::format("window {} of {}", w + 1, windows));
-    std::vector<int32_t> sequence = start;
-    const auto begin = ids.begin() + w * fresh, end = ids.begin() + std::min((w + 1) * fresh, std::ssize(ids));
-    sequence.insert(sequence.end(), begin, end);
-    score_window(engine, sequence, cross_entropy);
+  for (int64_t w = 0; w < windows.count(); ++w) {
+    progress.show(fmt::format("window {} of {}", w + 1, windows.count()));
+    runtime::KvCache cache = engine.make_cache();
+    score(engine, cache, windows.at(w), 1, cross_entropy);
   }
   progress.clear();
   const double seconds = clock.seconds(), loss = cross_entropy.mean();
@@ -78,8 +43,8 @@ int eval_command(const EvalOptions& options) {
                                {"text", options.text},
                                {"isa", engine.isa()},
                                {"precision", options.model.precision},
-                               {"window", window},
-                               {"tokens", std::ssize(ids)},
+                               {"window", windows.window()},
+                               {"tokens", windows.tokens()},
                                {"predictions", cross_entropy.predictions()},
                                {"cross_entropy", loss},
                                {"cross_entropy_standard_error", cross_entropy.standard_error()},
@@ -89,19 +54,68 @@ int eval_command(const EvalOptions& options) {
     print(result.dump(2) + "\n");
   } else {
     print(fmt::format("perplexity {:.4f} ± {:.4f} · {} predictions in windows of {} · {} · {:.1f} s, {:.1f} tokens/s\n",
-                      perplexity, error, cross_entropy.predictions(), window, options.model.precision, seconds,
-                      static_cast<double>(ids.size()) / seconds));
+                      perplexity, error, cross_entropy.predictions(), windows.window(), options.model.precision, seconds,
+                      static_cast<double>(windows.tokens()) / seconds));
   }
   return 0;
+}
+
+int choices_command(runtime::Engine& engine, const EvalOptions& options) {
+  std::vector<Question> questions = read_questions(options.choices);
+  if (options.questions && *options.questions < std::ssize(questions))
+    questions.resize(static_cast<size_t>(*options.questions));
+  Progress progress;
+  const base::Stopwatch clock;
+  ChoiceScores scores;
+  for (const Question& question : questions) {
+    progress.show(fmt::format("question {} of {}", scores.questions + 1, questions.size()));
+    add_scores(question, score_choices(engine, question), scores);
+  }
+  progress.clear();
+  const double seconds = clock.seconds();
+  if (options.json) {
+    const base::Json result = {{"model", engine.model().name},
+                               {"choices", options.choices},
+                               {"isa", engine.isa()},
+                               {"precision", options.model.precision},
+                               {"questions", scores.questions},
+                               {"accuracy", scores.accuracy()},
+                               {"accuracy_standard_error", scores.error(scores.right)},
+                               {"accuracy_by_length", scores.accuracy_by_length()},
+                               {"accuracy_by_length_standard_error", scores.error(scores.right_by_length)},
+                               {"accuracy_by_chance", scores.by_chance()},
+                               {"seconds", seconds}};
+    print(result.dump(2) + "\n");
+  } else {
+    print(fmt::format("accuracy {:.4f} ± {:.4f} · by length {:.4f} ± {:.4f} · chance {:.4f} · {} questions · {} · {:.1f} s\n",
+                      scores.accuracy(), scores.error(scores.right), scores.accuracy_by_length(),
+                      scores.error(scores.right_by_length), scores.by_chance(), scores.questions,
+                      options.model.precision, seconds));
+  }
+  return 0;
+}
+
+int eval_command(const EvalOptions& options) {
+  const bool text = !options.text.empty();
+  if (text == !options.choices.empty())
+    base::fail(base::ErrorKind::bad_input, "eval", "expected either --text or --choices");
+  if (!text && (options.window || options.tokens))
+    base::fail(base::ErrorKind::bad_input, "eval", "--window and --tokens are for --text");
+  if (text && options.questions)
+    base::fail(base::ErrorKind::bad_input, "eval", "--questions is for --choices");
+  runtime::Engine engine = open_engine(options.model);
+  return text ? perplexity_command(engine, options) : choices_command(engine, options);
 }
 
 }  // namespace
 
 void add_eval(CLI::App& app, Action& action) {
   auto options = std::make_shared<EvalOptions>();
-  CLI::App* command = app.add_subcommand("eval", "Perplexity of a text, with its standard error");
+  CLI::App* command = app.add_subcommand("eval", "Perplexity of a text, or accuracy on questions with choices, with its standard error");
   options->model.add_model(*command);
-  command->add_option("--text", options->text, "The text, UTF-8; \"-\": standard input")->type_name("FILE")->required();
+  command->add_option("--text", options->text, "The text, UTF-8; \"-\": standard input")->type_name("FILE");
+  command->add_option("--choices", options->choices, "Questions, a JSON object a line: prompt, choices, answer")
+      ->type_name("FILE.jsonl");
   command
       ->add_option("--window", options->window,
                    "Tokens that are read together, from an empty context; at most the context (default: 512)")
@@ -110,6 +124,9 @@ void add_eval(CLI::App& app, Action& action) {
   command->add_option("--tokens", options->tokens, "Only the first N tokens of the text")
       ->type_name("N")
       ->check(at_least(2));
+  command->add_option("--questions", options->questions, "Only the first N questions")
+      ->type_name("N")
+      ->check(at_least(1));
   command->add_flag("--json", options->json, "As JSON");
   options->model.add_routing(*command);
   options->model.add_engine(*command, false);
@@ -119,9 +136,14 @@ void add_eval(CLI::App& app, Action& action) {
       "one. Each token that has another before it in its window is predicted; the perplexity is e to the mean "
       "cross-entropy in nats. The standard error takes predictions as\n"
       "independent.\n"
+      "A line of --choices is {\"prompt\": …, \"choices\": […], \"answer\": …}; question may stand for prompt, and the\n"
+      "answer is the number of a choice from 0, its letter, or its text. A choice follows its prompt after a space,\n"
+      "unless either has one there. The model's answer is the choice of highest probability; by length, of highest log\n"
+      "probability a character.\n"
       "Examples:\n"
       "  coterie eval model.gguf --text book.txt\n"
-      "  coterie eval model.gguf --text book.txt --precision f32 --tokens 20000 --json");
+      "  coterie eval model.gguf --text book.txt --precision f32 --tokens 20000 --json\n"
+      "  coterie eval model.gguf --choices arc-easy.jsonl");
   command->callback([=, &action] { action = [options] { return eval_command(*options); }; });
 }
 

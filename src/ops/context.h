@@ -15,6 +15,7 @@ enum class Precision {
 };
 
 class Tape;
+class Observer;
 
 /// What an op needs besides its arguments. One for each thread of control; ops are called by one thread at a time.
 struct Context {
@@ -23,6 +24,7 @@ struct Context {
   tensor::Arena& arena;  // scratch and activations
   Precision precision = Precision::fast;
   Tape* tape = nullptr;  // open: each op notes there how to go back (ops/tape.h)
+  Observer* observer = nullptr;  // is shown what matmuls read (ops/observer.h); null costs a branch
 };
 
 }  // namespace coterie::ops

@@ -4,6 +4,7 @@
 #include "ops/gated.h"
 #include "ops/gradients.h"
 #include "ops/matmul_job.h"
+#include "ops/observer.h"
 #include "ops/rows.h"
 
 namespace coterie::ops {
@@ -91,6 +92,9 @@ void gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& plan, std:
     }
     total_rows += h.cols;
     ++used;
+    if (!context.observer) continue;
+    if (expert.gate) context.observer->input(expert.gate, x, plan.tokens_of(e));
+    context.observer->input(expert.up, x, plan.tokens_of(e));
   }
   if (total_rows == 0) return;
   const int64_t mean = std::min((plan.slots() + used - 1) / used, piece_tokens);
@@ -193,6 +197,7 @@ void down_combine_apart(Context& context, PreparedRows& prepared, const RoutingP
                        part.rows, part, scratch.of(worker), {}));
     add_bias(part, expert.bias == nullptr ? nullptr : expert.bias + piece.begin);
   });
+  if (context.observer && context.observer->wants_outputs()) context.observer->outputs(plan, experts, out);
   for_rows(context, y.rows, plan.slots() / std::max<int64_t>(y.rows, 1) * y.cols, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) combine(context, plan, t, out, y.row(t));
   });
@@ -223,9 +228,13 @@ void grouped_down_combine(Context& context, ConstMatrix h, const RoutingPlan& pl
     total_bytes += static_cast<double>(w.bytes());
     in_floats &= kernel.form == ActivationForm::floats;
     chosen[used++] = e;
+    if (context.observer)
+      context.observer->input(w, h.row_range(plan.expert_offset[static_cast<size_t>(e)],
+                                             plan.expert_offset[static_cast<size_t>(e) + 1]));
   }
   constexpr int64_t kSecondCache = 1 << 17;  // floats
-  if (in_floats && plan.slots() >= kManyTokens * used && plan.slots() * h.cols > kSecondCache)
+  const bool many = in_floats && plan.slots() >= kManyTokens * used && plan.slots() * h.cols > kSecondCache;
+  if (many || (context.observer && context.observer->wants_outputs()))
     return down_combine_apart(context, prepared, plan, experts, scratch_bytes, y);
   // A piece is a range of y's columns, for every slot: the weighted sum then needs no other worker's outputs, and no
   // barrier.

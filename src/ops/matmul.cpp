@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "ops/gradients.h"
 #include "ops/matmul_job.h"
+#include "ops/observer.h"
 
 namespace coterie::ops {
 
@@ -16,6 +17,8 @@ void matmul(Context& context, ConstMatrix x, const Weight& w, const float* bias,
 void matmul_each(Context& context, ConstMatrix x, std::span<const MatmulTarget> targets) {
   constexpr std::string_view where = "matmul";
   if (context.tape) record_matmul(*context.tape, context.precision, x, targets);
+  if (context.observer)
+    for (const MatmulTarget& target : targets) context.observer->input(target.w, x);
   const tensor::ArenaScope scope(context.arena);
   PreparedRows prepared(context, x);
   int64_t scratch_bytes = 0, total_rows = 0, piece_tokens = std::max<int64_t>(x.rows, 1);

@@ -1,286 +1,261 @@
 #include "surgery/convert.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
-#include <set>
+#include <memory>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
-#include "checkpoint/memory_source.h"
-#include "checkpoint/tensor_sink.h"
-#include "layers/attention/rope.h"
 #include "models/export.h"
-#include "models/families/family.h"
 #include "models/gguf_metadata.h"
-#include "surgery/recode.h"
-#include "surgery/same_model.h"
-#include "text/gguf_export.h"
+#include "quant/codec.h"
+#include "surgery/draft.h"
+#include "surgery/folder.h"
 
 namespace coterie::surgery {
 
 namespace {
 
 using base::ErrorKind;
-using checkpoint::Metadata;
-using checkpoint::TensorInfo;
 using checkpoint::TensorToWrite;
 using layers::Place;
-using models::ModelSpec;
-using models::NameTable;
 using tensor::DType;
 
-constexpr std::string_view kOwn = "coterie";
-
-/// The names that are written. What binding would undo (-exp) is done here, by value.
-NameTable names_to_write(const std::string& architecture, std::set<std::string, std::less<>>& minus_exp) {
-  if (architecture == kOwn) return models::family_of_model_type(kOwn, "GGUF").hugging_face_names();
-  NameTable table = models::gguf_names(architecture);
-  for (auto& [path, names] : table.names)
-    for (models::NameInFile& name : names)
-      if (std::exchange(name.minus_exp, false)) minus_exp.insert(path);
-  if (architecture == "phi3") {  // llama.cpp has q, k and v, and gate and up, in one tensor each
-    const std::string path = "blocks.{layer}.";
-    for (const std::string part : {"q", "k", "v"})
-      std::swap(table.names[path + "attention." + part][0], table.names[path + "attention." + part][1]);
-    table.names[path + "ffn.gate"] = {{"blk.{layer}.ffn_up.weight", models::Piece::first_half}};
-    table.names[path + "ffn.up"] = {{"blk.{layer}.ffn_up.weight", models::Piece::second_half}};
-  }
-  return table;
+void refuse_coarse_router(DType dtype) {
+  if (models::too_coarse_for_a_router(dtype))
+    throw base::Error(
+        ErrorKind::unsupported, "--at router",
+        fmt::format("a router is not written in {}: below 8 bits it chooses other experts", tensor::name(dtype)),
+        "keep it in f32, which is a thousandth of the model");
 }
-
-/// What is known of a tensor of the file by the weights it is made of.
-struct Role {
-  std::string path;
-  Place place = Place::mixer;
-  bool vector = false, one_row = false;
-};
-
-class Roles : public layers::TensorVisitor {
- public:
-  explicit Roles(const NameTable& names) : names_(names) {}
-  void matrix(const Tensor& tensor, int64_t rows, int64_t, tensor::Weight&) override { add(tensor, false, rows == 1); }
-  void vector(const Tensor& tensor, int64_t, layers::Vector&) override { add(tensor, true, false); }
-  void stack(const Tensor& tensor, int64_t, int64_t, int64_t, std::vector<tensor::Weight>&) override {
-    add(tensor, false, false);
-  }
-  std::map<std::string, Role> roles;
-
- private:
-  void add(const Tensor& tensor, bool vector, bool one_row) {
-    const auto [pattern, layer, item] = models::path_pattern(tensor.path);
-    const std::vector<models::NameInFile>* names = names_.find(pattern);
-    if (!names) base::fail(ErrorKind::unsupported, "GGUF", "there is no name for {}", tensor.path);
-    roles[models::expand(names->front().pattern, layer, -1, item)] = {tensor.path, tensor.place, vector, one_row};
-  }
-  const NameTable& names_;
-};
 
 class Writer {
  public:
-  Writer(const models::Model& model, const ConvertOptions& options)
-      : model_(model), options_(options), spec_(model.decoder->spec()), pool_(options.threads) {
-    architecture_ = models::gguf_architecture(spec_);
-    const NameTable names = names_to_write(architecture_, minus_exp_);
-    Roles roles(names);
-    model.decoder->visit(roles);
-    roles_ = std::move(roles.roles);
-    tensors_ = models::tensors_to_write(*model.decoder, names);
-    add_rope_tensors();
-    describe();
-    const ModelSpec read = read_back();
-    require_same(spec_, read, model.path.config.string());
-    for (TensorToWrite& tensor : tensors_) recode(tensor, read);
+  Writer(const models::Model& model, Draft draft, const ConvertOptions& options)
+      : options_(options),
+        facts_(model.decoder->spec(), options.importance != nullptr),
+        draft_(std::move(draft)),
+        pool_(options.threads) {
+    from_gguf_ = model.source->format() == checkpoint::Format::gguf;
+    as_it_is_ = !options.to && !options.mix && options.places.empty();
   }
 
-  Converted write(const std::filesystem::path& out) {
-    Converted result;
-    int64_t all = 0, done = 0;
-    for (const TensorToWrite& tensor : tensors_) all += tensor::element_count(tensor.shape);
-    for (TensorToWrite& tensor : tensors_) {
-      const int64_t values = tensor::element_count(tensor.shape);
-      result.values[tensor.dtype] += values;
-      tensor.produce = [this, all, values, &done, name = tensor.name, produce = std::move(tensor.produce)](
-                           const std::function<void(std::span<const std::byte>)>& write_bytes) {
-        if (options_.on_progress) options_.on_progress(name, done, all);
-        produce(write_bytes);
-        done += values;
-      };
+  Converted write_gguf(const std::filesystem::path& out) {
+    for (TensorToWrite& tensor : draft_.tensors) {
+      const auto role = draft_.roles.find(tensor.name);
+      if (role == draft_.roles.end() || (from_gguf_ && as_it_is_)) continue;
+      const DType to = format_of(role->second, tensor);
+      recode(tensor, role->second, to);
     }
-    checkpoint::write_gguf(out, tensors_, metadata_);
-    result.tensors = std::ssize(tensors_);
-    std::error_code ignored;
-    result.file_bytes = static_cast<int64_t>(std::filesystem::file_size(out, ignored));
-    if (ignored) result.file_bytes = 0;  // a pipe
-    result.notes = std::move(notes_);
-    return result;
+    if (options_.mix) draft_.metadata["general.file_type"] = static_cast<uint64_t>(options_.mix->file_type);
+    if (options_.importance) describe_importance();
+    watch();
+    checkpoint::write_gguf(out, draft_.tensors, draft_.metadata);
+    return finish(out);
+  }
+
+  Converted write_folder(const std::filesystem::path& out) {
+    const DType most = options_.to ? *options_.to : most_common();
+    for (TensorToWrite& tensor : draft_.tensors) {
+      const Role& role = draft_.roles.at(tensor.name);
+      recode(tensor, role, options_.to ? most : folder_format(tensor, role, most));
+    }
+    draft_.config["dtype"] = draft_.config["torch_dtype"] = most == DType::f32   ? "float32"
+                                                            : most == DType::f16 ? "float16"
+                                                                                 : "bfloat16";
+    watch();
+    NewFolder folder(out);
+    folder.write("config.json", draft_.config.dump(2) + "\n");
+    for (const auto& [name, text] : draft_.files) folder.write(name, text);
+    checkpoint::write_safetensors(folder.path() / "model.safetensors", draft_.tensors, {{"format", "pt"}});
+    folder.commit();
+    return finish(out / "model.safetensors");
   }
 
  private:
-  // The values of scalings that GGUF keeps as what each frequency is divided by.
-  void add_rope_tensors() {
-    if (architecture_ == kOwn) return;
-    for (const models::BlockSpec& block : spec_.blocks) {
-      const layers::RopeSpec* rope = models::rope_of(spec_, block);
-      if (!rope) continue;
-      using Scaling = layers::RopeSpec::Scaling;
-      if (rope->scaling == Scaling::llama3) {
-        layers::RopeSpec plain = *rope;
-        plain.scaling = Scaling::none;
-        const std::vector<float> unscaled = layers::rope_table(plain).frequency;
-        std::vector<float> divisors = layers::rope_table(*rope).frequency;
-        for (size_t i = 0; i < divisors.size(); ++i) divisors[i] = unscaled[i] / divisors[i];
-        add_floats("rope_freqs.weight", std::move(divisors));
-      }
-      if (rope->scaling == Scaling::longrope) {
-        add_floats("rope_factors_short.weight", rope->short_factors);
-        add_floats("rope_factors_long.weight", rope->long_factors);
-      }
-      return;
-    }
-  }
-
-  void add_floats(const std::string& name, std::vector<float> values) {
-    const std::vector<float>& kept = floats_[name] = std::move(values);
-    tensors_.push_back(
-        {name, DType::f32, {std::ssize(kept)}, [&kept](const auto& write) { write(std::as_bytes(std::span(kept))); }});
-    roles_[name] = {name, Place::mixer, true, false};
-  }
-
-  void describe() {
-    if (architecture_ == kOwn) {
-      metadata_["general.architecture"] = architecture_;
-      metadata_["general.name"] = model_.name;
-      metadata_["general.quantization_version"] = uint64_t{2};
-      metadata_["coterie.config"] = base::read_text(model_.path.config);
-    } else {
-      metadata_ = models::gguf_metadata(spec_, model_.name);
-    }
-    metadata_["tokenizer.ggml.model"] = std::string("no_vocab");
-    if (!options_.tokenizer) return;
-    if (!model_.tokenizer) {
-      notes_.push_back("no tokenizer goes along: " + model_.no_tokenizer);
-      return;
-    }
-    const std::filesystem::path file = model_.path.config.parent_path() / "tokenizer.json";
-    const text::GgufExport exported = text::to_gguf(*model_.tokenizer, base::read_json(file), spec_.vocabulary);
-    if (exported.vocabulary)
-      models::add_vocabulary(*exported.vocabulary, metadata_);
-    else
-      models::add_vocabulary(whole_tokenizer(file, exported.why_not), metadata_);
-    if (model_.chat_template) metadata_["tokenizer.chat_template"] = model_.chat_template->source();
-  }
-
-  text::WholeTokenizer whole_tokenizer(const std::filesystem::path& file, const std::string& why) {
-    text::WholeTokenizer whole{base::read_text(file), model_.tokenizer->bos(), {}, {}};
-    const std::vector<text::TokenId>& ends = model_.tokenizer->end_tokens();
-    if (!ends.empty()) whole.eos = ends[0];
-    if (ends.size() > 1) whole.eot = ends[1];
-    const text::Tokenizer read = text::tokenizer_of(whole, file.string());
-    for (const std::string_view text : text::telling_texts()) try {
-        if (read.encode(text) == model_.tokenizer->encode(text)) continue;
-        throw base::Error(ErrorKind::unsupported, file.string(),
-                          "the files beside it change its tokens, which a GGUF cannot hold",
-                          "--no-tokenizer leaves the tokenizer out");
-      } catch (const base::Error& error) {
-        // Characters that a vocabulary of characters has not.
-        if (error.kind() == ErrorKind::unsupported) throw;
-      }
-    notes_.push_back("the tokenizer goes along as tokenizer.json, which other engines may not read: " + why);
-    return whole;
-  }
-
-  // What a reader of the file will find, before a byte of it is written.
-  ModelSpec read_back() const {
-    std::vector<TensorInfo> infos;
-    for (const TensorToWrite& tensor : tensors_) {
-      const auto found = floats_.find(tensor.name);
-      infos.push_back(
-          {tensor.name, tensor.dtype, file_shape(tensor),
-           found == floats_.end() ? std::span<const std::byte>() : std::as_bytes(std::span(found->second))});
-    }
-    const checkpoint::MemorySource<int> draft(0, std::move(infos), metadata_, checkpoint::Format::gguf,
-                                              "what would be written");
-    return models::read_gguf(draft, true);
-  }
-
-  // A projection to one output is a vector in GGUF.
-  tensor::Shape file_shape(const TensorToWrite& tensor) const {
-    return roles_.at(tensor.name).one_row && tensor.shape.size() == 2 ? tensor::Shape{tensor.shape.back()}
-                                                                      : tensor.shape;
-  }
-
-  void recode(TensorToWrite& tensor, const ModelSpec& read) {
-    const Role& role = roles_.at(tensor.name);
-    tensor.shape = file_shape(tensor);
-    tensor = recoded(std::move(tensor), format_of(role, tensor), change_of(role, read), pool_);
-  }
-
   DType format_of(const Role& role, const TensorToWrite& tensor) const {
+    const int64_t cols = tensor.shape.back();
     const auto placed = options_.places.find(role.place);
     const bool asked = placed != options_.places.end();
     if (role.place == Place::router && asked && !role.vector) {
-      if (models::too_coarse_for_a_router(placed->second))
-        throw base::Error(ErrorKind::unsupported, "--at router",
-                          fmt::format("a router is not written in {}: below 8 bits it chooses other experts",
-                                      tensor::name(placed->second)),
-                          "keep it in f32, which is a thousandth of the model");
-      return models::fitting_format(placed->second, tensor.shape.back());
+      refuse_coarse_router(placed->second);
+      return models::fitting_format(placed->second, cols);
     }
     if (role.vector || role.one_row || role.place == Place::router) return DType::f32;
-    if (asked) return models::fitting_format(placed->second, tensor.shape.back());
+    if (asked) return models::fitting_format(placed->second, cols);
+    if (options_.mix) return models::fitting_format(options_.mix->format(role, facts_), cols);
     if (!options_.to) return tensor.dtype;
-    const bool head = role.place == Place::output_embeddings || (role.path == "embedding" && spec_.tied_embeddings);
+    const bool head = role.place == Place::output_embeddings || (role.path == "embedding" && facts_.tied);
     const bool coarse = tensor::is_block(*options_.to) && tensor::bits_per_value(*options_.to) < 8;
-    return models::fitting_format(head && coarse ? DType::q6_k : *options_.to, tensor.shape.back());
+    return models::fitting_format(head && coarse ? DType::q6_k : *options_.to, cols);
   }
 
-  Change change_of(const Role& role, const ModelSpec& read) const {
-    Change change;
-    const models::PathPattern path = models::path_pattern(role.path);
-    change.minus_exp = minus_exp_.contains(path.pattern);
-    if (role.place == Place::norms && !role.path.ends_with(".bias"))
-      change.add = spec_.final_norm.weight_offset - read.final_norm.weight_offset;
-    const bool q = path.pattern.find(".attention.q") != std::string::npos;
-    const bool k = path.pattern.find(".attention.k") != std::string::npos;
-    if ((!q && !k) || path.pattern.ends_with("_norm")) return change;
-    const auto& ours = std::get<layers::AttentionSpec>(spec_.blocks[static_cast<size_t>(path.layer)].mixer);
-    const auto& theirs = std::get<layers::AttentionSpec>(read.blocks[static_cast<size_t>(path.layer)].mixer);
-    if (!ours.rope || ours.rope->style == theirs.rope->style) return change;
-    if (theirs.rope->style != ops::RopeTable::Style::interleaved)
-      base::fail(ErrorKind::unsupported, role.path, "GGUF has the rotary dimensions of this architecture in halves");
-    change.head = ours.head_dim, change.turned = ours.rope->dims;
-    return change;
+  void recode(TensorToWrite& tensor, const Role& role, DType to) {
+    const auto found = draft_.changes.find(tensor.name);
+    const Change change = found == draft_.changes.end() ? Change() : found->second;
+    if (tensor.dtype == to && change.none()) return;
+    if (tensor::is_block(tensor.dtype) && tensor::is_block(to)) {
+      if (!options_.requantise)
+        throw base::Error(ErrorKind::unsupported, tensor.name,
+                          fmt::format("is {} already: rounding it again to {} adds to its error",
+                                      tensor::name(tensor.dtype), tensor::name(to)),
+                          "take the unquantised model, or say --requantize");
+      ++requantised_;
+    }
+    ColumnWeights weights;
+    if (options_.importance && tensor::is_block(to)) weights = weights_of(tensor, role);
+    const bool rounds = to != DType::f32;
+    Loss* loss = rounds ? losses_.emplace_back(to, std::make_unique<Loss>()).second.get() : nullptr;
+    tensor = recoded(std::move(tensor), to, change, pool_, weights, loss);
   }
 
-  const models::Model& model_;
+  ColumnWeights weights_of(const TensorToWrite& tensor, const Role& role) {
+    const auto other = draft_.importance_names.find(tensor.name);
+    const std::string& name = other == draft_.importance_names.end() ? tensor.name : other->second;
+    const int64_t cols = tensor.shape.back(), items = role.expert < 0 ? role.items : -1;
+    const std::vector<float>& all = weights_[tensor.name] = options_.importance->weights(name, items, cols);
+    if (all.empty()) {
+      if (role.path != "embedding") ++unweighted_;  // rows of it are looked up
+      return {};
+    }
+    std::span<const float> mine(all);
+    if (role.expert >= 0) mine = mine.subspan(static_cast<size_t>(role.expert * cols), static_cast<size_t>(cols));
+    const int64_t count = std::ssize(mine) / cols;
+    for (int64_t i = 0; i < count; ++i) {
+      const auto item = mine.subspan(static_cast<size_t>(i * cols), static_cast<size_t>(cols));
+      if (std::none_of(item.begin(), item.end(), [](float w) { return w > 0; })) {
+        ++unseen_;
+        if (unseen_names_.size() < 4)
+          unseen_names_.push_back(fmt::format("expert {} of {}", role.expert >= 0 ? role.expert : i, tensor.name));
+      }
+    }
+    return {mine, count};
+  }
+
+  void describe_importance() {
+    const Importance& importance = *options_.importance;
+    draft_.metadata["quantize.imatrix.entries_count"] = static_cast<int64_t>(importance.entries.size());
+    draft_.metadata["quantize.imatrix.chunks_count"] = importance.chunks;
+    if (!importance.texts.empty()) draft_.metadata["quantize.imatrix.dataset"] = importance.texts.front();
+    draft_.metadata["coterie.imatrix.unseen"] = static_cast<uint64_t>(unseen_);
+    if (unseen_ > 0) {
+      std::string names;
+      for (const std::string& name : unseen_names_) names += (names.empty() ? "" : ", ") + name;
+      draft_.notes.push_back(fmt::format(
+          "{} matrices of experts were never seen in the calibration and are rounded as without importance: {}{}",
+          unseen_, names, unseen_ > std::ssize(unseen_names_) ? ", …" : ""));
+    }
+    if (unweighted_ > 0)
+      draft_.notes.push_back(fmt::format(
+          "{} tensors are not in the importance matrix and are rounded as without importance", unweighted_));
+  }
+
+  /// The dtype of most values.
+  DType most_common() const {
+    std::map<DType, int64_t> values;
+    for (const TensorToWrite& tensor : draft_.tensors)
+      if (!draft_.roles.at(tensor.name).vector) values[tensor.dtype] += tensor::element_count(tensor.shape);
+    const auto most =
+        std::max_element(values.begin(), values.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+    for (const auto& [dtype, count] : values)
+      if (tensor::is_block(dtype))
+        throw base::Error(ErrorKind::unsupported, "convert",
+                          fmt::format("matrices are {}, which safetensors have not", tensor::name(dtype)),
+                          "--to bf16, f16 or f32 writes their values");
+    return most == values.end() ? DType::f32 : most->first;
+  }
+
+  /// Vectors and routers come as f32 from a GGUF: as the matrices are, where that loses nothing.
+  DType folder_format(const TensorToWrite& tensor, const Role& role, DType most) {
+    if (tensor.dtype != DType::f32 || most == DType::f32) return tensor.dtype;
+    if (!role.vector && !role.one_row && role.place != Place::router) return tensor.dtype;
+    const auto found = draft_.changes.find(tensor.name);
+    std::vector<std::byte> bytes;
+    const auto collect = [&](std::span<const std::byte> piece) { bytes.insert(bytes.end(), piece.begin(), piece.end()); };
+    recoded(tensor, DType::f32, found == draft_.changes.end() ? Change() : found->second, pool_).produce(collect);
+    const auto count = static_cast<int64_t>(bytes.size() / sizeof(float));
+    const auto* values = reinterpret_cast<const float*>(bytes.data());
+    std::vector<std::byte> narrow(static_cast<size_t>(tensor::row_bytes(most, count)));
+    std::vector<float> back(static_cast<size_t>(count));
+    quant::encode(most, values, narrow.data(), count);
+    quant::decode(most, narrow.data(), back.data(), count);
+    return std::equal(back.begin(), back.end(), values) ? most : DType::f32;
+  }
+
+  void watch() {
+    for (const TensorToWrite& tensor : draft_.tensors) all_ += tensor::element_count(tensor.shape);
+    for (TensorToWrite& tensor : draft_.tensors) {
+      const int64_t values = tensor::element_count(tensor.shape);
+      result_.values[tensor.dtype] += values;
+      const double each = static_cast<double>(tensor::row_bytes(tensor.dtype, tensor.shape.empty() ? 1 : values)) /
+                          static_cast<double>(std::max<int64_t>(values, 1));
+      tensor.produce = [this, values, each, name = tensor.name, produce = std::move(tensor.produce)](
+                           const std::function<void(std::span<const std::byte>)>& write) {
+        int64_t written = 0;
+        produce([&](std::span<const std::byte> piece) {
+          const auto made = static_cast<int64_t>(static_cast<double>(written) / each);
+          if (options_.on_progress) options_.on_progress(name, done_ + std::min(made, values), all_);
+          write(piece);
+          written += static_cast<int64_t>(piece.size());
+        });
+        done_ += values;
+      };
+    }
+  }
+
+  Converted finish(const std::filesystem::path& file) {
+    result_.tensors = std::ssize(draft_.tensors);
+    std::error_code ignored;
+    result_.file_bytes = static_cast<int64_t>(std::filesystem::file_size(file, ignored));
+    if (ignored) result_.file_bytes = 0;  // a pipe
+    for (const auto& [dtype, loss] : losses_) result_.losses[dtype].add(*loss);
+    result_.notes = std::move(draft_.notes);
+    if (requantised_ > 0)
+      result_.notes.push_back(
+          fmt::format("{} tensors were rounded before: the errors of both roundings stay", requantised_));
+    return std::move(result_);
+  }
+
   const ConvertOptions& options_;
-  const ModelSpec& spec_;
+  MixFacts facts_;
+  Draft draft_;
   threads::Pool pool_;
-  std::string architecture_;
-  std::set<std::string, std::less<>> minus_exp_;
-  std::map<std::string, Role> roles_;
-  std::map<std::string, std::vector<float>, std::less<>> floats_;
-  std::vector<TensorToWrite> tensors_;
-  Metadata metadata_;
-  std::vector<std::string> notes_;
+  bool from_gguf_ = false, as_it_is_ = false;
+  std::vector<std::pair<DType, std::unique_ptr<Loss>>> losses_;
+  std::map<std::string, std::vector<float>> weights_;
+  int64_t requantised_ = 0, unseen_ = 0, unweighted_ = 0, done_ = 0, all_ = 0;
+  std::vector<std::string> unseen_names_;
+  Converted result_;
 };
 
 }  // namespace
 
 Converted convert(const models::Model& model, const std::filesystem::path& out, const ConvertOptions& options) {
-  if (model.source->format() == checkpoint::Format::gguf)
-    throw base::Error(ErrorKind::bad_input, model.path.path.string(), "is a GGUF file already",
-                      "convert reads a folder with config.json and safetensors");
   const auto check = [](DType dtype, const char* option) {
     if (!tensor::info(dtype).weight)
       base::fail(ErrorKind::bad_input, option, "{} is no format of weights", tensor::name(dtype));
   };
   if (options.to) check(*options.to, "--to");
   for (const auto& [place, dtype] : options.places) check(dtype, "--at");
-  if (out.extension() != ".gguf") base::fail(ErrorKind::bad_input, out.string(), "a GGUF file's name ends in .gguf");
-  return Writer(model, options).write(out);
+  if (out.extension() == ".gguf") {
+    refuse_same_file(model.path.path, out);
+    return Writer(model, draft_gguf(model, options.tokenizer), options).write_gguf(out);
+  }
+  for (const char* ending : {".bin", ".safetensors", ".pt", ".pth", ".ggml"})
+    if (out.extension() == ending)
+      base::fail(ErrorKind::bad_input, out.string(),
+                 "a GGUF file's name ends in .gguf; a model in safetensors is a folder, named without an ending");
+  if (options.mix || !options.places.empty() || options.importance)
+    base::fail(ErrorKind::bad_input, out.string(), "mixtures of formats and importance are for GGUF: a file that ends "
+                                                   "in .gguf");
+  if (options.to && tensor::is_block(*options.to))
+    throw base::Error(ErrorKind::unsupported, "--to",
+                      fmt::format("{} has no safetensors form", tensor::name(*options.to)),
+                      "write a file that ends in .gguf, or take bf16, f16 or f32");
+  refuse_existing(out);
+  return Writer(model, draft_folder(model, options.tokenizer), options).write_folder(out);
 }
 
 }  // namespace coterie::surgery

@@ -45,27 +45,55 @@ class Recoder {
         rows * from_bytes_ == static_cast<int64_t>(piece_.size()) && rows % std::max<int64_t>(change_.head, 1) == 0,
         "recode", "{} bytes are no whole number of rows", piece_.size());
     out_.resize(static_cast<size_t>(rows * to_bytes_));
+    losses_.assign(loss ? static_cast<size_t>(rows) : 0, {});
     pool_.split(rows, 1, [&](int64_t begin, int64_t end, int) {
-      std::vector<float> values(static_cast<size_t>(cols_));
+      std::vector<float> values(static_cast<size_t>(cols_)), stored(loss ? values.size() : 0);
       for (int64_t r = begin; r < end; ++r) {
         quant::decode(from_, piece_.data() + source_row(r) * from_bytes_, values.data(), cols_);
         if (change_.add != 0)
           for (float& v : values) v += change_.add;
         if (change_.minus_exp)
           for (float& v : values) v = -std::exp(v);
-        quant::encode(to_, values.data(), out_.data() + r * to_bytes_, cols_);
+        quant::encode(to_, values.data(), out_.data() + r * to_bytes_, cols_, weights_of(done_ + r));
+        if (!loss) continue;
+        quant::decode(to_, out_.data() + r * to_bytes_, stored.data(), cols_);
+        losses_[static_cast<size_t>(r)] = difference(values, stored);
       }
     });
+    for (const Loss& row : losses_) loss->add(row);
     write_(out_);
     piece_.clear();
+    done_ += rows;
   }
+
+  ColumnWeights weights;
+  int64_t item_rows = 1;  // of each matrix that has its own weights
+  Loss* loss = nullptr;
 
  private:
   int64_t source_row(int64_t row) const {
     if (change_.head == 0) return row;
     const int64_t first = row / change_.head * change_.head, i = row - first;
     if (i >= change_.turned) return row;
+    if (change_.back) return first + (i < change_.turned / 2 ? 2 * i : 2 * (i - change_.turned / 2) + 1);
     return first + (i % 2 == 0 ? i / 2 : change_.turned / 2 + i / 2);
+  }
+
+  std::span<const float> weights_of(int64_t row) const {
+    if (weights.values.empty()) return {};
+    const auto cols = static_cast<size_t>(cols_);
+    const auto of_item = weights.values.subspan(static_cast<size_t>(row / item_rows) * cols, cols);
+    const bool seen = std::any_of(of_item.begin(), of_item.end(), [](float weight) { return weight > 0; });
+    return seen ? of_item : std::span<const float>();
+  }
+
+  static Loss difference(const std::vector<float>& values, const std::vector<float>& stored) {
+    Loss row;
+    for (size_t i = 0; i < values.size(); ++i) {
+      const double value = values[i], rest = value - static_cast<double>(stored[i]);
+      row.squared_error += rest * rest, row.squares += value * value;
+    }
+    return row;
   }
 
   DType from_, to_;
@@ -74,17 +102,28 @@ class Recoder {
   threads::Pool& pool_;
   const Write& write_;
   std::vector<std::byte> piece_, out_;
+  std::vector<Loss> losses_;
+  int64_t done_ = 0;  // rows before this piece
 };
 
 }  // namespace
 
-TensorToWrite recoded(TensorToWrite from, DType to, const Change& change, threads::Pool& pool) {
+double Loss::relative() const { return squares > 0 ? std::sqrt(squared_error / squares) : 0; }
+
+TensorToWrite recoded(TensorToWrite from, DType to, const Change& change, threads::Pool& pool, ColumnWeights weights,
+                      Loss* loss) {
   if (from.dtype == to && change.none()) return from;
   // Of a vector each value is a row, so that those of heads can be put in another order.
   const int64_t cols = from.shape.size() < 2 && change.head > 0 ? 1 : from.shape.back();
+  const int64_t rows = cols > 0 ? tensor::element_count(from.shape) / cols : 0;
+  base::require(weights.values.empty() || (rows % weights.items == 0 &&
+                                           static_cast<int64_t>(weights.values.size()) == weights.items * cols),
+                "recode", "{}: {} weights of importance for {} times {} columns", from.name, weights.values.size(),
+                weights.items, cols);
   TensorToWrite result{from.name, to, from.shape, {}};
-  result.produce = [from = std::move(from), to, cols, change, &pool](const Write& write) {
+  result.produce = [from = std::move(from), to, cols, rows, change, &pool, weights, loss](const Write& write) {
     Recoder recoder(from.dtype, to, cols, change, pool, write);
+    recoder.weights = weights, recoder.item_rows = std::max<int64_t>(rows / weights.items, 1), recoder.loss = loss;
     try {
       from.produce([&](std::span<const std::byte> bytes) { recoder.push(bytes); });
       recoder.flush();

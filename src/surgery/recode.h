@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "checkpoint/tensor_sink.h"
 #include "tensor/dtype.h"
@@ -14,13 +15,30 @@ struct Change {
   bool minus_exp = false;  // … -exp(value) (A of A_log)
   // Rows of each head whose first `turned` rows are pairs (i, i + turned / 2): in the file they stand side by side.
   int64_t head = 0, turned = 0;
+  bool back = false;  // the rows stand side by side and become pairs (i, i + turned / 2)
 
   bool none() const { return add == 0 && !minus_exp && head == 0; }
 };
 
+/// How much squared values count, one weight for each column [items, cols] of a stack of `items` matrices. An item all
+/// of whose weights are 0 is rounded as without importance.
+struct ColumnWeights {
+  std::span<const float> values;
+  int64_t items = 1;
+};
+
+/// What rounding did to values: sums over them, in f64, in the order of the rows.
+struct Loss {
+  double squared_error = 0, squares = 0;
+  /// The root of their ratio; 0 where there was nothing to round.
+  double relative() const;
+  void add(const Loss& other) { squared_error += other.squared_error, squares += other.squares; }
+};
+
 /// The tensor in another format, row by row: never more than some megabytes of it are in memory. `pool` must outlive
-/// the result. The bits of a row depend on the row alone.
+/// the result, and so must `loss`, to which what was lost is added where it is not null. The bits of a row depend on
+/// the row and its weights alone.
 checkpoint::TensorToWrite recoded(checkpoint::TensorToWrite from, tensor::DType to, const Change& change,
-                                  threads::Pool& pool);
+                                  threads::Pool& pool, ColumnWeights weights = {}, Loss* loss = nullptr);
 
 }  // namespace coterie::surgery

@@ -13,7 +13,7 @@ namespace {
 
 class Comparison {
  public:
-  Comparison(std::string place) : place_(std::move(place)) {}
+  Comparison(std::string place, std::string_view keys) : place_(std::move(place)), keys_(keys) {}
 
   template <typename T>
   void same(std::string_view field, const T& a, const T& b) const {
@@ -34,12 +34,12 @@ class Comparison {
   }
   [[noreturn]] void refuse(std::string_view field, const std::string& what) const {
     throw base::Error(base::ErrorKind::unsupported, place_,
-                      fmt::format("GGUF's keys of this architecture cannot say the {}: {}", field, what),
-                      "the model runs as it is, from its folder");
+                      fmt::format("{} cannot say the {}: {}", keys_, field, what), "the model runs as it is");
   }
 
  private:
   std::string place_;
+  std::string_view keys_;
 };
 
 void compare(const Comparison& c, std::string_view field, const std::optional<layers::NormSpec>& a,
@@ -178,8 +178,9 @@ void compare_kinds(const Comparison& c, std::string_view field, const Variant& a
 
 }  // namespace
 
-void require_same(const models::ModelSpec& model, const models::ModelSpec& read, std::string_view where) {
-  const Comparison c{std::string(where)};
+void require_same(const models::ModelSpec& model, const models::ModelSpec& read, std::string_view where,
+                  std::string_view keys) {
+  const Comparison c(std::string(where), keys);
   c.same("vocabulary", model.vocabulary, read.vocabulary);
   c.same("width", model.width, read.width);
   c.same("context", model.context, read.context);
@@ -197,7 +198,7 @@ void require_same(const models::ModelSpec& model, const models::ModelSpec& read,
   c.same("shared blocks", model.shared.size(), read.shared.size());
   for (size_t i = 0; i < model.blocks.size(); ++i) {
     const models::BlockSpec &a = model.blocks[i], &b = read.blocks[i];
-    const Comparison in_layer(fmt::format("{}: layer {}", where, i));
+    const Comparison in_layer(fmt::format("{}: layer {}", where, i), keys);
     compare(in_layer, "norm before the mixer", a.mixer_norm, b.mixer_norm);
     compare(in_layer, "norm after the mixer", a.mixer_post_norm, b.mixer_post_norm);
     compare(in_layer, "norm before the FFN", a.ffn_norm, b.ffn_norm);

@@ -5,7 +5,9 @@
 #include <array>
 #include <set>
 
+#include "text/bridge_call.h"
 #include "text/pre_tokenizers.h"
+#include "text/tokenizer_state.h"
 
 namespace coterie::text {
 
@@ -82,6 +84,13 @@ std::string first_difference(const Tokenizer& tokenizer, const Tokenizer& made) 
 }  // namespace
 
 std::span<const std::string_view> telling_texts() { return kTexts; }
+
+std::string tokenizer_json(const Tokenizer& tokenizer) {
+  const TokenizerState& state = TokenizerState::of(tokenizer);
+  BridgeBytes json, error;
+  check_bridge(coterie_tokenizer_json(state.bridge.get(), json.out(), error.out()), state.where, error);
+  return std::string(json.view());
+}
 
 GgufExport to_gguf(const Tokenizer& tokenizer, const Json& file, int64_t rows) {
   const Json& model = file.at("model");

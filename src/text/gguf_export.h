@@ -19,6 +19,10 @@ struct WholeTokenizer {
 /// Throws bad_input for ids outside of the vocabulary.
 Tokenizer tokenizer_of(const WholeTokenizer& whole, std::string_view where);
 
+/// The tokenizer as the text of a tokenizer.json, for one that was read from GGUF. Its post-processor goes along; which
+/// tokens begin and end a text is for the files beside it to say.
+std::string tokenizer_json(const Tokenizer& tokenizer);
+
 /// A tokenizer.json in GGUF's words, or why GGUF has none for it.
 struct GgufExport {
   std::optional<GgufVocabulary> vocabulary;

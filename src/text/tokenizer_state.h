@@ -37,6 +37,7 @@ struct TokenizerState {
     end.push_back(*id);
   }
 
+  static const TokenizerState& of(const Tokenizer& tokenizer) { return *tokenizer.state_; }
   static Tokenizer finish(std::shared_ptr<const TokenizerState> state) { return Tokenizer(std::move(state)); }
 };
 

@@ -276,7 +276,12 @@ void MetadataReader::set_experts(ModelSpec& spec, const ExpertDefaults& defaults
   for (size_t i = 0; i < spec.blocks.size(); ++i) {
     const bool dense = !has_tensor(fmt::format("blk.{}.ffn_gate_inp.weight", i)) &&
                        has_tensor(fmt::format("blk.{}.ffn_gate.weight", i));
-    if (!dense) spec.blocks[i].ffn = moe;
+    if (dense) continue;
+    layers::MoeSpec& own = spec.blocks[i].ffn.emplace<layers::MoeSpec>(moe);
+    // Pruned models may have fewer in some layers, which only the shapes say.
+    const checkpoint::TensorInfo* router = source_.find(fmt::format("blk.{}.ffn_gate_inp.weight", i));
+    if (router && router->shape.size() == 2 && router->shape[0] >= own.router.experts_per_token)
+      own.router.experts = std::min(own.router.experts, router->shape[0]);
   }
 }
 

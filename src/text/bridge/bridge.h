@@ -56,6 +56,8 @@ int32_t coterie_tokenizer_token(const CoterieTokenizer* tokenizer, uint32_t id, 
 // -1 for a string that is no token.
 int64_t coterie_tokenizer_id(const CoterieTokenizer* tokenizer, CoterieSlice token);
 int32_t coterie_tokenizer_is_special(const CoterieTokenizer* tokenizer, uint32_t id);
+// The text of a tokenizer.json.
+int32_t coterie_tokenizer_json(const CoterieTokenizer* tokenizer, CoterieBytes* json, CoterieBytes* error);
 
 // Makes a vocabulary from texts. `recipe` is a JSON object {kind: "bytes" | "characters" | "bpe", vocabulary,
 // min_frequency, special: [...]}; `json` becomes the text of a tokenizer.json.

@@ -63,6 +63,7 @@ tiny::Model model_of(const Case& c, uint64_t seed) {
 std::vector<float> Runner::step(std::span<const std::span<const int32_t>> ids,
                                 std::span<layers::ResidentState* const> states) {
   ops::Context context{pool, kernels, arena, precision};
+  context.observer = observer;
   std::vector<models::SequenceStep> steps;
   for (size_t i = 0; i < ids.size(); ++i) {
     states[i]->reserve(static_cast<int64_t>(ids[i].size()));

@@ -50,6 +50,7 @@ struct Runner {
   tensor::DType cache;
   threads::Pool pool;
   tensor::Arena arena;
+  ops::Observer* observer = nullptr;
 };
 
 std::vector<int32_t> some_ids(int64_t count, int64_t vocabulary, uint64_t seed);

@@ -3,81 +3,14 @@
 #include <algorithm>
 #include <fstream>
 
-#include "checkpoint/tensor_sink.h"
-#include "laws/models/bench.h"
-#include "models/families/family.h"
+#include "laws/surgery/saved.h"
+#include "models/config_export.h"
 #include "quant/codec.h"
-#include "support/expect_error.h"
-#include "support/temp_folder.h"
 #include "text/tokenizer_training.h"
 
 // A converted model is the model; what GGUF cannot say is refused.
 namespace coterie::laws {
 namespace {
-
-using base::ErrorKind;
-using base::Json;
-
-/// The tiny configs have their family's switches on. Those that GGUF cannot say, by the word that is refused, and what
-/// takes them away (null: the key).
-struct Unsaid {
-  std::string word;
-  Json without;
-};
-const std::map<std::string, Unsaid>& unsaid() {
-  static const std::map<std::string, Unsaid> all = {
-      {"qwen2", {"sliding window", {{"use_sliding_window", false}}}},
-      {"gemma2", {"scale of the scores", {{"query_pre_attn_scalar", 16}}}},
-      {"gemma3_text", {"scale of the scores", {{"query_pre_attn_scalar", 16}}}},
-      {"gpt_oss", {"limit of the experts' SwiGLU", {{"swiglu_limit", 7}}}},
-      {"phimoe",
-       {"magnitude",
-        {{"router_jitter_noise", 0.01},
-         {"rope_scaling",
-          {{"type", "longrope"},
-           {"short_mscale", 1.1},
-           {"long_mscale", 1.1},
-           {"original_max_position_embeddings", 400},
-           {"short_factor", {1, 1.5, 2, 3}},
-           {"long_factor", {1, 1.5, 2, 3}}}}}}},
-      {"mamba2", {"limits of the time step", {{"time_step_limit", nullptr}}}},
-      {"dots1", {"sliding window", {{"sliding_window", nullptr}, {"max_window_layers", nullptr}}}},
-  };
-  return all;
-}
-
-Json without(Json config, const Json& changes) {
-  for (const auto& [key, value] : changes.items())
-    if (value.is_null())
-      config.erase(key);
-    else
-      config[key] = value;
-  return config;
-}
-
-/// A folder of a tiny model, opened.
-struct Saved {
-  explicit Saved(const Json& config) {
-    const models::ModelSpec spec = models::read_config(config, "tiny", true);
-    std::vector<checkpoint::TensorToWrite> tensors;
-    const std::vector<checkpoint::MemoryTensor> drawn = tiny::weights(spec, 1);
-    for (const checkpoint::MemoryTensor& t : drawn)
-      tensors.push_back({t.name, t.dtype, t.shape, [&t](const auto& write) { write(t.bytes); }});
-    folder.write("config.json", config.dump());
-    checkpoint::write_safetensors(folder / "model.safetensors", tensors);
-    model = models::open_model(folder.path());
-  }
-  surgery::Converted convert(const surgery::ConvertOptions& options = {}) const {
-    return surgery::convert(model, folder / "out.gguf", options);
-  }
-  models::Model converted() const {
-    models::OpenOptions strict;
-    strict.strict = true;
-    return models::open_model(folder / "out.gguf", strict);
-  }
-  TempFolder folder;
-  models::Model model;
-};
 
 class Convert : public Law {};
 
@@ -115,6 +48,42 @@ std::vector<Case> convertible() {
   });
   return all;
 }
+/// Families whose config.json can be made from a GGUF.
+class ThereAndBack : public testing::TestWithParam<std::string> {};
+
+TEST_P(ThereAndBack, IsTheSameBytes) {
+  const Saved first(sayable(GetParam()));
+  // Gemma's 1 + w takes a bit of f32's; of bf16's none.
+  surgery::convert(first.model, first.folder / "bf16", {.to = tensor::DType::bf16});
+  const bool exact_in_f32 = GetParam().find("gemma") == std::string::npos;
+  for (const char* source : {"bf16", "."}) {
+    if (!exact_in_f32 && source == std::string(".")) continue;
+    TempFolder folder;
+    const models::Model model = first.converted(source);
+    surgery::convert(model, folder / "there.gguf", {});
+    const models::Model there = models::open_model(folder / "there.gguf");
+    surgery::convert(there, folder / "back", {});
+    const models::Model back = models::open_model(folder / "back");
+    expect_same_tensors(*model.source, *back.source);
+    // And the other way round.
+    surgery::convert(back, folder / "again.gguf", {});
+    expect_same_tensors(*there.source, *checkpoint::open_gguf(folder / "again.gguf"));
+    const Case f32{GetParam(), "scalar"};
+    Runner a(f32, *model.decoder), b(f32, *back.decoder);
+    const std::vector<int32_t> ids = some_ids(21, model.decoder->spec().vocabulary, 1);
+    expect_same_bits(a.whole(ids), b.whole(ids), "logits after going there and back");
+  }
+}
+
+std::vector<std::string> exported() {
+  std::vector<std::string> types;
+  std::string list = models::exported_model_types() + ",";
+  for (size_t at = 0; (at = list.find(',')) != std::string::npos; list.erase(0, at + 2)) types.push_back(list.substr(0, at));
+  return types;
+}
+INSTANTIATE_TEST_SUITE_P(Families, ThereAndBack, testing::ValuesIn(exported()),
+                         [](const auto& info) { return info.param; });
+
 INSTANTIATE_TEST_SUITE_P(Families, Convert, testing::ValuesIn(convertible()), name_of);
 
 TEST(ConvertFormats, EachMatrixIsRoundedAsTheFormatRoundsAndSmallThingsStayF32) {
@@ -172,7 +141,23 @@ TEST(ConvertRefuses, WhatCannotBeWritten) {
   expect_error(ErrorKind::io, {"nowhere"},
                [&] { surgery::convert(saved.model, saved.folder / "nowhere" / "out.gguf", {}); });
   saved.convert();
-  expect_error(ErrorKind::bad_input, {"GGUF file already"}, [&] { surgery::convert(saved.converted(), "x.gguf", {}); });
+  expect_error(ErrorKind::bad_input, {"never written over"}, [&] {
+    surgery::convert(saved.converted(), saved.folder / "out.gguf", {});
+  });
+  expect_error(ErrorKind::bad_input, {"there already"}, [&] { surgery::convert(saved.model, saved.folder.path(), {}); });
+  expect_error(ErrorKind::unsupported, {"q8_0", "safetensors"}, [&] {
+    surgery::convert(saved.model, saved.folder / "folder", {.to = DType::q8_0});
+  });
+  saved.convert({.to = DType::q8_0});
+  expect_error(ErrorKind::unsupported, {"q8_0", "--to bf16"}, [&] {
+    surgery::convert(saved.converted(), saved.folder / "folder", {});
+  });
+  const Saved hybrid(sayable("granitemoehybrid"));
+  hybrid.convert();
+  expect_error(ErrorKind::unsupported, {"no config.json", "granitehybrid", "mixtral"}, [&] {
+    surgery::convert(hybrid.converted(), hybrid.folder / "folder", {});
+  });
+  EXPECT_FALSE(std::filesystem::exists(hybrid.folder / "folder"));
   const Saved zamba(tiny::configs().at("zamba"));
   expect_error(ErrorKind::unsupported, {"no architecture for zamba"}, [&] { zamba.convert(); });
   Json gelu = tiny::configs().at("qwen3");
@@ -203,6 +188,12 @@ struct Vocabulary {
     for (const std::string& part : {words, std::string("  fox <|endoftext|>\n\n the  "), std::string()})
       EXPECT_EQ(converted.tokenizer->encode(part), model.tokenizer->encode(part)) << part;
     EXPECT_EQ(converted.tokenizer->end_tokens(), model.tokenizer->end_tokens());
+    surgery::convert(converted, saved.folder / "back", {});
+    const models::Model back = models::open_model(saved.folder / "back");
+    for (const std::string& part : {words, std::string("  fox <|endoftext|>\n\n the  "), std::string()})
+      EXPECT_EQ(back.tokenizer->encode(part), model.tokenizer->encode(part)) << part;
+    EXPECT_EQ(back.tokenizer->end_tokens(), model.tokenizer->end_tokens());
+    EXPECT_EQ(back.tokenizer->bos(), model.tokenizer->bos());
   }
   Saved saved;
   std::vector<std::string> notes;

@@ -316,3 +316,14 @@ pub unsafe extern "C" fn coterie_tokenizer_id(tokenizer: &TextTokenizer, token: 
 pub extern "C" fn coterie_tokenizer_is_special(tokenizer: &TextTokenizer, id: u32) -> i32 {
     i32::from(tokenizer.special.contains(&id))
 }
+
+/// # Safety
+/// See bridge.h.
+#[no_mangle]
+pub unsafe extern "C" fn coterie_tokenizer_json(tokenizer: &TextTokenizer, json: *mut Bytes, error: *mut Bytes) -> i32 {
+    guard(error, || {
+        let text = tokenizer.inner.to_string(true).map_err(|error| error.to_string())?;
+        Bytes::give(json, text.into_bytes());
+        Ok(())
+    })
+}

@@ -1,0 +1,158 @@
+#include "surgery/prune.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "base/memory.h"
+#include "cli/commands.h"
+#include "cli/number_words.h"
+#include "cli/options.h"
+#include "cli/terminal.h"
+#include "cli/text_windows.h"
+
+namespace coterie::cli {
+
+namespace {
+
+// Windows at the beginning of the text that the model is scored on before and after.
+constexpr int64_t kScored = 4;
+
+struct PruneCommand {
+  ModelOptions model;
+  std::vector<std::string> texts;
+  std::string out;
+  int64_t keep = 0, window = 512, tokens = 0;
+  bool uneven = false, json = false;
+};
+
+double loss_of(runtime::Engine& engine, const TextWindows& windows) {
+  models::CrossEntropy cross_entropy;
+  for (int64_t w = 0; w < std::min(kScored, windows.count()); ++w) {
+    runtime::KvCache cache = engine.make_cache();
+    score(engine, cache, windows.at(w), 1, cross_entropy);
+  }
+  return cross_entropy.mean();
+}
+
+base::Json layers_as_json(const surgery::ExpertSaliency& saliency, const surgery::KeptExperts& kept) {
+  base::Json layers = base::Json::array();
+  for (const auto& [number, layer] : saliency.layers())
+    layers.push_back({{"layer", number},
+                      {"kept", kept.at(number)},
+                      {"saliency", layer.saliency()},
+                      {"tokens", layer.tokens}});
+  return layers;
+}
+
+int prune_command(const PruneCommand& command) {
+  double before = 0;
+  surgery::KeptExperts kept;
+  surgery::Pruned pruned;
+  base::Json layers;
+  int64_t unseen = 0;
+  Progress progress;
+  const InterruptFlag interrupt;
+  const auto stop = [&] {
+    if (interrupt.raised())
+      throw base::Error(base::ErrorKind::interrupted, command.out, "the pruning was interrupted", "");
+  };
+  {
+    runtime::Engine engine = open_engine(command.model);
+    surgery::ExpertSaliency saliency(*engine.model().decoder);
+    // Refuses a count that cannot be before anything is computed.
+    surgery::choose_experts(engine.spec(), saliency.layers(), command.keep, command.uneven);
+    for (const std::string& text : command.texts) {
+      const TextWindows windows(engine, text, command.window, command.tokens);
+      if (&text == &command.texts.front()) before = loss_of(engine, windows);
+      engine.context().observer = &saliency;
+      for (int64_t w = 0; w < windows.count(); ++w) {
+        stop();
+        progress.show(fmt::format("{}: window {} of {}", text, w + 1, windows.count()));
+        read_window(engine, windows.at(w));
+      }
+      engine.context().observer = nullptr;
+    }
+    kept = surgery::choose_experts(engine.spec(), saliency.layers(), command.keep, command.uneven);
+    for (const auto& [number, layer] : saliency.layers())
+      unseen += std::count(layer.tokens.begin(), layer.tokens.end(), 0);
+    layers = layers_as_json(saliency, kept);
+    pruned = surgery::prune(engine.model(), kept, command.out, [&](std::string_view name, int64_t done, int64_t all) {
+      stop();
+      progress.show(fmt::format("{}: {}", percent(static_cast<double>(done) / static_cast<double>(all)), name));
+    });
+  }
+  // What it did, by the file that was written.
+  ModelOptions written = command.model;
+  written.model = command.out;
+  runtime::Engine engine = open_engine(written);
+  const double after =
+      loss_of(engine, TextWindows(engine, command.texts.front(), command.window, command.tokens));
+  progress.clear();
+  if (unseen > 0)
+    pruned.notes.push_back(fmt::format("{} experts were never chosen on this text; they go first", unseen));
+  for (const std::string& note : pruned.notes) print_warning(note);
+  if (command.json) {
+    print(base::Json{{"file", command.out},
+                     {"bytes", pruned.file_bytes},
+                     {"tensors", pruned.tensors},
+                     {"parameters_before", pruned.parameters_before},
+                     {"parameters_after", pruned.parameters_after},
+                     {"cross_entropy_before", before},
+                     {"cross_entropy_after", after},
+                     {"unseen", unseen},
+                     {"layers", layers},
+                     {"notes", pruned.notes}}
+              .dump(2) +
+          "\n");
+    return 0;
+  }
+  print_note(fmt::format("{}: {}, parameters {} → {}; cross-entropy at the beginning of {} {:.4f} → {:.4f}", command.out,
+                         base::human_bytes(pruned.file_bytes), abbreviated(pruned.parameters_before),
+                         abbreviated(pruned.parameters_after), command.texts.front(), before, after));
+  return 0;
+}
+
+}  // namespace
+
+void add_prune(CLI::App& app, Action& action) {
+  auto options = std::make_shared<PruneCommand>();
+  CLI::App* command = app.add_subcommand("prune", "Drop the experts that matter least on a text");
+  options->model.add_model(*command);
+  command->add_option("--keep", options->keep, "Experts of each layer that stay")
+      ->type_name("N")
+      ->required()
+      ->check(at_least(1));
+  command->add_option("--text", options->texts, "Calibration text, UTF-8; several count together")
+      ->type_name("FILE")
+      ->required();
+  command
+      ->add_option("-o,--output", options->out,
+                   "What to write, in the model's form: a file that ends in .gguf, or a folder")
+      ->type_name("OUT")
+      ->required();
+  command->add_flag("--uneven", options->uneven,
+                    "As many in all, but more in the layers where they matter (GGUF, and this engine alone)");
+  command->add_option("--window", options->window, "Tokens that are read together (default: 512)")
+      ->type_name("N")
+      ->check(at_least(2));
+  command->add_option("--tokens", options->tokens, "Only the first N tokens of each text")
+      ->type_name("N")
+      ->check(at_least(2));
+  command->add_flag("--json", options->json, "Say what was done, layer by layer, as JSON");
+  options->model.add_routing(*command);
+  options->model.add_engine(*command, false);
+  command->footer(
+      "An expert matters by the mean, over the tokens that are routed to it, of its weight times the norm of what it\n"
+      "gives (REAP, arXiv 2510.13999). The bytes of those that stay are not touched, whatever their format.\n"
+      "Examples:\n"
+      "  coterie prune olmoe.gguf --keep 48 --text code.txt -o olmoe-48.gguf\n"
+      "  coterie prune ./OLMoE-1B-7B --keep 32 --text book.txt --tokens 20000 -o ./olmoe-32 --json");
+  command->callback([=, &action] { action = [options] { return prune_command(*options); }; });
+}
+
+}  // namespace coterie::cli

@@ -1,0 +1,76 @@
+#include "cli/text_windows.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "cli/options.h"
+
+namespace coterie::cli {
+
+TextWindows::TextWindows(const runtime::Engine& engine, const std::string& file, int64_t window, int64_t tokens)
+    : window_(std::min(window, engine.context_size())) {
+  ids_ = engine.tokenizer().encode(file_contents(file), false);
+  if (tokens > 0 && tokens < std::ssize(ids_)) ids_.resize(static_cast<size_t>(tokens));
+  // A window begins as the model expects a text to begin; that is not scored.
+  start_ = engine.tokenizer().encode("", true);
+  if (!start_.empty()) start_.resize(engine.tokenizer().bos() == start_.front() ? 1 : 0);
+  fresh_ = window_ - std::ssize(start_);
+  if (fresh_ < 2)
+    base::fail(base::ErrorKind::bad_input, "--window", "is {}, which leaves no token to predict", window_);
+  if (std::ssize(ids_) < 2)
+    base::fail(base::ErrorKind::bad_input, file, "holds {} tokens: there is nothing to predict", ids_.size());
+}
+
+std::vector<int32_t> TextWindows::at(int64_t index) const {
+  std::vector<int32_t> sequence = start_;
+  sequence.insert(sequence.end(), ids_.begin() + index * fresh_,
+                  ids_.begin() + std::min((index + 1) * fresh_, std::ssize(ids_)));
+  return sequence;
+}
+
+namespace {
+
+// Logits that a step holds: 32 MB, but never steps so short that weights are read too often.
+constexpr int64_t kStepLogits = 8 << 20, kShortestStep = 32;
+
+/// Without logits, up to position `end`.
+void read_up_to(runtime::Engine& engine, runtime::KvCache& cache, std::span<const int32_t> ids, int64_t end,
+                layers::Tap* tap) {
+  while (cache.length() < end) {
+    const int64_t t = cache.length(), count = std::min(engine.step_tokens(), end - t);
+    const runtime::Evaluation evaluation{ids.subspan(static_cast<size_t>(t), static_cast<size_t>(count)), &cache,
+                                         models::SequenceStep::Logits::none, 0, std::ssize(ids)};
+    engine.evaluate({&evaluation, 1}, tap);
+  }
+}
+
+}  // namespace
+
+void score(runtime::Engine& engine, runtime::KvCache& cache, std::span<const int32_t> ids, int64_t first,
+           models::CrossEntropy& cross_entropy) {
+  base::require(cache.length() < first, "score", "{} positions are read, the first to score is {}", cache.length(),
+                first);
+  const int64_t length = std::ssize(ids), vocabulary = engine.spec().vocabulary;
+  read_up_to(engine, cache, ids, first - 1, nullptr);
+  const int64_t step = std::clamp<int64_t>(kStepLogits / vocabulary, std::min(kShortestStep, engine.step_tokens()),
+                                           engine.step_tokens());
+  std::vector<float> before;  // the prediction across two steps is scored from a copy of the row before
+  for (int64_t t = first - 1; t < length; t += step) {
+    const auto piece = ids.subspan(static_cast<size_t>(t), static_cast<size_t>(std::min(step, length - t)));
+    const runtime::Evaluation evaluation{piece, &cache, models::SequenceStep::Logits::all, 0, length};
+    const tensor::Matrix logits = engine.evaluate({&evaluation, 1});
+    cross_entropy.add(logits, piece);
+    if (!before.empty()) {
+      before.resize(2 * before.size());
+      cross_entropy.add({before.data(), 2, vocabulary}, ids.subspan(static_cast<size_t>(t - 1), 2));
+    }
+    before.assign(logits.row(logits.rows - 1), logits.row(logits.rows - 1) + vocabulary);
+  }
+}
+
+void read_window(runtime::Engine& engine, std::span<const int32_t> ids, layers::Tap* tap) {
+  runtime::KvCache cache = engine.make_cache();
+  read_up_to(engine, cache, ids, std::ssize(ids), tap);
+}
+
+}  // namespace coterie::cli

@@ -1,0 +1,262 @@
+#include "models/config_export.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "base/error.h"
+#include "layers/attention/rope.h"
+
+namespace coterie::models {
+
+namespace {
+
+using base::Json;
+using layers::AttentionSpec;
+using layers::DenseFfnSpec;
+using layers::MoeSpec;
+using layers::RopeSpec;
+
+/// A float as people write it: 1e-05, not 9.99999974e-06.
+double shortest(double value) {
+  const auto narrow = static_cast<float>(value);
+  return double{narrow} == value ? std::stod(fmt::format("{}", narrow)) : value;
+}
+
+std::string activation_name(ops::Activation activation) {
+  switch (activation) {
+    case ops::Activation::silu: return "silu";
+    case ops::Activation::gelu: return "gelu";
+    case ops::Activation::gelu_tanh: return "gelu_pytorch_tanh";
+    case ops::Activation::relu: return "relu";
+    case ops::Activation::relu2: return "relu2";
+    case ops::Activation::identity: return "linear";
+  }
+  base::fail(base::ErrorKind::internal, "config", "an activation without a name");
+}
+
+/// The published factors of llama3 scalings (Llama 3.1: 8, 3.2: 32) are tried: GGUF keeps what they lead to.
+std::optional<RopeSpec> llama3_of(const RopeSpec& read) {
+  RopeSpec rope = read;
+  rope.divisors.clear();
+  rope.scaling = RopeSpec::Scaling::llama3;
+  rope.low_freq_factor = 1, rope.high_freq_factor = 4;
+  for (const int64_t original : {int64_t{8192}, read.original_context})
+    for (const double factor : {8.0, 32.0, 16.0, 4.0, 2.0}) {
+      rope.factor = factor, rope.original_context = original;
+      const std::vector<float> divisors = llama3_divisors(rope);
+      bool same = divisors.size() == read.divisors.size();
+      for (size_t i = 0; same && i < divisors.size(); ++i)
+        same = std::abs(divisors[i] - read.divisors[i]) <= 1e-5f * read.divisors[i];
+      if (same) return rope;
+    }
+  return {};
+}
+
+void put_rope(const RopeSpec& read, Json& config) {
+  const std::optional<RopeSpec> llama3 = read.divisors.empty() ? std::nullopt : llama3_of(read);
+  const RopeSpec& rope = llama3 ? *llama3 : read;
+  config["rope_theta"] = shortest(rope.theta);
+  switch (rope.scaling) {
+    case RopeSpec::Scaling::none:
+    case RopeSpec::Scaling::longrope: return;  // what it lacks is found by the comparison
+    case RopeSpec::Scaling::linear:
+    case RopeSpec::Scaling::dynamic:
+      config["rope_scaling"] = {{"rope_type", rope.scaling == RopeSpec::Scaling::linear ? "linear" : "dynamic"},
+                                {"factor", shortest(rope.factor)}};
+      return;
+    case RopeSpec::Scaling::llama3:
+      config["rope_scaling"] = {{"rope_type", "llama3"},
+                                {"factor", shortest(rope.factor)},
+                                {"low_freq_factor", shortest(rope.low_freq_factor)},
+                                {"high_freq_factor", shortest(rope.high_freq_factor)},
+                                {"original_max_position_embeddings", rope.original_context}};
+      return;
+    case RopeSpec::Scaling::yarn:
+      config["rope_scaling"] = {{"rope_type", "yarn"},
+                                {"factor", shortest(rope.factor)},
+                                {"beta_fast", shortest(rope.beta_fast)},
+                                {"beta_slow", shortest(rope.beta_slow)},
+                                {"original_max_position_embeddings", rope.original_context}};
+      const double own = rope.factor <= 1 ? 1 : 0.1 * std::log(rope.factor) + 1;
+      const auto magnitude = static_cast<double>(layers::rope_table(rope).magnitude);
+      if (std::abs(magnitude / own - 1) > 1e-6) config["rope_scaling"]["attention_factor"] = magnitude;
+  }
+}
+
+const MoeSpec* first_moe(const ModelSpec& spec) {
+  for (const BlockSpec& block : spec.blocks)
+    if (const auto* moe = std::get_if<MoeSpec>(&block.ffn)) return moe;
+  return nullptr;
+}
+
+void put_window(const ModelSpec& spec, Json& config) {
+  const int64_t window = std::get<AttentionSpec>(spec.blocks.front().mixer).window;
+  config["sliding_window"] = window > 0 ? Json(window) : Json(nullptr);
+}
+
+void put_experts(const ModelSpec& spec, const char* count, Json& config) {
+  const MoeSpec* moe = first_moe(spec);
+  if (!moe) return;
+  config[count] = moe->router.experts;
+  config["num_experts_per_tok"] = moe->router.experts_per_token;
+}
+
+void put_qwen_experts(const ModelSpec& spec, Json& config) {
+  put_experts(spec, "num_experts", config);
+  const MoeSpec* moe = first_moe(spec);
+  if (!moe) return;
+  config["moe_intermediate_size"] = moe->hidden;
+  config["norm_topk_prob"] = moe->router.renormalise;
+  config["decoder_sparse_step"] = 1;
+  config["use_sliding_window"] = false;
+  std::vector<size_t> dense;
+  for (size_t i = 0; i < spec.blocks.size(); ++i)
+    if (std::holds_alternative<DenseFfnSpec>(spec.blocks[i].ffn)) dense.push_back(i);
+  config["mlp_only_layers"] = dense;
+  if (moe->shared_hidden) config["shared_expert_intermediate_size"] = moe->shared_hidden;
+}
+
+void put_granite(const ModelSpec& spec, Json& config) {
+  const auto number = [](float value) { return shortest(static_cast<double>(value)); };
+  config["embedding_multiplier"] = number(spec.embedding_multiplier);
+  config["logits_scaling"] = number(spec.logits_scaling);
+  config["residual_multiplier"] = number(spec.blocks.front().residual_multiplier);
+  config["attention_multiplier"] = number(std::get<AttentionSpec>(spec.blocks.front().mixer).scale);
+}
+
+void put_gemma(const ModelSpec& spec, Json& config) {
+  const auto& attention = std::get<AttentionSpec>(spec.blocks.front().mixer);
+  const double scalar = 1 / (static_cast<double>(attention.scale) * static_cast<double>(attention.scale));
+  config["query_pre_attn_scalar"] = std::abs(scalar - std::round(scalar)) < 1e-3 ? std::round(scalar) : scalar;
+  const auto cap = [](float value) { return value > 0 ? Json(shortest(static_cast<double>(value))) : Json(nullptr); };
+  config["final_logit_softcapping"] = cap(spec.logits_softcap.value_or(0));
+  config["attn_logit_softcapping"] = cap(attention.softcap);
+  config["hidden_activation"] = config["hidden_act"];
+  std::vector<std::string> types;
+  for (const BlockSpec& block : spec.blocks) {
+    const auto& one = std::get<AttentionSpec>(block.mixer);
+    types.push_back(one.window > 0 ? "sliding_attention" : "full_attention");
+    if (one.window == 0 && one.rope) put_rope(*one.rope, config);
+    if (one.window == 0) continue;
+    config["sliding_window"] = one.window;
+    if (one.rope) config["rope_local_base_freq"] = shortest(one.rope->theta);
+  }
+  config["layer_types"] = types;
+}
+
+/// A family: what its config says beside what all say.
+struct Row {
+  const char *model_type, *architecture, *class_name;
+  bool experts;
+  void (*put)(const ModelSpec& spec, Json& config);
+};
+
+constexpr Row kRows[] = {
+    {"llama", "llama", "LlamaForCausalLM", false,
+     [](const ModelSpec& spec, Json& config) {
+       config["attention_bias"] = std::get<AttentionSpec>(spec.blocks.front().mixer).q_bias;
+       config["mlp_bias"] = std::get<DenseFfnSpec>(spec.blocks.front().ffn).bias;
+     }},
+    {"mistral", "llama", "MistralForCausalLM", false, put_window},
+    {"mixtral", "llama", "MixtralForCausalLM", true,
+     [](const ModelSpec& spec, Json& config) {
+       put_window(spec, config);
+       put_experts(spec, "num_local_experts", config);
+     }},
+    {"qwen2", "qwen2", "Qwen2ForCausalLM", false,
+     [](const ModelSpec&, Json& config) { config["use_sliding_window"] = false; }},
+    {"qwen3", "qwen3", "Qwen3ForCausalLM", false,
+     [](const ModelSpec& spec, Json& config) {
+       config["use_sliding_window"] = false;
+       config["attention_bias"] = std::get<AttentionSpec>(spec.blocks.front().mixer).q_bias;
+     }},
+    {"qwen2_moe", "qwen2moe", "Qwen2MoeForCausalLM", true, put_qwen_experts},
+    {"qwen3_moe", "qwen3moe", "Qwen3MoeForCausalLM", true, put_qwen_experts},
+    {"olmoe", "olmoe", "OlmoeForCausalLM", true,
+     [](const ModelSpec& spec, Json& config) {
+       put_experts(spec, "num_experts", config);
+       config["norm_topk_prob"] = first_moe(spec)->router.renormalise;
+       const auto& attention = std::get<AttentionSpec>(spec.blocks.front().mixer);
+       config["clip_qkv"] =
+           attention.clip_qkv ? Json(shortest(static_cast<double>(*attention.clip_qkv))) : Json(nullptr);
+     }},
+    {"olmo2", "olmo2", "Olmo2ForCausalLM", false, [](const ModelSpec&, Json&) {}},
+    {"gemma2", "gemma2", "Gemma2ForCausalLM", false, put_gemma},
+    {"gemma3_text", "gemma3", "Gemma3ForCausalLM", false, put_gemma},
+    {"phi3", "phi3", "Phi3ForCausalLM", false, put_window},
+    {"granite", "granite", "GraniteForCausalLM", false, put_granite},
+    {"granitemoe", "granitemoe", "GraniteMoeForCausalLM", true,
+     [](const ModelSpec& spec, Json& config) {
+       put_granite(spec, config);
+       put_experts(spec, "num_local_experts", config);
+     }},
+    {"granitemoeshared", "granitemoe", "GraniteMoeSharedForCausalLM", true,
+     [](const ModelSpec& spec, Json& config) {
+       put_granite(spec, config);
+       put_experts(spec, "num_local_experts", config);
+       config["shared_intermediate_size"] = first_moe(spec)->shared_hidden;
+     }},
+};
+
+}  // namespace
+
+std::vector<float> llama3_divisors(const RopeSpec& rope) {
+  RopeSpec plain = rope;
+  plain.scaling = RopeSpec::Scaling::none;
+  const std::vector<float> unscaled = layers::rope_table(plain).frequency;
+  std::vector<float> divisors = layers::rope_table(rope).frequency;
+  for (size_t i = 0; i < divisors.size(); ++i) divisors[i] = unscaled[i] / divisors[i];
+  return divisors;
+}
+
+std::string exported_model_types() {
+  std::string list;
+  for (const Row& row : kRows) list += (list.empty() ? "" : ", ") + std::string(row.model_type);
+  return list;
+}
+
+std::vector<std::string> hugging_face_types(const ModelSpec& spec, const std::string& architecture) {
+  std::vector<std::string> types;
+  const MoeSpec* moe = first_moe(spec);
+  for (const Row& row : kRows) {
+    if (row.architecture != architecture || row.experts != (moe != nullptr)) continue;
+    const bool shared = std::string_view(row.model_type) == "granitemoeshared";
+    if (architecture == "granitemoe" && shared != (moe->shared_hidden > 0)) continue;
+    types.emplace_back(row.model_type);
+  }
+  return types;
+}
+
+Json hugging_face_config(const ModelSpec& spec, const std::string& model_type) {
+  const Row* row = nullptr;
+  for (const Row& one : kRows)
+    if (one.model_type == model_type) row = &one;
+  base::require(row != nullptr, "config", "no config.json is made for {}", model_type);
+  const auto* attention = std::get_if<AttentionSpec>(&spec.blocks.front().mixer);
+  base::require(attention != nullptr, "config", "a {} without attention", model_type);
+  const MoeSpec* moe = first_moe(spec);
+  int64_t hidden = moe ? moe->hidden : 0;
+  ops::Activation activation = moe ? moe->activation : ops::Activation::silu;
+  for (const BlockSpec& block : spec.blocks)
+    if (const auto* dense = std::get_if<DenseFfnSpec>(&block.ffn))
+      hidden = dense->hidden, activation = dense->activation;
+  Json config = {{"architectures", {row->class_name}},
+                 {"model_type", model_type},
+                 {"vocab_size", spec.vocabulary},
+                 {"hidden_size", spec.width},
+                 {"intermediate_size", hidden},
+                 {"num_hidden_layers", spec.blocks.size()},
+                 {"num_attention_heads", attention->heads},
+                 {"num_key_value_heads", attention->kv_heads},
+                 {"head_dim", attention->head_dim},
+                 {"max_position_embeddings", spec.context},
+                 {"rms_norm_eps", shortest(static_cast<double>(spec.final_norm.eps))},
+                 {"tie_word_embeddings", spec.tied_embeddings},
+                 {"hidden_act", activation_name(activation)}};
+  if (attention->rope) put_rope(*attention->rope, config);
+  row->put(spec, config);
+  return config;
+}
+
+}  // namespace coterie::models

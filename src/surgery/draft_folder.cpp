@@ -1,0 +1,105 @@
+#include <fmt/format.h>
+
+#include "base/atomic_file.h"
+#include "base/error.h"
+#include "models/config_export.h"
+#include "models/export.h"
+#include "models/families/family.h"
+#include "surgery/draft.h"
+#include "surgery/folder.h"
+#include "surgery/same_model.h"
+#include "text/gguf_export.h"
+
+namespace coterie::surgery {
+
+namespace {
+
+using base::ErrorKind;
+using base::Json;
+using models::ModelSpec;
+
+constexpr std::string_view kConfig = "the config.json that would be written";
+
+std::string string_of(const checkpoint::Metadata& metadata, std::string_view key) {
+  const auto found = metadata.find(key);
+  const auto* text = found == metadata.end() ? nullptr : std::get_if<std::string>(&found->second);
+  return text ? *text : std::string();
+}
+
+/// The config of a GGUF: of the model_types its architecture may be, the first that says the model.
+Json config_of_gguf(const models::Model& model, ModelSpec& read) {
+  const ModelSpec& spec = model.decoder->spec();
+  if (const std::string own = string_of(model.source->metadata(), "coterie.config"); !own.empty()) {
+    read = spec;
+    return base::parse_json(own, "coterie.config");
+  }
+  const std::vector<std::string> types = models::hugging_face_types(spec, spec.family);
+  if (types.empty())
+    throw base::Error(ErrorKind::unsupported, model.source->where(),
+                      fmt::format("no config.json is made for the architecture {}", spec.family),
+                      "one is made for " + models::exported_model_types());
+  std::optional<base::Error> refused;
+  for (const std::string& type : types) try {
+      Json config = models::hugging_face_config(spec, type);
+      read = models::read_config(config, std::string(kConfig), false);
+      require_same(spec, read, model.source->where(), "a config.json of model_type " + type);
+      return config;
+    } catch (const base::Error& error) {
+      if (!refused) refused = error;
+    }
+  throw *refused;
+}
+
+void add_text_of_gguf(const models::Model& model, Draft& draft) {
+  if (!model.tokenizer) {
+    draft.notes.push_back("no tokenizer goes along: " + model.no_tokenizer);
+    return;
+  }
+  const std::string whole = string_of(model.source->metadata(), "tokenizer.huggingface.json");
+  const text::Tokenizer& tokenizer = *model.tokenizer;
+  draft.files["tokenizer.json"] = whole.empty() ? text::tokenizer_json(tokenizer) : whole;
+  Json config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
+                 {"clean_up_tokenization_spaces", false},
+                 {"model_max_length", model.decoder->spec().context}};
+  const std::vector<text::TokenId>& ends = tokenizer.end_tokens();
+  Json generation = {{"_from_model_config", false}};
+  if (tokenizer.bos()) {
+    config["bos_token"] = tokenizer.token(*tokenizer.bos()).value_or("");
+    generation["bos_token_id"] = draft.config["bos_token_id"] = *tokenizer.bos();
+  }
+  if (!ends.empty()) {
+    config["eos_token"] = tokenizer.token(ends.front()).value_or("");
+    generation["eos_token_id"] = ends.size() == 1 ? Json(ends.front()) : Json(ends);
+    draft.config["eos_token_id"] = ends.front();
+  }
+  if (model.chat_template) draft.files["chat_template.jinja"] = model.chat_template->source();
+  draft.files["tokenizer_config.json"] = config.dump(2) + "\n";
+  draft.files["generation_config.json"] = generation.dump(2) + "\n";
+}
+
+}  // namespace
+
+Draft draft_folder(const models::Model& model, bool tokenizer) {
+  Draft draft;
+  const ModelSpec& spec = model.decoder->spec();
+  const bool gguf = model.source->format() == checkpoint::Format::gguf;
+  ModelSpec read = spec;
+  draft.config = gguf ? config_of_gguf(model, read) : base::read_json(model.path.config);
+  const std::string type = draft.config.value("model_type", spec.family);
+  const models::NameTable names = models::family_of_model_type(type, kConfig).hugging_face_names();
+  draft.roles = roles_to_write(*model.decoder, names);
+  draft.tensors = models::tensors_to_write(*model.decoder, names);
+  for (const checkpoint::TensorToWrite& tensor : draft.tensors) {
+    const Change change = change_between(spec, read, draft.roles.at(tensor.name));
+    if (!change.none()) draft.changes[tensor.name] = change;
+  }
+  if (!tokenizer) return draft;
+  if (gguf) {
+    add_text_of_gguf(model, draft);
+    return draft;
+  }
+  draft.files = text_files(model.path.config.parent_path());
+  return draft;
+}
+
+}  // namespace coterie::surgery

@@ -1,0 +1,71 @@
+#include "surgery/folder.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <utility>
+
+#include "base/atomic_file.h"
+#include "base/error.h"
+#include "checkpoint/split_name.h"
+
+namespace coterie::surgery {
+
+namespace fs = std::filesystem;
+using base::ErrorKind;
+
+void refuse_existing(const fs::path& out) {
+  std::error_code code;
+  if (!fs::exists(out, code) || (fs::is_directory(out, code) && fs::is_empty(out, code))) return;
+  throw base::Error(ErrorKind::bad_input, out.string(), "is there already", "name a folder that is not, or remove it");
+}
+
+void refuse_same_file(const fs::path& source, const fs::path& out) {
+  std::error_code code;
+  bool same = fs::equivalent(source, out, code) && !code;
+  if (const auto split = checkpoint::SplitName::parse(source))
+    for (int part = 1; part <= split->count && !same; ++part) same = fs::equivalent(split->part(part), out, code);
+  if (same)
+    base::fail(ErrorKind::bad_input, out.string(), "is the model that is read: a source is never written over");
+}
+
+std::map<std::string, std::string, std::less<>> text_files(const fs::path& folder) {
+  std::map<std::string, std::string, std::less<>> files;
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+                           "generation_config.json", "chat_template.jinja", "chat_template.json", "added_tokens.json",
+                           "vocab.json", "merges.txt"})
+    if (fs::exists(folder / name)) files[name] = base::read_text(folder / name);
+  return files;
+}
+
+NewFolder::NewFolder(fs::path target) : target_(std::move(target)) {
+  if (!target_.has_filename()) target_ = target_.parent_path();  // "name/"
+  refuse_existing(target_);
+  temporary_ = target_;
+  temporary_ += fmt::format(".{}.partial", ::getpid());
+  std::error_code code;
+  if (!fs::create_directory(temporary_, code) || code)
+    base::fail(ErrorKind::io, temporary_.string(), "the folder cannot be made: {}",
+               code ? code.message() : "it is there already");
+}
+
+NewFolder::~NewFolder() {
+  std::error_code ignored;
+  if (!temporary_.empty()) fs::remove_all(temporary_, ignored);
+}
+
+void NewFolder::write(std::string_view name, std::string_view text) const {
+  base::AtomicFile file(temporary_ / name);
+  file.write(text);
+  file.commit();
+}
+
+void NewFolder::commit() {
+  std::error_code code;
+  fs::remove(target_, code);  // an empty folder
+  fs::rename(temporary_, target_, code);
+  if (code) base::fail(ErrorKind::io, target_.string(), "cannot be given its name: {}", code.message());
+  temporary_.clear();
+}
+
+}  // namespace coterie::surgery

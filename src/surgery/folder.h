@@ -1,0 +1,37 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <string_view>
+
+namespace coterie::surgery {
+
+/// Throws bad_input when something other than an empty folder is at `out`.
+void refuse_existing(const std::filesystem::path& out);
+/// Throws bad_input when `out` is the file (or a part of the set) a model is read from.
+void refuse_same_file(const std::filesystem::path& source, const std::filesystem::path& out);
+
+/// Of a model's folder all that says how it reads and writes text: the tokenizer's files, chat templates and
+/// generation_config.json, by name.
+std::map<std::string, std::string, std::less<>> text_files(const std::filesystem::path& folder);
+
+/// A folder that is written under a temporary name beside its own and gets that on commit(). Without commit() it is
+/// removed.
+class NewFolder {
+ public:
+  /// Throws bad_input where refuse_existing does, io when it cannot be made.
+  explicit NewFolder(std::filesystem::path target);
+  NewFolder(const NewFolder&) = delete;
+  NewFolder& operator=(const NewFolder&) = delete;
+  ~NewFolder();
+
+  const std::filesystem::path& path() const { return temporary_; }
+  void write(std::string_view name, std::string_view text) const;
+  void commit();
+
+ private:
+  std::filesystem::path target_, temporary_;
+};
+
+}  // namespace coterie::surgery

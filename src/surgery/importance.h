@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "models/decoder.h"
+#include "ops/observer.h"
+
+namespace coterie::surgery {
+
+/// What calibration text tells about the columns of matrices: of each matrix, and of each expert of a stack, the sum of
+/// the squares of what it was multiplied with, and by how many rows. Under the names that GGUF gives the tensors.
+///
+/// Files are llama.cpp's (general.type "imatrix": NAME.in_sum2 [items, cols] and NAME.counts [items, 1], f32), so that
+/// llama-quantize reads these, and llama-imatrix's are read here.
+struct Importance {
+  struct Entry {
+    int64_t items = 1;                // experts or heads of a stack
+    std::vector<double> square_sums;  // [items, cols]
+    std::vector<int64_t> rows;        // [items] that were seen
+    int64_t cols() const { return static_cast<int64_t>(square_sums.size()) / items; }
+    int64_t unseen() const;
+  };
+  std::map<std::string, Entry, std::less<>> entries;
+  std::vector<std::string> texts;  // names of the calibration files
+  int64_t chunks = 0, chunk_tokens = 0;
+
+  /// Sums and counts of both: what one run over all the texts would have counted. Refuses entries of another shape.
+  void add(const Importance& other);
+  /// Of the matrices of a tensor, [items, cols]: mean squares, 0 for items that were never seen (surgery::recoded takes
+  /// those as without importance). Empty for a tensor there is nothing of. Refuses one of another shape.
+  std::vector<float> weights(const std::string& tensor, int64_t items, int64_t cols) const;
+};
+
+/// Throws bad_input, naming the tensor, for a file that is no importance matrix or lies.
+Importance read_importance(const std::filesystem::path& path);
+/// Experts that were never seen are in the file with a count of 0, and their number in `coterie.imatrix.unseen`.
+void write_importance(const Importance& importance, const std::filesystem::path& path);
+
+/// Counts, as Context::observer of a decoder's passes. Sums are kept in f64, row by row in the order of the batch.
+class ImportanceCounter : public ops::Observer {
+ public:
+  /// `architecture`: by whose names GGUF calls the tensors (models::gguf_architecture). The decoder's weights must stay
+  /// where they are.
+  ImportanceCounter(const models::Decoder& decoder, const std::string& architecture);
+
+  void input(const tensor::Weight& weight, tensor::ConstMatrix x) override;
+  void input(const tensor::Weight& weight, tensor::ConstMatrix x, std::span<const int32_t> rows) override;
+
+  Importance& counted() { return counted_; }
+
+ private:
+  struct Place {
+    const std::byte* end;
+    Importance::Entry* entry;
+    int64_t item;
+  };
+  /// The sums of the matrix that the weight is (a part of), of which `rows` rows more are counted; null for others.
+  double* sums_of(const tensor::Weight& weight, int64_t rows);
+
+  Importance counted_;
+  std::map<const std::byte*, Place> places_;  // by the first byte
+};
+
+}  // namespace coterie::surgery
