@@ -26,12 +26,8 @@ base::Json as_json(const std::string& out, const surgery::Converted& converted) 
   base::Json values = base::Json::object(), errors = base::Json::object();
   for (const auto& [dtype, count] : converted.values) values[std::string(tensor::name(dtype))] = count;
   for (const auto& [dtype, loss] : converted.losses) errors[std::string(tensor::name(dtype))] = loss.relative();
-  return {{"file", out},
-          {"bytes", converted.file_bytes},
-          {"tensors", converted.tensors},
-          {"values", values},
-          {"relative_errors", errors},
-          {"notes", converted.notes}};
+  return {{"file", out},      {"bytes", converted.file_bytes}, {"tensors", converted.tensors},
+          {"values", values}, {"relative_errors", errors},     {"notes", converted.notes}};
 }
 
 }  // namespace

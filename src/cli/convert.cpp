@@ -30,7 +30,8 @@ void add_convert(CLI::App& app, Action& action) {
                    "Format of the matrices: f32, f16, bf16, q8_0, q6_k, q5_k, q4_k, q4_0, … (default: as they are)")
       ->type_name("T");
   command->footer(
-      "In a GGUF norms, biases and routers stay in f32, and an output matrix gets q6_k where the format has fewer than\n"
+      "In a GGUF norms, biases and routers stay in f32, and an output matrix gets q6_k where the format has fewer "
+      "than\n"
       "8 bits; the mixtures that people know (q4_k_m) are quantize's. A folder has bf16, f16 or f32.\n"
       "Examples:\n"
       "  coterie convert ./OLMoE-1B-7B -o olmoe.gguf --to q4_k\n"

@@ -54,8 +54,8 @@ int perplexity_command(runtime::Engine& engine, const EvalOptions& options) {
     print(result.dump(2) + "\n");
   } else {
     print(fmt::format("perplexity {:.4f} ± {:.4f} · {} predictions in windows of {} · {} · {:.1f} s, {:.1f} tokens/s\n",
-                      perplexity, error, cross_entropy.predictions(), windows.window(), options.model.precision, seconds,
-                      static_cast<double>(windows.tokens()) / seconds));
+                      perplexity, error, cross_entropy.predictions(), windows.window(), options.model.precision,
+                      seconds, static_cast<double>(windows.tokens()) / seconds));
   }
   return 0;
 }
@@ -67,9 +67,12 @@ int choices_command(runtime::Engine& engine, const EvalOptions& options) {
   Progress progress;
   const base::Stopwatch clock;
   ChoiceScores scores;
+  base::Json each = base::Json::array();
   for (const Question& question : questions) {
     progress.show(fmt::format("question {} of {}", scores.questions + 1, questions.size()));
-    add_scores(question, score_choices(engine, question), scores);
+    const std::vector<double> log_probabilities = score_choices(engine, question);
+    add_scores(question, log_probabilities, scores);
+    each.push_back(log_probabilities);
   }
   progress.clear();
   const double seconds = clock.seconds();
@@ -84,13 +87,14 @@ int choices_command(runtime::Engine& engine, const EvalOptions& options) {
                                {"accuracy_by_length", scores.accuracy_by_length()},
                                {"accuracy_by_length_standard_error", scores.error(scores.right_by_length)},
                                {"accuracy_by_chance", scores.by_chance()},
+                               {"log_probabilities", each},
                                {"seconds", seconds}};
     print(result.dump(2) + "\n");
   } else {
-    print(fmt::format("accuracy {:.4f} ± {:.4f} · by length {:.4f} ± {:.4f} · chance {:.4f} · {} questions · {} · {:.1f} s\n",
-                      scores.accuracy(), scores.error(scores.right), scores.accuracy_by_length(),
-                      scores.error(scores.right_by_length), scores.by_chance(), scores.questions,
-                      options.model.precision, seconds));
+    print(fmt::format(
+        "accuracy {:.4f} ± {:.4f} · by length {:.4f} ± {:.4f} · chance {:.4f} · {} questions · {} · {:.1f} s\n",
+        scores.accuracy(), scores.error(scores.right), scores.accuracy_by_length(),
+        scores.error(scores.right_by_length), scores.by_chance(), scores.questions, options.model.precision, seconds));
   }
   return 0;
 }
@@ -101,8 +105,7 @@ int eval_command(const EvalOptions& options) {
     base::fail(base::ErrorKind::bad_input, "eval", "expected either --text or --choices");
   if (!text && (options.window || options.tokens))
     base::fail(base::ErrorKind::bad_input, "eval", "--window and --tokens are for --text");
-  if (text && options.questions)
-    base::fail(base::ErrorKind::bad_input, "eval", "--questions is for --choices");
+  if (text && options.questions) base::fail(base::ErrorKind::bad_input, "eval", "--questions is for --choices");
   runtime::Engine engine = open_engine(options.model);
   return text ? perplexity_command(engine, options) : choices_command(engine, options);
 }
@@ -111,7 +114,8 @@ int eval_command(const EvalOptions& options) {
 
 void add_eval(CLI::App& app, Action& action) {
   auto options = std::make_shared<EvalOptions>();
-  CLI::App* command = app.add_subcommand("eval", "Perplexity of a text, or accuracy on questions with choices, with its standard error");
+  CLI::App* command = app.add_subcommand(
+      "eval", "Perplexity of a text, or accuracy on questions with choices, with its standard error");
   options->model.add_model(*command);
   command->add_option("--text", options->text, "The text, UTF-8; \"-\": standard input")->type_name("FILE");
   command->add_option("--choices", options->choices, "Questions, a JSON object a line: prompt, choices, answer")
@@ -136,9 +140,11 @@ void add_eval(CLI::App& app, Action& action) {
       "one. Each token that has another before it in its window is predicted; the perplexity is e to the mean "
       "cross-entropy in nats. The standard error takes predictions as\n"
       "independent.\n"
-      "A line of --choices is {\"prompt\": …, \"choices\": […], \"answer\": …}; question may stand for prompt, and the\n"
+      "A line of --choices is {\"prompt\": …, \"choices\": […], \"answer\": …}; question may stand for prompt, and "
+      "the\n"
       "answer is the number of a choice from 0, its letter, or its text. A choice follows its prompt after a space,\n"
-      "unless either has one there. The model's answer is the choice of highest probability; by length, of highest log\n"
+      "unless either has one there. The model's answer is the choice of highest probability; by length, of highest "
+      "log\n"
       "probability a character.\n"
       "Examples:\n"
       "  coterie eval model.gguf --text book.txt\n"

@@ -45,8 +45,8 @@ Unseen unseen_of(const surgery::Importance& importance) {
 int importance_command(ImportanceCommand& command) {
   runtime::Engine engine = open_engine(command.model);
   const bool gguf = engine.model().source->format() == checkpoint::Format::gguf;
-  surgery::ImportanceCounter counter(
-      *engine.model().decoder, gguf ? engine.spec().family : models::gguf_architecture(engine.spec()));
+  surgery::ImportanceCounter counter(*engine.model().decoder,
+                                     gguf ? engine.spec().family : models::gguf_architecture(engine.spec()));
   surgery::Importance& importance = counter.counted();
   engine.context().observer = &counter;
   Progress progress;
@@ -70,8 +70,9 @@ int importance_command(ImportanceCommand& command) {
   surgery::write_importance(importance, command.out);
   const Unseen unseen = unseen_of(importance);
   if (unseen.matrices > 0)
-    print_warning(fmt::format("{} matrices of experts were never seen ({}{}): quantize rounds them as without importance",
-                              unseen.matrices, unseen.examples, unseen.tensors > 3 ? ", …" : ""));
+    print_warning(
+        fmt::format("{} matrices of experts were never seen ({}{}): quantize rounds them as without importance",
+                    unseen.matrices, unseen.examples, unseen.tensors > 3 ? ", …" : ""));
   const double seconds = clock.seconds();
   if (command.json) {
     print(base::Json{{"file", command.out},
@@ -115,7 +116,8 @@ void add_importance(CLI::App& app, Action& action) {
   options->model.add_engine(*command, false);
   command->footer(
       "Of each matrix the squares of what it is multiplied with are summed, column by column; of experts one by one,\n"
-      "over the tokens that are routed to them. Runs over several texts add up to one run over all. The file is read by\n"
+      "over the tokens that are routed to them. Runs over several texts add up to one run over all. The file is read "
+      "by\n"
       "llama-quantize, and what llama-imatrix writes by coterie quantize.\n"
       "Examples:\n"
       "  coterie importance olmoe-f16.gguf --text book.txt -o olmoe.imatrix.gguf\n"

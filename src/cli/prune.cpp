@@ -42,10 +42,8 @@ double loss_of(runtime::Engine& engine, const TextWindows& windows) {
 base::Json layers_as_json(const surgery::ExpertSaliency& saliency, const surgery::KeptExperts& kept) {
   base::Json layers = base::Json::array();
   for (const auto& [number, layer] : saliency.layers())
-    layers.push_back({{"layer", number},
-                      {"kept", kept.at(number)},
-                      {"saliency", layer.saliency()},
-                      {"tokens", layer.tokens}});
+    layers.push_back(
+        {{"layer", number}, {"kept", kept.at(number)}, {"saliency", layer.saliency()}, {"tokens", layer.tokens}});
   return layers;
 }
 
@@ -90,8 +88,7 @@ int prune_command(const PruneCommand& command) {
   ModelOptions written = command.model;
   written.model = command.out;
   runtime::Engine engine = open_engine(written);
-  const double after =
-      loss_of(engine, TextWindows(engine, command.texts.front(), command.window, command.tokens));
+  const double after = loss_of(engine, TextWindows(engine, command.texts.front(), command.window, command.tokens));
   progress.clear();
   if (unseen > 0)
     pruned.notes.push_back(fmt::format("{} experts were never chosen on this text; they go first", unseen));
@@ -111,8 +108,8 @@ int prune_command(const PruneCommand& command) {
           "\n");
     return 0;
   }
-  print_note(fmt::format("{}: {}, parameters {} → {}; cross-entropy at the beginning of {} {:.4f} → {:.4f}", command.out,
-                         base::human_bytes(pruned.file_bytes), abbreviated(pruned.parameters_before),
+  print_note(fmt::format("{}: {}, parameters {} → {}; cross-entropy at the beginning of {} {:.4f} → {:.4f}",
+                         command.out, base::human_bytes(pruned.file_bytes), abbreviated(pruned.parameters_before),
                          abbreviated(pruned.parameters_after), command.texts.front(), before, after));
   return 0;
 }

@@ -65,8 +65,10 @@ void add_quantize(CLI::App& app, Action& action) {
   command->footer(
       "Each mixture has one format for most matrices, and more bits for some, by the rules of llama-quantize:\n" +
       rules() +
-      "In all of them routers, norms and biases stay in f32, the output matrix (or tied embedding) has q6_k or more, and\n"
-      "in models of 8 experts attention's keys and values are q8_0. Rows that are no multiple of 256 get formats of 32.\n"
+      "In all of them routers, norms and biases stay in f32, the output matrix (or tied embedding) has q6_k or more, "
+      "and\n"
+      "in models of 8 experts attention's keys and values are q8_0. Rows that are no multiple of 256 get formats of "
+      "32.\n"
       "The error that is said is the root of the mean squared error relative to that of the values.\n"
       "Examples:\n"
       "  coterie quantize ./OLMoE-1B-7B -o olmoe.gguf --to q4_k_m\n"

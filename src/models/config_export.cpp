@@ -53,13 +53,27 @@ std::optional<RopeSpec> llama3_of(const RopeSpec& read) {
   return {};
 }
 
+// The reference's own is sqrt(1 + ln factor / ln original).
+void put_longrope_magnitude(const RopeSpec& rope, Json& config) {
+  const auto original = static_cast<double>(rope.original_context);
+  const double factor = config["max_position_embeddings"].get<double>() / original;
+  const double own = factor <= 1 ? 1.0 : std::sqrt(1 + std::log(factor) / std::log(original));
+  const auto magnitude = static_cast<double>(rope.long_magnitude);
+  if (std::abs(magnitude / own - 1) > 1e-6) config["rope_scaling"]["attention_factor"] = shortest(magnitude);
+}
+
 void put_rope(const RopeSpec& read, Json& config) {
   const std::optional<RopeSpec> llama3 = read.divisors.empty() ? std::nullopt : llama3_of(read);
   const RopeSpec& rope = llama3 ? *llama3 : read;
   config["rope_theta"] = shortest(rope.theta);
   switch (rope.scaling) {
-    case RopeSpec::Scaling::none:
-    case RopeSpec::Scaling::longrope: return;  // what it lacks is found by the comparison
+    case RopeSpec::Scaling::none: return;
+    case RopeSpec::Scaling::longrope:
+      config["rope_scaling"] = {
+          {"type", "longrope"}, {"short_factor", rope.short_factors}, {"long_factor", rope.long_factors}};
+      config["original_max_position_embeddings"] = rope.original_context;
+      put_longrope_magnitude(rope, config);
+      return;
     case RopeSpec::Scaling::linear:
     case RopeSpec::Scaling::dynamic:
       config["rope_scaling"] = {{"rope_type", rope.scaling == RopeSpec::Scaling::linear ? "linear" : "dynamic"},
@@ -117,7 +131,15 @@ void put_qwen_experts(const ModelSpec& spec, Json& config) {
   if (moe->shared_hidden) config["shared_expert_intermediate_size"] = moe->shared_hidden;
 }
 
+void put_attention_bias(const ModelSpec& spec, Json& config) {
+  config["attention_bias"] = std::get<AttentionSpec>(spec.blocks.front().mixer).q_bias;
+}
+void put_ffn_bias(const ModelSpec& spec, Json& config) {
+  config["mlp_bias"] = std::get<DenseFfnSpec>(spec.blocks.front().ffn).bias;
+}
+
 void put_granite(const ModelSpec& spec, Json& config) {
+  put_attention_bias(spec, config);
   const auto number = [](float value) { return shortest(static_cast<double>(value)); };
   config["embedding_multiplier"] = number(spec.embedding_multiplier);
   config["logits_scaling"] = number(spec.logits_scaling);
@@ -126,9 +148,12 @@ void put_granite(const ModelSpec& spec, Json& config) {
 }
 
 void put_gemma(const ModelSpec& spec, Json& config) {
+  put_attention_bias(spec, config);
   const auto& attention = std::get<AttentionSpec>(spec.blocks.front().mixer);
   const double scalar = 1 / (static_cast<double>(attention.scale) * static_cast<double>(attention.scale));
-  config["query_pre_attn_scalar"] = std::abs(scalar - std::round(scalar)) < 1e-3 ? std::round(scalar) : scalar;
+  // The reference takes whole numbers only.
+  config["query_pre_attn_scalar"] =
+      std::abs(scalar - std::round(scalar)) < 1e-3 ? Json(std::llround(scalar)) : Json(scalar);
   const auto cap = [](float value) { return value > 0 ? Json(shortest(static_cast<double>(value))) : Json(nullptr); };
   config["final_logit_softcapping"] = cap(spec.logits_softcap.value_or(0));
   config["attn_logit_softcapping"] = cap(attention.softcap);
@@ -140,7 +165,7 @@ void put_gemma(const ModelSpec& spec, Json& config) {
     if (one.window == 0 && one.rope) put_rope(*one.rope, config);
     if (one.window == 0) continue;
     config["sliding_window"] = one.window;
-    if (one.rope) config["rope_local_base_freq"] = shortest(one.rope->theta);
+    if (one.rope && config["model_type"] == "gemma3_text") config["rope_local_base_freq"] = shortest(one.rope->theta);
   }
   config["layer_types"] = types;
 }
@@ -155,8 +180,8 @@ struct Row {
 constexpr Row kRows[] = {
     {"llama", "llama", "LlamaForCausalLM", false,
      [](const ModelSpec& spec, Json& config) {
-       config["attention_bias"] = std::get<AttentionSpec>(spec.blocks.front().mixer).q_bias;
-       config["mlp_bias"] = std::get<DenseFfnSpec>(spec.blocks.front().ffn).bias;
+       put_attention_bias(spec, config);
+       put_ffn_bias(spec, config);
      }},
     {"mistral", "llama", "MistralForCausalLM", false, put_window},
     {"mixtral", "llama", "MixtralForCausalLM", true,
@@ -169,23 +194,44 @@ constexpr Row kRows[] = {
     {"qwen3", "qwen3", "Qwen3ForCausalLM", false,
      [](const ModelSpec& spec, Json& config) {
        config["use_sliding_window"] = false;
-       config["attention_bias"] = std::get<AttentionSpec>(spec.blocks.front().mixer).q_bias;
+       put_attention_bias(spec, config);
      }},
-    {"qwen2_moe", "qwen2moe", "Qwen2MoeForCausalLM", true, put_qwen_experts},
-    {"qwen3_moe", "qwen3moe", "Qwen3MoeForCausalLM", true, put_qwen_experts},
+    {"qwen2_moe", "qwen2moe", "Qwen2MoeForCausalLM", true,
+     [](const ModelSpec& spec, Json& config) {
+       put_qwen_experts(spec, config);
+       config["qkv_bias"] = std::get<AttentionSpec>(spec.blocks.front().mixer).q_bias;
+     }},
+    {"qwen3_moe", "qwen3moe", "Qwen3MoeForCausalLM", true,
+     [](const ModelSpec& spec, Json& config) {
+       put_qwen_experts(spec, config);
+       put_attention_bias(spec, config);
+     }},
     {"olmoe", "olmoe", "OlmoeForCausalLM", true,
      [](const ModelSpec& spec, Json& config) {
        put_experts(spec, "num_experts", config);
+       put_attention_bias(spec, config);
        config["norm_topk_prob"] = first_moe(spec)->router.renormalise;
        const auto& attention = std::get<AttentionSpec>(spec.blocks.front().mixer);
        config["clip_qkv"] =
            attention.clip_qkv ? Json(shortest(static_cast<double>(*attention.clip_qkv))) : Json(nullptr);
      }},
-    {"olmo2", "olmo2", "Olmo2ForCausalLM", false, [](const ModelSpec&, Json&) {}},
+    {"olmo2", "olmo2", "Olmo2ForCausalLM", false, put_attention_bias},
     {"gemma2", "gemma2", "Gemma2ForCausalLM", false, put_gemma},
     {"gemma3_text", "gemma3", "Gemma3ForCausalLM", false, put_gemma},
-    {"phi3", "phi3", "Phi3ForCausalLM", false, put_window},
-    {"granite", "granite", "GraniteForCausalLM", false, put_granite},
+    {"phi3", "phi3", "Phi3ForCausalLM", false,
+     [](const ModelSpec& spec, Json& config) {
+       put_window(spec, config);
+       config["pad_token_id"] = nullptr;  // the reference's own may be outside of the vocabulary
+       const auto& attention = std::get<AttentionSpec>(spec.blocks.front().mixer);
+       if (attention.rope && attention.rope->dims != attention.head_dim)
+         config["partial_rotary_factor"] =
+             static_cast<double>(attention.rope->dims) / static_cast<double>(attention.head_dim);
+     }},
+    {"granite", "granite", "GraniteForCausalLM", false,
+     [](const ModelSpec& spec, Json& config) {
+       put_granite(spec, config);
+       put_ffn_bias(spec, config);
+     }},
     {"granitemoe", "granitemoe", "GraniteMoeForCausalLM", true,
      [](const ModelSpec& spec, Json& config) {
        put_granite(spec, config);

@@ -229,8 +229,8 @@ void grouped_down_combine(Context& context, ConstMatrix h, const RoutingPlan& pl
     in_floats &= kernel.form == ActivationForm::floats;
     chosen[used++] = e;
     if (context.observer)
-      context.observer->input(w, h.row_range(plan.expert_offset[static_cast<size_t>(e)],
-                                             plan.expert_offset[static_cast<size_t>(e) + 1]));
+      context.observer->input(
+          w, h.row_range(plan.expert_offset[static_cast<size_t>(e)], plan.expert_offset[static_cast<size_t>(e) + 1]));
   }
   constexpr int64_t kSecondCache = 1 << 17;  // floats
   const bool many = in_floats && plan.slots() >= kManyTokens * used && plan.slots() * h.cols > kSecondCache;

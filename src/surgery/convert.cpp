@@ -157,8 +157,8 @@ class Writer {
     std::map<DType, int64_t> values;
     for (const TensorToWrite& tensor : draft_.tensors)
       if (!draft_.roles.at(tensor.name).vector) values[tensor.dtype] += tensor::element_count(tensor.shape);
-    const auto most =
-        std::max_element(values.begin(), values.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+    const auto most = std::max_element(values.begin(), values.end(),
+                                       [](const auto& a, const auto& b) { return a.second < b.second; });
     for (const auto& [dtype, count] : values)
       if (tensor::is_block(dtype))
         throw base::Error(ErrorKind::unsupported, "convert",
@@ -173,7 +173,9 @@ class Writer {
     if (!role.vector && !role.one_row && role.place != Place::router) return tensor.dtype;
     const auto found = draft_.changes.find(tensor.name);
     std::vector<std::byte> bytes;
-    const auto collect = [&](std::span<const std::byte> piece) { bytes.insert(bytes.end(), piece.begin(), piece.end()); };
+    const auto collect = [&](std::span<const std::byte> piece) {
+      bytes.insert(bytes.end(), piece.begin(), piece.end());
+    };
     recoded(tensor, DType::f32, found == draft_.changes.end() ? Change() : found->second, pool_).produce(collect);
     const auto count = static_cast<int64_t>(bytes.size() / sizeof(float));
     const auto* values = reinterpret_cast<const float*>(bytes.data());
@@ -248,8 +250,9 @@ Converted convert(const models::Model& model, const std::filesystem::path& out, 
       base::fail(ErrorKind::bad_input, out.string(),
                  "a GGUF file's name ends in .gguf; a model in safetensors is a folder, named without an ending");
   if (options.mix || !options.places.empty() || options.importance)
-    base::fail(ErrorKind::bad_input, out.string(), "mixtures of formats and importance are for GGUF: a file that ends "
-                                                   "in .gguf");
+    base::fail(ErrorKind::bad_input, out.string(),
+               "mixtures of formats and importance are for GGUF: a file that ends "
+               "in .gguf");
   if (options.to && tensor::is_block(*options.to))
     throw base::Error(ErrorKind::unsupported, "--to",
                       fmt::format("{} has no safetensors form", tensor::name(*options.to)),

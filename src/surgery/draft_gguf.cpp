@@ -70,8 +70,10 @@ class Maker {
 
   void add_floats(const std::string& name, std::vector<float> values) {
     const std::vector<float>& kept = draft.made[name] = std::move(values);
-    draft.tensors.push_back({name, DType::f32, {std::ssize(kept)}, [bytes = std::as_bytes(std::span(kept))](
-                                                                       const auto& write) { write(bytes); }});
+    draft.tensors.push_back(
+        {name, DType::f32, {std::ssize(kept)}, [bytes = std::as_bytes(std::span(kept))](const auto& write) {
+           write(bytes);
+         }});
     draft.roles[name] = {name, Place::mixer, true, false};
   }
 

@@ -25,15 +25,14 @@ void refuse_same_file(const fs::path& source, const fs::path& out) {
   bool same = fs::equivalent(source, out, code) && !code;
   if (const auto split = checkpoint::SplitName::parse(source))
     for (int part = 1; part <= split->count && !same; ++part) same = fs::equivalent(split->part(part), out, code);
-  if (same)
-    base::fail(ErrorKind::bad_input, out.string(), "is the model that is read: a source is never written over");
+  if (same) base::fail(ErrorKind::bad_input, out.string(), "is the model that is read: a source is never written over");
 }
 
 std::map<std::string, std::string, std::less<>> text_files(const fs::path& folder) {
   std::map<std::string, std::string, std::less<>> files;
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-                           "generation_config.json", "chat_template.jinja", "chat_template.json", "added_tokens.json",
-                           "vocab.json", "merges.txt"})
+  for (const char* name :
+       {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
+        "chat_template.jinja", "chat_template.json", "added_tokens.json", "vocab.json", "merges.txt"})
     if (fs::exists(folder / name)) files[name] = base::read_text(folder / name);
   return files;
 }

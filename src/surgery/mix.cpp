@@ -18,15 +18,15 @@ MixFacts::MixFacts(const models::ModelSpec& spec, bool with_importance) : import
     const auto* attention = std::get_if<layers::AttentionSpec>(&block.mixer);
     if (attention) queries_per_key = attention->heads / std::max<int64_t>(attention->kv_heads, 1);
     attention_layers += attention || std::holds_alternative<layers::LatentAttentionSpec>(block.mixer);
-    if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn))
-      experts = std::max(experts, moe->router.experts);
+    if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn)) experts = std::max(experts, moe->router.experts);
   }
 }
 
 namespace {
 
-constexpr std::string_view kMore = "attention's values and the FFN's down in q6_k in the first and last eighth of the "
-                                   "layers and every third between";
+constexpr std::string_view kMore =
+    "attention's values and the FFN's down in q6_k in the first and last eighth of the "
+    "layers and every third between";
 
 std::vector<Mix> make_mixes() {
   return {
@@ -34,8 +34,9 @@ std::vector<Mix> make_mixes() {
       {"q3_k_s", DType::q3_k, 11, ""},
       {"q3_k_m", DType::q3_k, 12, "values and down q4_k, in the first layers q5_k; attention's output q4_k"},
       {"q3_k_l", DType::q3_k, 13, "values, down and attention's output q5_k"},
-      {"iq4_xs", DType::iq4_xs, 30, "values q5_k where 4 heads or more share one; without importance also the first "
-                                    "eighth of down"},
+      {"iq4_xs", DType::iq4_xs, 30,
+       "values q5_k where 4 heads or more share one; without importance also the first "
+       "eighth of down"},
       {"mxfp4", DType::mxfp4, 38, "the experts (of a dense model the FFN), all else q8_0"},
       {"q4_0", DType::q4_0, 2, "with importance the first eighth of down q4_1"},
       {"iq4_nl", DType::iq4_nl, 25, "as iq4_xs"},

@@ -86,8 +86,8 @@ class Pruner {
                   "{} has {} for {} experts", info.name, tensor::to_string(info.shape), all);
     tensor::Shape shape = info.shape;
     shape.front() = std::ssize(experts);
-    tensors.push_back({info.name, info.dtype, shape, [bytes = info.bytes, each = info.bytes.size() / all,
-                                                      &experts](const auto& write) {
+    tensors.push_back({info.name, info.dtype, shape,
+                       [bytes = info.bytes, each = info.bytes.size() / all, &experts](const auto& write) {
                          for (const int64_t e : experts) write(bytes.subspan(static_cast<size_t>(e) * each, each));
                        }});
   }

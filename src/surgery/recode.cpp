@@ -116,8 +116,8 @@ TensorToWrite recoded(TensorToWrite from, DType to, const Change& change, thread
   // Of a vector each value is a row, so that those of heads can be put in another order.
   const int64_t cols = from.shape.size() < 2 && change.head > 0 ? 1 : from.shape.back();
   const int64_t rows = cols > 0 ? tensor::element_count(from.shape) / cols : 0;
-  base::require(weights.values.empty() || (rows % weights.items == 0 &&
-                                           static_cast<int64_t>(weights.values.size()) == weights.items * cols),
+  base::require(weights.values.empty() ||
+                    (rows % weights.items == 0 && static_cast<int64_t>(weights.values.size()) == weights.items * cols),
                 "recode", "{}: {} weights of importance for {} times {} columns", from.name, weights.values.size(),
                 weights.items, cols);
   TensorToWrite result{from.name, to, from.shape, {}};

@@ -16,8 +16,8 @@ struct Role {
   std::string path;  // "blocks.3.moe.experts.down"; of several that the file has as one tensor, the last of the list
   layers::Place place = layers::Place::mixer;
   bool vector = false, one_row = false;
-  int64_t items = 1;    // experts or heads that it is a stack of
-  int64_t expert = -1;  // that it is one of, where the file has a tensor for each
+  int64_t items = 1;         // experts or heads that it is a stack of
+  int64_t expert = -1;       // that it is one of, where the file has a tensor for each
   std::string pattern = {};  // of its name, with {layer} and {expert}
 };
 using Roles = std::map<std::string, Role, std::less<>>;

@@ -29,9 +29,8 @@ class Downs : public layers::TensorVisitor {
 
 /// Of `candidates`, the `count` of highest worth, ascending.
 std::vector<int64_t> best(std::vector<int64_t> candidates, const std::vector<double>& worth, int64_t count) {
-  std::stable_sort(candidates.begin(), candidates.end(), [&](int64_t a, int64_t b) {
-    return worth[static_cast<size_t>(a)] > worth[static_cast<size_t>(b)];
-  });
+  std::stable_sort(candidates.begin(), candidates.end(),
+                   [&](int64_t a, int64_t b) { return worth[static_cast<size_t>(a)] > worth[static_cast<size_t>(b)]; });
   candidates.resize(static_cast<size_t>(count));
   std::sort(candidates.begin(), candidates.end());
   return candidates;
@@ -52,12 +51,11 @@ void check(const layers::RouterSpec& router, int64_t keep, bool uneven) {
                layers::kind_of(router.selection).name);
   if (keep < router.experts_per_token)
     base::fail(ErrorKind::bad_input, "--keep", "is {}, but a token takes {} experts", keep, router.experts_per_token);
-  if (keep > router.experts)
-    base::fail(ErrorKind::bad_input, "--keep", "is {} of {} experts", keep, router.experts);
+  if (keep > router.experts) base::fail(ErrorKind::bad_input, "--keep", "is {} of {} experts", keep, router.experts);
   if (router.groups > 1 && uneven)
     base::fail(ErrorKind::unsupported, "--uneven", "the router's {} groups must stay equal", router.groups);
-  if (router.groups > 1 && (keep % router.groups != 0 ||
-                            keep / router.groups * router.groups_kept < router.experts_per_token))
+  if (router.groups > 1 &&
+      (keep % router.groups != 0 || keep / router.groups * router.groups_kept < router.experts_per_token))
     base::fail(ErrorKind::unsupported, "--keep",
                "{} experts in the router's {} groups, of which a token sees {}: expected a multiple of {} with enough "
                "for {} experts",

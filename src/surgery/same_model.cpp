@@ -33,8 +33,8 @@ class Comparison {
     return a.has_value();
   }
   [[noreturn]] void refuse(std::string_view field, const std::string& what) const {
-    throw base::Error(base::ErrorKind::unsupported, place_,
-                      fmt::format("{} cannot say the {}: {}", keys_, field, what), "the model runs as it is");
+    throw base::Error(base::ErrorKind::unsupported, place_, fmt::format("{} cannot say the {}: {}", keys_, field, what),
+                      "the model runs as it is");
   }
 
  private:

@@ -82,14 +82,20 @@ def check(name, config, coterie, folder):
         check_pruned(name, coterie, back, folder, ids)
 
 
-def check_pruned(name, coterie, source, folder, ids):
-    """A tokenizer of single bytes, so that there is a text to calibrate on."""
-    vocabulary = {chr(33 + i): i for i in range(90)}
-    (source / "tokenizer.json").write_text(json.dumps({
+VOCABULARY = {chr(32 + i): i for i in range(90)}
+
+
+def write_tokenizer(folder):
+    """One of single characters, so that there is a text to read."""
+    (folder / "tokenizer.json").write_text(json.dumps({
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
-        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": False},
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": False},
         "post_processor": None, "decoder": None,
-        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "!"}}))
+        "model": {"type": "WordLevel", "vocab": VOCABULARY, "unk_token": "!"}}))
+
+
+def check_pruned(name, coterie, source, folder, ids):
+    write_tokenizer(source)
     (folder / "text.txt").write_text("".join(chr(33 + (i * i + 7 * i) % 90) for i in range(400)))
     pruned = folder / "pruned"
     said = json.loads(run(coterie, "prune", source, "--keep", 4, "--text", folder / "text.txt", "-o", pruned, "--json"))
@@ -102,16 +108,46 @@ def check_pruned(name, coterie, source, folder, ids):
     print(f"{name:12} pruned to 4 of 6: {difference:.1e}", flush=True)
 
 
+def check_choices(coterie, folder):
+    """Log probabilities of choices, on a model whose tokens are characters."""
+    torch.manual_seed(1)
+    model = transformers.AutoModelForCausalLM.from_config(
+        transformers.AutoConfig.for_model("mixtral", **FAMILIES["mixtral"])).eval()
+    source = folder / "choices"
+    model.save_pretrained(source)
+    write_tokenizer(source)
+    questions = [{"prompt": "abc", "choices": ["d", "ef", "ghijk"], "answer": 1},
+                 {"prompt": "Xy", "choices": ["zzz", "zz"], "answer": "B"}]
+    (folder / "questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    said = json.loads(run(coterie, "eval", source, "--choices", folder / "questions.jsonl", "--precision", "f32", "--json"))
+    right = 0
+    for question, ours in zip(questions, said["log_probabilities"], strict=True):
+        theirs = []
+        for choice in question["choices"]:
+            ids = [VOCABULARY[c] for c in question["prompt"] + " " + choice]
+            with torch.no_grad():
+                rows = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+            first = len(question["prompt"])
+            theirs.append(sum(rows[t - 1, ids[t]].item() for t in range(first, len(ids))))
+        assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < 1e-4, (ours, theirs)
+        right += theirs.index(max(theirs)) == (1 if question["answer"] in (1, "B") else 0)
+    assert said["accuracy"] == right / len(questions)
+    print("log probabilities of choices: the same", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--coterie", default="build/release/coterie")
     parser.add_argument("--family", help="only this one")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     for name, config in FAMILIES.items():
         if options.family in (None, name):
             with tempfile.TemporaryDirectory() as folder:
                 check(name, config, options.coterie, pathlib.Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        check_choices(options.coterie, pathlib.Path(folder))
     print("all as transformers has it")
 
 

@@ -117,9 +117,10 @@ TEST(ImportanceOf, ObservingChangesNoBit) {
 TEST(ImportanceOf, FilesThatLieAreRefused) {
   TempFolder folder;
   const auto write = [&](const std::string& type, const std::string& name, std::vector<float> values) {
-    const checkpoint::TensorToWrite tensor = {name, tensor::DType::f32, {std::ssize(values)}, [&values](const auto& put) {
-                                                put(std::as_bytes(std::span(values)));
-                                              }};
+    const checkpoint::TensorToWrite tensor = {
+        name, tensor::DType::f32, {std::ssize(values)}, [&values](const auto& put) {
+          put(std::as_bytes(std::span(values)));
+        }};
     checkpoint::write_gguf(folder / "x.gguf", {&tensor, 1}, {{"general.type", type}});
   };
   const auto read = [&] { surgery::read_importance(folder / "x.gguf"); };

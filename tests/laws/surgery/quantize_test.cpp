@@ -27,8 +27,8 @@ models::ModelSpec spec_of(int64_t layers, int64_t experts, int64_t heads = 8) {
 std::string formats(const char* name, const MixFacts& facts, const std::string& part, Place place) {
   std::string all;
   for (int64_t i = 0; i < facts.layers; ++i)
-    all += std::string(tensor::name(surgery::mix_by_name(name)->format(
-               {"blocks." + std::to_string(i) + "." + part, place}, facts))) +
+    all += std::string(tensor::name(
+               surgery::mix_by_name(name)->format({"blocks." + std::to_string(i) + "." + part, place}, facts))) +
            " ";
   return all;
 }
@@ -41,10 +41,8 @@ TEST(Mixes, AreThoseOfTheirNames) {
   EXPECT_EQ(formats("Q4_K_M", dense, "attention.v", Place::mixer),
             "q6_k q6_k q4_k q4_k q6_k q4_k q4_k q6_k q4_k q4_k q6_k q4_k q4_k q6_k q6_k q6_k ");
   const MixFacts eight(spec_of(4, 8), true), many(spec_of(8, 6), false);
-  EXPECT_EQ(formats("q4_k_s", many, "attention.v", Place::mixer),
-            "q5_k q5_k q5_k q5_k q4_k q4_k q4_k q4_k ");
-  EXPECT_EQ(formats("q4_k_s", many, "moe.experts.down", Place::experts),
-            "q5_k q4_k q4_k q4_k q4_k q4_k q4_k q4_k ");
+  EXPECT_EQ(formats("q4_k_s", many, "attention.v", Place::mixer), "q5_k q5_k q5_k q5_k q4_k q4_k q4_k q4_k ");
+  EXPECT_EQ(formats("q4_k_s", many, "moe.experts.down", Place::experts), "q5_k q4_k q4_k q4_k q4_k q4_k q4_k q4_k ");
   EXPECT_EQ(formats("q4_k_m", eight, "attention.k", Place::mixer), "q8_0 q8_0 q8_0 q8_0 ");
   EXPECT_EQ(formats("q4_k_m", eight, "attention.o", Place::mixer), "q5_k q5_k q5_k q5_k ");
   EXPECT_EQ(formats("iq4_xs", many, "attention.v", Place::mixer), "q5_k q5_k q5_k q5_k q5_k q5_k q5_k q5_k ");
@@ -74,8 +72,7 @@ TEST(Quantize, FromAFolderAndFromItsGgufIsTheSame) {
   expect_same_tensors(*direct, *twice);
   EXPECT_EQ(std::get<uint64_t>(direct->metadata().at("general.file_type")), 2u);
   EXPECT_EQ(direct->metadata(), twice->metadata());
-  for (const checkpoint::TensorInfo& t : twice->tensors())
-    EXPECT_EQ(t.dtype == DType::f32, stays(t.name)) << t.name;
+  for (const checkpoint::TensorInfo& t : twice->tensors()) EXPECT_EQ(t.dtype == DType::f32, stays(t.name)) << t.name;
   EXPECT_GT(said.losses.at(DType::q4_0).relative(), 0.03);
   EXPECT_LT(said.losses.at(DType::q4_0).relative(), 0.15);
   EXPECT_FALSE(said.losses.contains(DType::f32));
@@ -86,9 +83,8 @@ TEST(Quantize, BlocksAreRoundedAgainOnlyWhenAsked) {
   saved.convert({.to = DType::q8_0});
   surgery::ConvertOptions options;
   options.mix = surgery::mix_by_name("q4_0");
-  expect_error(ErrorKind::unsupported, {"is q8_0 already", "--requantize"}, [&] {
-    surgery::convert(saved.converted(), saved.folder / "again.gguf", options);
-  });
+  expect_error(ErrorKind::unsupported, {"is q8_0 already", "--requantize"},
+               [&] { surgery::convert(saved.converted(), saved.folder / "again.gguf", options); });
   EXPECT_FALSE(std::filesystem::exists(saved.folder / "again.gguf"));
   options.requantise = true;
   const surgery::Converted said = surgery::convert(saved.converted(), saved.folder / "again.gguf", options);
@@ -129,16 +125,17 @@ TEST(Quantize, ImportanceWeighsColumnsOfEachExpertAndUnseenOnesAreRoundedWithout
         saved.model.source->find("model.layers.1.block_sparse_moe.experts." + std::to_string(e) + ".w3.weight");
     std::vector<float> weights;
     for (int c = 0; c < 32 && e != 4; ++c)
-      weights.push_back(static_cast<float>(entry.square_sums[static_cast<size_t>(32 * e + c)] / static_cast<double>(10 + e)));
+      weights.push_back(
+          static_cast<float>(entry.square_sums[static_cast<size_t>(32 * e + c)] / static_cast<double>(10 + e)));
     for (int64_t r = 0; r < t->shape[0]; ++r, found += block.size()) {
       quant::encode(DType::q5_0, reinterpret_cast<const float*>(t->bytes.data()) + 32 * r, block.data(), 32, weights);
       ASSERT_TRUE(std::equal(block.begin(), block.end(), found)) << "expert " << e << ", row " << r;
     }
   }
   EXPECT_EQ(std::get<uint64_t>(gguf->metadata().at("coterie.imatrix.unseen")), 1u);
-  ASSERT_EQ(said.notes.size(), 2);
-  EXPECT_NE(said.notes[0].find("expert 4 of blk.1.ffn_up_exps.weight"), std::string::npos) << said.notes[0];
-  EXPECT_NE(said.notes[1].find("not in the importance matrix"), std::string::npos) << said.notes[1];
+  ASSERT_EQ(said.notes.size(), 3);  // the first: there is no tokenizer
+  EXPECT_NE(said.notes[1].find("expert 4 of blk.1.ffn_up_exps.weight"), std::string::npos) << said.notes[1];
+  EXPECT_NE(said.notes[2].find("not in the importance matrix"), std::string::npos) << said.notes[2];
   entry.square_sums.resize(6 * 16);
   expect_error(ErrorKind::bad_input, {"blk.1.ffn_up_exps", "6 times 16"}, [&] { saved.convert(options); });
 }
@@ -153,9 +150,8 @@ TEST(Quantize, WhatStopsItLeavesNothing) {
   };
   for (const char* out : {"new.gguf", "new"}) {
     asked = 0;
-    expect_error(ErrorKind::interrupted, {"stopped"}, [&] {
-      surgery::convert(saved.model, saved.folder / out, options);
-    });
+    expect_error(ErrorKind::interrupted, {"stopped"},
+                 [&] { surgery::convert(saved.model, saved.folder / out, options); });
   }
   std::vector<std::string> left;
   for (const auto& entry : std::filesystem::directory_iterator(saved.folder.path()))

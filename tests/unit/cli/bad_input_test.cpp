@@ -121,7 +121,7 @@ TEST_F(BadInput, Convert) {
   };
   refused({"convert", model}, {"--output"});
   refused({"convert", model, "-o", file("x.bin")}, {"x.bin", ".gguf"});
-  refused({"convert", tiny(), "-o", file("x.gguf")}, {"tiny.gguf", "GGUF file already"});
+  refused({"convert", tiny(), "-o", tiny()}, {"tiny.gguf", "never written over"});
   refused({"convert", fixture("zamba"), "-o", file("x.gguf")}, {"zamba"});
   convert({"--to", "q9_9"}, {"q9_9"});
   convert({"--at", "experts"}, {"--at", "PLACE=TYPE"});

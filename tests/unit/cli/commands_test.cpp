@@ -42,8 +42,8 @@ TEST_F(Commands, VersionAndHelp) {
   EXPECT_TRUE(std::regex_match(test::coterie({"--version"}).out, std::regex("coterie \\d+\\.\\d+\\.\\d+\n")));
   const test::Outcome bare = test::coterie({});
   EXPECT_EQ(bare.code, 2);
-  for (const char* command :
-       {"run", "chat", "inspect", "logits", "eval", "bench", "info", "tokenizer", "train", "convert", "report"}) {
+  for (const char* command : {"run", "chat", "inspect", "logits", "eval", "bench", "info", "tokenizer", "train",
+                              "convert", "quantize", "importance", "prune", "report"}) {
     EXPECT_NE(bare.err.find(command), std::string::npos);
     const test::Outcome help = test::coterie({command, "--help"});
     EXPECT_EQ(help.code, 0);
