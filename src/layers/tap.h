@@ -31,6 +31,8 @@ class Tap {
   }
   /// The same with all there is to know; what routers call.
   virtual void routed(const Routed& router) { plan(router.layer, router.plan, router.logits); }
+  /// What the FFN of a block reads, dense or sparse, and its router with it: [N, D], after the norm before it.
+  virtual void ffn_input(int64_t layer, tensor::ConstMatrix x) { (void)layer, (void)x; }
   /// After a block. `x` [N, D]: the residual stream as the next one gets it.
   virtual void block(int64_t layer, tensor::ConstMatrix x) { (void)layer, (void)x; }
 };

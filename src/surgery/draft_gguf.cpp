@@ -40,7 +40,7 @@ class Maker {
     describe(tokenizer);
     for (TensorToWrite& tensor : draft.tensors) tensor.shape = file_shape(tensor);
     const ModelSpec read = read_back();
-    require_same(spec_, read, model.path.config.string(), "GGUF's keys of this architecture");
+    require_same(spec_, read, model.path.config.string());
     for (const TensorToWrite& tensor : draft.tensors) {
       const Role& role = draft.roles.at(tensor.name);
       Change change = change_between(spec_, read, role);

@@ -13,19 +13,19 @@ namespace {
 
 class Comparison {
  public:
-  Comparison(std::string place, std::string_view keys) : place_(std::move(place)), keys_(keys) {}
+  Comparison(std::string place, const DifferenceWords& words) : place_(std::move(place)), words_(words) {}
 
   template <typename T>
   void same(std::string_view field, const T& a, const T& b) const {
     if (a == b) return;
     if constexpr (std::is_arithmetic_v<T>)
-      refuse(field, fmt::format("{} in the model, {} by the file", a, b));
+      refuse(field, told(a, b));
     else
-      refuse(field, "it is another by the file");
+      refuse(field, fmt::format("one {}, another {}", words_.a, words_.b));
   }
   void near(std::string_view field, double a, double b) const {
     if (a == b || std::abs(a - b) <= 1e-6 * std::abs(a)) return;
-    refuse(field, fmt::format("{} in the model, {} by the file", a, b));
+    refuse(field, told(a, b));
   }
   template <typename T>
   bool both(std::string_view field, const std::optional<T>& a, const std::optional<T>& b) const {
@@ -33,13 +33,18 @@ class Comparison {
     return a.has_value();
   }
   [[noreturn]] void refuse(std::string_view field, const std::string& what) const {
-    throw base::Error(base::ErrorKind::unsupported, place_, fmt::format("{} cannot say the {}: {}", keys_, field, what),
-                      "the model runs as it is");
+    throw base::Error(base::ErrorKind::unsupported, place_, fmt::format("{} {}: {}", words_.cannot, field, what),
+                      words_.hint);
   }
 
  private:
+  template <typename T>
+  std::string told(T a, T b) const {
+    return fmt::format("{} {}, {} {}", a, words_.a, b, words_.b);
+  }
+
   std::string place_;
-  std::string_view keys_;
+  const DifferenceWords& words_;
 };
 
 void compare(const Comparison& c, std::string_view field, const std::optional<layers::NormSpec>& a,
@@ -71,6 +76,8 @@ void compare(const Comparison& c, const layers::AttentionSpec& a, const layers::
   c.near("softcap of the scores", static_cast<double>(a.softcap), static_cast<double>(b.softcap));
   c.same("sinks", a.sinks, b.sinks);
   c.same("bias of the queries", a.q_bias, b.q_bias);
+  c.same("bias of the keys", a.k_bias, b.k_bias);
+  c.same("bias of the values", a.v_bias, b.v_bias);
   c.same("bias of the output", a.o_bias, b.o_bias);
   c.same("norm of queries and keys", a.qk_norm, b.qk_norm);
   if (a.qk_norm != layers::AttentionSpec::QkNorm::none)
@@ -179,8 +186,8 @@ void compare_kinds(const Comparison& c, std::string_view field, const Variant& a
 }  // namespace
 
 void require_same(const models::ModelSpec& model, const models::ModelSpec& read, std::string_view where,
-                  std::string_view keys) {
-  const Comparison c(std::string(where), keys);
+                  const DifferenceWords& words) {
+  const Comparison c(std::string(where), words);
   c.same("vocabulary", model.vocabulary, read.vocabulary);
   c.same("width", model.width, read.width);
   c.same("context", model.context, read.context);
@@ -198,7 +205,7 @@ void require_same(const models::ModelSpec& model, const models::ModelSpec& read,
   c.same("shared blocks", model.shared.size(), read.shared.size());
   for (size_t i = 0; i < model.blocks.size(); ++i) {
     const models::BlockSpec &a = model.blocks[i], &b = read.blocks[i];
-    const Comparison in_layer(fmt::format("{}: layer {}", where, i), keys);
+    const Comparison in_layer(fmt::format("{}: layer {}", where, i), words);
     compare(in_layer, "norm before the mixer", a.mixer_norm, b.mixer_norm);
     compare(in_layer, "norm after the mixer", a.mixer_post_norm, b.mixer_post_norm);
     compare(in_layer, "norm before the FFN", a.ffn_norm, b.ffn_norm);
