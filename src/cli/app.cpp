@@ -81,6 +81,7 @@ int run(int argc, char** argv) {
   add_prune(app, action);
   add_report(app, action);
   add_train(app, action);
+  add_upcycle(app, action);
 
   if (argc == 1) {
     std::fputs(app.help().c_str(), stderr);

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "cli/terminal.h"
+#include "surgery/compare.h"
+#include "surgery/model_folder.h"
+#include "tensor/dtype.h"
+
+// What commands that write a model folder share.
+namespace coterie::cli {
+
+/// --dtype and --shard-size
+void add_output_options(CLI::App& app, std::string& dtype, double& shard_gb);
+/// Nothing for "": as the sources are. Refuses all but f32, f16 and bf16.
+std::optional<tensor::DType> output_dtype(const std::string& word);
+/// Of gigabytes; refuses what is not above zero.
+int64_t shard_bytes(double gigabytes);
+
+/// --text, --tokens and --no-check: how what was written is compared with what it was made of.
+void add_check_options(CLI::App& app, std::string& text, int64_t& tokens, bool& no_check);
+
+/// "step 0 on 128 tokens: logits differ by …"
+std::string describe(const surgery::Comparison& comparison, std::string_view what, std::string_view from);
+
+/// The line that is overwritten; Ctrl-C ends the writing, which then leaves nothing.
+class WritingProgress {
+ public:
+  surgery::OnProgress listener();
+  void clear() { progress_.clear(); }
+
+ private:
+  InterruptFlag interrupt_;
+  Progress progress_;
+};
+
+}  // namespace coterie::cli

@@ -1,0 +1,201 @@
+#include <fmt/format.h>
+
+#include <charconv>
+#include <memory>
+
+#include "base/atomic_file.h"
+#include "base/error.h"
+#include "base/json.h"
+#include "base/memory.h"
+#include "base/yaml.h"
+#include "cli/commands.h"
+#include "cli/number_words.h"
+#include "cli/options.h"
+#include "cli/surgery_words.h"
+#include "cli/terminal.h"
+#include "kernels/table.h"
+#include "surgery/upcycle.h"
+
+namespace coterie::cli {
+
+namespace {
+
+using base::ErrorKind;
+using base::fail;
+using surgery::UpcycleOptions;
+
+struct UpcycleCommand {
+  ModelOptions model;
+  std::string out, scaling = "exact", layers, router, shared, model_type, dtype, text;
+  UpcycleOptions options;
+  double shard_gb = 5;
+  bool no_check = false, json = false;
+};
+
+int64_t number(std::string_view text, std::string_view all) {
+  int64_t value = -1;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < 0)
+    fail(ErrorKind::bad_input, "--layers", "\"{}\" in \"{}\" is no number of a layer", text, all);
+  return value;
+}
+
+/// "0-3,8,10-" or "every:2"
+std::vector<bool> read_layers(const std::string& text, size_t count) {
+  std::vector<bool> layers(count);
+  constexpr std::string_view kEvery = "every:";
+  if (text.starts_with(kEvery)) {
+    const auto step = static_cast<size_t>(number(std::string_view(text).substr(kEvery.size()), text));
+    if (step == 0) fail(ErrorKind::bad_input, "--layers", "every:0 names no layer");
+    for (size_t i = step; i <= count; i += step) layers[i - 1] = true;
+    return layers;
+  }
+  size_t begin = 0;
+  while (begin <= text.size()) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    const std::string_view range = std::string_view(text).substr(begin, end - begin);
+    const size_t dash = range.find('-');
+    const int64_t first = number(range.substr(0, dash), text);
+    const int64_t last = dash == std::string_view::npos ? first
+                         : dash + 1 == range.size()     ? static_cast<int64_t>(count) - 1
+                                                        : number(range.substr(dash + 1), text);
+    if (last < first || last >= static_cast<int64_t>(count))
+      fail(ErrorKind::bad_input, "--layers", "\"{}\": the model has layers 0 to {}", range, count - 1);
+    for (int64_t i = first; i <= last; ++i) layers[static_cast<size_t>(i)] = true;
+    begin = end + 1;
+  }
+  return layers;
+}
+
+/// KEY=VALUE by commas, the keys of a router in a config of model_type coterie.
+base::Json read_router_keys(const std::string& text) {
+  base::Json keys = base::Json::object();
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    const std::string pair = text.substr(begin, end - begin);
+    const size_t equals = pair.find('=');
+    if (equals == std::string::npos || equals == 0)
+      fail(ErrorKind::bad_input, "--router", "\"{}\": expected KEY=VALUE, such as renormalise=false", pair);
+    keys[pair.substr(0, equals)] = base::parse_yaml(pair.substr(equals + 1), "--router");
+    begin = end + 1;
+  }
+  return keys;
+}
+
+void read_shared(const std::string& text, UpcycleOptions& options) {
+  using Shared = UpcycleOptions::Shared;
+  constexpr std::string_view kIdle = "idle:";
+  if (text.empty()) return;
+  if (text == "none") {
+    options.shared = Shared::none;
+  } else if (text == "copy") {
+    options.shared = Shared::copy;
+  } else if (text == "idle") {
+    options.shared = Shared::idle;
+  } else if (text.starts_with(kIdle)) {
+    options.shared = Shared::idle;
+    const std::string_view width = std::string_view(text).substr(kIdle.size());
+    const auto [end, error] = std::from_chars(width.data(), width.data() + width.size(), options.shared_hidden);
+    if (error != std::errc() || end != width.data() + width.size() || options.shared_hidden < 1)
+      fail(ErrorKind::bad_input, "--shared", "\"{}\": expected idle:F with the width F", text);
+  } else {
+    fail(ErrorKind::bad_input, "--shared", "\"{}\": expected none, copy, idle or idle:F", text);
+  }
+}
+
+int upcycle_command(UpcycleCommand command) {
+  UpcycleOptions& options = command.options;
+  options.scaling = command.scaling == "exact"      ? UpcycleOptions::Scaling::exact
+                    : command.scaling == "megatron" ? UpcycleOptions::Scaling::megatron
+                                                    : UpcycleOptions::Scaling::none;
+  if (!command.router.empty()) options.router = read_router_keys(command.router);
+  read_shared(command.shared, options);
+  options.model_type = command.model_type;
+  options.dtype = output_dtype(command.dtype);
+  options.shard_bytes = shard_bytes(command.shard_gb);
+  options.check = !command.no_check;
+  if (!command.text.empty()) options.text = file_contents(command.text);
+  const models::Model model = models::open_model(command.model.model, command.model.open_options());
+  warn_about(model);
+  if (!command.layers.empty()) options.layers = read_layers(command.layers, model.decoder->spec().blocks.size());
+
+  threads::Pool pool(command.model.threads);
+  tensor::Arena arena;
+  ops::Context context{pool, kernels::select(), arena, ops::Precision::f32};
+  WritingProgress progress;
+  options.on_progress = progress.listener();
+  const surgery::Upcycled done = surgery::upcycle(context, model, command.out, options);
+  progress.clear();
+  for (const std::string& note : done.notes) print_warning(note);
+  if (command.json) {
+    print(base::read_text(std::filesystem::path(command.out) / surgery::kReceipt));
+    return 0;
+  }
+  print(fmt::format("{}: {}, {} in {} tensors\n", command.out, done.model_type, base::human_bytes(done.bytes),
+                    done.tensors));
+  print(fmt::format("parameters {}, {} of them active for a token; the parent has {}\n", grouped(done.parameters),
+                    grouped(done.active_parameters), grouped(done.parent_parameters)));
+  if (done.comparison) print(describe(*done.comparison, "step 0", "the parent"));
+  return 0;
+}
+
+}  // namespace
+
+void add_upcycle(CLI::App& app, Action& action) {
+  auto options = std::make_shared<UpcycleCommand>();
+  UpcycleOptions& o = options->options;
+  CLI::App* command = app.add_subcommand("upcycle", "Make a mixture of experts out of a dense model");
+  command->add_option("DENSE", options->model.model, "A folder with config.json and safetensors")->required();
+  command->add_option("-o,--output", options->out, "The folder to write; must not be there yet")
+      ->type_name("FOLDER")
+      ->required();
+  command->add_option("--experts", o.experts, "Experts of each layer, E")->type_name("E")->required();
+  command->add_option("--top-k", o.experts_per_token, "Experts of a token, K")->type_name("K")->required();
+  command
+      ->add_option("--granularity", o.granularity,
+                   "Each expert is one of G equal parts of the FFN; K = G of them are a whole copy")
+      ->type_name("G")
+      ->capture_default_str();
+  command
+      ->add_option("--scaling", options->scaling,
+                   "What makes up for gates and parts that weigh less: exact, megatron or none")
+      ->check(CLI::IsMember({"exact", "megatron", "none"}))
+      ->capture_default_str();
+  command->add_option("--noise", o.noise, "Added to the experts: this share of each matrix' standard deviation")
+      ->type_name("S");
+  command->add_option("--reinit", o.reinit, "Share of each expert's hidden units drawn anew (Drop-Upcycling)")
+      ->type_name("R");
+  command->add_option("--layers", options->layers, "Layers that get experts: 0-3,8,10- or every:N (default: all)")
+      ->type_name("LIST");
+  command
+      ->add_option("--router", options->router,
+                   "The router, KEY=VALUE by commas: renormalise=false, score=sigmoid, selection_bias=true, …")
+      ->type_name("KEYS");
+  command->add_option("--router-std", o.router_std, "Standard deviation of the router's weights")
+      ->type_name("S")
+      ->capture_default_str();
+  command
+      ->add_option("--shared", options->shared,
+                   "A shared expert: copy (of the FFN, half of the sum), idle[:F] (starts without effect), none")
+      ->type_name("WHAT");
+  command->add_option("--as", options->model_type, "The model_type to write (default: the published sibling)")
+      ->type_name("TYPE");
+  command->add_option("--seed", o.seed, "Of router, noise and what is drawn anew")->capture_default_str();
+  add_output_options(*command, options->dtype, options->shard_gb);
+  add_check_options(*command, options->text, o.tokens, options->no_check);
+  command->add_option("--threads,-t", options->model.threads, "Threads (default: one for each physical core)")
+      ->check(at_least(1));
+  command->add_flag("--strict", options->model.strict, "Refuse config keys that are not known");
+  command->add_flag("--json", options->json, "Print the receipt, which is written beside the model too");
+  command->footer(
+      "llama and mistral become mixtral, qwen2 qwen2_moe, qwen3 qwen3_moe, granite granitemoe; others coterie, the\n"
+      "engine's own model_type. Written and parent are run on the same text; receipt.json says how far they are "
+      "apart.\n"
+      "Examples:\n"
+      "  coterie upcycle ./SmolLM2-135M -o ./SmolLM2-4x135M --experts 4 --top-k 2\n"
+      "  coterie upcycle ./Qwen3-0.6B -o ./fine --experts 64 --top-k 8 --granularity 8\n"
+      "  coterie upcycle ./SmolLM2-135M -o ./drop --experts 8 --top-k 2 --reinit 0.5 --noise 0.01");
+  command->callback([=, &action] { action = [options] { return upcycle_command(*options); }; });
+}
+
+}  // namespace coterie::cli

@@ -1,0 +1,289 @@
+#include "surgery/upcycle.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "models/account.h"
+#include "models/families/family.h"
+#include "models/families/router_keys.h"
+#include "surgery/ffn_rows.h"
+#include "surgery/sibling.h"
+
+namespace coterie::surgery {
+
+namespace {
+
+using base::ErrorKind;
+using base::fail;
+using layers::RouterSpec;
+using Shared = UpcycleOptions::Shared;
+using Scaling = UpcycleOptions::Scaling;
+
+/// What the weights of a token's experts add up to where all logits are equal.
+double sum_of_weights(const RouterSpec& router) {
+  const auto k = static_cast<double>(router.experts_per_token), e = static_cast<double>(router.experts);
+  if (router.combine == RouterSpec::Combine::sum) return k;
+  const bool softmax = router.score == RouterSpec::Score::softmax;
+  const bool sums_to_one = router.renormalise || (softmax && router.order == RouterSpec::Order::select_then_score);
+  if (sums_to_one || router.selection == RouterSpec::Selection::soft) return static_cast<double>(router.scale);
+  const double each = softmax ? 1 / e : router.score == RouterSpec::Score::sigmoid ? 0.5 : std::sqrt(std::log(2.0));
+  return k * each * static_cast<double>(router.scale);
+}
+
+void check(const UpcycleOptions& o, int64_t hidden) {
+  const auto need = [](bool holds, std::string_view option, const std::string& what) {
+    if (!holds) throw base::Error(ErrorKind::bad_input, std::string(option), what);
+  };
+  need(o.experts >= 1, "--experts", fmt::format("is {}, expected at least 1", o.experts));
+  need(o.experts_per_token >= 1 && o.experts_per_token <= o.experts, "--top-k",
+       fmt::format("is {}, expected 1 to {}, the number of experts", o.experts_per_token, o.experts));
+  need(o.granularity >= 1, "--granularity", fmt::format("is {}, expected at least 1", o.granularity));
+  need(o.experts % o.granularity == 0, "--granularity",
+       fmt::format("is {}, which does not divide {} experts into whole copies", o.granularity, o.experts));
+  need(hidden % o.granularity == 0, "--granularity",
+       fmt::format("is {}, which does not divide the FFN's {} hidden units", o.granularity, hidden));
+  need(o.noise >= 0 && std::isfinite(o.noise), "--noise", fmt::format("is {}, expected at least 0", o.noise));
+  need(o.reinit >= 0 && o.reinit <= 1, "--reinit", fmt::format("is {}, expected 0 to 1", o.reinit));
+  need(o.router_std >= 0 && std::isfinite(o.router_std), "--router-std",
+       fmt::format("is {}, expected at least 0", o.router_std));
+  need(o.shared_hidden >= 0, "--shared", fmt::format("is {} wide", o.shared_hidden));
+  need(o.tokens >= 1, "--tokens", fmt::format("is {}, expected at least 1", o.tokens));
+}
+
+class Upcycling {
+ public:
+  Upcycling(ops::Context& context, const models::Model& dense, const UpcycleOptions& options)
+      : context_(context), dense_(dense), options_(options), weights_(*dense.decoder, dense.path.path.string()) {
+    choose_layers();
+    check(options, ffn_.hidden);
+    describe();
+    sibling_ = make_sibling(dense.decoder->spec(), dense.path.config, moe_, sparse_, result_.model_type);
+    sibling_.config["torch_dtype"] = dtype_word(options.dtype.value_or(weights_.dtype()));
+  }
+
+  Upcycled run(const std::filesystem::path& out) {
+    ModelFolder folder(out);
+    std::vector<checkpoint::TensorToWrite> tensors = tensors_of(
+        sibling_.spec, models::family_of_model_type(result_.model_type, "upcycle").hugging_face_names(),
+        [this](const layers::TensorVisitor::Tensor& tensor) { return supply(tensor); }, context_.pool);
+    result_.tensors = std::ssize(tensors);
+    folder.write_json("config.json", sibling_.config);
+    folder.copy_text_files(dense_.path.path);
+    result_.bytes = folder.write_weights(std::move(tensors), options_.shard_bytes, options_.on_progress);
+    const models::Account account = models::account(sibling_.spec);
+    result_.parameters = account.total(), result_.active_parameters = account.total_active();
+    result_.parent_parameters = models::account(dense_.decoder->spec()).total();
+    if (options_.check) {
+      models::OpenOptions strict;
+      strict.strict = true;
+      const models::Model written = models::open_model(folder.path(), strict);
+      result_.comparison = compare(context_, *dense_.decoder, *written.decoder,
+                                   tokens_to_compare(dense_, options_.text, options_.tokens));
+    }
+    folder.write_json(kReceipt, receipt());
+    folder.commit();
+    return std::move(result_);
+  }
+
+ private:
+  void choose_layers() {
+    const models::ModelSpec& spec = dense_.decoder->spec();
+    for (const models::BlockSpec& block : spec.blocks)
+      if (std::holds_alternative<layers::MoeSpec>(block.ffn))
+        fail(ErrorKind::unsupported, dense_.path.path.string(), "has experts already: a dense model is upcycled");
+    if (!options_.layers.empty() && options_.layers.size() != spec.blocks.size())
+      fail(ErrorKind::bad_input, "--layers", "{} layers are spoken of, the model has {}", options_.layers.size(),
+           spec.blocks.size());
+    bool found = false;
+    for (size_t i = 0; i < spec.blocks.size(); ++i) {
+      const auto* dense = std::get_if<layers::DenseFfnSpec>(&spec.blocks[i].ffn);
+      sparse_.push_back(options_.layers.empty() ? dense != nullptr : options_.layers[i]);
+      if (!sparse_[i] || !dense) continue;
+      if (found && (ffn_.hidden != dense->hidden || ffn_.activation != dense->activation || ffn_.gated != dense->gated))
+        fail(ErrorKind::unsupported, dense_.path.path.string(), "its layers have FFNs of several kinds");
+      ffn_ = *dense, found = true;
+    }
+    if (!found) fail(ErrorKind::bad_input, "--layers", "no layer with a dense FFN is left to make experts of");
+  }
+
+  void describe() {
+    base::Json keys = {{"experts", options_.experts}, {"experts_per_token", options_.experts_per_token}};
+    for (const auto& [key, value] : options_.router.items()) {
+      if (keys.contains(key)) fail(ErrorKind::bad_input, "--router", "{} has an option of its own", key);
+      keys[key] = value;
+    }
+    if (!keys.contains("renormalise")) keys["renormalise"] = default_renormalise(keys);
+    moe_.router = models::read_router(keys, "--router");
+    moe_.hidden = ffn_.hidden / options_.granularity;
+    moe_.activation = ffn_.activation, moe_.gated = ffn_.gated, moe_.bias = ffn_.bias;
+    const std::string& family = dense_.decoder->spec().family;
+    const bool asked = options_.shared == Shared::copy || options_.shared == Shared::idle;
+    result_.model_type = options_.model_type.empty() ? published_sibling(family, asked) : options_.model_type;
+    if (options_.model_type.empty() && result_.model_type == "coterie" && family != "coterie")
+      result_.notes.push_back(
+          fmt::format("{} has no published mixture: it is written as coterie, the engine's own model_type", family));
+    share();
+    cut_.experts = options_.experts, cut_.granularity = options_.granularity;
+    cut_.noise = options_.noise, cut_.reinit = options_.reinit, cut_.seed = options_.seed;
+    scale();
+    if (options_.experts_per_token % options_.granularity != 0)
+      result_.notes.push_back(
+          fmt::format("{} experts for a token are no multiple of the granularity {}: they make no whole copies of the "
+                      "parent's FFN, so that step 0 is not the parent",
+                      options_.experts_per_token, options_.granularity));
+  }
+
+  // Rules whose weights cannot be renormalised by their own definition keep them as they are.
+  static bool default_renormalise(const base::Json& keys) {
+    const std::string selection = keys.value("selection", "top_k");
+    return (selection == "top_k" || selection == "sample") && keys.value("combine", "weighted") == "weighted";
+  }
+
+  void share() {
+    Shared shared = options_.shared;
+    if (shared == Shared::automatic) {
+      shared = result_.model_type == "qwen2_moe" ? Shared::idle : Shared::none;
+      if (shared == Shared::idle)
+        result_.notes.push_back("qwen2_moe must have a shared expert: it gets a small one that starts without effect");
+    }
+    shared_ = shared;
+    if (shared == Shared::none) return;
+    moe_.shared_gate = result_.model_type == "qwen2_moe";
+    moe_.shared_hidden = ffn_.hidden;
+    if (shared == Shared::idle)
+      moe_.shared_hidden = options_.shared_hidden > 0 ? options_.shared_hidden : std::min<int64_t>(256, ffn_.hidden);
+    if (shared == Shared::copy && ffn_.bias)
+      fail(ErrorKind::unsupported, "--shared", "a shared expert has no biases, and the parent's FFN has");
+  }
+
+  void scale() {
+    const double whole = static_cast<double>(options_.granularity) / sum_of_weights(moe_.router);
+    const double share = shared_ == Shared::copy ? 0.5 : 1;
+    result_.scale = whole * share;
+    if (options_.scaling == Scaling::none) {
+      result_.scale = share;
+      cut_.scale[2] = cut_.bias_scale[2] = share;
+      return;
+    }
+    const double a = result_.scale;
+    if (options_.scaling == Scaling::exact) {
+      if (ffn_.gated) cut_.scale[1] = cut_.scale[2] = std::sqrt(a);
+      if (!ffn_.gated) cut_.scale[2] = a;
+    } else {
+      const bool cubed = ffn_.gated || ffn_.activation == ops::Activation::relu2;
+      cut_.scale[0] = cut_.scale[1] = cut_.scale[2] = cubed ? std::cbrt(a) : std::sqrt(a);
+    }
+    cut_.bias_scale[0] = cut_.scale[0], cut_.bias_scale[1] = cut_.scale[1];
+    cut_.bias_scale[2] = a / static_cast<double>(options_.granularity);
+  }
+
+  Rows supply(const layers::TensorVisitor::Tensor& tensor) const {
+    const models::PathPattern path = models::path_pattern(tensor.path);
+    constexpr std::string_view kMoe = "blocks.{layer}.moe.";
+    if (!path.pattern.starts_with(kMoe))
+      return weights_.rows(tensor.path, tensor.place == layers::Place::norms ? std::nullopt : options_.dtype);
+    std::string part = path.pattern.substr(kMoe.size());
+    const bool bias = part.ends_with(".bias");
+    if (part.starts_with("experts.")) {
+      const std::string name = part.substr(8, part.size() - 8 - (bias ? 5 : 0));
+      return bias ? expert_biases(weights_, path.layer, part_by_name(name), cut_)
+                  : expert_rows(weights_, path.layer, part_by_name(name), cut_, options_.dtype);
+    }
+    if (part.starts_with("shared.")) return shared(path.layer, part_by_name(part.substr(7)), tensor.path);
+    if (part == "shared_gate") return zeros(1, dense_.decoder->spec().width);
+    return router(part, tensor.path);
+  }
+
+  Rows shared(int64_t layer, Part part, const std::string& path) const {
+    if (shared_ == Shared::copy) {
+      ExpertCut cut;
+      if (!moe_.shared_gate) cut.scale[2] = 0.5;  // sigmoid(0) otherwise
+      return expert_rows(weights_, layer, part, cut, options_.dtype);
+    }
+    const int64_t width = dense_.decoder->spec().width, f = moe_.shared_hidden;
+    if (part == Part::down) return zeros(width, f);
+    return normal(f, width, 1 / std::sqrt(static_cast<double>(width)), path);
+  }
+
+  Rows router(const std::string& part, const std::string& path) const {
+    const int64_t width = dense_.decoder->spec().width, e = options_.experts, h = moe_.router.hidden;
+    const int64_t slots = moe_.router.selection == RouterSpec::Selection::soft ? e * moe_.router.slots : e;
+    if (part == "router.hidden") return normal(h, width, 1 / std::sqrt(static_cast<double>(width)), path);
+    if (part == "router.hidden.bias") return zeros(1, h);
+    if (part == "router.noise") return zeros(e, width);
+    if (part == "router.scale") return constant(1, 1, 1);
+    if (part != "router") return zeros(1, e);
+    // The experts of one copy have one row, and with it one logit, so that they are chosen together.
+    const int64_t group = options_.granularity * (slots / e);
+    Rows rows = normal(slots, h > 0 ? h : width, options_.router_std, path);
+    rows.fill = [fill = rows.fill, group](int64_t, int64_t row, float* values) { fill(0, row / group, values); };
+    return rows;
+  }
+
+  tensor::DType dtype() const { return options_.dtype.value_or(weights_.dtype()); }
+  Rows constant(int64_t rows, int64_t cols, float value) const {
+    return {1, rows, cols, dtype(),
+            [cols, value](int64_t, int64_t, float* values) { std::fill_n(values, cols, value); }};
+  }
+  Rows zeros(int64_t rows, int64_t cols) const { return constant(rows, cols, 0); }
+  Rows normal(int64_t rows, int64_t cols, double deviation, const std::string& path) const {
+    return {1, rows, cols, dtype(),
+            [cols, deviation = static_cast<float>(deviation), path, seed = options_.seed](int64_t, int64_t row,
+                                                                                          float* values) {
+              base::Rng rng = row_rng(seed, path, 0, row);
+              for (int64_t c = 0; c < cols; ++c) values[c] = deviation * rng.normal();
+            }};
+  }
+
+  base::Json receipt() const {
+    constexpr const char* kScalings[] = {"exact", "megatron", "none"};
+    base::Json json = {{"made_by", "coterie upcycle"},
+                       {"parent", dense_.name},
+                       {"model_type", result_.model_type},
+                       {"experts", options_.experts},
+                       {"experts_per_token", options_.experts_per_token},
+                       {"granularity", options_.granularity},
+                       {"scaling", kScalings[static_cast<int>(options_.scaling)]},
+                       {"scale", result_.scale},
+                       {"noise", options_.noise},
+                       {"reinit", options_.reinit},
+                       {"router_std", options_.router_std},
+                       {"router", models::write_router(moe_.router)},
+                       {"shared_hidden", moe_.shared_hidden},
+                       {"seed", options_.seed},
+                       {"parameters", result_.parameters},
+                       {"active_parameters", result_.active_parameters},
+                       {"parent_parameters", result_.parent_parameters},
+                       {"notes", result_.notes}};
+    if (result_.comparison) json["step_0"] = to_json(*result_.comparison);
+    return json;
+  }
+
+  ops::Context& context_;
+  const models::Model& dense_;
+  const UpcycleOptions& options_;
+  const Weights weights_;
+  layers::DenseFfnSpec ffn_;
+  std::vector<bool> sparse_;
+  layers::MoeSpec moe_;
+  Shared shared_ = Shared::none;
+  ExpertCut cut_;
+  Sibling sibling_;
+  Upcycled result_;
+};
+
+}  // namespace
+
+Upcycled upcycle(ops::Context& context, const models::Model& dense, const std::filesystem::path& out,
+                 const UpcycleOptions& options) {
+  if (dense.path.kind != checkpoint::ModelPath::Kind::safetensors_folder)
+    throw base::Error(ErrorKind::unsupported, dense.path.path.string(),
+                      "is no folder with config.json and safetensors, which this starts from",
+                      "convert a GGUF file to such a folder first");
+  return Upcycling(context, dense, options).run(out);
+}
+
+}  // namespace coterie::surgery
