@@ -82,6 +82,7 @@ int run(int argc, char** argv) {
   add_report(app, action);
   add_train(app, action);
   add_upcycle(app, action);
+  add_merge(app, action);
 
   if (argc == 1) {
     std::fputs(app.help().c_str(), stderr);

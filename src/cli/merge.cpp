@@ -1,0 +1,132 @@
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "base/atomic_file.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "base/yaml.h"
+#include "cli/commands.h"
+#include "cli/number_words.h"
+#include "cli/options.h"
+#include "cli/surgery_words.h"
+#include "cli/terminal.h"
+#include "kernels/table.h"
+#include "surgery/merge_models.h"
+
+namespace coterie::cli {
+
+namespace {
+
+struct MergeCommand {
+  std::string recipe, out, dtype, text;
+  surgery::MergeOptions options;
+  double shard_gb = 5;
+  int threads = 0;
+  bool no_check = false, json = false, plan = false;
+};
+
+int print_plan(const surgery::MergePlan& plan, bool json) {
+  for (const std::string& note : plan.notes) print_warning(note);
+  if (json) {
+    print(base::Json{{"model_type", plan.model_type},
+                     {"parameters", plan.parameters},
+                     {"active_parameters", plan.active_parameters},
+                     {"base_model_parameters", plan.base_parameters}}
+              .dump(2) +
+          "\n");
+    return 0;
+  }
+  print(fmt::format("{}: parameters {} ({}), {} ({}) of them active for a token; the base model has {} ({})\n",
+                    plan.model_type, grouped(plan.parameters), abbreviated(plan.parameters),
+                    grouped(plan.active_parameters), abbreviated(plan.active_parameters), grouped(plan.base_parameters),
+                    abbreviated(plan.base_parameters)));
+  return 0;
+}
+
+int merge_command(MergeCommand command) {
+  surgery::MergeOptions& options = command.options;
+  options.dtype = output_dtype(command.dtype);
+  options.shard_bytes = shard_bytes(command.shard_gb);
+  options.check = !command.no_check;
+  if (!command.text.empty()) options.text = file_contents(command.text);
+  const base::Json recipe = base::read_yaml(command.recipe);
+  if (!recipe.is_object())
+    base::fail(base::ErrorKind::bad_input, command.recipe, "expected keys: base_model, experts or merge_method, …");
+  const bool experts = surgery::is_moe_recipe(recipe);
+  if (!experts && !recipe.contains("merge_method"))
+    throw base::Error(base::ErrorKind::bad_input, command.recipe, "has neither experts nor merge_method",
+                      "experts: dense models become the experts of one mixture; merge_method: models become one");
+
+  surgery::MergeSources sources(command.recipe);
+  if (command.plan) {
+    if (!experts)
+      base::fail(base::ErrorKind::bad_input, "--plan",
+                 "a merge of whole models has as many parameters as each of them");
+    return print_plan(surgery::plan_experts(surgery::read_moe_recipe(recipe, command.recipe), sources), command.json);
+  }
+  if (command.out.empty()) throw base::Error(base::ErrorKind::bad_input, "--output", "is missing", "-o FOLDER");
+
+  threads::Pool pool(command.threads);
+  tensor::Arena arena;
+  ops::Context context{pool, kernels::select(), arena, ops::Precision::f32};
+  WritingProgress progress;
+  options.on_progress = progress.listener();
+  const surgery::Merged done = experts
+                                   ? surgery::merge_experts(context, surgery::read_moe_recipe(recipe, command.recipe),
+                                                            sources, command.out, options)
+                                   : surgery::merge_models(context, surgery::read_merge_recipe(recipe, command.recipe),
+                                                           sources, command.out, options);
+  progress.clear();
+  for (const std::string& note : done.notes) print_warning(note);
+  if (command.json) {
+    print(base::read_text(std::filesystem::path(command.out) / surgery::kReceipt));
+    return 0;
+  }
+  print(fmt::format("{}: {}, {} in {} tensors\n", command.out, done.model_type, base::human_bytes(done.bytes),
+                    done.tensors));
+  print(fmt::format("parameters {}, {} of them active for a token\n", grouped(done.parameters),
+                    grouped(done.active_parameters)));
+  if (done.comparison) print(describe(*done.comparison, "beside the base model", "it"));
+  for (size_t e = 0; e < done.routing.size(); ++e) {
+    std::string line = fmt::format("prompts of expert {}: choices", e);
+    for (const double share : done.routing[e]) line += " " + percent(share);
+    print(line + "\n");
+  }
+  return 0;
+}
+
+}  // namespace
+
+void add_merge(CLI::App& app, Action& action) {
+  auto options = std::make_shared<MergeCommand>();
+  CLI::App* command =
+      app.add_subcommand("merge", "Put models together: as experts of one mixture, or weight by weight");
+  command->add_option("RECIPE", options->recipe, "A YAML file in the form of mergekit's; docs/guides/merge.md")
+      ->required();
+  auto* out = command->add_option("-o,--output", options->out, "The folder to write; must not be there yet")
+                  ->type_name("FOLDER");
+  command
+      ->add_flag("--plan", options->plan,
+                 "Only count what the mixture would have: sources may be config.json files, without weights")
+      ->excludes(out);
+  command->add_option("--seed", options->options.seed, "Of random gates, of noise, of what DARE drops")
+      ->capture_default_str();
+  add_output_options(*command, options->dtype, options->shard_gb);
+  add_check_options(*command, options->text, options->options.tokens, options->no_check);
+  command->add_option("--threads,-t", options->threads, "Threads (default: one for each physical core)")
+      ->check(at_least(1));
+  command->add_flag("--json", options->json, "Print the receipt, which is written beside the model too");
+  command->footer(
+      "A recipe with experts makes a mixture of dense models: one gives attention, norms and embeddings, each gives "
+      "its\n"
+      "FFNs, and the router is made of prompts. One with merge_method (linear, slerp, task_arithmetic, ties,\n"
+      "dare_linear, dare_ties) makes one model of several of its shape.\n"
+      "Examples:\n"
+      "  coterie merge two-tales.yaml -o ./two-tales\n"
+      "  coterie merge ties.yaml -o ./merged --dtype bf16 --seed 7\n"
+      "  coterie merge recipes/merge/yi-34b-x2.yaml --plan");
+  command->callback([=, &action] { action = [options] { return merge_command(*options); }; });
+}
+
+}  // namespace coterie::cli

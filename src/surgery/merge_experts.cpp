@@ -1,0 +1,330 @@
+#include "surgery/merge_experts.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+
+#include "base/error.h"
+#include "models/account.h"
+#include "models/families/family.h"
+#include "models/families/router_keys.h"
+#include "quant/codec.h"
+#include "surgery/ffn_rows.h"
+#include "surgery/gates.h"
+#include "surgery/prompt_states.h"
+#include "surgery/rows.h"
+#include "surgery/same_model.h"
+#include "surgery/same_tokenizer.h"
+#include "surgery/sibling.h"
+
+namespace coterie::surgery {
+
+namespace {
+
+using base::ErrorKind;
+using base::fail;
+using layers::DenseFfnSpec;
+using models::Model;
+using models::ModelSpec;
+
+const DenseFfnSpec& ffn_of(const ModelSpec& spec, const std::string& where) {
+  const DenseFfnSpec* first = nullptr;
+  for (const models::BlockSpec& block : spec.blocks) {
+    const auto* ffn = std::get_if<DenseFfnSpec>(&block.ffn);
+    if (!ffn) fail(ErrorKind::unsupported, where, "has layers without a dense FFN: only dense models merge");
+    if (first && (ffn->hidden != first->hidden || ffn->activation != first->activation || ffn->gated != first->gated))
+      fail(ErrorKind::unsupported, where, "its layers have FFNs of several kinds");
+    if (!first) first = ffn;
+  }
+  return *first;
+}
+
+/// A model by what it is, and what to call it.
+struct Named {
+  const ModelSpec& spec;
+  std::string name;
+};
+
+void require_same_shape(const Named& base, const Named& source, const std::string& where) {
+  const ModelSpec &a = base.spec, &b = source.spec;
+  const auto same = [&](std::string_view field, int64_t x, int64_t y) {
+    if (x != y) fail(ErrorKind::unsupported, where, "{} has {} {}, the base model {}", source.name, y, field, x);
+  };
+  same("layers", std::ssize(a.blocks), std::ssize(b.blocks));
+  same("dimensions (hidden_size)", a.width, b.width);
+  same("tokens in its vocabulary", a.vocabulary, b.vocabulary);
+  const DenseFfnSpec &x = ffn_of(a, base.name), &y = ffn_of(b, source.name);
+  same("hidden units in an FFN (intermediate_size)", x.hidden, y.hidden);
+  if (x.activation != y.activation || x.gated != y.gated || x.bias != y.bias)
+    fail(ErrorKind::unsupported, where, "{} has FFNs of another kind (activation, gate or biases) than the base model",
+         source.name);
+}
+
+/// What the recipe makes of a base model.
+struct Mixture {
+  std::string model_type;
+  layers::MoeSpec moe;
+  std::vector<std::string> notes;
+};
+
+Mixture mixture_of(const MoeRecipe& recipe, const Named& base) {
+  const DenseFfnSpec& ffn = ffn_of(base.spec, base.name);
+  Mixture mixture;
+  layers::MoeSpec& moe = mixture.moe;
+  moe.router.experts = std::ssize(recipe.experts);
+  moe.router.experts_per_token = recipe.experts_per_token;
+  moe.router.renormalise = true;
+  moe.hidden = ffn.hidden, moe.activation = ffn.activation, moe.gated = ffn.gated, moe.bias = ffn.bias;
+  const std::string& family = base.spec.family;
+  mixture.model_type =
+      recipe.architecture.empty() ? published_sibling(family, recipe.shared.has_value()) : recipe.architecture;
+  if (recipe.architecture.empty() && mixture.model_type == "coterie" && family != "coterie")
+    mixture.notes.push_back(
+        fmt::format("{} has no published mixture: it is written as coterie, the engine's own model_type", family));
+  const bool gated = mixture.model_type == "qwen2_moe";
+  if (recipe.shared) {
+    moe.shared_hidden = ffn.hidden, moe.shared_gate = gated;
+    const ExpertRecipe& shared = *recipe.shared;
+    if (moe.bias) fail(ErrorKind::unsupported, shared.where, "a shared expert has no biases, and these FFNs have");
+    if (gated && recipe.reads_prompts() && shared.positive_prompts.empty())
+      fail(ErrorKind::bad_input, shared.where,
+           "positive_prompts is missing: the shared expert of qwen2_moe has a gate, which is made of them");
+    if (!gated && (!shared.positive_prompts.empty() || !shared.negative_prompts.empty()))
+      fail(ErrorKind::bad_input, shared.where, "prompts have no effect: the shared expert of {} has no gate",
+           mixture.model_type);
+  } else if (gated) {
+    moe.shared_hidden = std::min<int64_t>(256, ffn.hidden), moe.shared_gate = true;
+    mixture.notes.push_back("qwen2_moe must have a shared expert: it gets a small one without effect");
+  }
+  return mixture;
+}
+
+Sibling sibling_of(const Mixture& mixture, const ModelSpec& base, const std::filesystem::path& config) {
+  return make_sibling(base, config, mixture.moe, std::vector<bool>(base.blocks.size(), true), mixture.model_type);
+}
+
+class Merging {
+ public:
+  Merging(ops::Context& context, const MoeRecipe& recipe, MergeSources& sources, const MergeOptions& options)
+      : context_(context), recipe_(recipe), options_(options), base_(sources.open(recipe.base_model, "base_model")) {
+    dtype_ = options.dtype ? options.dtype : recipe.dtype;
+    result_.notes = recipe.notes;
+    base_weights_ = weights_of(base_);
+    for (const ExpertRecipe& expert : recipe.experts) experts_.push_back(take(sources, expert));
+    if (recipe.shared) shared_ = take(sources, *recipe.shared);
+    const Mixture mixture = mixture_of(recipe, named(base_));
+    moe_ = mixture.moe, result_.model_type = mixture.model_type;
+    result_.notes.insert(result_.notes.end(), mixture.notes.begin(), mixture.notes.end());
+    sibling_ = sibling_of(mixture, base_.decoder->spec(), base_.path.config);
+    sibling_.config["torch_dtype"] = dtype_word(dtype_.value_or(base_weights_->dtype()));
+  }
+
+  Merged run(const std::filesystem::path& out) {
+    ModelFolder folder(out);
+    gates_ = make_gates(context_, base_, recipe_, shared_ && moe_.shared_gate, options_.seed, options_.on_progress);
+    result_.notes.insert(result_.notes.end(), gates_.notes.begin(), gates_.notes.end());
+    std::vector<checkpoint::TensorToWrite> tensors = tensors_of(
+        sibling_.spec, models::family_of_model_type(result_.model_type, "merge").hugging_face_names(),
+        [this](const layers::TensorVisitor::Tensor& tensor) { return supply(tensor); }, context_.pool);
+    result_.tensors = std::ssize(tensors);
+    folder.write_json("config.json", sibling_.config);
+    folder.copy_text_files(base_.path.path);
+    result_.bytes = folder.write_weights(std::move(tensors), options_.shard_bytes, options_.on_progress);
+    const models::Account account = models::account(sibling_.spec);
+    result_.parameters = account.total(), result_.active_parameters = account.total_active();
+    if (options_.check) try_out(folder.path());
+    folder.write_json(kReceipt, receipt());
+    folder.commit();
+    return std::move(result_);
+  }
+
+ private:
+  static Named named(const Model& model) { return {model.decoder->spec(), model.path.path.string()}; }
+
+  struct Source {
+    const Model* model;
+    const ExpertRecipe* recipe;
+    std::shared_ptr<const Weights> weights;
+  };
+
+  std::shared_ptr<const Weights> weights_of(const Model& model) {
+    std::shared_ptr<const Weights>& known = weights_[&model];
+    if (!known) known = std::make_shared<const Weights>(*model.decoder, model.path.path.string());
+    return known;
+  }
+
+  Source take(MergeSources& sources, const ExpertRecipe& expert) {
+    const Model& model = sources.open(expert.source_model, expert.where);
+    require_same_shape(named(base_), named(model), expert.where);
+    require_same_tokenizer(base_, model);
+    const bool known = weights_.contains(&model);
+    if (!known) try {
+        DifferenceWords words{"it differs in the", "in the base model", "in it", ""};
+        require_same(base_.decoder->spec(), model.decoder->spec(), model.path.path.string(), words);
+      } catch (const base::Error& error) {
+        result_.notes.push_back(fmt::format("{}: {}; only its FFNs are used", error.where(), error.message()));
+      }
+    return {&model, &expert, weights_of(model)};
+  }
+
+  Rows supply(const layers::TensorVisitor::Tensor& tensor) const {
+    const models::PathPattern path = models::path_pattern(tensor.path);
+    constexpr std::string_view kMoe = "blocks.{layer}.moe.";
+    if (!path.pattern.starts_with(kMoe))
+      return base_weights_->rows(tensor.path, tensor.place == layers::Place::norms ? std::nullopt : dtype_);
+    const std::string part = path.pattern.substr(kMoe.size());
+    const auto layer = static_cast<size_t>(path.layer);
+    const int64_t width = base_.decoder->spec().width;
+    if (part == "router")
+      return {1, std::ssize(experts_), width, written(), [&rows = gates_.rows[layer]](int64_t, int64_t e, float* out) {
+                std::copy(rows[static_cast<size_t>(e)].begin(), rows[static_cast<size_t>(e)].end(), out);
+              }};
+    if (part == "shared_gate") {
+      if (!shared_) return zeros(1, width);
+      return {1, 1, width, written(),
+              [&row = gates_.shared[layer]](int64_t, int64_t, float* out) { std::copy(row.begin(), row.end(), out); }};
+    }
+    if (part.starts_with("shared.")) {
+      const Part which = part_by_name(part.substr(7));
+      if (shared_) return of_source(*shared_, path.layer, which, std::ssize(experts_));
+      const int64_t f = moe_.shared_hidden;
+      if (which == Part::down) return zeros(width, f);
+      return {1, f, width, written(), [=, path = tensor.path, seed = options_.seed](int64_t, int64_t row, float* out) {
+                base::Rng rng = row_rng(seed, path, 0, row);
+                const float deviation = 1 / std::sqrt(static_cast<float>(width));
+                for (int64_t c = 0; c < width; ++c) out[c] = deviation * rng.normal();
+              }};
+    }
+    const bool bias = part.ends_with(".bias");
+    const Part which = part_by_name(part.substr(8, part.size() - 8 - (bias ? 5 : 0)));
+    return bias ? biases(path.layer, which) : stack(path.layer, which);
+  }
+
+  // One source's matrix, with its noise and scale, in the base model's format.
+  Rows of_source(const Source& source, int64_t layer, Part part, int64_t expert) const {
+    ExpertCut cut;
+    cut.noise_size = source.recipe->noise_scale, cut.seed = options_.seed, cut.first_expert = expert;
+    if (part == Part::down) cut.scale[2] = source.recipe->residual_scale;
+    const tensor::DType like = base_weights_->matrix(fmt::format("blocks.{}.ffn.down", layer)).dtype;
+    return expert_rows(*source.weights, layer, part, cut, dtype_.value_or(like));
+  }
+
+  Rows stack(int64_t layer, Part part) const {
+    std::vector<Rows> each;
+    for (size_t e = 0; e < experts_.size(); ++e)
+      each.push_back(of_source(experts_[e], layer, part, static_cast<int64_t>(e)));
+    Rows all = each.front();
+    all.experts = std::ssize(each);
+    if (std::all_of(each.begin(), each.end(), [](const Rows& rows) { return !rows.verbatim.empty(); })) {
+      all.verbatim.clear();
+      for (const Rows& rows : each) all.verbatim.push_back(rows.verbatim.front());
+      return all;
+    }
+    all.verbatim.clear();
+    all.fill = [each = std::move(each)](int64_t expert, int64_t row, float* out) {
+      const Rows& rows = each[static_cast<size_t>(expert)];
+      if (rows.verbatim.empty()) return rows.fill(0, row, out);
+      const tensor::Weight& weight = rows.verbatim.front();
+      quant::decode(weight.dtype, weight.row(row), out, weight.cols);
+    };
+    return all;
+  }
+
+  Rows biases(int64_t layer, Part part) const {
+    std::vector<Rows> each;
+    for (const Source& source : experts_) {
+      ExpertCut cut;
+      if (part == Part::down) cut.bias_scale[2] = source.recipe->residual_scale;
+      each.push_back(expert_biases(*source.weights, layer, part, cut));
+    }
+    Rows all = each.front();
+    all.rows = std::ssize(each);
+    all.dtype = tensor::DType::f32;
+    all.fill = [each = std::move(each)](int64_t, int64_t expert, float* out) {
+      each[static_cast<size_t>(expert)].fill(0, 0, out);
+    };
+    return all;
+  }
+
+  tensor::DType written() const { return dtype_.value_or(base_weights_->dtype()); }
+  Rows zeros(int64_t rows, int64_t cols) const {
+    return {1, rows, cols, written(), [cols](int64_t, int64_t, float* out) { std::fill_n(out, cols, 0.0f); }};
+  }
+
+  void try_out(const std::filesystem::path& folder) {
+    models::OpenOptions strict;
+    strict.strict = true;
+    const Model written = models::open_model(folder, strict);
+    result_.comparison =
+        compare(context_, *base_.decoder, *written.decoder, tokens_to_compare(base_, options_.text, options_.tokens));
+    if (!recipe_.reads_prompts()) return;
+    for (const Source& source : experts_)
+      result_.routing.push_back(prompt_routing(context_, written, source.recipe->positive_prompts, std::ssize(experts_),
+                                               source.recipe->where));
+  }
+
+  base::Json receipt() const {
+    base::Json experts = base::Json::array();
+    for (const Source& source : experts_) experts.push_back(source.model->name);
+    base::Json json = {{"made_by", "coterie merge"},
+                       {"base_model", base_.name},
+                       {"experts", experts},
+                       {"model_type", result_.model_type},
+                       {"experts_per_token", recipe_.experts_per_token},
+                       {"seed", options_.seed},
+                       {"parameters", result_.parameters},
+                       {"active_parameters", result_.active_parameters},
+                       {"notes", result_.notes}};
+    if (shared_) json["shared_expert"] = shared_->model->name;
+    if (result_.comparison) json["beside_the_base_model"] = to_json(*result_.comparison);
+    if (!result_.routing.empty()) json["choices_on_positive_prompts"] = result_.routing;
+    return json;
+  }
+
+  ops::Context& context_;
+  const MoeRecipe& recipe_;
+  const MergeOptions& options_;
+  const Model& base_;
+  std::optional<tensor::DType> dtype_;
+  std::map<const Model*, std::shared_ptr<const Weights>> weights_;
+  std::shared_ptr<const Weights> base_weights_;
+  std::vector<Source> experts_;
+  std::optional<Source> shared_;
+  layers::MoeSpec moe_;
+  Sibling sibling_;
+  Gates gates_;
+  Merged result_;
+};
+
+}  // namespace
+
+MergePlan plan_experts(const MoeRecipe& recipe, const MergeSources& sources) {
+  const auto read = [&](const std::string& name, const std::string& where) {
+    return checkpoint::resolve_model(sources.find(name, where));
+  };
+  const checkpoint::ModelPath base = read(recipe.base_model, "base_model");
+  const ModelSpec spec = models::read_spec(base);
+  const Named named{spec, base.path.string()};
+  std::vector<const ExpertRecipe*> all;
+  for (const ExpertRecipe& expert : recipe.experts) all.push_back(&expert);
+  if (recipe.shared) all.push_back(&*recipe.shared);
+  for (const ExpertRecipe* expert : all) {
+    const checkpoint::ModelPath path = read(expert->source_model, expert->where);
+    require_same_shape(named, {models::read_spec(path), path.path.string()}, expert->where);
+  }
+  const Mixture mixture = mixture_of(recipe, named);
+  const models::Account account = models::account(sibling_of(mixture, spec, base.config).spec);
+  MergePlan plan{mixture.model_type, account.total(), account.total_active(), models::account(spec).total(), {}};
+  plan.notes = recipe.notes;
+  plan.notes.insert(plan.notes.end(), mixture.notes.begin(), mixture.notes.end());
+  return plan;
+}
+
+Merged merge_experts(ops::Context& context, const MoeRecipe& recipe, MergeSources& sources,
+                     const std::filesystem::path& out, const MergeOptions& options) {
+  return Merging(context, recipe, sources, options).run(out);
+}
+
+}  // namespace coterie::surgery

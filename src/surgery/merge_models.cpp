@@ -1,0 +1,262 @@
+#include "surgery/merge_models.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <memory>
+
+#include "base/error.h"
+#include "models/account.h"
+#include "models/families/family.h"
+#include "quant/codec.h"
+#include "surgery/same_model.h"
+#include "surgery/same_tokenizer.h"
+#include "surgery/sibling.h"
+
+namespace coterie::surgery {
+
+namespace {
+
+using base::ErrorKind;
+using base::fail;
+using checkpoint::TensorInfo;
+using checkpoint::TensorToWrite;
+using models::Model;
+using Write = std::function<void(std::span<const std::byte>)>;
+
+constexpr int64_t kPieceValues = 1 << 20;
+
+bool is_float(tensor::DType dtype) {
+  return dtype == tensor::DType::f32 || dtype == tensor::DType::f16 || dtype == tensor::DType::bf16;
+}
+
+std::vector<float> decoded(const TensorInfo& info, threads::Pool& pool) {
+  const int64_t count = tensor::element_count(info.shape);
+  std::vector<float> values(static_cast<size_t>(count));
+  pool.split(count, 64, [&](int64_t begin, int64_t end, int) {
+    quant::decode(info.dtype, info.bytes.data() + tensor::row_bytes(info.dtype, begin), values.data() + begin,
+                  end - begin);
+  });
+  return values;
+}
+
+void write_encoded(const std::vector<float>& values, tensor::DType dtype, threads::Pool& pool, const Write& write) {
+  std::vector<std::byte> out;
+  for (int64_t first = 0; first < std::ssize(values); first += kPieceValues) {
+    const int64_t count = std::min(kPieceValues, std::ssize(values) - first);
+    out.resize(static_cast<size_t>(tensor::row_bytes(dtype, count)));
+    pool.split(count, 64, [&](int64_t begin, int64_t end, int) {
+      quant::encode(dtype, values.data() + first + begin, out.data() + tensor::row_bytes(dtype, begin), end - begin);
+    });
+    write(out);
+  }
+}
+
+class ModelMerging {
+ public:
+  ModelMerging(ops::Context& context, const MergeRecipe& recipe, MergeSources& sources, const MergeOptions& options)
+      : context_(context),
+        recipe_(recipe),
+        options_(options),
+        base_(recipe.base_model.empty() ? sources.open(recipe.slices.front().sources.front().model,
+                                                       recipe.slices.front().sources.front().where)
+                                        : sources.open(recipe.base_model, "base_model")) {
+    rule_ = recipe.rule;
+    rule_.seed = options.seed;
+    result_.notes = recipe.notes;
+    result_.model_type = base_.decoder->spec().family;
+    dtype_ = options.dtype ? options.dtype : recipe.dtype;
+    for (const MergeSlice& slice : recipe.slices) {
+      std::vector<const Model*>& models = models_.emplace_back();
+      for (const MergeSlice::Source& source : slice.sources) {
+        models.push_back(&sources.open(source.model, source.where));
+        require_goes_with_base(*models.back());
+      }
+    }
+    const auto layers = std::ssize(base_.decoder->spec().blocks);
+    const int64_t end = recipe.slices.back().end;
+    if (end >= 0 && end != layers)
+      fail(ErrorKind::unsupported, "slices",
+           "they end at layer {}, the base model has {}: layers keep their order, none is left out or repeated", end,
+           layers);
+  }
+
+  Merged run(const std::filesystem::path& out) {
+    ModelFolder folder(out);
+    std::vector<TensorToWrite> tensors;
+    const models::NameTable names = models::names_for(result_.model_type, *base_.source);
+    const std::string head = names.find("head") ? names.find("head")->front().pattern : "";
+    for (const TensorInfo& info : base_.source->tensors()) {
+      // A head that repeats tied embeddings is left out, as the library of the format does.
+      if (names.is_inert(info.name) || (base_.decoder->spec().tied_embeddings && info.name == head)) continue;
+      tensors.push_back(merged(info));
+    }
+    result_.tensors = std::ssize(tensors);
+    base::Json config = base::read_json(base_.path.config);
+    if (dtype_) config.erase("dtype"), config["torch_dtype"] = dtype_word(*dtype_);
+    folder.write_json("config.json", config);
+    folder.copy_text_files(base_.path.path);
+    result_.bytes = folder.write_weights(std::move(tensors), options_.shard_bytes, options_.on_progress);
+    const models::Account account = models::account(base_.decoder->spec());
+    result_.parameters = account.total(), result_.active_parameters = account.total_active();
+    if (options_.check) {
+      const Model written = models::open_model(folder.path());
+      result_.comparison =
+          compare(context_, *base_.decoder, *written.decoder, tokens_to_compare(base_, options_.text, options_.tokens));
+    }
+    folder.write_json(kReceipt, receipt());
+    folder.commit();
+    return std::move(result_);
+  }
+
+ private:
+  void require_goes_with_base(const Model& model) {
+    if (&model == &base_ || std::find(compared_.begin(), compared_.end(), &model) != compared_.end()) return;
+    compared_.push_back(&model);
+    require_same(
+        base_.decoder->spec(), model.decoder->spec(), model.path.path.string(),
+        {fmt::format("is not of the shape of {}: it differs in the", base_.path.path.string()), "there", "here", ""});
+    require_same_tokenizer(base_, model);
+  }
+
+  struct Place {
+    size_t slice = 0;
+    double along = 0;  // 0 in the slice's first layer, 1 in its last
+  };
+
+  // By the number behind "layers.": embeddings come before the layers, everything else after them.
+  Place place_of(const std::string& name) const {
+    const auto layers = std::ssize(base_.decoder->spec().blocks);
+    for (const std::string_view before : {"layers.", "blocks."}) {
+      const size_t at = name.find(before);
+      if (at == std::string::npos || (at > 0 && name[at - 1] != '.')) continue;
+      const int64_t layer = std::atoll(name.c_str() + at + before.size());
+      for (size_t s = 0; s < recipe_.slices.size(); ++s) {
+        const int64_t first = recipe_.slices[s].first;
+        const int64_t end = recipe_.slices[s].end < 0 ? layers : recipe_.slices[s].end;
+        if (layer < first || layer >= end) continue;
+        return {s, end - first > 1 ? static_cast<double>(layer - first) / static_cast<double>(end - first - 1) : 1.0};
+      }
+    }
+    if (name.find("embed") != std::string::npos) return {0, 0.0};
+    return {recipe_.slices.size() - 1, 1.0};
+  }
+
+  using Setting = std::optional<MergeSetting> MergeParameters::*;
+  // The nearest that says it: the source, the slice, the recipe.
+  std::optional<double> setting(Setting which, const MergeParameters* source, const MergeSlice& slice,
+                                const std::string& name, double along) const {
+    for (const MergeParameters* parameters : {source, &slice.parameters, &recipe_.parameters})
+      if (parameters && (parameters->*which))
+        if (const auto value = (*(parameters->*which)).at(name, along)) return value;
+    return {};
+  }
+
+  double needed(std::optional<double> value, std::string_view key, const std::string& where,
+                const std::string& name) const {
+    if (!value) fail(ErrorKind::bad_input, where, "{} is not said for {}", key, name);
+    return *value;
+  }
+
+  const TensorInfo& in(const Model& model, const TensorInfo& like) const {
+    const TensorInfo* info = model.source->find(like.name);
+    if (!info)
+      throw base::Error(ErrorKind::unsupported, model.path.path.string(),
+                        fmt::format("there is no {}, which {} has", like.name, base_.path.path.string()),
+                        "tensors are merged by their names in the files");
+    if (info->shape != like.shape)
+      fail(ErrorKind::unsupported, model.path.path.string(), "{} is {}, expected {}", like.name,
+           tensor::to_string(info->shape), tensor::to_string(like.shape));
+    for (const TensorInfo* one : {info, &like})
+      if (!is_float(one->dtype))
+        fail(ErrorKind::unsupported, model.path.path.string(), "{} is in {}: only f32, f16 and bf16 are merged",
+             like.name, tensor::name(one->dtype));
+    return *info;
+  }
+
+  struct Input {
+    const TensorInfo* info;
+    double weight, density;
+  };
+
+  TensorToWrite merged(const TensorInfo& info) const {
+    const auto [at, along] = place_of(info.name);
+    const MergeSlice& slice = recipe_.slices[at];
+    MergeRule rule = rule_;
+    std::vector<Input> inputs;
+    for (size_t s = 0; s < slice.sources.size(); ++s) {
+      const MergeSlice::Source& source = slice.sources[s];
+      const Model& model = *models_[at][s];
+      const TensorInfo& tensor = in(model, info);
+      if (rule.method != MergeMethod::linear && &model == &base_) continue;
+      Input input{&tensor, 1, 1};
+      if (rule.method != MergeMethod::slerp)
+        input.weight = needed(setting(&MergeParameters::weight, &source.parameters, slice, info.name, along), "weight",
+                              source.where, info.name);
+      input.density = setting(&MergeParameters::density, &source.parameters, slice, info.name, along).value_or(1.0);
+      if (!(input.density > 0 && input.density <= 1))
+        fail(ErrorKind::bad_input, source.where, "density is {} for {}, expected more than 0 and at most 1",
+             input.density, info.name);
+      inputs.push_back(input);
+    }
+    if (rule.method == MergeMethod::slerp)
+      rule.t = needed(setting(&MergeParameters::t, nullptr, slice, info.name, along), "t", "parameters", info.name);
+    const tensor::DType dtype = dtype_.value_or(info.dtype);
+    return {info.name, dtype, info.shape, [this, info, rule, dtype, inputs = std::move(inputs)](const Write& write) {
+              write_encoded(compute(info, rule, inputs), dtype, context_.pool, write);
+            }};
+  }
+
+  std::vector<float> compute(const TensorInfo& info, const MergeRule& rule, const std::vector<Input>& inputs) const {
+    threads::Pool& pool = context_.pool;
+    std::vector<std::vector<float>> values;
+    std::vector<MergeInput> merged;
+    for (const Input& input : inputs) values.push_back(decoded(*input.info, pool));
+    for (size_t i = 0; i < inputs.size(); ++i) merged.push_back({values[i], inputs[i].weight, inputs[i].density});
+    std::vector<float> out(static_cast<size_t>(tensor::element_count(info.shape)));
+    if (rule.method == MergeMethod::linear) {
+      merge_linear(merged, rule.normalize, out, pool);
+      return out;
+    }
+    const std::vector<float> base = decoded(info, pool);
+    // A slerp of the base model with itself.
+    if (rule.method == MergeMethod::slerp)
+      merge_slerp(base, values.empty() ? base : values.front(), rule.t, out, pool);
+    else
+      merge_changes(rule, base, merged, info.name, out, pool);
+    return out;
+  }
+
+  base::Json receipt() const {
+    base::Json names = base::Json::array();
+    for (const Model* model : compared_) names.push_back(model->name);
+    base::Json json = {
+        {"made_by", "coterie merge"},       {"merge_method", merge_method_names()[static_cast<size_t>(rule_.method)]},
+        {"base_model", base_.name},         {"with", names},
+        {"model_type", result_.model_type}, {"seed", options_.seed},
+        {"parameters", result_.parameters}, {"notes", result_.notes}};
+    if (result_.comparison) json["beside_the_base_model"] = to_json(*result_.comparison);
+    return json;
+  }
+
+  ops::Context& context_;
+  const MergeRecipe& recipe_;
+  const MergeOptions& options_;
+  const Model& base_;
+  MergeRule rule_;
+  std::optional<tensor::DType> dtype_;
+  std::vector<std::vector<const Model*>> models_;  // by slice and source
+  std::vector<const Model*> compared_;             // with the base model
+  Merged result_;
+};
+
+}  // namespace
+
+Merged merge_models(ops::Context& context, const MergeRecipe& recipe, MergeSources& sources,
+                    const std::filesystem::path& out, const MergeOptions& options) {
+  return ModelMerging(context, recipe, sources, options).run(out);
+}
+
+}  // namespace coterie::surgery

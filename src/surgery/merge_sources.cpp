@@ -1,0 +1,40 @@
+#include "surgery/merge_sources.h"
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+
+namespace coterie::surgery {
+
+namespace fs = std::filesystem;
+using base::ErrorKind;
+
+fs::path MergeSources::find(const std::string& name, const std::string& where) const {
+  std::error_code absent;
+  fs::path path = recipe_.parent_path() / name;
+  if (!fs::exists(path, absent)) path = name;
+  if (!fs::exists(path, absent)) {
+    if (name.find('+') != std::string::npos)
+      throw base::Error(ErrorKind::unsupported, where, fmt::format("\"{}\" names an adapter on a model", name),
+                        "merge the adapter into its model first, and name that");
+    throw base::Error(ErrorKind::not_found, where,
+                      fmt::format("there is no \"{}\", beside the recipe or in the current folder", name),
+                      "models are folders here; nothing is downloaded");
+  }
+  return path;
+}
+
+const models::Model& MergeSources::open(const std::string& name, const std::string& where) {
+  const fs::path path = find(name, where);
+  const fs::path key = fs::weakly_canonical(path);
+  const auto found = open_.find(key);
+  if (found != open_.end()) return found->second;
+  models::Model model = models::open_model(path);
+  if (model.path.kind != checkpoint::ModelPath::Kind::safetensors_folder)
+    throw base::Error(ErrorKind::unsupported, where,
+                      fmt::format("{} is no folder with config.json and safetensors", path.string()),
+                      "convert a GGUF file to such a folder first");
+  return open_.emplace(key, std::move(model)).first->second;
+}
+
+}  // namespace coterie::surgery

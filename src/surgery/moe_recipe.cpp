@@ -1,0 +1,130 @@
+#include "surgery/moe_recipe.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "base/error.h"
+#include "base/nearest.h"
+
+namespace coterie::surgery {
+
+namespace {
+
+using base::ErrorKind;
+using base::fail;
+using base::Json;
+using base::JsonReader;
+
+ExpertRecipe read_expert(const Json& json, const std::string& where) {
+  if (!json.is_object()) fail(ErrorKind::bad_input, where, "expected keys, source_model among them");
+  JsonReader keys(json, where);
+  ExpertRecipe expert;
+  expert.where = where;
+  expert.source_model = keys.string("source_model");
+  expert.positive_prompts = keys.strings("positive_prompts");
+  expert.negative_prompts = keys.strings("negative_prompts");
+  expert.noise_scale = keys.number("noise_scale", 0.0);
+  expert.residual_scale = keys.number("residual_scale", 1.0);
+  if (!(expert.noise_scale >= 0 && expert.noise_scale < 1e9))
+    fail(ErrorKind::bad_input, where, "noise_scale is {}, expected 0 or more", expert.noise_scale);
+  if (!(expert.residual_scale > -1e9 && expert.residual_scale < 1e9))
+    fail(ErrorKind::bad_input, where, "residual_scale is {}", expert.residual_scale);
+  keys.refuse_unread();
+  return expert;
+}
+
+std::vector<ExpertRecipe> read_experts(JsonReader& keys, const std::string& key) {
+  std::vector<ExpertRecipe> experts;
+  const Json* list = keys.value(key);
+  if (!list) return experts;
+  if (!list->is_array()) fail(ErrorKind::bad_input, keys.where(), "{}: expected a list", key);
+  for (size_t i = 0; i < list->size(); ++i)
+    experts.push_back(read_expert((*list)[i], fmt::format("{}: {}[{}]", keys.where(), key, i)));
+  return experts;
+}
+
+MoeRecipe::Gates read_gates(JsonReader& keys) {
+  using Gates = MoeRecipe::Gates;
+  static const std::array<std::pair<std::string, Gates>, 6> kKnown = {{{"hidden", Gates::hidden},
+                                                                       {"hidden_avg", Gates::hidden},
+                                                                       {"hidden_last", Gates::hidden_last},
+                                                                       {"cheap_embed", Gates::cheap_embed},
+                                                                       {"random", Gates::random},
+                                                                       {"uniform_random", Gates::uniform_random}}};
+  const std::string word = keys.string("gate_mode", "hidden");
+  std::vector<std::string> names;
+  for (const auto& [name, gates] : kKnown) {
+    if (name == word) return gates;
+    names.push_back(name);
+  }
+  const std::string near = base::nearest(word, names);
+  throw base::Error(ErrorKind::bad_input, keys.where(),
+                    fmt::format("gate_mode is \"{}\", expected hidden, hidden_avg, hidden_last, cheap_embed, random or "
+                                "uniform_random",
+                                word),
+                    near.empty() ? "" : fmt::format("did you mean \"{}\"?", near));
+}
+
+/// mergekit's words for what it writes, and model_types.
+std::string read_architecture(JsonReader& keys) {
+  std::string word = keys.string("architecture", "");
+  std::transform(word.begin(), word.end(), word.begin(), [](unsigned char c) { return std::tolower(c); });
+  if (word == "qwen" || word == "qwen moe") return "qwen2_moe";
+  if (word == "qwen3" || word == "qwen3 moe") return "qwen3_moe";
+  if (word == "deepseek" || word == "deepseek moe")
+    fail(ErrorKind::unsupported, keys.where(),
+         "architecture \"{}\" is not written here: its files run only with code of their own", word);
+  return word;
+}
+
+}  // namespace
+
+std::optional<tensor::DType> recipe_dtype(JsonReader& keys, std::string_view key) {
+  const std::string word = keys.string(key, "");
+  if (word.empty()) return {};
+  if (word == "float32" || word == "f32") return tensor::DType::f32;
+  if (word == "float16" || word == "f16") return tensor::DType::f16;
+  if (word == "bfloat16" || word == "bf16") return tensor::DType::bf16;
+  fail(ErrorKind::unsupported, keys.where(), "{} is \"{}\", expected float32, float16 or bfloat16", key, word);
+}
+
+bool is_moe_recipe(const Json& recipe) {
+  return recipe.is_object() && !recipe.contains("merge_method") &&
+         (recipe.contains("experts") || recipe.contains("gate_mode") || recipe.contains("shared_experts"));
+}
+
+MoeRecipe read_moe_recipe(const Json& json, const std::string& where) {
+  JsonReader keys(json, where);
+  MoeRecipe recipe;
+  recipe.base_model = keys.string("base_model");
+  recipe.gates = read_gates(keys);
+  recipe.experts = read_experts(keys, "experts");
+  std::vector<ExpertRecipe> shared = read_experts(keys, "shared_experts");
+  recipe.experts_per_token = keys.integer("experts_per_token", 2);
+  recipe.dtype = recipe_dtype(keys, "dtype");
+  recipe.architecture = read_architecture(keys);
+  keys.refuse_unread();
+
+  if (recipe.experts.empty()) fail(ErrorKind::bad_input, where, "experts: the list is empty");
+  if (recipe.experts_per_token < 1 || recipe.experts_per_token > std::ssize(recipe.experts))
+    fail(ErrorKind::bad_input, where, "experts_per_token is {}, expected 1 to {}, the number of experts",
+         recipe.experts_per_token, recipe.experts.size());
+  if (shared.size() > 1)
+    fail(ErrorKind::unsupported, where, "shared_experts lists {}: a model has one at most", shared.size());
+  if (!shared.empty()) recipe.shared = std::move(shared.front());
+  bool prompts = false;
+  for (const ExpertRecipe& expert : recipe.experts) {
+    prompts = prompts || !expert.positive_prompts.empty() || !expert.negative_prompts.empty();
+    if (recipe.reads_prompts() && expert.positive_prompts.empty())
+      throw base::Error(ErrorKind::bad_input, expert.where,
+                        "positive_prompts is missing: the gate is made of what these texts look like to the model",
+                        "gate_mode: random needs none, and is for models that are trained afterwards");
+  }
+  if (prompts && !recipe.reads_prompts())
+    recipe.notes.push_back("random gates read no prompts: those of the recipe have no effect");
+  return recipe;
+}
+
+}  // namespace coterie::surgery

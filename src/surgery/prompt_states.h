@@ -1,0 +1,34 @@
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "models/model.h"
+#include "ops/context.h"
+
+namespace coterie::surgery {
+
+/// What of a prompt stands for it.
+enum class StateOf { all_tokens, last_token };
+
+/// For each layer the mean state [D] that its FFN, and a router in its place, reads on these prompts: what comes out of
+/// the norm before the FFN. The mean is over the tokens of a prompt (all of them but the token that begins every text,
+/// which says nothing about it; or the last), then over prompts. Prompts are evaluated as sequences of their own, so no
+/// padding takes part.
+///
+/// Throws bad_input for a prompt without tokens or longer than the context, and for a model without a tokenizer.
+std::vector<std::vector<double>> prompt_states(ops::Context& context, const models::Model& model,
+                                               std::span<const std::string> prompts, StateOf state,
+                                               std::string_view where);
+
+/// The mean of the prompts' token embeddings, [D].
+std::vector<double> prompt_embedding(const models::Model& model, std::span<const std::string> prompts,
+                                     std::string_view where);
+
+/// Of the choices that a model's routers make on the prompts' tokens, the share that falls to each expert, [E], all
+/// layers together.
+std::vector<double> prompt_routing(ops::Context& context, const models::Model& model,
+                                   std::span<const std::string> prompts, int64_t experts, std::string_view where);
+
+}  // namespace coterie::surgery
