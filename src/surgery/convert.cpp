@@ -49,6 +49,7 @@ class Writer {
       const DType to = format_of(role->second, tensor);
       recode(tensor, role->second, to);
     }
+    if (!as_it_is_) draft_.metadata.erase("general.file_type");
     if (options_.mix) draft_.metadata["general.file_type"] = static_cast<uint64_t>(options_.mix->file_type);
     if (options_.importance) describe_importance();
     watch();

@@ -153,7 +153,7 @@ Draft copy(const models::Model& model, bool tokenizer) {
   draft.tensors = models::tensors_to_write(*model.source);
   draft.roles = roles_in(*model.source, *model.decoder, models::names_for(spec.family, *model.source));
   draft.metadata = model.source->metadata();
-  for (const char* key : {"split.no", "split.count", "split.tensors.count", "general.alignment", "general.file_type"})
+  for (const char* key : {"split.no", "split.count", "split.tensors.count", "general.alignment"})
     draft.metadata.erase(key);
   if (!tokenizer)
     std::erase_if(draft.metadata, [](const auto& entry) { return entry.first.starts_with("tokenizer."); });

@@ -82,7 +82,7 @@ def check(name, config, coterie, folder):
         check_pruned(name, coterie, back, folder, ids)
 
 
-VOCABULARY = {chr(32 + i): i for i in range(90)}
+VOCABULARY = {chr(32 + i): i for i in range(95)}
 
 
 def write_tokenizer(folder):
