@@ -78,7 +78,7 @@ class Writer {
              {"max_position_embeddings", spec_.context},
              {"tie_word_embeddings", spec_.tied_embeddings},
              {"hidden_act", activation_name(moe_.activation)}};
-    carry({"hidden_act", "max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "initializer_range",
+    carry({"max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "initializer_range",
            "attention_dropout", "use_cache"});
     rope();
   }
@@ -169,6 +169,7 @@ class Writer {
     const bool layer = spec_.final_norm.kind == layers::NormSpec::Kind::layer;
     json_["norm"] = {{"kind", layer ? "layer" : "rms"}, {"eps", decimal(spec_.final_norm.eps)}};
     if (layer) json_["norm"]["bias"] = spec_.final_norm.bias;
+    if (spec_.final_norm.weight_offset != 0) json_["norm"]["offset"] = decimal(spec_.final_norm.weight_offset);
     json_["norm_place"] = !block.mixer_post_norm ? "before" : block.mixer_norm ? "both" : "after";
     json_["attention_bias"] = attention_->q_bias;
     json_["attention_output_bias"] = attention_->o_bias;
@@ -178,12 +179,48 @@ class Writer {
     if (attention_->clip_qkv) json_["clip_qkv"] = decimal(*attention_->clip_qkv);
     if (attention_->softcap > 0) json_["attn_logit_softcapping"] = decimal(attention_->softcap);
     json_["attention_sinks"] = attention_->sinks;
-    if (window() > 0) json_["sliding_window"] = window();
+    windows_of_own();
     if (!attention_->rope) json_["positions"] = "none";
     json_["intermediate_size"] = dense_width();
     json_["gated"] = moe_.gated;
     json_["ffn_bias"] = moe_.bias;
     return experts_of_own();
+  }
+
+  // Windows in some layers only, and then perhaps with rotary positions of their own (Gemma 2 and 3).
+  void windows_of_own() {
+    if (window() == 0) return;
+    json_["sliding_window"] = window();
+    const AttentionSpec *full = nullptr, *sliding = nullptr;
+    base::Json types = base::Json::array();
+    for (const models::BlockSpec& block : spec_.blocks) {
+      const auto& attention = std::get<AttentionSpec>(block.mixer);
+      (attention.window > 0 ? sliding : full) = &attention;
+      types.push_back(attention.window > 0 ? "sliding_attention" : "full_attention");
+    }
+    if (!full || !sliding) return;
+    json_["layer_types"] = types;
+    if (!full->rope || !sliding->rope) return;
+    const Json of_full = rope_parameters(*full->rope), of_sliding = rope_parameters(*sliding->rope);
+    if (of_full == of_sliding) return;
+    for (const char* key : {"rope_theta", "rope_scaling", "partial_rotary_factor"}) json_.erase(key);
+    json_["rope_parameters"] = of_full, json_["sliding_rope"] = of_sliding;
+  }
+
+  // Of the scalings that are said by a factor; what is lost of others is found by reading it back.
+  static Json rope_parameters(const layers::RopeSpec& rope) {
+    using Scaling = layers::RopeSpec::Scaling;
+    Json json = {{"rope_theta", rope.theta}, {"rope_type", "default"}};
+    if (rope.scaling == Scaling::none) return json;
+    json["factor"] = rope.factor;
+    json["rope_type"] = rope.scaling == Scaling::linear    ? "linear"
+                        : rope.scaling == Scaling::dynamic ? "dynamic"
+                        : rope.scaling == Scaling::llama3  ? "llama3"
+                                                           : "yarn";
+    if (rope.scaling != Scaling::llama3) return json;
+    json["low_freq_factor"] = rope.low_freq_factor, json["high_freq_factor"] = rope.high_freq_factor;
+    json["original_max_position_embeddings"] = rope.original_context;
+    return json;
   }
 
   Json own_of_own() {

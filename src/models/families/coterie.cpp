@@ -38,7 +38,7 @@ T one_of(const std::string& where, std::string_view key, const std::string& word
   fail(ErrorKind::unsupported, where, "{} is \"{}\": expected one of {}", key, word, fmt::join(known, ", "));
 }
 
-// norm: "rms" or "layer", or an object with kind, eps, bias.
+// norm: "rms" or "layer", or an object with kind, eps, bias, offset.
 layers::NormSpec norm_of(ConfigReader& config) {
   using Kind = layers::NormSpec::Kind;
   const base::Json* value = config.keys.value("norm");
@@ -52,6 +52,10 @@ layers::NormSpec norm_of(ConfigReader& config) {
   norm.eps = static_cast<float>(keys.number("eps", layer ? 1e-5 : 1e-6));
   norm.bias = keys.boolean("bias", layer);
   if (norm.bias && !layer) fail(ErrorKind::unsupported, keys.where(), "bias is true, which only kind layer has");
+  // What is added to the weights of this and of q/k norms (Gemma's 1 + w).
+  norm.weight_offset = static_cast<float>(keys.number("offset", 0));
+  if (norm.weight_offset != 0 && layer)
+    fail(ErrorKind::unsupported, keys.where(), "offset is {}, which only kind rms has", norm.weight_offset);
   keys.refuse_unread();
   return norm;
 }
@@ -76,7 +80,7 @@ layers::AttentionSpec attention_of(ConfigReader& config, const ModelSpec& spec) 
   attention.qk_norm =
       one_of<QkNorm>(config.keys.where(), "qk_norm", config.keys.string("qk_norm", "none"),
                      {{"none", QkNorm::none}, {"per_head", QkNorm::per_head}, {"full_width", QkNorm::full_width}});
-  attention.qk_norm_eps = spec.final_norm.eps;
+  attention.qk_norm_eps = spec.final_norm.eps, attention.qk_norm_offset = spec.final_norm.weight_offset;
   if (config.keys.has("clip_qkv")) attention.clip_qkv = static_cast<float>(config.keys.number("clip_qkv"));
   attention.softcap = static_cast<float>(config.keys.number("attn_logit_softcapping", 0));
   attention.sinks = config.keys.boolean("attention_sinks", false);
@@ -127,6 +131,25 @@ bool has(const std::vector<std::string>& words, std::string_view word) {
   return std::find(words.begin(), words.end(), word) != words.end();
 }
 
+// By layer_types; all that have attention where there are none.
+std::vector<bool> sliding_layers(ConfigReader& config, const std::optional<layers::AttentionSpec>& attention,
+                                 size_t layers) {
+  const bool window = attention && attention->window > 0;
+  const std::vector<std::string> types = config.keys.strings("layer_types");
+  if (types.empty()) return std::vector<bool>(layers, window);
+  if (types.size() != layers)
+    fail(ErrorKind::bad_input, config.keys.where(), "layer_types has {} entries for {} layers", types.size(), layers);
+  std::vector<bool> slides;
+  for (const std::string& type : types) {
+    slides.push_back(one_of<bool>(config.keys.where(), "layer_types", type,
+                                  {{"sliding_attention", true}, {"full_attention", false}}));
+    if (slides.back() && !window)
+      fail(ErrorKind::bad_input, config.keys.where(),
+           "layer_types has a layer that slides, but there is no sliding_window");
+  }
+  return slides;
+}
+
 void read_mixers(ConfigReader& config, ModelSpec& spec) {
   const std::vector<std::string> kinds = by_layer(config, "mixer", "attention", spec.blocks.size());
   std::optional<layers::AttentionSpec> attention;
@@ -141,6 +164,14 @@ void read_mixers(ConfigReader& config, ModelSpec& spec) {
     attention->rope = config.rope(attention->head_dim, spec.context, {.partial_rotary = 1.0});
   }
   if (positions == Positions::learned) spec.learned_positions = spec.context;
+  const std::vector<bool> slides = sliding_layers(config, attention, spec.blocks.size());
+  std::optional<layers::RopeSpec> sliding_rope;
+  if (const base::Json* parameters = config.keys.object("sliding_rope")) {
+    if (!attention || !attention->rope || attention->window == 0)
+      fail(ErrorKind::bad_input, config.keys.where(), "sliding_rope means nothing without sliding_window and rope");
+    sliding_rope =
+        config.rope_of(*parameters, "sliding_rope", attention->head_dim, spec.context, {.partial_rotary = 1.0});
+  }
 
   std::optional<layers::MambaSpec> mamba;
   if (has(kinds, "mamba")) mamba = ssm::mamba(config, kMambaKeys, spec.width);
@@ -149,7 +180,13 @@ void read_mixers(ConfigReader& config, ModelSpec& spec) {
   for (size_t i = 0; i < kinds.size(); ++i)
     switch (one_of<Mixer>(config.keys.where(), fmt::format("mixer of layer {}", i), kinds[i],
                           {{"attention", Mixer::attention}, {"mamba", Mixer::mamba}, {"mamba2", Mixer::mamba2}})) {
-      case Mixer::attention: spec.blocks[i].mixer = *attention; break;
+      case Mixer::attention: {
+        layers::AttentionSpec one = *attention;
+        if (!slides[i]) one.window = 0;
+        if (slides[i] && sliding_rope) one.rope = sliding_rope;
+        spec.blocks[i].mixer = one;
+        break;
+      }
       case Mixer::mamba: spec.blocks[i].mixer = *mamba; break;
       case Mixer::mamba2: spec.blocks[i].mixer = *mamba2; break;
     }

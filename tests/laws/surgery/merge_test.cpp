@@ -94,6 +94,8 @@ const std::vector<Family>& families() {
       {"granite", "granitemoe", {{"mlp_bias", nullptr}}},
       {"phi3", "coterie"},
       {"olmo2", "coterie"},
+      {"gemma2", "coterie"},
+      {"gemma3_text", "coterie"},
   };
   return all;
 }

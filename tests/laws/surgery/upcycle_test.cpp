@@ -53,6 +53,8 @@ const std::vector<Family>& families() {
       {"granite", "granitemoe", {{"mlp_bias", nullptr}}},
       {"phi3", "coterie"},
       {"olmo2", "coterie"},
+      {"gemma2", "coterie"},
+      {"gemma3_text", "coterie"},
   };
   return all;
 }
@@ -220,8 +222,7 @@ TEST(UpcycleRefuses, WhatTheSiblingCannotSay) {
   refused(tiny_of("mistral"), {.model_type = "olmoe"}, no, {"olmoe", "mixtral"});
   refused(tiny_of("qwen3"), {.model_type = "mixtral"}, no, {"norm of queries and keys"});
   refused(tiny_of("granite"), {}, no, {"granitemoe", "biases of the experts"});
-  refused(tiny_of("gemma2"), {}, no, {"coterie"});
-  refused(tiny_of("gemma3_text"), {}, no, {"coterie"});
+  refused(tiny_of("gemma2"), {.model_type = "mixtral"}, no, {"mixtral"});
   refused(tiny_of("mixtral"), {}, no, {"experts already"});
   refused(tiny_of("mamba"), {}, bad, {"--layers"});
   refused(tiny_of("mistral"), {.experts_per_token = 5}, bad, {"--top-k", "5"});

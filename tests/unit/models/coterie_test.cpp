@@ -102,6 +102,39 @@ TEST(Coterie, RefusesWhatItDoesNotHonourByName) {
   }
 }
 
+// As Gemma 3 has it: norms of 1 + w, windows in some layers, which have rotary positions of their own.
+TEST(Coterie, SaysNormsWithAnOffsetAndWindowsByLayer) {
+  const Json gemma = {{"norm", {{"kind", "rms"}, {"offset", 1}}},
+                      {"norm_place", "both"},
+                      {"qk_norm", "per_head"},
+                      {"positions", "rope"},
+                      {"rope_theta", 1e6},
+                      {"sliding_window", 16},
+                      {"layer_types", Json::array()},
+                      {"sliding_rope", {{"rope_theta", 1e4}}}};
+  Json config = gemma;
+  for (int i = 0; i < 8; ++i) config["layer_types"].push_back(i % 4 == 3 ? "full_attention" : "sliding_attention");
+  const ModelSpec spec = read(config);
+  for (size_t i = 0; i < 8; ++i) {
+    const auto& attention = std::get<layers::AttentionSpec>(spec.blocks[i].mixer);
+    EXPECT_EQ(attention.window, i % 4 == 3 ? 0 : 16);
+    EXPECT_EQ(attention.rope->theta, i % 4 == 3 ? 1e6 : 1e4);
+    EXPECT_EQ(attention.qk_norm_offset, 1);
+    EXPECT_EQ(spec.blocks[i].ffn_post_norm->weight_offset, 1);
+  }
+  const auto refused = [&](const Json& changes, std::initializer_list<std::string_view> words, ErrorKind kind) {
+    Json changed = config;
+    changed.update(changes);
+    expect_error(kind, words, [&] { read(changed); });
+  };
+  refused({{"layer_types", {"full_attention"}}}, {"layer_types", "1 entries", "8"}, ErrorKind::bad_input);
+  refused({{"layer_types", Json(8, "linear_attention")}}, {"linear_attention"}, ErrorKind::unsupported);
+  refused({{"sliding_window", nullptr}}, {"sliding_window"}, ErrorKind::bad_input);
+  refused({{"sliding_window", nullptr}, {"layer_types", nullptr}}, {"sliding_rope"}, ErrorKind::bad_input);
+  refused({{"sliding_rope", {{"theta", 1e4}}}}, {"theta"}, ErrorKind::unsupported);
+  refused({{"norm", {{"kind", "layer"}, {"offset", 1}}}}, {"offset"}, ErrorKind::unsupported);
+}
+
 TEST(Coterie, PositionsBeyondTheLearnedOnesAreRefused) {
   const ModelSpec spec = read({{"num_hidden_layers", 1}});
   const auto decoder = blank_decoder(spec);
