@@ -55,7 +55,7 @@ std::string words(const layers::AttentionSpec& attention) {
                                                 : fmt::format(" over {} key/value heads ({} queries share one)",
                                                               attention.kv_heads, attention.heads / attention.kv_heads);
   if (attention.value_dim != attention.head_dim) text += fmt::format(", values of {}", attention.value_dim);
-  text += attention.rope ? "; " + words(*attention.rope, attention.head_dim) : "; no positions";
+  text += attention.rope ? "; " + words(*attention.rope, attention.head_dim) : "; no rotary positions";
   if (attention.window > 0) text += fmt::format("; sliding window of {}", attention.window);
   if (const auto usual = 1 / std::sqrt(static_cast<double>(attention.head_dim));
       std::abs(static_cast<double>(attention.scale) - usual) > 1e-6 * usual)

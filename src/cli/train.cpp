@@ -44,6 +44,7 @@ class Reporter {
     if (kind == "evaluation") evaluation(event);
   }
   void set_steps(int64_t steps) { steps_ = steps; }
+  void clear() { progress_.clear(); }
 
  private:
   void start(const Json& event) {
@@ -58,15 +59,18 @@ class Reporter {
     const int64_t at = event["step"];
     smooth_ = seen_++ == 0 ? loss : smooth_ + (loss - smooth_) / static_cast<double>(std::min<int64_t>(seen_, 50));
     speed_ = speed_ == 0 ? speed : speed_ + (speed - speed_) / 20;
-    if (since_.seconds() < 0.2 && at != steps_) return;
+    // A file or a pipe gets a line a minute, a terminal one that is overwritten.
+    const bool lines = !stderr_is_terminal();
+    if (since_.seconds() < (lines ? 60 : 0.2) && (lines || at != steps_)) return;
     since_.restart();
     const double tokens = static_cast<double>(event["tokens"].get<int64_t>()) / static_cast<double>(at);
     const double left = static_cast<double>(steps_ - at) * tokens / speed_;
     std::string peak;
     if (event.contains("peak_share"))
       peak = fmt::format(" · {:.0f} % of peak", 100 * event["peak_share"].get<double>() * speed_ / speed);
-    progress_.show(fmt::format("{}: step {} of {} · loss {:.4f} · {:.0f} tokens/s{} · {} left", name_, at, steps_,
-                               smooth_, speed_, peak, duration(left)));
+    const std::string line = fmt::format("{}: step {} of {} · loss {:.4f} · {:.0f} tokens/s{} · {} left", name_, at,
+                                         steps_, smooth_, speed_, peak, duration(left));
+    lines ? print_note(line) : progress_.show(line);
   }
 
   void evaluation(const Json& event) {
@@ -110,6 +114,9 @@ bool train_one(const TrainOptions& options, const std::string& variant, const fs
   const bool f32 = recipe.precision == ops::Precision::f32;
   const double peak = f32 ? runtime::machine_limits(pool, kernels).f32_flops : 0;
   train::Trainer trainer(std::move(recipe), {out, options.resume, peak}, pool, kernels, listener);
+  reporter.clear();
+  for (const std::string& warning : trainer.warnings()) print_warning(warning);
+  if (options.resume && trainer.step() > 0) print_note(fmt::format("{}: goes on after step {}", name, trainer.step()));
   const bool finished = trainer.run(interrupt.flag());
   print_note(finished ? fmt::format("{}: {}", name, trainer.result().string())
                       : fmt::format("{}: stopped at step {} of {}; go on with --resume", name, trainer.step(), steps));
@@ -125,6 +132,8 @@ int train_command(TrainOptions options) {
   }
   if (variants.empty()) variants.emplace_back();
   const fs::path out = options.out.empty() ? fs::path("runs") / fs::path(options.recipe).stem() : fs::path(options.out);
+  // All are read before the first begins: a fault in the last does not wait for hours.
+  for (const std::string& variant : variants) train::read_recipe(options.recipe, {variant, options.settings});
   const InterruptFlag interrupt;
   for (const std::string& variant : variants)
     if (!train_one(options, variant, variant.empty() ? out : out / variant, interrupt))
@@ -148,7 +157,7 @@ void add_train(CLI::App& app, Action& action) {
   command->add_flag("--all", options->all, "All variants of the recipe, one after the other")->excludes(variant);
   command->add_option("--set", options->settings, "Replace a value of the recipe: training.steps=100; repeatable")
       ->type_name("KEY=VALUE");
-  command->add_option("--threads", options->threads, "Threads (default: one for each physical core)")
+  command->add_option("-t,--threads", options->threads, "Threads (default: one for each physical core)")
       ->type_name("N")
       ->check(at_least(1));
   command->add_flag("--json", options->json, "Print the log's events, one object a line");

@@ -55,7 +55,9 @@ RunLog read_run_log(const std::filesystem::path& run) {
                       "expected the folder that coterie train wrote into, or its log.jsonl");
   const std::string text = base::read_text(path, int64_t{1} << 30);
   RunLog log;
-  const std::filesystem::path named = std::filesystem::absolute(folder ? run : run.parent_path());
+  // Of "log.jsonl" alone the current folder.
+  const std::filesystem::path named =
+      std::filesystem::absolute(folder ? run : std::filesystem::absolute(run).parent_path());
   log.name = (named.has_filename() ? named : named.parent_path()).filename().string();
   int64_t number = 0;
   for (size_t begin = 0; begin < text.size();) {
@@ -69,6 +71,16 @@ RunLog read_run_log(const std::filesystem::path& run) {
   }
   if (log.start.empty()) base::fail(ErrorKind::bad_input, path.string(), "does not say how the run started");
   return log;
+}
+
+std::vector<std::filesystem::path> runs_in(const std::filesystem::path& path) {
+  std::vector<std::filesystem::path> runs;
+  if (std::filesystem::is_directory(path) && !std::filesystem::exists(path / "log.jsonl"))
+    for (const std::filesystem::directory_entry& entry : std::filesystem::directory_iterator(path))
+      if (std::filesystem::exists(entry.path() / "log.jsonl")) runs.push_back(entry.path());
+  std::sort(runs.begin(), runs.end());
+  if (runs.empty()) runs.push_back(path);
+  return runs;
 }
 
 }  // namespace coterie::lens

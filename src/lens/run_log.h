@@ -22,4 +22,9 @@ struct RunLog {
 /// bad_input, naming the line, for one that is no log of a run.
 RunLog read_run_log(const std::filesystem::path& run);
 
+/// The runs that a path stands for: itself; or, for a folder without a log.jsonl, those folders in it that have one
+/// (the variants of a recipe), in alphabetical order. Itself too where there are none: read_run_log says what is
+/// missing.
+std::vector<std::filesystem::path> runs_in(const std::filesystem::path& path);
+
 }  // namespace coterie::lens

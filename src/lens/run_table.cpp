@@ -43,14 +43,15 @@ std::vector<std::string> line(const RunLog& run) {
           routers.contains("dead") ? fmt::format("{:.0f}", sum(routers["dead"])) : kNone,
           mean(routers, "entropy", "{:.2f}"),
           mean(routers, "dropped", "{:.1f} %", 100),
-          mean(routers, "overflow", "{:.1f} %", 100)};
+          mean(routers, "overflow", "{:.1f} %", 100),
+          run.ended ? "yes" : "no"};
 }
 
 }  // namespace
 
 std::string run_table(std::span<const RunLog> runs) {
   std::vector<std::vector<std::string>> lines = {{"run", "steps", "tokens", "train", "validation", "max load",
-                                                  "load CV", "dead", "entropy", "dropped", "overflow"}};
+                                                  "load CV", "dead", "entropy", "dropped", "overflow", "ended"}};
   for (const RunLog& run : runs) lines.push_back(line(run));
   std::vector<size_t> widths(lines[0].size());
   for (const auto& cells : lines)

@@ -24,8 +24,10 @@ void check(const Schedule& schedule, std::string_view where) {
   if (schedule.steps < 1) base::fail(ErrorKind::bad_input, where, "steps is {}, expected 1 or more", schedule.steps);
   const int64_t decay = schedule.kind == Schedule::Kind::wsd ? schedule.decay : 0;
   if (schedule.warmup < 0 || decay < 0 || schedule.warmup + decay > schedule.steps)
-    base::fail(ErrorKind::bad_input, where, "{} steps of warm-up and {} of decay do not fit into {} steps",
-               schedule.warmup, decay, schedule.steps);
+    throw base::Error(ErrorKind::bad_input, std::string(where),
+                      fmt::format("{} steps of warm-up and {} of decay do not fit into {} steps", schedule.warmup,
+                                  decay, schedule.steps),
+                      "fewer of them (warmup, decay), or more steps");
   if (schedule.kind == Schedule::Kind::wsd && decay == 0)
     base::fail(ErrorKind::bad_input, where, "wsd needs the number of its last steps: decay");
   if (!(schedule.floor >= 0 && schedule.floor <= 1))

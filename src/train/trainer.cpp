@@ -313,6 +313,7 @@ bool Trainer::run(const std::atomic<bool>& stop) {
 }
 
 const models::Account& Trainer::account() const { return state_->account; }
+const std::vector<std::string>& Trainer::warnings() const { return state_->decoder->spec().warnings; }
 int64_t Trainer::step() const { return state_->progress.step; }
 fs::path Trainer::result() const {
   const std::vector<int64_t> saved = state_->folder.checkpoints();

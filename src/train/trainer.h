@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/json.h"
 #include "models/account.h"
@@ -45,6 +46,8 @@ class Trainer {
   bool run(const std::atomic<bool>& stop);
 
   const models::Account& account() const;
+  /// What is to be known about the model (routing that is not causal), in sentences.
+  const std::vector<std::string>& warnings() const;
   int64_t step() const;
   /// The newest checkpoint's folder; empty before the first.
   std::filesystem::path result() const;

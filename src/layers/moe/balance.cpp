@@ -194,25 +194,29 @@ void RouterLosses::add_gradient(const Routed& router, const RoutedGradient& grad
 }
 
 void check_trainable(const RouterSpec& spec, const RouterLossSpec& loss, std::string_view where) {
-  const auto refuse = [&](std::string_view reason) {
+  const auto refuse = [&](std::string_view reason,
+                          const char* hint =
+                              "such a model still runs; to train one, give it weights that depend on "
+                              "its logits (not renormalised, for one expert a token)") {
     throw base::Error(base::ErrorKind::bad_input, std::string(where),
-                      "this router cannot be trained: " + std::string(reason),
-                      "such a model still runs; to train one, give it weights that depend on its logits");
+                      "this router cannot be trained: " + std::string(reason), hint);
   };
+  constexpr const char* kWithout = "take that loss out of the recipe";
   using Selection = RouterSpec::Selection;
   const bool balances = loss.balance != RouterLossSpec::Balance::none && loss.balance_coefficient > 0;
   if (balances && (spec.selection == Selection::hash || spec.selection == Selection::base ||
                    spec.selection == Selection::sinkhorn || spec.selection == Selection::expert_choice ||
                    spec.selection == Selection::soft))
-    refuse("its loads are even, or fixed, by its own rule, so that a loss of balance teaches it nothing");
+    refuse("its loads are even, or fixed, by its own rule, so that a loss of balance teaches it nothing", kWithout);
   if (loss.z_coefficient > 0 && (!spec.has_map() || spec.selection == Selection::soft))
-    refuse("it has no logits of experts that a z-loss could keep small");
+    refuse("it has no logits of experts that a z-loss could keep small", kWithout);
   // Nothing to be taught: a table without logits, and mixtures, which are differentiable throughout.
   if (!spec.has_map() || spec.selection == Selection::soft) return;
   const bool softmax = spec.score == RouterSpec::Score::softmax;
   if (loss.balance == Balance::importance_and_load && (!spec.noise || spec.groups > 1 || spec.selection_bias))
     refuse(
-        "the loss of load needs noisy top-k without groups or a bias of selection, whose noise it is a probability of");
+        "the loss of load needs noisy top-k without groups or a bias of selection, whose noise it is a probability of",
+        "take another kind of balance, or give the router noise");
   // The z-loss alone teaches a router to say nothing.
   if (spec.combine == RouterSpec::Combine::sum && !(is_switch(loss.balance) && loss.balance_coefficient > 0))
     refuse(has_importance(loss.balance) ? "outputs of experts that are summed have no weights, which importance sums"

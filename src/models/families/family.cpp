@@ -42,7 +42,7 @@ void settle_unread(const std::vector<std::string>& unread, const std::string& wh
   for (const std::string& key : unread) {
     if (strict)
       throw Error(ErrorKind::unsupported, where, "key \"" + key + "\" is not known",
-                  "without --strict it is only warned about");
+                  "take it out; run, eval and inspect only warn about it without --strict");
     spec.warnings.push_back(where + ": key \"" + key + "\" is not known and has no effect");
   }
 }

@@ -31,6 +31,7 @@ training: {sequence: 32, batch: 8, steps: 60, learning_rate: 1e-2, dropout: 0.1}
 checkpoint: {every: 7}
 variants:
   long: {training: {steps: 1000000}}
+  zipped: {training: {steps: 1}, data: {format: zip}}
 )");
   }
   test::Outcome train(const std::string& run, std::vector<std::string> more = {},
@@ -97,11 +98,26 @@ TEST_F(TrainCommand, AFullDiskStopsItAndTheLastCheckpointStays) {
 
 TEST_F(TrainCommand, WhatIsWrongIsSaid) {
   EXPECT_NE(train("a", {"--set", "training.setps=3"}).err.find("did you mean \"steps\"?"), std::string::npos);
-  EXPECT_NE(train("b", {"--variant", "short"}).err.find("has no variant \"short\", it has long"), std::string::npos);
+  EXPECT_NE(train("b", {"--variant", "short"}).err.find("has no variant \"short\", it has long, zipped"),
+            std::string::npos);
+  // Before the first of them begins, which would take for ever.
+  EXPECT_NE(train("all", {"--all"}).err.find("expected one of text, jsonl, tokens"), std::string::npos);
+  EXPECT_FALSE(fs::exists(folder / "all"));
   ASSERT_EQ(train("c", {"--set", "training.steps=1", "--json"}).code, 0);
   const test::Outcome again = train("c", {"--set", "training.steps=1"});
   EXPECT_EQ(again.code, 2);
   EXPECT_NE(again.err.find("--resume goes on with it"), std::string::npos);
+}
+
+TEST_F(TrainCommand, RoutingThatLooksAheadIsWarnedAbout) {
+  const test::Outcome outcome =
+      train("run",
+            {"--set", "training.steps=1", "--set",
+             "model.config={model_type: coterie, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, "
+             "ffn: moe, intermediate_size: 24, max_position_embeddings: 32, router: {experts: 4, experts_per_token: 1, "
+             "selection: expert_choice}}"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.err.find("is not causal"), std::string::npos) << outcome.err;
 }
 
 }  // namespace

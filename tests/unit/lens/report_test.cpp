@@ -59,9 +59,11 @@ TEST_F(Reports, TheTableSaysHowRunsEnded) {
           "one"),
       log(kStart, "dense")};
   EXPECT_EQ(run_table(runs),
-            "run    steps  tokens  train  validation  max load  load CV  dead  entropy  dropped  overflow\n"
-            "one        3  1.50 M  1.000       1.250      1.50     0.50     1     0.55   25.0 %     0.0 %\n"
-            "dense      0  0.00 M      -           -         -        -     -        -        -         -\n");
+            "run    steps  tokens  train  validation  max load  load CV  dead  entropy  dropped  overflow  ended\n"
+            "one        3  1.50 M  1.000       1.250      1.50     0.50     1     0.55   25.0 %     0.0 %     no\n"
+            "dense      0  0.00 M      -           -         -        -     -        -        -         -     no\n");
+  EXPECT_EQ(runs_in(folder.path()).size(), 2u);
+  EXPECT_EQ(runs_in(folder / "one"), std::vector{folder / "one"});
 }
 
 TEST_F(Reports, WhatIsNoLogIsRefused) {
