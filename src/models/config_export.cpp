@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -170,6 +171,42 @@ void put_gemma(const ModelSpec& spec, Json& config) {
   config["layer_types"] = types;
 }
 
+// DeepSeek-MoE and those after it (families/deepseek_experts.cpp).
+void put_shared_experts(const ModelSpec& spec, Json& config) {
+  const MoeSpec* moe = first_moe(spec);
+  const layers::RouterSpec& router = moe->router;
+  put_experts(spec, "n_routed_experts", config);
+  config["moe_intermediate_size"] = moe->hidden;
+  config["n_shared_experts"] = moe->shared_hidden / std::max<int64_t>(moe->hidden, 1);
+  int64_t dense = 0;
+  while (!std::holds_alternative<MoeSpec>(spec.blocks[static_cast<size_t>(dense)].ffn)) ++dense;
+  config["first_k_dense_replace"] = dense;
+  config["n_group"] = router.groups, config["topk_group"] = router.groups_kept;
+  config["norm_topk_prob"] = router.renormalise;
+  config["routed_scaling_factor"] = shortest(static_cast<double>(router.scale));
+}
+
+void put_latent(const ModelSpec& spec, Json& config) {
+  const auto& mla = std::get<layers::LatentAttentionSpec>(spec.blocks.front().mixer);
+  config["q_lora_rank"] = mla.q_rank > 0 ? Json(mla.q_rank) : Json(nullptr);
+  config["kv_lora_rank"] = mla.kv_rank;
+  config["qk_nope_head_dim"] = mla.nope_dim, config["qk_rope_head_dim"] = mla.rope_dim;
+  config["v_head_dim"] = mla.value_dim;
+  config["attention_bias"] = mla.bias;
+  if (mla.rope.scaling != RopeSpec::Scaling::yarn) return;
+  // The scores' scale is that of the width times the square of 0.1 mscale_all_dim ln(factor) + 1.
+  const double magnitude =
+      std::sqrt(static_cast<double>(mla.scale) * std::sqrt(static_cast<double>(mla.head_dim())));
+  const double mscale = (magnitude - 1) / (0.1 * std::log(mla.rope.factor));
+  if (std::abs(magnitude - 1) < 1e-6) return;
+  Json& scaling = config["rope_scaling"];
+  scaling["mscale_all_dim"] = std::round(mscale * 1e4) / 1e4;
+  // Beside it the rotary part's own magnitude is said by mscale, or outright.
+  if (std::abs(static_cast<double>(layers::rope_table(mla.rope).magnitude) - 1) > 1e-6) return;
+  scaling["mscale"] = scaling["mscale_all_dim"];
+  scaling.erase("attention_factor");
+}
+
 /// A family: what its config says beside what all say.
 struct Row {
   const char *model_type, *architecture, *class_name;
@@ -243,6 +280,34 @@ constexpr Row kRows[] = {
        put_experts(spec, "num_local_experts", config);
        config["shared_intermediate_size"] = first_moe(spec)->shared_hidden;
      }},
+    {"deepseek_v2", "deepseek2", "DeepseekV2ForCausalLM", true,
+     [](const ModelSpec& spec, Json& config) {
+       put_latent(spec, config);
+       put_shared_experts(spec, config);
+       config["topk_method"] = first_moe(spec)->router.groups > 1 ? "group_limited_greedy" : "greedy";
+     }},
+    {"deepseek_v3", "deepseek2", "DeepseekV3ForCausalLM", true,
+     [](const ModelSpec& spec, Json& config) {
+       put_latent(spec, config);
+       put_shared_experts(spec, config);
+       config["num_nextn_predict_layers"] = 0;
+     }},
+    {"glm4_moe", "glm4moe", "Glm4MoeForCausalLM", true,
+     [](const ModelSpec& spec, Json& config) {
+       put_attention_bias(spec, config);
+       put_shared_experts(spec, config);
+       const auto& attention = std::get<AttentionSpec>(spec.blocks.front().mixer);
+       config["use_qk_norm"] = attention.qk_norm != AttentionSpec::QkNorm::none;
+       config["partial_rotary_factor"] =
+           static_cast<double>(attention.rope->dims) / static_cast<double>(attention.head_dim);
+       config["num_nextn_predict_layers"] = 0;
+     }},
+    {"dots1", "dots1", "Dots1ForCausalLM", true,
+     [](const ModelSpec& spec, Json& config) {
+       put_attention_bias(spec, config);
+       put_shared_experts(spec, config);
+       put_window(spec, config);
+     }},
 };
 
 }  // namespace
@@ -280,7 +345,8 @@ Json hugging_face_config(const ModelSpec& spec, const std::string& model_type) {
     if (one.model_type == model_type) row = &one;
   base::require(row != nullptr, "config", "no config.json is made for {}", model_type);
   const auto* attention = std::get_if<AttentionSpec>(&spec.blocks.front().mixer);
-  base::require(attention != nullptr, "config", "a {} without attention", model_type);
+  const auto* latent = std::get_if<layers::LatentAttentionSpec>(&spec.blocks.front().mixer);
+  base::require(attention || latent, "config", "a {} without attention", model_type);
   const MoeSpec* moe = first_moe(spec);
   int64_t hidden = moe ? moe->hidden : 0;
   ops::Activation activation = moe ? moe->activation : ops::Activation::silu;
@@ -293,14 +359,14 @@ Json hugging_face_config(const ModelSpec& spec, const std::string& model_type) {
                  {"hidden_size", spec.width},
                  {"intermediate_size", hidden},
                  {"num_hidden_layers", spec.blocks.size()},
-                 {"num_attention_heads", attention->heads},
-                 {"num_key_value_heads", attention->kv_heads},
-                 {"head_dim", attention->head_dim},
+                 {"num_attention_heads", attention ? attention->heads : latent->heads},
+                 {"num_key_value_heads", attention ? attention->kv_heads : latent->heads},
                  {"max_position_embeddings", spec.context},
                  {"rms_norm_eps", shortest(static_cast<double>(spec.final_norm.eps))},
                  {"tie_word_embeddings", spec.tied_embeddings},
                  {"hidden_act", activation_name(activation)}};
-  if (attention->rope) put_rope(*attention->rope, config);
+  if (attention) config["head_dim"] = attention->head_dim;
+  if (const RopeSpec* rope = rope_of(spec, spec.blocks.front())) put_rope(*rope, config);
   row->put(spec, config);
   return config;
 }

@@ -26,6 +26,10 @@ except ImportError as reason:
 SMALL = dict(vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=False)
 EXPERTS = dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=32)
+SHARED = dict(n_routed_experts=6, num_experts_per_tok=2, n_shared_experts=1, moe_intermediate_size=32,
+              first_k_dense_replace=1)
+LATENT = dict(SHARED, num_key_value_heads=4, kv_lora_rank=16, q_lora_rank=None, qk_nope_head_dim=16,
+              qk_rope_head_dim=8, v_head_dim=16)
 FAMILIES = {
     "llama": dict(SMALL, rope_theta=5000.0, rope_scaling={
         "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -43,6 +47,9 @@ FAMILIES = {
     "phi3": dict(SMALL, pad_token_id=0),
     "granite": dict(SMALL, embedding_multiplier=3.0, logits_scaling=2.0, residual_multiplier=0.5,
                     attention_multiplier=0.2),
+    "deepseek_v2": dict(SMALL) | LATENT | dict(topk_method="greedy"),
+    "deepseek_v3": dict(SMALL) | dict(LATENT, q_lora_rank=16, n_group=2, topk_group=1, norm_topk_prob=True),
+    "glm4_moe": dict(SMALL, **SHARED, head_dim=16, use_qk_norm=True, n_group=1, topk_group=1, norm_topk_prob=True),
     "granitemoe": dict(SMALL, num_local_experts=6, num_experts_per_tok=2, attention_multiplier=0.25),
 }
 PRUNED = ["mixtral", "qwen3_moe", "olmoe", "granitemoe"]
