@@ -195,8 +195,7 @@ void put_latent(const ModelSpec& spec, Json& config) {
   config["attention_bias"] = mla.bias;
   if (mla.rope.scaling != RopeSpec::Scaling::yarn) return;
   // The scores' scale is that of the width times the square of 0.1 mscale_all_dim ln(factor) + 1.
-  const double magnitude =
-      std::sqrt(static_cast<double>(mla.scale) * std::sqrt(static_cast<double>(mla.head_dim())));
+  const double magnitude = std::sqrt(static_cast<double>(mla.scale) * std::sqrt(static_cast<double>(mla.head_dim())));
   const double mscale = (magnitude - 1) / (0.1 * std::log(mla.rope.factor));
   if (std::abs(magnitude - 1) < 1e-6) return;
   Json& scaling = config["rope_scaling"];

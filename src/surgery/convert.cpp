@@ -118,7 +118,8 @@ class Writer {
     const int64_t cols = tensor.shape.back(), items = role.expert < 0 ? role.items : -1;
     const std::vector<float>& all = weights_[tensor.name] = options_.importance->weights(name, items, cols);
     if (all.empty()) {
-      if (role.path != "embedding") ++unweighted_;  // rows of it are looked up
+      // Calibration does not run the head.
+      if (role.place != Place::output_embeddings && role.path != "embedding") ++unweighted_;
       return {};
     }
     std::span<const float> mine(all);

@@ -27,13 +27,12 @@ class Names : public layers::TensorVisitor {
  public:
   using Found = std::function<void(const std::string& name, int64_t items, int64_t cols,
                                    std::span<const tensor::Weight> weights)>;
-  Names(const models::NameTable& names, bool tied, Found found)
-      : names_(names), tied_(tied), found_(std::move(found)) {}
+  Names(const models::NameTable& names, Found found) : names_(names), found_(std::move(found)) {}
 
   void matrix(const Tensor& tensor, int64_t, int64_t cols, tensor::Weight& slot) override {
-    // Rows of the embedding are looked up, and multiplied with only where it is the head as well.
-    const bool looked_up = tensor.path == "embedding" && !tied_;
-    if (tensor.place != layers::Place::router && !looked_up) add(tensor.path, 1, cols, {&slot, 1});
+    // Routers are not rounded, and the head is not run: it would cost more than all it could tell.
+    const bool head = tensor.place == layers::Place::output_embeddings || tensor.path == "embedding";
+    if (tensor.place != layers::Place::router && !head) add(tensor.path, 1, cols, {&slot, 1});
   }
   void vector(const Tensor&, int64_t, layers::Vector&) override {}
   void stack(const Tensor& tensor, int64_t items, int64_t, int64_t cols, std::vector<tensor::Weight>& slots) override {
@@ -48,7 +47,6 @@ class Names : public layers::TensorVisitor {
     found_(models::expand(names->front().pattern, layer, -1, item), items, cols, weights);
   }
   const models::NameTable& names_;
-  bool tied_;
   Found found_;
 };
 
@@ -171,7 +169,7 @@ void write_importance(const Importance& importance, const std::filesystem::path&
 
 ImportanceCounter::ImportanceCounter(const models::Decoder& decoder, const std::string& architecture) {
   const models::NameTable names = gguf_names_to_write(architecture);
-  Names visitor(names, decoder.spec().tied_embeddings,
+  Names visitor(names,
                 [&](const std::string& name, int64_t items, int64_t cols, std::span<const tensor::Weight> weights) {
                   const auto [found, fresh] = counted_.entries.try_emplace(name);
                   if (!fresh) return;

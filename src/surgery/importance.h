@@ -13,7 +13,8 @@
 namespace coterie::surgery {
 
 /// What calibration text tells about the columns of matrices: of each matrix, and of each expert of a stack, the sum of
-/// the squares of what it was multiplied with, and by how many rows. Under the names that GGUF gives the tensors.
+/// the squares of what it was multiplied with, and by how many rows. Under the names that GGUF gives the tensors. Not
+/// of routers, which are not rounded, nor of the head.
 ///
 /// Files are llama.cpp's (general.type "imatrix": NAME.in_sum2 [items, cols] and NAME.counts [items, 1], f32), so that
 /// llama-quantize reads these, and llama-imatrix's are read here.
