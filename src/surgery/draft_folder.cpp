@@ -42,8 +42,9 @@ Json config_of_gguf(const models::Model& model, ModelSpec& read) {
   for (const std::string& type : types) try {
       Json config = models::hugging_face_config(spec, type);
       read = models::read_config(config, std::string(kConfig), false);
-      require_same(spec, read, model.source->where(),
-                   {.cannot = "a config.json of model_type " + type + " cannot say the", .hint = "the model runs as it is"});
+      require_same(
+          spec, read, model.source->where(),
+          {.cannot = "a config.json of model_type " + type + " cannot say the", .hint = "the model runs as it is"});
       return config;
     } catch (const base::Error& error) {
       if (!refused) refused = error;
