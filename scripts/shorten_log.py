@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Shortens a run's log.jsonl to what a page of the documentation needs: its start without the recipe, the evaluations,
-every n-th event of the routers and the last one, and its end, numbers to four digits.
+every n-th event of the routers and the last one, and its end, numbers to six digits.
 
 example:
   shorten_log.py runs/collapse/none/log.jsonl examples/runs/collapse/none/log.jsonl --routers 20
@@ -12,7 +12,7 @@ import pathlib
 
 def rounded(value):
     if isinstance(value, float):
-        return float(f"{value:.4g}")
+        return float(f"{value:.6g}")
     if isinstance(value, list):
         return [rounded(v) for v in value]
     return value
