@@ -19,9 +19,9 @@ namespace {
 
 struct ImportanceCommand {
   ModelOptions model;
-  std::vector<std::string> texts, earlier;
+  CalibrationTexts texts;
+  std::vector<std::string> earlier;
   std::string out;
-  int64_t window = 512, tokens = 0;
   bool json = false;
 };
 
@@ -53,8 +53,8 @@ int importance_command(ImportanceCommand& command) {
   const InterruptFlag interrupt;
   const base::Stopwatch clock;
   int64_t tokens = 0;
-  for (const std::string& text : command.texts) {
-    const TextWindows windows(engine, text, command.window, command.tokens);
+  for (const std::string& text : command.texts.files) {
+    const TextWindows windows(engine, text, command.texts.window, command.texts.tokens);
     for (int64_t w = 0; w < windows.count(); ++w) {
       if (interrupt.raised())
         throw base::Error(base::ErrorKind::interrupted, command.out, "the counting was interrupted", "");
@@ -98,19 +98,11 @@ void add_importance(CLI::App& app, Action& action) {
   CLI::App* command =
       app.add_subcommand("importance", "Count on a text which columns of the weights matter, for quantize");
   options->model.add_model(*command);
-  command->add_option("--text", options->texts, "Calibration text, UTF-8; several count together")
-      ->type_name("FILE")
-      ->required();
+  options->texts.add_to(*command);
   command->add_option("-o,--output", options->out, "The file to write, llama.cpp's GGUF form of an imatrix")
       ->type_name("FILE")
       ->required();
   command->add_option("--add", options->earlier, "Files counted before, to be added")->type_name("FILE");
-  command->add_option("--window", options->window, "Tokens that are read together (default: 512)")
-      ->type_name("N")
-      ->check(at_least(2));
-  command->add_option("--tokens", options->tokens, "Only the first N tokens of each text")
-      ->type_name("N")
-      ->check(at_least(2));
   command->add_flag("--json", options->json, "Say what was counted as JSON");
   options->model.add_routing(*command);
   options->model.add_engine(*command, false);

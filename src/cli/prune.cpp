@@ -24,9 +24,9 @@ constexpr int64_t kScored = 4;
 
 struct PruneCommand {
   ModelOptions model;
-  std::vector<std::string> texts;
+  CalibrationTexts texts;
   std::string out;
-  int64_t keep = 0, window = 512, tokens = 0;
+  int64_t keep = 0;
   bool uneven = false, json = false;
 };
 
@@ -64,9 +64,9 @@ int prune_command(const PruneCommand& command) {
     surgery::ExpertSaliency saliency(*engine.model().decoder);
     // Refuses a count that cannot be before anything is computed.
     surgery::choose_experts(engine.spec(), saliency.layers(), command.keep, command.uneven);
-    for (const std::string& text : command.texts) {
-      const TextWindows windows(engine, text, command.window, command.tokens);
-      if (&text == &command.texts.front()) before = loss_of(engine, windows);
+    for (const std::string& text : command.texts.files) {
+      const TextWindows windows(engine, text, command.texts.window, command.texts.tokens);
+      if (&text == &command.texts.files.front()) before = loss_of(engine, windows);
       engine.context().observer = &saliency;
       for (int64_t w = 0; w < windows.count(); ++w) {
         stop();
@@ -88,7 +88,8 @@ int prune_command(const PruneCommand& command) {
   ModelOptions written = command.model;
   written.model = command.out;
   runtime::Engine engine = open_engine(written);
-  const double after = loss_of(engine, TextWindows(engine, command.texts.front(), command.window, command.tokens));
+  const double after =
+      loss_of(engine, TextWindows(engine, command.texts.files.front(), command.texts.window, command.texts.tokens));
   progress.clear();
   if (unseen > 0)
     pruned.notes.push_back(fmt::format("{} experts were never chosen on this text; they go first", unseen));
@@ -110,7 +111,7 @@ int prune_command(const PruneCommand& command) {
   }
   print_note(fmt::format("{}: {}, parameters {} → {}; cross-entropy at the beginning of {} {:.4f} → {:.4f}",
                          command.out, base::human_bytes(pruned.file_bytes), abbreviated(pruned.parameters_before),
-                         abbreviated(pruned.parameters_after), command.texts.front(), before, after));
+                         abbreviated(pruned.parameters_after), command.texts.files.front(), before, after));
   return 0;
 }
 
@@ -124,9 +125,7 @@ void add_prune(CLI::App& app, Action& action) {
       ->type_name("N")
       ->required()
       ->check(at_least(1));
-  command->add_option("--text", options->texts, "Calibration text, UTF-8; several count together")
-      ->type_name("FILE")
-      ->required();
+  options->texts.add_to(*command);
   command
       ->add_option("-o,--output", options->out,
                    "What to write, in the model's form: a file that ends in .gguf, or a folder")
@@ -134,12 +133,6 @@ void add_prune(CLI::App& app, Action& action) {
       ->required();
   command->add_flag("--uneven", options->uneven,
                     "As many in all, but more in the layers where they matter (GGUF, and this engine alone)");
-  command->add_option("--window", options->window, "Tokens that are read together (default: 512)")
-      ->type_name("N")
-      ->check(at_least(2));
-  command->add_option("--tokens", options->tokens, "Only the first N tokens of each text")
-      ->type_name("N")
-      ->check(at_least(2));
   command->add_flag("--json", options->json, "Say what was done, layer by layer, as JSON");
   options->model.add_routing(*command);
   options->model.add_engine(*command, false);

@@ -46,6 +46,14 @@ void read_up_to(runtime::Engine& engine, runtime::KvCache& cache, std::span<cons
 
 }  // namespace
 
+void CalibrationTexts::add_to(CLI::App& app) {
+  app.add_option("--text", files, "Calibration text, UTF-8; several count together")->type_name("FILE")->required();
+  app.add_option("--window", window, "Tokens that are read together (default: 512)")
+      ->type_name("N")
+      ->check(at_least(2));
+  app.add_option("--tokens", tokens, "Only the first N tokens of each text")->type_name("N")->check(at_least(2));
+}
+
 void score(runtime::Engine& engine, runtime::KvCache& cache, std::span<const int32_t> ids, int64_t first,
            models::CrossEntropy& cross_entropy) {
   base::require(cache.length() < first, "score", "{} positions are read, the first to score is {}", cache.length(),

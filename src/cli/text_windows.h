@@ -1,5 +1,6 @@
 #pragma once
 
+#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -26,6 +27,14 @@ class TextWindows {
  private:
   std::vector<int32_t> ids_, start_;
   int64_t window_, fresh_;
+};
+
+/// --text, --window and --tokens of commands that look on while a model reads texts.
+struct CalibrationTexts {
+  std::vector<std::string> files;
+  int64_t window = 512, tokens = 0;
+
+  void add_to(CLI::App& app);
 };
 
 /// Evaluates what of `ids` the cache does not hold, and adds the predictions of ids[first] and all that follow it. The

@@ -10,6 +10,18 @@
 
 namespace coterie::models {
 
+std::string activation_name(ops::Activation activation) {
+  switch (activation) {
+    case ops::Activation::silu: return "silu";
+    case ops::Activation::gelu: return "gelu";
+    case ops::Activation::gelu_tanh: return "gelu_pytorch_tanh";
+    case ops::Activation::relu: return "relu";
+    case ops::Activation::relu2: return "relu2";
+    case ops::Activation::identity: return "linear";
+  }
+  base::fail(base::ErrorKind::internal, "config", "an activation without a name");
+}
+
 namespace {
 
 using base::Json;
@@ -22,18 +34,6 @@ using layers::RopeSpec;
 double shortest(double value) {
   const auto narrow = static_cast<float>(value);
   return double{narrow} == value ? std::stod(fmt::format("{}", narrow)) : value;
-}
-
-std::string activation_name(ops::Activation activation) {
-  switch (activation) {
-    case ops::Activation::silu: return "silu";
-    case ops::Activation::gelu: return "gelu";
-    case ops::Activation::gelu_tanh: return "gelu_pytorch_tanh";
-    case ops::Activation::relu: return "relu";
-    case ops::Activation::relu2: return "relu2";
-    case ops::Activation::identity: return "linear";
-  }
-  base::fail(base::ErrorKind::internal, "config", "an activation without a name");
 }
 
 /// The published factors of llama3 scalings (Llama 3.1: 8, 3.2: 32) are tried: GGUF keeps what they lead to.

@@ -20,6 +20,9 @@ base::Json hugging_face_config(const ModelSpec& spec, const std::string& model_t
 /// "mixtral, …": all whose config.json can be written.
 std::string exported_model_types();
 
+/// What hidden_act calls it: the first of the names that ConfigReader::activation reads.
+std::string activation_name(ops::Activation activation);
+
 /// What GGUF's rope_freqs.weight holds for a llama3 scaling: [dims / 2], by what each frequency is divided.
 std::vector<float> llama3_divisors(const layers::RopeSpec& rope);
 

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "models/config_export.h"
 #include "models/families/family.h"
 #include "models/families/router_keys.h"
 #include "surgery/same_model.h"
@@ -24,17 +25,6 @@ constexpr const char* kOwn = "coterie";
 
 /// The shortest decimal that rounds to the float, not the double it widens to.
 double decimal(float value) { return std::stod(fmt::format("{}", value)); }
-
-std::string activation_name(ops::Activation activation) {
-  switch (activation) {
-    case ops::Activation::silu: return "silu";
-    case ops::Activation::gelu: return "gelu";
-    case ops::Activation::gelu_tanh: return "gelu_pytorch_tanh";
-    case ops::Activation::relu: return "relu";
-    case ops::Activation::relu2: return "relu2";
-    default: return "linear";
-  }
-}
 
 /// Writes config.json of one family. What it cannot say is found by reading it back.
 class Writer {
@@ -77,7 +67,7 @@ class Writer {
              {"head_dim", attention_->head_dim},
              {"max_position_embeddings", spec_.context},
              {"tie_word_embeddings", spec_.tied_embeddings},
-             {"hidden_act", activation_name(moe_.activation)}};
+             {"hidden_act", models::activation_name(moe_.activation)}};
     carry({"max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "initializer_range",
            "attention_dropout", "use_cache"});
     rope();
