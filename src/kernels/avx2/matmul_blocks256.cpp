@@ -18,15 +18,17 @@ namespace {
 #include "kernels/avx2/matmul_rows256.inl.h"
 
 #include "kernels/matmul/panels.inl.h"
+
+#include "kernels/avx2/matmul_stream256.inl.h"
 }  // namespace
 
 void add_matmul_blocks256(MatmulKernel* fast) {
   using tensor::DType;
   fast[static_cast<int>(DType::q2_k)] = block_kernel<Blocks256<Q2K>>();
   fast[static_cast<int>(DType::q3_k)] = block_kernel<Blocks256<Q3K>>();
-  fast[static_cast<int>(DType::q4_k)] = block_kernel<RowWise256<Q4K, RowDotsQ4K>>();
-  fast[static_cast<int>(DType::q5_k)] = block_kernel<RowWise256<Q5K, RowDotsQ5K>>();
-  fast[static_cast<int>(DType::q6_k)] = block_kernel<RowWise256<Q6K, RowDotsQ6K>>();
+  fast[static_cast<int>(DType::q4_k)] = stream_kernel<RowWise256<Q4K, RowDotsQ4K>, StreamK4<Q4K>>();
+  fast[static_cast<int>(DType::q5_k)] = stream_kernel<RowWise256<Q5K, RowDotsQ5K>, StreamK4<Q5K>>();
+  fast[static_cast<int>(DType::q6_k)] = stream_kernel<RowWise256<Q6K, RowDotsQ6K>, StreamQ6K>();
   fast[static_cast<int>(DType::iq4_xs)] = block_kernel<RowWise256<IQ4XS, RowDotsIQ4XS>>();
 }
 
