@@ -22,13 +22,17 @@ namespace {
 #include "kernels/avx2/matmul_stream256.inl.h"
 }  // namespace
 
+bool stream_q4_k(const MatmulTask& task) noexcept { return run_stream256<StreamK4<Q4K>>(task); }
+bool stream_q5_k(const MatmulTask& task) noexcept { return run_stream256<StreamK4<Q5K>>(task); }
+bool stream_q6_k(const MatmulTask& task) noexcept { return run_stream256<StreamQ6K>(task); }
+
 void add_matmul_blocks256(MatmulKernel* fast) {
   using tensor::DType;
   fast[static_cast<int>(DType::q2_k)] = block_kernel<Blocks256<Q2K>>();
   fast[static_cast<int>(DType::q3_k)] = block_kernel<Blocks256<Q3K>>();
-  fast[static_cast<int>(DType::q4_k)] = stream_kernel<RowWise256<Q4K, RowDotsQ4K>, StreamK4<Q4K>>();
-  fast[static_cast<int>(DType::q5_k)] = stream_kernel<RowWise256<Q5K, RowDotsQ5K>, StreamK4<Q5K>>();
-  fast[static_cast<int>(DType::q6_k)] = stream_kernel<RowWise256<Q6K, RowDotsQ6K>, StreamQ6K>();
+  fast[static_cast<int>(DType::q4_k)] = block_kernel<RowWise256<Q4K, RowDotsQ4K>, stream_q4_k>();
+  fast[static_cast<int>(DType::q5_k)] = block_kernel<RowWise256<Q5K, RowDotsQ5K>, stream_q5_k>();
+  fast[static_cast<int>(DType::q6_k)] = block_kernel<RowWise256<Q6K, RowDotsQ6K>, stream_q6_k>();
   fast[static_cast<int>(DType::iq4_xs)] = block_kernel<RowWise256<IQ4XS, RowDotsIQ4XS>>();
 }
 

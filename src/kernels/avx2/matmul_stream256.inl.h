@@ -1,7 +1,8 @@
-// One token by q4_k, q5_k and q6_k: every block in the order in which it lies in memory, across the ends of rows. Only so
-// does the processor foresee what is read next; eight rows side by side, as tiles of tokens want them, cost a fifth of
-// the bandwidth (docs/design/matmul.md). A block leaves eight partial sums and its head; eight blocks later, when those
-// are in the cache, they are finished together. The integers and the f32 steps are those of the panel kernels.
+// One token by q4_k, q5_k and q6_k: every block in the order in which it lies in memory, across the ends of rows. Only
+// so does the processor foresee what is read next; eight rows side by side, as tiles of tokens want them, cost a fifth
+// of the bandwidth (docs/design/matmul.md, with why the 32-value formats stay with panels). A block leaves eight
+// partial sums and its head; eight blocks later, when those are in the cache, they are finished together. The integers
+// and the f32 steps are those of the panel kernels.
 //
 // A Stream class says
 //   kMins           whether there are mins
@@ -9,8 +10,8 @@
 //   block(w, x, head)     the partial sums of a block; its head goes to `head`
 //   finish(heads, x, c, terms)    d * dx, and for mins dmin * dx and Σ min * Σ x, of chunk c
 
-inline constexpr int64_t kStreamBlocks = 64;         // of a row, at most: what a panel's terms take of the first cache
-inline constexpr int64_t kStreamAheadBytes = 8192;   // 4 kB and 16 kB measured slower; the first cache (t0) far slower
+inline constexpr int64_t kStreamBlocks = 64;        // of a row, at most: what a panel's terms take of the first cache
+inline constexpr int64_t kStreamAheadBytes = 8192;  // 4 kB and 16 kB measured slower; the first cache (t0) far slower
 
 /// What all rows share: x's scales and sums, for the eight blocks of each chunk. Chunk c holds blocks 8c … 8c + 7 of
 /// eight rows in a line, so lane i is block (8c + i) % blocks of x.
@@ -74,10 +75,9 @@ template <class Format>
 struct StreamK4 {
   static constexpr int kBytes = Format::kBytes, kHead = 16, kCodes = kBytes - 128;
   static constexpr bool kMins = true, kFifthBit = Format::kMaxCode == 31;
-  Int nibble = set_int(0x0f0f0f0f), bit = set_int(0x10101010);
-  Int scale_low, scale_top, pattern[8];
+  Int nibble, bit, scale_low, scale_top, pattern[8];
 
-  COTERIE_INLINE StreamK4() {
+  COTERIE_INLINE StreamK4() : nibble(set_int(0x0f0f0f0f)), bit(set_int(0x10101010)) {
     // Scales of sub-blocks 0 to 3 are the low six bits of bytes 4 to 7; of the others, bytes 12 to 15 have the low four
     // bits and bytes 4 to 7 the top two.
     scale_low = _mm256_setr_epi32(0, 0x3f3f3f3f, 0, 0x0f0f0f0f, 0, 0x3f3f3f3f, 0, 0x0f0f0f0f);
@@ -190,8 +190,9 @@ COTERIE_INLINE void stream_chunk(Stream& stream, const std::byte* w, const Strea
 }
 
 template <class Stream>
-void run_stream(const MatmulTask& task) {
+bool run_stream256(const MatmulTask& task) {
   const int64_t blocks = task.cols / 256, row_bytes = blocks * Stream::kBytes;
+  if (blocks < 1 || blocks > kStreamBlocks || task.row_stride != row_bytes) return false;
   const StreamX x(task.x[0], blocks, Stream::kMins);
   StreamAhead ahead(task);
   Stream stream;
@@ -211,17 +212,5 @@ void run_stream(const MatmulTask& task) {
     read_again(&terms);
     store_rows(task, 0, first, add_terms<Stream::kMins>(terms, blocks));
   }
-}
-
-/// As Blocks, but for one token and rows that follow each other without a gap.
-template <class Blocks, class Stream>
-void run_blocks_or_stream(const MatmulTask& task) noexcept {
-  const int64_t blocks = task.cols / 256;
-  if (task.tokens == 1 && blocks > 0 && blocks <= kStreamBlocks && task.row_stride == blocks * Stream::kBytes)
-    return run_stream<Stream>(task);
-  run_blocks<Blocks>(task);
-}
-template <class Blocks, class Stream>
-MatmulKernel stream_kernel() {
-  return {run_blocks_or_stream<Blocks, Stream>, panel_scratch<Blocks>, Blocks::kForm};
+  return true;
 }

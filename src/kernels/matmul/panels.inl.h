@@ -140,13 +140,19 @@ void run_unpacked(const MatmulTask& task) {
   }
 }
 
-template <class Blocks>
+/// What multiplies one token, where it can: false and nothing done where it cannot.
+using OneToken = bool (*)(const MatmulTask&) noexcept;
+
+template <class Blocks, OneToken one_token>
 void run_blocks(const MatmulTask& task) noexcept {
+  if constexpr (one_token != nullptr) {
+    if (task.tokens == 1 && one_token(task)) return;
+  }
   if (task.tokens <= Blocks::kFewTokens) return run_fused<Blocks>(task);
   run_unpacked<Blocks>(task);
 }
 
-template <class Blocks>
+template <class Blocks, OneToken one_token = nullptr>
 MatmulKernel block_kernel() {
-  return {run_blocks<Blocks>, panel_scratch<Blocks>, Blocks::kForm};
+  return {run_blocks<Blocks, one_token>, panel_scratch<Blocks>, Blocks::kForm};
 }

@@ -26,10 +26,16 @@ inline constexpr const int8_t* kMxfp4Codes = quant::kMxfp4Values.data();
 
 /// Each fills in its formats, by dtype, and is a file of the instruction set's folder.
 struct MatmulKernel;
+struct MatmulTask;
 namespace avx2 {
 void add_matmul_blocks32(MatmulKernel* fast);
 void add_matmul_blocks256(MatmulKernel* fast);
 void add_matmul_floats(MatmulKernel* exact, MatmulKernel* fast);
+/// One token by rows that follow each other without a gap, in the order of memory; false, and nothing done, where they
+/// do not. AVX-512 uses them too: its own way of reading a row is quicker in the cache and slower from memory.
+bool stream_q4_k(const MatmulTask&) noexcept;
+bool stream_q5_k(const MatmulTask&) noexcept;
+bool stream_q6_k(const MatmulTask&) noexcept;
 }  // namespace avx2
 namespace avx512 {
 void add_matmul_blocks32(MatmulKernel* fast);
