@@ -127,12 +127,13 @@ void add_bench(CLI::App& app, Action& action) {
   auto options = std::make_shared<BenchCommand>();
   CLI::App* command = app.add_subcommand("bench", "Measure a model's speed against what the machine can do");
   CLI::Option* model = command->add_option("MODEL", options->model.model, "A model's folder or .gguf file");
-  CLI::Option* shape = command
-                           ->add_option("--shape", options->shape.shape,
-                                        fmt::format("Random weights of a published shape instead of a MODEL: {}",
-                                                    runtime::shape_names()))
-                           ->type_name("NAME")
-                           ->excludes(model);
+  CLI::Option* shape =
+      command
+          ->add_option("--shape", options->shape.shape,
+                       fmt::format("Random weights instead of a MODEL: of a config.json, or of a published shape: {}",
+                                   runtime::shape_names()))
+          ->type_name("NAME")
+          ->excludes(model);
   command->add_option("--layers", options->shape.layers, "Of the shape (default: all of them)")
       ->type_name("L")
       ->check(at_least(1))
@@ -161,7 +162,8 @@ void add_bench(CLI::App& app, Action& action) {
       "Examples:\n"
       "  coterie bench model.gguf\n"
       "  coterie bench ./OLMoE-1B-7B --prompt 2048 --depth 4096 --threads 8 --json\n"
-      "  coterie bench --shape qwen3-30b-a3b --layers 16 --quant q4_k");
+      "  coterie bench --shape qwen3-30b-a3b --layers 16 --quant q4_k\n"
+      "  coterie bench --shape my-model/config.json --prompt 0 --batch 8");
   command->callback([=, &action] {
     if (model->count() + shape->count() == 0) throw CLI::RequiredError("MODEL or --shape");
     action = [options] { return bench_command(*options); };

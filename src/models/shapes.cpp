@@ -80,16 +80,18 @@ std::vector<std::string> shape_names() {
 }
 
 ModelSpec shape(std::string_view name, int64_t layers) {
+  const auto spec_of = [&](base::Json json) {
+    if (layers != 0) json["num_hidden_layers"] = layers;
+    return read_config(json, std::string(name), true);
+  };
+  if (name.ends_with(".json")) return spec_of(base::read_json(name));
   std::string known;
   for (const auto& [known_name, config] : kShapes) {
-    if (known_name == name) {
-      base::Json json = base::parse_json(config, name);
-      if (layers != 0) json["num_hidden_layers"] = layers;
-      return read_config(json, std::string(name), true);
-    }
+    if (known_name == name) return spec_of(base::parse_json(config, name));
     known += (known.empty() ? "" : ", ") + std::string(known_name);
   }
-  base::fail(base::ErrorKind::bad_input, "--shape", "\"{}\" is not known; known are {}", name, known);
+  base::fail(base::ErrorKind::bad_input, "--shape", "\"{}\" is no config.json and not known; known are {}", name,
+             known);
 }
 
 }  // namespace coterie::models

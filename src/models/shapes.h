@@ -13,8 +13,8 @@ namespace coterie::models {
 
 /// Names of the published shapes that are known: "mixtral-8x7b", "qwen3-30b-a3b", …
 std::vector<std::string> shape_names();
-/// What a model of that name is; `layers` of them instead of all where it is not 0. Throws bad_input with the list of
-/// names.
+/// What a model of that name is, or of a config.json's path (it ends with ".json"); `layers` of them instead of all
+/// where it is not 0. Throws bad_input with the list of names.
 ModelSpec shape(std::string_view name, int64_t layers = 0);
 
 /// A model with weights to be drawn, as a GGUF file of it would be: names, shapes, formats and metadata.
