@@ -43,7 +43,7 @@ std::vector<float> logits_of(ops::Context& context, const models::Decoder& decod
 }  // namespace
 
 Comparison compare(ops::Context& context, const models::Decoder& first, const models::Decoder& second,
-                   std::span<const int32_t> ids) {
+                   std::span<const int32_t> ids, const OnProgress& on_progress) {
   const int64_t vocabulary = first.spec().vocabulary, length = std::ssize(ids);
   if (second.spec().vocabulary != vocabulary)
     base::fail(base::ErrorKind::bad_input, "comparison", "vocabularies of {} and {} tokens", vocabulary,
@@ -55,6 +55,7 @@ Comparison compare(ops::Context& context, const models::Decoder& first, const mo
   int64_t scored = 0, same = 0;
   for (int64_t t = 0; t < length; t += kPiece) {
     const auto piece = ids.subspan(static_cast<size_t>(t), static_cast<size_t>(std::min(kPiece, length - t)));
+    if (on_progress) on_progress("comparing", t, length);
     const std::vector<float> a = logits_of(context, first, a_state, piece, length);
     const std::vector<float> b = logits_of(context, second, b_state, piece, length);
     for (int64_t r = 0; r < std::ssize(piece); ++r) {

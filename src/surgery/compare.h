@@ -9,6 +9,7 @@
 #include "models/decoder.h"
 #include "models/model.h"
 #include "ops/context.h"
+#include "surgery/model_folder.h"
 
 namespace coterie::surgery {
 
@@ -25,10 +26,10 @@ struct Comparison {
   double relative() const { return spread > 0 ? largest / spread : largest; }
 };
 
-/// Runs both on the tokens, in pieces from an empty cache, in the context's precision. Throws bad_input when they have
-/// not the same vocabulary or there are no tokens.
+/// Runs both on the tokens, in pieces from an empty cache, in the context's precision. `on_progress` is called before
+/// each piece and may throw to stop. Throws bad_input when they have not the same vocabulary or there are no tokens.
 Comparison compare(ops::Context& context, const models::Decoder& first, const models::Decoder& second,
-                   std::span<const int32_t> ids);
+                   std::span<const int32_t> ids, const OnProgress& on_progress = {});
 base::Json to_json(const Comparison& comparison);
 
 /// At most `count` tokens to compare on: of `text`, or of a few sentences where that is empty; random ones for a model

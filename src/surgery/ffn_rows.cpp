@@ -26,23 +26,22 @@ struct Moments {
   double mean = 0, deviation = 0;
 };
 
-/// Of the values at (row, column) that `counts(row, column)` names.
-template <typename F>
-Moments moments(const Weight& weight, F counts) {
-  double sum = 0, squares = 0, count = 0;
-  std::vector<float> values(static_cast<size_t>(weight.cols));
-  for (int64_t r = 0; r < weight.rows; ++r) {
-    quant::decode(weight.dtype, weight.row(r), values.data(), weight.cols);
-    for (int64_t c = 0; c < weight.cols; ++c) {
-      if (!counts(r, c)) continue;
-      const auto v = static_cast<double>(values[static_cast<size_t>(c)]);
-      sum += v, squares += v * v, ++count;
-    }
+/// Adds values up to their mean and deviation.
+class Sums {
+ public:
+  void add(float value) {
+    const auto v = static_cast<double>(value);
+    sum_ += v, squares_ += v * v, ++count_;
   }
-  if (count == 0) return {};
-  const double mean = sum / count;
-  return {mean, std::sqrt(std::max(squares / count - mean * mean, 0.0))};
-}
+  Moments moments() const {
+    if (count_ == 0) return {};
+    const double mean = sum_ / count_;
+    return {mean, std::sqrt(std::max(squares_ / count_ - mean * mean, 0.0))};
+  }
+
+ private:
+  double sum_ = 0, squares_ = 0, count_ = 0;
+};
 
 /// What all rows of a matrix of experts need to know, found out when the first is made.
 struct Prepared {
@@ -62,22 +61,34 @@ std::vector<bool> choose(int64_t units, int64_t count, base::Rng rng) {
   return chosen;
 }
 
+// One pass over the parent's matrix, for all experts.
 void prepare(Prepared& prepared, const Weight& weight, int64_t layer, Part part, const ExpertCut& cut) {
-  if (cut.noise > 0) prepared.all = moments(weight, [](int64_t, int64_t) { return true; });
-  if (cut.reinit == 0) return;
   const int64_t units = (part == Part::down ? weight.cols : weight.rows) / cut.granularity;
   const auto count = static_cast<int64_t>(std::llround(cut.reinit * static_cast<double>(units)));
-  for (int64_t e = 0; e < cut.experts; ++e) {
-    // By layer and expert, so that gate, up and down lose the same units.
+  // By layer and expert, so that gate, up and down lose the same units.
+  for (int64_t e = 0; e < cut.experts && cut.reinit > 0; ++e)
     prepared.anew.push_back(
         choose(units, count, row_rng(cut.seed, fmt::format("blocks.{}.units", layer), cut.first_expert + e, 0)));
-    const std::vector<bool>& anew = prepared.anew.back();
-    const int64_t first = e % cut.granularity * units;
-    prepared.replaced.push_back(moments(weight, [&](int64_t row, int64_t col) {
-      const int64_t unit = (part == Part::down ? col : row) - first;
-      return unit >= 0 && unit < units && anew[static_cast<size_t>(unit)];
-    }));
+  Sums all;
+  std::vector<Sums> replaced(prepared.anew.size());
+  std::vector<float> values(static_cast<size_t>(weight.cols));
+  for (int64_t r = 0; r < weight.rows; ++r) {
+    quant::decode(weight.dtype, weight.row(r), values.data(), weight.cols);
+    if (cut.noise > 0)
+      for (const float v : values) all.add(v);
+    for (size_t e = 0; e < replaced.size(); ++e) {
+      const std::vector<bool>& anew = prepared.anew[e];
+      const int64_t first = static_cast<int64_t>(e) % cut.granularity * units;
+      if (part == Part::down) {
+        for (int64_t u = 0; u < units; ++u)
+          if (anew[static_cast<size_t>(u)]) replaced[e].add(values[static_cast<size_t>(first + u)]);
+      } else if (r >= first && r < first + units && anew[static_cast<size_t>(r - first)]) {
+        for (const float v : values) replaced[e].add(v);
+      }
+    }
   }
+  prepared.all = all.moments();
+  for (const Sums& sums : replaced) prepared.replaced.push_back(sums.moments());
 }
 
 }  // namespace
@@ -110,7 +121,8 @@ Rows expert_rows(const Weights& weights, int64_t layer, Part part, const ExpertC
   }
   const auto prepared = std::make_shared<Prepared>();
   result.fill = [=](int64_t expert, int64_t row, float* values) {
-    std::call_once(prepared->once, [&] { prepare(*prepared, weight, layer, part, cut); });
+    if (cut.noise > 0 || cut.reinit > 0)
+      std::call_once(prepared->once, [&] { prepare(*prepared, weight, layer, part, cut); });
     const int64_t piece = expert % cut.granularity;
     const std::byte* source =
         down ? weight.row(row) + tensor::row_bytes(weight.dtype, piece * cols) : weight.row(piece * rows + row);
@@ -120,7 +132,7 @@ Rows expert_rows(const Weights& weights, int64_t layer, Part part, const ExpertC
       const auto deviation = static_cast<float>(std::hypot(cut.noise * prepared->all.deviation, cut.noise_size));
       for (int64_t c = 0; c < cols; ++c) values[c] += deviation * rng.normal();
     }
-    if (cut.reinit > 0) {
+    if (cut.reinit > 0 && (down || prepared->anew[static_cast<size_t>(expert)][static_cast<size_t>(row)])) {
       base::Rng rng = row_rng(cut.seed, path + ".anew", cut.first_expert + expert, row);
       const std::vector<bool>& anew = prepared->anew[static_cast<size_t>(expert)];
       const Moments& like = prepared->replaced[static_cast<size_t>(expert)];

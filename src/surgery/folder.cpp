@@ -30,9 +30,9 @@ void refuse_same_file(const fs::path& source, const fs::path& out) {
 
 std::map<std::string, std::string, std::less<>> text_files(const fs::path& folder) {
   std::map<std::string, std::string, std::less<>> files;
-  for (const char* name :
-       {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
-        "chat_template.jinja", "chat_template.json", "added_tokens.json", "vocab.json", "merges.txt"})
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+                           "generation_config.json", "chat_template.jinja", "chat_template.json", "added_tokens.json",
+                           "vocab.json", "merges.txt", "tokenizer.model"})
     if (fs::exists(folder / name)) files[name] = base::read_text(folder / name);
   return files;
 }

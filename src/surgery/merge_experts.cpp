@@ -257,8 +257,8 @@ class Merging {
     models::OpenOptions strict;
     strict.strict = true;
     const Model written = models::open_model(folder, strict);
-    result_.comparison =
-        compare(context_, *base_.decoder, *written.decoder, tokens_to_compare(base_, options_.text, options_.tokens));
+    result_.comparison = compare(context_, *base_.decoder, *written.decoder,
+                                 tokens_to_compare(base_, options_.text, options_.tokens), options_.on_progress);
     if (!recipe_.reads_prompts()) return;
     for (const Source& source : experts_)
       result_.routing.push_back(prompt_routing(context_, written, source.recipe->positive_prompts, std::ssize(experts_),

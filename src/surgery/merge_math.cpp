@@ -109,17 +109,16 @@ void merge_changes(const MergeRule& rule, std::span<const float> base, std::span
   const bool elect = rule.method == MergeMethod::ties || rule.method == MergeMethod::dare_ties;
   const bool drop = rule.method == MergeMethod::dare_linear || rule.method == MergeMethod::dare_ties;
   const int64_t count = std::ssize(base);
-  std::vector<std::vector<float>> changes;
   double total = 0;
   for (size_t m = 0; m < inputs.size(); ++m) {
     const MergeInput& input = inputs[m];
-    std::vector<float>& change = changes.emplace_back(base.size());
+    const std::span<float> change = input.values;
     total += input.weight;
     each_chunk(count, pool, [&](int64_t chunk, int64_t begin, int64_t end) {
       base::Rng rng = row_rng(rule.seed, name, static_cast<int64_t>(m), chunk);
       const auto scale = rule.rescale ? static_cast<float>(input.density) : 1.0f;
       for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
-        change[i] = input.values[i] - base[i];
+        change[i] -= base[i];
         if (!drop || input.density >= 1) continue;
         change[i] = rng.uniform_double() < input.density ? change[i] / scale : 0.0f;
       }
@@ -131,12 +130,12 @@ void merge_changes(const MergeRule& rule, std::span<const float> base, std::span
   each_chunk(count, pool, [&](int64_t, int64_t begin, int64_t end) {
     for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
       double sum = 0, agreeing = 0, weights = 0;
-      for (size_t m = 0; m < inputs.size(); ++m) sum += inputs[m].weight * static_cast<double>(changes[m][i]);
+      for (size_t m = 0; m < inputs.size(); ++m) sum += inputs[m].weight * static_cast<double>(inputs[m].values[i]);
       double divisor = total;
       if (elect) {
         const double sign = sum >= 0 ? 1 : -1;
         for (size_t m = 0; m < inputs.size(); ++m) {
-          const double part = inputs[m].weight * static_cast<double>(changes[m][i]);
+          const double part = inputs[m].weight * static_cast<double>(inputs[m].values[i]);
           if (part * sign > 0) agreeing += part, weights += inputs[m].weight;
         }
         sum = agreeing, divisor = weights == 0 ? 1 : weights;

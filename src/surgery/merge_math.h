@@ -19,7 +19,7 @@ std::span<const std::string_view> merge_method_names();
 
 /// What a tensor of one model brings.
 struct MergeInput {
-  std::span<const float> values;
+  std::span<float> values;
   double weight = 1;
   double density = 1;  // ties: the share of largest changes that is kept; dare: the probability that one is
 };
@@ -47,6 +47,7 @@ void merge_slerp(std::span<const float> a, std::span<const float> b, double t, s
 ///                    sign of Σ w Δ is elected, those that have it are summed (Yadav et al. 2023, arXiv:2306.01708)
 ///   dare_linear      each value of Δ is kept with probability `density` (Yu et al. 2024, arXiv:2311.03099), then Σ w Δ
 ///   dare_ties        so, with the election of ties
+/// The inputs' values are used up: they become the changes.
 void merge_changes(const MergeRule& rule, std::span<const float> base, std::span<const MergeInput> inputs,
                    std::string_view name, std::span<float> out, threads::Pool& pool);
 

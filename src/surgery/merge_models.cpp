@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "base/memory.h"
 #include "models/account.h"
 #include "models/families/family.h"
 #include "quant/codec.h"
@@ -94,6 +95,7 @@ class ModelMerging {
       tensors.push_back(merged(info));
     }
     result_.tensors = std::ssize(tensors);
+    require_room(tensors);
     base::Json config = base::read_json(base_.path.config);
     if (dtype_) config.erase("dtype"), config["torch_dtype"] = dtype_word(*dtype_);
     folder.write_json("config.json", config);
@@ -103,8 +105,8 @@ class ModelMerging {
     result_.parameters = account.total(), result_.active_parameters = account.total_active();
     if (options_.check) {
       const Model written = models::open_model(folder.path());
-      result_.comparison =
-          compare(context_, *base_.decoder, *written.decoder, tokens_to_compare(base_, options_.text, options_.tokens));
+      result_.comparison = compare(context_, *base_.decoder, *written.decoder,
+                                   tokens_to_compare(base_, options_.text, options_.tokens), options_.on_progress);
     }
     folder.write_json(kReceipt, receipt());
     folder.commit();
@@ -174,6 +176,17 @@ class ModelMerging {
         fail(ErrorKind::unsupported, model.path.path.string(), "{} is in {}: only f32, f16 and bf16 are merged",
              like.name, tensor::name(one->dtype));
     return *info;
+  }
+
+  // Of the largest tensor: the base model's values, each model's, and what they become.
+  void require_room(const std::vector<TensorToWrite>& tensors) const {
+    int64_t largest = 0;
+    size_t models = 0;
+    for (const TensorToWrite& tensor : tensors) largest = std::max(largest, tensor::element_count(tensor.shape));
+    for (const MergeSlice& slice : recipe_.slices) models = std::max(models, slice.sources.size());
+    base::require_memory(largest * static_cast<int64_t>((models + 2) * sizeof(float)),
+                         fmt::format("the largest tensor of {} models", models + 1),
+                         "merge fewer models at once, one after the other");
   }
 
   struct Input {

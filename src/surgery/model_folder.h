@@ -5,10 +5,12 @@
 #include <functional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/json.h"
 #include "checkpoint/tensor_sink.h"
+#include "surgery/folder.h"
 
 namespace coterie::surgery {
 
@@ -18,32 +20,26 @@ inline constexpr const char* kReceipt = "receipt.json";
 /// Called before each tensor with how many values are done of all; what it throws ends the writing.
 using OnProgress = std::function<void(std::string_view tensor, int64_t done, int64_t all)>;
 
-/// A Hugging Face folder that is being written: under a temporary name beside its own until commit(), so that a reader
-/// finds a whole model or none. Without commit() nothing is left.
+/// A Hugging Face folder that is being written: a NewFolder, so that a reader finds a whole model or none.
 class ModelFolder {
  public:
   /// Throws bad_input when there is something under that name already: nothing is ever written over a model.
-  explicit ModelFolder(std::filesystem::path out);
-  ModelFolder(const ModelFolder&) = delete;
-  ModelFolder& operator=(const ModelFolder&) = delete;
-  ~ModelFolder();
+  explicit ModelFolder(std::filesystem::path out) : folder_(std::move(out)) {}
 
   /// Where the files are now.
-  const std::filesystem::path& path() const { return temporary_; }
+  const std::filesystem::path& path() const { return folder_.path(); }
 
-  void write_text(std::string_view name, std::string_view text) const;
-  void write_json(std::string_view name, const base::Json& json) const { write_text(name, json.dump(2) + "\n"); }
+  void write_json(std::string_view name, const base::Json& json) const { folder_.write(name, json.dump(2) + "\n"); }
   /// The files of `from` that say how text becomes tokens and how a text is generated; none there is no error.
   void copy_text_files(const std::filesystem::path& from) const;
   /// model.safetensors, or files of about `shard_bytes` each and their index. Returns the bytes of all.
   int64_t write_weights(std::vector<checkpoint::TensorToWrite> tensors, int64_t shard_bytes,
                         const OnProgress& on_progress) const;
-  /// To the disk, and under its name.
-  void commit();
+  /// Under its name.
+  void commit() { folder_.commit(); }
 
  private:
-  std::filesystem::path out_, temporary_;
-  bool committed_ = false;
+  NewFolder folder_;
 };
 
 }  // namespace coterie::surgery

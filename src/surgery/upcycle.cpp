@@ -81,7 +81,7 @@ class Upcycling {
       strict.strict = true;
       const models::Model written = models::open_model(folder.path(), strict);
       result_.comparison = compare(context_, *dense_.decoder, *written.decoder,
-                                   tokens_to_compare(dense_, options_.text, options_.tokens));
+                                   tokens_to_compare(dense_, options_.text, options_.tokens), options_.on_progress);
     }
     folder.write_json(kReceipt, receipt());
     folder.commit();

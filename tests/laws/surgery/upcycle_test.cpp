@@ -235,7 +235,7 @@ TEST(UpcycleRefuses, WhatTheSiblingCannotSay) {
 
 TEST(UpcycleRefuses, ToWriteOverAnythingAndToLeaveHalfAModel) {
   Dense dense(tiny_of("mistral"));
-  fs::create_directory(dense.folder / "there");
+  dense.folder.write("there/file", "");
   expect_error(ErrorKind::bad_input, {"there"}, [&] { dense.upcycle({.experts = 4}, "there"); });
   expect_error(ErrorKind::io, {"nowhere"}, [&] { dense.upcycle({.experts = 4}, "nowhere/out"); });
   int64_t calls = 0;

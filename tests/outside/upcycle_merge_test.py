@@ -5,11 +5,14 @@ reference's and the engine's must agree, all within 1e-4. Dense parents are draw
 Exit code 77: this Python has no transformers.
 """
 import argparse
+import os
 import pathlib
 import subprocess
 import sys
 import tempfile
 import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "parity" / "make"))
 
 try:
     import torch
@@ -17,7 +20,10 @@ try:
     from safetensors.torch import load_file, save_file
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 except ImportError as missing:
-    print(f"skipped: {missing}")
+    other = os.environ.get("COTERIE_REFERENCE_PYTHON", "")
+    if other and os.path.realpath(other) != os.path.realpath(sys.executable):
+        os.execv(other, [other, *sys.argv])
+    print(f"skipped: {missing}; COTERIE_REFERENCE_PYTHON may name a Python that has it")
     sys.exit(77)
 
 TOLERANCE = 1e-4
@@ -161,7 +167,7 @@ class InTransformers(unittest.TestCase):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--binary", required=True)
+    parser.add_argument("--coterie", required=True)
     options, rest = parser.parse_known_args()
-    BINARY = options.binary
+    BINARY = options.coterie
     unittest.main(argv=[sys.argv[0], *rest])
