@@ -2,9 +2,7 @@
 
 #include <memory>
 
-#include "base/atomic_file.h"
 #include "base/error.h"
-#include "base/memory.h"
 #include "base/yaml.h"
 #include "cli/commands.h"
 #include "cli/number_words.h"
@@ -78,17 +76,8 @@ int merge_command(MergeCommand command) {
                                    : surgery::merge_models(context, surgery::read_merge_recipe(recipe, command.recipe),
                                                            sources, command.out, options);
   progress.clear();
-  for (const std::string& note : done.notes) print_warning(note);
-  if (command.json) {
-    print(base::read_text(std::filesystem::path(command.out) / surgery::kReceipt));
-    return 0;
-  }
-  print(fmt::format("{}: {}, {} in {} tensors\n", command.out, done.model_type, base::human_bytes(done.bytes),
-                    done.tensors));
-  print(fmt::format("parameters {}, {} of them active for a token\n", grouped(done.parameters),
-                    grouped(done.active_parameters)));
-  if (done.comparison) print(describe(*done.comparison, "beside the base model", "it"));
-  for (size_t e = 0; e < done.routing.size(); ++e) {
+  print_written(done, command.out, command.json, "beside the base model", "it");
+  for (size_t e = 0; !command.json && e < done.routing.size(); ++e) {
     std::string line = fmt::format("prompts of expert {}: choices", e);
     for (const double share : done.routing[e]) line += " " + percent(share);
     print(line + "\n");

@@ -2,7 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
+
+#include "base/atomic_file.h"
 #include "base/error.h"
+#include "base/memory.h"
 #include "cli/number_words.h"
 #include "cli/options.h"
 
@@ -41,6 +45,16 @@ std::string describe(const surgery::Comparison& c, std::string_view what, std::s
       "token in {}; cross-entropy {:.4f}, {} {:.4f}\n",
       what, c.tokens, from, c.largest, c.relative(), std::max(c.divergence, 0.0), percent(c.same_best), c.second_loss,
       from, c.first_loss);
+}
+
+void print_written(const surgery::Written& done, const std::string& out, bool json, std::string_view what,
+                   std::string_view from) {
+  for (const std::string& note : done.notes) print_warning(note);
+  if (json) return print(base::read_text(std::filesystem::path(out) / surgery::kReceipt));
+  print(fmt::format("{}: {}, {} in {} tensors\n", out, done.model_type, base::human_bytes(done.bytes), done.tensors));
+  print(fmt::format("parameters {}, {} of them active for a token\n", grouped(done.parameters),
+                    grouped(done.active_parameters)));
+  if (done.comparison) print(describe(*done.comparison, what, from));
 }
 
 surgery::OnProgress WritingProgress::listener() {

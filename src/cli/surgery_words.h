@@ -7,8 +7,8 @@
 #include <string_view>
 
 #include "cli/terminal.h"
-#include "surgery/compare.h"
 #include "surgery/model_folder.h"
+#include "surgery/written.h"
 #include "tensor/dtype.h"
 
 // What commands that write a model folder share.
@@ -26,6 +26,11 @@ void add_check_options(CLI::App& app, std::string& text, int64_t& tokens, bool& 
 
 /// "step 0 on 128 tokens: logits differ by …"
 std::string describe(const surgery::Comparison& comparison, std::string_view what, std::string_view from);
+
+/// Warns of the notes and says what is in the folder `out`: its receipt as JSON, or in words, of which the comparison
+/// says `what` differs `from` what.
+void print_written(const surgery::Written& done, const std::string& out, bool json, std::string_view what,
+                   std::string_view from);
 
 /// The line that is overwritten; Ctrl-C ends the writing, which then leaves nothing.
 class WritingProgress {

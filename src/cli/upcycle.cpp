@@ -3,10 +3,8 @@
 #include <charconv>
 #include <memory>
 
-#include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/json.h"
-#include "base/memory.h"
 #include "base/yaml.h"
 #include "cli/commands.h"
 #include "cli/number_words.h"
@@ -126,16 +124,8 @@ int upcycle_command(UpcycleCommand command) {
   options.on_progress = progress.listener();
   const surgery::Upcycled done = surgery::upcycle(context, model, command.out, options);
   progress.clear();
-  for (const std::string& note : done.notes) print_warning(note);
-  if (command.json) {
-    print(base::read_text(std::filesystem::path(command.out) / surgery::kReceipt));
-    return 0;
-  }
-  print(fmt::format("{}: {}, {} in {} tensors\n", command.out, done.model_type, base::human_bytes(done.bytes),
-                    done.tensors));
-  print(fmt::format("parameters {}, {} of them active for a token; the parent has {}\n", grouped(done.parameters),
-                    grouped(done.active_parameters), grouped(done.parent_parameters)));
-  if (done.comparison) print(describe(*done.comparison, "step 0", "the parent"));
+  print_written(done, command.out, command.json, "step 0", "the parent");
+  if (!command.json) print(fmt::format("the parent has {} parameters\n", grouped(done.parent_parameters)));
   return 0;
 }
 

@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "ops/context.h"
-#include "surgery/compare.h"
 #include "surgery/merge_sources.h"
 #include "surgery/model_folder.h"
 #include "surgery/moe_recipe.h"
+#include "surgery/written.h"
 
 namespace coterie::surgery {
 
@@ -25,11 +25,7 @@ struct MergeOptions {
   OnProgress on_progress = {};
 };
 
-struct Merged {
-  std::string model_type;
-  int64_t tensors = 0, bytes = 0, parameters = 0, active_parameters = 0;
-  std::vector<std::string> notes;
-  std::optional<Comparison> comparison;           // with the base model
+struct Merged : Written {
   std::vector<std::vector<double>> routing = {};  // [E][E]: shares of the choices on each expert's positive prompts
 };
 

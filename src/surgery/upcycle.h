@@ -9,8 +9,8 @@
 #include "base/json.h"
 #include "models/model.h"
 #include "ops/context.h"
-#include "surgery/compare.h"
 #include "surgery/model_folder.h"
+#include "surgery/written.h"
 
 namespace coterie::surgery {
 
@@ -51,12 +51,9 @@ struct UpcycleOptions {
   OnProgress on_progress = {};
 };
 
-struct Upcycled {
-  std::string model_type;
-  int64_t tensors = 0, bytes = 0, parameters = 0, active_parameters = 0, parent_parameters = 0;
+struct Upcycled : Written {
+  int64_t parent_parameters = 0;
   double scale = 1;  // A
-  std::vector<std::string> notes;
-  std::optional<Comparison> comparison;
 };
 
 /// Makes a mixture of experts out of a dense model (Komatsuzaki et al. 2023, arXiv:2212.05055) and writes it as a

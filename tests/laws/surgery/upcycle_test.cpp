@@ -3,7 +3,7 @@
 #include <fstream>
 
 #include "laws/models/bench.h"
-#include "laws/surgery/saved_model.h"
+#include "laws/surgery/dense_families.h"
 #include "support/expect_error.h"
 
 // An upcycled model at step 0 is its parent, wherever that can be.
@@ -37,30 +37,9 @@ struct Dense {
   tensor::Arena arena;
 };
 
-struct Family {
-  std::string name, written;
-  Json changes = Json::object();
-};
-std::ostream& operator<<(std::ostream& out, const Family& family) { return out << family.name; }
-
-// What the tiny configs switch on that a sibling cannot say is switched off here and refused below.
-const std::vector<Family>& families() {
-  static const std::vector<Family> all = {
-      {"llama", "mixtral", {{"attention_bias", nullptr}}},
-      {"mistral", "mixtral"},
-      {"qwen2", "qwen2_moe"},
-      {"qwen3", "qwen3_moe"},
-      {"granite", "granitemoe", {{"mlp_bias", nullptr}}},
-      {"phi3", "coterie"},
-      {"olmo2", "coterie"},
-      {"gemma2", "coterie"},
-      {"gemma3_text", "coterie"},
-  };
-  return all;
-}
 class Upcycle : public testing::TestWithParam<Family> {
  protected:
-  Json config() const { return with(tiny::configs().at(GetParam().name), GetParam().changes); }
+  static Json config() { return GetParam().config(); }
 };
 
 TEST_P(Upcycle, AtStepZeroIsTheParentForEveryK) {
@@ -100,8 +79,7 @@ TEST_P(Upcycle, NoiseAndUnitsDrawnAnewAreReported) {
   EXPECT_GT(drawn.comparison->relative(), 1e-3);
   EXPECT_TRUE(std::isfinite(drawn.comparison->largest));
 }
-INSTANTIATE_TEST_SUITE_P(Families, Upcycle, testing::ValuesIn(families()),
-                         [](const auto& of) { return of.param.name; });
+INSTANTIATE_TEST_SUITE_P(Families, Upcycle, testing::ValuesIn(families()), family_name);
 
 Json tiny_of(const std::string& family, const Json& changes = Json::object()) {
   return with(tiny::configs().at(family), changes);
