@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <fstream>
 
+#include "checkpoint/gate_file.h"
 #include "checkpoint/split_name.h"
 #include "checkpoint/tensor_source.h"
 
@@ -15,7 +16,7 @@ struct Folder {
   std::vector<std::string> ggufs;        // the first part of each split set stands for the set
   std::vector<std::string> safetensors;  // other than model.safetensors
   std::vector<std::string> foreign;      // weights in formats that are not read
-  bool config = false, weights = false;
+  bool config = false, weights = false, gate = false;
 };
 
 Folder look(const fs::path& path) {
@@ -25,6 +26,7 @@ Folder look(const fs::path& path) {
     const std::string name = item->path().filename().string();
     const std::string extension = item->path().extension().string();
     if (name == "config.json") folder.config = true;
+    if (name == kGateFile) folder.gate = true;
     if (name == "model.safetensors" || name == "model.safetensors.index.json") folder.weights = true;
     if (extension == ".gguf") {
       const auto split = SplitName::parse(name);
@@ -60,6 +62,9 @@ ModelPath resolve_folder(const fs::path& path) {
                       fmt::format("the folder holds {} GGUF models: {}", folder.ggufs.size(), join(folder.ggufs)),
                       "name the one to open");
   if (folder.config) return {ModelPath::Kind::config_only, config, config};
+  if (folder.gate)
+    throw base::Error(ErrorKind::unsupported, path.string(), "is a gate over several models, and no model by itself",
+                      "coterie run, chat and eval take it; anything else takes one of its models");
   std::string hint = "a model is a folder with config.json and safetensors, a .gguf file, or a config.json";
   if (!folder.safetensors.empty()) hint += fmt::format("; found only {}", join(folder.safetensors));
   if (!folder.foreign.empty()) hint += fmt::format("; {} is in a format that is not read", join(folder.foreign));

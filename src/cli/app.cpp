@@ -83,6 +83,7 @@ int run(int argc, char** argv) {
   add_train(app, action);
   add_upcycle(app, action);
   add_merge(app, action);
+  add_gate(app, action);
 
   if (argc == 1) {
     std::fputs(app.help().c_str(), stderr);

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/gate_words.h"
 #include "cli/line_reader.h"
 #include "cli/options.h"
 #include "cli/terminal.h"
@@ -32,8 +33,8 @@ constexpr std::string_view kHelp =
 // One chat at a terminal or through a pipe: reads, answers, obeys commands.
 class Chat {
  public:
-  Chat(runtime::Engine& engine, runtime::Conversation& conversation, const ChatOptions& options)
-      : engine_(engine), conversation_(conversation), options_(options) {}
+  Chat(runtime::Engines& engines, runtime::Conversation& conversation, const ChatOptions& options)
+      : engines_(engines), conversation_(conversation), options_(options) {}
 
   int talk();
 
@@ -43,7 +44,7 @@ class Chat {
   Next obey(const std::string& line);
   void answer(const std::string& message);
 
-  runtime::Engine& engine_;
+  runtime::Engines& engines_;
   runtime::Conversation& conversation_;
   ChatOptions options_;
   InterruptFlag interrupt_;
@@ -99,24 +100,28 @@ void Chat::answer(const std::string& message) {
   if (message.size() > 2000) progress.show("reading");
   options.on_text = [&](std::string_view text) { progress.clear(), print(text); };
   options.interrupt = &interrupt_.flag();
+  runtime::Engine& engine = engines_.choose(std::string_view(message));
+  conversation_.answer_with(engine);
   const auto on_dropped = [&](int64_t dropped) {
     progress.clear();
     print_note(fmt::format("the context of {} tokens is full: the oldest {} messages were dropped",
-                           engine_.context_size(), dropped));
+                           engine.context_size(), dropped));
   };
   const runtime::Reply reply = conversation_.reply(message, std::move(options), on_dropped);
   progress.clear();
   print("\n");
   if (reply.finish == runtime::Finish::context_full)
     print_note(fmt::format("the context of {} tokens is full: the answer stops here, the next message drops the oldest",
-                           engine_.context_size()));
-  if (!options_.quiet) print_note(describe(reply.statistics, reply.finish, std::nullopt));
+                           engine.context_size()));
+  if (options_.quiet) return;
+  if (const std::string gate = describe_last(engines_.report()); !gate.empty()) print_note(gate);
+  print_note(describe(reply.statistics, reply.finish, std::nullopt));
 }
 
 int Chat::talk() {
   if (interactive_)
-    print_note(
-        fmt::format("{} · context {} tokens · /help lists the commands", engine_.model().name, engine_.context_size()));
+    print_note(fmt::format("{} · context {} tokens · /help lists the commands", engines_.name(),
+                           engines_.front().context_size()));
   int code = 0;
   std::string message;
   for (;;) {
@@ -146,12 +151,12 @@ int Chat::talk() {
 
 int chat_command(ChatOptions& options) {
   (void)options.sampling.generation_options();  // refuses before the model is opened; draws the seed
-  runtime::Engine engine = open_engine(options.model);
-  (void)engine.tokenizer();
-  runtime::Conversation conversation(engine, chosen_template(engine.model(), options.chat_template),
+  runtime::Engines engines = open_engines(options.model);
+  (void)engines.front().tokenizer();
+  runtime::Conversation conversation(engines.front(), chosen_template(engines.front().model(), options.chat_template),
                                      text_or_file(options.system));
   if (!options.load.empty()) conversation.load(options.load);
-  return Chat(engine, conversation, options).talk();
+  return Chat(engines, conversation, options).talk();
 }
 
 }  // namespace
@@ -159,7 +164,7 @@ int chat_command(ChatOptions& options) {
 void add_chat(CLI::App& app, Action& action) {
   auto options = std::make_shared<ChatOptions>();
   CLI::App* command = app.add_subcommand("chat", "Talk with a model; the cache is kept between turns");
-  options->model.add_model(*command);
+  options->model.add_model(*command, true);
   command->add_option("--system", options->system, "The system message; @FILE reads it from a file")->type_name("TEXT");
   command->add_option("--chat-template", options->chat_template, "A Jinja file instead of the model's own template")
       ->type_name("FILE");

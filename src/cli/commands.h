@@ -25,5 +25,6 @@ void add_report(CLI::App& app, Action& action);
 void add_train(CLI::App& app, Action& action);
 void add_upcycle(CLI::App& app, Action& action);
 void add_merge(CLI::App& app, Action& action);
+void add_gate(CLI::App& app, Action& action);
 
 }  // namespace coterie::cli

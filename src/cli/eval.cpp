@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "cli/commands.h"
 #include "cli/eval_choices.h"
+#include "cli/gate_words.h"
 #include "cli/options.h"
 #include "cli/terminal.h"
 #include "cli/text_windows.h"
@@ -25,42 +26,50 @@ struct EvalOptions {
   bool json = false;
 };
 
-int perplexity_command(runtime::Engine& engine, const EvalOptions& options) {
-  const TextWindows windows(engine, options.text, options.window.value_or(512), options.tokens.value_or(0));
+void print_gate(const runtime::Engines& engines) {
+  if (const std::string gate = describe_all(engines.report()); !gate.empty()) print(gate + "\n");
+}
+
+int perplexity_command(runtime::Engines& engines, const EvalOptions& options) {
+  const TextWindows windows(engines.front(), options.text, options.window.value_or(512), options.tokens.value_or(0));
   models::CrossEntropy cross_entropy;
   Progress progress;
   const base::Stopwatch clock;
   for (int64_t w = 0; w < windows.count(); ++w) {
     progress.show(fmt::format("window {} of {}", w + 1, windows.count()));
+    const std::vector<int32_t> window = windows.at(w);
+    runtime::Engine& engine = engines.choose(std::span<const int32_t>(window));
     runtime::KvCache cache = engine.make_cache();
-    score(engine, cache, windows.at(w), 1, cross_entropy);
+    score(engine, cache, window, 1, cross_entropy);
   }
   progress.clear();
   const double seconds = clock.seconds(), loss = cross_entropy.mean();
   const double perplexity = std::exp(loss), error = perplexity * cross_entropy.standard_error();
   if (options.json) {
-    const base::Json result = {{"model", engine.model().name},
-                               {"text", options.text},
-                               {"isa", engine.isa()},
-                               {"precision", options.model.precision},
-                               {"window", windows.window()},
-                               {"tokens", windows.tokens()},
-                               {"predictions", cross_entropy.predictions()},
-                               {"cross_entropy", loss},
-                               {"cross_entropy_standard_error", cross_entropy.standard_error()},
-                               {"perplexity", perplexity},
-                               {"perplexity_standard_error", error},
-                               {"seconds", seconds}};
+    base::Json result = {{"model", engines.name()},
+                         {"text", options.text},
+                         {"isa", engines.front().isa()},
+                         {"precision", options.model.precision},
+                         {"window", windows.window()},
+                         {"tokens", windows.tokens()},
+                         {"predictions", cross_entropy.predictions()},
+                         {"cross_entropy", loss},
+                         {"cross_entropy_standard_error", cross_entropy.standard_error()},
+                         {"perplexity", perplexity},
+                         {"perplexity_standard_error", error},
+                         {"seconds", seconds}};
+    add_gate_report(engines.report(), result);
     print(result.dump(2) + "\n");
   } else {
     print(fmt::format("perplexity {:.4f} ± {:.4f} · {} predictions in windows of {} · {} · {:.1f} s, {:.1f} tokens/s\n",
                       perplexity, error, cross_entropy.predictions(), windows.window(), options.model.precision,
                       seconds, static_cast<double>(windows.tokens()) / seconds));
+    print_gate(engines);
   }
   return 0;
 }
 
-int choices_command(runtime::Engine& engine, const EvalOptions& options) {
+int choices_command(runtime::Engines& engines, const EvalOptions& options) {
   std::vector<Question> questions = read_questions(options.choices);
   if (options.questions && *options.questions < std::ssize(questions))
     questions.resize(static_cast<size_t>(*options.questions));
@@ -70,6 +79,7 @@ int choices_command(runtime::Engine& engine, const EvalOptions& options) {
   base::Json each = base::Json::array();
   for (const Question& question : questions) {
     progress.show(fmt::format("question {} of {}", scores.questions + 1, questions.size()));
+    runtime::Engine& engine = engines.choose(std::string_view(question.prompt));
     const std::vector<double> log_probabilities = score_choices(engine, question);
     add_scores(question, log_probabilities, scores);
     each.push_back(log_probabilities);
@@ -77,24 +87,26 @@ int choices_command(runtime::Engine& engine, const EvalOptions& options) {
   progress.clear();
   const double seconds = clock.seconds();
   if (options.json) {
-    const base::Json result = {{"model", engine.model().name},
-                               {"choices", options.choices},
-                               {"isa", engine.isa()},
-                               {"precision", options.model.precision},
-                               {"questions", scores.questions},
-                               {"accuracy", scores.accuracy()},
-                               {"accuracy_standard_error", scores.error(scores.right)},
-                               {"accuracy_by_length", scores.accuracy_by_length()},
-                               {"accuracy_by_length_standard_error", scores.error(scores.right_by_length)},
-                               {"accuracy_by_chance", scores.by_chance()},
-                               {"log_probabilities", each},
-                               {"seconds", seconds}};
+    base::Json result = {{"model", engines.name()},
+                         {"choices", options.choices},
+                         {"isa", engines.front().isa()},
+                         {"precision", options.model.precision},
+                         {"questions", scores.questions},
+                         {"accuracy", scores.accuracy()},
+                         {"accuracy_standard_error", scores.error(scores.right)},
+                         {"accuracy_by_length", scores.accuracy_by_length()},
+                         {"accuracy_by_length_standard_error", scores.error(scores.right_by_length)},
+                         {"accuracy_by_chance", scores.by_chance()},
+                         {"log_probabilities", each},
+                         {"seconds", seconds}};
+    add_gate_report(engines.report(), result);
     print(result.dump(2) + "\n");
   } else {
     print(fmt::format(
         "accuracy {:.4f} ± {:.4f} · by length {:.4f} ± {:.4f} · chance {:.4f} · {} questions · {} · {:.1f} s\n",
         scores.accuracy(), scores.error(scores.right), scores.accuracy_by_length(),
         scores.error(scores.right_by_length), scores.by_chance(), scores.questions, options.model.precision, seconds));
+    print_gate(engines);
   }
   return 0;
 }
@@ -106,8 +118,8 @@ int eval_command(const EvalOptions& options) {
   if (!text && (options.window || options.tokens))
     base::fail(base::ErrorKind::bad_input, "eval", "--window and --tokens are for --text");
   if (text && options.questions) base::fail(base::ErrorKind::bad_input, "eval", "--questions is for --choices");
-  runtime::Engine engine = open_engine(options.model);
-  return text ? perplexity_command(engine, options) : choices_command(engine, options);
+  runtime::Engines engines = open_engines(options.model);
+  return text ? perplexity_command(engines, options) : choices_command(engines, options);
 }
 
 }  // namespace
@@ -116,7 +128,7 @@ void add_eval(CLI::App& app, Action& action) {
   auto options = std::make_shared<EvalOptions>();
   CLI::App* command = app.add_subcommand(
       "eval", "Perplexity of a text, or accuracy on questions with choices, with its standard error");
-  options->model.add_model(*command);
+  options->model.add_model(*command, true);
   command->add_option("--text", options->text, "The text, UTF-8; \"-\": standard input")->type_name("FILE");
   command->add_option("--choices", options->choices, "Questions, a JSON object a line: prompt, choices, answer")
       ->type_name("FILE.jsonl");
@@ -146,6 +158,9 @@ void add_eval(CLI::App& app, Action& action) {
       "unless either has one there. The model's answer is the choice of highest probability; by length, of highest "
       "log\n"
       "probability a character.\n"
+      "A gate that chooses by prompt reads each window, or question, before the model that it chooses does; the "
+      "choice\n"
+      "is worth at most ln N nats a window.\n"
       "Examples:\n"
       "  coterie eval model.gguf --text book.txt\n"
       "  coterie eval model.gguf --text book.txt --precision f32 --tokens 20000 --json\n"

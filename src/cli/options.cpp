@@ -68,8 +68,11 @@ CLI::Validator at_least(int64_t least) {
       "");
 }
 
-void ModelOptions::add_model(CLI::App& app) {
-  app.add_option("MODEL", model, "A folder with config.json and safetensors, or a .gguf file")->required();
+void ModelOptions::add_model(CLI::App& app, bool gates) {
+  app.add_option("MODEL", model,
+                 gates ? "A folder with config.json and safetensors, a .gguf file, or a gate over models (coterie gate)"
+                       : "A folder with config.json and safetensors, or a .gguf file")
+      ->required();
 }
 
 void ModelOptions::add_routing(CLI::App& app) {
@@ -132,6 +135,17 @@ runtime::Engine open_engine(const ModelOptions& options) {
   models::Model model = models::open_model(options.model, options.open_options());
   warn_about(model);
   return runtime::Engine(std::move(model), options.engine_options());
+}
+
+runtime::Engines open_engines(const ModelOptions& options) {
+  if (models::is_gate(options.model)) {
+    runtime::Engines engines(options.model, options.open_options(), options.engine_options());
+    for (const auto& engine : engines.all()) warn_about(engine->model());
+    return engines;
+  }
+  models::Model model = models::open_model(options.model, options.open_options());
+  warn_about(model);
+  return runtime::Engines(std::move(model), options.engine_options());
 }
 
 text::ChatTemplate chosen_template(const models::Model& model, const std::string& file) {

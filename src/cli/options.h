@@ -9,6 +9,7 @@
 
 #include "models/model.h"
 #include "runtime/engine.h"
+#include "runtime/engines.h"
 #include "runtime/generation.h"
 
 namespace coterie::cli {
@@ -27,9 +28,9 @@ struct ModelOptions {
   std::string router;
   bool strict = false, file_pages = false;
 
-  void add_model(CLI::App& app);                 // MODEL
-  void add_routing(CLI::App& app);               // --experts-per-token, --router, --strict
-  void add_engine(CLI::App& app, bool context);  // --threads, --context, --precision, --cache-type
+  void add_model(CLI::App& app, bool gates = false);  // MODEL; with `gates`, one of those, too
+  void add_routing(CLI::App& app);                    // --experts-per-token, --router, --strict
+  void add_engine(CLI::App& app, bool context);       // --threads, --context, --precision, --cache-type
 
   models::OpenOptions open_options() const;
   runtime::EngineOptions engine_options() const;
@@ -37,6 +38,8 @@ struct ModelOptions {
 
 /// Opens, warns on stderr about what the model's warnings say, and readies it.
 runtime::Engine open_engine(const ModelOptions& options);
+/// The same for a model or for a gate over several (models/gate.h).
+runtime::Engines open_engines(const ModelOptions& options);
 /// Warnings of the model, and of weights that are larger than the machine's memory.
 void warn_about(const models::Model& model);
 

@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "cli/commands.h"
 #include "cli/experts_used.h"
+#include "cli/gate_words.h"
 #include "cli/options.h"
 #include "cli/terminal.h"
 
@@ -27,9 +28,9 @@ std::string prompt_text(const RunOptions& options) {
   return text;
 }
 
-std::vector<text::TokenId> prompt_ids(const RunOptions& options, const runtime::Engine& engine) {
+std::vector<text::TokenId> prompt_ids(const RunOptions& options, const runtime::Engine& engine,
+                                      const std::string& text) {
   const text::Tokenizer& tokenizer = engine.tokenizer();
-  const std::string text = prompt_text(options);
   if (!options.chat) return tokenizer.encode(text, !options.raw);
   const text::ChatTemplate chat_template = chosen_template(engine.model(), options.chat_template);
   std::vector<text::Message> messages;
@@ -56,8 +57,10 @@ base::Json as_json(const runtime::Generation& generation, uint64_t seed) {
 
 int run_command(RunOptions& options) {
   runtime::GenerationOptions generation_options = options.sampling.generation_options();
-  runtime::Engine engine = open_engine(options.model);
-  const std::vector<text::TokenId> ids = prompt_ids(options, engine);
+  runtime::Engines engines = open_engines(options.model);
+  const std::string text = prompt_text(options);
+  runtime::Engine& engine = engines.choose(std::string_view(text));
+  const std::vector<text::TokenId> ids = prompt_ids(options, engine, text);
   std::optional<layers::RouterLoads> loads;
   if (options.experts) loads = experts_listener(engine.spec());
 
@@ -79,12 +82,14 @@ int run_command(RunOptions& options) {
   if (options.json) {
     base::Json json = as_json(generation, *options.sampling.seed);
     if (loads) json["experts"] = experts_as_json(*loads);
+    add_gate_report(engines.report(), json);
     print(json.dump(2, ' ', false, base::Json::error_handler_t::replace) + "\n");
   } else {
     print("\n");
     if (loads) print(describe_experts(*loads));
   }
   if (!options.quiet) {
+    if (const std::string gate = describe_last(engines.report()); !gate.empty()) print_note(gate);
     const bool drawn = !options.sampling.greedy && options.sampling.temperature > 0;
     print_note(describe(generation.statistics(), generation.finish(),
                         drawn || !options.model.router.empty() ? options.sampling.seed : std::nullopt));
@@ -98,7 +103,7 @@ void add_run(CLI::App& app, Action& action) {
   auto options = std::make_shared<RunOptions>();
   options->sampling.tokens = 256;
   CLI::App* command = app.add_subcommand("run", "Continue a text, streaming to standard output");
-  options->model.add_model(*command);
+  options->model.add_model(*command, true);
   CLI::Option* prompt =
       command->add_option("-p,--prompt", options->prompt, "The text to continue; @FILE reads it from a file")
           ->type_name("TEXT");

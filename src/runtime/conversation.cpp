@@ -21,13 +21,17 @@ std::vector<text::Message> opening(std::string system) {
 }  // namespace
 
 Conversation::Conversation(Engine& engine, text::ChatTemplate chat_template, std::string system)
-    : engine_(engine),
-      template_(std::move(chat_template)),
-      messages_(opening(std::move(system))),
-      cache_{engine.make_cache(), {}} {}
+    : template_(std::move(chat_template)), messages_(opening(std::move(system))) {
+  answer_with(engine);
+}
+
+void Conversation::answer_with(Engine& engine) {
+  engine_ = &engine;
+  if (!caches_.contains(engine_)) caches_.emplace(engine_, TokenCache{engine.make_cache(), {}});
+}
 
 std::vector<TokenId> Conversation::prompt_ids(const std::string& rendered) const {
-  const text::Tokenizer& tokenizer = engine_.tokenizer();
+  const text::Tokenizer& tokenizer = engine_->tokenizer();
   // The template writes the special tokens out, a BOS included.
   if (known_text_.empty() || !rendered.starts_with(known_text_)) return tokenizer.encode(rendered, false);
   std::vector<TokenId> ids = known_ids_;
@@ -38,7 +42,7 @@ std::vector<TokenId> Conversation::prompt_ids(const std::string& rendered) const
 
 int64_t Conversation::drop_until_it_fits(int64_t answer, std::string& rendered, std::vector<TokenId>& ids) {
   // Room for an answer worth starting; a limit the user gave counts in full where it can.
-  const int64_t context = engine_.context_size();
+  const int64_t context = engine_->context_size();
   const int64_t room = answer >= 0 ? std::min(answer, context / 2) : std::min<int64_t>(context / 4, 512);
   int64_t dropped = 0;
   for (;;) {
@@ -72,8 +76,8 @@ Reply Conversation::reply(std::string_view user, GenerationOptions options,
     Reply reply;
     reply.dropped_messages = drop_until_it_fits(options.max_tokens, rendered, ids);
     if (reply.dropped_messages > 0 && on_dropped) on_dropped(reply.dropped_messages);
-    Generation generation(engine_, cache_, ids, std::move(options));
-    run(engine_, generation);
+    Generation generation(*engine_, caches_.at(engine_), ids, std::move(options));
+    run(*engine_, generation);
     reply.text = generation.text(), reply.finish = generation.finish(), reply.statistics = generation.statistics();
     messages_.push_back({"assistant", reply.text});
 
@@ -101,7 +105,7 @@ void Conversation::save(const std::filesystem::path& path) const {
   base::Json messages = base::Json::array();
   for (const text::Message& message : messages_)
     messages.push_back({{"role", message.role}, {"content", message.content}});
-  const base::Json file = {{"format", kFormat}, {"model", engine_.model().name}, {"messages", messages}};
+  const base::Json file = {{"format", kFormat}, {"model", engine_->model().name}, {"messages", messages}};
   base::AtomicFile out(path);
   out.write(file.dump(2, ' ', false, base::Json::error_handler_t::replace) + "\n");
   out.commit();

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -34,6 +35,10 @@ class Conversation {
   Reply reply(std::string_view user, GenerationOptions options,
               const std::function<void(int64_t messages)>& on_dropped = {});
 
+  /// Lets another model with the same tokenizer answer from now on. Each has a cache of its own, which holds the
+  /// conversation as far as it has read it. `engine` must outlive the conversation.
+  void answer_with(Engine& engine);
+
   /// Forgets all but the system message.
   void reset();
   const std::vector<text::Message>& messages() const { return messages_; }
@@ -48,10 +53,10 @@ class Conversation {
   std::vector<TokenId> prompt_ids(const std::string& rendered) const;
   int64_t drop_until_it_fits(int64_t answer, std::string& rendered, std::vector<TokenId>& ids);
 
-  Engine& engine_;
+  Engine* engine_;
   text::ChatTemplate template_;
   std::vector<text::Message> messages_;
-  TokenCache cache_;
+  std::map<const Engine*, TokenCache> caches_;
   // The text whose ids are known, from the last prompt to the end of its answer. The next prompt normally begins with
   // it; only what follows is encoded then, so that the ids the model itself chose are kept even where its text would be
   // encoded otherwise.

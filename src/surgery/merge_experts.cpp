@@ -10,13 +10,13 @@
 #include "models/account.h"
 #include "models/families/family.h"
 #include "models/families/router_keys.h"
+#include "models/same_tokenizer.h"
 #include "quant/codec.h"
 #include "surgery/ffn_rows.h"
 #include "surgery/gates.h"
 #include "surgery/prompt_states.h"
 #include "surgery/rows.h"
 #include "surgery/same_model.h"
-#include "surgery/same_tokenizer.h"
 #include "surgery/sibling.h"
 
 namespace coterie::surgery {
@@ -158,7 +158,7 @@ class Merging {
   Source take(MergeSources& sources, const ExpertRecipe& expert) {
     const Model& model = sources.open(expert.source_model, expert.where);
     require_same_shape(named(base_), named(model), expert.where);
-    require_same_tokenizer(base_, model);
+    models::require_same_tokenizer(base_, model);
     const bool known = weights_.contains(&model);
     if (!known) try {
         DifferenceWords words{"it differs in the", "in the base model", "in it", ""};

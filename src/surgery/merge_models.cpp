@@ -11,9 +11,9 @@
 #include "base/memory.h"
 #include "models/account.h"
 #include "models/families/family.h"
+#include "models/same_tokenizer.h"
 #include "quant/codec.h"
 #include "surgery/same_model.h"
-#include "surgery/same_tokenizer.h"
 #include "surgery/sibling.h"
 
 namespace coterie::surgery {
@@ -120,7 +120,7 @@ class ModelMerging {
     require_same(
         base_.decoder->spec(), model.decoder->spec(), model.path.path.string(),
         {fmt::format("is not of the shape of {}: it differs in the", base_.path.path.string()), "there", "here", ""});
-    require_same_tokenizer(base_, model);
+    models::require_same_tokenizer(base_, model);
   }
 
   struct Place {

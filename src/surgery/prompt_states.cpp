@@ -13,59 +13,8 @@ namespace {
 
 using base::ErrorKind;
 
-constexpr int64_t kStepTokens = 512;
-
-struct Prompt {
-  std::vector<int32_t> ids;
-  int64_t skipped = 0;  // tokens that begin every text
-};
-
-std::vector<Prompt> tokens_of(const models::Model& model, std::span<const std::string> prompts,
-                              std::string_view where) {
-  if (!model.tokenizer)
-    base::fail(ErrorKind::bad_input, where, "there is no tokenizer to read the prompts with: {}", model.no_tokenizer);
-  std::vector<Prompt> result;
-  for (const std::string& text : prompts) {
-    Prompt prompt{model.tokenizer->encode(text, true), 0};
-    const int64_t length = std::ssize(prompt.ids);
-    if (length == 0) base::fail(ErrorKind::bad_input, where, "the prompt \"{}\" has no tokens", text);
-    if (length > model.decoder->spec().context)
-      base::fail(ErrorKind::bad_input, where, "a prompt has {} tokens, the model a context of {}", length,
-                 model.decoder->spec().context);
-    if (length > 1 && model.tokenizer->bos() == prompt.ids.front()) prompt.skipped = 1;
-    result.push_back(std::move(prompt));
-  }
-  return result;
-}
-
-/// Runs the prompts, several at once, with a tap that `begin` is told about before each step.
-template <typename Begin>
-void run(ops::Context& context, const models::Decoder& decoder, std::span<const Prompt> prompts, layers::Tap& tap,
-         Begin begin) {
-  for (size_t first = 0; first < prompts.size();) {
-    size_t end = first;
-    int64_t tokens = 0;
-    for (; end < prompts.size() && (end == first || tokens + std::ssize(prompts[end].ids) <= kStepTokens); ++end)
-      tokens += std::ssize(prompts[end].ids);
-    std::vector<layers::ResidentState> states;
-    states.reserve(end - first);
-    std::vector<models::SequenceStep> steps;
-    for (size_t i = first; i < end; ++i) {
-      states.emplace_back(models::cache_block_bytes(decoder.spec(), tensor::DType::f32), tensor::DType::f32,
-                          models::state_floats(decoder.spec()));
-      states.back().reserve(std::ssize(prompts[i].ids));
-      steps.push_back({.ids = prompts[i].ids,
-                       .state = &states.back(),
-                       .logits = models::SequenceStep::Logits::none,
-                       .random_key = i + 1,
-                       .length = 0});
-    }
-    begin(prompts.subspan(first, end - first));
-    decoder.forward(context, steps, {.tap = &tap});
-    context.arena.reset();
-    first = end;
-  }
-}
+// Tokens of a step, and of one whose logits are held.
+constexpr int64_t kStepTokens = 512, kStepLogits = 128;
 
 class MeanStates : public layers::Tap {
  public:
@@ -108,12 +57,60 @@ class Choices : public layers::Tap {
 
 }  // namespace
 
+std::vector<Prompt> prompt_tokens(const models::Model& model, std::span<const std::string> prompts,
+                                  std::string_view where) {
+  if (!model.tokenizer)
+    base::fail(ErrorKind::bad_input, where, "there is no tokenizer to read the prompts with: {}", model.no_tokenizer);
+  std::vector<Prompt> result;
+  for (const std::string& text : prompts) {
+    Prompt prompt{model.tokenizer->encode(text, true), 0};
+    const int64_t length = std::ssize(prompt.ids);
+    if (length == 0) base::fail(ErrorKind::bad_input, where, "the prompt \"{}\" has no tokens", text);
+    if (length > model.decoder->spec().context)
+      base::fail(ErrorKind::bad_input, where, "a prompt has {} tokens, the model a context of {}", length,
+                 model.decoder->spec().context);
+    if (length > 1 && model.tokenizer->bos() == prompt.ids.front()) prompt.skipped = 1;
+    result.push_back(std::move(prompt));
+  }
+  return result;
+}
+
+void read_prompts(ops::Context& context, const models::Decoder& decoder, std::span<const Prompt> prompts,
+                  layers::Tap* tap, const OnPrompts& begin, const OnLogits& with_logits) {
+  using Logits = models::SequenceStep::Logits;
+  const int64_t most = with_logits ? kStepLogits : kStepTokens;
+  for (size_t first = 0; first < prompts.size();) {
+    size_t end = first;
+    int64_t tokens = 0;
+    for (; end < prompts.size() && (end == first || tokens + std::ssize(prompts[end].ids) <= most); ++end)
+      tokens += std::ssize(prompts[end].ids);
+    std::vector<layers::ResidentState> states;
+    states.reserve(end - first);
+    std::vector<models::SequenceStep> steps;
+    for (size_t i = first; i < end; ++i) {
+      states.emplace_back(models::cache_block_bytes(decoder.spec(), tensor::DType::f32), tensor::DType::f32,
+                          models::state_floats(decoder.spec()));
+      states.back().reserve(std::ssize(prompts[i].ids));
+      steps.push_back({.ids = prompts[i].ids,
+                       .state = &states.back(),
+                       .logits = with_logits ? Logits::all : Logits::none,
+                       .random_key = i + 1,
+                       .length = 0});
+    }
+    begin(prompts.subspan(first, end - first));
+    const tensor::Matrix logits = decoder.forward(context, steps, {.tap = tap});
+    if (with_logits) with_logits(prompts.subspan(first, end - first), logits);
+    context.arena.reset();
+    first = end;
+  }
+}
+
 std::vector<std::vector<double>> prompt_states(ops::Context& context, const models::Model& model,
                                                std::span<const std::string> prompts, StateOf state,
                                                std::string_view where) {
-  const std::vector<Prompt> read = tokens_of(model, prompts, where);
+  const std::vector<Prompt> read = prompt_tokens(model, prompts, where);
   MeanStates tap(model.decoder->spec(), state, read.size());
-  run(context, *model.decoder, read, tap, [&](std::span<const Prompt> step) { tap.begin(step); });
+  read_prompts(context, *model.decoder, read, &tap, [&](std::span<const Prompt> step) { tap.begin(step); });
   return std::move(tap.result);
 }
 
@@ -132,7 +129,7 @@ std::vector<double> prompt_embedding(const models::Model& model, std::span<const
   const tensor::Weight& table = embedding.table;
   std::vector<double> mean(static_cast<size_t>(table.cols));
   std::vector<float> row(static_cast<size_t>(table.cols));
-  const std::vector<Prompt> read = tokens_of(model, prompts, where);
+  const std::vector<Prompt> read = prompt_tokens(model, prompts, where);
   for (const Prompt& prompt : read) {
     const double share =
         1 / static_cast<double>(std::ssize(prompt.ids) - prompt.skipped) / static_cast<double>(read.size());
@@ -149,9 +146,9 @@ std::vector<double> prompt_embedding(const models::Model& model, std::span<const
 
 std::vector<double> prompt_routing(ops::Context& context, const models::Model& model,
                                    std::span<const std::string> prompts, int64_t experts, std::string_view where) {
-  const std::vector<Prompt> read = tokens_of(model, prompts, where);
+  const std::vector<Prompt> read = prompt_tokens(model, prompts, where);
   Choices tap(experts);
-  run(context, *model.decoder, read, tap, [](std::span<const Prompt>) {});
+  read_prompts(context, *model.decoder, read, &tap, [](std::span<const Prompt>) {});
   double all = 0;
   for (const double count : tap.counts) all += count;
   for (double& count : tap.counts) count = all > 0 ? count / all : 0;

@@ -1,13 +1,32 @@
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "layers/tap.h"
 #include "models/model.h"
 #include "ops/context.h"
 
 namespace coterie::surgery {
+
+/// A text as a sequence of its own.
+struct Prompt {
+  std::vector<int32_t> ids;
+  int64_t skipped = 0;  // tokens that begin every text
+};
+/// Throws bad_input for a prompt without tokens or longer than the context, and for a model without a tokenizer.
+std::vector<Prompt> prompt_tokens(const models::Model& model, std::span<const std::string> prompts,
+                                  std::string_view where);
+
+/// Runs prompts, several at once as sequences of their own, with a tap. `begin` is told of those of a step before it,
+/// `with_logits`, where there is one, gets the logits of all their tokens after it.
+using OnPrompts = std::function<void(std::span<const Prompt> prompts)>;
+using OnLogits = std::function<void(std::span<const Prompt> prompts, tensor::ConstMatrix logits)>;
+void read_prompts(ops::Context& context, const models::Decoder& decoder, std::span<const Prompt> prompts,
+                  layers::Tap* tap, const OnPrompts& begin, const OnLogits& with_logits = {});
 
 /// What of a prompt stands for it.
 enum class StateOf { all_tokens, last_token };

@@ -59,6 +59,30 @@ TEST_F(ConversationTest, ATurnEvaluatesOnlyWhatIsNew) {
   EXPECT_EQ(third.text, fresh.text);
 }
 
+// Models take turns; each reads only what came since it last answered, and says what it would say of the whole.
+TEST_F(ConversationTest, EachModelKeepsItsCache) {
+  Engine other(test::tiny_model(true, 512, 2), engine_options());
+  conversation.reply("hello", letters(6));
+  conversation.answer_with(other);
+  const Reply second = conversation.reply("more", letters(6));
+  EXPECT_EQ(second.statistics.reused_tokens, 0);
+  conversation.answer_with(engine);
+  const Reply third = conversation.reply("again", letters(6));
+  EXPECT_GT(third.statistics.reused_tokens, 0);
+  conversation.answer_with(other);
+  TempFolder folder;
+  conversation.save(folder / "c.json");
+  const Reply fourth = conversation.reply("and again", letters(6));
+  EXPECT_GE(fourth.statistics.reused_tokens, second.statistics.prompt_tokens);
+
+  Conversation whole(other, test::tiny_template(), "be kind");
+  whole.load(folder / "c.json");
+  const Reply fresh = whole.reply("and again", letters(6));
+  EXPECT_EQ(fresh.statistics.reused_tokens, 0);
+  EXPECT_EQ(fourth.text, fresh.text);
+  EXPECT_EQ(fourth.statistics.prompt_tokens, fresh.statistics.prompt_tokens);
+}
+
 TEST_F(ConversationTest, MessagesAlternateAndResetKeepsTheSystemMessage) {
   conversation.reply("hello", letters(3));
   ASSERT_EQ(conversation.messages().size(), 3u);

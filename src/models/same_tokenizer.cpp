@@ -1,11 +1,11 @@
-#include "surgery/same_tokenizer.h"
+#include "models/same_tokenizer.h"
 
 #include <fmt/format.h>
 
 #include "base/error.h"
 #include "text/gguf_export.h"
 
-namespace coterie::surgery {
+namespace coterie::models {
 
 namespace {
 
@@ -19,7 +19,7 @@ std::optional<std::vector<text::TokenId>> ids_of(const text::Tokenizer& tokenize
 
 }  // namespace
 
-void require_same_tokenizer(const models::Model& a, const models::Model& b) {
+void require_same_tokenizer(const Model& a, const Model& b) {
   const std::string where = b.path.path.string();
   const auto refuse = [&](const std::string& what) {
     throw base::Error(base::ErrorKind::unsupported, where,
@@ -27,7 +27,7 @@ void require_same_tokenizer(const models::Model& a, const models::Model& b) {
                       "weights that read other tokens do not go together");
   };
   if (!a.tokenizer && !b.tokenizer) return;
-  for (const models::Model* model : {&a, &b})
+  for (const Model* model : {&a, &b})
     if (!model->tokenizer)
       throw base::Error(base::ErrorKind::bad_input, model->path.path.string(),
                         "there is no tokenizer, so nothing says that its tokens are those of the others",
@@ -46,4 +46,4 @@ void require_same_tokenizer(const models::Model& a, const models::Model& b) {
       refuse(fmt::format("\"{}\" becomes other tokens", text));
 }
 
-}  // namespace coterie::surgery
+}  // namespace coterie::models

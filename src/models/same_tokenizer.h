@@ -2,11 +2,11 @@
 
 #include "models/model.h"
 
-namespace coterie::surgery {
+namespace coterie::models {
 
 /// Throws unsupported where the two do not turn text into the same ids: another number of tokens, another token under
 /// an id, or other ids for one of text::telling_texts(); and bad_input, naming it, for a model without a tokenizer
 /// beside one that has one.
-void require_same_tokenizer(const models::Model& a, const models::Model& b);
+void require_same_tokenizer(const Model& a, const Model& b);
 
-}  // namespace coterie::surgery
+}  // namespace coterie::models

@@ -1,0 +1,87 @@
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "base/error.h"
+#include "base/yaml.h"
+#include "cli/commands.h"
+#include "cli/number_words.h"
+#include "cli/options.h"
+#include "cli/surgery_words.h"
+#include "cli/terminal.h"
+#include "kernels/table.h"
+#include "surgery/make_gate.h"
+
+namespace coterie::cli {
+
+namespace {
+
+struct GateCommand {
+  std::string recipe, out;
+  int threads = 0;
+  bool json = false;
+};
+
+void describe(const surgery::GateMade& made, const std::string& out) {
+  const models::Gate& gate = made.gate;
+  print(fmt::format("{}: a {} gate over {} models, {} of them for each {}", out, name(gate.kind), gate.count(),
+                    gate.top_k, gate.kind == models::Gate::Kind::prompt ? "prompt" : "token"));
+  if (!gate.reads()) return print("\n");
+  const surgery::GateScore& score = made.score;
+  const bool labels = score.alone.empty();
+  print(fmt::format("; {} reads\n", made.models[static_cast<size_t>(gate.reader)]));
+  print(fmt::format("fitted on {} {}, {} held out; on {}:\n", grouped(made.fitted),
+                    gate.kind == models::Gate::Kind::prompt ? "prompts and windows" : "tokens", grouped(made.held_out),
+                    made.held_out > 0 ? "these" : "what it was fitted on"));
+  print(fmt::format("the model that is {} has most weight in {}\n", labels ? "right" : "best", percent(score.right)));
+  std::string losses = fmt::format("cross-entropy of the {}: gated {:.4f}, all alike {:.4f}",
+                                   labels ? "right model" : "next token", score.gated, score.uniform);
+  for (size_t i = 0; i < score.alone.size(); ++i)
+    losses += fmt::format(", {} alone {:.4f}", made.models[i], score.alone[i]);
+  print(losses + "\nmean weights:");
+  for (size_t i = 0; i < score.weights.size(); ++i)
+    print(fmt::format("{} {} {:.3f}", i ? "," : "", made.models[i], score.weights[i]));
+  print("\n");
+}
+
+int gate_command(const GateCommand& command) {
+  const surgery::GateRecipe recipe = surgery::read_gate_recipe(base::read_yaml(command.recipe), command.recipe);
+  threads::Pool pool(command.threads);
+  tensor::Arena arena;
+  ops::Context context{pool, kernels::select(), arena, ops::Precision::f32};
+  WritingProgress progress;
+  const surgery::GateMade made = surgery::make_gate(context, recipe, command.recipe, command.out, progress.listener());
+  progress.clear();
+  if (command.json)
+    print(to_json(made).dump(2) + "\n");
+  else
+    describe(made, command.out);
+  return 0;
+}
+
+}  // namespace
+
+void add_gate(CLI::App& app, Action& action) {
+  auto options = std::make_shared<GateCommand>();
+  CLI::App* command =
+      app.add_subcommand("gate", "Put whole models behind a gate that decides between them, by prompt or by token");
+  command->add_option("RECIPE", options->recipe, "A YAML file: gate, models; docs/guides/gate.md")->required();
+  command->add_option("-o,--output", options->out, "The folder to write; must not be there yet")
+      ->type_name("FOLDER")
+      ->required();
+  command->add_option("--threads,-t", options->threads, "Threads (default: one for each physical core)")
+      ->check(at_least(1));
+  command->add_flag("--json", options->json, "Print the receipt, which is written beside the gate too");
+  command->footer(
+      "The models stay where they are and as they are, folders or GGUF files with one tokenizer; the folder that is\n"
+      "written names them. run, chat and eval take it in place of a model.\n"
+      "gate: prompt lets one model answer each prompt; gate: token gives each next token the mixture of what the\n"
+      "models say, weighed anew each time; gate: uniform weighs all alike.\n"
+      "Examples:\n"
+      "  coterie gate two-voices.yaml -o ./two-voices\n"
+      "  coterie run ./two-voices -p \"Shall I compare thee\" -n 32\n"
+      "  coterie eval ./two-voices --text book.txt");
+  command->callback([=, &action] { action = [options] { return gate_command(*options); }; });
+}
+
+}  // namespace coterie::cli

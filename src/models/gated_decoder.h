@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "models/gate.h"
+#include "models/model.h"
+
+namespace coterie::models {
+
+/// The models of a gate as one decoder, so that whatever runs a model runs them: their layers are one after another in
+/// a sequence's state, and all of them read every token. The logits of a position are
+///
+///   log Σ_i g_i softmax(logits_i) + Σ_i g_i log Σ exp(logits_i)
+///
+/// whose softmax is the mixture Σ_i g_i p_i; the second term gives them the level that the models' own have. Where one
+/// model has all the weight they are that model's, to the bit. The vocabulary is the smallest of the models', which may
+/// be padded differently. A sum over models is taken in their order by one task, so that no bit depends on threads.
+class GatedDecoder final : public Decoder {
+ public:
+  /// Throws bad_input for a gate whose rows are not as wide as the reader's states.
+  GatedDecoder(std::vector<Model> models, Gate gate);
+
+  const ModelSpec& spec() const override { return spec_; }
+  tensor::Matrix forward(ops::Context& context, std::span<const SequenceStep> steps,
+                         const StepOptions& options) const override;
+  /// Refused: a gate is fitted by `coterie gate`, its models are trained one by one.
+  double loss(ops::Context& context, std::span<const SequenceStep> steps, const LossOptions& options) const override;
+  /// Walks the models one after another.
+  void visit(layers::TensorVisitor& visitor) const override;
+  void rebind(layers::TensorVisitor& visitor) override;
+  bool cache_holds(int64_t before, int64_t after) const override;
+
+  const Gate& gate() const { return gate_; }
+  std::span<const Model> models() const { return models_; }
+  /// Weights [N] for every position, in place of the gate's: those of a prompt.
+  void fix(std::vector<double> weights);
+  /// Hears the weights [rows, N] of all logits that are made.
+  void listen(std::function<void(tensor::ConstMatrix weights)> on_weights) { on_weights_ = std::move(on_weights); }
+
+ private:
+  tensor::Matrix weigh(ops::Context& context, std::span<const SequenceStep> steps, tensor::Matrix weights) const;
+
+  std::vector<Model> models_;
+  std::vector<int64_t> first_layer_;  // [N]
+  Gate gate_;
+  ModelSpec spec_;
+  std::vector<double> fixed_;
+  std::function<void(tensor::ConstMatrix weights)> on_weights_;
+};
+
+/// The models of `gate` in one: a Model over all their files, with the tokenizer of the first and the first chat
+/// template. Refuses models whose tokenizers differ. `folder`: the gate's, which paths are relative to.
+struct GatedModel {
+  Model model;
+  GatedDecoder* decoder;  // model's
+};
+GatedModel open_gated(const Gate& gate, const std::filesystem::path& folder, const OpenOptions& options = {});
+/// The models one by one, with the same refusals.
+std::vector<Model> open_models(const Gate& gate, const std::filesystem::path& folder, const OpenOptions& options = {});
+
+}  // namespace coterie::models

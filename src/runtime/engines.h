@@ -1,0 +1,67 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "models/gate.h"
+#include "runtime/engine.h"
+#include "text/tokenizer.h"
+
+namespace coterie::models {
+class GatedDecoder;
+}
+
+namespace coterie::runtime {
+
+/// What a gate has decided so far.
+struct GateReport {
+  models::Gate::Kind kind;
+  std::vector<std::string> models;  // their names
+  // prompt: of the last prompt, before all but top_k were left out. Otherwise: the mean over `positions`.
+  std::vector<double> weights;
+  std::vector<int64_t> answered;  // prompts that each model answered, or took part in; positions where it weighed most
+  int64_t positions = 0;
+};
+
+/// What answers a prompt: the engine of one model, or of one or all of the models behind a gate (models/gate.h). A
+/// prompt gate that lets one model answer has an engine for each; otherwise the models run together, as one.
+class Engines {
+ public:
+  Engines(models::Model model, const EngineOptions& options);
+  /// The gate in `folder` and its models. Throws as read_gate, open_model and Engine do.
+  Engines(const std::filesystem::path& folder, const models::OpenOptions& open, const EngineOptions& options);
+  Engines(Engines&&) noexcept;
+  ~Engines();
+
+  /// The engine that answers `prompt`: the reader reads it where a prompt gate has to choose. Throws bad_input for a
+  /// prompt without tokens, or longer than the reader's context.
+  Engine& choose(std::span<const text::TokenId> prompt);
+  /// The same for a text, which is not looked at where there is nothing to choose.
+  Engine& choose(std::string_view text);
+  /// Any of them: all have the same tokenizer.
+  Engine& front() { return *engines_.front(); }
+  std::span<const std::unique_ptr<Engine>> all() const { return engines_; }
+  const std::string& name() const { return name_; }
+
+  /// Nothing for a model without a gate.
+  std::optional<GateReport> report() const;
+
+ private:
+  std::vector<double> read(std::span<const text::TokenId> prompt);
+  bool chooses() const { return gate_ && gate_->kind == models::Gate::Kind::prompt; }
+
+  std::string name_;
+  std::optional<models::Gate> gate_;
+  std::vector<std::unique_ptr<Engine>> engines_;
+  std::unique_ptr<Engine> reader_;  // where none of engines_ is the reader's alone
+  models::GatedDecoder* together_ = nullptr;
+  std::unique_ptr<GateReport> report_;  // stays where it is: it is written to while a step runs
+};
+
+}  // namespace coterie::runtime
