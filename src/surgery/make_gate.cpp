@@ -175,7 +175,9 @@ class Maker {
         logits);
   }
 
-  void read_states() {
+  /// States by the reader, and where it is asked for what each model gives to the token that comes, over the vocabulary
+  /// that all of them have.
+  void read_all() {
     models::GateReader tap(std::ssize(reader().decoder->spec().blocks), [&](int64_t row, std::span<const double> x) {
       const auto [piece, position] = rows_[static_cast<size_t>(row)];
       const auto [at, share] = sample(piece, position);
@@ -183,29 +185,28 @@ class Maker {
       float* into = sets_[pieces_[piece].held_out].samples.x.data() + at * std::ssize(x);
       for (size_t d = 0; d < x.size(); ++d) into[d] += static_cast<float>(share * x[d]);
     });
-    read(reader(), &tap, {});
+    if (labels()) return read(reader(), &tap, {});
+    for (size_t m = 0; m < models_.size(); ++m)
+      read(models_[m], static_cast<int64_t>(m) == gate_.reader ? &tap : nullptr,
+           [&](std::span<const Prompt>, tensor::ConstMatrix logits) { add_likelihoods(m, logits); });
   }
 
-  /// What each model gives to the token that comes, over the vocabulary that all of them have.
-  void read_likelihoods() {
-    for (size_t m = 0; m < models_.size(); ++m)
-      read(models_[m], nullptr, [&](std::span<const Prompt>, tensor::ConstMatrix logits) {
-        std::vector<double> log_p(rows_.size());
-        context_.pool.each(logits.rows, [&](int64_t r, int) {
-          const auto [piece, position] = rows_[static_cast<size_t>(r)];
-          if (sample(piece, position).first < 0) return;
-          const int32_t next = pieces_[piece].prompt.ids[static_cast<size_t>(position) + 1];
-          log_p[static_cast<size_t>(r)] =
-              static_cast<double>(logits.row(r)[next]) - ops::log_sum_exp(logits.row(r), vocabulary_);
-        });
-        for (size_t r = 0; r < rows_.size(); ++r) {
-          const auto [piece, position] = rows_[r];
-          const int64_t at = sample(piece, position).first;
-          if (at >= 0)
-            sets_[pieces_[piece].held_out].samples.log_p[static_cast<size_t>(at * gate_.count()) + m] +=
-                static_cast<float>(log_p[r]);
-        }
-      });
+  void add_likelihoods(size_t model, tensor::ConstMatrix logits) {
+    std::vector<double> log_p(rows_.size());
+    context_.pool.each(logits.rows, [&](int64_t r, int) {
+      const auto [piece, position] = rows_[static_cast<size_t>(r)];
+      if (sample(piece, position).first < 0) return;
+      const int32_t next = pieces_[piece].prompt.ids[static_cast<size_t>(position) + 1];
+      log_p[static_cast<size_t>(r)] =
+          static_cast<double>(logits.row(r)[next]) - ops::log_sum_exp(logits.row(r), vocabulary_);
+    });
+    for (size_t r = 0; r < rows_.size(); ++r) {
+      const auto [piece, position] = rows_[r];
+      const int64_t at = sample(piece, position).first;
+      if (at >= 0)
+        sets_[pieces_[piece].held_out].samples.log_p[static_cast<size_t>(at * gate_.count()) + model] +=
+            static_cast<float>(log_p[r]);
+    }
   }
 
   /// A model's samples count together as much as another's.
@@ -229,8 +230,8 @@ class Maker {
 
   void fit(GateMade& made) {
     collect();
-    read_states();
-    labels() ? label() : read_likelihoods();
+    read_all();
+    if (labels()) label();
     GateFitting fitting{recipe_.steps, recipe_.weight_decay, {}};
     if (on_progress_) fitting.on_step = [&](int64_t step) { on_progress_("fitting the gate", step, recipe_.steps); };
     fit_gate(sets_[0].samples, fitting, context_.pool, gate_);

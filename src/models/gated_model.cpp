@@ -1,0 +1,76 @@
+#include <map>
+#include <utility>
+
+#include "models/gated_decoder.h"
+#include "models/same_tokenizer.h"
+
+namespace coterie::models {
+
+namespace {
+
+/// The files of all models; a tensor's name begins with the number of its model.
+class JointSource final : public checkpoint::TensorSource {
+ public:
+  explicit JointSource(std::span<const Model> models) {
+    for (size_t i = 0; i < models.size(); ++i) {
+      const checkpoint::TensorSource& source = *models[i].source;
+      bytes_ += source.file_bytes();
+      where_ += (i ? ", " : "") + source.where();
+      for (checkpoint::TensorInfo info : source.tensors()) {
+        const std::string file = source.file_of(info);
+        info.name = std::to_string(i) + "." + info.name;
+        files_[info.name] = {tensors_.size(), file};
+        tensors_.push_back(std::move(info));
+      }
+    }
+  }
+  checkpoint::Format format() const override { return checkpoint::Format::safetensors; }
+  std::string where() const override { return where_; }
+  std::span<const checkpoint::TensorInfo> tensors() const override { return tensors_; }
+  const checkpoint::TensorInfo* find(std::string_view name) const override {
+    const auto found = files_.find(name);
+    return found == files_.end() ? nullptr : &tensors_[found->second.first];
+  }
+  const checkpoint::Metadata& metadata() const override { return metadata_; }
+  int64_t file_bytes() const override { return bytes_; }
+  std::string file_of(const checkpoint::TensorInfo& tensor) const override { return files_.at(tensor.name).second; }
+
+ private:
+  std::vector<checkpoint::TensorInfo> tensors_;
+  std::map<std::string, std::pair<size_t, std::string>, std::less<>> files_;
+  checkpoint::Metadata metadata_;
+  std::string where_;
+  int64_t bytes_ = 0;
+};
+
+}  // namespace
+
+std::vector<Model> open_models(const Gate& gate, const std::filesystem::path& folder, const OpenOptions& options) {
+  std::vector<Model> models;
+  for (const std::filesystem::path& path : gate.models) {
+    models.push_back(open_model((folder / path).lexically_normal(), options));
+    if (models.size() > 1) require_same_tokenizer(models.front(), models.back());
+  }
+  return models;
+}
+
+GatedModel open_gated(const Gate& gate, const std::filesystem::path& folder, const OpenOptions& options) {
+  std::vector<Model> models = open_models(gate, folder, options);
+  GatedModel result;
+  Model& whole = result.model;
+  whole.path = {checkpoint::ModelPath::Kind::safetensors_folder, folder, {}};
+  whole.name = gate_name(folder);
+  whole.source = std::make_unique<JointSource>(models);
+  whole.tokenizer = models.front().tokenizer;
+  whole.no_tokenizer = models.front().no_tokenizer;
+  for (const Model& model : models) {
+    if (!whole.chat_template) whole.chat_template = model.chat_template;
+    whole.warnings.insert(whole.warnings.end(), model.warnings.begin(), model.warnings.end());
+  }
+  auto decoder = std::make_unique<GatedDecoder>(std::move(models), gate);
+  result.decoder = decoder.get();
+  whole.decoder = std::move(decoder);
+  return result;
+}
+
+}  // namespace coterie::models
