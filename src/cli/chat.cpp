@@ -172,6 +172,7 @@ void add_chat(CLI::App& app, Action& action) {
   command->add_flag("-q,--quiet", options->quiet, "No line of statistics after an answer");
   options->sampling.add(*command);
   options->model.add_routing(*command);
+  options->model.add_adapter(*command);
   options->model.add_engine(*command, true);
   command->footer(
       "Examples:\n"

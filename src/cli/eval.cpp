@@ -145,6 +145,7 @@ void add_eval(CLI::App& app, Action& action) {
       ->check(at_least(1));
   command->add_flag("--json", options->json, "As JSON");
   options->model.add_routing(*command);
+  options->model.add_adapter(*command);
   options->model.add_engine(*command, false);
   command->footer(
       "The text is cut into windows, one after the other, each behind the token that begins a text where the model "

@@ -237,6 +237,7 @@ void add_logits(CLI::App& app, Action& action) {
                     "Also write the loss's gradient by each tensor of the model, grad.NAME f32, all sequences as one "
                     "batch; takes memory for the model in f32, its gradients and every layer's activations");
   options->model.add_routing(*command);
+  options->model.add_adapter(*command);
   options->model.add_engine(*command, false);
   command->footer(
       "The loss is the mean cross-entropy of the next token, and what the family's reference adds to it.\n"

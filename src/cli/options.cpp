@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 #include <random>
+#include <tuple>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
@@ -58,6 +59,17 @@ std::string unescaped(std::string_view text) {
 
 }  // namespace
 
+std::pair<std::filesystem::path, double> read_adapter_option(const std::string& argument) {
+  const size_t colon = argument.rfind(':');
+  double factor = 1;
+  if (colon == std::string::npos || colon == 0 || std::filesystem::exists(argument) ||
+      !parse_number(std::string_view(argument).substr(colon + 1), factor))
+    return {argument, 1};
+  if (!std::isfinite(factor))
+    base::fail(base::ErrorKind::bad_input, "--adapter", "the scale of \"{}\" is no finite number", argument);
+  return {argument.substr(0, colon), factor};
+}
+
 CLI::Validator at_least(int64_t least) {
   return CLI::Validator(
       [least](std::string& text) {
@@ -83,6 +95,12 @@ void ModelOptions::add_routing(CLI::App& app) {
                  "capacity[:F[:position|:probability][:next-best]] do what training does; several by commas")
       ->type_name("RULE");
   app.add_flag("--strict", strict, "Refuse config keys that nothing here knows, instead of warning");
+}
+
+void ModelOptions::add_adapter(CLI::App& app) {
+  app.add_option("--adapter", adapter,
+                 "Lay an adapter (LoRA, as peft and coterie tune write it) over the weights; what it adds times SCALE")
+      ->type_name("DIR[:SCALE]");
 }
 
 void ModelOptions::add_engine(CLI::App& app, bool with_context) {
@@ -111,6 +129,7 @@ models::OpenOptions ModelOptions::open_options() const {
   options.strict = strict;
   options.experts_per_token = experts_per_token;
   if (!router.empty()) read_router_option(router, options);
+  if (!adapter.empty()) std::tie(options.adapter, options.adapter_factor) = read_adapter_option(adapter);
   return options;
 }
 

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "models/model.h"
@@ -17,6 +18,9 @@ namespace coterie::cli {
 /// A check of CLI11 that says what was found and what is expected, in place of its ranges to the largest double.
 CLI::Validator at_least(int64_t least);
 
+/// DIR or DIR:SCALE.
+std::pair<std::filesystem::path, double> read_adapter_option(const std::string& argument);
+
 /// Options of every command that runs a model.
 struct ModelOptions {
   std::string model;
@@ -26,10 +30,12 @@ struct ModelOptions {
   std::string cache_type;
   std::optional<int64_t> experts_per_token;
   std::string router;
+  std::string adapter;
   bool strict = false, file_pages = false;
 
   void add_model(CLI::App& app, bool gates = false);  // MODEL; with `gates`, one of those, too
   void add_routing(CLI::App& app);                    // --experts-per-token, --router, --strict
+  void add_adapter(CLI::App& app);                    // --adapter
   void add_engine(CLI::App& app, bool context);       // --threads, --context, --precision, --cache-type
 
   models::OpenOptions open_options() const;

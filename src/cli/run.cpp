@@ -125,6 +125,7 @@ void add_run(CLI::App& app, Action& action) {
   command->add_flag("-q,--quiet", options->quiet, "No line of statistics");
   options->sampling.add(*command);
   options->model.add_routing(*command);
+  options->model.add_adapter(*command);
   options->model.add_engine(*command, true);
   command->footer(
       "Examples:\n"

@@ -24,6 +24,8 @@ struct Batch {
   // The embedded tokens [N, D] as the first block got them, for models whose shared blocks read them again (Zamba).
   tensor::ConstMatrix embedded = {};
   std::span<const int32_t> ids = {};  // [N]; for routers that go by the token itself (hash layers)
+  // Of the values inside each routed expert (ops/experts.h), in training.
+  float expert_dropout = 0;
   // A step of training: routers draw their noise and jitter and keep to their capacity.
   bool training = false;
 

@@ -93,7 +93,7 @@ void Block::forward(const Batch& batch, int64_t layer, tensor::Matrix x) const {
   const tensor::ConstMatrix ffn_input = normed(ffn_norm_, x);
   if (batch.tap) batch.tap->ffn_input(layer, ffn_input);
   if (const auto* moe = std::get_if<Moe>(&ffn_)) moe->forward(batch, layer, ffn_input, y);
-  if (const auto* dense = std::get_if<DenseFfn>(&ffn_)) dense->forward(context, ffn_input, y);
+  if (const auto* dense = std::get_if<DenseFfn>(&ffn_)) dense->forward(batch, ffn_input, y);
   if (ffn_post_norm_) ffn_post_norm_->forward(context, y, y);
   drop(batch, layer, 1, y);
   ops::add(context, y, x, residual_multiplier_);

@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "ops/matmul.h"
 #include "tensor/buffer.h"
 #include "tensor/view.h"
 
@@ -26,10 +27,24 @@ struct Vector {
   const float* data() const { return values.size() ? values.data() : nullptr; }
 };
 
+/// What tuning lays over a projection that stays as it is (layers/overlay.h computes it); empty: nothing. The memory is
+/// that of whoever laid it there.
+struct Overlay {
+  ops::LowRank low_rank;
+  // DoRA (Liu et al. 2024, arXiv:2402.09353): what comes out is multiplied by magnitude / norm, where norm is that of
+  // each row of W + scale · B·A; null: LoRA.
+  const float *magnitude = nullptr, *norm = nullptr;  // [outputs]
+  float dropout = 0;                                  // of what A reads, in training
+  uint64_t place = 0;                                 // of its draws (ops/dropout.h)
+
+  explicit operator bool() const { return static_cast<bool>(low_rank); }
+};
+
 /// A projection and its bias: y = x · Wᵀ + b.
 struct Linear {
   tensor::Weight weight;  // [outputs, inputs]
   Vector bias;
+  Overlay overlay;
 };
 
 class TensorVisitor {
@@ -64,6 +79,23 @@ class TensorVisitor {
   /// [experts, n]: a vector for each expert.
   virtual void vectors(const Tensor& tensor, int64_t experts, int64_t n, Vector& slot) {
     table(tensor, experts, n, slot);
+  }
+
+  /// Where an overlay may lie over the weight of this path: called after the weight by layers whose forward pass reads
+  /// the overlay, and by no others.
+  virtual void overlay(const Tensor& tensor, int64_t rows, int64_t cols, Overlay& slot) {
+    (void)tensor, (void)rows, (void)cols, (void)slot;
+  }
+  /// The same for a stack: one for each expert.
+  virtual void overlays(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols,
+                        std::vector<ops::LowRank>& slots) {
+    (void)tensor, (void)experts, (void)rows, (void)cols, (void)slots;
+  }
+
+  /// A projection that reads overlays: as linear().
+  void overlaid(const std::string& path, Place place, int64_t rows, int64_t cols, bool bias, Linear& slot) {
+    linear(path, place, rows, cols, bias, slot);
+    overlay({path, place}, rows, cols, slot.overlay);
   }
 
   /// A projection: `path` for the weight, `path`.bias for the bias if it has one.

@@ -31,7 +31,7 @@ class BoundDecoder : public Decoder {
   struct Pass {
     layers::Tap* tap = nullptr;
     const layers::RouterLoss* router_loss = nullptr;
-    float dropout = 0;
+    float dropout = 0, expert_dropout = 0;
     bool recompute = false, training = false;
   };
   std::shared_ptr<const Rows> lay_out(std::span<const SequenceStep> steps, bool scored) const;

@@ -88,6 +88,7 @@ tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, const std::shared
                                 .router_loss = pass.router_loss,
                                 .embedded = embedded,
                                 .ids = rows->ids,
+                                .expert_dropout = pass.expert_dropout,
                                 .training = pass.training};
       network_.blocks[static_cast<size_t>(at)].forward(batch, at, x);
       if (tap) tap->block(at, x);
@@ -132,12 +133,14 @@ tensor::Matrix BoundDecoder::forward(ops::Context& context, std::span<const Sequ
 
 double BoundDecoder::loss(ops::Context& context, std::span<const SequenceStep> steps,
                           const LossOptions& options) const {
-  base::require(options.training || options.dropout == 0, "decoder", "dropout is for training");
+  base::require(options.training || (options.dropout == 0 && options.expert_dropout == 0), "decoder",
+                "dropout is for training");
   const std::shared_ptr<const Rows> rows = lay_out(steps, true);
   if (rows->ids.empty()) return 0;
   const tensor::ArenaScope scope(context.arena);
   const tensor::Matrix x = run_blocks(
-      context, rows, {options.tap, options.router_loss, options.dropout, options.recompute, options.training});
+      context, rows,
+      {options.tap, options.router_loss, options.dropout, options.expert_dropout, options.recompute, options.training});
   network_.final_norm.forward(context, x, x);
   const ops::HeadShape head{network_.head(), 1 / spec_.logits_scaling, spec_.logits_softcap, network_.head_bias()};
   return ops::next_token_loss(context, x, head, rows->targets, options.gradient_weight);

@@ -41,6 +41,8 @@ struct LossOptions {
   // The share of what each mixer and FFN gives that is dropped before it is added to the residual stream, keyed by
   // SequenceStep::random_key, position and layer.
   float dropout = 0;
+  // The same of the values inside each routed expert (ops/experts.h).
+  float expert_dropout = 0;
   // Routers draw their noise and jitter, keyed likewise, and keep to their capacity.
   bool training = false;
   // Under a tape: keep what goes into each block alone, and run the block once more on the way back.

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "layers/moe/routers/kind.h"
+#include "models/adapter.h"
 #include "models/bound_decoder.h"
 #include "models/families/family.h"
 #include "models/gguf_metadata.h"
@@ -221,6 +222,7 @@ Model open_model(std::unique_ptr<checkpoint::TensorSource> source, const OpenOpt
   model.source = std::move(source);
   ModelSpec spec = read_gguf(*model.source, options.strict);
   apply(options, spec);
+  base::require(options.adapter.empty(), "open_model", "adapters are laid over models that are opened by their path");
   model.warnings = spec.warnings;
   model.decoder = bind_decoder(spec, *model.source, &model.warnings);
   if (const auto* name = meta<std::string>(*model.source, "general.name")) model.name = *name;
@@ -238,6 +240,10 @@ Model open_model(const std::filesystem::path& path, const OpenOptions& options) 
   const ModelSpec spec = read_spec(model.path, model.source.get(), options);
   model.warnings = spec.warnings;
   model.decoder = bind_decoder(spec, *model.source, &model.warnings);
+  if (!options.adapter.empty()) {
+    model.adapter = std::make_shared<Adapter>(Adapter::load(*model.decoder, options.adapter));
+    model.adapter->lay_over(*model.decoder, options.adapter_factor);
+  }
   const bool gguf = model.source->format() == checkpoint::Format::gguf;
   const auto* name = meta<std::string>(*model.source, "general.name");
   const std::filesystem::path absolute = std::filesystem::absolute(path).lexically_normal();

@@ -13,6 +13,8 @@
 
 namespace coterie::models {
 
+class Adapter;
+
 struct OpenOptions {
   bool strict = false;                       // unknown config keys are an error, not a warning
   std::optional<int64_t> experts_per_token;  // --experts-per-token
@@ -22,6 +24,10 @@ struct OpenOptions {
   std::optional<float> router_jitter;  // jitter:E; 0 for the model's own
   bool router_capacity = false;        // capacity, by router_limit or else the model's own
   std::optional<layers::RouterSpec::Capacity> router_limit;
+  // --adapter: a folder of low-rank matrices to lay over the weights (models/adapter.h), what they add times the
+  // factor.
+  std::filesystem::path adapter = {};
+  double adapter_factor = 1;
 
   bool changes_routers() const { return router_sample || router_noise || router_jitter || router_capacity; }
 };
@@ -38,10 +44,11 @@ ModelSpec read_spec(const checkpoint::ModelPath& path, const checkpoint::TensorS
 void apply(const OpenOptions& options, ModelSpec& spec);
 
 /// A model ready to run: its files mapped, its tensors found, checked against the spec, and bound. Throws naming
-/// the file and tensor when one is missing, surplus or of the wrong shape.
+/// the file and tensor when one is missing, surplus or of the wrong shape, and what Adapter::load throws.
 struct Model {
   checkpoint::ModelPath path;
   std::unique_ptr<checkpoint::TensorSource> source;
+  std::shared_ptr<Adapter> adapter;  // laid over the decoder's weights; null: none
   std::unique_ptr<Decoder> decoder;
   std::optional<text::Tokenizer> tokenizer;
   std::string no_tokenizer;  // why there is none, for commands that need one

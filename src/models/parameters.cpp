@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "layers/resident_state.h"
+#include "models/adapter.h"
 #include "models/names/merged_rows.h"
 #include "models/score.h"
 #include "quant/codec.h"
@@ -19,20 +20,29 @@ using tensor::Weight;
 
 class Counter : public TensorVisitor {
  public:
-  void matrix(const Tensor&, int64_t rows, int64_t cols, Weight&) override { matrices += rows * cols; }
-  void vector(const Tensor&, int64_t n, layers::Vector&) override { vectors += n; }
-  void stack(const Tensor&, int64_t experts, int64_t rows, int64_t cols, std::vector<Weight>&) override {
-    matrices += experts * rows * cols;
+  explicit Counter(Parameters::Chosen chosen) : chosen_(chosen) {}
+  void matrix(const Tensor& tensor, int64_t rows, int64_t cols, Weight&) override {
+    if (chosen_(tensor)) matrices += rows * cols;
+  }
+  void vector(const Tensor& tensor, int64_t n, layers::Vector&) override {
+    if (chosen_(tensor)) vectors += n;
+  }
+  void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, std::vector<Weight>&) override {
+    if (chosen_(tensor)) matrices += experts * rows * cols;
   }
   int64_t matrices = 0, vectors = 0;
+
+ private:
+  Parameters::Chosen chosen_;
 };
 
 class Mover : public TensorVisitor {
  public:
-  Mover(float* values, float* gradient, std::vector<Parameter>& list)
-      : values_(values), gradient_(gradient), list_(list) {}
+  Mover(Parameters::Chosen chosen, float* values, float* gradient, std::vector<Parameter>& list)
+      : chosen_(chosen), values_(values), gradient_(gradient), list_(list) {}
 
   void matrix(const Tensor& tensor, int64_t rows, int64_t cols, Weight& slot) override {
+    if (!chosen_(tensor)) return;
     add(tensor, {rows, cols}, values_, true);
     slot = move(slot);
   }
@@ -41,6 +51,7 @@ class Mover : public TensorVisitor {
     add_vector(tensor, {rows, cols}, slot);
   }
   void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, std::vector<Weight>& slots) override {
+    if (!chosen_(tensor)) return;
     add(tensor, {experts, rows, cols}, values_, true);
     for (Weight& slot : slots) slot = move(slot);
   }
@@ -52,6 +63,7 @@ class Mover : public TensorVisitor {
     gradient_ += count;
   }
   void add_vector(const Tensor& tensor, const tensor::Shape& shape, layers::Vector& slot) {
+    if (!chosen_(tensor)) return;
     if (slot.minus_exp)
       throw base::Error(base::ErrorKind::unsupported, tensor.path, "the file holds -exp of this parameter",
                         "train from the Hugging Face form of the model");
@@ -64,18 +76,34 @@ class Mover : public TensorVisitor {
     return to;
   }
 
+  Parameters::Chosen chosen_;
   float *values_, *gradient_;
   std::vector<Parameter>& list_;
 };
 
 }  // namespace
 
-Parameters::Parameters(Decoder& decoder) {
-  Counter counter;
+Parameters::Parameters(Decoder& decoder) : Parameters(decoder, [](const TensorVisitor::Tensor&) { return true; }) {}
+
+Parameters::Parameters(Adapter& adapter) : list_(adapter.parameters()) {
+  int64_t count = 0;
+  for (const Parameter& p : list_) count += p.count;
+  gradient_ = tensor::Buffer<float>(count);
+  float* at = gradient_.data();
+  for (Parameter& p : list_) {
+    p.gradient = at;
+    at += p.count;
+    gradients_.add(p.values, p.count, p.gradient);
+  }
+  clear_gradients();
+}
+
+Parameters::Parameters(Decoder& decoder, Chosen chosen) {
+  Counter counter(chosen);
   decoder.visit(counter);
   values_ = tensor::Buffer<float>(counter.matrices);
   gradient_ = tensor::Buffer<float>(counter.matrices + counter.vectors);
-  Mover mover(values_.data(), gradient_.data(), list_);
+  Mover mover(chosen, values_.data(), gradient_.data(), list_);
   decoder.rebind(mover);
   for (const Parameter& p : list_)
     if (p.trained) gradients_.add(p.values, p.count, p.gradient);

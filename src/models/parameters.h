@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/function_ref.h"
 #include "checkpoint/tensor_sink.h"
 #include "checkpoint/tensor_source.h"
 #include "layers/tensor_list.h"
@@ -27,17 +28,27 @@ struct Parameter {
   bool matrix;   // multiplied with activations, or looked up: not a norm, a bias, a convolution's taps or A_log
 };
 
+class Adapter;
+
 /// The weights of a decoder as f32 in memory of their own, to be changed, and their gradients.
 class Parameters {
  public:
+  using Chosen = base::FunctionRef<bool(const layers::TensorVisitor::Tensor& tensor)>;
+
   /// Decodes every weight and points the decoder at the copies; it must not outlive this. Refuses (unsupported) files
   /// that hold another form of a parameter (GGUF's -exp of A_log).
   explicit Parameters(Decoder& decoder);
+  /// Of those that `chosen` names. The others are frozen: they stay where they are, in whatever format, are not listed
+  /// and take no memory here; what the decoder was bound to must outlive it.
+  Parameters(Decoder& decoder, Chosen chosen);
+  /// An adapter's matrices, which stay where they are: the adapter must outlive this.
+  explicit Parameters(Adapter& adapter);
 
   std::span<const Parameter> list() const { return list_; }
   /// For ops::Tape.
   const ops::ParameterGradients& gradients() const { return gradients_; }
   void clear_gradients();
+  /// Values that are listed.
   int64_t count() const { return gradient_.size(); }
 
  private:

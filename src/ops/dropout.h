@@ -20,4 +20,8 @@ struct DropoutRow {
 /// apart what is dropped at one position: below 2^32, another for each layer and use. By Philox (base/rng.h).
 void dropout(Context& context, tensor::Matrix x, float rate, std::span<const DropoutRow> rows, uint64_t place);
 
+/// What that multiplies a piece of one row by, the values of columns [col, col + n), col a multiple of 4: for ops that
+/// drop while they have a row in hand. n values.
+void drop_piece(float* values, int64_t col, int64_t n, float rate, const DropoutRow& row, uint64_t place);
+
 }  // namespace coterie::ops

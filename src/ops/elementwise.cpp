@@ -71,6 +71,13 @@ void add_gated(Context& context, ConstMatrix x, ConstMatrix gate, Matrix y) {
   });
 }
 
+void activate(Context& context, kernels::Activation activation, Matrix x) {
+  if (context.tape) record_activate(*context.tape, activation, x);
+  for_rows(context, x.rows, x.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) context.kernels.vector.activate(activation, x.row(r), nullptr, x.cols);
+  });
+}
+
 void gate(Context& context, kernels::Activation activation, Matrix gate, ConstMatrix x) {
   require(x.rows == gate.rows && x.cols == gate.cols, "gate", "x is [{}, {}], the gate [{}, {}]", x.rows, x.cols,
           gate.rows, gate.cols);

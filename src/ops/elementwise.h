@@ -30,6 +30,9 @@ void copy_rows(Context& context, ConstMatrix x, std::span<const int64_t> rows, M
 void add(Context& context, ConstMatrix x, Matrix y, float scale = 1);
 /// x *= factor.
 void scale(Context& context, Matrix x, float factor);
+/// x[n, i] = x[n, i] * (factor[i] / divisor[i]) + bias[i]. factor, divisor, bias [D]; bias may be null. The divisor is
+/// a constant: it gets no gradient.
+void scale_columns(Context& context, Matrix x, const float* factor, const float* divisor, const float* bias);
 /// x = cap * tanh(x / cap) (Gemma 2, arXiv:2408.00118, section 2). cap > 0.
 void softcap(Context& context, Matrix x, float cap);
 /// x = clamp(x, -limit, limit) (OLMo's clip_qkv).
@@ -37,6 +40,8 @@ void clamp(Context& context, Matrix x, float limit);
 /// y[n] = sigmoid(gate[n]) * x[n] + y[n]. gate [N, 1] (Qwen2-MoE's shared expert).
 void add_gated(Context& context, ConstMatrix x, ConstMatrix gate, Matrix y);
 
+/// x = activation(x).
+void activate(Context& context, kernels::Activation activation, Matrix x);
 /// gate = activation(gate) * x.
 void gate(Context& context, kernels::Activation activation, Matrix gate, ConstMatrix x);
 

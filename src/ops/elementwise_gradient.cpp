@@ -85,6 +85,21 @@ void record_add_gated(Tape& tape, ConstMatrix x, ConstMatrix gate, Matrix y) {
 }
 
 // g = act(g) x
+void record_activate(Tape& tape, kernels::Activation activation, Matrix x) {
+  const ConstMatrix saved = tape.save(x);
+  tape.record({x}, [activation, x, saved](Reverse& back) {
+    const Matrix dx = back.gradient(x);
+    const Matrix value = back.context().arena.matrix(x.rows, x.cols),
+                 slope = back.context().arena.matrix(x.rows, x.cols);
+    for_rows(back.context(), x.rows, x.cols, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        back.context().kernels.vector.activation_slope(activation, saved.row(r), value.row(r), slope.row(r), x.cols);
+        for (int64_t i = 0; i < x.cols; ++i) dx.row(r)[i] *= slope.row(r)[i];
+      }
+    });
+  });
+}
+
 void record_gate(Tape& tape, kernels::Activation activation, Matrix gate, ConstMatrix x) {
   const ConstMatrix saved_gate = tape.save(gate), saved = tape.save(x);
   tape.record({gate}, [activation, gate, x, saved_gate, saved](Reverse& back) {

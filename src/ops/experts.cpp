@@ -1,11 +1,13 @@
 #include "ops/experts.h"
 
 #include <algorithm>
+#include <functional>
 #include <vector>
 
 #include "base/error.h"
 #include "ops/gated.h"
 #include "ops/gradients.h"
+#include "ops/low_rank_job.h"
 #include "ops/matmul_job.h"
 #include "ops/products.h"
 #include "ops/rows.h"
@@ -21,10 +23,15 @@ struct Kept {
   std::vector<ExpertOutput> outputs;
   GateRule rule;
   Precision precision;
-  ConstMatrix x;     // [N, D] saved
-  Matrix gate, up;   // [slots, F] before the activation; gate is empty where experts have none
+  ConstMatrix x;              // [N, D] saved
+  Matrix gate = {}, up = {};  // [slots, F] before the activation; gate is empty where experts have none
+  // Where weights have overlays: x · Aᵀ and h · Aᵀ [slots, r], low_gate empty where gate and up have one A.
+  Matrix low_gate = {}, low_up = {}, low_down = {};
   ConstMatrix x_at;  // where x lay
   Matrix y_at;
+  float dropped = 0;
+  const DropoutRow* rows = nullptr;
+  uint64_t place = 0;
 
   bool gated() const { return gate.data != nullptr; }
 };
@@ -42,8 +49,11 @@ class Backward {
   }
 
   void run() {
+    overlay_of_down();
     through_down();
+    overlays_of_inputs();
     weights_of_experts();
+    weights_of_overlays();
     to_tokens();
     clear(context_, dy_);
   }
@@ -55,6 +65,106 @@ class Backward {
   const ExpertInput& input(int64_t e) const { return kept_.inputs[static_cast<size_t>(e)]; }
   const ExpertOutput& output(int64_t e) const { return kept_.outputs[static_cast<size_t>(e)]; }
 
+  // Experts, so many at a time that their weights, where they must be decoded, take no more than 64 MB.
+  template <typename F>
+  void for_groups(const F& values_of, const std::function<void(std::span<const int64_t>)>& body) {
+    constexpr int64_t kMost = 16 << 20;
+    for (size_t begin = 0, end = 0; begin < used_.size(); begin = end) {
+      int64_t values = 0;
+      do values += values_of(used_[end++]);
+      while (end < used_.size() && values + values_of(used_[end]) <= kMost);
+      const tensor::ArenaScope scope(context_.arena);
+      body(std::span(used_).subspan(begin, end - begin));
+    }
+  }
+  static int64_t decoded(const Weight& weight) {
+    return weight.dtype == tensor::DType::f32 ? 0 : weight.rows * weight.cols;
+  }
+
+  // dlow = scale · dy · B, what A of down gets and hands on to h.
+  void overlay_of_down() {
+    if (!kept_.low_down.data) return;
+    dlow_down_ = context_.arena.matrix(plan_.slots(), kept_.low_down.cols);
+    Products products;
+    for (const int64_t e : used_)
+      if (const LowRank& over = output(e).low)
+        products.add(of(dlow_down_, e, over), {{dy_, tokens(e), false, floats(over.b), nullptr, dy_.cols}}, true);
+    products.run(context_);
+    for (const int64_t e : used_)
+      if (const LowRank& over = output(e).low) scale_rows(of(dlow_down_, e, over), over.scale, nullptr);
+  }
+
+  // dlow = scale · dgate · B, of gate and up added up where they have one A.
+  void overlays_of_inputs() {
+    if (!kept_.low_up.data && !kept_.low_gate.data) return;
+    Products products;
+    const auto make = [&](Matrix& into, const Matrix& low) {
+      if (low.data) into = context_.arena.matrix(plan_.slots(), low.cols);
+    };
+    make(dlow_gate_, kept_.low_gate), make(dlow_up_, kept_.low_up);
+    for (const int64_t e : used_) {
+      const ExpertInput& in = input(e);
+      const auto product = [&](Matrix gradient, const LowRank& over) {
+        return Product{gradient.row_range(first(e), last(e)), nullptr, false, floats(over.b), nullptr, gradient.cols};
+      };
+      if (in.gate_low && dlow_gate_.data)
+        products.add(of(dlow_gate_, e, in.gate_low), {product(kept_.gate, in.gate_low)}, true);
+      if (!in.up_low) continue;
+      if (in.gate_low && !dlow_gate_.data)
+        products.add(of(dlow_up_, e, in.up_low), {product(kept_.gate, in.gate_low), product(kept_.up, in.up_low)},
+                     true);
+      else
+        products.add(of(dlow_up_, e, in.up_low), {product(kept_.up, in.up_low)}, true);
+    }
+    products.run(context_);
+    for (const int64_t e : used_) {
+      if (input(e).gate_low && dlow_gate_.data)
+        scale_rows(of(dlow_gate_, e, input(e).gate_low), input(e).gate_low.scale, nullptr);
+      if (input(e).up_low) scale_rows(of(dlow_up_, e, input(e).up_low), input(e).up_low.scale, nullptr);
+    }
+  }
+
+  // dA += dlowᵀ · x, dB += scale · dyᵀ · low.
+  void weights_of_overlays() {
+    Products products;
+    for (const int64_t e : used_) {
+      const int64_t slots = last(e) - first(e);
+      const auto half = [&](const LowRank& over, Matrix low, Matrix dlow, Matrix gradient, bool scales) {
+        if (!over) return;
+        if (scales) scale_rows(of(low, e, over), over.scale, nullptr);
+        if (const Matrix db = back_.gradient(over.b); db.data)
+          products.add(db, {{gradient.row_range(first(e), last(e)), nullptr, true, of(low, e, over), nullptr, slots}});
+        if (const Matrix da = back_.gradient(over.a); dlow.data && da.data)
+          products.add(da, {{of(dlow, e, over), nullptr, true, kept_.x, tokens(e), slots}});
+      };
+      const ExpertInput& in = input(e);
+      half(in.up_low, kept_.low_up, dlow_up_, kept_.up, true);
+      if (kept_.low_gate.data)
+        half(in.gate_low, kept_.low_gate, dlow_gate_, kept_.gate, true);
+      else
+        half(in.gate_low, kept_.low_up, {}, kept_.gate, false);
+      const LowRank& down = output(e).low;
+      if (!down) continue;
+      scale_rows(of(kept_.low_down, e, down), down.scale, plan_.slot_weight.data() + first(e));
+      if (const Matrix db = back_.gradient(down.b); db.data)
+        products.add(db, {{dy_, tokens(e), true, of(kept_.low_down, e, down), nullptr, slots}});
+      if (const Matrix da = back_.gradient(down.a); da.data)
+        products.add(
+            da, {{of(dlow_down_, e, down), nullptr, true, weighted_.row_range(first(e), last(e)), nullptr, slots}});
+    }
+    products.run(context_);
+  }
+
+  /// The rows and the rank of expert e.
+  Matrix of(Matrix low, int64_t e, const LowRank& over) const {
+    return low.row_range(first(e), last(e)).col_range(0, over.a.rows);
+  }
+  ConstMatrix floats(const Weight& weight) { return as_floats(context_, weight); }
+  void scale_rows(Matrix m, float factor, const float* by_row) const {
+    for (int64_t r = 0; r < m.rows; ++r)
+      context_.kernels.vector.scale(m.row(r), by_row ? factor * by_row[r] : factor, m.cols);
+  }
+
   // dh = downᵀ · dy, a piece at a time, and while it is in cache the activation's part. The gradient by a slot's weight
   // is dh · h + dy · bias: pieces leave their sums apart, to be added in order.
   void through_down() {
@@ -63,32 +173,50 @@ class Backward {
       int64_t expert, slot, slots, col, cols;
     };
     const int64_t hidden = kept_.up.cols;
-    std::vector<Piece> pieces;
     std::vector<ConstMatrix> downs(static_cast<size_t>(plan_.experts()));
-    for (const int64_t e : used_) {
-      downs[static_cast<size_t>(e)] = as_floats(context_, output(e).down);
-      for (int64_t s = first(e); s < last(e); s += kSlots)
-        for (int64_t c = 0; c < hidden; c += kCols)
-          pieces.push_back({e, s, std::min(kSlots, last(e) - s), c, std::min(kCols, hidden - c)});
-    }
     const Matrix sums = context_.arena.matrix((hidden + kCols - 1) / kCols, plan_.slots());
     const auto bytes = [](int64_t floats) { return floats * static_cast<int64_t>(sizeof(float)); };
     const WorkerScratch gemm_scratch(context_, bytes(gemm_of(context_).scratch_floats));
     const WorkerScratch piece_scratch(context_, bytes((kSlots + 2) * kCols));
-    context_.pool.each(static_cast<int64_t>(pieces.size()), [&](int64_t index, int worker) {
+    std::vector<Piece> pieces;
+    const auto run_piece = [&](int64_t index, int worker) {
       const Piece& p = pieces[static_cast<size_t>(index)];
       float* const scratch = reinterpret_cast<float*>(piece_scratch.of(worker));
       const Matrix dh(scratch + 2 * kCols, p.slots, p.cols, kCols);
-      const Product product{
-          dy_, plan_.slot_token.data() + p.slot, false, downs[static_cast<size_t>(p.expert)], nullptr, dy_.cols};
-      kernels::GemmTask task = gemm_task(product, dh, 0, p.slots, 0, p.cols);
-      task.b += p.col, task.accumulate = false;
-      task.scratch = reinterpret_cast<float*>(gemm_scratch.of(worker));
-      gemm_of(context_).run(task);
-      for (int64_t i = 0; i < p.slots; ++i)
+      const auto run = [&](const Product& product, bool accumulate) {
+        kernels::GemmTask task = gemm_task(product, dh, 0, p.slots, 0, p.cols);
+        task.b += p.col, task.accumulate = accumulate;
+        task.scratch = reinterpret_cast<float*>(gemm_scratch.of(worker));
+        gemm_of(context_).run(task);
+      };
+      run({dy_, plan_.slot_token.data() + p.slot, false, downs[static_cast<size_t>(p.expert)], nullptr, dy_.cols},
+          false);
+      if (const LowRank& over = output(p.expert).low)
+        run({dlow_down_.row_range(p.slot, p.slot + p.slots),
+             nullptr,
+             false,
+             {reinterpret_cast<const float*>(over.a.data), over.a.rows, over.a.cols},
+             nullptr,
+             over.a.rows},
+            true);
+      for (int64_t i = 0; i < p.slots; ++i) {
+        drop(p.slot + i, p.expert, p.col, p.cols, dh.row(i));
         sums.row(p.col / kCols)[p.slot + i] =
             activate_back(p.slot + i, p.col, p.cols, dh.row(i), scratch, scratch + kCols);
-    });
+        drop(p.slot + i, p.expert, p.col, p.cols, weighted_.row(p.slot + i) + p.col);
+      }
+    };
+    for_groups([&](int64_t e) { return decoded(output(e).down); },
+               [&](std::span<const int64_t> group) {
+                 pieces.clear();
+                 for (const int64_t e : group) {
+                   downs[static_cast<size_t>(e)] = as_floats(context_, output(e).down);
+                   for (int64_t s = first(e); s < last(e); s += kSlots)
+                     for (int64_t c = 0; c < hidden; c += kCols)
+                       pieces.push_back({e, s, std::min(kSlots, last(e) - s), c, std::min(kCols, hidden - c)});
+                 }
+                 context_.pool.each(std::ssize(pieces), run_piece);
+               });
     if (!plan_.weight_gradient) return;
     for (int64_t s = 0; s < plan_.slots(); ++s)
       for (int64_t r = 0; r < sums.rows; ++r) plan_.weight_gradient[s] += sums.row(r)[s];
@@ -101,6 +229,13 @@ class Backward {
         plan_.weight_gradient[s] += static_cast<float>(along);
       }
     }
+  }
+
+  // As the forward dropped h: its gradient, and what down was applied to.
+  void drop(int64_t slot, int64_t expert, int64_t col, int64_t cols, float* values) const {
+    if (kept_.dropped == 0) return;
+    drop_piece(values, col, cols, kept_.dropped, kept_.rows[plan_.slot_token[static_cast<size_t>(slot)]],
+               kept_.place + static_cast<uint64_t>(expert));
   }
 
   // Returns dh · h; `value` and `slope` are scratch.
@@ -166,19 +301,26 @@ class Backward {
   void to_tokens() {
     const Matrix dx = back_.gradient(kept_.x_at);
     const Matrix parts = context_.arena.matrix(plan_.slots(), dx.cols);
-    Products products;
-    for (const int64_t e : used_) {
-      const auto product = [&](const Weight& weight, Matrix gradient) {
-        return Product{gradient.row_range(first(e), last(e)), nullptr, false,
-                       as_floats(context_, weight),           nullptr, gradient.cols};
-      };
-      const Matrix part = parts.row_range(first(e), last(e));
-      if (kept_.gated())
-        products.add(part, {product(input(e).gate, kept_.gate), product(input(e).up, kept_.up)}, true);
-      else
-        products.add(part, {product(input(e).up, kept_.up)}, true);
-    }
-    products.run(context_);
+    for_groups([&](int64_t e) { return decoded(input(e).up) + decoded(input(e).gate); },
+               [&](std::span<const int64_t> group) {
+                 Products products;
+                 for (const int64_t e : group) {
+                   std::vector<Product> chain;
+                   const auto add = [&](const Weight& weight, Matrix gradient) {
+                     chain.push_back({gradient.row_range(first(e), last(e)), nullptr, false,
+                                      as_floats(context_, weight), nullptr, gradient.cols});
+                   };
+                   if (kept_.gated()) add(input(e).gate, kept_.gate);
+                   add(input(e).up, kept_.up);
+                   const auto add_low = [&](const LowRank& over, Matrix dlow) {
+                     if (over && dlow.data)
+                       chain.push_back({of(dlow, e, over), nullptr, false, floats(over.a), nullptr, over.a.rows});
+                   };
+                   add_low(input(e).gate_low, dlow_gate_), add_low(input(e).up_low, dlow_up_);
+                   products.add(parts.row_range(first(e), last(e)), chain, true);
+                 }
+                 products.run(context_);
+               });
     for_rows(context_, dx.rows, dx.cols, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t)
         for (int64_t c = plan_.token_offset[static_cast<size_t>(t)]; c < plan_.token_offset[static_cast<size_t>(t) + 1];
@@ -193,39 +335,96 @@ class Backward {
   Reverse& back_;
   Context& context_;
   Matrix dy_, weighted_;
-  std::vector<int64_t> used_;  // experts with slots
+  Matrix dlow_gate_, dlow_up_, dlow_down_;  // [slots, r]
+  std::vector<int64_t> used_;               // experts with slots
 };
 
 }  // namespace
 
+namespace {
+
+void drop_hidden(Context& context, const RoutingPlan& plan, const ExpertDropout& dropped, Matrix h) {
+  if (dropped.rate == 0) return;
+  base::require(dropped.rate > 0 && dropped.rate < 1 && std::ssize(dropped.rows) == plan.tokens, "experts",
+                "a dropout of {}, {} rows are named for {} tokens", dropped.rate, dropped.rows.size(), plan.tokens);
+  std::vector<uint64_t> expert(static_cast<size_t>(plan.slots()));
+  for (int64_t e = 0; e < plan.experts(); ++e)
+    std::fill(expert.begin() + plan.expert_offset[static_cast<size_t>(e)],
+              expert.begin() + plan.expert_offset[static_cast<size_t>(e) + 1], static_cast<uint64_t>(e));
+  for_rows(context, h.rows, h.cols * 8, [&](int64_t begin, int64_t end) {
+    for (int64_t s = begin; s < end; ++s)
+      drop_piece(h.row(s), 0, h.cols, dropped.rate,
+                 dropped.rows[static_cast<size_t>(plan.slot_token[static_cast<size_t>(s)])],
+                 dropped.place + expert[static_cast<size_t>(s)]);
+  });
+}
+
+/// bf16 multiplies floats: weights of another format, which are frozen, are decoded for the call.
+void decode_for_bf16(Context& context, const RoutingPlan& plan, std::vector<ExpertInput>& inputs,
+                     std::vector<ExpertOutput>& outputs) {
+  const auto decode = [&](Weight& weight) {
+    if (!weight || weight.dtype == tensor::DType::f32) return;
+    const ConstMatrix floats = as_floats(context, weight);
+    weight = {reinterpret_cast<const std::byte*>(floats.data), tensor::DType::f32, floats.rows, floats.cols};
+  };
+  for (int64_t e = 0; e < plan.experts(); ++e) {
+    if (plan.tokens_of(e).empty()) continue;
+    ExpertInput& in = inputs[static_cast<size_t>(e)];
+    decode(in.gate), decode(in.up), decode(outputs[static_cast<size_t>(e)].down);
+  }
+}
+
+void forward(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span<const ExpertInput> given_inputs,
+             std::span<const ExpertOutput> given_outputs, const GateRule& rule, Matrix h, Matrix y,
+             const ExpertDropout& dropped, const GatedHalves& halves, Matrix low_down) {
+  std::vector<ExpertInput> inputs;
+  std::vector<ExpertOutput> outputs;
+  if (context.precision == Precision::bf16) {
+    inputs.assign(given_inputs.begin(), given_inputs.end()), outputs.assign(given_outputs.begin(), given_outputs.end());
+    decode_for_bf16(context, plan, inputs, outputs);
+    given_inputs = inputs, given_outputs = outputs;
+  }
+  gated_matmul(context, x, plan, given_inputs, rule, h, halves);
+  drop_hidden(context, plan, dropped, h);
+  down_combine(context, h, plan, given_outputs, y, low_down);
+}
+
+}  // namespace
+
 void experts(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span<const ExpertInput> inputs,
-             std::span<const ExpertOutput> outputs, const GateRule& rule, int64_t hidden, Matrix y) {
+             std::span<const ExpertOutput> outputs, const GateRule& rule, int64_t hidden, Matrix y,
+             const ExpertDropout& dropped) {
   base::require(inputs.size() == outputs.size(), "experts", "{} first and {} second halves", inputs.size(),
                 outputs.size());
   const tensor::ArenaScope scratch(context.arena);
   const Matrix h = context.arena.matrix(plan.slots(), hidden);
-  if (!context.tape) {
-    grouped_gated_matmul(context, x, plan, inputs, rule, h);
-    grouped_down_combine(context, h, plan, outputs, y);
-    return;
-  }
+  if (!context.tape) return forward(context, x, plan, inputs, outputs, rule, h, y, dropped, {}, {});
   Tape& tape = *context.tape;
   Context quiet = context;
   quiet.tape = nullptr;
-  Kept kept{plan,
-            {inputs.begin(), inputs.end()},
-            {outputs.begin(), outputs.end()},
-            rule,
-            context.precision,
-            tape.save(x),
-            {},
-            {},
-            x,
-            y};
+  Kept kept{.plan = plan,
+            .inputs = {inputs.begin(), inputs.end()},
+            .outputs = {outputs.begin(), outputs.end()},
+            .rule = rule,
+            .precision = context.precision,
+            .x = tape.save(x),
+            .x_at = x,
+            .y_at = y,
+            .dropped = dropped.rate,
+            .place = dropped.place};
+  if (dropped.rate > 0) kept.rows = tape.save(dropped.rows);
   kept.up = tape.keep(plan.slots(), hidden);
   if (!inputs.empty() && inputs.front().gate) kept.gate = tape.keep(plan.slots(), hidden);
-  gated_matmul(quiet, x, plan, inputs, rule, h, {kept.gate, kept.up});
-  grouped_down_combine(quiet, h, plan, outputs, y);
+  const auto keep_low = [&](auto&& of) {
+    const int64_t rank = largest_rank(plan, of);
+    return rank > 0 ? tape.keep(plan.slots(), rank) : Matrix();
+  };
+  kept.low_up = keep_low([&](int64_t e) -> const LowRank& { return inputs[static_cast<size_t>(e)].up_low; });
+  if (!one_a(plan, inputs))
+    kept.low_gate = keep_low([&](int64_t e) -> const LowRank& { return inputs[static_cast<size_t>(e)].gate_low; });
+  kept.low_down = keep_low([&](int64_t e) -> const LowRank& { return outputs[static_cast<size_t>(e)].low; });
+  forward(quiet, x, plan, inputs, outputs, rule, h, y, dropped, {kept.gate, kept.up, kept.low_gate, kept.low_up},
+          kept.low_down);
   tape.written(h);
   tape.record({y}, [kept = std::move(kept)](Reverse& back) { Backward(kept, back).run(); });
 }

@@ -32,6 +32,7 @@ void record_scale(Tape& tape, Matrix x, float factor);
 void record_softcap(Tape& tape, Matrix x, float cap);
 void record_clamp(Tape& tape, Matrix x, float limit);
 void record_add_gated(Tape& tape, ConstMatrix x, ConstMatrix gate, Matrix y);
+void record_activate(Tape& tape, kernels::Activation activation, Matrix x);
 void record_gate(Tape& tape, kernels::Activation activation, Matrix gate, ConstMatrix x);
 void record_embed(Tape& tape, std::span<const int32_t> ids, const tensor::Weight& table, Matrix y, float scale);
 void record_rope(Tape& tape, const RopeTable& table, std::span<const int32_t> positions, int64_t heads, Matrix x);

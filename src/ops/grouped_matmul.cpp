@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "ops/gated.h"
 #include "ops/gradients.h"
+#include "ops/low_rank_job.h"
 #include "ops/matmul_job.h"
 #include "ops/observer.h"
 #include "ops/rows.h"
@@ -56,7 +57,45 @@ void clamped_swiglu(const kernels::VectorKernels& kernels, const GateRule& rule,
   }
 }
 
+/// x · Aᵀ of what is laid over gates and ups, where there is any.
+class LowHalves {
+ public:
+  LowHalves(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span<const ExpertInput> experts,
+            const GatedHalves& halves) {
+    const auto of_gate = [&](int64_t e) -> const LowRank& { return experts[static_cast<size_t>(e)].gate_low; };
+    const auto of_up = [&](int64_t e) -> const LowRank& { return experts[static_cast<size_t>(e)].up_low; };
+    const int64_t gate_rank = largest_rank(plan, of_gate), up_rank = largest_rank(plan, of_up);
+    rank_ = std::max(gate_rank, up_rank);
+    if (up_rank > 0) {
+      up = halves.low_up.data ? halves.low_up : context.arena.matrix(plan.slots(), up_rank);
+      rows_to_low(context, x, plan, false, of_up, up);
+    }
+    if (gate_rank == 0) return;
+    if (one_a(plan, experts)) {
+      gate = up;
+      return;
+    }
+    gate = halves.low_gate.data ? halves.low_gate : context.arena.matrix(plan.slots(), gate_rank);
+    rows_to_low(context, x, plan, false, of_gate, gate);
+  }
+  int64_t rank() const { return rank_; }
+
+  Matrix gate, up;  // [slots, r], maybe the same
+
+ private:
+  int64_t rank_ = 0;
+};
+
 }  // namespace
+
+bool one_a(const RoutingPlan& plan, std::span<const ExpertInput> experts) {
+  for (int64_t e = 0; e < plan.experts(); ++e) {
+    const ExpertInput& expert = experts[static_cast<size_t>(e)];
+    if (plan.tokens_of(e).empty() || !expert.gate_low) continue;
+    if (expert.gate_low.a.data != expert.up_low.a.data || expert.gate_low.scale != expert.up_low.scale) return false;
+  }
+  return true;
+}
 
 void grouped_gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& plan,
                           std::span<const ExpertInput> experts, const GateRule& rule, Matrix h) {
@@ -112,6 +151,8 @@ void gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& plan, std:
   const WorkerScratch ups(context, piece_tokens * piece_rows * static_cast<int64_t>(sizeof(float)));
   const WorkerScratch sigmoids(context, rule.limit == 0 ? 0 : piece_rows * static_cast<int64_t>(sizeof(float)));
   const WorkerScratch pointers(context, piece_tokens * static_cast<int64_t>(sizeof(const std::byte*)));
+  const LowHalves low(context, x, plan, experts, halves);
+  const LowRankAdder adder(context, low.rank(), piece_rows);
 
   const int64_t threads = context.pool.threads();
   run_pieces(context, prepared, count, [&](int64_t index, int worker) {
@@ -127,12 +168,14 @@ void gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& plan, std:
     const Matrix second =
         halves.up.data ? part(halves.up) : Matrix(reinterpret_cast<float*>(ups.of(worker)), tokens, rows);
     const std::byte** chosen = reinterpret_cast<const std::byte**>(pointers.of(worker));
-    const auto multiply = [&](const Weight& w, const float* bias, Matrix y, const Weight& next) {
+    const auto multiply = [&](const Weight& w, const float* bias, Matrix y, const Weight& next, const LowRank& over,
+                              ConstMatrix inner) {
       const kernels::MatmulKernel& kernel = kernel_of(context, w, x.cols, where);
       const std::byte* const* all = prepared.rows(kernel.form);
       for (int64_t t = 0; t < tokens; ++t) chosen[t] = all[plan.slot_token[static_cast<size_t>(piece.token_begin + t)]];
       kernel.run(task_of(w.row_range(piece.begin, piece.end), chosen, tokens, y, scratch.of(worker), next));
       add_bias(y, bias == nullptr ? nullptr : bias + piece.begin);
+      if (over) adder.add(worker, over, inner.row_range(piece.token_begin, piece.token_end), piece.begin, piece.end, y);
     };
     Weight next;
     if (index + threads < count) {
@@ -141,10 +184,11 @@ void gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& plan, std:
       next = (other.gate ? other.gate : other.up).row_range(later.begin, later.end);
     }
     if (expert.gate) {
-      multiply(expert.gate, expert.gate_bias, first, expert.up.row_range(piece.begin, piece.end));
-      multiply(expert.up, expert.up_bias, second, next);
+      multiply(expert.gate, expert.gate_bias, first, expert.up.row_range(piece.begin, piece.end), expert.gate_low,
+               low.gate);
+      multiply(expert.up, expert.up_bias, second, next, expert.up_low, low.up);
     } else {
-      multiply(expert.up, expert.up_bias, first, next);
+      multiply(expert.up, expert.up_bias, first, next, expert.up_low, low.up);
     }
     for (int64_t t = 0; t < tokens; ++t) {
       if (left.data) std::copy_n(first.row(t), rows, activated.row(t));
@@ -180,7 +224,7 @@ void combine(const Context& context, const RoutingPlan& plan, int64_t t, Matrix 
 /// and the slots' outputs go through memory. (64 experts, 8 a token, 2048 tokens, 256 -> 384, Zen 4, November 2026: 81
 /// GFLOP/s as below, 146 so.)
 void down_combine_apart(Context& context, PreparedRows& prepared, const RoutingPlan& plan,
-                        std::span<const ExpertOutput> experts, int64_t scratch_bytes, Matrix y) {
+                        std::span<const ExpertOutput> experts, int64_t scratch_bytes, Matrix y, Matrix low) {
   const int64_t most = fullest(plan), tokens = tokens_a_piece(ActivationForm::floats, most);
   const int64_t rows = rows_of_floats(context, y.cols, y.cols * plan.slots() / tokens);
   Piece* pieces = context.arena.take<Piece>((y.cols + rows - 1) / rows * (std::ssize(experts) + plan.slots() / tokens));
@@ -188,6 +232,7 @@ void down_combine_apart(Context& context, PreparedRows& prepared, const RoutingP
   for (int64_t e = 0; e < plan.experts(); ++e) cut_pieces(plan, e, y.cols, rows, tokens, pieces, count);
   const Matrix out = context.arena.matrix(plan.slots(), y.cols);
   const WorkerScratch scratch(context, scratch_bytes);
+  const LowRankAdder adder(context, low.cols, rows);
   run_pieces(context, prepared, count, [&](int64_t index, int worker) {
     const Piece& piece = pieces[index];
     const ExpertOutput& expert = experts[static_cast<size_t>(piece.target)];
@@ -196,6 +241,8 @@ void down_combine_apart(Context& context, PreparedRows& prepared, const RoutingP
     kernel.run(task_of(expert.down.row_range(piece.begin, piece.end), prepared.rows(kernel.form) + piece.token_begin,
                        part.rows, part, scratch.of(worker), {}));
     add_bias(part, expert.bias == nullptr ? nullptr : expert.bias + piece.begin);
+    if (expert.low)
+      adder.add(worker, expert.low, low.row_range(piece.token_begin, piece.token_end), piece.begin, piece.end, part);
   });
   if (context.observer && context.observer->wants_outputs()) context.observer->outputs(plan, experts, out);
   for_rows(context, y.rows, plan.slots() / std::max<int64_t>(y.rows, 1) * y.cols, [&](int64_t begin, int64_t end) {
@@ -207,8 +254,13 @@ void down_combine_apart(Context& context, PreparedRows& prepared, const RoutingP
 
 void grouped_down_combine(Context& context, ConstMatrix h, const RoutingPlan& plan,
                           std::span<const ExpertOutput> experts, Matrix y) {
+  refuse_tape(context, "grouped_down_combine");
+  down_combine(context, h, plan, experts, y, {});
+}
+
+void down_combine(Context& context, ConstMatrix h, const RoutingPlan& plan, std::span<const ExpertOutput> experts,
+                  Matrix y, Matrix low) {
   constexpr std::string_view where = "grouped_down_combine";
-  refuse_tape(context, where);
   check_plan(plan, y.rows, experts.size(), where);
   base::require(h.rows == plan.slots(), where, "h has {} rows, the plan {} slots", h.rows, plan.slots());
   if (plan.slots() == 0) return fill_zero(y);
@@ -232,10 +284,17 @@ void grouped_down_combine(Context& context, ConstMatrix h, const RoutingPlan& pl
       context.observer->input(
           w, h.row_range(plan.expert_offset[static_cast<size_t>(e)], plan.expert_offset[static_cast<size_t>(e) + 1]));
   }
+  const auto of_down = [&](int64_t e) -> const LowRank& { return experts[static_cast<size_t>(e)].low; };
+  if (const int64_t rank = largest_rank(plan, of_down); rank > 0) {
+    if (!low.data) low = context.arena.matrix(plan.slots(), rank);
+    rows_to_low(context, h, plan, true, of_down, low);
+  } else {
+    low = {};
+  }
   constexpr int64_t kSecondCache = 1 << 17;  // floats
   const bool many = in_floats && plan.slots() >= kManyTokens * used && plan.slots() * h.cols > kSecondCache;
   if (many || (context.observer && context.observer->wants_outputs()))
-    return down_combine_apart(context, prepared, plan, experts, scratch_bytes, y);
+    return down_combine_apart(context, prepared, plan, experts, scratch_bytes, y, low);
   // A piece is a range of y's columns, for every slot: the weighted sum then needs no other worker's outputs, and no
   // barrier.
   const int64_t piece_rows =
@@ -243,6 +302,7 @@ void grouped_down_combine(Context& context, ConstMatrix h, const RoutingPlan& pl
   const int64_t count = (y.cols + piece_rows - 1) / piece_rows;
   const WorkerScratch scratch(context, scratch_bytes);
   const WorkerScratch outputs(context, plan.slots() * piece_rows * static_cast<int64_t>(sizeof(float)));
+  const LowRankAdder adder(context, low.cols, piece_rows);
 
   run_pieces(context, prepared, count, [&](int64_t index, int worker) {
     const int64_t begin = index * piece_rows, end = std::min(begin + piece_rows, y.cols);
@@ -258,6 +318,7 @@ void grouped_down_combine(Context& context, ConstMatrix h, const RoutingPlan& pl
       kernel.run(task_of(expert.down.row_range(begin, end), prepared.rows(kernel.form) + first, last - first, part,
                          scratch.of(worker), next));
       add_bias(part, expert.bias == nullptr ? nullptr : expert.bias + begin);
+      if (expert.low) adder.add(worker, expert.low, low.row_range(first, last), begin, end, part);
     }
     for (int64_t t = 0; t < y.rows; ++t) combine(context, plan, t, out, y.row(t) + begin);
   });

@@ -1,11 +1,13 @@
 #include "ops/matmul.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "base/error.h"
 #include "ops/gradients.h"
 #include "ops/matmul_job.h"
 #include "ops/observer.h"
+#include "ops/products.h"
 
 namespace coterie::ops {
 
@@ -20,6 +22,17 @@ void matmul_each(Context& context, ConstMatrix x, std::span<const MatmulTarget> 
   if (context.observer)
     for (const MatmulTarget& target : targets) context.observer->input(target.w, x);
   const tensor::ArenaScope scope(context.arena);
+  std::vector<MatmulTarget> floats;
+  if (context.precision == Precision::bf16) {
+    // It multiplies floats: weights of another format, which are frozen, are decoded for the call.
+    floats.assign(targets.begin(), targets.end());
+    for (MatmulTarget& target : floats) {
+      if (!target.w || target.w.dtype == tensor::DType::f32) continue;
+      const ConstMatrix decoded = as_floats(context, target.w);
+      target.w = {reinterpret_cast<const std::byte*>(decoded.data), tensor::DType::f32, decoded.rows, decoded.cols};
+    }
+    targets = floats;
+  }
   PreparedRows prepared(context, x);
   int64_t scratch_bytes = 0, total_rows = 0, piece_tokens = std::max<int64_t>(x.rows, 1);
   double total_bytes = 0;

@@ -40,11 +40,24 @@ struct GateRule {
       : activation(activation_), limit(limit_), alpha(alpha_) {}
 };
 
+/// What low-rank tuning adds to a weight W [M, K] that stays as it is: y = x·Wᵀ + scale · (x·Aᵀ)·Bᵀ (LoRA, Hu et al.
+/// 2021, arXiv:2106.09685). Computed in f32 whatever the precision and the format of W; with B = 0 the bits of y are
+/// those without it.
+struct LowRank {
+  Weight a, b;  // [r, K], [M, r], f32
+  float scale = 1;
+
+  explicit operator bool() const { return static_cast<bool>(a); }
+};
+/// y += scale · (x·Aᵀ)·Bᵀ. x [N, K], y [N, M].
+void add_low_rank(Context& context, ConstMatrix x, const LowRank& low, Matrix y);
+
 /// One expert's first half. `up` alone (gate empty): h = act(up x + b). With gate: h = act(gate x + b) * (up x + b).
 struct ExpertInput {
   Weight gate, up;  // [F, D] each
   const float* gate_bias = nullptr;
   const float* up_bias = nullptr;
+  LowRank gate_low = {}, up_low = {};  // laid over the weights; where both have one A it is applied once
 };
 /// h[s] = act(gate_e · x[t]) * (up_e · x[t]) for each slot s = (token t, expert e) of the plan. x [N, D], h [slots, F].
 /// Each expert's weights are read once for the batch; the activation is applied while the outputs are in cache.
@@ -54,6 +67,7 @@ void grouped_gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& pl
 struct ExpertOutput {
   Weight down;  // [D, F]
   const float* bias = nullptr;
+  LowRank low = {};
 };
 /// y[t] = Σ_{slots s of t} slot_weight[s] * (down_e · h[s] + bias_e), summed in the order of plan.token_slot.
 /// h [slots, F], y [N, D]; overwrites y. A token without slots gets zeros.

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "layers/attention/segments.h"
+#include "layers/overlay.h"
 #include "ops/elementwise.h"
-#include "ops/matmul.h"
 
 namespace coterie::layers {
 
@@ -21,10 +21,10 @@ Attention::Attention(const AttentionSpec& spec, int64_t width, int64_t input_wid
 void Attention::visit(TensorVisitor& visitor, const std::string& path) {
   const int64_t q = spec_.heads * spec_.head_dim, k = spec_.kv_heads * spec_.head_dim;
   const int64_t v = spec_.kv_heads * spec_.value_dim, a = spec_.heads * spec_.value_dim;
-  visitor.linear(path + ".q", Place::mixer, q, input_width_, spec_.q_bias, q_);
-  visitor.linear(path + ".k", Place::mixer, k, input_width_, spec_.k_bias, k_);
-  visitor.linear(path + ".v", Place::mixer, v, input_width_, spec_.v_bias, v_);
-  visitor.linear(path + ".o", Place::mixer, width_, a, spec_.o_bias, o_);
+  visitor.overlaid(path + ".q", Place::mixer, q, input_width_, spec_.q_bias, q_);
+  visitor.overlaid(path + ".k", Place::mixer, k, input_width_, spec_.k_bias, k_);
+  visitor.overlaid(path + ".v", Place::mixer, v, input_width_, spec_.v_bias, v_);
+  visitor.overlaid(path + ".o", Place::mixer, width_, a, spec_.o_bias, o_);
   if (spec_.sinks) visitor.vector({path + ".sinks", Place::mixer}, spec_.heads, sinks_);
   if (spec_.qk_norm == AttentionSpec::QkNorm::none) return;
   const bool full = spec_.qk_norm == AttentionSpec::QkNorm::full_width;
@@ -46,9 +46,8 @@ void Attention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x
   const tensor::Matrix v = context.arena.matrix(n, spec_.kv_heads * spec_.value_dim);
   const tensor::Matrix a = context.arena.matrix(n, spec_.heads * spec_.value_dim);
 
-  const std::array<ops::MatmulTarget, 3> projections = {
-      {{q_.weight, q_.bias.data(), q}, {k_.weight, k_.bias.data(), k}, {v_.weight, v_.bias.data(), v}}};
-  ops::matmul_each(context, x, projections);
+  const std::array<Projection, 3> projections = {{{q_, q}, {k_, k}, {v_, v}}};
+  project_each(batch, x, projections);
   add(q, k, v);
 
   switch (spec_.qk_norm) {
@@ -77,7 +76,7 @@ void Attention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x
   shape.layout = cache_layout(spec_, dtype);
   ops::append_cache(context, shape.layout, k, v, rows);
   ops::attention(context, shape, q, rows, a);
-  ops::matmul(context, a, o_.weight, o_.bias.data(), y);
+  project(batch, a, o_, y);
 }
 
 }  // namespace coterie::layers

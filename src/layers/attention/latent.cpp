@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "layers/attention/segments.h"
+#include "layers/overlay.h"
 #include "ops/elementwise.h"
 
 namespace coterie::layers {
@@ -16,19 +17,19 @@ ops::CacheLayout cache_layout(const LatentAttentionSpec& spec, tensor::DType dty
 void LatentAttention::visit(TensorVisitor& visitor, const std::string& path) {
   const int64_t h = spec_.heads, q = h * (spec_.nope_dim + spec_.rope_dim);
   if (spec_.q_rank > 0) {
-    visitor.linear(path + ".q_a", Place::mixer, spec_.q_rank, width_, spec_.bias, q_a_);
+    visitor.overlaid(path + ".q_a", Place::mixer, spec_.q_rank, width_, spec_.bias, q_a_);
     visitor.vector({path + ".q_a_norm", Place::norms}, spec_.q_rank, q_a_norm_);
-    visitor.linear(path + ".q_b", Place::mixer, q, spec_.q_rank, false, q_b_);
+    visitor.overlaid(path + ".q_b", Place::mixer, q, spec_.q_rank, false, q_b_);
   } else {
-    visitor.linear(path + ".q", Place::mixer, q, width_, false, q_);
+    visitor.overlaid(path + ".q", Place::mixer, q, width_, false, q_);
   }
-  visitor.linear(path + ".kv_a", Place::mixer, spec_.kv_rank + spec_.rope_dim, width_, spec_.bias, kv_a_);
+  visitor.overlaid(path + ".kv_a", Place::mixer, spec_.kv_rank + spec_.rope_dim, width_, spec_.bias, kv_a_);
   visitor.vector({path + ".kv_a_norm", Place::norms}, spec_.kv_rank, kv_a_norm_);
   visitor.stack({.path = path + ".k_b", .place = Place::mixer, .merged_with = spec_.value_dim}, h, spec_.kv_rank,
                 spec_.nope_dim, k_b_);
   visitor.stack({.path = path + ".v_b", .place = Place::mixer, .merged_with = spec_.nope_dim}, h, spec_.value_dim,
                 spec_.kv_rank, v_b_);
-  visitor.linear(path + ".o", Place::mixer, width_, h * spec_.value_dim, spec_.bias, o_);
+  visitor.overlaid(path + ".o", Place::mixer, width_, h * spec_.value_dim, spec_.bias, o_);
 }
 
 void LatentAttention::arrange() {
@@ -63,13 +64,14 @@ ops::RoutingPlan head_plan(int64_t tokens, int64_t heads) {
 
 }  // namespace
 
-void LatentAttention::queries(ops::Context& context, tensor::ConstMatrix x, tensor::Matrix q) const {
-  if (spec_.q_rank == 0) return ops::matmul(context, x, q_.weight, nullptr, q);
+void LatentAttention::queries(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix q) const {
+  if (spec_.q_rank == 0) return project(batch, x, q_, q);
+  ops::Context& context = batch.context;
   const tensor::ArenaScope scratch(context.arena);
   const tensor::Matrix low = context.arena.matrix(x.rows, spec_.q_rank);
-  ops::matmul(context, x, q_a_.weight, q_a_.bias.data(), low);
+  project(batch, x, q_a_, low);
   ops::rms_norm(context, low, q_a_norm_.data(), spec_.norm_eps, low);
-  ops::matmul(context, low, q_b_.weight, nullptr, q);
+  project(batch, low, q_b_, q);
 }
 
 // Under a tape a head's products are matmuls of its own, which have a way back. The bits are those of the grouped ones.
@@ -119,7 +121,7 @@ void LatentAttention::forward(const Batch& batch, int64_t layer, tensor::ConstMa
   {
     const tensor::ArenaScope inner(context.arena);
     const tensor::Matrix low = context.arena.matrix(n, rank + rope);
-    ops::matmul(context, x, kv_a_.weight, kv_a_.bias.data(), low);
+    project(batch, x, kv_a_, low);
     ops::rms_norm(context, low.col_range(0, rank), kv_a_norm_.data(), spec_.norm_eps, keys.col_range(rope, key));
     ops::copy(context, low.col_range(rank, rank + rope), keys.col_range(0, rope));
   }
@@ -130,7 +132,7 @@ void LatentAttention::forward(const Batch& batch, int64_t layer, tensor::ConstMa
   {
     const tensor::ArenaScope inner(context.arena);
     const tensor::Matrix q = context.arena.matrix(n, h * (spec_.nope_dim + rope));
-    queries(context, x, q);
+    queries(batch, x, q);
     absorb(context, by_head, q, absorbed);
   }
   rope_.forward(batch, h, absorbed);
@@ -146,7 +148,7 @@ void LatentAttention::forward(const Batch& batch, int64_t layer, tensor::ConstMa
 
   const tensor::Matrix out = context.arena.matrix(n, h * spec_.value_dim);
   expand(context, by_head, mixed, out);
-  ops::matmul(context, out, o_.weight, o_.bias.data(), y);
+  project(batch, out, o_, y);
 }
 
 }  // namespace coterie::layers

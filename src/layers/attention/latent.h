@@ -36,7 +36,7 @@ class LatentAttention {
 
  private:
   // q [N, H * (nope_dim + rope_dim)]
-  void queries(ops::Context& context, tensor::ConstMatrix x, tensor::Matrix q) const;
+  void queries(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix q) const;
   // absorbed [N, H * (rope_dim + kv_rank)]: of each head the rotary part, then W_k q_nope
   void absorb(ops::Context& context, const ops::RoutingPlan& by_head, tensor::ConstMatrix q,
               tensor::Matrix absorbed) const;

@@ -1,21 +1,45 @@
 #include "layers/ffn/ffn.h"
 
+#include <array>
+
+#include "layers/overlay.h"
+#include "ops/elementwise.h"
 #include "ops/experts.h"
 
 namespace coterie::layers {
 
 void DenseFfn::visit(TensorVisitor& visitor, const std::string& path) {
-  if (spec_.gated) visitor.linear(path + ".gate", place_, spec_.hidden, width_, spec_.bias, gate_);
-  visitor.linear(path + ".up", place_, spec_.hidden, width_, spec_.bias, up_);
-  visitor.linear(path + ".down", place_, width_, spec_.hidden, spec_.bias, down_);
+  if (spec_.gated) visitor.overlaid(path + ".gate", place_, spec_.hidden, width_, spec_.bias, gate_);
+  visitor.overlaid(path + ".up", place_, spec_.hidden, width_, spec_.bias, up_);
+  visitor.overlaid(path + ".down", place_, width_, spec_.hidden, spec_.bias, down_);
 }
 
-void DenseFfn::forward(ops::Context& context, tensor::ConstMatrix x, tensor::Matrix y) const {
+void DenseFfn::forward(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix y) const {
+  for (const Linear* linear : {&gate_, &up_, &down_})
+    if (linear->overlay && (linear->overlay.magnitude || (linear->overlay.dropout > 0 && batch.training)))
+      return forward_apart(batch, x, y);
   ops::RoutingPlan storage;
   const ops::RoutingPlan& everyone = ops::dense_plan(x.rows, storage);
-  const ops::ExpertInput in{gate_.weight, up_.weight, gate_.bias.data(), up_.bias.data()};
-  const ops::ExpertOutput out{down_.weight, down_.bias.data()};
-  ops::experts(context, x, everyone, {&in, 1}, {&out, 1}, spec_.activation, spec_.hidden, y);
+  const ops::ExpertInput in{gate_.weight,           up_.weight,          gate_.bias.data(), up_.bias.data(),
+                            gate_.overlay.low_rank, up_.overlay.low_rank};
+  const ops::ExpertOutput out{down_.weight, down_.bias.data(), down_.overlay.low_rank};
+  ops::experts(batch.context, x, everyone, {&in, 1}, {&out, 1}, spec_.activation, spec_.hidden, y);
+}
+
+void DenseFfn::forward_apart(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix y) const {
+  ops::Context& context = batch.context;
+  const tensor::ArenaScope scratch(context.arena);
+  const tensor::Matrix h = context.arena.matrix(x.rows, spec_.hidden);
+  if (spec_.gated) {
+    const tensor::Matrix up = context.arena.matrix(x.rows, spec_.hidden);
+    const std::array<Projection, 2> both = {{{gate_, h}, {up_, up}}};
+    project_each(batch, x, both);
+    ops::gate(context, spec_.activation, h, up);
+  } else {
+    project(batch, x, up_, h);
+    ops::activate(context, spec_.activation, h);
+  }
+  project(batch, h, down_, y);
 }
 
 }  // namespace coterie::layers

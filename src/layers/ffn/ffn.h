@@ -3,10 +3,9 @@
 #include <cstdint>
 #include <string>
 
+#include "layers/batch.h"
 #include "layers/specs.h"
 #include "layers/tensor_list.h"
-#include "ops/context.h"
-#include "ops/plan.h"
 #include "tensor/view.h"
 
 namespace coterie::layers {
@@ -20,10 +19,13 @@ class DenseFfn {
       : spec_(spec), width_(width), place_(place) {}
 
   /// x, y [N, D].
-  void forward(ops::Context& context, tensor::ConstMatrix x, tensor::Matrix y) const;
+  void forward(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix y) const;
   void visit(TensorVisitor& visitor, const std::string& path);
 
  private:
+  /// The same of single matmuls, for overlays that have more than LowRank says. Without those it has the same bits.
+  void forward_apart(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix y) const;
+
   DenseFfnSpec spec_;
   int64_t width_;
   Place place_;

@@ -10,6 +10,9 @@ void Experts::visit(TensorVisitor& visitor, const std::string& path) {
   if (spec_.gated) visitor.stack({path + ".gate", Place::experts}, e, spec_.hidden, width_, gate_);
   visitor.stack({path + ".up", Place::experts}, e, spec_.hidden, width_, up_);
   visitor.stack({path + ".down", Place::experts}, e, width_, spec_.hidden, down_);
+  if (spec_.gated) visitor.overlays({path + ".gate", Place::experts}, e, spec_.hidden, width_, gate_low_);
+  visitor.overlays({path + ".up", Place::experts}, e, spec_.hidden, width_, up_low_);
+  visitor.overlays({path + ".down", Place::experts}, e, width_, spec_.hidden, down_low_);
   if (!spec_.bias) return;
   if (spec_.gated) visitor.vectors({path + ".gate.bias", Place::experts}, e, spec_.hidden, gate_bias_);
   visitor.vectors({path + ".up.bias", Place::experts}, e, spec_.hidden, up_bias_);
@@ -29,13 +32,15 @@ void Experts::arrange() {
     if (spec_.gated) inputs_[i].gate = gate_[i];
     inputs_[i].up = up_[i];
     outputs_[i].down = down_[i];
+    const auto low = [&](const std::vector<ops::LowRank>& over) { return over.empty() ? ops::LowRank() : over[i]; };
+    inputs_[i].gate_low = low(gate_low_), inputs_[i].up_low = low(up_low_), outputs_[i].low = low(down_low_);
   }
 }
 
-void Experts::forward(ops::Context& context, tensor::ConstMatrix x, const ops::RoutingPlan& plan,
-                      tensor::Matrix y) const {
+void Experts::forward(ops::Context& context, tensor::ConstMatrix x, const ops::RoutingPlan& plan, tensor::Matrix y,
+                      const ops::ExpertDropout& dropped) const {
   const ops::GateRule rule(spec_.activation, spec_.swiglu_limit, spec_.swiglu_alpha);
-  ops::experts(context, x, plan, inputs_, outputs_, rule, spec_.hidden, y);
+  ops::experts(context, x, plan, inputs_, outputs_, rule, spec_.hidden, y, dropped);
 }
 
 }  // namespace coterie::layers

@@ -8,6 +8,7 @@
 #include "layers/specs.h"
 #include "layers/tensor_list.h"
 #include "ops/context.h"
+#include "ops/experts.h"
 #include "ops/matmul.h"
 #include "ops/plan.h"
 #include "tensor/view.h"
@@ -20,7 +21,8 @@ class Experts {
   Experts(const MoeSpec& spec, int64_t width) : spec_(spec), width_(width) {}
 
   /// y[t] = Σ over the plan's slots of t: weight * down(act(gate x) * up x). x, y [N, D].
-  void forward(ops::Context& context, tensor::ConstMatrix x, const ops::RoutingPlan& plan, tensor::Matrix y) const;
+  void forward(ops::Context& context, tensor::ConstMatrix x, const ops::RoutingPlan& plan, tensor::Matrix y,
+               const ops::ExpertDropout& dropped = {}) const;
   void visit(TensorVisitor& visitor, const std::string& path);
   /// To be called when the weights have been bound.
   void arrange();
@@ -28,9 +30,10 @@ class Experts {
  private:
   MoeSpec spec_;
   int64_t width_;
-  std::vector<tensor::Weight> gate_, up_, down_;  // [E] of [F, D], [F, D], [D, F]
-  Vector gate_bias_, up_bias_, down_bias_;        // [E, F], [E, F], [E, D]
-  std::vector<ops::ExpertInput> inputs_;          // the same, as the grouped matmuls take them
+  std::vector<tensor::Weight> gate_, up_, down_;            // [E] of [F, D], [F, D], [D, F]
+  std::vector<ops::LowRank> gate_low_, up_low_, down_low_;  // [E], laid over them; or empty
+  Vector gate_bias_, up_bias_, down_bias_;                  // [E, F], [E, F], [E, D]
+  std::vector<ops::ExpertInput> inputs_;                    // the same, as the grouped matmuls take them
   std::vector<ops::ExpertOutput> outputs_;
 };
 

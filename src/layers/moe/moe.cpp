@@ -1,5 +1,6 @@
 #include "layers/moe/moe.h"
 
+#include "base/error.h"
 #include "ops/elementwise.h"
 #include "ops/jitter.h"
 #include "ops/matmul.h"
@@ -24,6 +25,11 @@ void Moe::visit(TensorVisitor& visitor, const std::string& path) {
     visitor.matrix({path + ".shared_gate", Place::shared_experts}, 1, width_, shared_gate_);
 }
 
+namespace {
+// Of the draws of expert dropout: apart from those of blocks and overlays (ops/dropout.h), one for each expert.
+constexpr uint64_t kExpertPlaces = uint64_t{1} << 31, kPlacesOfALayer = 1 << 16;
+}  // namespace
+
 void Moe::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const {
   ops::Context& context = batch.context;
   const tensor::ArenaScope input(context.arena);
@@ -35,16 +41,21 @@ void Moe::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tens
   if (soft_) {
     const SoftRouter::Mixed mixed = soft_->to_slots(batch, x);
     const tensor::Matrix outputs = context.arena.matrix(mixed.x.rows, mixed.x.cols);
+    base::require(batch.expert_dropout == 0 || !batch.training, "moe", "soft mixtures have no expert dropout");
     experts_.forward(context, mixed.x, mixed.plan, outputs);
     soft_->to_tokens(batch, mixed, outputs, y);
   } else {
-    experts_.forward(context, x, router_->forward(batch, layer, x), y);
+    ops::ExpertDropout dropped;
+    if (batch.expert_dropout > 0 && batch.training)
+      dropped = {batch.expert_dropout, name_rows(batch),
+                 kExpertPlaces + static_cast<uint64_t>(layer) * kPlacesOfALayer};
+    experts_.forward(context, x, router_->forward(batch, layer, x), y, dropped);
   }
   if (!shared_) return;
 
   const tensor::ArenaScope scratch(context.arena);
   const tensor::Matrix s = context.arena.matrix(x.rows, x.cols);
-  shared_->forward(context, x, s);
+  shared_->forward(batch, x, s);
   if (spec_.shared_gate) {
     const tensor::Matrix gate = context.arena.matrix(x.rows, 1);
     ops::matmul(context, x, shared_gate_, nullptr, gate);

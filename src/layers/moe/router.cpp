@@ -8,6 +8,7 @@
 #include "layers/moe/noise.h"
 #include "layers/moe/router_gradient.h"
 #include "layers/moe/routers/kind.h"
+#include "layers/overlay.h"
 #include "ops/experts.h"
 #include "ops/jitter.h"
 #include "ops/matmul.h"
@@ -26,6 +27,7 @@ void Router::visit(TensorVisitor& visitor, const std::string& path) {
   if (h > 0) visitor.matrix({path + ".hidden", Place::router, true}, h, width_, hidden_);
   vector(".hidden.bias", h > 0 && spec_.bias, h, hidden_bias_);
   visitor.matrix({path, Place::router, true}, e, h > 0 ? h : width_, weight_);
+  if (h == 0) visitor.overlay({path, Place::router, true}, e, width_, overlay_);
   vector(".bias", spec_.bias, e, bias_);
   if (spec_.noise) visitor.matrix({path + ".noise", Place::router, true}, e, width_, noise_);
   vector(".noise.bias", spec_.noise_bias, e, noise_bias_);
@@ -33,8 +35,11 @@ void Router::visit(TensorVisitor& visitor, const std::string& path) {
     visitor.vector({.path = path + ".selection_bias", .place = Place::router, .buffer = true}, e, selection_bias_);
 }
 
-void Router::map(ops::Context& context, ConstMatrix x, Matrix logits) const {
-  if (spec_.hidden == 0) return ops::matmul(context, x, weight_, bias_.data(), logits);
+void Router::map(const Batch& batch, ops::Context& context, ConstMatrix x, Matrix logits) const {
+  if (spec_.hidden == 0) {
+    ops::matmul(context, x, weight_, overlay_.magnitude ? nullptr : bias_.data(), logits);
+    return lay_over(batch, x, overlay_, bias_.data(), logits);
+  }
   ops::RoutingPlan storage;
   const ops::ExpertInput in{{}, hidden_, nullptr, hidden_bias_.data()};
   const ops::ExpertOutput out{weight_, bias_.data()};
@@ -183,7 +188,7 @@ ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, ConstMatrix 
   }
   const Matrix logits = context.arena.matrix(n, e);
   if (spec_.has_map())
-    map(context, x, logits);
+    map(batch, context, x, logits);
   else
     std::fill_n(logits.data, n * e, 0.0f);
   Matrix noise, noisy;

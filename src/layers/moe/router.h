@@ -22,11 +22,12 @@ class Router {
 
  private:
   /// x [N, D] → logits [N, E].
-  void map(ops::Context& context, tensor::ConstMatrix x, tensor::Matrix logits) const;
+  void map(const Batch& batch, ops::Context& context, tensor::ConstMatrix x, tensor::Matrix logits) const;
 
   RouterSpec spec_;
   int64_t width_;
   tensor::Weight weight_, hidden_, noise_;  // [E, D]; or [E, H] behind a hidden layer [H, D]; [E, D] of the noise
+  Overlay overlay_;                         // over weight_, where there is no hidden layer
   Vector bias_, hidden_bias_, noise_bias_, selection_bias_;  // [E], [H], [E], [E], or empty
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "layers/overlay.h"
 #include "layers/ssm/recurrent.h"
 #include "ops/elementwise.h"
 #include "ops/matmul.h"
@@ -12,8 +13,8 @@ namespace coterie::layers {
 
 void Mamba::visit(TensorVisitor& visitor, const std::string& path) {
   const int64_t channels = spec_.inner, r = spec_.dt_rank, s = spec_.states;
-  visitor.linear(path + ".in", Place::mixer, channels, width_, spec_.projection_bias, in_);
-  visitor.linear(path + ".gate", Place::mixer, channels, width_, spec_.projection_bias, gate_);
+  visitor.overlaid(path + ".in", Place::mixer, channels, width_, spec_.projection_bias, in_);
+  visitor.overlaid(path + ".gate", Place::mixer, channels, width_, spec_.projection_bias, gate_);
   visitor.table({path + ".conv", Place::mixer}, channels, spec_.conv_width, taps_);
   if (spec_.conv_bias) visitor.vector({path + ".conv.bias", Place::mixer}, channels, conv_bias_);
   const auto by_head = [&](const char* name) {
@@ -29,7 +30,7 @@ void Mamba::visit(TensorVisitor& visitor, const std::string& path) {
   }
   visitor.table(by_head(".a_log"), channels, s, a_log_);
   visitor.vector(by_head(".d"), channels, d_);
-  visitor.linear(path + ".out", Place::mixer, width_, channels, spec_.projection_bias, out_);
+  visitor.overlaid(path + ".out", Place::mixer, width_, channels, spec_.projection_bias, out_);
 }
 
 void Mamba::arrange() {
@@ -72,9 +73,8 @@ void Mamba::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, te
   const tensor::Matrix u = context.arena.matrix(n, channels), dt = context.arena.matrix(n, channels);
   const tensor::Matrix projected = context.arena.matrix(n, spec_.heads * selected);
 
-  const std::array<ops::MatmulTarget, 2> projections = {
-      {{in_.weight, in_.bias.data(), in}, {gate_.weight, gate_.bias.data(), gate}}};
-  ops::matmul_each(context, x, projections);
+  const std::array<Projection, 2> projections = {{{in_, in}, {gate_, gate}}};
+  project_each(batch, x, projections);
 
   const ops::Convolution convolution{spec_.conv_width, taps_by_channel_.data(), conv_bias_.data(), spec_.activation};
   ops::causal_conv1d(context, convolution, in, recurrences(batch, layer, 0, state_floats(spec_)), u);
@@ -97,7 +97,7 @@ void Mamba::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, te
   ops::selective_scan(context, {spec_.states, a_by_channel_.data(), d_.data()}, u, dt, inputs,
                       recurrences(batch, layer, history, state_floats(spec_)), scanned);
   ops::gate(context, ops::Activation::silu, gate, scanned);
-  ops::matmul(context, gate, out_.weight, out_.bias.data(), y);
+  project(batch, gate, out_, y);
 }
 
 }  // namespace coterie::layers

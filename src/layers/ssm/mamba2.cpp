@@ -1,22 +1,22 @@
 #include "layers/ssm/mamba2.h"
 
+#include "layers/overlay.h"
 #include "layers/ssm/recurrent.h"
 #include "ops/elementwise.h"
-#include "ops/matmul.h"
 #include "ops/scan.h"
 
 namespace coterie::layers {
 
 void Mamba2::visit(TensorVisitor& visitor, const std::string& path) {
   const int64_t inner = spec_.inner(), conv = spec_.conv_channels(), heads = spec_.heads;
-  visitor.linear(path + ".in", Place::mixer, inner + conv + heads, width_, spec_.projection_bias, in_);
+  visitor.overlaid(path + ".in", Place::mixer, inner + conv + heads, width_, spec_.projection_bias, in_);
   visitor.table({path + ".conv", Place::mixer}, conv, spec_.conv_width, taps_);
   if (spec_.conv_bias) visitor.vector({path + ".conv.bias", Place::mixer}, conv, conv_bias_);
   visitor.vector({path + ".dt.bias", Place::mixer}, heads, dt_bias_);
   visitor.vector({path + ".a_log", Place::mixer}, heads, a_log_);
   visitor.vector({path + ".d", Place::mixer}, heads, d_);
   visitor.vector({.path = path + ".norm", .place = Place::norms, .parts = spec_.groups}, inner, norm_);
-  visitor.linear(path + ".out", Place::mixer, width_, inner, spec_.projection_bias, out_);
+  visitor.overlaid(path + ".out", Place::mixer, width_, inner, spec_.projection_bias, out_);
 }
 
 void Mamba2::arrange() {
@@ -35,7 +35,7 @@ void Mamba2::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, t
   const int64_t n = batch.tokens(), inner = spec_.inner(), conv = spec_.conv_channels();
   const int64_t shared = spec_.groups * spec_.states;
   const tensor::Matrix projected = context.arena.matrix(n, inner + conv + spec_.heads);
-  ops::matmul(context, x, in_.weight, in_.bias.data(), projected);
+  project(batch, x, in_, projected);
   const tensor::Matrix gate = projected.col_range(0, inner), dt = projected.col_range(inner + conv, projected.cols);
 
   const tensor::Matrix xbc = context.arena.matrix(n, conv);
@@ -51,7 +51,7 @@ void Mamba2::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, t
                  recurrences(batch, layer, (spec_.conv_width - 1) * conv, state_floats(spec_)), scanned);
   ops::gate(context, ops::Activation::silu, gate, scanned);
   ops::rms_norm_groups(context, gate, spec_.groups, norm_.data(), spec_.norm_eps, scanned);
-  ops::matmul(context, scanned, out_.weight, out_.bias.data(), y);
+  project(batch, scanned, out_, y);
 }
 
 }  // namespace coterie::layers
