@@ -84,6 +84,8 @@ int run(int argc, char** argv) {
   add_upcycle(app, action);
   add_merge(app, action);
   add_gate(app, action);
+  add_tune(app, action);
+  add_merge_adapter(app, action);
 
   if (argc == 1) {
     std::fputs(app.help().c_str(), stderr);

@@ -26,5 +26,7 @@ void add_train(CLI::App& app, Action& action);
 void add_upcycle(CLI::App& app, Action& action);
 void add_merge(CLI::App& app, Action& action);
 void add_gate(CLI::App& app, Action& action);
+void add_tune(CLI::App& app, Action& action);
+void add_merge_adapter(CLI::App& app, Action& action);
 
 }  // namespace coterie::cli

@@ -17,19 +17,27 @@ constexpr const char *kModel = "model.safetensors", *kOptimiser = "optimizer.saf
 
 }  // namespace
 
-void write_checkpoint_files(const fs::path& folder, const Json& config, const fs::path& vocabulary,
-                            const models::Decoder& decoder, const AdamW& optimiser, const Progress& progress) {
+void write_model_files(const fs::path& folder, const Json& config, const fs::path& vocabulary,
+                       const models::Decoder& decoder) {
   const models::Family& family = models::family_of_model_type(decoder.spec().family, "checkpoint");
   base::write_text(folder / "config.json", config.dump(2) + "\n");
   for (const fs::directory_entry& file : fs::directory_iterator(vocabulary))
     base::write_text(folder / file.path().filename(), base::read_text(file.path()));
   checkpoint::write_safetensors(folder / kModel, models::tensors_to_write(decoder, family.hugging_face_names()),
                                 {{"format", "pt"}});  // without it older readers refuse the file
+}
+
+void write_progress(const fs::path& folder, const AdamW& optimiser, const Progress& progress) {
   checkpoint::write_safetensors(folder / kOptimiser, optimiser.tensors_to_write());
-  const Json state = {{"step", progress.step},
-                      {"tokens", progress.tokens},
-                      {"seconds", progress.seconds},
-                      {"optimiser_steps", optimiser.steps()}};
+  Json state = {{"step", progress.step},
+                {"tokens", progress.tokens},
+                {"seconds", progress.seconds},
+                {"optimiser_steps", optimiser.steps()}};
+  if (progress.best)
+    state.update(Json{{"best", *progress.best},
+                      {"best_step", progress.best_step},
+                      {"waited", progress.waited},
+                      {"judged_step", progress.judged_step}});
   base::write_text(folder / kState, state.dump(2) + "\n");
 }
 
@@ -40,6 +48,11 @@ Progress read_progress(const fs::path& folder, AdamW& optimiser) {
   progress.step = state.integer("step");
   progress.tokens = state.integer("tokens");
   progress.seconds = state.number("seconds");
+  if (state.has("best")) {
+    progress.best = state.number("best");
+    progress.best_step = state.integer("best_step"), progress.waited = state.integer("waited");
+    progress.judged_step = state.integer("judged_step");
+  }
   const auto moments = checkpoint::open_safetensors(folder / kOptimiser);
   optimiser.restore(*moments, state.integer("optimiser_steps"));
   return progress;

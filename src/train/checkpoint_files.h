@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 
 #include "base/json.h"
 #include "models/decoder.h"
@@ -14,14 +15,19 @@ namespace coterie::train {
 struct Progress {
   int64_t step = 0, tokens = 0;  // steps done, targets they had
   double seconds = 0;            // in steps: without evaluation and checkpoints
+  // Of evaluations, where a recipe has patience with them: the least loss, of the step best_step, how many there were
+  // since that were no better, and the step of the last.
+  std::optional<double> best;
+  int64_t best_step = 0, waited = 0, judged_step = 0;
 };
 
-/// Puts the files of a checkpoint into `folder`: config.json, the files of `vocabulary` and model.safetensors under the
-/// names of the model's family, which make it a Hugging Face model; optimizer.safetensors and state.json, with which
-/// the run goes on. Throws io (a full disk).
-void write_checkpoint_files(const std::filesystem::path& folder, const base::Json& config,
-                            const std::filesystem::path& vocabulary, const models::Decoder& decoder,
-                            const AdamW& optimiser, const Progress& progress);
+/// Puts the files of a model into `folder`: config.json, the files of `vocabulary` and model.safetensors under the
+/// names of the model's family, which make it a Hugging Face model. Throws io (a full disk).
+void write_model_files(const std::filesystem::path& folder, const base::Json& config,
+                       const std::filesystem::path& vocabulary, const models::Decoder& decoder);
+
+/// optimizer.safetensors and state.json, with which the run goes on.
+void write_progress(const std::filesystem::path& folder, const AdamW& optimiser, const Progress& progress);
 
 /// Reads the optimiser's moments and where the run was. Throws not_found and bad_input naming file and tensor.
 Progress read_progress(const std::filesystem::path& folder, AdamW& optimiser);

@@ -9,9 +9,11 @@ namespace coterie::train {
 
 namespace {
 
-uint64_t key_of(uint64_t seed, int64_t window) {
+// Of the sequence-th sequence of a sample.
+uint64_t key_of(uint64_t seed, int64_t sample, int64_t sequence) {
   constexpr uint64_t kWindowKey = 4;  // apart from what windows.cpp draws
-  const auto block = base::Philox::block(seed, kWindowKey << 56, static_cast<uint64_t>(window));
+  const auto block =
+      base::Philox::block(seed, (kWindowKey << 56) | static_cast<uint64_t>(sequence), static_cast<uint64_t>(sample));
   return (uint64_t{block[0]} << 32) | block[1];
 }
 
@@ -20,20 +22,28 @@ uint64_t key_of(uint64_t seed, int64_t window) {
 double Pass::loss(ops::Context& context, const Split& split, int64_t first, int64_t count, uint64_t seed,
                   const models::LossOptions& options) {
   const models::ModelSpec& spec = decoder_.spec();
-  while (std::ssize(states_) < count) {
+  ids_.clear(), targets_.clear(), lengths_.clear(), sample_.clear();
+  for (int64_t s = 0; s < count; ++s) {
+    split.read(first + s, ids_, targets_, lengths_);
+    sample_.resize(lengths_.size(), first + s);
+  }
+  while (states_.size() < lengths_.size())
     states_.push_back(std::make_unique<layers::ResidentState>(models::cache_block_bytes(spec, tensor::DType::f32),
                                                               tensor::DType::f32, models::state_floats(spec)));
-    states_.back()->reserve(length_);
-  }
-  ids_.resize(static_cast<size_t>(count * length_)), targets_.resize(ids_.size());
   std::vector<models::SequenceStep> steps;
-  for (int64_t s = 0; s < count; ++s) {
-    const auto at = static_cast<size_t>(s * length_), size = static_cast<size_t>(length_);
-    const std::span<int32_t> ids(ids_.data() + at, size), targets(targets_.data() + at, size);
-    split.read(first + s, ids, targets);
-    layers::ResidentState& state = *states_[static_cast<size_t>(s)];
+  size_t at = 0;
+  int64_t sequence = 0;  // of its sample
+  for (size_t s = 0; s < lengths_.size(); ++s) {
+    sequence = s > 0 && sample_[s] == sample_[s - 1] ? sequence + 1 : 0;
+    const auto size = static_cast<size_t>(lengths_[s]);
+    layers::ResidentState& state = *states_[s];
     state.truncate(0);
-    steps.push_back({.ids = ids, .state = &state, .random_key = key_of(seed, first + s), .targets = targets});
+    state.reserve(lengths_[s]);
+    steps.push_back({.ids = std::span(ids_).subspan(at, size),
+                     .state = &state,
+                     .random_key = key_of(seed, sample_[s], sequence),
+                     .targets = std::span(targets_).subspan(at, size)});
+    at += size;
   }
   return decoder_.loss(context, steps, options);
 }
@@ -45,7 +55,7 @@ std::optional<double> mean_loss(Pass& pass, ops::Context& context, const Split& 
     if (stop) return {};
     sum += pass.loss(context, split, done, std::min(batch, count - done), 0);
   }
-  return sum / static_cast<double>(count * pass.length());
+  return sum / static_cast<double>(split.scored(0, count));
 }
 
 }  // namespace coterie::train

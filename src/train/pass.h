@@ -19,7 +19,7 @@ class Pass {
  public:
   Pass(const models::Decoder& decoder, int64_t length) : decoder_(decoder), length_(length) {}
 
-  /// Σ -log p over all targets of the windows first … first + count - 1 of `split`. `seed` and the number of a window
+  /// Σ -log p over all targets of the samples first … first + count - 1 of `split`. `seed` and the number of a window
   /// key what is drawn for it (dropout, noise). What it reads stays as it is until the next call: for the way back.
   double loss(ops::Context& context, const Split& split, int64_t first, int64_t count, uint64_t seed,
               const models::LossOptions& options = {});
@@ -29,7 +29,8 @@ class Pass {
   const models::Decoder& decoder_;
   int64_t length_;
   std::vector<std::unique_ptr<layers::ResidentState>> states_;
-  std::vector<int32_t> ids_, targets_;  // [count, length]
+  std::vector<int32_t> ids_, targets_;     // of all samples
+  std::vector<int64_t> lengths_, sample_;  // of all sequences: tokens, and which sample each is of
 };
 
 /// Mean loss of a token over the first `count` windows, `batch` of them at a time, without dropout or noise. Nothing

@@ -5,6 +5,8 @@
 
 #include "base/error.h"
 #include "base/yaml.h"
+#include "train/recipe_section.h"
+#include "train/tuned_model.h"
 
 namespace coterie::train {
 
@@ -15,69 +17,24 @@ using base::JsonReader;
 
 namespace {
 
-// One of the sections of a recipe; absent is as good as empty.
-class Section {
- public:
-  Section(JsonReader& parent, const std::string& name)
-      : json_(parent.object(name) ? *parent.object(name) : Json::object()), keys(json_, parent.where() + ": " + name) {}
-
- private:
-  Json json_;
-
- public:
-  JsonReader keys;
-
-  const std::string& where() const { return keys.where(); }
-
-  int64_t count(std::string_view key, int64_t least, std::optional<int64_t> otherwise = {}) {
-    const int64_t value = keys.integer(key, otherwise);
-    if (value < least) fail(ErrorKind::bad_input, where(), "{} is {}, expected {} or more", key, value, least);
-    return value;
-  }
-  double number(std::string_view key, double least, double most, std::optional<double> otherwise = {}) {
-    const double value = keys.number(key, otherwise);
-    if (!(value >= least && value <= most))
-      fail(ErrorKind::bad_input, where(), "{} is {}, expected {} to {}", key, value, least, most);
-    return value;
-  }
-  /// What one of the words stands for; `otherwise` is the word when the key is absent.
-  template <typename T>
-  T choice(std::string_view key, std::initializer_list<std::pair<std::string_view, T>> words,
-           std::string_view otherwise) {
-    const std::string value = keys.string(key, std::string(otherwise));
-    std::string all;
-    for (const auto& [word, meaning] : words) {
-      if (value == word) return meaning;
-      all += (all.empty() ? "" : ", ") + std::string(word);
-    }
-    fail(ErrorKind::bad_input, where(), "{} is \"{}\", expected one of {}", key, value, all);
-  }
-  /// Refuses a key that would have no effect.
-  void refuse(std::string_view key, std::string_view why) {
-    if (keys.has(key)) fail(ErrorKind::bad_input, where(), "{} has no effect {}: take it out", key, why);
-  }
-  /// A word or a list of them.
-  std::vector<std::string> list(std::string_view key) {
-    const Json* value = keys.value(key);
-    if (value && value->is_string()) return {value->get<std::string>()};
-    return keys.strings(key);
-  }
-};
-
 constexpr double kMost = 1e9;
 
 class Reader {
  public:
-  Reader(const Json& json, const std::filesystem::path& path)
-      : top_(json, path.string()), folder_(path.parent_path()) {}
+  Reader(const Json& json, const std::filesystem::path& path, const std::filesystem::path& tuned)
+      : top_(json, path.string()), folder_(path.parent_path()), tuned_(tuned) {}
 
   Recipe read() {
     recipe_.description = top_.string("description", "");
     const int64_t seed = top_.integer("seed", 0);
     if (seed < 0) fail(ErrorKind::bad_input, top_.where(), "seed is {}, expected 0 or more", seed);
     recipe_.seed = static_cast<uint64_t>(seed);
-    read_model();
-    read_tokenizer();
+    if (tuned_.empty()) {
+      read_model();
+      read_tokenizer();
+    } else {
+      recipe_.tune = read_tune(top_, tuned_);
+    }
     read_data();
     read_training();
     read_balance();
@@ -129,7 +86,7 @@ class Reader {
     tokenizer.keys.refuse_unread();
   }
 
-  enum class Files { text, jsonl, tokens };
+  enum class Files { text, jsonl, tokens, instructions };
 
   std::vector<TextSource> texts(Section& data, std::string_view key, Files format) {
     std::vector<TextSource> list;
@@ -143,10 +100,21 @@ class Reader {
   void read_data() {
     Section data(top_, "data");
     DataRecipe& recipe = recipe_.data;
-    const Files format = data.choice<Files>(
-        "format", {{"text", Files::text}, {"jsonl", Files::jsonl}, {"tokens", Files::tokens}}, "text");
+    const Files format = data.choice<Files>("format",
+                                            {{"text", Files::text},
+                                             {"jsonl", Files::jsonl},
+                                             {"tokens", Files::tokens},
+                                             {"instructions", Files::instructions}},
+                                            "text");
     if (format != Files::jsonl) data.refuse("field", "but with format: jsonl");
-    if (format == Files::tokens) {
+    if (format == Files::instructions) {
+      if (!recipe_.tune)
+        throw base::Error(ErrorKind::bad_input, data.where(), "instructions are for models that are tuned",
+                          "coterie tune MODEL RECIPE");
+      for (const std::string& file : data.list("files")) recipe.instructions.push_back(relative(file));
+      for (const std::string& file : data.list("validation_files"))
+        recipe.validation_instructions.push_back(relative(file));
+    } else if (format == Files::tokens) {
       if (recipe_.tokenizer.trained)
         fail(ErrorKind::bad_input, data.where(),
              "files of tokens need the tokenizer they were made with: tokenizer: folder");
@@ -155,11 +123,12 @@ class Reader {
       recipe.texts = texts(data, "files", format);
       recipe.validation_texts = texts(data, "validation_files", format);
     }
-    if (recipe.texts.empty() && recipe.tokens.empty())
+    if (recipe.texts.empty() && recipe.tokens.empty() && recipe.instructions.empty())
       fail(ErrorKind::bad_input, data.where(), "files is missing or empty");
-    if (!recipe.validation_texts.empty() && data.keys.has("validation"))
+    const bool own = !recipe.validation_texts.empty() || !recipe.validation_instructions.empty();
+    if (own && data.keys.has("validation"))
       fail(ErrorKind::bad_input, data.where(), "validation holds a part of files out, and validation_files are there");
-    recipe.validation = data.number("validation", 0, 0.9, recipe.validation_texts.empty() ? 0.1 : 0.0);
+    recipe.validation = data.number("validation", 0, 0.9, own ? 0.0 : 0.1);
     using Order = Windows::Order;
     recipe.order = data.choice<Order>(
         "order", {{"shuffled", Order::shuffled}, {"sequential", Order::sequential}, {"random", Order::random}},
@@ -199,6 +168,7 @@ class Reader {
         "precision", {{"f32", ops::Precision::f32}, {"bf16", ops::Precision::bf16}}, "f32");
     recipe_.recompute = training.keys.boolean("recompute", false);
     recipe_.dropout = training.number("dropout", 0, 0.95, 0.0);
+    recipe_.expert_dropout = training.number("expert_dropout", 0, 0.95, 0.0);
     training.keys.refuse_unread();
   }
 
@@ -227,6 +197,11 @@ class Reader {
     Section evaluation(top_, "evaluation");
     recipe_.evaluate_every = evaluation.count("every", 1, recipe_.schedule.steps);
     recipe_.evaluate_batches = evaluation.count("batches", 0, 0);
+    recipe_.patience = evaluation.count("patience", 0, 0);
+    const DataRecipe& data = recipe_.data;
+    if (recipe_.patience > 0 && data.validation == 0 && data.validation_texts.empty() &&
+        data.validation_instructions.empty())
+      fail(ErrorKind::bad_input, evaluation.where(), "patience waits for validation data to get better: there is none");
     evaluation.keys.refuse_unread();
     Section checkpoint(top_, "checkpoint");
     recipe_.checkpoint_every = checkpoint.count("every", 1, recipe_.schedule.steps);
@@ -235,7 +210,7 @@ class Reader {
   }
 
   JsonReader top_;
-  std::filesystem::path folder_;
+  std::filesystem::path folder_, tuned_;
   Recipe recipe_;
 };
 
@@ -283,10 +258,13 @@ Recipe read_recipe(const std::filesystem::path& path, const RecipeChoice& choice
     name += "-" + choice.variant;
   }
   for (const std::string& setting : choice.settings) set(json, setting);
-  Recipe recipe = Reader(json, path).read();
+  Recipe recipe = Reader(json, path, choice.tuned).read();
   recipe.name = std::move(name);
   recipe.source = std::move(json);
-  recipe.source["model"]["config"] = recipe.config;  // of a file too: a run goes on only with the same
+  if (recipe.tune)
+    recipe.source["model"] = describe_base(recipe.tune->model);
+  else
+    recipe.source["model"]["config"] = recipe.config;  // of a file too: a run goes on only with the same
   return recipe;
 }
 

@@ -15,6 +15,7 @@
 #include "train/adamw.h"
 #include "train/schedule.h"
 #include "train/token_file.h"
+#include "train/tune_recipe.h"
 #include "train/windows.h"
 
 namespace coterie::train {
@@ -26,9 +27,10 @@ struct TokenizerChoice {
 };
 
 struct DataRecipe {
-  std::vector<TextSource> texts;              // …
-  std::vector<std::filesystem::path> tokens;  // … or files of tokens (TokenFile)
-  std::vector<TextSource> validation_texts;   // none: the last `validation` of the stream
+  std::vector<std::filesystem::path> instructions, validation_instructions;  // conversations (InstructionFile), or …
+  std::vector<TextSource> texts;                                             // …
+  std::vector<std::filesystem::path> tokens;                                 // … or files of tokens (TokenFile)
+  std::vector<TextSource> validation_texts;  // none: the last `validation` of the stream
   double validation = 0.1;
   Windows::Order order = Windows::Order::shuffled;
 };
@@ -69,6 +71,12 @@ struct Recipe {
   double dropout = 0;                              // share of what mixers and FFNs give
   BalanceRecipe balance;
 
+  double expert_dropout = 0;  // share of the values inside routed experts
+
+  // A model that is there is tuned, in place of config, init and tokenizer above.
+  std::optional<TuneRecipe> tune;
+
+  int64_t patience = 0;  // evaluations without a better validation loss before the run ends; 0: it goes to its end
   int64_t evaluate_every = 0, evaluate_batches = 0;  // 0 batches: all of the validation data
   /// The first windows of `there`, which are judged.
   int64_t windows_of_evaluation(int64_t there) const {
@@ -81,6 +89,7 @@ struct Recipe {
 struct RecipeChoice {
   std::string variant;                // one of variants_of(); empty: the file without them
   std::vector<std::string> settings;  // "training.steps=100", the value in YAML
+  std::filesystem::path tuned = {};   // the model that is tuned; empty: the recipe makes one
 };
 
 /// Throws bad_input naming the file and the key, with the nearest known key for one that is misspelt.

@@ -27,10 +27,35 @@ void TokenStream::read(int64_t begin, std::span<int32_t> out) const {
   base::require(out.empty(), "train::TokenStream", "{} tokens past the end", out.size());
 }
 
-void Split::read(int64_t sample, std::span<int32_t> inputs, std::span<int32_t> targets) const {
-  const int64_t first = begin + windows.begin(sample);
-  stream->read(first, inputs);
-  stream->read(first + 1, targets);
+void Split::read(int64_t sample, std::vector<int32_t>& inputs, std::vector<int32_t>& targets,
+                 std::vector<int64_t>& lengths) const {
+  const int64_t first = windows.begin(sample);
+  if (rows) {
+    for (const int64_t s : rows->samples(first)) {
+      rows->file().append(s, inputs, targets);
+      lengths.push_back(rows->file().tokens(s) - 1);
+    }
+    return;
+  }
+  const auto before = inputs.size(), length = static_cast<size_t>(windows.length());
+  inputs.resize(before + length), targets.resize(before + length);
+  stream->read(begin + first, std::span(inputs).subspan(before));
+  stream->read(begin + first + 1, std::span(targets).subspan(before));
+  lengths.push_back(windows.length());
+}
+
+int64_t Split::inputs(int64_t first, int64_t count) const {
+  if (!rows) return count * windows.length();
+  int64_t sum = 0;
+  for (int64_t s = first; s < first + count; ++s) sum += rows->inputs(windows.begin(s));
+  return sum;
+}
+
+int64_t Split::scored(int64_t first, int64_t count) const {
+  if (!rows) return count * windows.length();
+  int64_t sum = 0;
+  for (int64_t s = first; s < first + count; ++s) sum += rows->scored(windows.begin(s));
+  return sum;
 }
 
 namespace {
@@ -39,7 +64,8 @@ using Note = std::function<void(const std::string&)>;
 
 void copy_vocabulary(const fs::path& from, const fs::path& to) {
   fs::create_directories(to);
-  for (const char* name : {"tokenizer_config.json", "tokenizer.json"}) {
+  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
+                           "chat_template.jinja", "chat_template.json", "tokenizer.json"}) {
     if (fs::exists(from / name)) base::write_text(to / name, base::read_text(from / name));
   }
 }
@@ -99,9 +125,80 @@ double bytes_per_token(const Split& split, int64_t windows, const text::Tokenize
 
 }  // namespace
 
-RunData open_data(const Recipe& recipe, const RunFolder& folder, bool resumed, const Note& note) {
+namespace {
+
+text::Tokenizer open_vocabulary(const Recipe& recipe, const RunFolder& folder, bool resumed, const TunedModel* tuned,
+                                const Note& note) {
+  if (tuned) {
+    if (!tuned->vocabulary().empty() && !(resumed && fs::exists(folder.tokenizer() / "tokenizer.json")))
+      copy_vocabulary(tuned->vocabulary(), folder.tokenizer());
+    return tuned->tokenizer();
+  }
   make_vocabulary(recipe, folder.tokenizer(), resumed, note);
-  text::Tokenizer tokenizer = text::Tokenizer::load(folder.tokenizer());
+  return text::Tokenizer::load(folder.tokenizer());
+}
+
+/// Windows that order `count` rows: one token each and one after the last.
+Windows order_of(int64_t count, Windows::Order order, uint64_t seed, const std::string& where) {
+  return {count + 1, 1, order, seed, where};
+}
+
+std::shared_ptr<const InstructionFile> make_instructions(const fs::path& path, std::span<const fs::path> files,
+                                                         const Recipe& recipe, const text::Tokenizer& tokenizer,
+                                                         const TunedModel& tuned, bool resumed, base::Json* counted,
+                                                         const Note& note) {
+  const fs::path counts_path = fs::path(path).replace_extension(".json");
+  if (!resumed || !fs::exists(path) || !fs::exists(counts_path)) {
+    const InstructionCounts counts =
+        write_instruction_file(path, files, tokenizer, tuned.chat_template(), recipe.sequence,
+                               [&](const InstructionCounts& at) { note(fmt::format("{} samples", at.samples)); });
+    base::write_text(counts_path, base::Json{{"samples", counts.samples},
+                                             {"truncated", counts.truncated},
+                                             {"dropped", counts.dropped},
+                                             {"tokens", counts.tokens},
+                                             {"scored", counts.scored}}
+                                          .dump(2) +
+                                      "\n");
+  }
+  *counted = base::read_json(counts_path);
+  return std::make_shared<const InstructionFile>(InstructionFile::open(path, tokenizer.vocabulary_size()));
+}
+
+RunData open_instructions(const Recipe& recipe, const RunFolder& folder, bool resumed, const TunedModel& tuned,
+                          text::Tokenizer tokenizer, const Note& note) {
+  using enum Windows::Order;
+  base::Json counts = base::Json::object();
+  const auto file = make_instructions(folder.tokens(), recipe.data.instructions, recipe, tokenizer, tuned, resumed,
+                                      &counts["training"], note);
+  const std::string where = recipe.data.instructions.front().string();
+  const auto held_out = static_cast<int64_t>(std::ceil(static_cast<double>(file->size()) * recipe.data.validation));
+  const auto split = [&](std::shared_ptr<const InstructionFile> of, int64_t begin, int64_t end, Windows::Order order,
+                         const std::string& name) {
+    if (begin >= end) base::fail(ErrorKind::bad_input, name, "no sample is left to train on");
+    const auto rows = std::make_shared<const InstructionRows>(std::move(of), begin, end, recipe.sequence,
+                                                              order != sequential, recipe.seed);
+    return Split{nullptr, 0, order_of(rows->size(), order, recipe.seed, name), rows};
+  };
+  RunData data{std::move(tokenizer), split(file, 0, file->size() - held_out, recipe.data.order, where), {}};
+  if (!recipe.data.validation_instructions.empty()) {
+    const auto judged = make_instructions(folder.validation(), recipe.data.validation_instructions, recipe,
+                                          data.tokenizer, tuned, resumed, &counts["validation"], note);
+    data.validation =
+        split(judged, 0, judged->size(), sequential, recipe.data.validation_instructions.front().string());
+  } else if (held_out > 0) {
+    data.validation = split(file, file->size() - held_out, file->size(), sequential, where + ": the part held out");
+  }
+  data.instructions = std::move(counts);
+  return data;
+}
+
+}  // namespace
+
+RunData open_data(const Recipe& recipe, const RunFolder& folder, bool resumed, const TunedModel* tuned,
+                  const Note& note) {
+  text::Tokenizer tokenizer = open_vocabulary(recipe, folder, resumed, tuned, note);
+  if (!recipe.data.instructions.empty())
+    return open_instructions(recipe, folder, resumed, *tuned, std::move(tokenizer), note);
 
   std::shared_ptr<const TokenStream> stream;
   if (recipe.data.tokens.empty()) {

@@ -92,8 +92,10 @@ fs::path RunFolder::checkpoint(int64_t step) const {
   return path_ / "checkpoints" / fmt::format("{}{:07}", kStep, step);
 }
 
-void RunFolder::write_checkpoint(int64_t step, int64_t kept, const std::function<void(const fs::path&)>& fill) const {
-  const fs::path final_path = checkpoint(step), unfinished = final_path.string() + kUnfinished;
+namespace {
+
+void write_folder(const fs::path& final_path, const std::function<void(const fs::path&)>& fill) {
+  const fs::path unfinished = final_path.string() + kUnfinished;
   std::error_code error;
   fs::remove_all(unfinished, error);
   fs::create_directories(unfinished, error);
@@ -109,6 +111,16 @@ void RunFolder::write_checkpoint(int64_t step, int64_t kept, const std::function
     fs::remove_all(unfinished, error);
     throw;
   }
+}
+
+}  // namespace
+
+void RunFolder::write_best(const std::function<void(const fs::path&)>& fill) const { write_folder(best(), fill); }
+
+void RunFolder::write_checkpoint(int64_t step, int64_t kept, const std::function<void(const fs::path&)>& fill) const {
+  const fs::path final_path = checkpoint(step);
+  write_folder(final_path, fill);
+  std::error_code error;
   const std::vector<int64_t> steps = checkpoints();
   for (size_t i = 0; i + static_cast<size_t>(kept) < steps.size(); ++i)
     if (steps[i] != step) remove_checkpoint(checkpoint(steps[i]));

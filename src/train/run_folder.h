@@ -17,6 +17,7 @@ namespace coterie::train {
 ///   tokenizer/            the vocabulary of the run
 ///   tokens.safetensors    the data as tokens; validation.safetensors where it has files of its own
 ///   data.json             what files of tokens that lie elsewhere were like, so that a run resumes on the same
+///   best/                 with patience: the model or adapter of the best evaluation
 ///   checkpoints/step-N/   config.json, tokenizer.json, model.safetensors, and optimizer.safetensors, state.json
 class RunFolder {
  public:
@@ -37,6 +38,11 @@ class RunFolder {
   /// Steps of the finished checkpoints, in ascending order. Folders that were not finished are not among them.
   std::vector<int64_t> checkpoints() const;
   std::filesystem::path checkpoint(int64_t step) const;
+
+  /// What was best by the validation data, where a recipe has patience: the files of a model or an adapter.
+  std::filesystem::path best() const { return path_ / "best"; }
+  /// Writes that folder, whole or not at all.
+  void write_best(const std::function<void(const std::filesystem::path&)>& fill) const;
 
   /// Writes a checkpoint: `fill` puts its files into the folder it is given, which then gets its name, so that a reader
   /// finds all of it or nothing. Afterwards only the `kept` newest remain.

@@ -29,21 +29,31 @@ int64_t id_at(const checkpoint::TensorInfo& tensor, int64_t i) {
 
 }  // namespace
 
-void for_each_document(const TextSource& source, const std::function<void(std::string_view text)>& document) {
-  const base::MappedFile file = base::MappedFile::open(source.path);
+void for_each_line(const std::filesystem::path& path,
+                   const std::function<void(const base::Json& object, const std::string& where)>& line) {
+  const base::MappedFile file = base::MappedFile::open(path);
   std::string_view rest(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
-  if (source.format == TextSource::Format::text) return document(rest);
-  for (int64_t line = 1; !rest.empty(); ++line) {
+  for (int64_t number = 1; !rest.empty(); ++number) {
     const size_t end = std::min(rest.find('\n'), rest.size());
     const std::string_view text = rest.substr(0, end);
     rest.remove_prefix(std::min(end + 1, rest.size()));
     if (text.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    const std::string where = fmt::format("{}: line {}", source.path.string(), line);
+    const std::string where = fmt::format("{}: line {}", path.string(), number);
     const base::Json json = base::parse_json(text, where);
     if (!json.is_object())
       base::fail(ErrorKind::bad_input, where, "expected a JSON object, found {}", json.type_name());
-    document(base::JsonReader(json, where).string(source.field));
+    line(json, where);
   }
+}
+
+void for_each_document(const TextSource& source, const std::function<void(std::string_view text)>& document) {
+  if (source.format == TextSource::Format::text) {
+    const base::MappedFile file = base::MappedFile::open(source.path);
+    return document({reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()});
+  }
+  for_each_line(source.path, [&](const base::Json& json, const std::string& where) {
+    document(base::JsonReader(json, where).string(source.field));
+  });
 }
 
 TokenFile TokenFile::open(const std::filesystem::path& path, int64_t vocabulary) {

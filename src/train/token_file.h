@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "checkpoint/tensor_source.h"
 #include "text/tokenizer.h"
 
@@ -40,6 +41,11 @@ struct TextSource {
   Format format = Format::text;
   std::string field = "text";  // jsonl: the key of a line's object that holds the text
 };
+
+/// Calls `line` with each object of a JSONL file, and where it is for messages; empty lines are passed over. Throws
+/// not_found and bad_input naming file and line.
+void for_each_line(const std::filesystem::path& path,
+                   const std::function<void(const base::Json& object, const std::string& where)>& line);
 
 /// Calls `document` with each text of a source: a text file is one, each line of a JSONL file is one. Throws not_found
 /// and bad_input naming file and line.

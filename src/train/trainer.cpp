@@ -16,6 +16,7 @@
 #include "train/router_watch.h"
 #include "train/run_data.h"
 #include "train/run_folder.h"
+#include "train/tuned_model.h"
 
 namespace coterie::train {
 
@@ -41,10 +42,11 @@ struct Trainer::State {
         folder(options.run),
         resumed(folder.take_up(recipe.source, options.resume)),
         lock(folder.path()),
-        data(open_data(recipe, folder, resumed, listener.note)),
+        tuned(open_tuned()),
+        data(open_data(recipe, folder, resumed, tuned.get(), listener.note)),
         config(recipe.config),
         context{pool, kernels, arena, ops::Precision::f32} {
-    if (!config.contains("vocab_size")) config["vocab_size"] = data.tokenizer.vocabulary_size();
+    if (!tuned && !config.contains("vocab_size")) config["vocab_size"] = data.tokenizer.vocabulary_size();
     open_decoder();
     const models::ModelSpec& spec = decoder->spec();
     if (spec.vocabulary < data.tokenizer.vocabulary_size())
@@ -53,8 +55,8 @@ struct Trainer::State {
     if (recipe.sequence > spec.context)
       base::fail(ErrorKind::bad_input, recipe.name, "sequences of {} tokens for a model of {} positions",
                  recipe.sequence, spec.context);
-    parameters = std::make_unique<models::Parameters>(*decoder);
-    if (!opened) {
+    parameters = tuned ? tuned->parameters(*decoder) : std::make_unique<models::Parameters>(*decoder);
+    if (!opened && !tuned) {
       models::initialise(*parameters, spec, recipe.init, recipe.seed);
       models::weights_changed(*decoder);
     }
@@ -64,7 +66,7 @@ struct Trainer::State {
       optimiser.add(p.path, {p.values, count}, {p.gradient, count},
                     p.matrix ? recipe.weight_decay : recipe.vector_decay);
     }
-    if (opened) progress = read_progress(folder.checkpoint(folder.checkpoints().back()), optimiser);
+    if (has_checkpoint()) progress = read_progress(folder.checkpoint(folder.checkpoints().back()), optimiser);
     opened.reset();  // every weight is a copy now
     tape = std::make_unique<ops::Tape>(arena, parameters->gradients());
     pass = std::make_unique<Pass>(*decoder, recipe.sequence);
@@ -74,13 +76,37 @@ struct Trainer::State {
     flops_per_token = 6 * static_cast<double>(account.total_active());
     if (!spec.tied_embeddings)
       flops_per_token -= 6 * static_cast<double>(account.active[static_cast<size_t>(models::Place::input_embeddings)]);
+    if (tuned) flops_per_token = tuned->flops_per_token(account);
+    check_guards();
     // Without a checkpoint everything is done again, and logged again.
     log = std::make_unique<LogFile>(folder.log(), has_checkpoint());
     // Last: a start that failed leaves no run behind.
     if (!resumed) base::write_text(folder.recipe(), recipe.source.dump(2) + "\n");
   }
 
+  std::unique_ptr<TunedModel> open_tuned() {
+    if (!recipe.tune) return nullptr;
+    listener.note("opening the model");
+    return std::make_unique<TunedModel>(*recipe.tune, recipe.seed,
+                                        has_checkpoint() ? folder.checkpoint(folder.checkpoints().back()) : fs::path());
+  }
+
+  // What keeps a model from learning its data by heart, where there is nothing for it to act on.
+  void check_guards() const {
+    if (recipe.expert_dropout > 0 && watch->expert_layers().empty())
+      base::fail(ErrorKind::bad_input, recipe.name, "expert_dropout is {}, and the model has no experts",
+                 recipe.expert_dropout);
+    const bool router_stays =
+        recipe.tune && (recipe.tune->lora || tuned->trainable()[static_cast<size_t>(models::Place::router)] == 0);
+    if (recipe.balance.bias_rate > 0 && router_stays)
+      base::fail(ErrorKind::bad_input, recipe.name, "balance: bias_rate moves a bias of the routers, which are frozen");
+  }
+
   void open_decoder() {
+    if (tuned) {
+      decoder = tuned->take_decoder();
+      return;
+    }
     const fs::path path = folder.path() / "config.json";
     base::write_text(path, config.dump(2) + "\n");
     if (has_checkpoint()) {
@@ -110,11 +136,16 @@ struct Trainer::State {
   void step();
   // False and no event when it is stopped.
   bool evaluate(const std::atomic<bool>& stop);
+  // Of an evaluation, where the recipe has patience: keeps what is best.
+  void judge(double loss);
+  bool out_of_patience() const { return recipe.patience > 0 && progress.waited >= recipe.patience; }
+  void write_model(const fs::path& path) const;
   void write_checkpoint();
   std::string layer_of_no_number();
   [[noreturn]] void stop_at_no_number(const char* what, const std::string& place);
 
   int64_t micro_batches() const { return recipe.batch / recipe.micro_batch; }
+  int64_t scored_of_step() const { return data.training.scored(progress.step * recipe.batch, recipe.batch); }
   int64_t first_window(int64_t part) const { return progress.step * recipe.batch + part * recipe.micro_batch; }
   ops::Context working_context() const {
     ops::Context working = context;
@@ -131,6 +162,7 @@ struct Trainer::State {
   RunFolder folder;
   bool resumed;
   RunLock lock;
+  std::unique_ptr<TunedModel> tuned;
   RunData data;
   Json config;
   tensor::Arena arena{16 << 20};
@@ -149,7 +181,14 @@ struct Trainer::State {
 };
 
 void Trainer::State::begin(const std::atomic<bool>& stop) {
-  if (has_checkpoint()) return tell(at("resume"));
+  if (has_checkpoint()) {
+    tell(at("resume"));
+    // An evaluation that was stopped is made up for: patience counts them.
+    const bool due = recipe.patience > 0 && progress.step < recipe.schedule.steps &&
+                     progress.step % recipe.evaluate_every == 0 && progress.judged_step < progress.step;
+    if (due) evaluate(stop);
+    return;
+  }
   Json experts = Json::array();
   for (const int64_t layer : watch->expert_layers()) experts.push_back(layer);
   Json places = Json::object();
@@ -167,20 +206,29 @@ void Trainer::State::begin(const std::atomic<bool>& stop) {
                     {"flops_per_token", flops_per_token},
                     {"expert_layers", experts},
                     {"vocabulary", decoder->spec().vocabulary},
-                    {"training_tokens", data.training.windows.per_epoch() * recipe.sequence},
+                    {"training_tokens", data.training.inputs(0, data.training.windows.per_epoch())},
                     {"bytes_per_token", data.bytes_per_token},
                     {"threads", context.pool.threads()},
                     {"isa", std::string(context.kernels.isa)},
                     {"peak_flops", options.peak_flops}});
+  if (tuned) {
+    Json trainable = Json::object();
+    for (int p = 0; p < models::kPlaces; ++p)
+      if (const int64_t count = tuned->trainable()[static_cast<size_t>(p)])
+        trainable[std::string(models::name(static_cast<models::Place>(p)))] = count;
+    start["trainable"] = trainable;
+  }
+  if (!data.instructions.is_null()) start["instructions"] = data.instructions;
   tell(start);
   evaluate(stop);
 }
 
 models::LossOptions Trainer::State::loss_options() const {
   models::LossOptions asked;
-  asked.gradient_weight = 1 / static_cast<double>(recipe.batch * recipe.sequence);
+  asked.gradient_weight = 1 / static_cast<double>(scored_of_step());
   asked.training = true;
   asked.dropout = static_cast<float>(recipe.dropout);
+  asked.expert_dropout = static_cast<float>(recipe.expert_dropout);
   asked.recompute = recipe.recompute;
   return asked;
 }
@@ -208,7 +256,7 @@ double Trainer::State::step_losses() {
     watch->begin_part();
     loss += part_loss(part, true);
   }
-  return loss / static_cast<double>(recipe.batch * recipe.sequence);
+  return loss / static_cast<double>(scored_of_step());
 }
 
 void Trainer::State::step() {
@@ -224,13 +272,14 @@ void Trainer::State::step() {
   const double rate = recipe.learning_rate * recipe.schedule.at(progress.step);
   optimiser.step(context.pool, rate, recipe.clip && norm > *recipe.clip ? *recipe.clip / norm : 1);
   watch->end_step(*parameters);
-  models::weights_changed(*decoder);
+  tuned ? tuned->weights_changed(*decoder) : models::weights_changed(*decoder);
   const double seconds = watch_time.seconds();
+  const int64_t tokens = data.training.inputs(progress.step * recipe.batch, recipe.batch);
   ++progress.step;
-  progress.tokens += recipe.batch * recipe.sequence;
+  progress.tokens += tokens;
   progress.seconds += seconds;
 
-  const double speed = static_cast<double>(recipe.batch * recipe.sequence) / seconds;
+  const double speed = static_cast<double>(tokens) / seconds;
   Json event = at("step");
   event.update(Json{{"loss", loss}, {"rate", rate}, {"gradient_norm", norm}, {"tokens_per_second", speed}});
   if (options.peak_flops > 0) event["peak_share"] = speed * flops_per_token / options.peak_flops;
@@ -257,16 +306,34 @@ bool Trainer::State::evaluate(const std::atomic<bool>& stop) {
     const std::optional<double> loss = mean(*data.validation, data.validation->windows.per_epoch());
     if (!loss) return false;
     event["validation"] = *loss;
+    if (recipe.patience > 0) judge(*loss);
     if (data.bytes_per_token > 0) event["bits_per_byte"] = *loss / std::log(2.0) / data.bytes_per_token;
   }
   tell(event);
   return true;
 }
 
+void Trainer::State::judge(double loss) {
+  const bool again = progress.best && progress.step == progress.judged_step;
+  progress.judged_step = progress.step;
+  if (progress.best && loss >= *progress.best) {
+    if (!again) ++progress.waited;
+    return;
+  }
+  progress.best = loss, progress.best_step = progress.step, progress.waited = 0;
+  folder.write_best([&](const fs::path& path) { write_model(path); });
+}
+
+void Trainer::State::write_model(const fs::path& path) const {
+  tuned ? tuned->write(path, *decoder, folder.tokenizer())
+        : write_model_files(path, config, folder.tokenizer(), *decoder);
+}
+
 void Trainer::State::write_checkpoint() {
   if (const std::string place = weight_not_finite(*parameters); !place.empty()) stop_at_no_number("weights", place);
   folder.write_checkpoint(progress.step, recipe.checkpoints_kept, [&](const fs::path& path) {
-    write_checkpoint_files(path, config, folder.tokenizer(), *decoder, optimiser, progress);
+    write_model(path);
+    write_progress(path, optimiser, progress);
   });
 }
 
@@ -298,24 +365,34 @@ Trainer::~Trainer() = default;
 bool Trainer::run(const std::atomic<bool>& stop) {
   State& s = *state_;
   const int64_t steps = s.recipe.schedule.steps;
-  if (s.progress.step >= steps && s.log->ended()) return true;
+  if ((s.progress.step >= steps || s.out_of_patience()) && s.log->ended()) return true;
   s.begin(stop);
-  while (s.progress.step < steps && !stop) {
+  while (s.progress.step < steps && !stop && !s.out_of_patience()) {
     s.step();
     const bool last = s.progress.step == steps;
     if (!last && s.progress.step % s.recipe.evaluate_every == 0) s.evaluate(stop);
-    if (last || stop || s.progress.step % s.recipe.checkpoint_every == 0) s.write_checkpoint();
+    if (last || stop || s.out_of_patience() || s.progress.step % s.recipe.checkpoint_every == 0) s.write_checkpoint();
   }
   // After the checkpoint: what is lost when it is stopped is made up for when the run is resumed.
-  if (s.progress.step < steps || !s.evaluate(stop)) return false;
-  s.tell(s.at("end"));
+  if (s.progress.step < steps && !s.out_of_patience()) return false;
+  if (s.progress.step == steps && !s.evaluate(stop)) return false;
+  Json end = s.at("end");
+  if (s.recipe.patience > 0 && s.progress.best)
+    end.update(Json{{"best_step", s.progress.best_step},
+                    {"best_validation", *s.progress.best},
+                    {"stopped_early", s.progress.step < steps}});
+  s.tell(end);
   return true;
 }
 
 const models::Account& Trainer::account() const { return state_->account; }
 const std::vector<std::string>& Trainer::warnings() const { return state_->decoder->spec().warnings; }
 int64_t Trainer::step() const { return state_->progress.step; }
+bool Trainer::stopped_early() const {
+  return state_->out_of_patience() && state_->progress.step < state_->recipe.schedule.steps;
+}
 fs::path Trainer::result() const {
+  if (state_->recipe.patience > 0 && fs::exists(state_->folder.best())) return state_->folder.best();
   const std::vector<int64_t> saved = state_->folder.checkpoints();
   return saved.empty() ? fs::path() : state_->folder.checkpoint(saved.back());
 }

@@ -49,7 +49,10 @@ class Trainer {
   /// What is to be known about the model (routing that is not causal), in sentences.
   const std::vector<std::string>& warnings() const;
   int64_t step() const;
-  /// The newest checkpoint's folder; empty before the first.
+  /// Whether the recipe's patience ended it before its last step.
+  bool stopped_early() const;
+  /// The folder of the best evaluation, where the recipe has patience, else the newest checkpoint's; empty before the
+  /// first.
   std::filesystem::path result() const;
 
  private:

@@ -1,0 +1,75 @@
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "base/json.h"
+#include "cli/commands.h"
+#include "cli/number_words.h"
+#include "cli/options.h"
+#include "cli/terminal.h"
+#include "cli/training.h"
+#include "models/account.h"
+#include "models/model.h"
+#include "train/recipe.h"
+#include "train/tune_recipe.h"
+
+namespace coterie::cli {
+
+namespace {
+
+using base::Json;
+
+struct TuneOptions : TrainOptions {
+  bool dry_run = false;
+};
+
+// What would be trained.
+int show(const TuneOptions& options) {
+  const std::string variant = options.variants.empty() ? "" : options.variants.front();
+  const train::Recipe recipe = train::read_recipe(options.recipe, {variant, options.settings, options.tuned});
+  const models::Model model = models::open_model(options.tuned);
+  const auto counts = train::trainable(*model.decoder, *recipe.tune);
+  const models::Account account = models::account(model.decoder->spec());
+  Json trainable = Json::object(), held = Json::object();
+  for (int p = 0; p < models::kPlaces; ++p) {
+    const std::string place(models::name(static_cast<models::Place>(p)));
+    held[place] = account.held[static_cast<size_t>(p)];
+    if (counts[static_cast<size_t>(p)] > 0) trainable[place] = counts[static_cast<size_t>(p)];
+  }
+  if (options.json)
+    print(Json{{"model", model.name}, {"parameters", account.total()}, {"places", held}, {"trainable", trainable}}.dump(
+              2) +
+          "\n");
+  else
+    print(fmt::format("{}: {} parameters; {}\n", model.name, grouped(account.total()), trainable_line(trainable)));
+  return 0;
+}
+
+int tune_command(const TuneOptions& options) {
+  if (options.dry_run) return show(options);
+  train_variants(options);
+  return 0;
+}
+
+}  // namespace
+
+void add_tune(CLI::App& app, Action& action) {
+  auto options = std::make_shared<TuneOptions>();
+  CLI::App* command =
+      app.add_subcommand("tune", "Fine-tune a model as a recipe says: its weights, or an adapter (LoRA)");
+  command->add_option("MODEL", options->tuned, "A folder with config.json and safetensors, or a .gguf file")
+      ->required();
+  command->add_option("RECIPE", options->recipe, "The YAML file; docs/guides/tune.md lists its keys")->required();
+  options->add_run(*command);
+  command->add_flag("--dry-run", options->dry_run, "Only say how many parameters would be trained at each place");
+  command->footer(
+      "The model stays as it is. With lora the run's checkpoints are adapters as the peft library writes them, for\n"
+      "--adapter and coterie merge-adapter; with full they are models. Weights of a .gguf stay in their blocks.\n"
+      "Examples:\n"
+      "  coterie tune ./OLMoE-1B-7B recipes/tune-lora.yaml --dry-run\n"
+      "  coterie tune model-q4_k.gguf recipes/tune-lora.yaml -o runs/tuned\n"
+      "  coterie run model-q4_k.gguf --adapter runs/tuned/best \"Once upon a time\"");
+  command->callback([=, &action] { action = [options] { return tune_command(*options); }; });
+}
+
+}  // namespace coterie::cli

@@ -1,0 +1,87 @@
+#include "train/tuned_model.h"
+
+#include <numeric>
+
+#include "base/atomic_file.h"
+#include "base/error.h"
+#include "checkpoint/tensor_sink.h"
+#include "checkpoint/tensor_source.h"
+#include "models/export.h"
+#include "models/families/family.h"
+
+namespace coterie::train {
+
+namespace fs = std::filesystem;
+using base::ErrorKind;
+using base::Json;
+
+namespace {
+
+fs::path opened_from(const TuneRecipe& recipe, const fs::path& checkpoint) {
+  return recipe.lora || checkpoint.empty() ? recipe.model : checkpoint;
+}
+
+}  // namespace
+
+TunedModel::TunedModel(const TuneRecipe& recipe, uint64_t seed, const fs::path& checkpoint)
+    : recipe_(recipe), base_(models::open_model(opened_from(recipe, checkpoint))) {
+  if (!recipe.lora && base_.source->format() == checkpoint::Format::gguf)
+    throw base::Error(ErrorKind::unsupported, recipe.model.string(),
+                      "full tuning writes a Hugging Face folder, and this is a .gguf",
+                      "tune the folder it was made of; or lora, which goes over any format");
+  trainable_ = train::trainable(*base_.decoder, recipe);
+  if (!recipe.lora) return;
+  adapter_.emplace(checkpoint.empty() ? models::Adapter::fresh(*base_.decoder, *recipe.lora, seed)
+                                      : models::Adapter::load(*base_.decoder, checkpoint));
+  adapter_->lay_over(*base_.decoder);
+}
+
+const text::Tokenizer& TunedModel::tokenizer() const {
+  if (!base_.tokenizer)
+    throw base::Error(ErrorKind::unsupported, recipe_.model.string(), base_.no_tokenizer,
+                      "the data becomes tokens by the model's own tokenizer");
+  return *base_.tokenizer;
+}
+
+fs::path TunedModel::vocabulary() const { return recipe_.lora ? fs::path() : base_.path.config.parent_path(); }
+
+std::unique_ptr<models::Parameters> TunedModel::parameters(models::Decoder& decoder) {
+  if (adapter_) return std::make_unique<models::Parameters>(*adapter_);
+  return std::make_unique<models::Parameters>(
+      decoder, [&](const layers::TensorVisitor::Tensor& tensor) { return is_tuned(recipe_, tensor); });
+}
+
+double TunedModel::flops_per_token(const models::Account& account) const {
+  const auto trained = static_cast<double>(std::accumulate(trainable_.begin(), trainable_.end(), int64_t{0}));
+  const double active = static_cast<double>(account.total_active()), all = static_cast<double>(account.total());
+  return recipe_.lora ? 4 * active + 6 * trained * active / all : 4 * active + 2 * trained * active / all;
+}
+
+void TunedModel::weights_changed(models::Decoder& decoder) {
+  if (adapter_)
+    adapter_->renew();
+  else
+    models::weights_changed(decoder);
+}
+
+void TunedModel::write(const fs::path& folder, const models::Decoder& decoder, const fs::path& vocabulary) const {
+  if (adapter_) return adapter_->save(folder, recipe_.model.string());
+  Json config = base::read_json(base_.path.config);
+  // Of the weights that were trained; those that are frozen stay in their own.
+  config.erase("torch_dtype");
+  config["dtype"] = "float32";
+  base::write_text(folder / "config.json", config.dump(2) + "\n");
+  for (const fs::directory_entry& file : fs::directory_iterator(vocabulary))
+    base::write_text(folder / file.path().filename(), base::read_text(file.path()));
+  const models::Family& family = models::family_of_model_type(decoder.spec().family, "checkpoint");
+  checkpoint::write_safetensors(folder / "model.safetensors",
+                                models::tensors_to_write(decoder, family.hugging_face_names()), {{"format", "pt"}});
+}
+
+Json describe_base(const fs::path& model) {
+  const auto source = checkpoint::open_source(checkpoint::resolve_model(model));
+  if (!source) base::fail(ErrorKind::not_found, model.string(), "there are no weights beside this config");
+  return {{"path", fs::canonical(model).string()}, {"bytes", source->file_bytes()}};
+}
+
+}  // namespace coterie::train
