@@ -66,9 +66,9 @@ void add_tune(CLI::App& app, Action& action) {
       "The model stays as it is. With lora the run's checkpoints are adapters as the peft library writes them, for\n"
       "--adapter and coterie merge-adapter; with full they are models. Weights of a .gguf stay in their blocks.\n"
       "Examples:\n"
-      "  coterie tune ./OLMoE-1B-7B recipes/tune-lora.yaml --dry-run\n"
-      "  coterie tune model-q4_k.gguf recipes/tune-lora.yaml -o runs/tuned\n"
-      "  coterie run model-q4_k.gguf --adapter runs/tuned/best \"Once upon a time\"");
+      "  coterie tune ./OLMoE-1B-7B recipe.yaml --dry-run\n"
+      "  coterie tune model-q4_k.gguf recipe.yaml -o runs/tuned\n"
+      "  coterie run model-q4_k.gguf --adapter runs/tuned/best -p \"Once upon a time\"");
   command->callback([=, &action] { action = [options] { return tune_command(*options); }; });
 }
 

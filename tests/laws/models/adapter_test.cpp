@@ -126,6 +126,8 @@ class AdapterLaw : public testing::TestWithParam<std::string> {
       const std::vector<float> values(p.values, p.values + p.count);
       double best = 1e9;
       bool steady = false;
+      // From a step that changes the loss by 4e-2: as it shrinks, what the loss is rounded by outgrows the difference
+      // (zamba2, whose gradients of q are 400 long: off by 9e-4, and by 3e-2 at a change of 6e-4; worst of all: 5e-3).
       for (double change = 4e-2; change > 3e-5 && best > 5e-3; change /= 4) {
         const double step = std::min(change / norm, 0.1);
         bool same = true;
@@ -142,7 +144,7 @@ class AdapterLaw : public testing::TestWithParam<std::string> {
       std::copy(values.begin(), values.end(), p.values);
       if (!steady) continue;
       ++compared;
-      EXPECT_LT(best, clips ? 1e-1 : 2e-2);
+      EXPECT_LT(best, clips ? 1e-1 : 1e-2);
     }
     EXPECT_GE(2 * compared, std::ssize(parameters.list()));
   }

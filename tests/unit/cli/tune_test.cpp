@@ -100,7 +100,7 @@ TEST_F(TuneCommand, InterruptedItResumesAndWrongUsageSaysWhat) {
       test::coterie({"tune", model, recipe, "-o", run + "2", "--set", "tune.lora.targets=expert"});
   EXPECT_EQ(wrong.code, 2);
   EXPECT_NE(wrong.err.find("did you mean \"experts\"?"), std::string::npos) << wrong.err;
-  const test::Outcome none = test::coterie({"run", model, "a", "--adapter", model});
+  const test::Outcome none = test::coterie({"run", model, "-p", "a", "--adapter", model});
   EXPECT_EQ(none.code, 2);
   EXPECT_NE(none.err.find("adapter_config.json"), std::string::npos) << none.err;
 }
