@@ -24,8 +24,12 @@ int merge_adapter_command(const MergeAdapterCommand& command) {
   const models::Model model = models::open_model(command.model.model, command.model.open_options());
   warn_about(model);
   Progress progress;
-  const surgery::MergedAdapter merged =
-      surgery::merge_adapter(model, command.out, [&](std::string_view tensor) { progress.show(std::string(tensor)); });
+  const InterruptFlag interrupt;
+  const surgery::MergedAdapter merged = surgery::merge_adapter(model, command.out, [&](std::string_view tensor) {
+    if (interrupt.raised())
+      throw base::Error(base::ErrorKind::interrupted, command.out, "the merging was interrupted", "");
+    progress.show(std::string(tensor));
+  });
   progress.clear();
   if (command.json)
     print(base::Json{{"output", command.out}, {"tensors", merged.tensors}, {"changed", merged.changed}}.dump(2) + "\n");

@@ -64,9 +64,9 @@ double next_token_loss(Context& given, tensor::ConstMatrix hidden, const HeadSha
   const bool in_bf16 = context.precision == Precision::bf16;
   const ConstMatrix floats = tape || in_bf16 ? as_floats(context, head.weight) : ConstMatrix();
   const bool decodes = in_bf16 && head.weight.dtype != tensor::DType::f32;
-  const Weight weights = decodes ? Weight(reinterpret_cast<const std::byte*>(floats.data), tensor::DType::f32,
-                                          floats.rows, floats.cols)
-                                 : head.weight;
+  const Weight weights =
+      decodes ? Weight(reinterpret_cast<const std::byte*>(floats.data), tensor::DType::f32, floats.rows, floats.cols)
+              : head.weight;
   double loss = 0;
   for (int64_t begin = 0; begin < hidden.rows; begin += chunk) {
     const tensor::ArenaScope scratch(context.arena);
@@ -93,8 +93,7 @@ double next_token_loss(Context& given, tensor::ConstMatrix hidden, const HeadSha
     for (int64_t r = 0; r < rows; ++r) loss += losses[r];
     if (!tape) continue;
     Products products;
-    products.add(gradient.row_range(begin, end),
-                 {{logits, nullptr, false, floats, nullptr, vocabulary}}, true);
+    products.add(gradient.row_range(begin, end), {{logits, nullptr, false, floats, nullptr, vocabulary}}, true);
     if (head_gradient.data) products.add(head_gradient, {{logits, nullptr, true, x, nullptr, rows}});
     products.run(context);
     if (bias_gradient) add_column_sums(context, logits, bias_gradient);

@@ -5,12 +5,13 @@
 #include <map>
 #include <vector>
 
-#include "base/atomic_file.h"
 #include "base/error.h"
 #include "checkpoint/tensor_sink.h"
 #include "checkpoint/tensor_source.h"
 #include "layers/tensor_list.h"
 #include "quant/codec.h"
+#include "surgery/folder.h"
+#include "surgery/model_folder.h"
 
 namespace coterie::surgery {
 
@@ -128,7 +129,10 @@ void copy_rest(const fs::path& from, const fs::path& to) {
     const std::string name = entry.path().filename().string();
     const bool weights = name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json") ||
                          name.ends_with(".bin") || name.ends_with(".gguf") || name.starts_with(".");
-    if (entry.is_regular_file() && !weights && name != "state.json") fs::copy_file(entry.path(), to / name);
+    if (!entry.is_regular_file() || weights || name == "state.json" || name == kReceipt) continue;
+    std::error_code error;
+    fs::copy_file(entry.path(), to / name, error);
+    if (error) base::fail(ErrorKind::io, name, "cannot be copied to {}: {}", to.string(), error.message());
   }
 }
 
@@ -136,8 +140,12 @@ void copy_rest(const fs::path& from, const fs::path& to) {
 
 MergedAdapter merge_adapter(const models::Model& model, const fs::path& out,
                             const std::function<void(std::string_view tensor)>& progress) {
-  if (fs::exists(out))
-    throw base::Error(ErrorKind::bad_input, out.string(), "is there already", "give -o another name");
+  refuse_existing(out);
+  const bool gguf = model.source->format() == checkpoint::Format::gguf;
+  if (gguf != (out.extension() == ".gguf"))
+    throw base::Error(ErrorKind::bad_input, out.string(),
+                      gguf ? "a .gguf becomes a .gguf" : "a folder becomes a folder, this names a .gguf",
+                      "coterie convert makes the one of the other");
   const Patches patches = place(model);
   std::vector<TensorToWrite> tensors;
   for (const TensorInfo& tensor : model.source->tensors()) {
@@ -150,25 +158,14 @@ MergedAdapter merge_adapter(const models::Model& model, const fs::path& out,
          }});
   }
   const MergedAdapter result{std::ssize(tensors), std::ssize(patches)};
-  if (model.source->format() == checkpoint::Format::gguf) {
+  if (gguf) {
     checkpoint::write_gguf(out, tensors, model.source->metadata());
     return result;
   }
-  const fs::path unfinished = out.string() + ".part";
-  std::error_code error;
-  fs::remove_all(unfinished, error);
-  try {
-    fs::create_directories(unfinished);
-    copy_rest(model.path.config.parent_path(), unfinished);
-    checkpoint::write_safetensors(unfinished / "model.safetensors", tensors, {{"format", "pt"}});
-    fs::rename(unfinished, out);
-  } catch (const fs::filesystem_error& failed) {
-    fs::remove_all(unfinished, error);
-    base::fail(ErrorKind::io, out.string(), "cannot be written: {}", failed.code().message());
-  } catch (...) {
-    fs::remove_all(unfinished, error);
-    throw;
-  }
+  NewFolder folder(out);
+  copy_rest(model.path.config.parent_path(), folder.path());
+  checkpoint::write_safetensors(folder.path() / "model.safetensors", tensors, {{"format", "pt"}});
+  folder.commit();
   return result;
 }
 

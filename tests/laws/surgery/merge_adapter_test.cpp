@@ -88,7 +88,6 @@ TEST_P(MergeAdapter, IsTheOverlaidModel) {
     const models::Model merged = models::open_model(out), plain = models::open_model(model);
     expect_close(logits(merged), logits(overlaid), 1e-4, "merged");
     EXPECT_NE(logits(merged), logits(plain));
-    EXPECT_FALSE(fs::exists(out.string() + ".part"));
     // What the adapter says nothing of is there byte by byte.
     int64_t same = 0;
     for (const TensorInfo& a : plain.source->tensors()) {
@@ -100,6 +99,17 @@ TEST_P(MergeAdapter, IsTheOverlaidModel) {
     EXPECT_GT(same, 0);
     expect_error(ErrorKind::bad_input, {"is there already"}, [&] { surgery::merge_adapter(overlaid, out); });
   }
+  const models::Model overlaid = open(model, make_adapter(model, false));
+  const auto count = [&] { return std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()); };
+  const auto before = count();
+  int tensors = 0;
+  expect_error(ErrorKind::interrupted, {"enough"}, [&] {
+    surgery::merge_adapter(overlaid, folder / "never", [&](std::string_view) {
+      if (++tensors == 4) throw base::Error(ErrorKind::interrupted, "never", "enough", "");
+    });
+  });
+  EXPECT_EQ(count(), before) << "what was interrupted left something";
+  expect_error(ErrorKind::bad_input, {"never.gguf"}, [&] { surgery::merge_adapter(overlaid, folder / "never.gguf"); });
   expect_error(ErrorKind::bad_input, {"no adapter"},
                [&] { surgery::merge_adapter(models::open_model(model), folder / "none"); });
 }

@@ -17,9 +17,9 @@ namespace fs = std::filesystem;
 struct TuneCommand : testing::Test {
   TuneCommand() {
     ::setenv("XDG_CACHE_HOME", folder.path().c_str(), 1);
-    std::string text;
-    for (int i = 0; i < 4000; ++i) text += static_cast<char>('a' + (i * i + i / 7) % 23);
-    this->text = folder.write("text.txt", text);
+    std::string letters;
+    for (int i = 0; i < 4000; ++i) letters += static_cast<char>('a' + (i * i + i / 7) % 23);
+    text = folder.write("text.txt", letters);
     const std::string made = folder.write("made.yaml", R"(
 model:
   config: {model_type: mixtral, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 2,
@@ -103,6 +103,40 @@ TEST_F(TuneCommand, InterruptedItResumesAndWrongUsageSaysWhat) {
   const test::Outcome none = test::coterie({"run", model, "-p", "a", "--adapter", model});
   EXPECT_EQ(none.code, 2);
   EXPECT_NE(none.err.find("adapter_config.json"), std::string::npos) << none.err;
+  const std::string chats = folder.write(
+      "chat.jsonl", R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})");
+  const test::Outcome no_template = test::coterie(
+      {"tune", model, recipe, "-o", run + "3", "--set", "data={files: chat.jsonl, format: instructions}"});
+  EXPECT_EQ(no_template.code, 2);
+  EXPECT_NE(no_template.err.find("chat.jsonl: line 1: the model has no chat template"), std::string::npos)
+      << no_template.err;
+}
+
+TEST_F(TuneCommand, AFullDiskLeavesNothingHalfWrittenAndAnotherModelsAdapterIsRefused) {
+  const auto tune = [&](const std::string& out, const test::Surroundings& with) {
+    return test::coterie({"tune", model, recipe, "-o", (folder / out).string(), "--set", "training.steps=2"}, with);
+  };
+  ASSERT_EQ(tune("run", {}).code, 0);
+  const fs::path adapter = folder / "run" / "best" / "adapter_model.safetensors";
+  const test::Outcome full = tune("small", {.largest_file = static_cast<int64_t>(fs::file_size(adapter)) - 100});
+  EXPECT_EQ(full.code, 1) << full.err;
+  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder / "small"))
+    EXPECT_EQ(entry.path().string().find("adapter"), std::string::npos) << entry.path();
+
+  const std::string merged = (folder / "merged").string();
+  const auto size = static_cast<int64_t>(fs::file_size(fs::path(model) / "model.safetensors"));
+  const test::Outcome no_room = test::coterie({"merge-adapter", model, adapter.parent_path().string(), "-o", merged},
+                                              {.largest_file = size - 100});
+  EXPECT_EQ(no_room.code, 1) << no_room.err;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder.path()))
+    EXPECT_FALSE(entry.path().filename().string().starts_with("merged")) << entry.path();
+
+  const std::string made = (folder / "made.yaml").string(), wider = (folder / "wider").string();
+  ASSERT_EQ(test::coterie({"train", made, "-o", wider, "--set", "model.config.hidden_size=64"}).code, 0);
+  const test::Outcome other = test::coterie(
+      {"run", wider + "/checkpoints/step-0000002", "-p", "a", "--adapter", adapter.parent_path().string()});
+  EXPECT_EQ(other.code, 2);
+  EXPECT_NE(other.err.find("expected ["), std::string::npos) << other.err;
 }
 
 }  // namespace
