@@ -82,8 +82,8 @@ int run(int argc, char** argv) {
   add_report(app, action);
   add_train(app, action);
   add_upcycle(app, action);
-  add_merge(app, action);
   add_gate(app, action);
+  add_merge(app, action);
   add_tune(app, action);
   add_merge_adapter(app, action);
 

@@ -164,7 +164,7 @@ int chat_command(ChatOptions& options) {
 void add_chat(CLI::App& app, Action& action) {
   auto options = std::make_shared<ChatOptions>();
   CLI::App* command = app.add_subcommand("chat", "Talk with a model; the cache is kept between turns");
-  options->model.add_model(*command, true);
+  options->model.add_model_or_gate(*command);
   command->add_option("--system", options->system, "The system message; @FILE reads it from a file")->type_name("TEXT");
   command->add_option("--chat-template", options->chat_template, "A Jinja file instead of the model's own template")
       ->type_name("FILE");

@@ -24,8 +24,8 @@ void add_prune(CLI::App& app, Action& action);
 void add_report(CLI::App& app, Action& action);
 void add_train(CLI::App& app, Action& action);
 void add_upcycle(CLI::App& app, Action& action);
-void add_merge(CLI::App& app, Action& action);
 void add_gate(CLI::App& app, Action& action);
+void add_merge(CLI::App& app, Action& action);
 void add_tune(CLI::App& app, Action& action);
 void add_merge_adapter(CLI::App& app, Action& action);
 

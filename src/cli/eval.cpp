@@ -128,7 +128,7 @@ void add_eval(CLI::App& app, Action& action) {
   auto options = std::make_shared<EvalOptions>();
   CLI::App* command = app.add_subcommand(
       "eval", "Perplexity of a text, or accuracy on questions with choices, with its standard error");
-  options->model.add_model(*command, true);
+  options->model.add_model_or_gate(*command);
   command->add_option("--text", options->text, "The text, UTF-8; \"-\": standard input")->type_name("FILE");
   command->add_option("--choices", options->choices, "Questions, a JSON object a line: prompt, choices, answer")
       ->type_name("FILE.jsonl");

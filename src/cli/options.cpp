@@ -80,11 +80,14 @@ CLI::Validator at_least(int64_t least) {
       "");
 }
 
-void ModelOptions::add_model(CLI::App& app, bool gates) {
+void ModelOptions::add_model_or_gate(CLI::App& app) {
   app.add_option("MODEL", model,
-                 gates ? "A folder with config.json and safetensors, a .gguf file, or a gate over models (coterie gate)"
-                       : "A folder with config.json and safetensors, or a .gguf file")
+                 "A folder with config.json and safetensors, a .gguf file, or a gate over models (coterie gate)")
       ->required();
+}
+
+void ModelOptions::add_model(CLI::App& app) {
+  app.add_option("MODEL", model, "A folder with config.json and safetensors, or a .gguf file")->required();
 }
 
 void ModelOptions::add_routing(CLI::App& app) {

@@ -33,10 +33,11 @@ struct ModelOptions {
   std::string adapter;
   bool strict = false, file_pages = false;
 
-  void add_model(CLI::App& app, bool gates = false);  // MODEL; with `gates`, one of those, too
-  void add_routing(CLI::App& app);                    // --experts-per-token, --router, --strict
-  void add_adapter(CLI::App& app);                    // --adapter
-  void add_engine(CLI::App& app, bool context);       // --threads, --context, --precision, --cache-type
+  void add_model_or_gate(CLI::App& app);         // MODEL, or a gate over several
+  void add_model(CLI::App& app);                 // MODEL
+  void add_routing(CLI::App& app);               // --experts-per-token, --router, --strict
+  void add_adapter(CLI::App& app);               // --adapter
+  void add_engine(CLI::App& app, bool context);  // --threads, --context, --precision, --cache-type
 
   models::OpenOptions open_options() const;
   runtime::EngineOptions engine_options() const;

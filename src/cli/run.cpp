@@ -103,7 +103,7 @@ void add_run(CLI::App& app, Action& action) {
   auto options = std::make_shared<RunOptions>();
   options->sampling.tokens = 256;
   CLI::App* command = app.add_subcommand("run", "Continue a text, streaming to standard output");
-  options->model.add_model(*command, true);
+  options->model.add_model_or_gate(*command);
   CLI::Option* prompt =
       command->add_option("-p,--prompt", options->prompt, "The text to continue; @FILE reads it from a file")
           ->type_name("TEXT");
