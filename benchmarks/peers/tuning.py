@@ -7,9 +7,13 @@ of the rounds' ratios are reported, with their extremes, and the peak memory of 
 settings first (dtype, implementation of the experts, checkpointing of activations), then with the fastest. Needs torch,
 transformers 5 and peft.
 
+On a machine that does other work too, --processor-time counts tokens a second of processor time, one thread each: for
+Coterie from the difference between a run of all steps and one of a single step.
+
 examples:
   tuning.py build/release/coterie MODEL --python PYTHON
   tuning.py build/release/coterie MODEL --sequence 512 --batch 8 --rounds 5 --precision bf16
+  tuning.py build/release/coterie MODEL --processor-time --settings float32,grouped_mm,false
 
 exit code: 0 measured, 1 a median ratio is under --floor, 2 the benchmark failed
 """
@@ -17,6 +21,7 @@ import argparse
 import json
 import pathlib
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -28,7 +33,8 @@ import time
 PEFT = """
 import json, sys, time, torch, transformers
 from peft import LoraConfig, get_peft_model
-model, dtype, experts, checkpointing, rank, batch, sequence, threads, steps = json.loads(sys.argv[1])
+model, dtype, experts, checkpointing, rank, batch, sequence, threads, steps, processor_time = json.loads(sys.argv[1])
+clock = time.process_time if processor_time else time.perf_counter
 torch.set_num_threads(threads)
 config = transformers.AutoConfig.from_pretrained(model)
 config._experts_implementation = experts
@@ -47,11 +53,11 @@ optimiser = torch.optim.AdamW(trained, lr=1e-4)
 times = []
 for step in range(steps):
     ids = torch.randint(0, model.config.vocab_size, (batch, sequence + 1))
-    begin = time.perf_counter()
+    begin = clock()
     model(input_ids=ids[:, :-1], labels=ids[:, :-1]).loss.backward()
     optimiser.step()
     optimiser.zero_grad()
-    times.append(time.perf_counter() - begin)
+    times.append(clock() - begin)
 print(json.dumps({"tokens": batch * sequence / sorted(times[1:])[len(times[1:]) // 2],
                   "trained": sum(p.numel() for p in trained)}))
 """
@@ -85,22 +91,38 @@ def run(command):
     return process.returncode, out, error, most[0]
 
 
+def processor_seconds():
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def ours(settings, folder, number):
-    out = folder / f"run{number}"
+    if settings.processor_time:
+        before = processor_seconds()
+        one = tune(settings, folder / f"one{number}", folder, 1)
+        middle = processor_seconds()
+        all_steps = tune(settings, folder / f"all{number}", folder, settings.steps)
+        seconds = (processor_seconds() - middle) - (middle - before)
+        return {**all_steps, "tokens": settings.batch * settings.sequence * (settings.steps - 1) / seconds,
+                "memory": max(one["memory"], all_steps["memory"])}
+    return tune(settings, folder / f"run{number}", folder, settings.steps)
+
+
+def tune(settings, out, folder, steps):
     code, text, error, memory = run([settings.binary, "tune", settings.model, str(folder / "recipe.yaml"), "-o", str(out),
-                                     "--json", "--threads", str(settings.threads)])
+                                     "--json", "--threads", str(settings.threads), "--set", f"training.steps={steps}"])
     events = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     speeds = [e["tokens_per_second"] for e in events if e["kind"] == "step"]
-    if code != 0 or len(speeds) < 2:
+    if code != 0 or len(speeds) < steps:
         print(f"coterie tune failed: {error.strip()}", file=sys.stderr)
         sys.exit(2)
     start = next(e for e in events if e["kind"] == "start")
-    return {"tokens": statistics.median(speeds[1:]), "memory": memory, "trained": sum(start["trainable"].values())}
+    return {"tokens": statistics.median(speeds[1:] or speeds), "memory": memory, "trained": sum(start["trainable"].values())}
 
 
 def theirs(settings, dtype, experts, checkpointing):
     wanted = json.dumps([settings.model, dtype, experts, checkpointing, settings.rank, settings.batch, settings.sequence,
-                         settings.threads, settings.steps])
+                         settings.threads, settings.steps, settings.processor_time])
     code, text, error, memory = run([settings.python, "-c", PEFT, wanted])
     if code != 0:
         return {"failed": error.strip().splitlines()[-1] if error.strip() else f"exit code {code}"}
@@ -137,7 +159,12 @@ def main():
     parser.add_argument("--recompute", action="store_true", help="Coterie computes activations again")
     parser.add_argument("--settings", default="", help="DTYPE,EXPERTS,CHECKPOINTING of peft instead of trying all")
     parser.add_argument("--floor", type=float, default=0, help="least median ratio of speeds")
+    parser.add_argument("--processor-time", action="store_true", help="tokens a second of it, with one thread")
     settings = parser.parse_args()
+    if settings.processor_time:
+        settings.threads = 1
+    if settings.steps < 2:
+        parser.error("--steps is 2 or more")
 
     if settings.settings:
         dtype, experts, checkpointing = settings.settings.split(",")

@@ -158,7 +158,7 @@ bool train_one(const TrainOptions& options, const std::string& variant, const fs
   return finished;
 }
 
-void train_variants(const TrainOptions& options) {
+std::vector<std::string> variants_asked_for(const TrainOptions& options) {
   std::vector<std::string> variants = options.variants;
   if (options.all) {
     variants = train::variants_of(options.recipe);
@@ -166,6 +166,11 @@ void train_variants(const TrainOptions& options) {
       base::fail(base::ErrorKind::bad_input, options.recipe, "has no variants, and --all asks for all of them");
   }
   if (variants.empty()) variants.emplace_back();
+  return variants;
+}
+
+void train_variants(const TrainOptions& options) {
+  const std::vector<std::string> variants = variants_asked_for(options);
   const fs::path out = options.out.empty() ? fs::path("runs") / fs::path(options.recipe).stem() : fs::path(options.out);
   const InterruptFlag interrupt;
   // All are read before the first begins: a fault in the last does not wait for hours.

@@ -27,6 +27,9 @@ bool train_one(const TrainOptions& options, const std::string& variant, const st
 /// "1,024 of them are trained: 512 in experts, …" from counts by place.
 std::string trainable_line(const base::Json& places);
 
+/// The variants that the options name; "" alone: the recipe as it is. Throws bad_input for --all where there are none.
+std::vector<std::string> variants_asked_for(const TrainOptions& options);
+
 /// All variants that the options name, or the recipe as it is. Throws interrupted.
 void train_variants(const TrainOptions& options);
 

@@ -9,9 +9,8 @@
 #include "cli/terminal.h"
 #include "cli/training.h"
 #include "models/account.h"
-#include "models/model.h"
 #include "train/recipe.h"
-#include "train/tune_recipe.h"
+#include "train/tuned_model.h"
 
 namespace coterie::cli {
 
@@ -23,13 +22,12 @@ struct TuneOptions : TrainOptions {
   bool dry_run = false;
 };
 
-// What would be trained.
-int show(const TuneOptions& options) {
-  const std::string variant = options.variants.empty() ? "" : options.variants.front();
+// What would be trained, and whether it can be.
+void show(const TuneOptions& options, const std::string& variant) {
   const train::Recipe recipe = train::read_recipe(options.recipe, {variant, options.settings, options.tuned});
-  const models::Model model = models::open_model(options.tuned);
-  const auto counts = train::trainable(*model.decoder, *recipe.tune);
-  const models::Account account = models::account(model.decoder->spec());
+  train::TunedModel tuned(*recipe.tune, recipe.seed, {});
+  const auto& counts = tuned.trainable();
+  const models::Account account = models::account(tuned.take_decoder()->spec());
   Json trainable = Json::object(), held = Json::object();
   for (int p = 0; p < models::kPlaces; ++p) {
     const std::string place(models::name(static_cast<models::Place>(p)));
@@ -37,17 +35,19 @@ int show(const TuneOptions& options) {
     if (counts[static_cast<size_t>(p)] > 0) trainable[place] = counts[static_cast<size_t>(p)];
   }
   if (options.json)
-    print(Json{{"model", model.name}, {"parameters", account.total()}, {"places", held}, {"trainable", trainable}}.dump(
-              2) +
+    print(Json{{"name", recipe.name}, {"parameters", account.total()}, {"places", held}, {"trainable", trainable}}
+              .dump() +
           "\n");
   else
-    print(fmt::format("{}: {} parameters; {}\n", model.name, grouped(account.total()), trainable_line(trainable)));
-  return 0;
+    print(fmt::format("{}: {} parameters; {}\n", recipe.name, grouped(account.total()), trainable_line(trainable)));
 }
 
 int tune_command(const TuneOptions& options) {
-  if (options.dry_run) return show(options);
-  train_variants(options);
+  if (!options.dry_run) {
+    train_variants(options);
+    return 0;
+  }
+  for (const std::string& variant : variants_asked_for(options)) show(options, variant);
   return 0;
 }
 
@@ -61,7 +61,8 @@ void add_tune(CLI::App& app, Action& action) {
       ->required();
   command->add_option("RECIPE", options->recipe, "The YAML file; docs/guides/tune.md lists its keys")->required();
   options->add_run(*command);
-  command->add_flag("--dry-run", options->dry_run, "Only say how many parameters would be trained at each place");
+  command->add_flag("--dry-run", options->dry_run, "Only say how many parameters would be trained at each place")
+      ->excludes("--resume");
   command->footer(
       "The model stays as it is. With lora the run's checkpoints are adapters as the peft library writes them, for\n"
       "--adapter and coterie merge-adapter; with full they are models. Weights of a .gguf stay in their blocks.\n"
