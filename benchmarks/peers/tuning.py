@@ -125,7 +125,8 @@ def theirs(settings, dtype, experts, checkpointing):
                          settings.threads, settings.steps, settings.processor_time])
     code, text, error, memory = run([settings.python, "-c", PEFT, wanted])
     if code != 0:
-        return {"failed": error.strip().splitlines()[-1] if error.strip() else f"exit code {code}"}
+        last = error.strip().splitlines()[-1:]
+        return {"failed": f"exit code {code}" + "".join(f": {line}" for line in last)}
     return {**json.loads(text.strip().splitlines()[-1]), "memory": memory}
 
 
