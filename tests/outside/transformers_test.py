@@ -18,7 +18,7 @@ try:
     from safetensors.torch import load_file, save_file
 except ImportError as reason:
     other = os.environ.get("COTERIE_REFERENCE_PYTHON", "")
-    if other and os.path.realpath(other) != os.path.realpath(sys.executable):
+    if other and os.path.abspath(other) != os.path.abspath(sys.executable):
         os.execv(other, [other, *sys.argv])
     print(f"skipped: {reason}; COTERIE_REFERENCE_PYTHON may name a Python that has it")
     sys.exit(77)

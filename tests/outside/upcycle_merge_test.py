@@ -21,7 +21,7 @@ try:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 except ImportError as missing:
     other = os.environ.get("COTERIE_REFERENCE_PYTHON", "")
-    if other and os.path.realpath(other) != os.path.realpath(sys.executable):
+    if other and os.path.abspath(other) != os.path.abspath(sys.executable):
         os.execv(other, [other, *sys.argv])
     print(f"skipped: {missing}; COTERIE_REFERENCE_PYTHON may name a Python that has it")
     sys.exit(77)
