@@ -67,7 +67,7 @@ int run_command(RunOptions& options) {
   InterruptFlag interrupt;
   Progress progress;
   generation_options.interrupt = &interrupt.flag();
-  if (!options.json) generation_options.on_text = [&](std::string_view text) { progress.clear(), print(text); };
+  if (!options.json) generation_options.on_text = [&](std::string_view piece) { progress.clear(), print(piece); };
 
   runtime::TokenCache tokens{engine.make_cache(), {}};
   runtime::Generation generation(engine, tokens, ids, std::move(generation_options));
