@@ -161,6 +161,10 @@ runtime::Engine open_engine(const ModelOptions& options) {
 
 runtime::Engines open_engines(const ModelOptions& options) {
   if (models::is_gate(options.model)) {
+    if (!options.adapter.empty())
+      throw base::Error(base::ErrorKind::bad_input, "--adapter",
+                        "is laid over one model, and this is a gate over several",
+                        "coterie merge-adapter writes a model with it, which a gate can take");
     runtime::Engines engines(options.model, options.open_options(), options.engine_options());
     for (const auto& engine : engines.all()) warn_about(engine->model());
     return engines;

@@ -59,6 +59,8 @@ struct GatedModel {
   GatedDecoder* decoder;  // model's
 };
 GatedModel open_gated(const Gate& gate, const std::filesystem::path& folder, const OpenOptions& options = {});
+/// What to call the models of a gate: their names, or where two have the same their paths.
+std::vector<std::string> names_of(const Gate& gate, std::span<const Model> models);
 /// The models one by one, with the same refusals.
 std::vector<Model> open_models(const Gate& gate, const std::filesystem::path& folder, const OpenOptions& options = {});
 

@@ -1,4 +1,5 @@
 #include <map>
+#include <set>
 #include <utility>
 
 #include "models/gated_decoder.h"
@@ -44,6 +45,15 @@ class JointSource final : public checkpoint::TensorSource {
 };
 
 }  // namespace
+
+std::vector<std::string> names_of(const Gate& gate, std::span<const Model> models) {
+  std::vector<std::string> names, paths;
+  for (size_t i = 0; i < models.size(); ++i) {
+    names.push_back(models[i].name);
+    paths.push_back(gate.models[i].generic_string());
+  }
+  return std::set<std::string>(names.begin(), names.end()).size() == names.size() ? names : paths;
+}
 
 std::vector<Model> open_models(const Gate& gate, const std::filesystem::path& folder, const OpenOptions& options) {
   std::vector<Model> models;

@@ -21,15 +21,14 @@ Engines::Engines(const std::filesystem::path& folder, const models::OpenOptions&
   report_->kind = gate_->kind;
   report_->weights.resize(count), report_->answered.resize(count);
   if (chooses() && gate_->top_k == 1) {
-    for (models::Model& model : open_models(*gate_, folder, open)) {
-      report_->models.push_back(model.name);
-      engines_.push_back(std::make_unique<Engine>(std::move(model), options));
-    }
+    std::vector<models::Model> models = open_models(*gate_, folder, open);
+    report_->models = models::names_of(*gate_, models);
+    for (models::Model& model : models) engines_.push_back(std::make_unique<Engine>(std::move(model), options));
     return;
   }
   models::GatedModel gated = open_gated(*gate_, folder, open);
   together_ = gated.decoder;
-  for (const models::Model& model : together_->models()) report_->models.push_back(model.name);
+  report_->models = models::names_of(*gate_, together_->models());
   if (chooses()) {
     const std::filesystem::path& reader = gate_->models[static_cast<size_t>(gate_->reader)];
     reader_ = std::make_unique<Engine>(models::open_model((folder / reader).lexically_normal(), open), options);

@@ -13,6 +13,7 @@
 #include "checkpoint/gate_file.h"
 #include "checkpoint/tensor_sink.h"
 #include "models/account.h"
+#include "models/gated_decoder.h"
 #include "models/same_tokenizer.h"
 #include "ops/log_sum_exp.h"
 #include "surgery/merge_sources.h"
@@ -53,7 +54,7 @@ class Maker {
     GateMade made;
     if (gate_.reads()) fit(made);
     made.gate = gate_;
-    for (const models::Model& model : models_) made.models.push_back(model.name);
+    made.models = models::names_of(gate_, models_);
     write(folder, made);
     folder.commit();
     return made;

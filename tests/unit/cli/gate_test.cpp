@@ -164,6 +164,13 @@ TEST_F(GateCommands, OfOneModelTwiceIsTheModel) {
       "gate: uniform\nmodels: [{source_model: " + model("sea") + "}, {source_model: " + model("sea") + "}]";
   ASSERT_EQ(gate(twice).code, 0);
   const std::vector<std::string> rest = {"--text", text("sums"), "--tokens", "500", "--precision", "f32", "--json"};
+  // Two of one name go by their paths.
+  const base::Json answered = run("the sea");
+  EXPECT_NE(answered["gate"]["models"][0]["model"].get<std::string>().find("models/sea"), std::string::npos)
+      << answered;
+  const test::Outcome adapted = test::coterie({"run", out(), "-p", "x", "--adapter", model("sea")});
+  EXPECT_EQ(adapted.code, 2);
+  EXPECT_NE(adapted.err.find("--adapter: is laid over one model"), std::string::npos) << adapted.err;
   const auto loss = [&](std::string path) {
     std::vector<std::string> arguments = {"eval", std::move(path)};
     arguments.insert(arguments.end(), rest.begin(), rest.end());
