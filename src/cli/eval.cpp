@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <optional>
@@ -31,16 +32,17 @@ void print_gate(const runtime::Engines& engines) {
 }
 
 int perplexity_command(runtime::Engines& engines, const EvalOptions& options) {
-  const TextWindows windows(engines.front(), options.text, options.window.value_or(512), options.tokens.value_or(0));
+  const int64_t window = std::min(options.window.value_or(512), engines.context_size());
+  const TextWindows windows(engines.front(), options.text, window, options.tokens.value_or(0));
   models::CrossEntropy cross_entropy;
   Progress progress;
   const base::Stopwatch clock;
   for (int64_t w = 0; w < windows.count(); ++w) {
     progress.show(fmt::format("window {} of {}", w + 1, windows.count()));
-    const std::vector<int32_t> window = windows.at(w);
-    runtime::Engine& engine = engines.choose(std::span<const int32_t>(window));
+    const std::vector<int32_t> ids = windows.at(w);
+    runtime::Engine& engine = engines.choose(std::span<const int32_t>(ids));
     runtime::KvCache cache = engine.make_cache();
-    score(engine, cache, window, 1, cross_entropy);
+    score(engine, cache, ids, 1, cross_entropy);
   }
   progress.clear();
   const double seconds = clock.seconds(), loss = cross_entropy.mean();

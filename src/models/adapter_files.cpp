@@ -135,12 +135,16 @@ class AdapterReader {
       if (!nothing)
         base::fail(ErrorKind::unsupported, path.string(), "{} is {}, which is not honoured here", key, value.dump());
     }
-    if (config_.value("use_qalora", false))
-      base::fail(ErrorKind::unsupported, path.string(), "use_qalora is true, which is not honoured here");
+    if (const Json qalora = config_.value("use_qalora", Json(false)); !qalora.is_null() && qalora != false)
+      base::fail(ErrorKind::unsupported, path.string(), "use_qalora is {}, which is not honoured here",
+                 config_.value("use_qalora", Json()).dump());
   }
 
   void sort_keys() {
     for (const TensorInfo& tensor : source_->tensors()) {
+      if (!tensor::info(tensor.dtype).weight)
+        base::fail(ErrorKind::bad_input, source_->where(), "{} is of {}, expected numbers that weigh (f32, bf16, …)",
+                   tensor.name, tensor::name(tensor.dtype));
       std::string_view name = tensor.name;
       if (name.starts_with(kPrefix)) name.remove_prefix(kPrefix.size());
       const auto put = [&](std::string_view ending, const TensorInfo* Found::*member) {
@@ -174,6 +178,9 @@ class AdapterReader {
     // Alone under the module's name, it is whichever parameter the config says.
     if (module.stack > 0 && !is_target(module)) return;
     const Found tensors = found->second;
+    if (tensors.magnitude && module.stack > 0)
+      base::fail(ErrorKind::unsupported, source_->where(), "{}: magnitudes of stacked experts are not honoured here",
+                 tensors.magnitude->name);
     found_.erase(found);
     Adapter::Module& into = make(module, tensors);
     fill(into, tensors, 0, module.stack > 0);
@@ -237,11 +244,15 @@ class AdapterReader {
     const std::string name = module.name + (module.parameter.empty() ? "" : "." + module.parameter);
     const Json patterns = config_.value("alpha_pattern", Json());
     for (const auto& [key, alpha] : patterns.items()) {
+      // std::regex recurses by the length of what it reads, and takes for ever over repeated groups.
+      const bool plain =
+          key.size() <= 200 && key.find(")*") == key.npos && key.find(")+") == key.npos && key.find("){") == key.npos;
       try {
+        if (!plain) throw std::regex_error(std::regex_constants::error_complexity);
         if (std::regex_match(name, std::regex("(.*\\.)?(" + key + ")")) && alpha.is_number()) return alpha;
       } catch (const std::regex_error&) {
         base::fail(ErrorKind::unsupported, (folder_ / kConfig).string(), "alpha_pattern: \"{}\" is not understood",
-                   key);
+                   key.substr(0, 60));
       }
     }
     return spec().alpha;
@@ -260,6 +271,12 @@ class AdapterReader {
     if (!found.a || !found.b) base::fail(ErrorKind::not_found, source_->where(), "{} lacks A or B", m.name);
     expect_shape(*found.a, {experts * r, m.inputs}), expect_shape(*found.b, {m.outputs, r * experts});
     const std::vector<float> a = values_of(*found.a), b = values_of(*found.b);
+    const auto finite = [](const std::vector<float>& v) {
+      return std::all_of(v.begin(), v.end(), [](float x) { return std::isfinite(x); });
+    };
+    for (const auto& [values, tensor] : {std::pair(&a, found.a), std::pair(&b, found.b)})
+      if (!finite(*values))
+        base::fail(ErrorKind::bad_input, source_->where(), "{} holds a NaN or an infinity", tensor->name);
     std::copy(a.begin(), a.end(), into.a.data() + e * r * m.inputs);
     for (int64_t o = 0; o < m.outputs; ++o)
       for (int64_t i = 0; i < r; ++i)

@@ -70,7 +70,7 @@ class Sum {
       if (weight == 0) return;
       const float* x = logits.row(r);
       float* out = out_.row(r);
-      if (weight == 1) {
+      if (alone(r, model)) {
         std::copy(x + begin, x + end, out + begin);
         return;
       }
@@ -86,8 +86,9 @@ class Sum {
       }
     });
     for (size_t r = 0; r < level_.size(); ++r) {
-      const auto weight = static_cast<double>(weights_.row(static_cast<int64_t>(r))[model]);
-      if (weight > 0 && weight < 1) level_[r] += weight * totals[r], begun_[r] = 1;
+      const auto row = static_cast<int64_t>(r);
+      const auto weight = static_cast<double>(weights_.row(row)[model]);
+      if (weight > 0 && !alone(row, model)) level_[r] += weight * totals[r], begun_[r] = 1;
     }
   }
 
@@ -107,6 +108,14 @@ class Sum {
       const int64_t begin = task % pieces * kPiece;
       body(task / pieces, begin, std::min(begin + kPiece, out_.cols));
     });
+  }
+
+  /// Whether no other model counts. A weight of 1 does not say it: in f32 it may stand beside 1e-9.
+  bool alone(int64_t row, int64_t model) const {
+    const float* weights = weights_.row(row);
+    for (int64_t i = 0; i < weights_.cols; ++i)
+      if (i != model && weights[i] != 0) return false;
+    return true;
   }
 
   /// log Σ exp of each row, in f64, over the columns that all models have.

@@ -48,6 +48,12 @@ Engines::Engines(const std::filesystem::path& folder, const models::OpenOptions&
 Engines::Engines(Engines&&) noexcept = default;
 Engines::~Engines() = default;
 
+int64_t Engines::context_size() const {
+  int64_t least = reader_ ? reader_->context_size() : engines_.front()->context_size();
+  for (const std::unique_ptr<Engine>& engine : engines_) least = std::min(least, engine->context_size());
+  return least;
+}
+
 std::vector<double> Engines::read(std::span<const text::TokenId> prompt) {
   Engine& engine = reader_ ? *reader_ : *engines_[static_cast<size_t>(gate_->reader)];
   if (prompt.empty()) base::fail(base::ErrorKind::bad_input, "prompt", "has no tokens for the gate to read");

@@ -46,6 +46,8 @@ class Engines {
   Engine& choose(std::string_view text);
   /// Any of them: all have the same tokenizer.
   Engine& front() { return *engines_.front(); }
+  /// Tokens that a text may have, whichever model has to read it: the least of all contexts.
+  int64_t context_size() const;
   std::span<const std::unique_ptr<Engine>> all() const { return engines_; }
   const std::string& name() const { return name_; }
 

@@ -1,5 +1,6 @@
 #include "models/gated_decoder.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/rng.h"
@@ -85,6 +86,39 @@ TEST(Gated, AllWeightToOneModelIsThatModelToTheBit) {
   EXPECT_NE(alone(mixture, ids), expected);
   mixture.fix({0, 1, 0});
   expect_same_bits(alone(mixture, ids), expected, "fixed weights");
+}
+
+std::vector<double> probabilities(std::span<const float> logits, int64_t vocabulary) {
+  std::vector<double> p(logits.begin(), logits.end());
+  for (auto row = p.begin(); row != p.end(); row += vocabulary) {
+    const double top = *std::max_element(row, row + vocabulary);
+    double sum = 0;
+    for (auto v = row; v != row + vocabulary; ++v) sum += * v = std::exp(*v - top);
+    for (auto v = row; v != row + vocabulary; ++v) *v /= sum;
+  }
+  return p;
+}
+
+// A weight that is 1 in f32 beside one that is hardly anything, whoever is added up first.
+TEST(Gated, AModelThatIsAllButSureIsHeard) {
+  for (const int64_t reader : {0, 1}) {
+    std::vector<models::Model> all;
+    all.push_back(model_of("llama", 1)), all.push_back(model_of("llama", 2));
+    const std::vector<int32_t> ids = some_ids(kTokens, all[0].decoder->spec().vocabulary, 2);
+    const int64_t vocabulary = all[0].decoder->spec().vocabulary;
+    const std::vector<std::vector<double>> each = {probabilities(alone(*all[0].decoder, ids), vocabulary),
+                                                   probabilities(alone(*all[1].decoder, ids), vocabulary)};
+    Gate gate = gate_over(all, Gate::Kind::token, 2);
+    gate.reader = reader;
+    models::GatedDecoder mixture(std::move(all), gate);
+    for (const size_t sure : {0, 1}) {
+      std::vector<double> weights = {1e-9, 1e-9};
+      weights[sure] = 1 - 1e-9;
+      mixture.fix(weights);
+      const std::vector<double> found = probabilities(alone(mixture, ids), vocabulary);
+      for (size_t i = 0; i < found.size(); ++i) ASSERT_NEAR(found[i], each[sure][i], 1e-6) << reader << sure;
+    }
+  }
 }
 
 // Jacobs et al.'s sum, computed here from the models alone and from states that the reader shows.
