@@ -218,11 +218,11 @@ void JsonReader::refuse_unread() const {
   const std::vector<std::string> keys = unread();
   if (keys.empty()) return;
   const std::vector<std::string> known(read_.begin(), read_.end());
-  const std::string meant = nearest(keys.front(), known);
+  const std::string meant = did_you_mean(keys.front(), known);
   std::string all;
   for (const std::string& key : known) all += (all.empty() ? "" : ", ") + key;
   throw Error(ErrorKind::bad_input, where_, fmt::format("key \"{}\" is not known", keys.front()),
-              meant.empty() ? "known here are: " + all : fmt::format("did you mean \"{}\"?", meant));
+              meant.empty() ? "known here are: " + all : meant);
 }
 
 }  // namespace coterie::base

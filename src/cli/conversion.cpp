@@ -43,8 +43,7 @@ void ConversionOptions::add(CLI::App& command, const std::string& output) {
       ->type_name("PLACE=T");
   command.add_flag("--requantize", requantise, "Round block formats to others, though the errors of both stay");
   command.add_flag("--no-tokenizer", no_tokenizer, "Leave the tokenizer out");
-  command.add_option("--threads,-t", model.threads, "Threads (default: one for each physical core)")
-      ->check(at_least(1));
+  add_threads(command, model.threads);
   command.add_flag("--strict", model.strict, "Refuse config keys that are not known");
   command.add_flag("--json", json, "Say what was written as JSON");
 }

@@ -69,8 +69,7 @@ void add_gate(CLI::App& app, Action& action) {
   command->add_option("-o,--output", options->out, "The folder to write; must not be there yet")
       ->type_name("FOLDER")
       ->required();
-  command->add_option("--threads,-t", options->threads, "Threads (default: one for each physical core)")
-      ->check(at_least(1));
+  add_threads(*command, options->threads);
   command->add_flag("--json", options->json, "Print the receipt, which is written beside the gate too");
   command->footer(
       "The models stay where they are and as they are, folders or GGUF files with one tokenizer; the folder that is\n"

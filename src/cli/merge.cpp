@@ -103,8 +103,7 @@ void add_merge(CLI::App& app, Action& action) {
       ->capture_default_str();
   add_output_options(*command, options->dtype, options->shard_gb);
   add_check_options(*command, options->text, options->options.tokens, options->no_check);
-  command->add_option("--threads,-t", options->threads, "Threads (default: one for each physical core)")
-      ->check(at_least(1));
+  add_threads(*command, options->threads);
   command->add_flag("--json", options->json, "Print the receipt, which is written beside the model too");
   command->footer(
       "A recipe with experts makes a mixture of dense models: one gives attention, norms and embeddings, each gives "

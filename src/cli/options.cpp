@@ -80,6 +80,10 @@ CLI::Validator at_least(int64_t least) {
       "");
 }
 
+void add_threads(CLI::App& app, int& threads) {
+  app.add_option("--threads,-t", threads, "Threads (default: one for each physical core)")->check(at_least(1));
+}
+
 void ModelOptions::add_model_or_gate(CLI::App& app) {
   app.add_option("MODEL", model,
                  "A folder with config.json and safetensors, a .gguf file, or a gate over models (coterie gate)")

@@ -17,6 +17,8 @@ namespace coterie::cli {
 
 /// A check of CLI11 that says what was found and what is expected, in place of its ranges to the largest double.
 CLI::Validator at_least(int64_t least);
+/// --threads of commands that make files of models.
+void add_threads(CLI::App& app, int& threads);
 
 /// DIR or DIR:SCALE.
 std::pair<std::filesystem::path, double> read_adapter_option(const std::string& argument);

@@ -173,8 +173,7 @@ void add_upcycle(CLI::App& app, Action& action) {
   command->add_option("--seed", o.seed, "Of router, noise and what is drawn anew")->capture_default_str();
   add_output_options(*command, options->dtype, options->shard_gb);
   add_check_options(*command, options->text, o.tokens, options->no_check);
-  command->add_option("--threads,-t", options->model.threads, "Threads (default: one for each physical core)")
-      ->check(at_least(1));
+  add_threads(*command, options->model.threads);
   command->add_flag("--strict", options->model.strict, "Refuse config keys that are not known");
   command->add_flag("--json", options->json, "Print the receipt, which is written beside the model too");
   command->footer(

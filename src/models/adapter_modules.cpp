@@ -165,20 +165,24 @@ std::vector<std::string> adapter_targets(const std::vector<AdapterModule>& modul
   return words;
 }
 
+void expect_known(const std::vector<std::string>& words, const std::vector<std::string>& known,
+                  std::string_view where) {
+  for (const std::string& word : words) {
+    if (word == "all" || std::find(known.begin(), known.end(), word) != known.end()) continue;
+    std::string all = "it has all";
+    for (const std::string& k : known) all += ", " + k;
+    const std::string meant = base::did_you_mean(word, known);
+    throw base::Error(base::ErrorKind::bad_input, std::string(where),
+                      fmt::format("\"{}\" matches nothing in this model{}{}", word, meant.empty() ? "" : "; ", meant),
+                      all);
+  }
+}
+
 std::vector<AdapterModule> chosen_modules(const std::vector<AdapterModule>& modules,
                                           const std::vector<std::string>& words) {
   const std::vector<std::string> known = adapter_targets(modules);
   if (words.empty()) base::fail(base::ErrorKind::bad_input, "targets", "none are given");
-  for (const std::string& word : words) {
-    if (word == "all" || std::find(known.begin(), known.end(), word) != known.end()) continue;
-    std::string all = "all";
-    for (const std::string& k : known) all += ", " + k;
-    const std::string near = base::nearest(word, known);
-    throw base::Error(base::ErrorKind::bad_input, "targets",
-                      fmt::format("\"{}\" matches nothing in this model{}", word,
-                                  near.empty() ? "" : fmt::format("; did you mean \"{}\"?", near)),
-                      "it has " + all);
-  }
+  expect_known(words, known, "targets");
   std::vector<AdapterModule> chosen;
   for (const AdapterModule& module : modules)
     if (std::any_of(words.begin(), words.end(), [&](const std::string& word) {

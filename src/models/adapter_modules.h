@@ -48,6 +48,9 @@ std::vector<AdapterModule> adapter_modules(const Decoder& decoder, bool per_expe
 /// The words for these modules, without repeats: groups first, then parts.
 std::vector<std::string> adapter_targets(const std::vector<AdapterModule>& modules);
 
+/// Throws bad_input for a word that is neither "all" nor among those that the model knows.
+void expect_known(const std::vector<std::string>& words, const std::vector<std::string>& known, std::string_view where);
+
 /// Those that the words name, "all" for every one. Throws bad_input for a word that names none.
 std::vector<AdapterModule> chosen_modules(const std::vector<AdapterModule>& modules,
                                           const std::vector<std::string>& words);

@@ -25,7 +25,7 @@ constexpr std::string_view kFormat = "coterie gate 1";
 std::vector<float> values(const checkpoint::TensorSource& source, std::string_view name, tensor::Shape& shape) {
   const checkpoint::TensorInfo* info = source.find(name);
   if (!info) fail(ErrorKind::bad_input, source.where(), "there is no tensor {}", name);
-  if (tensor::is_block(info->dtype) || info->dtype != tensor::DType::f32)
+  if (info->dtype != tensor::DType::f32)
     fail(ErrorKind::bad_input, source.where(), "{} is in {}, expected f32", name, tensor::name(info->dtype));
   shape = info->shape;
   std::vector<float> result(static_cast<size_t>(tensor::element_count(shape)));
@@ -55,10 +55,10 @@ std::string_view name(Gate::Kind kind) { return kGateKinds[static_cast<size_t>(k
 Gate::Kind gate_kind(const std::string& word, std::string_view where) {
   const auto* const found = std::find(std::begin(kGateKinds), std::end(kGateKinds), word);
   if (found != std::end(kGateKinds)) return static_cast<Gate::Kind>(found - std::begin(kGateKinds));
-  const std::string near = base::nearest(word, std::vector<std::string>(std::begin(kGateKinds), std::end(kGateKinds)));
+  const std::vector<std::string> known(std::begin(kGateKinds), std::end(kGateKinds));
   throw base::Error(ErrorKind::bad_input, std::string(where),
                     fmt::format("gate is \"{}\", expected prompt, token or uniform", word),
-                    near.empty() ? "" : fmt::format("did you mean \"{}\"?", near));
+                    base::did_you_mean(word, known));
 }
 
 void check(const Gate& gate, std::string_view where) {

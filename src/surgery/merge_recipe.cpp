@@ -67,11 +67,10 @@ class Reader {
     const auto names = merge_method_names();
     const auto found = std::find(names.begin(), names.end(), word);
     if (found == names.end()) {
-      const std::string near = base::nearest(word, std::vector<std::string>(names.begin(), names.end()));
       throw base::Error(
           ErrorKind::unsupported, keys_.where(),
           fmt::format("merge_method \"{}\" is not merged here: there are {}", word, fmt::join(names, ", ")),
-          near.empty() ? "" : fmt::format("did you mean \"{}\"?", near));
+          base::did_you_mean(word, std::vector<std::string>(names.begin(), names.end())));
     }
     recipe_.rule.method = static_cast<MergeMethod>(found - names.begin());
     recipe_.rule.normalize = recipe_.rule.method == MergeMethod::linear || recipe_.rule.method == MergeMethod::ties;

@@ -59,12 +59,11 @@ MoeRecipe::Gates read_gates(JsonReader& keys) {
     if (name == word) return gates;
     names.push_back(name);
   }
-  const std::string near = base::nearest(word, names);
   throw base::Error(ErrorKind::bad_input, keys.where(),
                     fmt::format("gate_mode is \"{}\", expected hidden, hidden_avg, hidden_last, cheap_embed, random or "
                                 "uniform_random",
                                 word),
-                    near.empty() ? "" : fmt::format("did you mean \"{}\"?", near));
+                    base::did_you_mean(word, names));
 }
 
 /// mergekit's words for what it writes, and model_types.

@@ -4,7 +4,6 @@
 #include <numeric>
 
 #include "base/error.h"
-#include "base/nearest.h"
 #include "train/recipe_section.h"
 
 namespace coterie::train {
@@ -96,17 +95,8 @@ std::array<int64_t, layers::kPlaces> trainable(const models::Decoder& decoder, c
   if (tune.lora) return models::Adapter::counts(decoder, *tune.lora);
   Counter counter(tune);
   decoder.visit(counter);
-  for (const std::vector<std::string>* list : {&tune.full, &tune.frozen})
-    for (const std::string& word : *list) {
-      if (word == "all" || std::find(counter.known.begin(), counter.known.end(), word) != counter.known.end()) continue;
-      std::string all = "all";
-      for (const std::string& k : counter.known) all += ", " + k;
-      const std::string near = base::nearest(word, counter.known);
-      throw base::Error(ErrorKind::bad_input, list == &tune.full ? "tune: full" : "tune: frozen",
-                        fmt::format("\"{}\" matches nothing in this model{}", word,
-                                    near.empty() ? "" : fmt::format("; did you mean \"{}\"?", near)),
-                        "it has " + all);
-    }
+  models::expect_known(tune.full, counter.known, "tune: full");
+  models::expect_known(tune.frozen, counter.known, "tune: frozen");
   if (std::accumulate(counter.counts.begin(), counter.counts.end(), int64_t{0}) == 0)
     base::fail(ErrorKind::bad_input, "tune", "nothing is left to be trained");
   return counter.counts;

@@ -6,22 +6,19 @@ logits must be the same. A pruned folder is loaded, too, and compared with what 
 """
 import argparse
 import json
-import os
 import pathlib
 import subprocess
 import sys
 import tempfile
+
+from other_python import other_python
 
 try:
     import torch
     import transformers
     from safetensors.torch import load_file, save_file
 except ImportError as reason:
-    other = os.environ.get("COTERIE_REFERENCE_PYTHON", "")
-    if other and os.path.abspath(other) != os.path.abspath(sys.executable):
-        os.execv(other, [other, *sys.argv])
-    print(f"skipped: {reason}; COTERIE_REFERENCE_PYTHON may name a Python that has it")
-    sys.exit(77)
+    other_python(reason)
 
 SMALL = dict(vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=False)

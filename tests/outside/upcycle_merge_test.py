@@ -5,7 +5,6 @@ reference's and the engine's must agree, all within 1e-4. Dense parents are draw
 Exit code 77: this Python has no transformers.
 """
 import argparse
-import os
 import pathlib
 import subprocess
 import sys
@@ -14,17 +13,15 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "parity" / "make"))
 
+from other_python import other_python
+
 try:
     import torch
     from reference import build, load
     from safetensors.torch import load_file, save_file
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 except ImportError as missing:
-    other = os.environ.get("COTERIE_REFERENCE_PYTHON", "")
-    if other and os.path.abspath(other) != os.path.abspath(sys.executable):
-        os.execv(other, [other, *sys.argv])
-    print(f"skipped: {missing}; COTERIE_REFERENCE_PYTHON may name a Python that has it")
-    sys.exit(77)
+    other_python(missing)
 
 TOLERANCE = 1e-4
 SIZES = dict(vocab_size=257, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,

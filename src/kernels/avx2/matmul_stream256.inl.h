@@ -50,17 +50,14 @@ struct StreamTerms {
 
 /// What to fetch: the stream some kilobytes on, then what the task says comes next.
 struct StreamAhead {
-  const std::byte *at, *end, *next, *next_end;
+  const std::byte *at, *end, *next;
 
   explicit StreamAhead(const MatmulTask& task)
-      : at(task.weights + kStreamAheadBytes),
-        end(task.weights + task.rows * task.row_stride),
-        next(task.next),
-        next_end(task.next ? task.next + task.next_bytes : nullptr) {}
+      : at(task.weights + kStreamAheadBytes), end(task.weights + task.rows * task.row_stride), next(task.next) {}
   COTERIE_INLINE void step(int64_t bytes) {
     at += bytes;
     if (at < end || !next) return;
-    at = next + (at - end), end = next_end, next = nullptr;
+    at = next + (at - end), next = nullptr;
   }
   /// Lines of this chunk that block r of it asks for.
   template <int r, int kChunkBytes>

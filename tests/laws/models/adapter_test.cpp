@@ -7,6 +7,7 @@
 
 #include "base/rng.h"
 #include "laws/models/bench.h"
+#include "laws/models/differences.h"
 #include "models/adapter.h"
 #include "models/families/family.h"
 #include "models/parameters.h"
@@ -22,23 +23,6 @@ using models::AdapterModule;
 using models::LoraSpec;
 using models::Parameter;
 using models::Parameters;
-
-/// Which experts took part: a step across a choice has no derivative. As in gradient_test.cpp.
-class Plans : public layers::Tap {
- public:
-  void routed(const layers::Routed& r) override {
-    seen.push_back(r.plan.slot_token), seen.push_back(r.plan.expert_offset);
-    const int64_t k = std::ssize(r.chosen) / std::max<int64_t>(r.logits.rows, 1);
-    for (int64_t i = 0; near > 0 && i < std::ssize(r.chosen); ++i)
-      for (int64_t e = 0; e < r.logits.cols; ++e) {
-        const float* const row = r.logits.row(i / k);
-        const float top = row[r.chosen[static_cast<size_t>(i)]];
-        seen.back().push_back((top - row[e]) / std::max(std::abs(row[e]), top) > 2 * near);
-      }
-  }
-  float near = 0;  // SparseMixer's weights jump where an expert comes near the best
-  std::vector<std::vector<int32_t>> seen;
-};
 
 class AdapterLaw : public testing::TestWithParam<std::string> {
  protected:
@@ -72,16 +56,13 @@ class AdapterLaw : public testing::TestWithParam<std::string> {
   }
 
   struct Loss {
-    explicit Loss(const models::Decoder& of) : decoder(of) {
+    explicit Loss(const models::Decoder& of) : decoder(of), plans(of.spec()) {
       for (uint64_t i = 0; i < 2; ++i)
         ids.push_back(some_ids(11 + 4 * static_cast<int64_t>(i), of.spec().vocabulary, 20 + i));
       rows.assign(ids.begin(), ids.end());
-      for (const models::BlockSpec& block : of.spec().blocks)
-        if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn))
-          if (moe->router.selection == layers::RouterSpec::Selection::sparsemixer) plans.near = moe->router.near_best;
     }
     double value() {
-      plans.seen.clear();
+      plans.clear();
       arena.reset();
       ops::Context context{pool, kernels::select(), arena, ops::Precision::f32};
       const models::BatchLoss loss = models::batch_loss(context, decoder, rows, &plans);
@@ -110,41 +91,21 @@ class AdapterLaw : public testing::TestWithParam<std::string> {
     Loss loss(*model.decoder);
     loss.gradients(parameters);
     loss.value();
-    const std::vector<std::vector<int32_t>> chosen = loss.plans.seen;
-    bool clips = false;
-    for (const models::BlockSpec& block : model.decoder->spec().blocks) {
-      const layers::AttentionSpec* attention = models::attention_of(model.decoder->spec(), block);
-      clips = clips || (attention && attention->clip_qkv);
-    }
+    const Plans chosen = loss.plans;
     int64_t compared = 0;
     for (const Parameter& p : parameters.list()) {
       SCOPED_TRACE(p.path);
-      double norm = 0;
-      for (int64_t i = 0; i < p.count; ++i) norm += std::pow(static_cast<double>(p.gradient[i]), 2);
-      norm = std::sqrt(norm);
+      const double norm = gradient_norm(p);
       ASSERT_GT(norm, 0) << "no gradient";
-      const std::vector<float> values(p.values, p.values + p.count);
-      double best = 1e9;
-      bool steady = false;
-      // From a step that changes the loss by 4e-2: as it shrinks, what the loss is rounded by outgrows the difference
-      // (zamba2, whose gradients of q are 400 long: off by 9e-4, and by 3e-2 at a change of 6e-4; worst of all: 5e-3).
-      for (double change = 4e-2; change > 3e-5 && best > 5e-3; change /= 4) {
-        const double step = std::min(change / norm, 0.1);
-        bool same = true;
-        const auto at = [&](double steps) {
-          for (size_t i = 0; i < values.size(); ++i)
-            p.values[i] = static_cast<float>(static_cast<double>(values[i]) + steps * step * p.gradient[i] / norm);
-          const double result = loss.value();  // a magnitude's norm is a constant: not renewed
-          same = same && loss.plans.seen == chosen;
-          return result;
-        };
-        const double slope = (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * step);
-        if (same) best = std::min(best, std::abs(slope - norm) / norm), steady = true;
-      }
-      std::copy(values.begin(), values.end(), p.values);
-      if (!steady) continue;
+      const auto value = [&]() -> std::optional<double> {
+        const double result = loss.value();  // a magnitude's norm is a constant: not renewed
+        if (!(loss.plans == chosen)) return std::nullopt;
+        return result;
+      };
+      const std::optional<double> error = difference_error(p, own_direction(p, norm), norm, norm, value);
+      if (!error) continue;
       ++compared;
-      EXPECT_LT(best, clips ? 1e-1 : 1e-2);
+      EXPECT_LT(*error, clips(model.decoder->spec()) ? 1e-1 : 1e-2);
     }
     EXPECT_GE(2 * compared, std::ssize(parameters.list()));
   }
@@ -272,12 +233,7 @@ std::vector<std::string> families() {
   return result;
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, AdapterLaw, testing::ValuesIn(families()), [](const auto& of) {
-  std::string name = of.param;
-  for (char& c : name)
-    if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Families, AdapterLaw, testing::ValuesIn(families()), [](const auto& of) { return of.param; });
 
 }  // namespace
 }  // namespace coterie::laws

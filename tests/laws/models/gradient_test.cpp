@@ -2,6 +2,7 @@
 
 #include "base/rng.h"
 #include "laws/models/bench.h"
+#include "laws/models/differences.h"
 #include "models/parameters.h"
 
 // Gradients of every family: finite differences of its own loss, the same bits for any thread count and with
@@ -13,39 +14,11 @@ using models::Parameter;
 using models::Parameters;
 using Sequences = std::vector<std::vector<int32_t>>;
 
-/// Which tokens went where, and for SparseMixer which experts were near the best of those left: a softmax over them is
-/// the weight, so the loss jumps where one comes near.
-class Plans : public layers::Tap {
- public:
-  void routed(const layers::Routed& r) override {
-    seen.push_back(r.plan.slot_token), seen.push_back(r.plan.expert_offset);
-    if (near_best == 0) return;
-    const int64_t k = std::ssize(r.chosen) / r.logits.rows;
-    for (int64_t t = 0; t < r.logits.rows; ++t)
-      for (int64_t i = 0; i < k; ++i) {
-        const float* const row = r.logits.row(t);
-        const float top = row[r.chosen[static_cast<size_t>(t * k + i)]];
-        for (int64_t e = 0; e < r.logits.cols; ++e)
-          near.push_back((top - row[e]) / std::max(std::abs(row[e]), top) > 2 * near_best);
-      }
-  }
-  void clear() { seen.clear(), near.clear(); }
-  bool operator==(const Plans& other) const { return seen == other.seen && near == other.near; }
-
-  float near_best = 0;
-  std::vector<std::vector<int32_t>> seen;
-  std::vector<bool> near;
-};
-
 class GradientLaw : public testing::TestWithParam<std::string> {
  protected:
-  GradientLaw() : model(tiny::make(GetParam())), parameters(*model.decoder) {
+  GradientLaw() : model(tiny::make(GetParam())), parameters(*model.decoder), plans(model.decoder->spec()) {
     for (uint64_t i = 0; i < 3; ++i)
       sequences.push_back(some_ids(9 + 5 * static_cast<int64_t>(i), model.decoder->spec().vocabulary, 20 + i));
-    for (const models::BlockSpec& block : model.decoder->spec().blocks)
-      if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn))
-        if (moe->router.selection == layers::RouterSpec::Selection::sparsemixer)
-          plans.near_best = moe->router.near_best;
   }
 
   models::BatchLoss go_back(const Sequences& batch, int threads = 2, bool recompute = false) {
@@ -99,22 +72,15 @@ TEST_P(GradientLaw, EqualsFiniteDifferences) {
   gradients(sequences);
   loss();
   const Plans chosen = plans;
-  // Clipping has corners, some of which a step crosses; the op's own test keeps away from them.
-  bool clips = false;
-  for (const models::BlockSpec& block : model.decoder->spec().blocks) {
-    const layers::AttentionSpec* attention = models::attention_of(model.decoder->spec(), block);
-    clips = clips || (attention && attention->clip_qkv);
-  }
   base::Rng rng(3);
   int64_t compared = 0, trained = 0;
   for (const Parameter& p : parameters.list()) {
     if (!p.trained) continue;
     ++trained;
     SCOPED_TRACE(p.path);
-    double norm = 0, size = 0;
+    const double norm = gradient_norm(p);
+    double size = 0;
     std::vector<double> direction(static_cast<size_t>(p.count)), random(direction);
-    for (int64_t i = 0; i < p.count; ++i) norm += std::pow(static_cast<double>(p.gradient[i]), 2);
-    norm = std::sqrt(norm);
     ASSERT_GT(norm, 0) << "no gradient";
     for (double& r : random) size += std::pow(r = static_cast<double>(rng.normal()), 2);
     double expected = 0;
@@ -123,26 +89,15 @@ TEST_P(GradientLaw, EqualsFiniteDifferences) {
       direction[i] = g / norm + random[i] / std::sqrt(size);
       expected += direction[i] * g;
     }
-    const std::vector<float> values(p.values, p.values + p.count);
-    double best = 1e9;
-    bool steady = false;
-    for (double change = 4e-2; change > 3e-5 && best > 5e-3; change /= 4) {  // of the loss, about
-      const double step = std::min(change / norm, 0.1);
-      bool same = true;
-      const auto at = [&](double steps) {
-        for (size_t i = 0; i < values.size(); ++i)
-          p.values[i] = static_cast<float>(static_cast<double>(values[i]) + steps * step * direction[i]);
-        const double result = loss();
-        same = same && plans == chosen;
-        return result;
-      };
-      const double slope = (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * step);
-      if (same) best = std::min(best, std::abs(slope - expected) / norm), steady = true;
-    }
-    std::copy(values.begin(), values.end(), p.values);
-    if (!steady) continue;
+    const auto value = [&]() -> std::optional<double> {
+      const double result = loss();
+      if (!(plans == chosen)) return std::nullopt;
+      return result;
+    };
+    const std::optional<double> error = difference_error(p, direction, norm, expected, value);
+    if (!error) continue;
     ++compared;
-    EXPECT_LT(best, clips ? 1e-1 : 1e-2);
+    EXPECT_LT(*error, clips(model.decoder->spec()) ? 1e-1 : 1e-2);
   }
   loss();  // what layers derive from weights is as it was
   EXPECT_GE(2 * compared, trained);
@@ -179,12 +134,7 @@ std::vector<std::string> families() {
   return result;
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, GradientLaw, testing::ValuesIn(families()), [](const auto& of) {
-  std::string name = of.param;
-  for (char& c : name)
-    if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Families, GradientLaw, testing::ValuesIn(families()), [](const auto& of) { return of.param; });
 
 }  // namespace
 }  // namespace coterie::laws

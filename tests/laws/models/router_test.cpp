@@ -2,6 +2,7 @@
 
 #include "base/rng.h"
 #include "laws/models/bench.h"
+#include "laws/models/differences.h"
 #include "layers/moe/balance.h"
 #include "layers/moe/routers/kind.h"
 #include "models/blank_decoder.h"
@@ -161,38 +162,24 @@ TEST_P(RouterLaw, GradientsInTrainingEqualFiniteDifferences) {
   loss({0, 1, 2}, false, &plans);
   int64_t compared = 0, trained = 0;
   for (const Parameter& p : parameters->list()) {
-    double norm = 0;
-    for (int64_t i = 0; i < p.count; ++i) norm += std::pow(static_cast<double>(p.gradient[i]), 2);
-    norm = std::sqrt(norm);
+    const double norm = gradient_norm(p);
     const bool router = p.place == layers::Place::router;
     if (!p.trained || (router && GetParam().router.combine == RouterSpec::Combine::sum)) continue;
     SCOPED_TRACE(p.path);
     ASSERT_GT(norm, 0) << "no gradient";
     ++trained;
-    const std::vector<float> values(p.values, p.values + p.count);
-    double best = 1e9;
-    bool steady = false;
-    for (double change = 4e-2; change > 3e-5 && best > 5e-3; change /= 4) {
-      const double step = std::min(change / norm, 0.1);
-      bool same = true;
-      const auto at = [&](double steps) {
-        for (size_t i = 0; i < values.size(); ++i)
-          p.values[i] = static_cast<float>(static_cast<double>(values[i]) +
-                                           steps * step * static_cast<double>(p.gradient[i]) / norm);
-        decoder->rebind(nothing);
-        Plans now;
-        const double result = loss({0, 1, 2}, false, &now);
-        same = same && now.seen == plans.seen;
-        return result;
-      };
-      const double slope = (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * step);
-      if (same) best = std::min(best, std::abs(slope - norm) / norm), steady = true;
-    }
-    std::copy(values.begin(), values.end(), p.values);
+    const auto value = [&]() -> std::optional<double> {
+      decoder->rebind(nothing);
+      Plans now;
+      const double result = loss({0, 1, 2}, false, &now);
+      if (now.seen != plans.seen) return std::nullopt;
+      return result;
+    };
+    const std::optional<double> error = difference_error(p, own_direction(p, norm), norm, norm, value);
     decoder->rebind(nothing);
-    if (!steady) continue;
+    if (!error) continue;
     ++compared;
-    EXPECT_LT(best, 1e-2);
+    EXPECT_LT(*error, 1e-2);
   }
   EXPECT_GE(2 * compared, trained);
 }
