@@ -2,13 +2,17 @@
 """Compares Coterie with other engines on the same GGUF file, side by side.
 
 Each round runs every engine in turn (A B A B ...), so that a machine that is slower for a while is slower for all.
-Measured are prefill of a prompt, decode at depth 0, and decode behind a long context. A ratio is taken within a round;
-its median and its extremes over the rounds are reported. No engine is built here: point to binaries that exist.
+Measured are prefill of a prompt, decode at depth 0, decode behind a long context, and decode of several sequences side by
+side (all their tokens counted). A ratio is taken within a round; its median and its extremes over the rounds are reported.
+On a machine that shares its memory, bandwidth may halve from minute to minute: look at the extremes, not at medians alone.
+No engine is built here: point to binaries that exist.
 
 examples:
   compare.py model.gguf --coterie build/release/coterie --llama-bench ~/llama.cpp/build/bin/llama-bench
   compare.py model.gguf --coterie build/release/coterie --ik-bench ~/ik/build/bin/llama-bench --rounds 5 --json
   compare.py model.gguf --llama-bench llama-bench --depth 0            # a peer alone, depth 0 only
+  compare.py model.gguf --coterie build/release/coterie --llama-bench DIR/llama-bench \
+             --llama-batched DIR/llama-batched-bench --batches 4,8 --depth 0
 
 exit code: 0 measured (and no ratio under --floor), 1 a median ratio under --floor, 2 an engine failed
 """
@@ -21,7 +25,8 @@ import statistics
 import subprocess
 import sys
 
-PREFILL, DECODE, DEEP = "prefill", "decode", "decode deep"
+PREFILL, DECODE, DEEP, BATCH = "prefill", "decode", "decode deep", "decode x"
+BATCH_DEPTH = 128  # tokens before the decode of several sequences: of each
 
 
 class EngineFailed(Exception):
@@ -29,13 +34,14 @@ class EngineFailed(Exception):
 
 
 class Engine:
-    """One binary and how to ask it. `measure` returns {measure: tokens per second} for depth 0 or for a depth."""
+    """One engine and how to ask it. `measure` returns {measure: tokens per second} for depth 0 or for a depth; `together`
+    the tokens per second of so many sequences side by side."""
 
     def __init__(self, name, binary, flags):
-        self.name, self.binary, self.flags = name, binary, shlex.split(flags)
+        self.name, self.binary, self.flags, self.batched = name, binary, shlex.split(flags), None
 
-    def ask(self, settings, arguments):
-        command = [*settings.run_with, self.binary, *arguments, *self.flags]
+    def ask(self, settings, arguments, binary=None, lines=False):
+        command = [*settings.run_with, binary or self.binary, *arguments, *self.flags]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=settings.timeout)
         except (OSError, subprocess.TimeoutExpired) as reason:
@@ -43,6 +49,8 @@ class Engine:
         if done.returncode != 0:
             raise EngineFailed(f"{shlex.join(command)}: exit code {done.returncode}\n{done.stderr.strip()[-2000:]}")
         try:
+            if lines:
+                return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
             return json.loads(done.stdout)
         except json.JSONDecodeError as reason:
             raise EngineFailed(f"{shlex.join(command)}: its answer is not JSON ({reason})") from reason
@@ -50,20 +58,24 @@ class Engine:
 
 class Coterie(Engine):
     """`coterie bench MODEL --json`, which also says what the machine can do and what a token reads."""
-    limits = None
 
     def measure(self, settings, depth):
         answer = self.ask(settings, [
             "bench", settings.model, "--threads", str(settings.threads), "--prompt", str(0 if depth else settings.prompt),
             "--generate", str(settings.generate), "--depth", str(depth), "--repeat", "1", "--json"])
-        self.limits = answer
         if depth:
             return {DEEP: answer["decode_tokens_per_second"]}, answer
         return {PREFILL: answer["prefill_tokens_per_second"], DECODE: answer["decode_tokens_per_second"]}, answer
 
+    def together(self, settings, count):
+        answer = self.ask(settings, [
+            "bench", settings.model, "--threads", str(settings.threads), "--prompt", "0", "--generate", str(settings.generate),
+            "--depth", str(BATCH_DEPTH), "--batch", str(count), "--repeat", "1", "--json"])
+        return answer["decode_tokens_per_second"], answer
+
 
 class LlamaBench(Engine):
-    """llama.cpp's llama-bench."""
+    """llama.cpp's llama-bench, and where it is given its llama-batched-bench."""
 
     def measure(self, settings, depth):
         runs = self.ask(settings, [
@@ -82,6 +94,17 @@ class LlamaBench(Engine):
         if set(result) != expected:
             raise EngineFailed(f"{self.binary}: measured {sorted(result)}, not {sorted(expected)}")
         return result, None
+
+
+    def together(self, settings, count):
+        if not self.batched:
+            return None, None
+        runs = self.ask(settings, [
+            "-m", settings.model, "-t", str(settings.threads), "-npp", str(BATCH_DEPTH), "-ntg", str(settings.generate), "-npl", str(count),
+            "-c", str(count * (BATCH_DEPTH + settings.generate)), "--output-format", "jsonl"], self.batched, lines=True)
+        if len(runs) != 1 or runs[0]["pl"] != count:
+            raise EngineFailed(f"{self.batched}: measured {runs}, not {count} sequences once")
+        return runs[0]["speed_tg"], None
 
 
 class IkBench(LlamaBench):
@@ -103,9 +126,14 @@ def options():
     parser.add_argument("--llama-bench", metavar="BINARY", action="append", default=[],
                         help="llama.cpp's llama-bench; may be given several times, as NAME=BINARY to tell builds apart")
     parser.add_argument("--ik-bench", metavar="BINARY", action="append", default=[], help="ik_llama.cpp's llama-bench, likewise")
+    parser.add_argument("--llama-batched", metavar="BINARY", action="append", default=[],
+                        help="llama.cpp's llama-batched-bench, for --batches; NAME=BINARY belongs to the llama-bench of that name")
+    parser.add_argument("--ik-batched", metavar="BINARY", action="append", default=[], help="ik_llama.cpp's, likewise")
+    parser.add_argument("--batches", type=lambda text: [int(count) for count in text.split(",")], default=[], metavar="N,…",
+                        help=f"decode so many sequences side by side, {BATCH_DEPTH} tokens deep")
     parser.add_argument("--coterie-flags", default="", help="more arguments for it, as one string")
     parser.add_argument("--llama-flags", default="-fa 1", help="default: %(default)s")
-    parser.add_argument("--ik-flags", default="-fa 1", help="default: %(default)s")
+    parser.add_argument("--ik-flags", default="-fa 1 -fmoe 1 -rtr 1", help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: the processors we may use")
     parser.add_argument("--rounds", type=int, default=3, help="of every engine, in turn (default: %(default)s)")
     parser.add_argument("--prompt", type=int, default=512, help="tokens of the prefill (default: %(default)s)")
@@ -121,11 +149,20 @@ def options():
     if settings.floor is not None and not (settings.coterie and (settings.llama_bench or settings.ik_bench)):
         parser.error("--floor compares: it needs --coterie and a peer")
     engines = [Coterie("coterie", settings.coterie, settings.coterie_flags)] if settings.coterie else []
-    for kind, given, flags, default in ((LlamaBench, settings.llama_bench, settings.llama_flags, "llama.cpp"),
-                                        (IkBench, settings.ik_bench, settings.ik_flags, "ik_llama.cpp")):
-        for one in given:
+    for kind, given, batched, flags, default in (
+            (LlamaBench, settings.llama_bench, settings.llama_batched, settings.llama_flags, "llama.cpp"),
+            (IkBench, settings.ik_bench, settings.ik_batched, settings.ik_flags, "ik_llama.cpp")):
+        def named(one):
             name, equals, binary = one.partition("=")
-            engines.append(kind(name, binary, flags) if equals else kind(default, one, flags))
+            return (name, binary) if equals else (default, one)
+        engines += [kind(*named(one), flags) for one in given]
+        for name, binary in map(named, batched):
+            mine = [engine for engine in engines if engine.name == name]
+            if not mine:
+                parser.error(f"{binary}: no engine of the name {name}")
+            mine[0].batched = binary
+    if any(count < 1 for count in settings.batches):
+        parser.error("--batches are numbers of sequences, at least 1")
     if not engines:
         parser.error("no engine: give --coterie, --llama-bench or --ik-bench")
     if len({engine.name for engine in engines}) != len(engines):
@@ -140,6 +177,13 @@ def say(text):
 def measure(settings, engines):
     """samples[measure][engine] = [tokens per second of each round], loads, and what Coterie says of machine and model."""
     samples, loads, facts = {}, [], {}
+
+    def note(round_, engine, speeds):
+        for name, speed in speeds.items():
+            samples.setdefault(name, {}).setdefault(engine.name, []).append(speed)
+        say(f"round {round_ + 1}/{settings.rounds}  {engine.name:14s} " +
+            "  ".join(f"{name} {speed:.2f} t/s" for name, speed in speeds.items()) + f"  (load {loads[-1]:.1f})")
+
     for round_ in range(settings.rounds):
         for depth in [0, settings.depth] if settings.depth else [0]:
             for engine in engines:
@@ -147,10 +191,15 @@ def measure(settings, engines):
                 speeds, said = engine.measure(settings, depth)
                 if said:
                     facts[depth] = said
-                for name, speed in speeds.items():
-                    samples.setdefault(name, {}).setdefault(engine.name, []).append(speed)
-                say(f"round {round_ + 1}/{settings.rounds}  {engine.name:14s} " +
-                    "  ".join(f"{name} {speed:.2f} t/s" for name, speed in speeds.items()) + f"  (load {loads[-1]:.1f})")
+                note(round_, engine, speeds)
+        for count in settings.batches:
+            for engine in engines:
+                loads.append(os.getloadavg()[0])
+                speed, said = engine.together(settings, count)
+                if said:
+                    facts[f"{BATCH}{count}"] = said
+                if speed is not None:
+                    note(round_, engine, {f"{BATCH}{count}": speed})
     return samples, loads, facts
 
 
@@ -161,9 +210,12 @@ def spread(values):
 def summarise(settings, engines, samples, facts):
     rows = []
     for name, by_engine in samples.items():
-        depth = settings.depth if name == DEEP else 0
-        fact = facts.get(depth)
+        together = name.startswith(BATCH)
+        depth = settings.depth if name == DEEP else BATCH_DEPTH if together else 0
+        fact = facts.get(name if together else depth)
         for engine in engines:
+            if engine.name not in by_engine:
+                continue
             row = {"measure": name, "depth": depth, "engine": engine.name, "tokens_per_second": spread(by_engine[engine.name])}
             if fact and name != PREFILL:
                 row["bandwidth_share"] = (row["tokens_per_second"]["median"] * fact["bytes_per_token"] / fact["read_bytes_per_second"])
@@ -176,10 +228,10 @@ def summarise(settings, engines, samples, facts):
 def as_text(settings, rows, loads, facts):
     lines = [f"{settings.model}: {settings.threads} threads, {settings.rounds} rounds, load {min(loads):.1f} to {max(loads):.1f}"]
     if 0 in facts:
-        lines.append(f"read bandwidth {facts[0]['read_bytes_per_second'] / 1e9:.1f} GB/s, a token reads {facts[0]['bytes_per_token'] / 1e6:.0f} MB")
+        lines.append(f"read bandwidth {facts[0]['read_bytes_per_second'] / 1e9:.1f} GB/s at the end of our last run, a token reads {facts[0]['bytes_per_token'] / 1e6:.0f} MB")
     lines.append(f"{'measure':20s} {'engine':16s} {'t/s median':>10s} {'(least to most)':>20s} {'bandwidth':>10s}  coterie / it")
     for row in rows:
-        what = f"{row['measure'].split()[0]} {settings.prompt if row['measure'] == PREFILL else settings.generate}"
+        what = f"{row['measure'].removesuffix(' deep')} {settings.prompt if row['measure'] == PREFILL else settings.generate}"
         what += f" at {row['depth']}" if row["depth"] else ""
         speed, ratio = row["tokens_per_second"], row.get("coterie_over_it")
         extremes = f"({speed['least']:.2f} to {speed['most']:.2f})"
