@@ -23,7 +23,7 @@ struct BenchCommand {
   runtime::ShapeOptions shape;
   std::string quant = "q4_k", write;
   int64_t step_tokens = 512;
-  bool json = false, remeasure = false;
+  bool json = false;
 };
 
 models::Model model_of(BenchCommand& command, Progress& progress) {
@@ -61,8 +61,8 @@ base::Json as_json(const BenchCommand& command, const runtime::Engine& engine, c
           {"read_bytes_per_second", machine.read_bytes_per_second},
           {"f32_flops_per_second", machine.f32_flops},
           {"int8_ops_per_second", machine.int8_ops},
-          {"bandwidth_share", result.bandwidth_share},
-          {"flops_share", result.flops_share},
+          {"bandwidth_share", runtime::bandwidth_share(result, machine)},
+          {"flops_share", runtime::flops_share(result, machine)},
           {"expected_resident_bytes", expected_resident},
           {"peak_resident_bytes", result.peak_resident_bytes}};
 }
@@ -71,7 +71,6 @@ std::string as_text(const BenchCommand& command, const runtime::Engine& engine, 
                     const runtime::MachineLimits& machine, int64_t expected_resident) {
   using base::human_bytes;
   const runtime::BenchOptions& bench = command.bench;
-  const bool integers = command.model.precision == "fast" && engine.reads_block_formats();
   std::string text = fmt::format(
       "{}\n  {}, {} threads, {}; read bandwidth {:.1f} GB/s, multiply-add {:.0f} GFLOP/s f32, {:.0f} GOP/s int8\n\n",
       styled(engine.model().name, Style::bold), engine.isa(), engine.threads(), command.model.precision,
@@ -82,13 +81,14 @@ std::string as_text(const BenchCommand& command, const runtime::Engine& engine, 
     text += fmt::format("  {:<28}{}   {} of the {} multiply-add rate ({} operations a token)\n",
                         fmt::format("prefill {}{}{}", bench.prompt, depth, batch),
                         styled(fmt::format("{:9.2f} t/s", result.prefill_tokens_per_second), Style::bold),
-                        percent(result.flops_share), integers ? "int8" : "f32",
+                        percent(runtime::flops_share(result, machine)), result.int8_products ? "int8" : "f32",
                         abbreviated(static_cast<int64_t>(result.flops_per_token)));
   if (bench.generate > 0)
     text += fmt::format("  {:<28}{}   {} of the read bandwidth ({} a token)\n",
                         fmt::format("decode {}{}{}", bench.generate, depth, batch),
                         styled(fmt::format("{:9.2f} t/s", result.decode_tokens_per_second), Style::bold),
-                        percent(result.bandwidth_share), human_bytes(static_cast<int64_t>(result.bytes_per_token)));
+                        percent(runtime::bandwidth_share(result, machine)),
+                        human_bytes(static_cast<int64_t>(result.bytes_per_token)));
   text += fmt::format("  {:<28}{} at the peak, {} expected\n", "resident memory",
                       human_bytes(result.peak_resident_bytes), human_bytes(expected_resident));
   return text;
@@ -107,12 +107,20 @@ int bench_command(BenchCommand& command) {
   forecast.cache *= command.bench.batch;
 
   command.bench.on_progress = [&](std::string_view text) { progress.show(text); };
-  // The machine first, and with the threads that run the model. Its buffer would count in the peak, so only where the
-  // figure is not remembered.
+  const runtime::BenchResult result = runtime::bench(engine, command.bench);
+  // Now, with the threads that ran the model: a shared machine has less an hour, or a minute, later. Where memory has
+  // no room for it beside the weights, what was measured another time.
   progress.show("measuring the machine");
-  const runtime::MachineLimits machine =
-      runtime::machine_limits(engine.context().pool, engine.context().kernels, command.remeasure);
-  const runtime::BenchResult result = runtime::bench(engine, machine, command.bench);
+  const auto limits = [&](bool again) {
+    return runtime::machine_limits(engine.context().pool, engine.context().kernels, again);
+  };
+  runtime::MachineLimits machine;
+  try {
+    machine = limits(true);
+  } catch (const base::Error& error) {
+    if (error.kind() != base::ErrorKind::out_of_memory) throw;
+    machine = limits(false);
+  }
   progress.clear();
   if (command.json)
     print(as_json(command, engine, result, machine, forecast.resident()).dump(2) + "\n");
@@ -155,7 +163,6 @@ void add_bench(CLI::App& app, Action& action) {
       ->check(at_least(1))
       ->capture_default_str();
   command->add_flag("--json", options->json, "As JSON");
-  command->add_flag("--remeasure", options->remeasure, "Measure the machine again instead of remembering");
   options->model.add_routing(*command);
   options->model.add_engine(*command, true);
   command->footer(

@@ -126,9 +126,9 @@ void ModelOptions::add_engine(CLI::App& app, bool with_context) {
   app.add_flag("--file-pages", file_pages,
                "leave the weights in the pages of the file; otherwise they move to large pages, which are read faster, "
                "while memory has room");
-  app.add_option("--cache-type", cache_type, "f32, f16 or bf16 (default: f16, and f32 with --precision f32)")
+  app.add_option("--cache-type", cache_type, "f32, f16, bf16 or q8_0 (default: f16, and f32 with --precision f32)")
       ->type_name("T")
-      ->check(CLI::IsMember({"f32", "f16", "bf16"}));
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "q8_0"}));
 }
 
 models::OpenOptions ModelOptions::open_options() const {

@@ -9,6 +9,23 @@ namespace coterie::kernels {
 
 /// Positions a block of the KV cache holds: keys [key_dim][16], then values [16][value_dim], for each KV head.
 inline constexpr int64_t kCacheBlock = 16;
+/// Dimensions of a position that share a scale where the cache holds codes of 8 bits (q8_0).
+inline constexpr int64_t kCacheGroup = 32;
+constexpr int64_t cache_groups(int64_t dims) { return (dims + kCacheGroup - 1) / kCacheGroup; }
+/// Bytes of the keys, or the values, of one head in a block: codes, and scales of f32.
+constexpr int64_t cache_code_bytes(int64_t dims) {
+  return kCacheBlock * (dims + cache_groups(dims) * static_cast<int64_t>(sizeof(float)));
+}
+/// Bytes of one head in a block.
+inline int64_t cache_head_bytes(tensor::DType dtype, int64_t key_dim, int64_t value_dim) {
+  if (dtype == tensor::DType::q8_0) return cache_code_bytes(key_dim) + cache_code_bytes(value_dim);
+  return kCacheBlock * (key_dim + value_dim) * tensor::info(dtype).block_bytes;
+}
+/// Whether a cache can hold keys and values so: f32, f16, bf16 or q8_0.
+constexpr bool is_cache_type(tensor::DType dtype) {
+  return dtype == tensor::DType::f32 || dtype == tensor::DType::f16 || dtype == tensor::DType::bf16 ||
+         dtype == tensor::DType::q8_0;
+}
 /// The softmax is taken over chunks of so many positions, aligned at multiples, that are then merged in ascending
 /// order: what is added to what depends on absolute positions alone.
 inline constexpr int64_t kAttentionChunk = 256;
@@ -23,13 +40,13 @@ struct AttentionChunk {
   int64_t tokens = 0, heads = 0;
   int64_t key_dim = 0, value_dim = 0;
   float scale = 0, softcap = 0;              // softcap 0 = none
-  tensor::DType dtype = tensor::DType::f32;  // of the cache: f32, f16 or bf16
+  tensor::DType dtype = tensor::DType::f32;  // of the cache: is_cache_type
   const std::byte* const* blocks = nullptr;  // [kChunkBlocks] this head's keys; only blocks with visible positions are
                                              // read; what lies at positions nobody sees may be anything
   const int32_t* first = nullptr;            // [tokens] visible positions [first, last), relative to the chunk;
   const int32_t* last = nullptr;             // neither may fall from token to token; first >= last: none
   float* scores = nullptr;                   // [tokens * heads][kScoreStride] scratch
-  float* decoded = nullptr;  // [kAttentionChunk * (key_dim + value_dim)] scratch, or null. With it a 16-bit chunk is
+  float* decoded = nullptr;  // [kAttentionChunk * (key_dim + value_dim)] scratch, or null. With it a narrow chunk is
                              // widened once for all rows; without, at each use. The same bits.
   float* max = nullptr;      // [tokens * heads] results: largest score (-inf: none seen),
   float* sum = nullptr;      // sum of exp(score - max),

@@ -42,9 +42,8 @@ struct Task {
 void check_layout(const CacheLayout& layout, std::string_view where) {
   require(layout.kv_heads > 0 && layout.key_dim > 0 && layout.value_dim > 0, where, "a cache of {} heads × ({} + {})",
           layout.kv_heads, layout.key_dim, layout.value_dim);
-  require(
-      layout.dtype == tensor::DType::f32 || layout.dtype == tensor::DType::f16 || layout.dtype == tensor::DType::bf16,
-      where, "a cache of {}; f32, f16 or bf16 are", tensor::name(layout.dtype));
+  require(kernels::is_cache_type(layout.dtype), where, "a cache of {}; f32, f16, bf16 or q8_0 are",
+          tensor::name(layout.dtype));
 }
 
 void check_segment(const Segment& segment, int64_t batch_rows, std::string_view where) {

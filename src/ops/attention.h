@@ -18,12 +18,13 @@ inline constexpr int64_t kCacheBlock = kernels::kCacheBlock;
 ///   keys   [key_dim][16]    position fastest: 16 scores come from one broadcast multiply-add a dimension, no
 ///                           horizontal sums, and a decode step reads the block once, in order
 ///   values [16][value_dim]  dimension fastest: the same for the weighted sum
-/// so that prefill and decode reduce in the same order (over key_dim, then over positions).
+/// so that prefill and decode reduce in the same order (over key_dim, then over positions). Of type q8_0 both are codes
+/// of 8 bits with scales behind them (kernels/body/attention_cache.inl.h), 9 bits a value.
 struct CacheLayout {
   int64_t kv_heads = 0, key_dim = 0, value_dim = 0;
-  tensor::DType dtype = tensor::DType::f16;  // f32, f16 or bf16
+  tensor::DType dtype = tensor::DType::f16;  // kernels::is_cache_type
 
-  int64_t head_bytes() const { return kCacheBlock * (key_dim + value_dim) * tensor::info(dtype).block_bytes; }
+  int64_t head_bytes() const { return kernels::cache_head_bytes(dtype, key_dim, value_dim); }
   int64_t block_bytes() const { return kv_heads * head_bytes(); }
 };
 

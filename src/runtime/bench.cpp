@@ -68,11 +68,14 @@ double attention_flops(const models::ModelSpec& spec, double seen) {
   return flops;
 }
 
-double matmul_flops(const models::ModelSpec& spec) {
+// Of a token of a prompt of so many, whose last one alone is multiplied by the head.
+double matmul_flops(const models::ModelSpec& spec, int64_t prompt) {
   const models::Account account = models::account(spec);
-  const int64_t looked_up = spec.tied_embeddings ? 0 : account.active[static_cast<size_t>(Place::input_embeddings)];
-  return 2.0 *
-         static_cast<double>(account.total_active() - looked_up - account.active[static_cast<size_t>(Place::norms)]);
+  const auto active = [&](Place place) { return static_cast<double>(account.active[static_cast<size_t>(place)]); };
+  const double head = active(spec.tied_embeddings ? Place::input_embeddings : Place::output_embeddings);
+  const double others = static_cast<double>(account.total_active()) - active(Place::input_embeddings) -
+                        active(Place::output_embeddings) - active(Place::norms);
+  return 2 * (others + head / static_cast<double>(prompt));
 }
 
 class Run {
@@ -132,8 +135,7 @@ class Run {
   std::vector<KvCache> caches_;
 };
 
-void account_decode(const Engine& engine, const MachineLimits& machine, const BenchOptions& options,
-                    double expert_share, BenchResult& result) {
+void account_decode(const Engine& engine, const BenchOptions& options, double expert_share, BenchResult& result) {
   const WeightBytes bytes = weight_bytes(*engine.model().decoder);
   result.weight_bytes_per_step = bytes.all_touched() - bytes.touched[kExperts] +
                                  static_cast<int64_t>(expert_share * static_cast<double>(bytes.held[kExperts]));
@@ -143,12 +145,20 @@ void account_decode(const Engine& engine, const MachineLimits& machine, const Be
   result.decode_tokens_per_second = tokens / result.decode_seconds;
   result.bytes_per_token = static_cast<double>(result.weight_bytes_per_step + result.cache_bytes_per_step) /
                            static_cast<double>(options.batch);
-  result.bandwidth_share = result.bytes_per_token * result.decode_tokens_per_second / machine.read_bytes_per_second;
 }
 
 }  // namespace
 
-BenchResult bench(Engine& engine, const MachineLimits& machine, const BenchOptions& options) {
+double bandwidth_share(const BenchResult& result, const MachineLimits& machine) {
+  return result.bytes_per_token * result.decode_tokens_per_second / machine.read_bytes_per_second;
+}
+
+double flops_share(const BenchResult& result, const MachineLimits& machine) {
+  return result.flops_per_token * result.prefill_tokens_per_second /
+         (result.int8_products ? machine.int8_ops : machine.f32_flops);
+}
+
+BenchResult bench(Engine& engine, const BenchOptions& options) {
   check(engine, options);
   const auto say = [&](std::string_view what, int64_t round) {
     if (options.on_progress) options.on_progress(fmt::format("{}, round {} of {}", what, round, options.repeat));
@@ -165,12 +175,10 @@ BenchResult bench(Engine& engine, const MachineLimits& machine, const BenchOptio
     }
     result.prefill_seconds = median(seconds);
     result.prefill_tokens_per_second = static_cast<double>(options.batch * options.prompt) / result.prefill_seconds;
-    result.flops_per_token =
-        matmul_flops(engine.spec()) + attention_flops(engine.spec(), static_cast<double>(options.depth) +
-                                                                         static_cast<double>(options.prompt + 1) / 2);
-    const bool integers = engine.context().precision == ops::Precision::fast && engine.reads_block_formats();
-    result.flops_share =
-        result.flops_per_token * result.prefill_tokens_per_second / (integers ? machine.int8_ops : machine.f32_flops);
+    result.flops_per_token = matmul_flops(engine.spec(), options.prompt) +
+                             attention_flops(engine.spec(), static_cast<double>(options.depth) +
+                                                                static_cast<double>(options.prompt + 1) / 2);
+    result.int8_products = engine.context().precision == ops::Precision::fast && engine.reads_block_formats();
   }
   if (options.generate > 0) {
     std::vector<double> seconds;
@@ -182,7 +190,7 @@ BenchResult bench(Engine& engine, const MachineLimits& machine, const BenchOptio
       if (round == 0) engine.settle_weights();
     }
     result.decode_seconds = median(seconds);
-    account_decode(engine, machine, options, experts.share(), result);
+    account_decode(engine, options, experts.share(), result);
   }
   result.peak_resident_bytes = base::peak_resident_memory();
   return result;

@@ -26,14 +26,18 @@ struct BenchResult {
   int64_t weight_bytes_per_step = 0;  // a decode step read, experts counted as they were routed to
   int64_t cache_bytes_per_step = 0;   // and of the caches, at their mean length
   double bytes_per_token = 0;         // both, divided by the sequences that shared the step
-  double flops_per_token = 0;         // in prefill: two for each active weight of a matmul, and attention's
-  double bandwidth_share = 0;         // of the machine's read bandwidth, in decode
-  double flops_share = 0;             // of its multiply-add rate in the engine's precision, in prefill
+  double flops_per_token = 0;         // in prefill: two for each active weight of a matmul, and attention's; the head's
+                                      // for the last token of a sequence alone, whose logits are asked for
+  bool int8_products = false;         // what most of them are; else f32
   int64_t peak_resident_bytes = 0;    // of the process, at the end
 };
 
+/// Of the machine's read bandwidth, in decode; of its multiply-add rate in the run's precision, in prefill.
+double bandwidth_share(const BenchResult& result, const MachineLimits& machine);
+double flops_share(const BenchResult& result, const MachineLimits& machine);
+
 /// Refuses, before anything is evaluated, counts below zero and sequences longer than the context.
 /// One round of both runs first, unmeasured: pages come in, scratch grows.
-BenchResult bench(Engine& engine, const MachineLimits& machine, const BenchOptions& options);
+BenchResult bench(Engine& engine, const BenchOptions& options);
 
 }  // namespace coterie::runtime

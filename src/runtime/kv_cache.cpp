@@ -8,9 +8,9 @@
 namespace coterie::runtime {
 
 CacheShape cache_shape(const models::ModelSpec& spec, tensor::DType dtype) {
-  if (dtype != tensor::DType::f32 && dtype != tensor::DType::f16 && dtype != tensor::DType::bf16)
+  if (!kernels::is_cache_type(dtype))
     throw base::Error(base::ErrorKind::unsupported, "--cache-type",
-                      fmt::format("a KV cache of {} is not supported", tensor::name(dtype)), "f32, f16 or bf16");
+                      fmt::format("a KV cache of {} is not supported", tensor::name(dtype)), "f32, f16, bf16 or q8_0");
   CacheShape shape{dtype, {0}, {}};
   for (int64_t bytes : models::cache_block_bytes(spec, dtype)) shape.offset.push_back(shape.offset.back() + bytes);
   for (const int64_t floats : models::state_floats(spec)) shape.state.offset.push_back(shape.state.floats() + floats);

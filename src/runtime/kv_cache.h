@@ -27,7 +27,7 @@ struct CacheShape {
   /// Bytes one position takes, all layers together.
   int64_t position_bytes() const { return page_bytes() / ops::kCacheBlock; }
 };
-/// Refuses a dtype other than f32, f16 and bf16.
+/// Refuses a dtype other than f32, f16, bf16 and q8_0.
 CacheShape cache_shape(const models::ModelSpec& spec, tensor::DType dtype);
 
 /// Bytes of a cache of `positions` positions, rounded up to whole pages, its recurrent states included, and as many

@@ -6,6 +6,8 @@ COTERIE_BEGIN_AVX512
 namespace coterie::kernels::avx512 {
 #include "kernels/body/math.inl.h"
 
+#include "kernels/body/attention_cache.inl.h"
+
 #include "kernels/body/attention.inl.h"
 }  // namespace coterie::kernels::avx512
 COTERIE_END

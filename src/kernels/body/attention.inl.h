@@ -1,5 +1,5 @@
 // Attention of a tile of query rows over one chunk of the cache. Included inside namespace coterie::kernels::<isa>,
-// after math.inl.h.
+// after math.inl.h and attention_cache.inl.h.
 //
 // Each score is one chain of multiply-adds over key_dim, each output one chain over the visible positions, in ascending
 // order; tile shapes only choose which chains run side by side. Positions a row does not see never enter a sum, not
@@ -59,17 +59,17 @@ inline void score_tile(const float* packed, const Key* const* keys, int64_t key_
   for (int64_t d = 0; d < key_dim; ++d) {
     // Keys come straight from the cache here, in pieces too short for the processor to foresee: the values of these
     // blocks, which follow the keys, and the keys of the next blocks are asked for in time.
-    if constexpr (sizeof(Key) == 2) {
+    if constexpr (sizeof(Key) < sizeof(float)) {
       COTERIE_UNROLL
       for (int64_t b = 0; b < kBlocks; ++b) {
-        __builtin_prefetch(block[b] + (key_dim + d) * kCacheBlock, 0, 2);
+        __builtin_prefetch(block[b] + part_elements<Key>(key_dim) + d * kCacheBlock, 0, 2);
         __builtin_prefetch(next[b] + d * kCacheBlock, 0, 3);
       }
     }
     Vf key[kVectors];
     COTERIE_UNROLL
     for (int64_t j = 0; j < kVectors; ++j) {
-      key[j] = load(block[j / kBlockVectors] + d * kCacheBlock + j % kBlockVectors * kWidth);
+      key[j] = key_at(block[j / kBlockVectors], key_dim, d, j % kBlockVectors * kWidth);
     }
     COTERIE_UNROLL
     for (int64_t r = 0; r < kRows; ++r) {
@@ -118,12 +118,12 @@ inline void value_tile(const float* weights, const Value* const* values, int64_t
   for (int64_t position = first; position < last;) {
     const int64_t b = position / kCacheBlock;
     const int64_t end = (b + 1) * kCacheBlock < last ? (b + 1) * kCacheBlock : last;
-    const Value* row = values[b] + (position - b * kCacheBlock) * value_dim + column;
-    for (; position < end; ++position, row += value_dim) {
+    for (; position < end; ++position) {
+      const int64_t slot = position - b * kCacheBlock;
       Vf value[kVectors];
       COTERIE_UNROLL
       for (int64_t j = 0; j < kVectors; ++j) {
-        value[j] = kPartial ? load_first(row, count) : load(row + j * kWidth);
+        value[j] = value_at<kPartial>(values[b], value_dim, slot, column + j * kWidth, count);
       }
       COTERIE_UNROLL
       for (int64_t r = 0; r < kRows; ++r) {
@@ -220,21 +220,6 @@ inline void weigh(float* scores, int64_t first, int64_t last, float scale, float
   *max_out = largest, *sum_out = reduce_add(sum[0]);
 }
 
-/// `next` is what will be widened next: the processor does not foresee a jump to another block.
-template <typename Element>
-inline void widen(const Element* source, const Element* next, float* target, int64_t n) {
-  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(Element));
-  int64_t i = 0;
-  for (; i + kLine <= n; i += kLine) {
-    __builtin_prefetch(next + i, 0, 3);
-    for (int64_t j = 0; j < kLine; j += kWidth) store(target + i + j, load(source + i + j));
-  }
-  for (; i < n; i += kWidth) {
-    const int64_t rest = n - i < kWidth ? n - i : kWidth;
-    store_first(target + i, load_first(source + i, rest), rest);
-  }
-}
-
 template <typename Element>
 inline void chunk_over(const AttentionChunk& c, const Element* const* keys, const Element* const* values, int64_t begin,
                        int64_t end) {
@@ -291,10 +276,10 @@ inline void chunk_of(const AttentionChunk& c) {
   Blocks<float> wide_keys, wide_values;
   for (int64_t b = begin_block; b < end_block + kStepBlocks; ++b) {
     keys.at[b] = reinterpret_cast<const Element*>(c.blocks[b < end_block ? b : end_block - 1]);
-    values.at[b] = keys.at[b] + c.key_dim * kCacheBlock;
+    values.at[b] = keys.at[b] + part_elements<Element>(c.key_dim);
   }
   for (int64_t b = begin_block; decode && b < end_block + kStepBlocks; ++b) {
-    if (b < end_block) widen(keys.at[b], keys.at[b + 1], c.decoded + b * size, size);
+    if (b < end_block) widen(keys.at[b], keys.at[b + 1], c.key_dim, c.value_dim, c.decoded + b * size);
     wide_keys.at[b] = c.decoded + (b < end_block ? b : end_block - 1) * size;
     wide_values.at[b] = wide_keys.at[b] + c.key_dim * kCacheBlock;
   }
@@ -308,6 +293,7 @@ inline void attention_chunk(const AttentionChunk& c) noexcept {
   switch (c.dtype) {
     case tensor::DType::f16: return chunk_of<Half>(c);
     case tensor::DType::bf16: return chunk_of<Bfloat>(c);
+    case tensor::DType::q8_0: return chunk_of<Code>(c);
     default: return chunk_of<float>(c);
   }
 }
@@ -345,44 +331,6 @@ inline void finish(float max, float sum, const float* out, const float* sink, fl
   int64_t i = 0;
   for (; i + kWidth <= value_dim; i += kWidth) store(target + i, mul(load(out + i), f));
   if (const int64_t n = value_dim - i; n > 0) store_first(target + i, mul(load_first(out + i, n), f), n);
-}
-
-/// A vector, or the first n of one. Masked stores take a dozen cycles on some processors.
-template <typename Element>
-COTERIE_INLINE void narrow(const float* from, Element* to, int64_t n) {
-  if (n >= kWidth)
-    store(to, load(from));
-  else
-    store_first(to, load_first(from, n), n);
-}
-
-template <typename Element>
-inline void append_as(const float* k, int64_t k_stride, const float* v, int64_t v_stride, int64_t slot, int64_t count,
-                      int64_t key_dim, int64_t value_dim, std::byte* head) {
-  Element* keys = reinterpret_cast<Element*>(head);
-  Element* values = keys + key_dim * kCacheBlock;
-  // Keys are turned: 16 dimensions of all positions at a time, so that what is written stays within a few lines.
-  for (int64_t d = 0; d < key_dim; d += kCacheBlock) {
-    const int64_t dims = key_dim - d < kCacheBlock ? key_dim - d : kCacheBlock;
-    for (int64_t p = 0; p < count; ++p) {
-      Element row[kCacheBlock];
-      for (int64_t i = 0; i < dims; i += kWidth) narrow(k + p * k_stride + d + i, row + i, dims - i);
-      for (int64_t i = 0; i < dims; ++i) keys[(d + i) * kCacheBlock + slot + p] = row[i];
-    }
-  }
-  for (int64_t p = 0; p < count; ++p) {
-    for (int64_t i = 0; i < value_dim; i += kWidth)
-      narrow(v + p * v_stride + i, values + (slot + p) * value_dim + i, value_dim - i);
-  }
-}
-
-inline void append(tensor::DType dtype, const float* k, int64_t k_stride, const float* v, int64_t v_stride,
-                   int64_t slot, int64_t count, int64_t key_dim, int64_t value_dim, std::byte* head) noexcept {
-  switch (dtype) {
-    case tensor::DType::f16: return append_as<Half>(k, k_stride, v, v_stride, slot, count, key_dim, value_dim, head);
-    case tensor::DType::bf16: return append_as<Bfloat>(k, k_stride, v, v_stride, slot, count, key_dim, value_dim, head);
-    default: return append_as<float>(k, k_stride, v, v_stride, slot, count, key_dim, value_dim, head);
-  }
 }
 
 AttentionKernels attention_kernels() { return {kRowTile, pack_queries, attention_chunk, merge, finish, append}; }

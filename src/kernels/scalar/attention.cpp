@@ -5,5 +5,7 @@
 namespace coterie::kernels::scalar {
 #include "kernels/body/math.inl.h"
 
+#include "kernels/body/attention_cache.inl.h"
+
 #include "kernels/body/attention.inl.h"
 }  // namespace coterie::kernels::scalar

@@ -49,8 +49,11 @@ COTERIE_INLINE Vf load(const Bfloat* p) {
   const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
 }
+COTERIE_INLINE Vf load(const Code* p) {
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
+}
 COTERIE_INLINE Vf load_first(const float* p, int64_t n) { return {_mm256_maskload_ps(p, mask_first(n).raw)}; }
-// There are no masked 16-bit loads and stores: through a copy.
+// There are no masked loads and stores of 8 and 16 bits: through a copy.
 template <typename T>
 COTERIE_INLINE Vf load_first(const T* p, int64_t n) {
   T copy[kWidth] = {};

@@ -55,12 +55,18 @@ COTERIE_INLINE Vf widen_bfloat(__m256i bits) {
 COTERIE_INLINE Vf load(const Bfloat* p) {
   return widen_bfloat(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
+COTERIE_INLINE Vf load(const Code* p) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+}
 COTERIE_INLINE Vf load_first(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(mask_first(n).raw, p)}; }
 COTERIE_INLINE Vf load_first(const Half* p, int64_t n) {
   return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask_first(n).raw, p))};
 }
 COTERIE_INLINE Vf load_first(const Bfloat* p, int64_t n) {
   return widen_bfloat(_mm256_maskz_loadu_epi16(mask_first(n).raw, p));
+}
+COTERIE_INLINE Vf load_first(const Code* p, int64_t n) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask_first(n).raw, p)))};
 }
 COTERIE_INLINE __m256i narrow_half(Vf v) { return _mm512_cvtps_ph(v.raw, _MM_FROUND_TO_NEAREST_INT); }
 // By integers: vcvtneps2bf16 would take subnormals for zero.

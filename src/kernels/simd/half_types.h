@@ -4,12 +4,16 @@
 
 namespace coterie::kernels {
 
-// 16-bit floats in memory, told apart by type so that load() and store() choose the conversion.
+// What is narrower than f32 in memory, told apart by type so that load() and store() choose the conversion.
 struct Half {
   uint16_t bits;
 };
 struct Bfloat {
   uint16_t bits;
+};
+// A code of 8 bits, which something else scales.
+struct Code {
+  int8_t bits;
 };
 
 }  // namespace coterie::kernels

@@ -70,6 +70,11 @@ COTERIE_INLINE Vf load(const Bfloat* p) {
   COTERIE_LANES r.lane[i] = tensor::bf16_to_f32(p[i].bits);
   return r;
 }
+COTERIE_INLINE Vf load(const Code* p) {
+  Vf r;
+  COTERIE_LANES r.lane[i] = static_cast<float>(p[i].bits);
+  return r;
+}
 template <typename T>
 COTERIE_INLINE Vf load_first(const T* p, int64_t n) {
   T copy[kWidth] = {};

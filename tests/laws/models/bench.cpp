@@ -24,12 +24,14 @@ std::vector<Case> cases() {
       const std::string isa(candidate.table->isa);
       result.push_back({family, isa, ops::Precision::f32, tensor::DType::f32});
       result.push_back({family, isa, ops::Precision::fast, tensor::DType::f16});
+      if (isa == "avx2") result.push_back({family, isa, ops::Precision::fast, tensor::DType::q8_0});
     }
   return result;
 }
 
 std::string name_of(const testing::TestParamInfo<Case>& info) {
-  return info.param.family + "_" + info.param.isa + (info.param.precision == ops::Precision::f32 ? "_f32" : "_fast");
+  return info.param.family + "_" + info.param.isa + (info.param.precision == ops::Precision::f32 ? "_f32" : "_fast") +
+         (info.param.cache == tensor::DType::q8_0 ? "_q8cache" : "");
 }
 
 tiny::Model quantised(const models::ModelSpec& spec, std::vector<checkpoint::MemoryTensor> tensors,

@@ -19,7 +19,8 @@ struct Case {
   ops::Precision precision = ops::Precision::f32;
   tensor::DType cache = tensor::DType::f32;
 };
-/// All families × instruction sets × precisions (fast with an f16 cache, f32 with an f32 one).
+/// All families × instruction sets × precisions (fast with an f16 cache, on AVX2 with
+/// one of q8_0 as well, f32 with an f32 one).
 std::vector<Case> cases();
 std::string name_of(const testing::TestParamInfo<Case>& info);
 

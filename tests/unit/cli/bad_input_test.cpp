@@ -68,7 +68,7 @@ TEST_F(BadInput, Usage) {
   refused({"run", tiny(), "-p", "x", "--temperature", "hot"}, {"--temperature", "hot"});
   refused({"run", tiny(), "-p", "x", "--greedy", "--temperature", "1"}, {"--greedy", "--temperature"});
   refused({"run", tiny(), "-p", "x", "--precision", "f64"}, {"--precision", "f64"});
-  refused({"run", tiny(), "-p", "x", "--cache-type", "q8_0"}, {"--cache-type", "q8_0"});
+  refused({"run", tiny(), "-p", "x", "--cache-type", "q4_0"}, {"--cache-type", "q8_0"});
   refused({"run", tiny(), "-p", "x", "--threads", "0"}, {"--threads"});
   refused({"run", tiny(), "-p", "x", "--context", "0"}, {"--context"});
   refused({"run", tiny(), "-p", "x", "--system", "y"}, {"--system", "--chat"});

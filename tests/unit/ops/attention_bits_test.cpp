@@ -20,7 +20,7 @@ void expect_same_bits(const std::vector<float>& a, const std::vector<float>& b, 
 std::vector<Sequence> sequences() {
   std::vector<Sequence> list;
   uint64_t key = 100;
-  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::q8_0}) {
     AttentionShape shape;
     shape.heads = 8, shape.layout = {2, 32, 32, dtype};
     list.emplace_back(shape, dtype == DType::f32 ? 600 : 300, key += 10);
@@ -107,9 +107,9 @@ TEST(AttentionBits, BatchOfSegmentsEqualsOneByOne) {
   }
 }
 
-TEST(AttentionBits, NothingOutsideTheVisiblePositionsMatters) {
+void expect_unseen_positions_do_not_matter(DType dtype) {
   AttentionShape shape;
-  shape.heads = 6, shape.layout = {2, 24, 20, DType::f32}, shape.window = 70;
+  shape.heads = 6, shape.layout = {2, 24, 20, dtype}, shape.window = 70;
   const Sequence s(shape, 300, 11);
   for (const kernels::KernelTable* table : usable_tables()) {
     Engine engine(*table, 2);
@@ -139,6 +139,11 @@ TEST(AttentionBits, NothingOutsideTheVisiblePositionsMatters) {
   }
 }
 
+TEST(AttentionBits, NothingOutsideTheVisiblePositionsMatters) {
+  expect_unseen_positions_do_not_matter(DType::f32);
+  expect_unseen_positions_do_not_matter(DType::q8_0);
+}
+
 // A value of a later token may be infinite (an f16 cache overflows at 65520): tokens before it do not see it, whether
 // they are computed in one step with it or not.
 TEST(AttentionBits, AnInfiniteValueReachesOnlyTheTokensThatSeeIt) {
@@ -154,6 +159,24 @@ TEST(AttentionBits, AnInfiniteValueReachesOnlyTheTokensThatSeeIt) {
         ASSERT_EQ(std::isfinite(out[static_cast<size_t>(n * s.out_cols() + i)]), n < 40)
             << table->isa << ", token " << n;
       }
+    }
+  }
+}
+
+// Codes have no infinity: a group of 32 dimensions with one, or with a NaN, is NaN as a whole, and only there.
+TEST(AttentionBits, WhatIsNoNumberStaysSoInACacheOfCodes) {
+  AttentionShape shape;
+  shape.heads = 2, shape.layout = {1, 16, 64, DType::q8_0};
+  for (const float bad : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    Sequence s(shape, 50, 13);
+    s.v[static_cast<size_t>(40 * s.v_cols() + 3)] = bad;
+    for (const kernels::KernelTable* table : usable_tables()) {
+      Engine engine(*table);
+      const std::vector<float> out = run_in_steps(engine.context, s, {50});
+      for (int64_t n = 0; n < 50; ++n)
+        for (int64_t i = 0; i < s.out_cols(); ++i)
+          ASSERT_EQ(std::isnan(out[static_cast<size_t>(n * s.out_cols() + i)]), n >= 40 && i % 64 < 32)
+              << table->isa << ", token " << n << ", dimension " << i;
     }
   }
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -93,10 +94,23 @@ inline std::vector<float> run_in_steps(Context& context, const Sequence& s, cons
   return out;
 }
 
-inline float rounded_to(DType dtype, float value) {
-  if (dtype == DType::f16) return tensor::f16_to_f32(tensor::f32_to_f16(value));
-  if (dtype == DType::bf16) return tensor::bf16_to_f32(tensor::f32_to_bf16(value));
-  return value;
+/// Values as a cache of that type holds them; `dims` of them are a position's of one head.
+inline std::vector<float> as_cached(DType dtype, std::vector<float> values, int64_t dims) {
+  if (dtype == DType::f16)
+    for (float& value : values) value = tensor::f16_to_f32(tensor::f32_to_f16(value));
+  if (dtype == DType::bf16)
+    for (float& value : values) value = tensor::bf16_to_f32(tensor::f32_to_bf16(value));
+  if (dtype != DType::q8_0) return values;
+  for (size_t head = 0; head < values.size(); head += static_cast<size_t>(dims)) {
+    for (int64_t d = 0; d < dims; d += 32) {
+      const std::span group(values.data() + head + d, static_cast<size_t>(std::min<int64_t>(32, dims - d)));
+      float most = 0;
+      for (const float value : group) most = std::max(most, std::fabs(value));
+      const float scale = most / 127;
+      for (float& value : group) value = scale == 0 ? 0 : scale * std::nearbyint(value * (1 / scale));
+    }
+  }
+  return values;
 }
 
 struct Expected {
@@ -110,6 +124,8 @@ inline Expected reference_attention(const Sequence& s) {
   const CacheLayout& layout = s.shape.layout;
   const int64_t group = s.shape.heads / layout.kv_heads;
   constexpr double kUnit = 0x1p-24;
+  const std::vector<float> keys = as_cached(layout.dtype, s.k, layout.key_dim);
+  const std::vector<float> values = as_cached(layout.dtype, s.v, layout.value_dim);
   Expected expected;
   for (int64_t n = 0; n < s.length; ++n) {
     for (int64_t h = 0; h < s.shape.heads; ++h) {
@@ -120,8 +136,7 @@ inline Expected reference_attention(const Sequence& s) {
         double dot = 0, size = 0;
         for (int64_t d = 0; d < layout.key_dim; ++d) {
           const double q = s.q[static_cast<size_t>(n * s.q_cols() + h * layout.key_dim + d)];
-          const double k =
-              rounded_to(layout.dtype, s.k[static_cast<size_t>(j * s.k_cols() + h / group * layout.key_dim + d)]);
+          const double k = keys[static_cast<size_t>(j * s.k_cols() + h / group * layout.key_dim + d)];
           dot += q * k, size += std::fabs(q * k);
         }
         double score = dot * s.shape.scale;
@@ -138,8 +153,7 @@ inline Expected reference_attention(const Sequence& s) {
       for (int64_t d = 0; d < layout.value_dim; ++d) {
         double value = 0, size = 0;
         for (int64_t j = first; j <= n; ++j) {
-          const double v =
-              rounded_to(layout.dtype, s.v[static_cast<size_t>(j * s.v_cols() + h / group * layout.value_dim + d)]);
+          const double v = values[static_cast<size_t>(j * s.v_cols() + h / group * layout.value_dim + d)];
           value += scores[static_cast<size_t>(j - first)] * v,
               size += scores[static_cast<size_t>(j - first)] * std::fabs(v);
         }

@@ -54,7 +54,7 @@ TEST(Attention, EqualsItsDefinitionForEveryGroupingAndWidth) {
   for (const Case& c : {Case{4, 4, 32, 32}, Case{8, 2, 64, 64}, Case{6, 1, 80, 80}, Case{9, 3, 12, 12},
                         Case{7, 1, 16, 48}, Case{2, 1, 128, 128}, Case{4, 2, 40, 24}, Case{3, 3, 1, 1},
                         Case{70, 1, 9, 7}, Case{5, 1, 33, 65}, Case{8, 1, 17, 31}, Case{10, 2, 24, 8}}) {
-    for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::q8_0}) {
       const Sequence s(shape_of(c.heads, c.kv_heads, c.key_dim, c.value_dim, dtype), 37, key += 10);
       expect_close(s, std::to_string(c.heads) + "/" + std::to_string(c.kv_heads) + " heads of " +
                           std::to_string(c.key_dim) + " and " + std::to_string(c.value_dim) + ", " +
