@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "base/known_keys.h"
 #include "base/yaml.h"
 #include "cli/commands.h"
 #include "cli/number_words.h"
@@ -52,9 +53,13 @@ int merge_command(MergeCommand command) {
   if (!recipe.is_object())
     base::fail(base::ErrorKind::bad_input, command.recipe, "expected keys: base_model, experts or merge_method, …");
   const bool experts = surgery::is_moe_recipe(recipe);
-  if (!experts && !recipe.contains("merge_method"))
+  if (!experts && !recipe.contains("merge_method")) {
+    base::expect_keys(recipe, command.recipe,
+                      {"merge_method", "experts", "base_model", "gate_mode", "shared_experts", "experts_per_token",
+                       "dtype", "out_dtype", "architecture", "tokenizer_source", "parameters", "models", "slices"});
     throw base::Error(base::ErrorKind::bad_input, command.recipe, "has neither experts nor merge_method",
                       "experts: dense models become the experts of one mixture; merge_method: models become one");
+  }
 
   surgery::MergeSources sources(command.recipe);
   if (command.plan) {
@@ -93,7 +98,7 @@ void add_merge(CLI::App& app, Action& action) {
       app.add_subcommand("merge", "Put models together: as experts of one mixture, or weight by weight");
   command->add_option("RECIPE", options->recipe, "A YAML file in the form of mergekit's; docs/guides/merge.md")
       ->required();
-  auto* out = command->add_option("-o,--output", options->out, "The folder to write; must not be there yet")
+  auto* out = command->add_option("-o,--output", options->out, "The folder to write; a new or an empty one")
                   ->type_name("FOLDER");
   command
       ->add_flag("--plan", options->plan,

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/known_keys.h"
 
 namespace coterie::surgery {
 
@@ -26,6 +27,7 @@ std::vector<std::string> names(JsonReader& keys, const std::string& key) {
 
 GateRecipe::Source read_source(const Json& json, const std::string& where) {
   if (!json.is_object()) fail(ErrorKind::bad_input, where, "expected keys, source_model among them");
+  base::expect_keys(json, where, {"source_model", "positive_prompts", "negative_prompts", "texts"});
   JsonReader keys(json, where);
   GateRecipe::Source source;
   source.where = where;
@@ -95,6 +97,9 @@ void check_sources(const GateRecipe& recipe, const std::string& where) {
 
 GateRecipe read_gate_recipe(const Json& json, const std::string& where) {
   if (!json.is_object()) fail(ErrorKind::bad_input, where, "expected keys: gate, models, …");
+  base::expect_keys(
+      json, where,
+      {"gate", "models", "top_k", "temperature", "reader", "learn", "tokens", "window", "steps", "weight_decay"});
   JsonReader keys(json, where);
   GateRecipe recipe;
   recipe.kind = models::gate_kind(keys.string("gate"), where);

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "base/error.h"
+#include "base/known_keys.h"
 #include "base/nearest.h"
 
 namespace coterie::surgery {
@@ -19,6 +20,8 @@ using base::JsonReader;
 
 ExpertRecipe read_expert(const Json& json, const std::string& where) {
   if (!json.is_object()) fail(ErrorKind::bad_input, where, "expected keys, source_model among them");
+  base::expect_keys(json, where,
+                    {"source_model", "positive_prompts", "negative_prompts", "noise_scale", "residual_scale"});
   JsonReader keys(json, where);
   ExpertRecipe expert;
   expert.where = where;
@@ -95,6 +98,9 @@ bool is_moe_recipe(const Json& recipe) {
 }
 
 MoeRecipe read_moe_recipe(const Json& json, const std::string& where) {
+  base::expect_keys(
+      json, where,
+      {"base_model", "gate_mode", "experts", "shared_experts", "experts_per_token", "dtype", "architecture"});
   JsonReader keys(json, where);
   MoeRecipe recipe;
   recipe.base_model = keys.string("base_model");

@@ -22,9 +22,16 @@ constexpr double kMost = 1e9;
 class Reader {
  public:
   Reader(const Json& json, const std::filesystem::path& path, const std::filesystem::path& tuned)
-      : top_(json, path.string()), folder_(path.parent_path()), tuned_(tuned) {}
+      : json_(json), top_(json, path.string()), folder_(path.parent_path()), tuned_(tuned) {}
 
   Recipe read() {
+    if (tuned_.empty())
+      base::expect_keys(
+          json_, top_.where(),
+          {"description", "seed", "model", "tokenizer", "data", "training", "balance", "evaluation", "checkpoint"});
+    else
+      base::expect_keys(json_, top_.where(),
+                        {"description", "seed", "tune", "data", "training", "balance", "evaluation", "checkpoint"});
     recipe_.description = top_.string("description", "");
     const int64_t seed = top_.integer("seed", 0);
     if (seed < 0) fail(ErrorKind::bad_input, top_.where(), "seed is {}, expected 0 or more", seed);
@@ -47,7 +54,7 @@ class Reader {
   std::filesystem::path relative(const std::string& path) const { return folder_ / path; }
 
   void read_model() {
-    Section model(top_, "model");
+    Section model(top_, "model", {"config", "init", "init_std", "scale_residual"});
     const Json* config = model.keys.value("config");
     if (!config)
       throw base::Error(ErrorKind::not_found, model.where(), "config is missing",
@@ -68,7 +75,7 @@ class Reader {
   }
 
   void read_tokenizer() {
-    Section tokenizer(top_, "tokenizer");
+    Section tokenizer(top_, "tokenizer", {"folder", "kind", "vocabulary", "min_frequency", "special"});
     if (tokenizer.keys.has("folder")) {
       recipe_.tokenizer.folder = relative(tokenizer.keys.string("folder"));
     } else {
@@ -98,7 +105,7 @@ class Reader {
   }
 
   void read_data() {
-    Section data(top_, "data");
+    Section data(top_, "data", {"files", "format", "field", "validation", "validation_files", "order"});
     DataRecipe& recipe = recipe_.data;
     const Files format = data.choice<Files>("format",
                                             {{"text", Files::text},
@@ -137,7 +144,10 @@ class Reader {
   }
 
   void read_training() {
-    Section training(top_, "training");
+    Section training(
+        top_, "training",
+        {"sequence", "batch", "micro_batch", "steps", "learning_rate", "weight_decay", "vector_decay", "clip", "betas",
+         "eps", "schedule", "warmup", "decay", "floor", "precision", "recompute", "dropout", "expert_dropout"});
     recipe_.sequence = training.count("sequence", 1);
     recipe_.batch = training.count("batch", 1);
     recipe_.micro_batch = training.count("micro_batch", 1, recipe_.batch);
@@ -173,7 +183,7 @@ class Reader {
   }
 
   void read_balance() {
-    Section balance(top_, "balance");
+    Section balance(top_, "balance", {"loss", "z_loss", "bias_rate", "kind", "scope"});
     recipe_.balance.loss_weight = balance.number("loss", 0, kMost, 0.0);
     recipe_.balance.z_weight = balance.number("z_loss", 0, kMost, 0.0);
     recipe_.balance.bias_rate = balance.number("bias_rate", 0, 1, 0.0);
@@ -194,7 +204,7 @@ class Reader {
   }
 
   void read_evaluation() {
-    Section evaluation(top_, "evaluation");
+    Section evaluation(top_, "evaluation", {"every", "batches", "patience"});
     recipe_.evaluate_every = evaluation.count("every", 1, recipe_.schedule.steps);
     recipe_.evaluate_batches = evaluation.count("batches", 0, 0);
     recipe_.patience = evaluation.count("patience", 0, 0);
@@ -203,12 +213,13 @@ class Reader {
         data.validation_instructions.empty())
       fail(ErrorKind::bad_input, evaluation.where(), "patience waits for validation data to get better: there is none");
     evaluation.keys.refuse_unread();
-    Section checkpoint(top_, "checkpoint");
+    Section checkpoint(top_, "checkpoint", {"every", "keep"});
     recipe_.checkpoint_every = checkpoint.count("every", 1, recipe_.schedule.steps);
     recipe_.checkpoints_kept = checkpoint.count("keep", 1, 2);
     checkpoint.keys.refuse_unread();
   }
 
+  const Json& json_;
   JsonReader top_;
   std::filesystem::path folder_, tuned_;
   Recipe recipe_;

@@ -9,15 +9,19 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/known_keys.h"
 
 namespace coterie::train {
 
-/// One of the sections of a recipe; absent is as good as empty.
+/// One of the sections of a recipe; absent is as good as empty. A key that is not `known` is refused before any is
+/// read.
 class Section {
  public:
-  Section(base::JsonReader& parent, const std::string& name)
+  Section(base::JsonReader& parent, const std::string& name, std::initializer_list<std::string_view> known)
       : json_(parent.object(name) ? *parent.object(name) : base::Json::object()),
-        keys(json_, parent.where() + ": " + name) {}
+        keys(json_, parent.where() + ": " + name) {
+    base::expect_keys(json_, where(), known);
+  }
 
  private:
   base::Json json_;

@@ -13,13 +13,13 @@ using layers::Place;
 using Tensor = layers::TensorVisitor::Tensor;
 
 TuneRecipe read_tune(base::JsonReader& recipe, const std::filesystem::path& model) {
-  Section section(recipe, "tune");
+  Section section(recipe, "tune", {"lora", "full", "frozen"});
   TuneRecipe tune;
   tune.model = model;
   tune.full = section.list("full");
   tune.frozen = section.list("frozen");
-  if (const base::Json* json = section.keys.object("lora")) {
-    Section keys(section.keys, "lora");
+  if (section.keys.object("lora")) {
+    Section keys(section.keys, "lora", {"targets", "rank", "alpha", "rslora", "dora", "dropout"});
     models::LoraSpec spec;
     spec.targets = keys.list("targets");
     if (spec.targets.empty())
@@ -32,7 +32,6 @@ TuneRecipe read_tune(base::JsonReader& recipe, const std::filesystem::path& mode
     spec.dropout = keys.number("dropout", 0, 0.95, 0.0);
     keys.keys.refuse_unread();
     tune.lora = std::move(spec);
-    (void)json;
   }
   section.keys.refuse_unread();
   if (tune.lora && !tune.full.empty())

@@ -134,6 +134,10 @@ TEST_F(MergeCommands, MergeMakesAMixtureOrAModel) {
 TEST_F(MergeCommands, MergeRefusesRecipesThatAreNone) {
   expect_refused(merge("base_model: x\n"), "merge_method");
   expect_refused(merge("- a\n- b\n"), "base_model");
+  expect_refused(merge("merge_methd: linear\nmodels: []\n"), "did you mean \"merge_method\"");
+  expect_refused(merge("base_modle: x\nexperts: []\n"), "did you mean \"base_model\"");
+  expect_refused(merge("base_model: x\nexperts: [{source: x}]\n"), "\"source\" is not known");
+  expect_refused(merge("merge_method: linear\nmodels: [{modl: x}]\n"), "did you mean \"model\"");
   expect_refused(merge("base_model: [\n"), "recipe.yaml");
   expect_refused(merge("merge_method: linear\nmodels: [{model: nowhere, parameters: {weight: 1}}]\n"), "nowhere");
   expect_refused(test::coterie({"merge", (folder / "none.yaml").string(), "-o", out()}), "none.yaml");

@@ -113,7 +113,14 @@ variants:
 }
 
 TEST_F(Recipes, FaultsAreNamed) {
-  EXPECT_EQ(message_of(changed("steps: 100", "setps: 100")), "tiny.yaml: training: key \"steps\" is missing");
+  EXPECT_EQ(message_of(changed(", steps: 100", "")), "tiny.yaml: training: key \"steps\" is missing");
+  // What is misspelt is not called missing.
+  EXPECT_EQ(message_of(changed("steps: 100", "setps: 100")),
+            "tiny.yaml: training: key \"setps\" is not known | did you mean \"steps\"?");
+  EXPECT_EQ(message_of(changed("training:", "trainig:")),
+            "tiny.yaml: key \"trainig\" is not known | did you mean \"training\"?");
+  EXPECT_EQ(message_of(changed("config:", "confg:")),
+            "tiny.yaml: model: key \"confg\" is not known | did you mean \"config\"?");
   EXPECT_EQ(message_of(changed("learning_rate: 1e-3", "learning_rate: 1e-3, warm_up: 10")),
             "tiny.yaml: training: key \"warm_up\" is not known | did you mean \"warmup\"?");
   EXPECT_EQ(message_of(changed("data:", "balanec: {}\ndata:")),
