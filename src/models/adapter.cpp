@@ -1,5 +1,7 @@
 #include "models/adapter.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -20,12 +22,24 @@ void check(const LoraSpec& spec, const std::vector<AdapterModule>& modules) {
   if (spec.rank < 1) base::fail(ErrorKind::bad_input, where, "rank is {}, expected 1 or more", spec.rank);
   if (!(spec.dropout >= 0 && spec.dropout < 1))
     base::fail(ErrorKind::bad_input, where, "dropout is {}, expected 0 to below 1", spec.dropout);
-  for (const AdapterModule& module : modules)
-    if (module.stack > 0 && (spec.dropout > 0 || spec.dora))
-      throw base::Error(
-          ErrorKind::unsupported, std::string(where),
-          fmt::format("{} is not done on stacks of experts ({})", spec.dora ? "dora" : "dropout", module.word()),
-          spec.dora ? "take experts out of the targets" : "tune: expert_dropout drops inside experts");
+  // What is a parameter of its module, routers and stacks of experts, peft wraps as a whole (ParamWrapper), which
+  // refuses both: nobody else could open what was written.
+  if (spec.dropout == 0 && !spec.dora) return;
+  std::vector<std::string> whole;
+  bool stacks = false;
+  for (const AdapterModule& module : modules) {
+    if (module.stack == 0 && module.kind != AdapterModule::Kind::parameter) continue;
+    stacks = stacks || module.stack > 0;
+    if (std::find(whole.begin(), whole.end(), module.group()) == whole.end()) whole.push_back(module.group());
+  }
+  if (whole.empty()) return;
+  const std::string list = fmt::format("{}", fmt::join(whole, ", ")), what = spec.dora ? "dora" : "dropout";
+  throw base::Error(ErrorKind::unsupported, std::string(where),
+                    fmt::format("{} is not done on {}: transformers holds that as parameters, and the peft library "
+                                "refuses {} there",
+                                what, list, what),
+                    fmt::format("take {} out of the targets, or {} out of the recipe{}", list, what,
+                                stacks && !spec.dora ? "; training: expert_dropout drops inside experts" : ""));
 }
 
 int64_t count(const AdapterModule& module, int64_t rank, bool magnitudes) {

@@ -32,7 +32,7 @@ class Adapter {
  public:
   /// A at random, uniform within ±1/√inputs as peft draws it, B zero: it changes no bit of the model. Throws bad_input
   /// for a target that matches nothing in this model, naming those that do, and for a rank below 1; unsupported for
-  /// dropout or magnitudes on stacks of experts, which peft's format has not either.
+  /// dropout or magnitudes on stacks of experts and on routers that are parameters, which peft refuses to load.
   static Adapter fresh(const Decoder& decoder, const LoraSpec& spec, uint64_t seed);
   /// From a folder as peft or save() wrote it. Throws not_found, and bad_input or unsupported naming file and key, for
   /// tensors that this model has no place for, of other shapes, or missing, and for options that are not honoured here.

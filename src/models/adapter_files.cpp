@@ -135,9 +135,28 @@ class AdapterReader {
       if (!nothing)
         base::fail(ErrorKind::unsupported, path.string(), "{} is {}, which is not honoured here", key, value.dump());
     }
+    check_pattern("rank_pattern", path);
+    check_pattern("alpha_pattern", path);
     if (const Json qalora = config_.value("use_qalora", Json(false)); !qalora.is_null() && qalora != false)
       base::fail(ErrorKind::unsupported, path.string(), "use_qalora is {}, which is not honoured here",
                  config_.value("use_qalora", Json()).dump());
+  }
+
+  // Numbers by name: whole ones above zero for ranks.
+  void check_pattern(const std::string& key, const fs::path& path) const {
+    const Json pattern = config_.value(key, Json());
+    if (pattern.is_null()) return;
+    if (!pattern.is_object())
+      base::fail(ErrorKind::bad_input, path.string(), "{} is {}, expected an object of names and numbers", key,
+                 pattern.dump());
+    for (const auto& [name, value] : pattern.items()) {
+      const bool rank = key == "rank_pattern";
+      const bool good = rank ? value.is_number_integer() && value.get<int64_t>() >= 1
+                             : value.is_number() && std::isfinite(value.get<double>());
+      if (!good)
+        base::fail(ErrorKind::bad_input, path.string(), "{}: \"{}\" is {}, expected a {}", key, name, value.dump(),
+                   rank ? "whole number of 1 or more" : "number");
+    }
   }
 
   void sort_keys() {
@@ -232,30 +251,51 @@ class AdapterReader {
       base::fail(ErrorKind::bad_input, source_->where(), "{} is {}, expected [{}r, {}]", whole->name,
                  tensor::to_string(whole->shape), stacked ? fmt::format("{} · ", matrices) : "", module.inputs);
     const int64_t rank = whole->shape[0] / matrices;
-    if (rank != spec().rank && config_.value("rank_pattern", Json()).empty())
-      base::fail(ErrorKind::bad_input, source_->where(), "{} has rank {}, the config says {}", whole->name, rank,
-                 spec().rank);
-    adapter_.make(module, rank, alpha_of(module));
+    const std::string by_rank = "rank_pattern", by_alpha = "alpha_pattern";
+    const Json said = of_pattern(by_rank, module, spec().rank), alpha = of_pattern(by_alpha, module, spec().alpha);
+    if (rank != said)
+      base::fail(ErrorKind::bad_input, source_->where(), "{} has rank {}, r and rank_pattern of the config say {}",
+                 whole->name, rank, said.dump());
+    adapter_.make(module, rank, alpha.get<double>());
     return adapter_.modules_.back();
   }
 
-  // peft: the first key that, as a regular expression, is the whole name or what follows one of its dots.
-  double alpha_of(const AdapterModule& module) const {
+  // What a pattern says of a module; of experts that are projections of their own, what it says of all.
+  Json of_pattern(const std::string& key, const AdapterModule& module, const Json& otherwise) const {
     const std::string name = module.name + (module.parameter.empty() ? "" : "." + module.parameter);
-    const Json patterns = config_.value("alpha_pattern", Json());
-    for (const auto& [key, alpha] : patterns.items()) {
+    if (module.kind != AdapterModule::Kind::per_expert) return matching(key, name, otherwise);
+    const Json first = matching(key, replaced(name, "{expert}", "0"), otherwise);
+    for (int64_t e = 1; e < module.stack; ++e)
+      if (matching(key, replaced(name, "{expert}", std::to_string(e)), otherwise) != first)
+        base::fail(ErrorKind::unsupported, (folder_ / kConfig).string(),
+                   "{}: other numbers for expert {} than for expert 0 of {}: the experts of a layer have one here", key,
+                   e, module.path);
+    return first;
+  }
+
+  // peft: the first key that, as a regular expression, is the whole name or what follows one of its dots.
+  Json matching(const std::string& pattern, const std::string& name, const Json& otherwise) const {
+    const Json patterns = config_.value(pattern, Json());
+    std::optional<Json> found;
+    for (const auto& [key, value] : patterns.items()) {
       // std::regex recurses by the length of what it reads, and takes for ever over repeated groups.
       const bool plain =
           key.size() <= 200 && key.find(")*") == key.npos && key.find(")+") == key.npos && key.find("){") == key.npos;
       try {
         if (!plain) throw std::regex_error(std::regex_constants::error_complexity);
-        if (std::regex_match(name, std::regex("(.*\\.)?(" + key + ")")) && alpha.is_number()) return alpha;
+        if (std::regex_match(name, std::regex("(.*\\.)?(" + key + ")"))) {
+          // Which comes first is not known any more: JSON's objects have no order.
+          if (found && *found != value)
+            base::fail(ErrorKind::unsupported, (folder_ / kConfig).string(),
+                       "{}: two of its keys are for {}, {} and {}", pattern, name, found->dump(), value.dump());
+          found = value;
+        }
       } catch (const std::regex_error&) {
-        base::fail(ErrorKind::unsupported, (folder_ / kConfig).string(), "alpha_pattern: \"{}\" is not understood",
+        base::fail(ErrorKind::unsupported, (folder_ / kConfig).string(), "{}: \"{}\" is not understood", pattern,
                    key.substr(0, 60));
       }
     }
-    return spec().alpha;
+    return found.value_or(otherwise);
   }
 
   void expect_shape(const TensorInfo& tensor, const tensor::Shape& shape) const {

@@ -5,12 +5,15 @@
 #include <filesystem>
 #include <fstream>
 
+#include "base/atomic_file.h"
+#include "base/json.h"
 #include "base/rng.h"
 #include "laws/models/bench.h"
 #include "laws/models/differences.h"
 #include "models/adapter.h"
 #include "models/families/family.h"
 #include "models/parameters.h"
+#include "support/expect_error.h"
 
 // Adapters of every family: at first they change no bit, they have the gradients of finite differences, over weights in
 // blocks too, a step changes them and nothing else, their count is a closed form, and their files read back.
@@ -133,7 +136,7 @@ TEST_P(AdapterLaw, WithMagnitudesTooAndAtFirstTheyChangeNoBit) {
   LoraSpec spec = everything();
   spec.targets.clear();
   for (const AdapterModule& module : models::adapter_modules(*model.decoder))
-    if (module.stack == 0) spec.targets.push_back(module.word());
+    if (module.stack == 0 && module.kind != AdapterModule::Kind::parameter) spec.targets.push_back(module.word());
   spec.dora = true;
   const std::vector<float> before = logits(*model.decoder);
   Adapter adapter = Adapter::fresh(*model.decoder, spec, 1);
@@ -222,6 +225,50 @@ TEST_P(AdapterLaw, FilesReadBackAsTheSame) {
   read.save(folder / "again", "tiny");
   for (const char* file : {"adapter_config.json", "adapter_model.safetensors"})
     EXPECT_EQ(contents(folder / file), contents(folder / "again" / file)) << file;
+}
+
+// Numbers of the config that are none, and patterns that do not say what the matrices are.
+TEST_P(AdapterLaw, PatternsAreReadAndChecked) {
+  tiny::Model model = plain(), other = plain();
+  LoraSpec spec = everything();
+  Adapter adapter = Adapter::fresh(*model.decoder, spec, 1);
+  disturb(adapter);
+  adapter.lay_over(*model.decoder);
+  adapter.save(folder, "tiny");
+  const base::Json whole = base::read_json(folder / "adapter_config.json");
+  const auto load = [&](const char* key, const base::Json& value) {
+    base::Json config = whole;
+    config[key] = value;
+    base::write_text(folder / "adapter_config.json", config.dump());
+    return Adapter::load(*other.decoder, folder);
+  };
+  using base::ErrorKind;
+  for (const base::Json& bad : {base::Json("8"), base::Json(nullptr), base::Json::array({8})})
+    expect_error(ErrorKind::bad_input, {"adapter_config.json", "alpha_pattern", "q_proj", "expected a number"}, [&] {
+      load("alpha_pattern", {{"q_proj", bad}});
+    });
+  for (const base::Json& bad : {base::Json("8"), base::Json(2.5), base::Json(0), base::Json(-1)})
+    expect_error(ErrorKind::bad_input, {"adapter_config.json", "rank_pattern", "q_proj", "whole number"}, [&] {
+      load("rank_pattern", {{"q_proj", bad}});
+    });
+  expect_error(ErrorKind::bad_input, {"alpha_pattern", "object"}, [&] { load("alpha_pattern", "q_proj=8"); });
+  expect_error(ErrorKind::bad_input, {"rank_pattern", "object"}, [&] { load("rank_pattern", {8}); });
+  // The ranks are those that the matrices have.
+  expect_error(ErrorKind::bad_input, {"rank_pattern", "has rank 3"}, [&] { load("rank_pattern", {{".*", 5}}); });
+  expect_error(ErrorKind::unsupported, {"alpha_pattern", "two of its keys"}, [&] {
+    load("alpha_pattern", {{".*", 5}, {".*.", 6}});
+  });
+  load("rank_pattern", {{".*", 3}});
+  // An alpha for all by pattern is that alpha.
+  Adapter halved = load("alpha_pattern", {{".*", spec.alpha / 2}});
+  halved.lay_over(*other.decoder);
+  tiny::Model third = plain();
+  base::Json config = whole;
+  config["lora_alpha"] = spec.alpha / 2;
+  base::write_text(folder / "adapter_config.json", config.dump());
+  Adapter plainly = Adapter::load(*third.decoder, folder);
+  plainly.lay_over(*third.decoder);
+  expect_same_bits(logits(*other.decoder), logits(*third.decoder), "alpha by pattern");
 }
 
 std::vector<std::string> families() {

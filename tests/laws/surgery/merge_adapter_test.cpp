@@ -56,7 +56,8 @@ class MergeAdapter : public testing::TestWithParam<std::string> {
     models::LoraSpec spec;
     spec.rank = 3, spec.alpha = 4, spec.dora = magnitudes;
     for (const models::AdapterModule& module : models::adapter_modules(*opened.decoder))
-      if (!magnitudes || module.stack == 0) spec.targets.push_back(module.word());
+      if (!magnitudes || (module.stack == 0 && module.kind != models::AdapterModule::Kind::parameter))
+        spec.targets.push_back(module.word());
     models::Adapter adapter = models::Adapter::fresh(*opened.decoder, spec, 1);
     base::Rng rng(3);
     for (const models::Parameter& p : adapter.parameters())
