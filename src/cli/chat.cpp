@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 
@@ -43,6 +44,7 @@ class Chat {
   LineReader::Outcome read_message(std::string& message);
   Next obey(const std::string& line);
   void answer(const std::string& message);
+  std::string contexts() const;
 
   runtime::Engines& engines_;
   runtime::Conversation& conversation_;
@@ -101,11 +103,13 @@ void Chat::answer(const std::string& message) {
   options.on_text = [&](std::string_view text) { progress.clear(), print(text); };
   options.interrupt = &interrupt_.flag();
   runtime::Engine& engine = engines_.choose(std::string_view(message));
-  conversation_.answer_with(engine);
+  conversation_.answer_with(engine, chosen_template(engines_, engine, options_.chat_template));
   const auto on_dropped = [&](int64_t dropped) {
     progress.clear();
-    print_note(fmt::format("the context of {} tokens is full: the oldest {} messages were dropped",
-                           engine.context_size(), dropped));
+    const std::string full = fmt::format("the context of {} tokens is full: ", engine.context_size());
+    print_note(full + (engines_.all().size() > 1
+                           ? fmt::format("{} reads the oldest {} messages no more", engine.model().name, dropped)
+                           : fmt::format("the oldest {} messages were dropped", dropped)));
   };
   const runtime::Reply reply = conversation_.reply(message, std::move(options), on_dropped);
   progress.clear();
@@ -118,10 +122,16 @@ void Chat::answer(const std::string& message) {
   print_note(describe(reply.statistics, reply.finish, std::nullopt));
 }
 
+std::string Chat::contexts() const {
+  int64_t least = engines_.front().context_size(), most = least;
+  for (const auto& engine : engines_.all())
+    least = std::min(least, engine->context_size()), most = std::max(most, engine->context_size());
+  return least == most ? std::to_string(least) : fmt::format("{} to {}", least, most);
+}
+
 int Chat::talk() {
   if (interactive_)
-    print_note(fmt::format("{} · context {} tokens · /help lists the commands", engines_.name(),
-                           engines_.front().context_size()));
+    print_note(fmt::format("{} · context {} tokens · /help lists the commands", engines_.name(), contexts()));
   int code = 0;
   std::string message;
   for (;;) {
@@ -153,7 +163,7 @@ int chat_command(ChatOptions& options) {
   (void)options.sampling.generation_options();  // refuses before the model is opened; draws the seed
   runtime::Engines engines = open_engines(options.model);
   (void)engines.front().tokenizer();
-  runtime::Conversation conversation(engines.front(), chosen_template(engines.front().model(), options.chat_template),
+  runtime::Conversation conversation(engines.front(), chosen_template(engines, engines.front(), options.chat_template),
                                      text_or_file(options.system));
   if (!options.load.empty()) conversation.load(options.load);
   return Chat(engines, conversation, options).talk();

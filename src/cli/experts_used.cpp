@@ -36,35 +36,51 @@ std::string most_used(const layers::RouterLoad& load) {
 
 }  // namespace
 
-layers::RouterLoads experts_listener(const models::ModelSpec& spec) {
+layers::RouterLoads experts_listener(const runtime::Engine& engine) {
+  const models::ModelSpec& spec = engine.spec();
   for (const models::BlockSpec& block : spec.blocks)
     if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn)) return layers::RouterLoads(moe->router.score);
-  base::fail(base::ErrorKind::bad_input, "--experts", "a {} model has no routers", spec.family);
+  if (spec.family == "gate")
+    base::fail(base::ErrorKind::bad_input, "--experts", "none of the models behind {} has routers",
+               engine.model().name);
+  base::fail(base::ErrorKind::bad_input, "--experts", "{}: a {} model has no routers", engine.model().name,
+             spec.family);
 }
 
-std::string describe_experts(const layers::RouterLoads& loads) {
-  if (loads.layers().empty()) return "";
-  const layers::RouterLoad& first = loads.layers().begin()->second;
-  const auto width = first.assignments.size();
-  std::string text =
-      fmt::format("\n{}\n", styled(fmt::format("Experts used by {:.0f} tokens", first.tokens), Style::bold));
-  text += fmt::format("{:>5}  {:<{}}  {}\n", "layer", fmt::format("experts 0 to {}", width - 1),
-                      std::max<size_t>(width, 16), "used most, by share of the tokens");
-  for (const auto& [layer, load] : loads.layers()) {
-    const std::string padding(width < 16 ? 16 - width : 0, ' ');
-    text += fmt::format("{:>5}  {}{}{}", layer, bars(load), padding, most_used(load));
-    text += load.dead() > 0 ? fmt::format("   {} never\n", load.dead()) : std::string("\n");
+std::string describe_experts(const layers::RouterLoads& loads, std::span<const runtime::Engines::Part> parts) {
+  std::string text;
+  for (const runtime::Engines::Part& part : parts) {
+    const auto begin = loads.layers().lower_bound(part.first), end = loads.layers().lower_bound(part.end);
+    if (begin == end) continue;
+    const layers::RouterLoad& first = begin->second;
+    const auto width = first.assignments.size();
+    const std::string whose = part.model.empty() ? "" : part.model + ": ";
+    text += fmt::format("\n{}\n", styled(fmt::format("{}{}xperts used by {:.0f} tokens", whose,
+                                                     whose.empty() ? "E" : "e", first.tokens),
+                                         Style::bold));
+    text += fmt::format("{:>5}  {:<{}}  {}\n", "layer", fmt::format("experts 0 to {}", width - 1),
+                        std::max<size_t>(width, 16), "used most, by share of the tokens");
+    for (auto at = begin; at != end; ++at) {
+      const layers::RouterLoad& load = at->second;
+      const std::string padding(width < 16 ? 16 - width : 0, ' ');
+      text += fmt::format("{:>5}  {}{}{}", at->first - part.first, bars(load), padding, most_used(load));
+      text += load.dead() > 0 ? fmt::format("   {} never\n", load.dead()) : std::string("\n");
+    }
   }
   return text;
 }
 
-base::Json experts_as_json(const layers::RouterLoads& loads) {
+base::Json experts_as_json(const layers::RouterLoads& loads, std::span<const runtime::Engines::Part> parts) {
   base::Json layers = base::Json::array();
-  for (const auto& [layer, load] : loads.layers()) {
-    std::vector<double> shares;
-    for (const double tokens : load.assignments) shares.push_back(load.tokens > 0 ? tokens / load.tokens : 0);
-    layers.push_back({{"layer", layer}, {"tokens", load.tokens}, {"shares", shares}});
-  }
+  for (const runtime::Engines::Part& part : parts)
+    for (auto at = loads.layers().lower_bound(part.first); at != loads.layers().lower_bound(part.end); ++at) {
+      const layers::RouterLoad& load = at->second;
+      std::vector<double> shares;
+      for (const double tokens : load.assignments) shares.push_back(load.tokens > 0 ? tokens / load.tokens : 0);
+      base::Json layer = {{"layer", at->first - part.first}, {"tokens", load.tokens}, {"shares", shares}};
+      if (!part.model.empty()) layer["model"] = part.model;
+      layers.push_back(std::move(layer));
+    }
   return layers;
 }
 

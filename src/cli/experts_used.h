@@ -1,19 +1,22 @@
 #pragma once
 
+#include <span>
 #include <string>
 
 #include "base/json.h"
 #include "layers/moe/load.h"
-#include "models/spec.h"
+#include "runtime/engines.h"
 
 namespace coterie::cli {
 
-/// A tap for all routers of the model. Throws bad_input, naming --experts, when it has none.
-layers::RouterLoads experts_listener(const models::ModelSpec& spec);
+/// A tap for all routers of the model. Throws bad_input, naming --experts, when it has none: behind a gate the model
+/// that answers, or all.
+layers::RouterLoads experts_listener(const runtime::Engine& engine);
 
 /// A line for each layer: how many of its tokens each expert got, as bars, and the ones used most and never.
-std::string describe_experts(const layers::RouterLoads& loads);
-/// By layer: each expert's share of the tokens.
-base::Json experts_as_json(const layers::RouterLoads& loads);
+/// The layers of each of several models under its name, by its own numbers.
+std::string describe_experts(const layers::RouterLoads& loads, std::span<const runtime::Engines::Part> parts);
+/// By layer: each expert's share of the tokens; behind a gate, whose layer it is.
+base::Json experts_as_json(const layers::RouterLoads& loads, std::span<const runtime::Engines::Part> parts);
 
 }  // namespace coterie::cli

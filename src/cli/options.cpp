@@ -150,6 +150,19 @@ runtime::EngineOptions ModelOptions::engine_options() const {
   return options;
 }
 
+CLI::Option* add_force(CLI::App& app, bool& force) {
+  return app.add_flag("--force", force, "Replace a file that is there; a folder is never written over");
+}
+
+void refuse_existing_output(const std::filesystem::path& out, bool force) {
+  std::error_code code;
+  if (!std::filesystem::exists(out, code)) return;
+  const bool folder = std::filesystem::is_directory(out, code);
+  if (folder ? std::filesystem::is_empty(out, code) : force) return;
+  throw base::Error(base::ErrorKind::bad_input, out.string(), "is there already",
+                    folder ? "name a folder that is not, or remove it" : "name another file, or --force to replace it");
+}
+
 void warn_about(const models::Model& model) {
   for (const std::string& warning : model.warnings) print_warning(warning);
   if (model.source && model.source->file_bytes() > base::total_memory())
@@ -178,10 +191,13 @@ runtime::Engines open_engines(const ModelOptions& options) {
   return runtime::Engines(std::move(model), options.engine_options());
 }
 
-text::ChatTemplate chosen_template(const models::Model& model, const std::string& file) {
-  if (file.empty() && model.chat_template) return *model.chat_template;
+text::ChatTemplate chosen_template(const runtime::Engines& engines, const runtime::Engine& answers,
+                                   const std::string& file) {
+  const text::ChatTemplate* const own = engines.chat_template(answers);
+  const models::Model& model = answers.model();
+  if (file.empty() && own) return *own;
   if (file.empty())
-    throw base::Error(base::ErrorKind::unsupported, model.name, "has no chat template",
+    throw base::Error(base::ErrorKind::unsupported, engines.name(), "has no chat template",
                       "coterie run continues plain text; --chat-template FILE gives a template");
   const auto special = [&](std::optional<text::TokenId> id) {
     return id && model.tokenizer ? model.tokenizer->token(*id).value_or("") : std::string();

@@ -52,8 +52,16 @@ runtime::Engines open_engines(const ModelOptions& options);
 /// Warnings of the model, and of weights that are larger than the machine's memory.
 void warn_about(const models::Model& model);
 
-/// The template in `file`, or the model's own where that is empty. Throws unsupported when it has none.
-text::ChatTemplate chosen_template(const models::Model& model, const std::string& file);
+/// --force, of commands that write one file: replace what is there.
+CLI::Option* add_force(CLI::App& app, bool& force);
+/// What is there already is not written over, which is said before anything is computed: throws bad_input for a folder
+/// that is not empty, and for a file unless `force`.
+void refuse_existing_output(const std::filesystem::path& out, bool force);
+
+/// The template in `file`, or where that is empty Engines::chat_template of the engine that answers. Throws unsupported
+/// when there is none. Every command takes its template from here.
+text::ChatTemplate chosen_template(const runtime::Engines& engines, const runtime::Engine& answers,
+                                   const std::string& file);
 
 /// Options of how text is generated. The defaults are for text that people read.
 struct SamplingOptions {

@@ -28,11 +28,11 @@ std::string prompt_text(const RunOptions& options) {
   return text;
 }
 
-std::vector<text::TokenId> prompt_ids(const RunOptions& options, const runtime::Engine& engine,
-                                      const std::string& text) {
+std::vector<text::TokenId> prompt_ids(const RunOptions& options, const runtime::Engines& engines,
+                                      const runtime::Engine& engine, const std::string& text) {
   const text::Tokenizer& tokenizer = engine.tokenizer();
   if (!options.chat) return tokenizer.encode(text, !options.raw);
-  const text::ChatTemplate chat_template = chosen_template(engine.model(), options.chat_template);
+  const text::ChatTemplate chat_template = chosen_template(engines, engine, options.chat_template);
   std::vector<text::Message> messages;
   if (!options.system.empty()) messages.push_back({"system", options.system});
   messages.push_back({"user", text});
@@ -60,9 +60,9 @@ int run_command(RunOptions& options) {
   runtime::Engines engines = open_engines(options.model);
   const std::string text = prompt_text(options);
   runtime::Engine& engine = engines.choose(std::string_view(text));
-  const std::vector<text::TokenId> ids = prompt_ids(options, engine, text);
+  const std::vector<text::TokenId> ids = prompt_ids(options, engines, engine, text);
   std::optional<layers::RouterLoads> loads;
-  if (options.experts) loads = experts_listener(engine.spec());
+  if (options.experts) loads = experts_listener(engine);
 
   InterruptFlag interrupt;
   Progress progress;
@@ -81,12 +81,12 @@ int run_command(RunOptions& options) {
   progress.clear();
   if (options.json) {
     base::Json json = as_json(generation, *options.sampling.seed);
-    if (loads) json["experts"] = experts_as_json(*loads);
+    if (loads) json["experts"] = experts_as_json(*loads, engines.parts(engine));
     add_gate_report(engines.report(), json);
     print(json.dump(2, ' ', false, base::Json::error_handler_t::replace) + "\n");
   } else {
     print("\n");
-    if (loads) print(describe_experts(*loads));
+    if (loads) print(describe_experts(*loads, engines.parts(engine)));
   }
   if (!options.quiet) {
     if (const std::string gate = describe_last(engines.report()); !gate.empty()) print_note(gate);

@@ -201,6 +201,7 @@ Matrix GatedDecoder::forward(ops::Context& context, std::span<const SequenceStep
                           (step.logits == SequenceStep::Logits::last && i + 1 == step.ids.size());
       asked.push_back(wanted ? rows++ : -1);
     }
+  base::require(!reads_alone_ || rows == 0, "gate", "{} rows of logits of the reader alone", rows);
   const Matrix out = context.arena.matrix(rows, spec_.vocabulary);
   const tensor::ArenaScope scope(context.arena);
   const Matrix weights = context.arena.matrix(rows, gate_.count());
@@ -222,7 +223,7 @@ Matrix GatedDecoder::forward(ops::Context& context, std::span<const SequenceStep
   // The reader first: what it reads weighs the others.
   std::vector<int64_t> order = {gate_.reader};
   for (int64_t i = 0; i < gate_.count(); ++i)
-    if (i != gate_.reader) order.push_back(i);
+    if (i != gate_.reader && !reads_alone_) order.push_back(i);
   for (const int64_t i : order) {
     const tensor::ArenaScope of_model(context.arena);
     const int64_t first = first_layer_[static_cast<size_t>(i)];

@@ -36,29 +36,36 @@ class GatedDecoder final : public Decoder {
 
   const Gate& gate() const { return gate_; }
   std::span<const Model> models() const { return models_; }
+  /// The number of model i's first layer among those of all.
+  int64_t first_layer(int64_t i) const { return first_layer_[static_cast<size_t>(i)]; }
+  /// While set, the reader alone goes through a step, for a tap: the other models' states stay as they are, and logits
+  /// must not be asked for. So a prompt gate reads with the model that is open already.
+  void read_alone(bool on) { reads_alone_ = on; }
   /// Weights [N] for every position, in place of the gate's: those of a prompt.
   void fix(std::vector<double> weights);
   /// Hears the weights [rows, N] of all logits that are made.
   void listen(std::function<void(tensor::ConstMatrix weights)> on_weights) { on_weights_ = std::move(on_weights); }
 
  private:
-  tensor::Matrix weigh(ops::Context& context, std::span<const SequenceStep> steps, tensor::Matrix weights) const;
-
   std::vector<Model> models_;
   std::vector<int64_t> first_layer_;  // [N]
   Gate gate_;
   ModelSpec spec_;
   std::vector<double> fixed_;
+  bool reads_alone_ = false;
   std::function<void(tensor::ConstMatrix weights)> on_weights_;
 };
 
-/// The models of `gate` in one: a Model over all their files, with the tokenizer of the first and the first chat
-/// template. Refuses models whose tokenizers differ. `folder`: the gate's, which paths are relative to.
+/// The models of `gate` in one: a Model over all their files, with the tokenizer and the
+/// template_of the first. Refuses models whose tokenizers differ. `folder`: the gate's, which paths are relative to.
 struct GatedModel {
   Model model;
   GatedDecoder* decoder;  // model's
 };
 GatedModel open_gated(const Gate& gate, const std::filesystem::path& folder, const OpenOptions& options = {});
+/// The chat template for what `answers`, one of the models of a gate: its own, or where it has none the first that one
+/// of `all` has, in their order. Null where none has.
+const text::ChatTemplate* template_of(const Model& answers, std::span<const Model* const> all);
 /// What to call the models of a gate: their names, or where two have the same their paths.
 std::vector<std::string> names_of(const Gate& gate, std::span<const Model> models);
 /// The models one by one, with the same refusals.

@@ -55,6 +55,13 @@ std::vector<std::string> names_of(const Gate& gate, std::span<const Model> model
   return std::set<std::string>(names.begin(), names.end()).size() == names.size() ? names : paths;
 }
 
+const text::ChatTemplate* template_of(const Model& answers, std::span<const Model* const> all) {
+  if (answers.chat_template) return &*answers.chat_template;
+  for (const Model* model : all)
+    if (model->chat_template) return &*model->chat_template;
+  return nullptr;
+}
+
 std::vector<Model> open_models(const Gate& gate, const std::filesystem::path& folder, const OpenOptions& options) {
   std::vector<Model> models;
   for (const std::filesystem::path& path : gate.models) {
@@ -73,10 +80,12 @@ GatedModel open_gated(const Gate& gate, const std::filesystem::path& folder, con
   whole.source = std::make_unique<JointSource>(models);
   whole.tokenizer = models.front().tokenizer;
   whole.no_tokenizer = models.front().no_tokenizer;
+  std::vector<const Model*> all;
   for (const Model& model : models) {
-    if (!whole.chat_template) whole.chat_template = model.chat_template;
+    all.push_back(&model);
     whole.warnings.insert(whole.warnings.end(), model.warnings.begin(), model.warnings.end());
   }
+  if (const text::ChatTemplate* of = template_of(models.front(), all)) whole.chat_template = *of;
   auto decoder = std::make_unique<GatedDecoder>(std::move(models), gate);
   result.decoder = decoder.get();
   whole.decoder = std::move(decoder);

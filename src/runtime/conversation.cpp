@@ -21,36 +21,42 @@ std::vector<text::Message> opening(std::string system) {
 }  // namespace
 
 Conversation::Conversation(Engine& engine, text::ChatTemplate chat_template, std::string system)
-    : template_(std::move(chat_template)), messages_(opening(std::move(system))) {
-  answer_with(engine);
+    : messages_(opening(std::move(system))) {
+  answer_with(engine, chat_template);
 }
 
-void Conversation::answer_with(Engine& engine) {
-  engine_ = &engine;
-  if (!caches_.contains(engine_)) caches_.emplace(engine_, TokenCache{engine.make_cache(), {}});
+void Conversation::answer_with(Engine& engine, const text::ChatTemplate& chat_template) {
+  auto at = speakers_.find(&engine);
+  if (at == speakers_.end())
+    at = speakers_.emplace(&engine, Speaker{&engine, chat_template, TokenCache{engine.make_cache(), {}}}).first;
+  speaker_ = &at->second;
 }
 
-std::vector<TokenId> Conversation::prompt_ids(const std::string& rendered) const {
-  const text::Tokenizer& tokenizer = engine_->tokenizer();
+std::vector<TokenId> Conversation::prompt_ids(const Speaker& speaker, const std::string& rendered) {
+  const text::Tokenizer& tokenizer = speaker.engine->tokenizer();
+  const std::string& known = speaker.known_text;
   // The template writes the special tokens out, a BOS included.
-  if (known_text_.empty() || !rendered.starts_with(known_text_)) return tokenizer.encode(rendered, false);
-  std::vector<TokenId> ids = known_ids_;
-  const std::vector<TokenId> added = tokenizer.encode(std::string_view(rendered).substr(known_text_.size()), false);
+  if (known.empty() || !rendered.starts_with(known)) return tokenizer.encode(rendered, false);
+  std::vector<TokenId> ids = speaker.known_ids;
+  const std::vector<TokenId> added = tokenizer.encode(std::string_view(rendered).substr(known.size()), false);
   ids.insert(ids.end(), added.begin(), added.end());
   return ids;
 }
 
-int64_t Conversation::drop_until_it_fits(int64_t answer, std::string& rendered, std::vector<TokenId>& ids) {
+int64_t Conversation::make_prompt(Speaker& speaker, int64_t answer, std::string& rendered,
+                                  std::vector<TokenId>& ids) const {
   // Room for an answer worth starting; a limit the user gave counts in full where it can.
-  const int64_t context = engine_->context_size();
+  const int64_t context = speaker.engine->context_size();
   const int64_t room = answer >= 0 ? std::min(answer, context / 2) : std::min<int64_t>(context / 4, 512);
+  const auto first = messages_.begin() + (has_system() ? 1 : 0);
   int64_t dropped = 0;
   for (;;) {
-    rendered = template_.render(messages_, true);
-    ids = prompt_ids(rendered);
+    const auto oldest = first + static_cast<std::ptrdiff_t>(speaker.skipped);
+    std::vector<text::Message> read(messages_.begin(), first);
+    read.insert(read.end(), oldest, messages_.end());
+    rendered = speaker.chat_template.render(read, true);
+    ids = prompt_ids(speaker, rendered);
     if (static_cast<int64_t>(ids.size()) + room <= context) return dropped;
-    const bool system = messages_.front().role == "system";
-    const auto oldest = messages_.begin() + (system ? 1 : 0);
     if (messages_.end() - oldest <= 1) {
       if (static_cast<int64_t>(ids.size()) < context) return dropped;
       throw base::Error(base::ErrorKind::bad_input, "message",
@@ -62,50 +68,51 @@ int64_t Conversation::drop_until_it_fits(int64_t answer, std::string& rendered, 
     auto next = oldest + 1;
     while (next + 1 != messages_.end() && next->role != "user") ++next;
     dropped += next - oldest;
-    messages_.erase(oldest, next);
+    speaker.skipped += static_cast<size_t>(next - oldest);
   }
 }
 
 Reply Conversation::reply(std::string_view user, GenerationOptions options,
                           const std::function<void(int64_t messages)>& on_dropped) {
-  const std::vector<text::Message> before = messages_;
+  const size_t before = messages_.size(), skipped = speaker_->skipped;
   messages_.push_back({"user", std::string(user)});
+  Speaker& speaker = *speaker_;
   try {
     std::string rendered;
     std::vector<TokenId> ids;
     Reply reply;
-    reply.dropped_messages = drop_until_it_fits(options.max_tokens, rendered, ids);
+    reply.dropped_messages = make_prompt(speaker, options.max_tokens, rendered, ids);
     if (reply.dropped_messages > 0 && on_dropped) on_dropped(reply.dropped_messages);
-    Generation generation(*engine_, caches_.at(engine_), ids, std::move(options));
-    run(*engine_, generation);
+    Generation generation(*speaker.engine, speaker.cache, ids, std::move(options));
+    run(*speaker.engine, generation);
     reply.text = generation.text(), reply.finish = generation.finish(), reply.statistics = generation.statistics();
     messages_.push_back({"assistant", reply.text});
 
-    known_text_ = rendered + reply.text;
-    known_ids_ = std::move(ids);
+    speaker.known_text = rendered + reply.text;
+    speaker.known_ids = std::move(ids);
     std::span<const TokenId> answer = generation.generated();
     // The template writes the end of the turn itself. After a stop string ids and text differ: encode anew.
     if (reply.finish == Finish::end_token) answer = answer.first(answer.size() - 1);
-    if (reply.finish == Finish::stop_string) known_text_.clear();
-    known_ids_.insert(known_ids_.end(), answer.begin(), answer.end());
+    if (reply.finish == Finish::stop_string) speaker.known_text.clear();
+    speaker.known_ids.insert(speaker.known_ids.end(), answer.begin(), answer.end());
     return reply;
   } catch (...) {
-    messages_ = before;
+    messages_.resize(before);
+    speaker.skipped = skipped;
     throw;
   }
 }
 
 void Conversation::reset() {
-  const bool system = !messages_.empty() && messages_.front().role == "system";
-  messages_.resize(system ? 1 : 0);
-  known_text_.clear(), known_ids_.clear();
+  messages_.resize(has_system() ? 1 : 0);
+  for (auto& [engine, speaker] : speakers_) speaker.skipped = 0, speaker.known_text.clear(), speaker.known_ids.clear();
 }
 
 void Conversation::save(const std::filesystem::path& path) const {
   base::Json messages = base::Json::array();
   for (const text::Message& message : messages_)
     messages.push_back({{"role", message.role}, {"content", message.content}});
-  const base::Json file = {{"format", kFormat}, {"model", engine_->model().name}, {"messages", messages}};
+  const base::Json file = {{"format", kFormat}, {"model", speaker_->engine->model().name}, {"messages", messages}};
   base::AtomicFile out(path);
   out.write(file.dump(2, ' ', false, base::Json::error_handler_t::replace) + "\n");
   out.commit();

@@ -18,12 +18,13 @@ namespace coterie::runtime {
 struct Reply {
   std::string text;
   Finish finish = Finish::not_yet;
-  int64_t dropped_messages = 0;  // the oldest, to make room in the context
+  int64_t dropped_messages = 0;  // the oldest, that the model reads no more, to make room in its context
   GenerationStatistics statistics;
 };
 
 /// A dialogue by a model's chat template. The cache is kept between turns: a turn evaluates what is new. When the
-/// context is full the oldest turns are dropped, never the system message.
+/// context of the model that answers is full it reads the oldest turns no more, but always the system message; the
+/// messages stay, for models with room for more.
 class Conversation {
  public:
   /// `system` may be empty. `engine` must outlive the conversation.
@@ -31,13 +32,14 @@ class Conversation {
 
   /// Adds what the user says and answers it. When the answer fails, the conversation is as before; when it is
   /// interrupted, its text so far is kept as the answer. Throws bad_input when the message alone is too long.
-  /// `on_dropped` hears before the answer begins how many of the oldest messages had to go.
+  /// `on_dropped` hears before the answer begins how many of the oldest messages the model reads no more.
   Reply reply(std::string_view user, GenerationOptions options,
               const std::function<void(int64_t messages)>& on_dropped = {});
 
-  /// Lets another model with the same tokenizer answer from now on. Each has a cache of its own, which holds the
-  /// conversation as far as it has read it. `engine` must outlive the conversation.
-  void answer_with(Engine& engine);
+  /// Lets another model with the same tokenizer answer from now on, prompted with the template that it first came
+  /// with. Each has a cache of its own, which holds the conversation as far as it has read it, and drops turns by its
+  /// own context. `engine` must outlive the conversation.
+  void answer_with(Engine& engine, const text::ChatTemplate& chat_template);
 
   /// Forgets all but the system message.
   void reset();
@@ -50,18 +52,26 @@ class Conversation {
   void load(const std::filesystem::path& path);
 
  private:
-  std::vector<TokenId> prompt_ids(const std::string& rendered) const;
-  int64_t drop_until_it_fits(int64_t answer, std::string& rendered, std::vector<TokenId>& ids);
+  /// A model that answers, and what it has read.
+  struct Speaker {
+    Engine* engine;
+    text::ChatTemplate chat_template;
+    TokenCache cache;
+    size_t skipped = 0;  // messages after the system's that it reads no more
+    // The text whose ids are known, from the last prompt to the end of its answer. The next prompt normally begins with
+    // it; only what follows is encoded then, so that the ids the model itself chose are kept even where its text would
+    // be encoded otherwise.
+    std::string known_text = {};
+    std::vector<TokenId> known_ids = {};
+  };
+  static std::vector<TokenId> prompt_ids(const Speaker& speaker, const std::string& rendered);
+  /// The messages as one prompt for the speaker, who skips turns until it fits. Returns how many messages that took.
+  int64_t make_prompt(Speaker& speaker, int64_t answer, std::string& rendered, std::vector<TokenId>& ids) const;
+  bool has_system() const { return !messages_.empty() && messages_.front().role == "system"; }
 
-  Engine* engine_;
-  text::ChatTemplate template_;
   std::vector<text::Message> messages_;
-  std::map<const Engine*, TokenCache> caches_;
-  // The text whose ids are known, from the last prompt to the end of its answer. The next prompt normally begins with
-  // it; only what follows is encoded then, so that the ids the model itself chose are kept even where its text would be
-  // encoded otherwise.
-  std::string known_text_;
-  std::vector<TokenId> known_ids_;
+  std::map<const Engine*, Speaker> speakers_;
+  Speaker* speaker_ = nullptr;  // who answers
 };
 
 }  // namespace coterie::runtime

@@ -29,10 +29,7 @@ Engines::Engines(const std::filesystem::path& folder, const models::OpenOptions&
   models::GatedModel gated = open_gated(*gate_, folder, open);
   together_ = gated.decoder;
   report_->models = models::names_of(*gate_, together_->models());
-  if (chooses()) {
-    const std::filesystem::path& reader = gate_->models[static_cast<size_t>(gate_->reader)];
-    reader_ = std::make_unique<Engine>(models::open_model((folder / reader).lexically_normal(), open), options);
-  } else {
+  if (!chooses())
     together_->listen([log = report_.get()](tensor::ConstMatrix weights) {
       for (int64_t r = 0; r < weights.rows; ++r) {
         const float* row = weights.row(r);
@@ -41,7 +38,6 @@ Engines::Engines(const std::filesystem::path& folder, const models::OpenOptions&
       }
       log->positions += weights.rows;
     });
-  }
   engines_.push_back(std::make_unique<Engine>(std::move(gated.model), options));
 }
 
@@ -49,13 +45,33 @@ Engines::Engines(Engines&&) noexcept = default;
 Engines::~Engines() = default;
 
 int64_t Engines::context_size() const {
-  int64_t least = reader_ ? reader_->context_size() : engines_.front()->context_size();
+  int64_t least = engines_.front()->context_size();
   for (const std::unique_ptr<Engine>& engine : engines_) least = std::min(least, engine->context_size());
   return least;
 }
 
+namespace {
+
+/// While it lives, the reader alone reads.
+class ReadsAlone {
+ public:
+  explicit ReadsAlone(models::GatedDecoder* decoder) : decoder_(decoder) {
+    if (decoder_) decoder_->read_alone(true);
+  }
+  ~ReadsAlone() {
+    if (decoder_) decoder_->read_alone(false);
+  }
+  ReadsAlone(const ReadsAlone&) = delete;
+  ReadsAlone& operator=(const ReadsAlone&) = delete;
+
+ private:
+  models::GatedDecoder* decoder_;
+};
+
+}  // namespace
+
 std::vector<double> Engines::read(std::span<const text::TokenId> prompt) {
-  Engine& engine = reader_ ? *reader_ : *engines_[static_cast<size_t>(gate_->reader)];
+  Engine& engine = *engines_[together_ ? 0 : static_cast<size_t>(gate_->reader)];
   if (prompt.empty()) base::fail(base::ErrorKind::bad_input, "prompt", "has no tokens for the gate to read");
   const int64_t length = std::ssize(prompt);
   if (length > engine.context_size())
@@ -63,9 +79,13 @@ std::vector<double> Engines::read(std::span<const text::TokenId> prompt) {
                length, engine.context_size());
   // What begins every text says nothing about it.
   const int64_t skipped = length > 1 && engine.tokenizer().bos() == prompt.front() ? 1 : 0;
-  std::vector<double> mean(static_cast<size_t>(engine.spec().width));
+  const models::ModelSpec& spec =
+      together_ ? together_->models()[static_cast<size_t>(gate_->reader)].decoder->spec() : engine.spec();
+  const int64_t first = together_ ? together_->first_layer(gate_->reader) : 0;
+  std::vector<double> mean(static_cast<size_t>(spec.width));
   KvCache cache = engine.make_cache();
-  models::GateReader reader(std::ssize(engine.spec().blocks), [&](int64_t row, std::span<const double> x) {
+  const ReadsAlone alone(together_);
+  models::GateReader reader(first + std::ssize(spec.blocks), [&](int64_t row, std::span<const double> x) {
     if (cache.length() + row < skipped) return;
     for (size_t d = 0; d < x.size(); ++d) mean[d] += x[d] / static_cast<double>(length - skipped);
   });
@@ -93,6 +113,25 @@ Engine& Engines::choose(std::span<const text::TokenId> prompt) {
 
 Engine& Engines::choose(std::string_view text) {
   return chooses() ? choose(front().tokenizer().encode(text, true)) : front();
+}
+
+const text::ChatTemplate* Engines::chat_template(const Engine& answers) const {
+  std::vector<const models::Model*> all;
+  for (const std::unique_ptr<Engine>& engine : engines_) all.push_back(&engine->model());
+  return models::template_of(answers.model(), all);
+}
+
+std::vector<Engines::Part> Engines::parts(const Engine& engine) const {
+  const int64_t layers = std::ssize(engine.spec().blocks);
+  if (!gate_) return {{"", 0, layers}};
+  std::vector<Part> parts;
+  for (size_t i = 0; i < report_->models.size(); ++i) {
+    if (!together_ && engines_[i].get() != &engine) continue;
+    const int64_t first = together_ ? together_->first_layer(static_cast<int64_t>(i)) : 0;
+    if (together_ && !parts.empty()) parts.back().end = first;
+    parts.push_back({report_->models[i], first, layers});
+  }
+  return parts;
 }
 
 std::optional<GateReport> Engines::report() const {

@@ -51,6 +51,15 @@ class Engines {
   std::span<const std::unique_ptr<Engine>> all() const { return engines_; }
   const std::string& name() const { return name_; }
 
+  /// The chat template that `answers`, one of these engines, is prompted with (models::template_of); null for none.
+  const text::ChatTemplate* chat_template(const Engine& answers) const;
+  /// Whose layers [first, end) of an engine are. One part for a model alone; `model` is empty where there is no gate.
+  struct Part {
+    std::string model;
+    int64_t first = 0, end = 0;
+  };
+  std::vector<Part> parts(const Engine& engine) const;
+
   /// Nothing for a model without a gate.
   std::optional<GateReport> report() const;
 
@@ -61,9 +70,8 @@ class Engines {
   std::string name_;
   std::optional<models::Gate> gate_;
   std::vector<std::unique_ptr<Engine>> engines_;
-  std::unique_ptr<Engine> reader_;  // where none of engines_ is the reader's alone
-  models::GatedDecoder* together_ = nullptr;
-  std::unique_ptr<GateReport> report_;  // stays where it is: it is written to while a step runs
+  models::GatedDecoder* together_ = nullptr;  // of the one engine, where the models run as one
+  std::unique_ptr<GateReport> report_;        // stays where it is: it is written to while a step runs
 };
 
 }  // namespace coterie::runtime

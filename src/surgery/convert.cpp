@@ -70,7 +70,9 @@ class Writer {
     NewFolder folder(out);
     folder.write("config.json", draft_.config.dump(2) + "\n");
     for (const auto& [name, text] : draft_.files) folder.write(name, text);
-    checkpoint::write_safetensors(folder.path() / "model.safetensors", draft_.tensors, {{"format", "pt"}});
+    folder.fill([&](const auto& now) {
+      checkpoint::write_safetensors(now / "model.safetensors", draft_.tensors, {{"format", "pt"}});
+    });
     folder.commit();
     return finish(out / "model.safetensors");
   }

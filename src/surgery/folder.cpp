@@ -44,8 +44,8 @@ NewFolder::NewFolder(fs::path target) : target_(std::move(target)) {
   temporary_ += fmt::format(".{}.partial", ::getpid());
   std::error_code code;
   if (!fs::create_directory(temporary_, code) || code)
-    base::fail(ErrorKind::io, temporary_.string(), "the folder cannot be made: {}",
-               code ? code.message() : "it is there already");
+    base::fail(ErrorKind::io, target_.string(), "the folder cannot be made: {}",
+               code ? code.message() : "its temporary name is taken");
 }
 
 NewFolder::~NewFolder() {
@@ -53,10 +53,26 @@ NewFolder::~NewFolder() {
   if (!temporary_.empty()) fs::remove_all(temporary_, ignored);
 }
 
+void NewFolder::fill(const std::function<void(const fs::path& now)>& put) const {
+  try {
+    put(temporary_);
+  } catch (const base::Error& error) {
+    const auto renamed = [&](std::string text) {
+      const std::string now = temporary_.string(), asked = target_.string();
+      for (size_t at = text.find(now); at != text.npos; at = text.find(now, at + asked.size()))
+        text.replace(at, now.size(), asked);
+      return text;
+    };
+    throw base::Error(error.kind(), renamed(error.where()), renamed(error.message()), renamed(error.hint()));
+  }
+}
+
 void NewFolder::write(std::string_view name, std::string_view text) const {
-  base::AtomicFile file(temporary_ / name);
-  file.write(text);
-  file.commit();
+  fill([&](const fs::path& now) {
+    base::AtomicFile file(now / name);
+    file.write(text);
+    file.commit();
+  });
 }
 
 void NewFolder::commit() {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 #include <string_view>
@@ -26,7 +27,8 @@ class NewFolder {
   NewFolder& operator=(const NewFolder&) = delete;
   ~NewFolder();
 
-  const std::filesystem::path& path() const { return temporary_; }
+  /// Calls `put` with where the files are now. What it throws names the folder by the name that was asked for.
+  void fill(const std::function<void(const std::filesystem::path& now)>& put) const;
   void write(std::string_view name, std::string_view text) const;
   void commit();
 

@@ -68,7 +68,7 @@ class Maker {
     const MergeSources sources(file_);
     int64_t fewest = 0;
     for (const GateRecipe::Source& source : recipe_.sources) {
-      const fs::path path = sources.find(source.source_model, source.where);
+      const fs::path path = sources.find(source.source_model, source.where, "folders or GGUF files");
       gate_.models.push_back(
           fs::absolute(path).lexically_normal().lexically_proximate(fs::absolute(out).lexically_normal()));
       models::Model& model = models_.emplace_back(models::open_model(path));
@@ -252,7 +252,7 @@ class Maker {
              for (const std::vector<float>& row : gate_.rows) write(bytes(row));
            }},
           {"gate.bias", tensor::DType::f32, {gate_.count()}, [&](const auto& write) { write(bytes(gate_.bias)); }}};
-      checkpoint::write_safetensors(folder.path() / "gate.safetensors", tensors);
+      folder.fill([&](const fs::path& now) { checkpoint::write_safetensors(now / "gate.safetensors", tensors); });
     }
     folder.write_json(kReceipt, to_json(made));
   }

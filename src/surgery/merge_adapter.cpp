@@ -140,8 +140,8 @@ void copy_rest(const fs::path& from, const fs::path& to) {
 
 MergedAdapter merge_adapter(const models::Model& model, const fs::path& out,
                             const std::function<void(std::string_view tensor)>& progress) {
-  refuse_existing(out);
   const bool gguf = model.source->format() == checkpoint::Format::gguf;
+  gguf ? refuse_same_file(model.path.path, out) : refuse_existing(out);
   if (gguf != (out.extension() == ".gguf"))
     throw base::Error(ErrorKind::bad_input, out.string(),
                       gguf ? "a .gguf becomes a .gguf" : "a folder becomes a folder, this names a .gguf",
@@ -163,8 +163,10 @@ MergedAdapter merge_adapter(const models::Model& model, const fs::path& out,
     return result;
   }
   NewFolder folder(out);
-  copy_rest(model.path.config.parent_path(), folder.path());
-  checkpoint::write_safetensors(folder.path() / "model.safetensors", tensors, {{"format", "pt"}});
+  folder.fill([&](const fs::path& now) {
+    copy_rest(model.path.config.parent_path(), now);
+    checkpoint::write_safetensors(now / "model.safetensors", tensors, {{"format", "pt"}});
+  });
   folder.commit();
   return result;
 }

@@ -19,7 +19,8 @@ struct MergedAdapter {
 /// tensor, so that a model larger than memory passes through; under a temporary name until it is whole. What `progress`
 /// throws, before a tensor, ends the writing.
 ///
-/// Throws bad_input when `out` is there already or is named as what it will not be, or the model has no adapter;
+/// A .gguf that is there is replaced, a folder is not. Throws bad_input when `out` is such a folder, the source, or
+/// named as what it will not be, or the model has no adapter;
 /// unsupported, naming the weight, where W is in a block format, whose rounding would lose most of what was learned, or
 /// lies in the file in a form that is copied when it is read; io when it cannot be written. Then nothing is left.
 MergedAdapter merge_adapter(const models::Model& model, const std::filesystem::path& out,

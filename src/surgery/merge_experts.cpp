@@ -134,7 +134,7 @@ class Merging {
     result_.bytes = folder.write_weights(std::move(tensors), options_.shard_bytes, options_.on_progress);
     const models::Account account = models::account(sibling_.spec);
     result_.parameters = account.total(), result_.active_parameters = account.total_active();
-    if (options_.check) try_out(folder.path());
+    if (options_.check) folder.fill([&](const auto& now) { try_out(now); });
     folder.write_json(kReceipt, receipt());
     folder.commit();
     return std::move(result_);

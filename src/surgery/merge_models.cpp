@@ -103,11 +103,12 @@ class ModelMerging {
     result_.bytes = folder.write_weights(std::move(tensors), options_.shard_bytes, options_.on_progress);
     const models::Account account = models::account(base_.decoder->spec());
     result_.parameters = account.total(), result_.active_parameters = account.total_active();
-    if (options_.check) {
-      const Model written = models::open_model(folder.path());
-      result_.comparison = compare(context_, *base_.decoder, *written.decoder,
-                                   tokens_to_compare(base_, options_.text, options_.tokens), options_.on_progress);
-    }
+    if (options_.check)
+      folder.fill([&](const auto& now) {
+        const Model written = models::open_model(now);
+        result_.comparison = compare(context_, *base_.decoder, *written.decoder,
+                                     tokens_to_compare(base_, options_.text, options_.tokens), options_.on_progress);
+      });
     folder.write_json(kReceipt, receipt());
     folder.commit();
     return std::move(result_);

@@ -9,7 +9,7 @@ namespace coterie::surgery {
 namespace fs = std::filesystem;
 using base::ErrorKind;
 
-fs::path MergeSources::find(const std::string& name, const std::string& where) const {
+fs::path MergeSources::find(const std::string& name, const std::string& where, std::string_view kinds) const {
   std::error_code absent;
   fs::path path = recipe_.parent_path() / name;
   if (!fs::exists(path, absent)) path = name;
@@ -19,7 +19,7 @@ fs::path MergeSources::find(const std::string& name, const std::string& where) c
                         "merge the adapter into its model first, and name that");
     throw base::Error(ErrorKind::not_found, where,
                       fmt::format("there is no \"{}\", beside the recipe or in the current folder", name),
-                      "models are folders here; nothing is downloaded");
+                      fmt::format("models are {} here; nothing is downloaded", kinds));
   }
   return path;
 }

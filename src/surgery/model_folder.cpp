@@ -38,14 +38,14 @@ int64_t ModelFolder::write_weights(std::vector<TensorToWrite> tensors, int64_t s
   }
   const std::map<std::string, std::string> metadata = {{"format", "pt"}};  // without it older readers refuse the file
   if (shards.size() == 1) {
-    checkpoint::write_safetensors(path() / "model.safetensors", shards[0], metadata);
+    fill([&](const auto& now) { checkpoint::write_safetensors(now / "model.safetensors", shards[0], metadata); });
     return total;
   }
   base::Json map = base::Json::object();
   for (size_t i = 0; i < shards.size(); ++i) {
     const std::string name = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
     for (const TensorToWrite& tensor : shards[i]) map[tensor.name] = name;
-    checkpoint::write_safetensors(path() / name, shards[i], metadata);
+    fill([&](const auto& now) { checkpoint::write_safetensors(now / name, shards[i], metadata); });
   }
   write_json("model.safetensors.index.json", {{"metadata", {{"total_size", total}}}, {"weight_map", map}});
   return total;

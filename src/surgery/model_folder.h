@@ -26,9 +26,8 @@ class ModelFolder {
   /// Throws bad_input when there is something under that name already: nothing is ever written over a model.
   explicit ModelFolder(std::filesystem::path out) : folder_(std::move(out)) {}
 
-  /// Where the files are now.
-  const std::filesystem::path& path() const { return folder_.path(); }
-
+  /// NewFolder::fill
+  void fill(const std::function<void(const std::filesystem::path& now)>& put) const { folder_.fill(put); }
   void write_json(std::string_view name, const base::Json& json) const { folder_.write(name, json.dump(2) + "\n"); }
   /// The files of `from` that say how text becomes tokens and how a text is generated; none there is no error.
   void copy_text_files(const std::filesystem::path& from) const;

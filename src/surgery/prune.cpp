@@ -162,9 +162,11 @@ Pruned prune(const models::Model& model, const KeptExperts& kept, const std::fil
   NewFolder folder(out);
   folder.write("config.json", config.dump(2) + "\n");
   for (const auto& [name, text] : text_files(model.path.config.parent_path())) folder.write(name, text);
-  const std::filesystem::path weights = folder.path() / "model.safetensors";
-  checkpoint::write_safetensors(weights, tensors, {{"format", "pt"}});
-  result.file_bytes = static_cast<int64_t>(std::filesystem::file_size(weights));
+  folder.fill([&](const auto& now) {
+    const std::filesystem::path weights = now / "model.safetensors";
+    checkpoint::write_safetensors(weights, tensors, {{"format", "pt"}});
+    result.file_bytes = static_cast<int64_t>(std::filesystem::file_size(weights));
+  });
   folder.commit();
   return result;
 }

@@ -76,13 +76,14 @@ class Upcycling {
     const models::Account account = models::account(sibling_.spec);
     result_.parameters = account.total(), result_.active_parameters = account.total_active();
     result_.parent_parameters = models::account(dense_.decoder->spec()).total();
-    if (options_.check) {
-      models::OpenOptions strict;
-      strict.strict = true;
-      const models::Model written = models::open_model(folder.path(), strict);
-      result_.comparison = compare(context_, *dense_.decoder, *written.decoder,
-                                   tokens_to_compare(dense_, options_.text, options_.tokens), options_.on_progress);
-    }
+    if (options_.check)
+      folder.fill([&](const auto& now) {
+        models::OpenOptions strict;
+        strict.strict = true;
+        const models::Model written = models::open_model(now, strict);
+        result_.comparison = compare(context_, *dense_.decoder, *written.decoder,
+                                     tokens_to_compare(dense_, options_.text, options_.tokens), options_.on_progress);
+      });
     folder.write_json(kReceipt, receipt());
     folder.commit();
     return std::move(result_);

@@ -5,6 +5,7 @@
 
 #include "base/atomic_file.h"
 #include "base/json.h"
+#include "runtime/engines.h"
 #include "support/temp_folder.h"
 #include "unit/cli/process.h"
 
@@ -159,6 +160,99 @@ TEST_F(GateCommands, APromptGateOfSeveralMixesByTheWeightsOfThePrompt) {
   EXPECT_EQ(answer["text"], json({"run", model("sea"), "-p", "the sea is", "-n", "12", "--greedy", "--json"})["text"]);
 }
 
+// What the system has mapped: the reader's file too, which reads the prompt with the model that answers.
+TEST_F(GateCommands, APromptGateOfSeveralOpensEachModelOnce) {
+  const auto weights = [&](const std::string& top_k, const std::string& name) {
+    EXPECT_EQ(gate(by_prompts("gate: prompt\ntop_k: " + top_k), {}, name).code, 0);
+    runtime::EngineOptions options;
+    options.threads = 1;
+    runtime::Engines engines(folder / name, {}, options);
+    const std::string maps = base::read_text("/proc/self/maps");
+    for (const std::string of : {"sea", "sums"}) {
+      const std::string file = (*made / "models" / of / "model.safetensors").string();
+      int times = 0;
+      for (size_t at = maps.find(file); at != maps.npos; at = maps.find(file, at + 1)) ++times;
+      EXPECT_EQ(times, 1) << of << " behind top_k " << top_k;
+    }
+    engines.choose(std::string_view("the sea is"));
+    engines.choose(std::string_view("and the land is"));
+    return engines.report()->weights;
+  };
+  // And what it reads is what the model alone does.
+  EXPECT_EQ(weights("2", "gate2"), weights("1", "gate1"));
+}
+
+// A model is prompted with its own template, one that has none with the first there is, and a mixture with the first's.
+TEST_F(GateCommands, OneRuleForChatTemplates) {
+  const auto copied = [&](const std::string& name, const std::string& chat_template) {
+    fs::copy(model(name), folder / name, fs::copy_options::recursive);
+    if (!chat_template.empty()) folder.write(name + "/chat_template.jinja", chat_template);
+  };
+  copied("sea", "");
+  copied("sums", "{% for m in messages %}{{ m.content }}!{% endfor %}");
+  const std::string prompts =
+      "gate: prompt\nmodels:\n"
+      "  - {source_model: sea, positive_prompts: [the sea is wide, and the land]}\n"
+      "  - {source_model: sums, positive_prompts: ['1+2=3; 4+', 5=9]}\n";
+  const auto tokens = [&](const std::string& name, const std::string& prompt) -> int64_t {
+    const std::string path = (folder / name).string();
+    const base::Json ran = json({"run", path, "--chat", "-p", prompt, "-n", "2", "--greedy", "--json", "-q"});
+    const test::Outcome chat = test::coterie({"chat", path, "--greedy", "-n", "2"}, {.input = prompt + "\n"});
+    EXPECT_EQ(chat.code, 0) << chat.err;
+    const int64_t read = ran["prompt_tokens"];
+    EXPECT_NE(chat.err.find("prompt " + std::to_string(read) + " tokens"), std::string::npos) << chat.err;
+    return read;
+  };
+  ASSERT_EQ(gate(prompts).code, 0);
+  EXPECT_EQ(tokens("gate", "1+2=3;"), 6 + 1);
+  EXPECT_EQ(tokens("gate", "the sea"), 7 + 1) << "it has none: the first there is";
+  ASSERT_EQ(gate(prompts + "top_k: 2\n", {}, "both").code, 0);
+  EXPECT_EQ(tokens("both", "1+2=3;"), 6 + 1);
+
+  folder.write("sea/chat_template.jinja", "{% for m in messages %}<<{{ m.content }}>>{% endfor %}");
+  EXPECT_EQ(tokens("gate", "the sea"), 7 + 4);
+  EXPECT_EQ(tokens("gate", "1+2=3;"), 6 + 1);
+  EXPECT_EQ(tokens("both", "1+2=3;"), 6 + 4);
+  for (const std::string name : {"sea", "sums"}) fs::remove(folder / name / "chat_template.jinja");
+  for (const std::string command : {"run", "chat"}) {
+    std::vector<std::string> arguments = {command, out()};
+    if (command == "run") arguments.insert(arguments.end(), {"--chat", "-p", "a"});
+    const test::Outcome none = test::coterie(arguments, {.input = "a\n"});
+    EXPECT_EQ(none.code, 2);
+    EXPECT_NE(none.err.find("gate: has no chat template"), std::string::npos) << none.err;
+  }
+}
+
+TEST_F(GateCommands, ExpertsAreShownModelByModel) {
+  const std::string moe = (folder / "moe").string();
+  ASSERT_EQ(test::coterie({"upcycle", model("sea"), "-o", moe, "--experts", "4", "--top-k", "2"}).code, 0);
+  const std::string models = "\nmodels:\n  - {source_model: " + model("sums") + "@sums}\n  - {source_model: " + moe +
+                             "@sea}\n  - {source_model: " + model("sea") + "@sea}\n";
+  const auto with = [&](std::string keys, const std::string& of_sums, const std::string& of_sea) {
+    keys += models;
+    for (const auto& [mark, text] : {std::pair(std::string("@sums"), of_sums), {"@sea", of_sea}, {"@sea", of_sea}})
+      keys.replace(keys.find(mark), mark.size(), text);
+    return keys;
+  };
+  ASSERT_EQ(gate(with("gate: uniform", "", "")).code, 0);
+  const base::Json layers = json({"run", out(), "-p", "the", "-n", "4", "--experts", "--json", "-q"})["experts"];
+  ASSERT_EQ(layers.size(), 2u);
+  for (size_t l = 0; l < 2; ++l) {
+    EXPECT_EQ(layers[l]["model"], "moe");
+    EXPECT_EQ(layers[l]["layer"], l);
+  }
+  const test::Outcome words = test::coterie({"run", out(), "-p", "the", "-n", "4", "--experts"});
+  EXPECT_NE(words.out.find("moe: experts used by "), std::string::npos) << words.out;
+
+  const std::string prompts = ", positive_prompts: ";
+  ASSERT_EQ(gate(with("gate: prompt", prompts + "['1+2=3; 4+', 5=9]", prompts + "[the sea is wide]"), {}, "g2").code,
+            0);
+  const std::string chooses = (folder / "g2").string();
+  const test::Outcome dense = test::coterie({"run", chooses, "-p", "1+2=3;", "-n", "4", "--experts"});
+  EXPECT_EQ(dense.code, 2);
+  EXPECT_NE(dense.err.find("sums: a llama model has no routers"), std::string::npos) << dense.err;
+}
+
 TEST_F(GateCommands, OfOneModelTwiceIsTheModel) {
   const std::string twice =
       "gate: uniform\nmodels: [{source_model: " + model("sea") + "}, {source_model: " + model("sea") + "}]";
@@ -214,7 +308,13 @@ TEST_F(GateCommands, WhatIsNoRecipeIsRefused) {
   expect_refused(gate(recipe("gate: token\nwindow: 4096", ", texts: " + folder.write("short.txt", "abc").string())),
                  "short.txt");
   expect_refused(gate(recipe("gate: token", ", texts: nowhere.txt")), "nowhere.txt");
-  expect_refused(gate("gate: uniform\nmodels: [{source_model: a}, {source_model: b}]"), "there is no \"a\"");
+  expect_refused(gate("gate: uniform\nmodels: [{source_model: a}, {source_model: b}]"), "folders or GGUF files");
+  expect_refused(gate("gate: uniform\nmodels: [{sorce_model: a}, {source_model: b}]"), "did you mean \"source_model\"");
+  expect_refused(gate("gaet: uniform\nmodels: []"), "did you mean \"gate\"");
+  // A folder that is empty is as good as none.
+  fs::create_directories(folder / "given");
+  EXPECT_EQ(gate(recipe("gate: uniform"), {}, "given").code, 0);
+  EXPECT_TRUE(fs::exists(folder / "given" / "gate.json"));
   folder.write("other/file", "of somebody");
   EXPECT_EQ(gate(recipe("gate: uniform"), {}, "other").code, 2);
 }

@@ -63,13 +63,13 @@ TEST_F(ConversationTest, ATurnEvaluatesOnlyWhatIsNew) {
 TEST_F(ConversationTest, EachModelKeepsItsCache) {
   Engine other(test::tiny_model(true, 512, 2), engine_options());
   conversation.reply("hello", letters(6));
-  conversation.answer_with(other);
+  conversation.answer_with(other, test::tiny_template());
   const Reply second = conversation.reply("more", letters(6));
   EXPECT_EQ(second.statistics.reused_tokens, 0);
-  conversation.answer_with(engine);
+  conversation.answer_with(engine, test::tiny_template());
   const Reply third = conversation.reply("again", letters(6));
   EXPECT_GT(third.statistics.reused_tokens, 0);
-  conversation.answer_with(other);
+  conversation.answer_with(other, test::tiny_template());
   TempFolder folder;
   conversation.save(folder / "c.json");
   const Reply fourth = conversation.reply("and again", letters(6));
@@ -111,6 +111,46 @@ TEST(ConversationContext, FullDropsTheOldestTurnsAndKeepsTheSystemMessage) {
   EXPECT_GT(dropped, 0);
   EXPECT_EQ(dropped % 2, 0);
   EXPECT_EQ(heard, dropped);
+}
+
+// Models of different contexts take turns: what no longer fits the small one is still there for the large one.
+TEST(ConversationContext, EachModelDropsByItsOwnContext) {
+  Engine small(test::tiny_model(true, 160), engine_options()), large(test::tiny_model(true, 1024, 2), engine_options());
+  Conversation conversation(large, test::tiny_template(), "be kind");
+  conversation.reply("the first message", letters(10));
+  int64_t dropped = 0;
+  for (int turn = 0; turn < 5; ++turn) {
+    conversation.answer_with(small, test::tiny_template());
+    dropped += conversation.reply("message " + std::to_string(turn), letters(10)).dropped_messages;
+  }
+  EXPECT_GT(dropped, 0);
+  EXPECT_EQ(conversation.messages().size(), 13u) << "nothing is forgotten";
+  TempFolder folder;
+  conversation.save(folder / "c.json");
+  conversation.answer_with(large, test::tiny_template());
+  const Reply last = conversation.reply("the last message", letters(10));
+  EXPECT_EQ(last.dropped_messages, 0);
+  EXPECT_GT(last.statistics.reused_tokens, 20) << "its own first turn";
+  Conversation whole(large, test::tiny_template(), "");
+  whole.load(folder / "c.json");
+  const Reply fresh = whole.reply("the last message", letters(10));
+  EXPECT_EQ(last.statistics.prompt_tokens, fresh.statistics.prompt_tokens);
+  EXPECT_EQ(last.text, fresh.text);
+  // The small one goes on from where it was, and reads what fits.
+  conversation.answer_with(small, test::tiny_template());
+  const Reply again = conversation.reply("more", letters(10));
+  EXPECT_GT(again.dropped_messages, 0);
+  EXPECT_LE(again.statistics.prompt_tokens + 10, 160);
+}
+
+// Each is prompted with the template it came with.
+TEST_F(ConversationTest, EachModelHasItsTemplate) {
+  Engine other(test::tiny_model(true, 512, 2), engine_options());
+  const text::ChatTemplate plain("{% for m in messages %}{{ m.content }};{% endfor %}", "", "", "plain");
+  conversation.reply("hello", letters(6));
+  conversation.answer_with(other, plain);
+  const Reply reply = conversation.reply("more", letters(6));
+  EXPECT_EQ(reply.statistics.prompt_tokens, 7 + 1 + 5 + 1 + 6 + 1 + 4 + 1);
 }
 
 TEST(ConversationContext, AMessageThatCannotFitIsRefusedAndForgotten) {
