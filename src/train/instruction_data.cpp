@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "base/known_keys.h"
 #include "base/rng.h"
 #include "checkpoint/tensor_sink.h"
 #include "train/token_file.h"
@@ -34,6 +35,7 @@ class Reader {
       : tokenizer_(tokenizer), template_(chat_template) {}
 
   Sample read(const Json& line, const std::string& where) const {
+    expect_one_form(line, where);
     if (line.contains("messages")) return conversation(line, where);
     base::JsonReader keys(line, where);
     Sample sample;
@@ -55,6 +57,36 @@ class Reader {
   }
 
  private:
+  // A line says what is learned in one way, and nothing that would be passed over. What only says where it comes from
+  // may stay.
+  static void expect_one_form(const Json& line, const std::string& where) {
+    base::expect_keys(line, where, {"messages", "tools", "prompt", "completion", "text", "id", "source", "metadata"});
+    const bool messages = line.contains("messages"), text = line.contains("text");
+    const bool prompt = line.contains("prompt") || line.contains("completion");
+    if (messages + text + prompt > 1)
+      throw base::Error(ErrorKind::bad_input, where,
+                        fmt::format("has {} side by side: one of them is the sample",
+                                    !messages ? "prompt or completion and text"
+                                    : !text   ? "messages and prompt or completion"
+                                    : !prompt ? "messages and text"
+                                              : "messages, prompt or completion, and text"),
+                        "take out what is not to be learned, or make a line of each");
+    if (line.contains("tools") && !messages)
+      base::fail(ErrorKind::bad_input, where, "tools have no effect without messages: take them out");
+  }
+
+  // OpenAI's form of fine-tuning data: an answer of weight 0 is read and not scored.
+  static bool is_scored(const Json& message, const std::string& where) {
+    const auto weight = message.find("weight");
+    if (weight == message.end() || weight->is_null()) return true;
+    if (message.at("role") != "assistant")
+      base::fail(ErrorKind::bad_input, where, "weight of a message of role {}: only what the assistant says is scored",
+                 message.at("role").dump());
+    if (!weight->is_number() || (*weight != 0 && *weight != 1))
+      base::fail(ErrorKind::bad_input, where, "weight is {}, expected 0 (not scored) or 1", weight->dump());
+    return *weight == 1;
+  }
+
   void end(std::vector<int32_t>& ids) const {
     if (!tokenizer_.end_tokens().empty()) ids.push_back(tokenizer_.end_tokens().front());
   }
@@ -75,9 +107,15 @@ class Reader {
     for (const Json& message : messages) {
       if (!message.is_object() || !message.contains("role") || !message.at("role").is_string())
         base::fail(ErrorKind::bad_input, where, "a message is no object with a role");
+      // What templates read of a message, in the forms of OpenAI and transformers.
+      base::expect_keys(message, fmt::format("{}: messages[{}]", where, so_far.size()),
+                        {"role", "content", "weight", "name", "tool_calls", "tool_call_id", "reasoning",
+                         "reasoning_content", "thinking"});
+      const bool scored = is_scored(message, fmt::format("{}: messages[{}]", where, so_far.size()));
       const bool answer = message.at("role") == "assistant";
       const std::string prompt = answer ? render(so_far, true, extra, where) : "";
       so_far.push_back(message);
+      so_far.back().erase("weight");
       if (!answer) continue;
       const std::string whole = render(so_far, false, extra, where);
       if (!prompt.starts_with(done) || !whole.starts_with(prompt))
@@ -86,7 +124,7 @@ class Reader {
                           "cut it into samples of one answer each, or give prompt and completion");
       sample.add(tokenizer_.encode(std::string_view(prompt).substr(done.size()), false), 0);
       const std::vector<int32_t> ids = tokenizer_.encode(std::string_view(whole).substr(prompt.size()), false);
-      sample.add(ids, scored_of(ids));
+      sample.add(ids, scored ? scored_of(ids) : 0);
       done = whole;
     }
     return sample;

@@ -45,11 +45,12 @@ class InstructionFile {
 
 /// Writes the samples of JSONL files as an InstructionFile. A line is
 ///   {"messages": [{"role": …, "content": …}, …]}: rendered by the chat template; what the assistant says is scored,
-///   with
-///     the token that ends its turn; "tools" go to the template. Throws unsupported where the template does not write a
-///     conversation as the continuation of its beginning;
+///     with the token that ends its turn, but for answers of "weight": 0, as in OpenAI's form; "tools" go to the
+///     template. Throws unsupported where the template does not write a conversation as the continuation of its
+///     beginning;
 ///   {"prompt": …, "completion": …}: the completion is scored, with the token that ends a text;
 ///   {"text": …}: all of it is scored.
+/// "id", "source" and "metadata" may stand beside; two of the forms in a line and other keys are refused.
 /// Samples are cut at `length` + 1 tokens. Throws not_found and bad_input naming file and line.
 InstructionCounts write_instruction_file(const std::filesystem::path& path,
                                          std::span<const std::filesystem::path> files, const text::Tokenizer& tokenizer,

@@ -9,6 +9,7 @@
 #include <charconv>
 #include <cstring>
 
+#include "base/atomic_file.h"
 #include "base/error.h"
 
 namespace coterie::train {
@@ -42,6 +43,24 @@ void differences(const Json& was, const Json& is, const std::string& path, std::
     differences(was.value(key, Json()), is.value(key, Json()), path.empty() ? key : path + "." + key, found);
 }
 
+// Of a run that tunes: whether the model's weights are still those it began with. What is known of them is not compared
+// again; a run of before fingerprints has none.
+void expect_same_base(Json& was, const Json& is, const fs::path& run) {
+  if (!is.contains("tune") || !was.is_object() || !was.value("model", Json()).is_object()) return;
+  Json& before = was["model"];
+  const Json& now = is.at("model");
+  if (!before.contains("fingerprint")) before["fingerprint"] = now.value("fingerprint", Json());
+  if (before.value("path", Json()) != now.value("path", Json()) || before == now) return;
+  const bool size = before.value("bytes", Json()) != now.value("bytes", Json());
+  throw base::Error(
+      ErrorKind::bad_input, now.value("path", std::string()),
+      fmt::format("its weights are not those that the run in {} began with: {}", run.string(),
+                  size ? fmt::format("they were {} bytes and are {}", before.value("bytes", Json()).dump(),
+                                     now.value("bytes", Json()).dump())
+                       : "as many bytes, but others (model.fingerprint)"),
+      "put those weights back to go on with it; or begin a run over these in another folder, with -o");
+}
+
 // A folder that is taken away is first no checkpoint any more, and then gone.
 void remove_checkpoint(const fs::path& folder) {
   std::error_code error;
@@ -59,8 +78,10 @@ bool RunFolder::take_up(const Json& asked, bool resume) const {
     throw base::Error(ErrorKind::bad_input, path_.string(), "holds a training run already",
                       "--resume goes on with it; or give another folder with -o");
   if (there) {
+    Json was = base::read_json(recipe());
+    expect_same_base(was, asked, path_);
     std::string different;
-    differences(base::read_json(recipe()), asked, "", different);
+    differences(was, asked, "", different);
     if (!different.empty())
       throw base::Error(ErrorKind::bad_input, path_.string(),
                         fmt::format("holds a run of another recipe: {} differ", different),
@@ -68,9 +89,22 @@ bool RunFolder::take_up(const Json& asked, bool resume) const {
     return true;
   }
   std::error_code error;
-  fs::create_directories(path_, error);
-  if (error) base::fail(ErrorKind::io, path_.string(), "cannot be made: {}", error.message());
+  if (!fs::exists(path_, error) || fs::exists(starting(), error)) return false;
+  if (!fs::is_directory(path_, error)) base::fail(ErrorKind::bad_input, path_.string(), "is no folder");
+  // Runs of a recipe's variants lie in folders of their own below its own.
+  for (const fs::directory_entry& entry : fs::directory_iterator(path_, error))
+    if (!entry.is_directory() || !holds_run(entry.path()))
+      throw base::Error(
+          ErrorKind::bad_input, path_.string(),
+          fmt::format("is there already and is no training run: it holds {}", entry.path().filename().string()),
+          "name a new or an empty folder with -o");
   return false;
+}
+
+bool RunFolder::holds_run(const fs::path& folder) {
+  const RunFolder of(folder);
+  std::error_code error;
+  return fs::exists(of.recipe(), error) || fs::exists(of.starting(), error);
 }
 
 std::vector<int64_t> RunFolder::checkpoints() const {
@@ -138,5 +172,48 @@ RunLock::RunLock(const fs::path& folder) : descriptor_(::open(folder.c_str(), O_
 }
 
 RunLock::~RunLock() { ::close(descriptor_); }
+
+RunStart::RunStart(const RunFolder& folder, const Json& recipe, bool resumed) : folder_(folder), done_(resumed) {
+  if (resumed) {
+    lock_.emplace(folder.path());
+    return;
+  }
+  std::error_code error;
+  for (fs::path at = fs::absolute(folder.path(), error).lexically_normal();
+       at.has_parent_path() && !fs::exists(at, error); at = at.parent_path())
+    if (at.has_filename()) made_.insert(made_.begin(), at);  // not "name/"
+  fs::create_directories(folder.path(), error);
+  if (error) base::fail(ErrorKind::io, folder.path().string(), "cannot be made: {}", error.message());
+  try {
+    lock_.emplace(folder.path());
+    base::write_text(folder.starting(), recipe.dump(2) + "\n");
+  } catch (...) {
+    remove_folders();
+    throw;
+  }
+}
+
+void RunStart::done() {
+  if (done_) return;
+  std::error_code error;
+  fs::rename(folder_.starting(), folder_.recipe(), error);
+  if (error) base::fail(ErrorKind::io, folder_.recipe().string(), "cannot be given its name: {}", error.message());
+  done_ = true;
+}
+
+void RunStart::remove_folders() const {
+  std::error_code error;
+  for (auto at = made_.rbegin(); at != made_.rend(); ++at)
+    if (!fs::remove(*at, error)) break;  // as far as they are empty
+}
+
+RunStart::~RunStart() {
+  if (done_) return;
+  std::error_code error;
+  // All but the runs of variants: the folder held nothing else, or what an earlier start left.
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder_.path(), error))
+    if (!entry.is_directory(error) || !RunFolder::holds_run(entry.path())) fs::remove_all(entry.path(), error);
+  remove_folders();
+}
 
 }  // namespace coterie::train

@@ -12,7 +12,9 @@
 namespace coterie::train {
 
 /// The folder of a run, and what lies where in it:
-///   recipe.json           the recipe as it was read; a run resumes only with the same
+///   recipe.json           the recipe as it was read; a run resumes only with the same. A folder without it is taken
+///   for
+///                         nobody's only when it is empty
 ///   log.jsonl             what happened (lens/run_log.h reads it)
 ///   tokenizer/            the vocabulary of the run
 ///   tokens.safetensors    the data as tokens; validation.safetensors where it has files of its own
@@ -31,9 +33,15 @@ class RunFolder {
   std::filesystem::path data() const { return path_ / "data.json"; }
   const std::filesystem::path& path() const { return path_; }
 
-  /// Whether there is a run in the folder, to be gone on with; makes the folder where there is none. Throws bad_input
-  /// when there is one and `resume` is not set, or one of another recipe, naming the keys.
+  /// Whether there is a run in the folder, to be gone on with. Throws bad_input when there is one and `resume` is not
+  /// set, or one of another recipe or over another model, naming what differs; and when the folder holds something else
+  /// than runs: nothing is written among files of others.
   bool take_up(const base::Json& recipe, bool resume) const;
+
+  /// recipe.json until a run has begun: whose folder it is, should the process be killed before.
+  std::filesystem::path starting() const { return path_ / "recipe.json.part"; }
+  /// Whether a run is in `folder`, or began to be.
+  static bool holds_run(const std::filesystem::path& folder);
 
   /// Steps of the finished checkpoints, in ascending order. Folders that were not finished are not among them.
   std::vector<int64_t> checkpoints() const;
@@ -64,6 +72,28 @@ class RunLock {
 
  private:
   int descriptor_ = -1;
+};
+
+/// The hold of a process on a run's folder. Where a run begins it makes the folder, and those above it, and takes away
+/// what was made should the run not begin after all. What is there of a run that is `resumed` stays.
+class RunStart {
+ public:
+  /// Throws what RunLock throws, and io where the folder cannot be made.
+  RunStart(const RunFolder& folder, const base::Json& recipe, bool resumed);
+  ~RunStart();
+  RunStart(const RunStart&) = delete;
+  RunStart& operator=(const RunStart&) = delete;
+
+  /// It has begun: recipe.json gets its name.
+  void done();
+
+ private:
+  void remove_folders() const;
+
+  const RunFolder& folder_;
+  std::vector<std::filesystem::path> made_;  // folders that were not there, outermost first
+  bool done_;
+  std::optional<RunLock> lock_;
 };
 
 }  // namespace coterie::train

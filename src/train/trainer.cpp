@@ -41,7 +41,7 @@ struct Trainer::State {
         listener(std::move(to_tell)),
         folder(options.run),
         resumed(folder.take_up(recipe.source, options.resume)),
-        lock(folder.path()),
+        start(folder, recipe.source, resumed),
         tuned(open_tuned()),
         data(open_data(recipe, folder, resumed, tuned.get(), listener.note)),
         config(recipe.config),
@@ -81,7 +81,7 @@ struct Trainer::State {
     // Without a checkpoint everything is done again, and logged again.
     log = std::make_unique<LogFile>(folder.log(), has_checkpoint());
     // Last: a start that failed leaves no run behind.
-    if (!resumed) base::write_text(folder.recipe(), recipe.source.dump(2) + "\n");
+    start.done();
   }
 
   std::unique_ptr<TunedModel> open_tuned() {
@@ -161,7 +161,7 @@ struct Trainer::State {
   TrainerListener listener;
   RunFolder folder;
   bool resumed;
-  RunLock lock;
+  RunStart start;
   std::unique_ptr<TunedModel> tuned;
   RunData data;
   Json config;

@@ -1,6 +1,9 @@
 #include "train/tuned_model.h"
 
+#include <algorithm>
+#include <map>
 #include <numeric>
+#include <span>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
@@ -78,10 +81,57 @@ void TunedModel::write(const fs::path& folder, const models::Decoder& decoder, c
                                 models::tensors_to_write(decoder, family.hugging_face_names()), {{"format", "pt"}});
 }
 
+namespace {
+
+/// FNV-1a over what is added.
+class Fingerprint {
+ public:
+  void add(std::span<const std::byte> bytes) {
+    for (const std::byte byte : bytes) value_ = (value_ ^ std::to_integer<uint64_t>(byte)) * 0x100000001b3;
+  }
+  void add(std::string_view text) {
+    add(std::as_bytes(std::span(text)));
+    add(std::as_bytes(std::span("")));  // its end
+  }
+  std::string text() const { return fmt::format("{:016x}", value_); }
+
+ private:
+  uint64_t value_ = 0xcbf29ce484222325;
+};
+
+// A tensor is looked at in spots of so many bytes, all tensors in about so many: reading them all from a disk takes
+// seconds, however large the model is. A model that others wrote anew differs in every tensor it changed.
+constexpr size_t kSpot = 4096, kSpots = 8192;
+
+void add_samples(Fingerprint& fingerprint, std::span<const std::byte> bytes, size_t spots) {
+  if (bytes.size() <= spots * kSpot) return fingerprint.add(bytes);
+  // The first and the last spot are the beginning and the end.
+  const size_t last = bytes.size() - kSpot;
+  for (size_t i = 0; i < spots; ++i)
+    fingerprint.add(bytes.subspan(spots == 1 ? last / 2 : last / (spots - 1) * i, kSpot));
+}
+
+std::string fingerprint_of(const checkpoint::TensorSource& source) {
+  std::map<std::string, const checkpoint::TensorInfo*> by_name;  // in one order, however they are cut into files
+  for (const checkpoint::TensorInfo& tensor : source.tensors()) by_name[tensor.name] = &tensor;
+  const size_t spots = std::max<size_t>(kSpots / std::max<size_t>(by_name.size(), 1), 1);
+  Fingerprint fingerprint;
+  for (const auto& [name, tensor] : by_name) {
+    fingerprint.add(name), fingerprint.add(tensor::name(tensor->dtype));
+    fingerprint.add(tensor::to_string(tensor->shape));
+    add_samples(fingerprint, tensor->bytes, spots);
+  }
+  return fingerprint.text();
+}
+
+}  // namespace
+
 Json describe_base(const fs::path& model) {
   const auto source = checkpoint::open_source(checkpoint::resolve_model(model));
   if (!source) base::fail(ErrorKind::not_found, model.string(), "there are no weights beside this config");
-  return {{"path", fs::canonical(model).string()}, {"bytes", source->file_bytes()}};
+  return {{"path", fs::canonical(model).string()},
+          {"bytes", source->file_bytes()},
+          {"fingerprint", fingerprint_of(*source)}};
 }
 
 }  // namespace coterie::train

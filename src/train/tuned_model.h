@@ -52,8 +52,9 @@ class TunedModel {
   std::array<int64_t, layers::kPlaces> trainable_{};
 };
 
-/// What a run's recipe.json says of the model that is tuned, so that a run goes on over the same: where it is and how
-/// many bytes it has.
+/// What a run's recipe.json says of the model that is tuned, so that a run goes on over the same: where it is, how many
+/// bytes it has, and a fingerprint of its weights: of names, formats and shapes, and of samples of the bytes of each
+/// tensor, all of them where they are not many.
 base::Json describe_base(const std::filesystem::path& model);
 
 }  // namespace coterie::train

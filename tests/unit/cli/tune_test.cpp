@@ -128,6 +128,12 @@ TEST_F(TuneCommand, AFullDiskLeavesNothingHalfWrittenAndAnotherModelsAdapterIsRe
   const test::Outcome no_room = test::coterie({"merge-adapter", model, adapter.parent_path().string(), "-o", merged},
                                               {.largest_file = size - 100});
   EXPECT_EQ(no_room.code, 1) << no_room.err;
+  EXPECT_NE(no_room.err.find(merged + "/model.safetensors"), std::string::npos) << no_room.err;
+  EXPECT_EQ(no_room.err.find(".partial"), std::string::npos) << no_room.err;
+  const test::Outcome nowhere =
+      test::coterie({"merge-adapter", model, adapter.parent_path().string(), "-o", (folder / "no/where").string()});
+  EXPECT_EQ(nowhere.code, 1) << nowhere.err;
+  EXPECT_EQ(nowhere.err.find(".partial"), std::string::npos) << nowhere.err;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder.path()))
     EXPECT_FALSE(entry.path().filename().string().starts_with("merged")) << entry.path();
 

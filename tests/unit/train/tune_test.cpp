@@ -277,7 +277,7 @@ TEST_F(Tuning, SamplesOfARowDoNotSeeEachOther) {
 TEST_F(Tuning, WhatCannotBeIsRefusedByName) {
   const auto refused = [&](const std::string& recipe, std::initializer_list<std::string_view> words) {
     expect_error(ErrorKind::bad_input, words, [&] { tune(recipe, "refused"); });
-    EXPECT_FALSE(fs::exists(folder / "refused" / "recipe.json"));
+    EXPECT_FALSE(fs::exists(folder / "refused"));
   };
   refused(changed(kLora, "[attention, experts, router]", "[atention]"),
           {"atention", "did you mean", "experts.gate_up"});
@@ -287,6 +287,9 @@ TEST_F(Tuning, WhatCannotBeIsRefusedByName) {
           {"expert", "experts"});
   refused(changed(kLora, "rank: 3", "rank: 0"), {"rank"});
   refused(changed(kLora, "rank: 3", "rnk: 3"), {"rnk", "rank"});
+  refused(changed(kLora, "targets:", "targts:"), {"targts", "did you mean \"targets\"?"});
+  refused(changed(kLora, "tune: {lora:", "tune: {lra:"), {"lra", "did you mean \"lora\"?"});
+  refused(changed(kLora, "tune:", "tuen:"), {"tuen", "did you mean \"tune\"?"});
 }
 
 TEST_F(Tuning, OtherRefusals) {
@@ -297,6 +300,18 @@ TEST_F(Tuning, OtherRefusals) {
   expect_error(ErrorKind::bad_input, {"patience", "validation"}, [&] {
     tune(changed(changed(kLora, "{every: 6}", "{every: 6, patience: 1}"), "validation: 0.2", "validation: 0"), "c");
   });
+  // peft wraps a router as a parameter, and refuses both there.
+  expect_error(ErrorKind::unsupported, {"dora", "router", "peft"}, [&] {
+    tune(changed(kLora, "[attention, experts, router], rank: 3", "[attention, router], rank: 3, dora: true"), "e");
+  });
+  expect_error(ErrorKind::unsupported, {"dropout", "router", "peft"}, [&] {
+    tune(changed(kLora, "[attention, experts, router], rank: 3", "[attention, router], rank: 3, dropout: 0.1"), "f");
+  });
+  // Nothing is left of what did not begin, neither the folder nor those made for it.
+  for (const char* out : {"a", "b", "c", "e", "f"}) EXPECT_FALSE(fs::exists(folder / out)) << out;
+  expect_error(ErrorKind::bad_input, {"100 tokens", "64 positions"},
+               [&] { tune(changed(kLora, "sequence: 8", "sequence: 100"), "deep/er/run/"); });
+  EXPECT_FALSE(fs::exists(folder / "deep"));
   // Another model under the same run.
   ASSERT_TRUE(tune(kLora, "run"));
   fs::copy(model, folder / "copy");
@@ -308,6 +323,80 @@ TEST_F(Tuning, OtherRefusals) {
                "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", "
                "\"content\": \"b\"}]}\n");
   expect_error(ErrorKind::unsupported, {"chat.jsonl: line 1", "continuation"}, [&] { tune(kChat, "d"); });
+}
+
+// Weights that were changed under a run, of as many bytes.
+TEST_F(Tuning, ARunGoesOnOverTheWeightsItBeganWith) {
+  ASSERT_FALSE(tune(kLora, "run", false, 3));
+  const fs::path weights = model / "model.safetensors";
+  std::string changed_bytes = before;
+  changed_bytes.back() = static_cast<char>(changed_bytes.back() ^ 1);
+  std::ofstream(weights, std::ios::binary) << changed_bytes;
+  expect_error(ErrorKind::bad_input, {model.filename().string(), "weights are not those", "fingerprint", "-o"},
+               [&] { tune(kLora, "run", true); });
+  std::ofstream(weights, std::ios::binary) << before;
+  ASSERT_TRUE(tune(kLora, "run", true));
+}
+
+// A folder of somebody is left alone; an empty one, that of a start that was killed and those of variants are not.
+TEST_F(Tuning, OnlyRunsAreGoneInto) {
+  folder.write("foreign/notes.txt", "mine");
+  expect_error(ErrorKind::bad_input, {"foreign", "no training run", "notes.txt"}, [&] { tune(kLora, "foreign"); });
+  expect_error(ErrorKind::bad_input, {"no training run"}, [&] { tune(kLora, "foreign", true); });
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder / "foreign"), fs::directory_iterator()), 1);
+  folder.write("file", "mine");
+  expect_error(ErrorKind::bad_input, {"no folder"}, [&] { tune(kLora, "file"); });
+
+  const std::string quick = changed(kLora, "steps: 12", "steps: 1");
+  fs::create_directories(folder / "empty");
+  EXPECT_TRUE(tune(quick, "empty/variant"));
+  folder.write("empty/recipe.json.part", "{}");
+  folder.write("empty/config.json", "of a start that was killed");
+  expect_error(ErrorKind::unsupported, {"dora"},
+               [&] { tune(changed(quick, "rank: 3", "rank: 3, dora: true"), "empty"); });
+  EXPECT_FALSE(fs::exists(folder / "empty" / "config.json"));
+  EXPECT_TRUE(fs::exists(folder / "empty" / "variant" / "recipe.json"));
+  EXPECT_TRUE(tune(quick, "empty"));
+  EXPECT_TRUE(fs::exists(folder / "empty" / "recipe.json"));
+  EXPECT_FALSE(fs::exists(folder / "empty" / "recipe.json.part"));
+}
+
+TEST_F(Tuning, WeightsOfMessagesSayWhichAnswersAreScored) {
+  const models::Model opened = models::open_model(model);
+  const auto scored = [&](const std::string& line) {
+    const fs::path files[] = {folder.write("chat.jsonl", line + "\n")};
+    write_instruction_file(folder / "s.safetensors", files, *opened.tokenizer, &*opened.chat_template, 40);
+    const auto file = InstructionFile::open(folder / "s.safetensors", opened.tokenizer->vocabulary_size());
+    std::vector<int32_t> inputs, targets, kept;
+    file.append(0, inputs, targets);
+    for (const int32_t target : targets)
+      if (target >= 0) kept.push_back(target);
+    return std::pair(opened.tokenizer->decode(kept, false), inputs);
+  };
+  const auto chat = [](const std::string& first, const std::string& second) {
+    return R"({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo")" + first +
+           R"(}, {"role": "user", "content": "so"}, {"role": "assistant", "content": "ok")" + second + "}]}";
+  };
+  const std::string none, zero = ", \"weight\": 0", one = ", \"weight\": 1";
+  const auto [both, read] = scored(chat(none, one));
+  EXPECT_EQ(both, "yo<|end|>ok<|end|>");
+  EXPECT_EQ(scored(chat(zero, one)), std::pair(std::string("ok<|end|>"), read));
+  EXPECT_EQ(scored(chat(zero, none)), std::pair(std::string("ok<|end|>"), read));
+  EXPECT_EQ(scored(chat(one, zero)).first, "yo<|end|>");
+  const auto refused = [&](const std::string& line, std::initializer_list<std::string_view> words) {
+    expect_error(ErrorKind::bad_input, words, [&] { scored("{\"text\": \"ab\"}\n\n" + line); });
+  };
+  refused(chat(none, ", \"weight\": 0.5"), {"chat.jsonl: line 3: messages[3]", "weight is 0.5", "0", "1"});
+  refused(chat(none, ", \"weight\": true"), {"messages[3]", "weight is true"});
+  refused(R"({"messages": [{"role": "user", "content": "a", "weight": 1}, {"role": "assistant", "content": "b"}]})",
+          {"line 3: messages[0]", "user"});
+  refused(chat(none, ", \"wieght\": 0"), {"line 3: messages[3]", "wieght", "did you mean \"weight\"?"});
+  refused(R"({"prompt": "a", "completoin": "b"})", {"line 3", "completoin", "did you mean \"completion\"?"});
+  refused(R"({"text": "a", "labels": [1]})", {"line 3", "labels", "known here"});
+  refused(R"({"prompt": "a", "completion": "b", "messages": []})", {"line 3", "messages and prompt", "side by side"});
+  refused(R"({"prompt": "a", "completion": "b", "text": "c"})", {"line 3", "text", "side by side"});
+  refused(R"({"messages": [], "text": "c"})", {"line 3", "messages and text"});
+  refused(R"({"prompt": "a", "completion": "b", "tools": []})", {"line 3", "tools"});
 }
 
 // DoRA and dropout over linear projections, through the trainer.
