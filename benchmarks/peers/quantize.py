@@ -90,7 +90,7 @@ def main():
                 matrix)
             weights = column_weights(matrix)
         for mix in options.to:
-            run(options.coterie, "quantize", source, "-o", ours, "--to", mix,
+            run(options.coterie, "quantize", source, "-o", ours, "--to", mix, "--force",
                 *(["--importance", matrix] if options.text else []))
             run(options.llama_quantize, *(["--imatrix", matrix] if options.text else []), source, theirs, mix.upper())
             a, b = tensors(ours), tensors(theirs)

@@ -23,11 +23,12 @@ struct BenchCommand {
   runtime::ShapeOptions shape;
   std::string quant = "q4_k", write;
   int64_t step_tokens = 512;
-  bool json = false;
+  bool json = false, force = false;
 };
 
 models::Model model_of(BenchCommand& command, Progress& progress) {
   if (command.shape.shape.empty()) return models::open_model(command.model.model, command.model.open_options());
+  if (!command.write.empty()) refuse_existing_output(command.write, command.force);
   command.shape.quant = tensor::dtype_by_name(command.quant);
   progress.show(fmt::format("making random weights of {}", command.shape.shape));
   models::Model model = runtime::shape_model(command.shape, command.model.open_options());
@@ -153,6 +154,7 @@ void add_bench(CLI::App& app, Action& action) {
   command->add_option("--write", options->write, "Keep the random model as a GGUF file, for other engines")
       ->type_name("FILE.gguf")
       ->needs(shape);
+  add_force(*command, options->force)->needs("--write");
   command->add_option("--prompt", options->bench.prompt, "Tokens evaluated at once; 0 = skip")->capture_default_str();
   command->add_option("--generate", options->bench.generate, "Tokens decoded one by one; 0 = skip")
       ->capture_default_str();

@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "cli/number_words.h"
 #include "cli/terminal.h"
+#include "surgery/folder.h"
 
 namespace coterie::cli {
 
@@ -44,6 +45,7 @@ void ConversionOptions::add(CLI::App& command, const std::string& output) {
   command.add_flag("--requantize", requantise, "Round block formats to others, though the errors of both stay");
   command.add_flag("--no-tokenizer", no_tokenizer, "Leave the tokenizer out");
   add_threads(command, model.threads);
+  add_force(command, force);
   command.add_flag("--strict", model.strict, "Refuse config keys that are not known");
   command.add_flag("--json", json, "Say what was written as JSON");
 }
@@ -68,6 +70,8 @@ surgery::ConvertOptions ConversionOptions::options() const {
 
 int write_model(const ConversionOptions& conversion, surgery::ConvertOptions options) {
   const models::Model model = models::open_model(conversion.model.model, conversion.model.open_options());
+  surgery::refuse_same_file(model.path.path, conversion.out);
+  refuse_existing_output(conversion.out, conversion.force);
   warn_about(model);
   Progress progress;
   const InterruptFlag interrupt;

@@ -13,7 +13,7 @@ struct ConversionOptions {
   ModelOptions model;
   std::string out;
   std::vector<std::string> at;
-  bool requantise = false, no_tokenizer = false, json = false;
+  bool requantise = false, no_tokenizer = false, json = false, force = false;
 
   void add(CLI::App& command, const std::string& output);
   surgery::ConvertOptions options() const;

@@ -24,7 +24,7 @@ void add_convert(CLI::App& app, Action& action) {
   auto options = std::make_shared<ConvertCommand>();
   CLI::App* command =
       app.add_subcommand("convert", "Write a model as a GGUF file or as a Hugging Face folder, in another format");
-  options->conversion.add(*command, "A file that ends in .gguf, or else a folder to make");
+  options->conversion.add(*command, "A file that ends in .gguf, or else a new or empty folder");
   command
       ->add_option("--to", options->to,
                    "Format of the matrices: f32, f16, bf16, q8_0, q6_k, q5_k, q4_k, q4_0, … (default: as they are)")

@@ -66,7 +66,7 @@ void add_gate(CLI::App& app, Action& action) {
   CLI::App* command =
       app.add_subcommand("gate", "Put whole models behind a gate that decides between them, by prompt or by token");
   command->add_option("RECIPE", options->recipe, "A YAML file: gate, models; docs/guides/gate.md")->required();
-  command->add_option("-o,--output", options->out, "The folder to write; must not be there yet")
+  command->add_option("-o,--output", options->out, "The folder to write; a new or an empty one")
       ->type_name("FOLDER")
       ->required();
   add_threads(*command, options->threads);

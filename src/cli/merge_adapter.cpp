@@ -9,6 +9,7 @@
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/terminal.h"
+#include "surgery/folder.h"
 
 namespace coterie::cli {
 
@@ -17,11 +18,13 @@ namespace {
 struct MergeAdapterCommand {
   ModelOptions model;
   std::string out;
-  bool json = false;
+  bool json = false, force = false;
 };
 
 int merge_adapter_command(const MergeAdapterCommand& command) {
   const models::Model model = models::open_model(command.model.model, command.model.open_options());
+  surgery::refuse_same_file(model.path.path, command.out);
+  refuse_existing_output(command.out, command.force);
   warn_about(model);
   Progress progress;
   const InterruptFlag interrupt;
@@ -47,7 +50,8 @@ void add_merge_adapter(CLI::App& app, Action& action) {
   command->add_option("MODEL", options->model.model, "A folder with config.json and safetensors, or a .gguf file")
       ->required();
   command->add_option("ADAPTER", options->model.adapter, "The adapter's folder, DIR or DIR:SCALE")->required();
-  command->add_option("-o,--output", options->out, "The folder, or the .gguf, to write")->required();
+  command->add_option("-o,--output", options->out, "The .gguf, or the new or empty folder, to write")->required();
+  add_force(*command, options->force);
   command->add_flag("--strict", options->model.strict, "Refuse config keys that are not known");
   command->add_flag("--json", options->json, "Say what was written as JSON");
   command->footer(

@@ -14,6 +14,7 @@
 #include "cli/options.h"
 #include "cli/terminal.h"
 #include "cli/text_windows.h"
+#include "surgery/folder.h"
 
 namespace coterie::cli {
 
@@ -27,7 +28,7 @@ struct PruneCommand {
   CalibrationTexts texts;
   std::string out;
   int64_t keep = 0;
-  bool uneven = false, json = false;
+  bool uneven = false, json = false, force = false;
 };
 
 double loss_of(runtime::Engine& engine, const TextWindows& windows) {
@@ -61,6 +62,8 @@ int prune_command(const PruneCommand& command) {
   };
   {
     runtime::Engine engine = open_engine(command.model);
+    surgery::refuse_same_file(engine.model().path.path, command.out);
+    refuse_existing_output(command.out, command.force);
     surgery::ExpertSaliency saliency(*engine.model().decoder);
     // Refuses a count that cannot be before anything is computed.
     surgery::choose_experts(engine.spec(), saliency.layers(), command.keep, command.uneven);
@@ -128,11 +131,12 @@ void add_prune(CLI::App& app, Action& action) {
   options->texts.add_to(*command);
   command
       ->add_option("-o,--output", options->out,
-                   "What to write, in the model's form: a file that ends in .gguf, or a folder")
+                   "What to write, in the model's form: a file that ends in .gguf, or a new or empty folder")
       ->type_name("OUT")
       ->required();
   command->add_flag("--uneven", options->uneven,
                     "As many in all, but more in the layers where they matter (GGUF, and this engine alone)");
+  add_force(*command, options->force);
   command->add_flag("--json", options->json, "Say what was done, layer by layer, as JSON");
   options->model.add_routing(*command);
   options->model.add_engine(*command, false);

@@ -136,7 +136,7 @@ void add_upcycle(CLI::App& app, Action& action) {
   UpcycleOptions& o = options->options;
   CLI::App* command = app.add_subcommand("upcycle", "Make a mixture of experts out of a dense model");
   command->add_option("DENSE", options->model.model, "A folder with config.json and safetensors")->required();
-  command->add_option("-o,--output", options->out, "The folder to write; must not be there yet")
+  command->add_option("-o,--output", options->out, "The folder to write; a new or an empty one")
       ->type_name("FOLDER")
       ->required();
   command->add_option("--experts", o.experts, "Experts of each layer, E")->type_name("E")->required();

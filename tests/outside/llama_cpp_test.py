@@ -60,7 +60,7 @@ def main():
         said = json.loads(run(coterie, "importance", whole, "--text", text, "-o", matrix, "--json"))
         assert said["tensors"] > 30
         for mix in ["q4_k_m", "q5_k_m", "q6_k", "q8_0", "q4_0", "iq4_nl", "mxfp4", "bf16"]:
-            run(coterie, "quantize", whole, "-o", folder / "small.gguf", "--to", mix, "--importance", matrix)
+            run(coterie, "quantize", whole, "-o", folder / "small.gguf", "--to", mix, "--importance", matrix, "--force")
             answer = theirs(llama, folder / "small.gguf")
             assert len(answer) > 20, f"{mix}: {answer!r}"
             print(f"{mix}: loads, and goes on {answer[:30]!r}", flush=True)

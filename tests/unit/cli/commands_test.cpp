@@ -96,7 +96,7 @@ TEST_F(Commands, ConvertWritesAGgufThatTheOthersRead) {
     return json_of(test::coterie({"inspect", model, "--json"}))["total_parameters"];
   };
   EXPECT_EQ(parameters(out), parameters(folder_of));
-  const test::Outcome told = test::coterie({"convert", folder_of, "-o", out});
+  const test::Outcome told = test::coterie({"convert", folder_of, "-o", out, "--force"});
   EXPECT_EQ(told.code, 0) << told.err;
   EXPECT_NE(told.err.find("no tokenizer goes along"), std::string::npos) << told.err;
 }

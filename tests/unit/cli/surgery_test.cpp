@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "base/atomic_file.h"
 #include "base/json.h"
 #include "checkpoint/tensor_source.h"
 #include "support/temp_folder.h"
@@ -53,8 +54,8 @@ TEST_F(Surgery, QuantizeSaysWhatItWroteAndLost) {
   EXPECT_LT(said["relative_errors"]["q8_0"].get<double>(), 1e-2);
   EXPECT_EQ(json_of({"inspect", file("q.gguf"), "--json"})["total_parameters"],
             json_of({"inspect", model, "--json"})["total_parameters"]);
-  const test::Outcome words =
-      test::coterie({"quantize", model, "-o", file("q.gguf"), "--to", "q8_0", "--at", "experts=q4_0", "-t", "1"});
+  const test::Outcome words = test::coterie(
+      {"quantize", model, "-o", file("q.gguf"), "--to", "q8_0", "--at", "experts=q4_0", "-t", "1", "--force"});
   EXPECT_EQ(words.code, 0) << words.err;
   EXPECT_NE(words.err.find("in q4_0 (error "), std::string::npos) << words.err;
 
@@ -65,11 +66,39 @@ TEST_F(Surgery, QuantizeSaysWhatItWroteAndLost) {
   refused({"quantize", model, "-o", file("x.gguf"), "--to", "q8_0", "--at", "router=q4_0"}, {"router", "8 bits"});
   refused({"quantize", model, "-o", file("x.gguf"), "--to", "q8_0", "--importance", tiny()}, {"tiny.gguf", "imatrix"});
   refused({"quantize", tiny(), "-o", tiny(), "--to", "q8_0"}, {"never written over"});
+  refused({"quantize", tiny(), "-o", tiny(), "--to", "q8_0", "--force"}, {"never written over"});
   EXPECT_FALSE(std::filesystem::exists(file("x.gguf")));
   const test::Outcome again =
       test::coterie({"quantize", file("q.gguf"), "-o", file("x.gguf"), "--to", "q5_0", "--requantize"});
   EXPECT_EQ(again.code, 0);
   EXPECT_NE(again.err.find("errors of both"), std::string::npos) << again.err;
+}
+
+// One rule for what is there already, of files and of folders.
+TEST_F(Surgery, WhatIsThereIsNotWrittenOver) {
+  const std::string model = runtime::test::fixture("qwen3-moe"), there = folder.write("there.gguf", "mine").string();
+  const std::string text = folder.write("text.txt", std::string(400, 'x')).string();
+  const std::vector<std::vector<std::string>> to_file = {
+      {"convert", model, "-o", there},
+      {"quantize", model, "-o", there, "--to", "q8_0"},
+      {"prune", tiny(), "--keep", "2", "--text", text, "-o", there},
+      {"bench", "--shape", model + "/config.json", "--write", there, "--prompt", "2", "--generate", "0", "--quant",
+       "f16", "--repeat", "1"}};
+  for (std::vector<std::string> command : to_file) {
+    refused(command, {"there.gguf", "is there already", "--force"});
+    EXPECT_EQ(base::read_text(there), "mine");
+    command.emplace_back("--force");
+    const test::Outcome forced = test::coterie(command);
+    EXPECT_EQ(forced.code, 0) << forced.err;
+    EXPECT_GT(std::filesystem::file_size(there), 1000u);
+    folder.write("there.gguf", "mine");
+  }
+  folder.write("full/file", "mine");
+  refused({"convert", model, "-o", file("full")}, {"full", "is there already", "remove it"});
+  refused({"convert", model, "-o", file("full"), "--force"}, {"full", "is there already", "remove it"});
+  std::filesystem::create_directory(file("empty"));
+  EXPECT_EQ(test::coterie({"convert", model, "-o", file("empty")}).code, 0);
+  EXPECT_TRUE(std::filesystem::exists(file("empty/config.json")));
 }
 
 TEST_F(Surgery, AFullDiskLeavesNothing) {
