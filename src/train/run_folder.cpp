@@ -89,7 +89,7 @@ bool RunFolder::take_up(const Json& asked, bool resume) const {
     return true;
   }
   std::error_code error;
-  if (!fs::exists(path_, error) || fs::exists(starting(), error)) return false;
+  if (!fs::exists(path_, error) || is_starting()) return false;
   if (!fs::is_directory(path_, error)) base::fail(ErrorKind::bad_input, path_.string(), "is no folder");
   // Runs of a recipe's variants lie in folders of their own below its own.
   for (const fs::directory_entry& entry : fs::directory_iterator(path_, error))
@@ -104,7 +104,15 @@ bool RunFolder::take_up(const Json& asked, bool resume) const {
 bool RunFolder::holds_run(const fs::path& folder) {
   const RunFolder of(folder);
   std::error_code error;
-  return fs::exists(of.recipe(), error) || fs::exists(of.starting(), error);
+  return fs::exists(of.recipe(), error) || of.is_starting();
+}
+
+bool RunFolder::is_starting() const {
+  std::error_code error;
+  const std::string name = starting().filename().string();  // or, killed while it was written, with more behind
+  for (const fs::directory_entry& entry : fs::directory_iterator(path_, error))
+    if (entry.path().filename().string().starts_with(name)) return true;
+  return false;
 }
 
 std::vector<int64_t> RunFolder::checkpoints() const {

@@ -42,6 +42,7 @@ class RunFolder {
   std::filesystem::path starting() const { return path_ / "recipe.json.part"; }
   /// Whether a run is in `folder`, or began to be.
   static bool holds_run(const std::filesystem::path& folder);
+  bool is_starting() const;
 
   /// Steps of the finished checkpoints, in ascending order. Folders that were not finished are not among them.
   std::vector<int64_t> checkpoints() const;

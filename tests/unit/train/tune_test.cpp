@@ -356,6 +356,7 @@ TEST_F(Tuning, OnlyRunsAreGoneInto) {
                [&] { tune(changed(quick, "rank: 3", "rank: 3, dora: true"), "empty"); });
   EXPECT_FALSE(fs::exists(folder / "empty" / "config.json"));
   EXPECT_TRUE(fs::exists(folder / "empty" / "variant" / "recipe.json"));
+  folder.write("empty/recipe.json.part.17-0.part", "{");
   EXPECT_TRUE(tune(quick, "empty"));
   EXPECT_TRUE(fs::exists(folder / "empty" / "recipe.json"));
   EXPECT_FALSE(fs::exists(folder / "empty" / "recipe.json.part"));
