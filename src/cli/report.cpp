@@ -22,6 +22,7 @@ int report(const ReportOptions& options) {
   std::vector<lens::RunLog> logs;
   for (const std::string& given : options.runs)
     for (const auto& run : lens::runs_in(given)) logs.push_back(lens::read_run_log(run));
+  lens::tell_apart(logs);
   if (options.table) {
     print(lens::run_table(logs));
     return 0;

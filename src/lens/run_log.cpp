@@ -1,6 +1,7 @@
 #include "lens/run_log.h"
 
 #include <algorithm>
+#include <map>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
@@ -58,7 +59,8 @@ RunLog read_run_log(const std::filesystem::path& run) {
   // Of "log.jsonl" alone the current folder.
   const std::filesystem::path named =
       std::filesystem::absolute(folder ? run : std::filesystem::absolute(run).parent_path());
-  log.name = (named.has_filename() ? named : named.parent_path()).filename().string();
+  log.folder = (named.has_filename() ? named : named.parent_path()).lexically_normal();
+  log.name = log.folder.filename().string();
   int64_t number = 0;
   for (size_t begin = 0; begin < text.size();) {
     const size_t end = text.find('\n', begin);
@@ -71,6 +73,28 @@ RunLog read_run_log(const std::filesystem::path& run) {
   }
   if (log.start.empty()) base::fail(ErrorKind::bad_input, path.string(), "does not say how the run started");
   return log;
+}
+
+void tell_apart(std::span<RunLog> runs) {
+  // The folder above what the name says already. A folder that is given twice stays double.
+  const auto above = [](const RunLog& run) {
+    std::filesystem::path at = run.folder.parent_path();
+    for (const char c : run.name)
+      if (c == '/') at = at.parent_path();
+    return at.filename().string();
+  };
+  for (bool again = true; again;) {
+    again = false;
+    std::map<std::string, std::vector<RunLog*>> by_name;
+    for (RunLog& run : runs) by_name[run.name].push_back(&run);
+    for (const auto& [name, same] : by_name) {
+      const bool differ =
+          std::any_of(same.begin(), same.end(), [&](const RunLog* run) { return run->folder != same.front()->folder; });
+      for (RunLog* run : same)
+        if (const std::string folder = above(*run); differ && !folder.empty())
+          run->name = folder + "/" + name, again = true;
+    }
+  }
 }
 
 std::vector<std::filesystem::path> runs_in(const std::filesystem::path& path) {

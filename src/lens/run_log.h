@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -11,7 +12,8 @@ namespace coterie::lens {
 /// What a training run wrote into its log.jsonl, one object a line with
 /// a "kind" (start, step, routers, evaluation, resume, end).
 struct RunLog {
-  std::string name;  // of the run's folder
+  std::string name;              // of the run's folder
+  std::filesystem::path folder;  // absolute
   base::Json start = base::Json::object();
   std::vector<base::Json> steps, routers, evaluations;
   bool ended = false;
@@ -21,6 +23,10 @@ struct RunLog {
 /// dropped, and so is a last line that was cut off when the run was killed. Throws not_found without such a file, and
 /// bad_input, naming the line, for one that is no log of a run.
 RunLog read_run_log(const std::filesystem::path& run);
+
+/// Where several runs have folders of one name (seed-1/dense, seed-2/dense), puts as many of the folders above before
+/// it as tell them apart.
+void tell_apart(std::span<RunLog> runs);
 
 /// The runs that a path stands for: itself; or, for a folder without a log.jsonl, those folders in it that have one
 /// (the variants of a recipe), in alphabetical order. Itself too where there are none: read_run_log says what is

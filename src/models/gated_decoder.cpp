@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "layers/moe/mixture_tap.h"
 
 namespace coterie::models {
 
@@ -30,7 +31,7 @@ class Part final : public layers::SequenceState {
 };
 
 /// What listens to one model of several: the gate, and somebody who counts the layers of all.
-class PartTap final : public layers::Tap {
+class PartTap final : public layers::Tap, public layers::MixtureTap {
  public:
   PartTap(layers::Tap* whole, int64_t first, GateReader* reader) : whole_(whole), first_(first), reader_(reader) {}
   void routed(const layers::Routed& r) override {
@@ -42,6 +43,10 @@ class PartTap final : public layers::Tap {
                       .sequences = r.sequences,
                       .noise = r.noise,
                       .noisy = r.noisy});
+  }
+  void mixed(const layers::Mixture& m) override {
+    if (auto* const whole = dynamic_cast<layers::MixtureTap*>(whole_))
+      whole->mixed({.layer = first_ + m.layer, .experts = m.experts, .logits = m.logits, .sequences = m.sequences});
   }
   void ffn_input(int64_t layer, tensor::ConstMatrix x) override {
     if (whole_) whole_->ffn_input(first_ + layer, x);

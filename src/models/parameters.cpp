@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "layers/moe/mixture_tap.h"
 #include "layers/resident_state.h"
 #include "models/adapter.h"
 #include "models/names/merged_rows.h"
@@ -237,12 +238,15 @@ struct Batch {
 };
 
 /// The balance loss, and whoever else wants to hear.
-class Listeners : public LoadBalance {
+class Listeners : public LoadBalance, public layers::MixtureTap {
  public:
   Listeners(double weight, layers::Tap* other) : LoadBalance(weight), other_(other) {}
   void routed(const layers::Routed& router) override {
     LoadBalance::routed(router);
     if (other_) other_->routed(router);
+  }
+  void mixed(const layers::Mixture& mixture) override {
+    if (auto* const other = dynamic_cast<layers::MixtureTap*>(other_)) other->mixed(mixture);
   }
 
  private:

@@ -115,13 +115,17 @@ Json RouterWatch::figures(const models::Parameters& parameters) const {
     const auto add = [&](const char* key, double value) { event[key].push_back(value); };
     add("load_cv", load.load_cv());
     add("max_load", load.max_load());
-    add("dead", static_cast<double>(load.dead()));
     add("entropy", load.mean_entropy());
+    add("gradient_norm", norm_of_gradient(parameters, fmt::format("blocks.{}.", layer)));
+    if (load.mixture) {
+      add("reading", load.mean_reading());
+      continue;
+    }
+    add("dead", static_cast<double>(load.dead()));
     add("dropped", load.dropped / std::max(assigned, 1.0));
     add("overflow", load.overflow / std::max(assigned, 1.0));
     add("balance_loss", load.balance());
     add("z_loss", load.squares / tokens);
-    add("gradient_norm", norm_of_gradient(parameters, fmt::format("blocks.{}.", layer)));
   }
   return event;
 }

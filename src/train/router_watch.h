@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "layers/moe/balance.h"
 #include "layers/moe/load.h"
+#include "layers/moe/mixture_tap.h"
 #include "models/parameters.h"
 #include "models/spec.h"
 #include "train/recipe.h"
@@ -18,7 +19,7 @@ namespace coterie::train {
 ///
 /// A step is begin_step; when must_count_first and there are several parts, a forward of all of them without a tape,
 /// since a loss over the batch needs the loads of all of it; begin_gradients; begin_part before each part; end_step.
-class RouterWatch : public layers::Tap {
+class RouterWatch : public layers::Tap, public layers::MixtureTap {
  public:
   RouterWatch(const Recipe& recipe, const models::ModelSpec& spec);
 
@@ -30,11 +31,15 @@ class RouterWatch : public layers::Tap {
   void end_step(const models::Parameters& parameters);
 
   void routed(const layers::Routed& router) override;
+  void mixed(const layers::Mixture& mixture) override {
+    if (!counting_) loads_.mixed(mixture);
+  }
   /// Null when the recipe has none.
   const layers::RouterLoss* loss() const { return has_loss_ ? &losses_ : nullptr; }
 
   const std::vector<int64_t>& expert_layers() const { return expert_layers_; }
-  /// The fields of a "routers" event of the log, over the steps since clear_figures: each a list, by layer.
+  /// The fields of a "routers" event of the log, over the steps since clear_figures: each a list, by layer. A Soft MoE
+  /// has "reading" in the place of what only choices have (dead, dropped, overflow, balance_loss, z_loss).
   base::Json figures(const models::Parameters& parameters) const;
   void clear_figures() { loads_.clear(); }
 

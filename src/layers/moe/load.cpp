@@ -43,6 +43,51 @@ double RouterLoad::mean_entropy() const {
   return tokens > 0 && most > 0 ? entropy / tokens / most : 0;
 }
 
+namespace {
+
+// p: the softmax of n values that lie `stride` apart. Returns its entropy in nats.
+double softmax_of(const float* values, int64_t n, int64_t stride, std::vector<double>& p) {
+  p.resize(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) p[static_cast<size_t>(i)] = static_cast<double>(values[i * stride]);
+  const double top = *std::max_element(p.begin(), p.end());
+  double sum = 0, entropy = 0;
+  for (double& v : p) sum += v = std::exp(v - top);
+  for (double& v : p) {
+    v /= sum;
+    if (v > 0) entropy -= v * std::log(v);
+  }
+  return entropy;
+}
+
+}  // namespace
+
+void RouterLoads::mixed(const Mixture& mixture) {
+  RouterLoad& load = layers_[mixture.layer];
+  const auto experts = static_cast<size_t>(mixture.experts);
+  const tensor::ConstMatrix& logits = mixture.logits;
+  const auto slots = static_cast<size_t>(logits.cols) / experts;
+  load.mixture = true;
+  load.assignments.resize(experts), load.probability.resize(experts);
+  load.tokens += static_cast<double>(logits.rows);
+  std::vector<double> p;
+  for (int64_t t = 0; t < logits.rows; ++t) {
+    softmax_of(logits.row(t), logits.cols, 1, p);
+    for (size_t e = 0; e < experts; ++e) {
+      double share = 0;
+      for (size_t s = 0; s < slots; ++s) share += p[e * slots + s];
+      load.assignments[e] += share, load.probability[e] += share;
+      if (share > 0) load.entropy -= share * std::log(share);
+    }
+  }
+  for (const SequenceRows& s : mixture.sequences) {
+    if (s.rows < 2) continue;
+    for (int64_t slot = 0; slot < logits.cols; ++slot)
+      load.reading +=
+          softmax_of(logits.row(s.first_row) + slot, s.rows, logits.stride, p) / std::log(static_cast<double>(s.rows));
+    load.slots += static_cast<double>(logits.cols);
+  }
+}
+
 void RouterLoads::plan(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits) {
   RouterLoad& load = layers_[layer];
   const auto experts = static_cast<size_t>(logits.cols);

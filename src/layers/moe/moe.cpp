@@ -1,6 +1,7 @@
 #include "layers/moe/moe.h"
 
 #include "base/error.h"
+#include "layers/moe/mixture_tap.h"
 #include "ops/elementwise.h"
 #include "ops/jitter.h"
 #include "ops/matmul.h"
@@ -40,6 +41,9 @@ void Moe::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tens
   }
   if (soft_) {
     const SoftRouter::Mixed mixed = soft_->to_slots(batch, x);
+    if (auto* const listener = dynamic_cast<MixtureTap*>(batch.tap))
+      listener->mixed(
+          {.layer = layer, .experts = spec_.router.experts, .logits = mixed.logits, .sequences = batch.sequences});
     const tensor::Matrix outputs = context.arena.matrix(mixed.x.rows, mixed.x.cols);
     base::require(batch.expert_dropout == 0 || !batch.training, "moe", "soft mixtures have no expert dropout");
     experts_.forward(context, mixed.x, mixed.plan, outputs);

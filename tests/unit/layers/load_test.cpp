@@ -32,6 +32,28 @@ TEST(RouterLoads, FiguresOfAPlan) {
   EXPECT_TRUE(loads.layers().empty());
 }
 
+// Two sequences of three tokens and one, two experts of two slots each; by hand.
+TEST(RouterLoads, FiguresOfAMixture) {
+  const float l = std::log(3.0f);
+  // Tokens share by slots: 3/6 and 1/6 each; the same by the second slot; even; 3/6 by the last.
+  const std::vector<float> logits = {l, 0, 0, 0, 0, l, 0, 0, 0, 0, 0, 0, 0, 0, 0, l};
+  const std::vector<SequenceRows> sequences = {{.first_row = 0, .rows = 3}, {.first_row = 3, .rows = 1}};
+  RouterLoads loads(RouterSpec::Score::softmax);
+  loads.mixed({.layer = 3, .experts = 2, .logits = {logits.data(), 4, 4}, .sequences = sequences});
+  const RouterLoad& load = loads.layers().at(3);
+  EXPECT_TRUE(load.mixture);
+  EXPECT_EQ(load.tokens, 4);
+  EXPECT_NEAR(load.assignments[0], 2.0 / 3 + 2.0 / 3 + 0.5 + 1.0 / 3, 1e-6);
+  EXPECT_NEAR(load.assignments[0] + load.assignments[1], 4, 1e-9);
+  EXPECT_NEAR(load.max_load(), load.assignments[0] / 2, 1e-9);
+  const double tilted = std::log(3.0) - 2.0 / 3 * std::log(2.0), even = std::log(2.0);
+  EXPECT_NEAR(load.mean_entropy(), (3 * tilted + even) / 4 / even, 1e-6);
+  // What slots read of the first sequence: 3/5, 1/5, 1/5 twice, and twice evenly. One token has no choice.
+  const double read = -0.6 * std::log(0.6) - 0.4 * std::log(0.2);
+  EXPECT_EQ(load.slots, 4);
+  EXPECT_NEAR(load.mean_reading(), (2 * read / std::log(3.0) + 2) / 4, 1e-6);
+}
+
 TEST(RouterLoads, SigmoidScoresAreSharesOfTheirSum) {
   const std::vector<int32_t> ids = {1};
   const std::vector<float> weights = {1};

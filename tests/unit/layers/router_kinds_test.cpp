@@ -175,6 +175,70 @@ TEST(RouterKinds, SinkhornEvensLoads) {
   }
 }
 
+// Megatron's iteration (megatron/core/transformer/moe/moe_utils.py: sinkhorn) again, in f64 and from its definition:
+// exp(h), scaled by rows and columns until the columns' factors move by less than 1e-4 on average; then the k largest.
+std::vector<int32_t> sinkhorn(const std::vector<double>& logits, size_t n, size_t experts, size_t k) {
+  std::vector<double> cost(logits.size()), rows(n, 1), columns(experts, 1);
+  std::transform(logits.begin(), logits.end(), cost.begin(), [](double h) { return std::exp(h); });
+  for (double error = 1e9; error > 1e-4;) {
+    for (size_t t = 0; t < n; ++t) {
+      double sum = 0;
+      for (size_t e = 0; e < experts; ++e) sum += columns[e] * cost[t * experts + e];
+      rows[t] = 1 / static_cast<double>(n) / (sum + 1e-8);
+    }
+    const std::vector<double> before = columns;
+    error = 0;
+    for (size_t e = 0; e < experts; ++e) {
+      double sum = 0;
+      for (size_t t = 0; t < n; ++t) sum += rows[t] * cost[t * experts + e];
+      columns[e] = 1 / static_cast<double>(experts) / (sum + 1e-8);
+      error += std::abs(columns[e] - before[e]) / static_cast<double>(experts);
+    }
+  }
+  std::vector<int32_t> ids;
+  for (size_t t = 0; t < n; ++t) {
+    std::vector<int32_t> order(experts);
+    std::iota(order.begin(), order.end(), 0);
+    std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+      return cost[t * experts + static_cast<size_t>(a)] * columns[static_cast<size_t>(a)] >
+             cost[t * experts + static_cast<size_t>(b)] * columns[static_cast<size_t>(b)];
+    });
+    ids.insert(ids.end(), order.begin(), order.begin() + static_cast<int64_t>(k));
+  }
+  return ids;
+}
+
+TEST(RouterKinds, SinkhornChoosesAsItsDefinitionDoes) {
+  int64_t other = 0;
+  for (uint64_t key = 0; key < 20; ++key) {
+    base::Rng rng(key);
+    const size_t experts = 3 + key % 6, k = 1 + key % 3, n = 5 + rng.below(60);
+    std::vector<float> logits(n * experts);
+    // Some experts are everybody's favourites, and tokens differ in how large their logits are.
+    for (size_t t = 0; t < n; ++t)
+      for (size_t e = 0; e < experts; ++e)
+        logits[t * experts + e] = 1.5f * rng.normal() + (e < 2 ? 2.0f : 0.0f) + static_cast<float>(t % 5) - 2;
+    const RouterSpec spec = of_kind(Selection::sinkhorn, static_cast<int64_t>(experts), static_cast<int64_t>(k));
+    std::vector<int32_t> found(n * k), plain(n * k);
+    const RouterKind& kind = kind_of(Selection::sinkhorn);
+    kind.assign({.spec = spec,
+                 .logits = {logits.data(), static_cast<int64_t>(n), static_cast<int64_t>(experts)},
+                 .sequences = {}},
+                found.data());
+    EXPECT_EQ(found, sinkhorn({logits.begin(), logits.end()}, n, experts, k)) << key;
+    for (size_t t = 0; t < n; ++t) {
+      std::vector<int32_t> order(experts);
+      std::iota(order.begin(), order.end(), 0);
+      std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+        return logits[t * experts + static_cast<size_t>(a)] > logits[t * experts + static_cast<size_t>(b)];
+      });
+      std::copy_n(order.begin(), k, plain.begin() + static_cast<int64_t>(t * k));
+    }
+    other += found != plain;
+  }
+  EXPECT_EQ(other, 20) << "the iteration changed nothing";
+}
+
 TEST(RouterKinds, GradientsEqualFiniteDifferences) {
   for (RouterSpec spec : {of_kind(Selection::hash, 6, 2), of_kind(Selection::expert_choice, 6, 2),
                           of_kind(Selection::sinkhorn, 6, 2), of_kind(Selection::base, 6, 1)}) {

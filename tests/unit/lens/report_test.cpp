@@ -66,6 +66,16 @@ TEST_F(Reports, TheTableSaysHowRunsEnded) {
   EXPECT_EQ(runs_in(folder / "one"), std::vector{folder / "one"});
 }
 
+TEST_F(Reports, RunsOfOneNameAreToldApart) {
+  std::vector<RunLog> runs;
+  for (const char* name : {"a/one/dense", "a/two/dense", "b/one/dense", "b/moe", "b/moe"})
+    runs.push_back(log(kStart, name));
+  tell_apart(runs);
+  std::vector<std::string> names;
+  for (const RunLog& run : runs) names.push_back(run.name);
+  EXPECT_EQ(names, (std::vector<std::string>{"a/one/dense", "two/dense", "b/one/dense", "moe", "moe"}));
+}
+
 TEST_F(Reports, WhatIsNoLogIsRefused) {
   EXPECT_EQ(message_of(""), "does not say how the run started");
   EXPECT_EQ(message_of(std::string(kStart) + "[1]\n"), "expected an object, found array");
