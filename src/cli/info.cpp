@@ -104,7 +104,8 @@ base::Json as_json(const threads::Topology& topology, const kernels::KernelTable
           {"memory_available", base::available_memory()},
           {"read_bytes_per_second", machine.read_bytes_per_second},
           {"f32_flops_per_second", machine.f32_flops},
-          {"int8_ops_per_second", machine.int8_ops}};
+          {"int8_ops_per_second", machine.int8_ops},
+          {"bf16_flops_per_second", machine.bf16_flops > 0 ? base::Json(machine.bf16_flops) : base::Json(nullptr)}};
 }
 
 std::string as_text(const InfoOptions& options, const threads::Topology& topology, const kernels::KernelTable& chosen,
@@ -126,8 +127,9 @@ std::string as_text(const InfoOptions& options, const threads::Topology& topolog
                               options.threads > 0 ? " (--threads)" : " (default: one for each physical core allowed)"));
   line("memory", fmt::format("{} of {} available", base::human_bytes(base::available_memory()),
                              base::human_bytes(base::total_memory())));
-  line("limits", fmt::format("reads {:.1f} GB/s, multiply-add {:.0f} GFLOP/s f32, {:.0f} GOP/s int8 ({})",
-                             machine.read_bytes_per_second / 1e9, machine.f32_flops / 1e9, machine.int8_ops / 1e9,
+  const std::string bf16 = machine.bf16_flops > 0 ? fmt::format(" {:.0f} bf16,", machine.bf16_flops / 1e9) : "";
+  line("limits", fmt::format("reads {:.1f} GB/s, multiply-add {:.0f} GFLOP/s f32,{} {:.0f} GOP/s int8 ({})",
+                             machine.read_bytes_per_second / 1e9, machine.f32_flops / 1e9, bf16, machine.int8_ops / 1e9,
                              machine.remembered ? "measured earlier; --remeasure" : "just measured"));
   if (options.kernels) text += kernels_text(chosen);
   return text;

@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "kernels/peak_bf16.h"
 #include "tensor/buffer.h"
 
 namespace coterie::kernels {
@@ -103,9 +104,17 @@ double measure_int8_peak(const KernelTable& table, threads::Pool& pool) {
          });
 }
 
+double measure_bf16_peak(const KernelTable& table, threads::Pool& pool) {
+  if (!table.gemm_bf16.run) return 0;
+  return 2e-9 * total_rate(pool, [&](int64_t rounds) {
+           float sink;
+           return avx512::peak_bf16(rounds, &sink);
+         });
+}
+
 MachineLimits measure_limits(const KernelTable& table, threads::Pool& pool, int64_t buffer_bytes) {
   return {measure_read_bandwidth(table, pool, buffer_bytes), measure_f32_peak(table, pool),
-          measure_int8_peak(table, pool)};
+          measure_int8_peak(table, pool), measure_bf16_peak(table, pool)};
 }
 
 }  // namespace coterie::kernels

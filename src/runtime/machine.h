@@ -16,6 +16,7 @@ struct MachineLimits {
   double f32_flops = 0;              // multiply-adds of f32 from registers, two operations each, a second
   double int8_ops = 0;               // the same of int8 into int32
   bool remembered = false;           // read from the file, not measured now
+  double bf16_flops = 0;             // as f32_flops, with products of bf16; 0 where the kernels have none
 };
 
 /// $XDG_CACHE_HOME/coterie/machine.json, or ~/.cache/coterie/machine.json; nothing when neither variable is set.

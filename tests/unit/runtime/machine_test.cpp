@@ -19,7 +19,7 @@ struct MachineTest : testing::Test {
   MachineLimits limits(threads::Pool& workers, bool again = false) {
     return machine_limits(workers, kernels, again, [this](auto&, auto&) {
       ++measured;
-      return MachineLimits{1e9 * measured, 2e9, 3e9, false};
+      return MachineLimits{1e9 * measured, 2e9, 3e9, false, kernels.gemm_bf16.run ? 4e9 : 0};
     });
   }
 
@@ -34,6 +34,10 @@ TEST_F(MachineTest, TheMeasurementGivesFigures) {
   EXPECT_GT(found.read_bytes_per_second, 1e7);
   EXPECT_GT(found.f32_flops, 1e7);
   EXPECT_GT(found.int8_ops, 1e7);
+  if (kernels.gemm_bf16.run)
+    EXPECT_GT(found.bf16_flops, 1e7);
+  else
+    EXPECT_EQ(found.bf16_flops, 0);
 }
 
 TEST_F(MachineTest, MeasuredOnceAndRemembered) {
@@ -47,6 +51,17 @@ TEST_F(MachineTest, MeasuredOnceAndRemembered) {
   EXPECT_EQ(measured, 1);
   EXPECT_EQ(limits(pool, true).read_bytes_per_second, 2e9) << "measured again on demand";
   EXPECT_EQ(limits(pool).read_bytes_per_second, 2e9) << "and that is remembered";
+}
+
+TEST_F(MachineTest, AFileWithoutAFigureForBf16IsOlderThanIt) {
+  if (!kernels.gemm_bf16.run) GTEST_SKIP() << "no products of bf16 on this CPU";
+  limits(pool);
+  base::Json file = base::read_json(folder / "coterie/machine.json");
+  for (auto& entry : file) entry.erase("bf16_flops");
+  folder.write("coterie/machine.json", file.dump());
+  EXPECT_FALSE(limits(pool).remembered);
+  EXPECT_EQ(limits(pool).bf16_flops, 4e9);
+  EXPECT_TRUE(limits(pool).remembered);
 }
 
 TEST_F(MachineTest, OtherThreadCountsAreMeasuredApart) {
