@@ -97,9 +97,11 @@ void ModelOptions::add_model(CLI::App& app) {
 void ModelOptions::add_routing(CLI::App& app) {
   app.add_option("--experts-per-token", experts_per_token, "Route to K experts instead of the checkpoint's number")
       ->type_name("K");
-  app.add_option("--router", router,
-                 "sample:T draws experts in proportion to their probabilities at temperature T; noise, jitter[:E],\n"
-                 "capacity[:F[:position|:probability][:next-best]] do what training does; several by commas")
+  app.add_option(
+         "--router", router,
+         "sample:T draws experts in proportion to their probabilities at temperature T; noise, jitter[:E],\n"
+         "capacity[:F[:position|:probability][:next-best]] do what training does: as the model says, or by E and\n"
+         "F in the place of what it says; several by commas")
       ->type_name("RULE");
   app.add_flag("--strict", strict, "Refuse config keys that nothing here knows, instead of warning");
 }

@@ -122,7 +122,7 @@ void TrainOptions::add_run(CLI::App& app) {
                                  "One of the recipe's variants, into a folder of its own below the run's; repeatable")
                       ->type_name("NAME");
   app.add_flag("--all", all, "All variants of the recipe, one after the other")->excludes(variant);
-  app.add_option("--set", settings, "Replace a value of the recipe: training.steps=100; repeatable")
+  app.add_option("--set", settings, "Replace a value of the recipe: training.steps=100; null takes it out; repeatable")
       ->type_name("KEY=VALUE");
   app.add_option("-t,--threads", threads, "Threads (default: one for each physical core)")
       ->type_name("N")
@@ -142,9 +142,9 @@ bool train_one(const TrainOptions& options, const std::string& variant, const fs
   train::TrainerListener listener;
   listener.note = [&](const std::string& text) { reporter.note(text); };
   listener.event = [&](const Json& event) { reporter.event(event); };
-  // Products of bf16 are measured against nothing: their peak is not that of f32.
-  const bool f32 = recipe.precision == ops::Precision::f32;
-  const double peak = f32 ? runtime::machine_limits(pool, kernels).f32_flops : 0;
+  // In the precision of the run: a CPU without products of bf16 refuses such a recipe soon.
+  const runtime::MachineLimits limits = runtime::machine_limits(pool, kernels);
+  const double peak = recipe.precision == ops::Precision::bf16 ? limits.bf16_flops : limits.f32_flops;
   train::Trainer trainer(std::move(recipe), {out, options.resume, peak}, pool, kernels, listener);
   reporter.clear();
   for (const std::string& warning : trainer.warnings()) print_warning(warning);

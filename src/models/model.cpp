@@ -9,6 +9,7 @@
 #include "layers/moe/routers/kind.h"
 #include "models/adapter.h"
 #include "models/bound_decoder.h"
+#include "models/export.h"
 #include "models/families/family.h"
 #include "models/gguf_metadata.h"
 
@@ -38,8 +39,12 @@ void change(const OpenOptions& options, layers::MoeSpec& moe) {
     base::fail(ErrorKind::unsupported, kOption, "this model's routers have no noise: it takes a map of its own");
   router.always.noise = options.router_noise;
   if (options.router_jitter) {
-    // Where the family shakes what router and experts read, that is its jitter, and not another on top of it.
-    if (*options.router_jitter > 0) (moe.jitter > 0 ? moe.jitter : router.jitter) = *options.router_jitter;
+    // E is in the place of what the model has, whether it shakes what router and experts read (moe.jitter), what the
+    // router reads, or both (PhiMoE); never on top of it.
+    if (const float asked = *options.router_jitter; asked > 0) {
+      if (moe.jitter == 0 || router.jitter > 0) router.jitter = asked;
+      if (moe.jitter > 0) moe.jitter = asked;
+    }
     if (router.jitter == 0 && moe.jitter == 0)
       base::fail(ErrorKind::unsupported, kOption, "this model's routers have no jitter; say how much: jitter:0.01");
     router.always.jitter = true;
@@ -245,11 +250,11 @@ Model open_model(const std::filesystem::path& path, const OpenOptions& options) 
     model.adapter->lay_over(*model.decoder, options.adapter_factor);
   }
   const bool gguf = model.source->format() == checkpoint::Format::gguf;
-  const auto* name = meta<std::string>(*model.source, "general.name");
+  const auto* name = meta<std::string>(*model.source, gguf ? "general.name" : kNameKey);
   const std::filesystem::path absolute = std::filesystem::absolute(path).lexically_normal();
-  model.name = gguf && name && !name->empty() ? *name
-               : absolute.has_filename()      ? absolute.filename().string()
-                                              : absolute.parent_path().filename().string();
+  model.name = name && !name->empty()    ? *name
+               : absolute.has_filename() ? absolute.filename().string()
+                                         : absolute.parent_path().filename().string();
   gguf ? open_gguf_text(model) : open_folder_text(model);
   return model;
 }

@@ -17,14 +17,17 @@ constexpr const char *kModel = "model.safetensors", *kOptimiser = "optimizer.saf
 
 }  // namespace
 
-void write_model_files(const fs::path& folder, const Json& config, const fs::path& vocabulary,
-                       const models::Decoder& decoder) {
+void write_model_files(const fs::path& folder, Json config, const fs::path& vocabulary, const models::Decoder& decoder,
+                       const std::string& name) {
+  config.erase("torch_dtype");
+  config["dtype"] = "float32";
   const models::Family& family = models::family_of_model_type(decoder.spec().family, "checkpoint");
   base::write_text(folder / "config.json", config.dump(2) + "\n");
   for (const fs::directory_entry& file : fs::directory_iterator(vocabulary))
     base::write_text(folder / file.path().filename(), base::read_text(file.path()));
   checkpoint::write_safetensors(folder / kModel, models::tensors_to_write(decoder, family.hugging_face_names()),
-                                {{"format", "pt"}});  // without it older readers refuse the file
+                                // Without the format older readers refuse the file.
+                                {{"format", "pt"}, {models::kNameKey, name}});
 }
 
 void write_progress(const fs::path& folder, const AdamW& optimiser, const Progress& progress) {

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "base/json.h"
 #include "models/decoder.h"
@@ -22,9 +23,10 @@ struct Progress {
 };
 
 /// Puts the files of a model into `folder`: config.json, the files of `vocabulary` and model.safetensors under the
-/// names of the model's family, which make it a Hugging Face model. Throws io (a full disk).
-void write_model_files(const std::filesystem::path& folder, const base::Json& config,
-                       const std::filesystem::path& vocabulary, const models::Decoder& decoder);
+/// names of the model's family, which make it a Hugging Face model; `name` is what it is called. The config's dtype is
+/// that of the weights, f32. Throws io (a full disk).
+void write_model_files(const std::filesystem::path& folder, base::Json config, const std::filesystem::path& vocabulary,
+                       const models::Decoder& decoder, const std::string& name);
 
 /// optimizer.safetensors and state.json, with which the run goes on.
 void write_progress(const std::filesystem::path& folder, const AdamW& optimiser, const Progress& progress);

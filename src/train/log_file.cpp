@@ -17,11 +17,18 @@ LogFile::LogFile(std::filesystem::path path, bool go_on) : path_(std::move(path)
   const bool there = go_on && std::filesystem::exists(path_);
   const std::string text = there ? base::read_text(path_, int64_t{1} << 32) : "";
   const size_t whole = text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1;
-  if (whole > 0) {
-    const size_t before = whole == 1 ? std::string::npos : text.rfind('\n', whole - 2);
-    const size_t last = before == std::string::npos ? 0 : before + 1;
-    const base::Json event = base::parse_json(std::string_view(text).substr(last, whole - last), path_.string());
-    ended_ = event.is_object() && event.value("kind", "") == "end";
+  // From the last line back, until the last evaluation is found.
+  for (size_t end = whole; end > 0 && evaluated_ < 0;) {
+    const size_t before = end == 1 ? std::string::npos : text.rfind('\n', end - 2);
+    const size_t begin = before == std::string::npos ? 0 : before + 1;
+    const std::string_view line = std::string_view(text).substr(begin, end - begin);
+    if (end == whole || line.find("\"evaluation\"") != std::string_view::npos) {
+      const base::Json event = base::parse_json(line, path_.string());
+      const std::string kind = event.is_object() ? event.value("kind", "") : "";
+      if (end == whole) ended_ = kind == "end";
+      if (kind == "evaluation") evaluated_ = event.value("step", int64_t{-1});
+    }
+    end = begin;
   }
   descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (descriptor_ < 0 || ::ftruncate(descriptor_, static_cast<off_t>(whole)) != 0)

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 
 #include "base/json.h"
@@ -19,6 +20,8 @@ class LogFile {
 
   /// Whether the last event of the log as it was found is "end".
   bool ended() const { return ended_; }
+  /// The step of the last evaluation in the log as it was found; -1 without one.
+  int64_t evaluated() const { return evaluated_; }
 
   /// Throws io (a full disk): the line is then taken away again.
   void write(const base::Json& event);
@@ -27,6 +30,7 @@ class LogFile {
   std::filesystem::path path_;
   int descriptor_ = -1;
   bool ended_ = false;
+  int64_t evaluated_ = -1;
 };
 
 }  // namespace coterie::train

@@ -37,9 +37,13 @@ class Reader {
     if (seed < 0) fail(ErrorKind::bad_input, top_.where(), "seed is {}, expected 0 or more", seed);
     recipe_.seed = static_cast<uint64_t>(seed);
     if (tuned_.empty()) {
+      refuse_section("tune", "is for a model that is there", "coterie tune MODEL RECIPE");
       read_model();
       read_tokenizer();
     } else {
+      for (const char* section : {"model", "tokenizer"})
+        refuse_section(section, "is for a model that is made; here it is that of the one that is tuned",
+                       "take the section out, or train from scratch: coterie train RECIPE");
       recipe_.tune = read_tune(top_, tuned_);
     }
     read_data();
@@ -52,6 +56,11 @@ class Reader {
 
  private:
   std::filesystem::path relative(const std::string& path) const { return folder_ / path; }
+
+  void refuse_section(const char* section, const char* why, const char* hint) const {
+    if (top_.has(section))
+      throw base::Error(ErrorKind::bad_input, top_.where(), fmt::format("the section {} {}", section, why), hint);
+  }
 
   void read_model() {
     Section model(top_, "model", {"config", "init", "init_std", "scale_residual"});
@@ -77,6 +86,8 @@ class Reader {
   void read_tokenizer() {
     Section tokenizer(top_, "tokenizer", {"folder", "kind", "vocabulary", "min_frequency", "special"});
     if (tokenizer.keys.has("folder")) {
+      for (const char* key : {"kind", "vocabulary", "min_frequency", "special"})
+        tokenizer.refuse(key, "beside folder, whose tokenizer is there");
       recipe_.tokenizer.folder = relative(tokenizer.keys.string("folder"));
     } else {
       using Kind = text::TokenizerRecipe::Kind;
@@ -86,6 +97,8 @@ class Reader {
       if (made.kind == Kind::bpe) {
         made.vocabulary = tokenizer.count("vocabulary", 256);
         made.min_frequency = tokenizer.count("min_frequency", 1, 2);
+      } else {
+        for (const char* key : {"vocabulary", "min_frequency"}) tokenizer.refuse(key, "but with kind: bpe");
       }
       made.special = tokenizer.list("special");
       recipe_.tokenizer.trained = std::move(made);
@@ -125,6 +138,7 @@ class Reader {
       if (recipe_.tokenizer.trained)
         fail(ErrorKind::bad_input, data.where(),
              "files of tokens need the tokenizer they were made with: tokenizer: folder");
+      data.refuse("validation_files", "with format: tokens, of which validation holds a share out");
       for (const std::string& file : data.list("files")) recipe.tokens.push_back(relative(file));
     } else {
       recipe.texts = texts(data, "files", format);
@@ -169,6 +183,8 @@ class Reader {
         "schedule",
         {{"constant", Kind::constant}, {"cosine", Kind::cosine}, {"linear", Kind::linear}, {"wsd", Kind::wsd}},
         "cosine");
+    if (schedule.kind != Kind::wsd) training.refuse("decay", "but with schedule: wsd");
+    if (schedule.kind == Kind::constant) training.refuse("floor", "with schedule: constant");
     schedule.steps = training.count("steps", 1);
     schedule.warmup = training.count("warmup", 0, 0);
     schedule.decay = schedule.kind == Schedule::Kind::wsd ? training.count("decay", 1) : 0;
@@ -241,14 +257,21 @@ void set(Json& json, const std::string& setting) {
   const size_t equals = setting.find('=');
   if (equals == std::string::npos || equals == 0)
     fail(ErrorKind::bad_input, "--set", "\"{}\" is not of the form section.key=value", setting);
+  // A null takes a key out, as it does in a variant.
+  Json value = base::parse_yaml(setting.substr(equals + 1), "--set " + setting);
   Json* at = &json;
+  std::string key;
   for (size_t begin = 0; begin <= equals;) {
     const size_t end = std::min(setting.find('.', begin), equals);
+    if (begin > 0) at = &(*at)[key];
     if (!at->is_object()) *at = Json::object();
-    at = &(*at)[setting.substr(begin, end - begin)];
+    key = setting.substr(begin, end - begin);
     begin = end + 1;
   }
-  *at = base::parse_yaml(setting.substr(equals + 1), "--set " + setting);
+  if (value.is_null())
+    at->erase(key);
+  else
+    (*at)[key] = std::move(value);
 }
 
 }  // namespace

@@ -21,7 +21,7 @@ using base::Json;
 namespace {
 
 constexpr std::string_view kStep = "step-";
-constexpr const char *kUnfinished = ".part", *kGoing = ".gone.part";
+constexpr const char *kUnfinished = ".part", *kGoing = ".gone.part", *kLock = ".lock";
 
 void sync(const fs::path& path) {
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -93,7 +93,7 @@ bool RunFolder::take_up(const Json& asked, bool resume) const {
   if (!fs::is_directory(path_, error)) base::fail(ErrorKind::bad_input, path_.string(), "is no folder");
   // Runs of a recipe's variants lie in folders of their own below its own.
   for (const fs::directory_entry& entry : fs::directory_iterator(path_, error))
-    if (!entry.is_directory() || !holds_run(entry.path()))
+    if (entry.path().filename() != kLock && (!entry.is_directory() || !holds_run(entry.path())))
       throw base::Error(
           ErrorKind::bad_input, path_.string(),
           fmt::format("is there already and is no training run: it holds {}", entry.path().filename().string()),
@@ -171,11 +171,26 @@ void RunFolder::write_checkpoint(int64_t step, int64_t kept, const std::function
     if (entry.path().extension() == kUnfinished) fs::remove_all(entry.path(), error);
 }
 
-RunLock::RunLock(const fs::path& folder) : descriptor_(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
-  if (descriptor_ < 0) base::fail(ErrorKind::io, folder.string(), "cannot be opened: {}", std::strerror(errno));
-  if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return;  // some file systems have no locks
+RunLock::RunLock(const fs::path& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) base::fail(ErrorKind::io, folder.string(), "cannot be made: {}", error.message());
+  const fs::path path = folder / kLock;
+  descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (descriptor_ < 0) base::fail(ErrorKind::io, path.string(), "cannot be opened: {}", std::strerror(errno));
+  if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) {  // some file systems have no locks
+    const std::string process = std::to_string(::getpid());
+    // For the message below alone, so that a full disk does not matter.
+    if (::ftruncate(descriptor_, 0) == 0) {
+      [[maybe_unused]] const ssize_t ignored = ::write(descriptor_, process.data(), process.size());
+    }
+    return;
+  }
+  char text[16];
+  const ssize_t size = ::read(descriptor_, text, sizeof text);
   ::close(descriptor_);
-  throw base::Error(ErrorKind::bad_input, folder.string(), "another process is training into it",
+  const std::string who = size > 0 ? " (" + std::string(text, static_cast<size_t>(size)) + ")" : "";
+  throw base::Error(ErrorKind::bad_input, folder.string(), "another process" + who + " is training into it",
                     "wait for it or stop it; or give another folder with -o");
 }
 
@@ -196,6 +211,7 @@ RunStart::RunStart(const RunFolder& folder, const Json& recipe, bool resumed) : 
     lock_.emplace(folder.path());
     base::write_text(folder.starting(), recipe.dump(2) + "\n");
   } catch (...) {
+    if (lock_) fs::remove(folder.path() / kLock, error);
     remove_folders();
     throw;
   }

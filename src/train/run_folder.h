@@ -13,12 +13,12 @@ namespace coterie::train {
 
 /// The folder of a run, and what lies where in it:
 ///   recipe.json           the recipe as it was read; a run resumes only with the same. A folder without it is taken
-///   for
-///                         nobody's only when it is empty
+///                         for nobody's only when it is empty
 ///   log.jsonl             what happened (lens/run_log.h reads it)
 ///   tokenizer/            the vocabulary of the run
 ///   tokens.safetensors    the data as tokens; validation.safetensors where it has files of its own
 ///   data.json             what files of tokens that lie elsewhere were like, so that a run resumes on the same
+///   .lock                 the number of the process that trains into it, or did last; its lock is the kernel's
 ///   best/                 with patience: the model or adapter of the best evaluation
 ///   checkpoints/step-N/   config.json, tokenizer.json, model.safetensors, and optimizer.safetensors, state.json
 class RunFolder {
@@ -62,10 +62,11 @@ class RunFolder {
   std::filesystem::path path_;
 };
 
-/// Two processes that trained into one folder would write over each other: whoever comes second is refused (bad_input)
-/// as long as this exists. The kernel lets go of it when the process ends, however it ends.
+/// Two processes that trained into one folder would write over each other: whoever comes second is refused (bad_input),
+/// by the number of the first, as long as this exists. The kernel lets go of it when the process ends, however it ends.
 class RunLock {
  public:
+  /// Makes the folder where there is none.
   explicit RunLock(const std::filesystem::path& folder);
   ~RunLock();
   RunLock(const RunLock&) = delete;

@@ -17,6 +17,7 @@
 #include "train/run_data.h"
 #include "train/run_folder.h"
 #include "train/tuned_model.h"
+#include "train/unheard_keys.h"
 
 namespace coterie::train {
 
@@ -78,6 +79,9 @@ struct Trainer::State {
       flops_per_token -= 6 * static_cast<double>(account.active[static_cast<size_t>(models::Place::input_embeddings)]);
     if (tuned) flops_per_token = tuned->flops_per_token(account);
     check_guards();
+    warnings = spec.warnings;
+    for (std::string& sentence : unheard_keys(tuned ? tuned->config() : config, recipe))
+      warnings.push_back(std::move(sentence));
     // Without a checkpoint everything is done again, and logged again.
     log = std::make_unique<LogFile>(folder.log(), has_checkpoint());
     // Last: a start that failed leaves no run behind.
@@ -96,6 +100,12 @@ struct Trainer::State {
     if (recipe.expert_dropout > 0 && watch->expert_layers().empty())
       base::fail(ErrorKind::bad_input, recipe.name, "expert_dropout is {}, and the model has no experts",
                  recipe.expert_dropout);
+    for (const models::BlockSpec& block : decoder->spec().blocks)
+      if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn);
+          moe && recipe.expert_dropout > 0 && moe->router.selection == layers::RouterSpec::Selection::soft)
+        base::fail(ErrorKind::bad_input, recipe.name,
+                   "expert_dropout is {}, and experts that read mixtures of tokens (Soft MoE) have none",
+                   recipe.expert_dropout);
     const bool router_stays =
         recipe.tune && (recipe.tune->lora || tuned->trainable()[static_cast<size_t>(models::Place::router)] == 0);
     if (recipe.balance.bias_rate > 0 && router_stays)
@@ -176,6 +186,7 @@ struct Trainer::State {
   std::unique_ptr<Pass> pass;
   std::unique_ptr<RouterWatch> watch;
   models::Account account;
+  std::vector<std::string> warnings;
   double flops_per_token = 0;
   std::unique_ptr<LogFile> log;
 };
@@ -183,10 +194,11 @@ struct Trainer::State {
 void Trainer::State::begin(const std::atomic<bool>& stop) {
   if (has_checkpoint()) {
     tell(at("resume"));
-    // An evaluation that was stopped is made up for: patience counts them.
-    const bool due = recipe.patience > 0 && progress.step < recipe.schedule.steps &&
-                     progress.step % recipe.evaluate_every == 0 && progress.judged_step < progress.step;
-    if (due) evaluate(stop);
+    // An evaluation that was stopped is made up for. Patience counts those that its checkpoint knows of.
+    const int64_t evaluated = recipe.patience > 0 ? progress.judged_step : log->evaluated();
+    if (progress.step < recipe.schedule.steps && progress.step % recipe.evaluate_every == 0 &&
+        evaluated < progress.step)
+      evaluate(stop);
     return;
   }
   Json experts = Json::array();
@@ -325,8 +337,8 @@ void Trainer::State::judge(double loss) {
 }
 
 void Trainer::State::write_model(const fs::path& path) const {
-  tuned ? tuned->write(path, *decoder, folder.tokenizer())
-        : write_model_files(path, config, folder.tokenizer(), *decoder);
+  tuned ? tuned->write(path, *decoder, folder.tokenizer(), recipe.name)
+        : write_model_files(path, config, folder.tokenizer(), *decoder, recipe.name);
 }
 
 void Trainer::State::write_checkpoint() {
@@ -386,7 +398,7 @@ bool Trainer::run(const std::atomic<bool>& stop) {
 }
 
 const models::Account& Trainer::account() const { return state_->account; }
-const std::vector<std::string>& Trainer::warnings() const { return state_->decoder->spec().warnings; }
+const std::vector<std::string>& Trainer::warnings() const { return state_->warnings; }
 int64_t Trainer::step() const { return state_->progress.step; }
 bool Trainer::stopped_early() const {
   return state_->out_of_patience() && state_->progress.step < state_->recipe.schedule.steps;

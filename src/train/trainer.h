@@ -18,7 +18,8 @@ namespace coterie::train {
 struct TrainerOptions {
   std::filesystem::path run;  // the folder to write into
   bool resume = false;        // go on from its newest checkpoint
-  double peak_flops = 0;      // multiply-adds × 2 a second that the machine was measured to do; 0: not known
+  double peak_flops = 0;      // multiply-adds × 2 a second that the machine was measured to do in the recipe's
+                              // precision; 0: not known
 };
 
 /// Called with what happens: sentences about what is done before the first step, events as the log has them.
@@ -46,7 +47,8 @@ class Trainer {
   bool run(const std::atomic<bool>& stop);
 
   const models::Account& account() const;
-  /// What is to be known about the model (routing that is not causal), in sentences.
+  /// What is to be known about the model (routing that is not causal, keys of its config that training here does not
+  /// go by), in sentences.
   const std::vector<std::string>& warnings() const;
   int64_t step() const;
   /// Whether the recipe's patience ended it before its last step.

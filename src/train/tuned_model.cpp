@@ -5,12 +5,9 @@
 #include <numeric>
 #include <span>
 
-#include "base/atomic_file.h"
 #include "base/error.h"
-#include "checkpoint/tensor_sink.h"
 #include "checkpoint/tensor_source.h"
-#include "models/export.h"
-#include "models/families/family.h"
+#include "train/checkpoint_files.h"
 
 namespace coterie::train {
 
@@ -67,18 +64,15 @@ void TunedModel::weights_changed(models::Decoder& decoder) {
     models::weights_changed(decoder);
 }
 
-void TunedModel::write(const fs::path& folder, const models::Decoder& decoder, const fs::path& vocabulary) const {
+void TunedModel::write(const fs::path& folder, const models::Decoder& decoder, const fs::path& vocabulary,
+                       const std::string& name) const {
   if (adapter_) return adapter_->save(folder, recipe_.model.string());
-  Json config = base::read_json(base_.path.config);
-  // Of the weights that were trained; those that are frozen stay in their own.
-  config.erase("torch_dtype");
-  config["dtype"] = "float32";
-  base::write_text(folder / "config.json", config.dump(2) + "\n");
-  for (const fs::directory_entry& file : fs::directory_iterator(vocabulary))
-    base::write_text(folder / file.path().filename(), base::read_text(file.path()));
-  const models::Family& family = models::family_of_model_type(decoder.spec().family, "checkpoint");
-  checkpoint::write_safetensors(folder / "model.safetensors",
-                                models::tensors_to_write(decoder, family.hugging_face_names()), {{"format", "pt"}});
+  // Weights that are frozen stay in their own dtype.
+  write_model_files(folder, base::read_json(base_.path.config), vocabulary, decoder, name);
+}
+
+Json TunedModel::config() const {
+  return base_.path.config.empty() ? Json::object() : base::read_json(base_.path.config);
 }
 
 namespace {

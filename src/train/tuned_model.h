@@ -34,16 +34,18 @@ class TunedModel {
   std::unique_ptr<models::Decoder> take_decoder() { return std::move(base_.decoder); }
   std::unique_ptr<models::Parameters> parameters(models::Decoder& decoder);
   const std::array<int64_t, layers::kPlaces>& trainable() const { return trainable_; }
+  /// Its config.json; empty for a .gguf.
+  base::Json config() const;
   /// Floating point operations that training takes for a token, about: forward and the gradients of activations for
   /// all weights, the gradients of those that are trained.
   double flops_per_token(const models::Account& account) const;
 
   /// After the trained values were changed.
   void weights_changed(models::Decoder& decoder);
-  /// Puts the files of the result into a folder: an adapter's, or a Hugging Face model's with the vocabulary's files
-  /// from `vocabulary`.
+  /// Puts the files of the result into a folder: an adapter's, or those of a Hugging Face model called `name` with the
+  /// vocabulary's files from `vocabulary`.
   void write(const std::filesystem::path& folder, const models::Decoder& decoder,
-             const std::filesystem::path& vocabulary) const;
+             const std::filesystem::path& vocabulary, const std::string& name) const;
 
  private:
   TuneRecipe recipe_;

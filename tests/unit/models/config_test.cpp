@@ -40,6 +40,27 @@ void expect_refused(Json json, const std::string& key, const Json& value, const 
       << key << " = " << value << " in a " << json["model_type"] << " config gave \"" << message << "\"";
 }
 
+// --router jitter:E is in the place of what the model has, whichever way it shakes; never on top of it.
+TEST(Config, AJitterThatIsAskedForReplacesTheModels) {
+  const auto jitters = [](const Json& json, float asked) {
+    ModelSpec spec = read(json);
+    OpenOptions options;
+    options.router_jitter = asked;
+    apply(options, spec);
+    const auto& moe = std::get<MoeSpec>(spec.blocks[0].ffn);
+    return std::pair(moe.jitter, moe.router.jitter);
+  };
+  using Pair = std::pair<float, float>;
+  const Json plain = {{"model_type", "mixtral"}}, own = {{"model_type", "mixtral"}, {"router_jitter_noise", 0.2}};
+  const Json both = {{"model_type", "phimoe"}, {"input_jitter_noise", 0.2}};
+  EXPECT_EQ(jitters(plain, 0.1f), Pair(0.0f, 0.1f));
+  EXPECT_EQ(jitters(own, 0.1f), Pair(0.1f, 0.0f));
+  EXPECT_EQ(jitters(both, 0.1f), Pair(0.1f, 0.1f));
+  EXPECT_EQ(jitters(own, 0), Pair(0.2f, 0.0f));
+  EXPECT_EQ(jitters(both, 0), Pair(0.2f, 0.2f));
+  EXPECT_THROW(jitters(plain, 0), base::Error);
+}
+
 // The defaults are those of transformers' config classes: checked against configuration_*.py of 5.23.
 TEST(Config, DefaultsAreTheReferences) {
   const ModelSpec llama = read({{"model_type", "llama"}});

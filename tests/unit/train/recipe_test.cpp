@@ -100,6 +100,13 @@ variants:
   EXPECT_EQ(small.balance.loss_weight, 0.5);
   EXPECT_EQ(small.source["training"]["batch"], 8);
   EXPECT_FALSE(small.source.contains("variants"));
+  const Recipe without = read_recipe(path, {"small",
+                                            {"training.batch=null", "training.batch=2", "data.files=b.txt",
+                                             "balance.loss=0.5", "balance=null", "seed=null"}});
+  EXPECT_EQ(without.batch, 2);
+  EXPECT_EQ(without.data.texts.size(), 1u);
+  EXPECT_FALSE(without.source.contains("balance"));
+  EXPECT_THROW(read_recipe(path, {"small", {"training.batch=null"}}), base::Error);
   const Recipe wide = read_recipe(path, {"wide", {}});
   EXPECT_EQ(wide.config, (base::Json{{"hidden_size", 64}}));
   try {
@@ -139,6 +146,22 @@ TEST_F(Recipes, FaultsAreNamed) {
             "tiny.yaml: balance: kind has no effect without a loss: take it out");
   EXPECT_EQ(message_of(changed("hidden_size: 32}", "hidden_size: 32}, init: kaiming, init_std: 0.1")),
             "tiny.yaml: model: init_std has no effect with init: kaiming: take it out");
+  // Keys of another kind, format or schedule are known, and have no effect.
+  EXPECT_EQ(message_of(changed("kind: characters", "kind: characters, vocabulary: 300")),
+            "tiny.yaml: tokenizer: vocabulary has no effect but with kind: bpe: take it out");
+  EXPECT_EQ(message_of(changed("kind: characters", "folder: ., special: [a]")),
+            "tiny.yaml: tokenizer: special has no effect beside folder, whose tokenizer is there: take it out");
+  EXPECT_EQ(message_of(changed("steps: 100", "steps: 100, decay: 5")),
+            "tiny.yaml: training: decay has no effect but with schedule: wsd: take it out");
+  EXPECT_EQ(message_of(changed("steps: 100", "steps: 100, schedule: constant, floor: 0.5")),
+            "tiny.yaml: training: floor has no effect with schedule: constant: take it out");
+  std::string tokens = changed("kind: characters", "folder: .");
+  tokens.replace(tokens.find("text.txt"), 8, "t.safetensors, format: tokens, validation_files: v");
+  EXPECT_EQ(message_of(tokens),
+            "tiny.yaml: data: validation_files has no effect with format: tokens, of which validation holds a share "
+            "out: take it out");
+  EXPECT_EQ(message_of(changed("data:", "tune: {full: all}\ndata:")),
+            "tiny.yaml: the section tune is for a model that is there | coterie tune MODEL RECIPE");
   EXPECT_EQ(message_of("- a\n"), "tiny.yaml: expected the sections of a recipe, found array");
 }
 

@@ -1,6 +1,7 @@
 #include "train/trainer.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -165,6 +166,20 @@ TEST_F(Training, StoppedInItsLastEvaluationItMakesUpForItAndEndsOnce) {
   }
 }
 
+TEST_F(Training, StoppedInAnEvaluationOnItsWayItMakesUpForIt) {
+  ASSERT_FALSE(train(kMixtral, "run", false, 6));
+  EXPECT_EQ(events("run", "evaluation").back()["step"], 0);
+  ASSERT_TRUE(train(kMixtral, "run", true));
+  ASSERT_TRUE(train(kMixtral, "whole"));
+  for (const size_t at : {1, 2})
+    EXPECT_EQ(events("run", "evaluation").at(at)["validation"], events("whole", "evaluation").at(at)["validation"]);
+  EXPECT_EQ(events("run", "evaluation").size(), 3u);
+  // Taken up again where the evaluation had been made, none is made twice.
+  ASSERT_FALSE(train(kMixtral, "seven", false, 7));
+  ASSERT_TRUE(train(kMixtral, "seven", true));
+  EXPECT_EQ(events("seven", "evaluation").size(), 3u);
+}
+
 TEST_F(Training, ThreadsChangeNoBit) {
   ASSERT_TRUE(train(kMixtral, "one", false, 0, 1));
   ASSERT_TRUE(train(kMixtral, "three", false, 0, 3));
@@ -185,9 +200,28 @@ TEST_F(Training, MicroBatchesAreOneBatch) {
   }
 }
 
+// Of the windows that are looked at: here each of their characters has two bytes, and all others have one.
+TEST_F(Training, BitsPerByteAreOfTheTextThatWasLookedAt) {
+  std::string held_out;
+  for (int i = 0; i < 60; ++i) held_out += i < 33 ? "é" : "e";
+  write("held.txt", held_out);
+  std::string recipe =
+      changed(changed(kMixtral, "kind: bytes", "kind: characters"), "validation: 0.2", "validation_files: held.txt");
+  write("text.txt", text(600) + "ée");
+  ASSERT_TRUE(train(changed(recipe, "{every: 6}", "{every: 12, batches: 1}"), "part"));
+  ASSERT_TRUE(train(recipe, "all"));
+  const auto bytes_of_a_token = [&](const std::string& run) {
+    const base::Json last = events(run, "evaluation").back();
+    return last["validation"].get<double>() / std::log(2.0) / last["bits_per_byte"].get<double>();
+  };
+  EXPECT_NEAR(bytes_of_a_token("part"), 2, 1e-9);                    // tokens 1 to 32
+  EXPECT_NEAR(bytes_of_a_token("all"), (32 * 2 + 24) / 56.0, 1e-9);  // 7 windows of 8, of which 32 tokens are long
+}
+
 TEST_F(Training, ACheckpointIsAModel) {
   ASSERT_TRUE(train(kMixtral, "run"));
   const models::Model model = models::open_model(folder / "run" / "checkpoints" / "step-0000012");
+  EXPECT_EQ(model.name, "tiny") << "the recipe's";
   EXPECT_EQ(model.decoder->spec().family, "mixtral");
   EXPECT_EQ(model.decoder->spec().vocabulary, 256);
   ASSERT_TRUE(model.tokenizer);
@@ -248,7 +282,9 @@ TEST_F(Training, TwoProcessesDoNotTrainIntoOneFolder) {
   fs::create_directories(folder / "run");
   {
     const RunLock lock(folder / "run");
-    EXPECT_EQ(message_of(kMixtral, "run").substr(0, 37), "another process is training into it |");
+    const std::string expected = fmt::format("another process ({}) is training into it | ", ::getpid());
+    EXPECT_EQ(message_of(kMixtral, "run").substr(0, expected.size()), expected);
+    EXPECT_FALSE(fs::exists(folder / "run" / "recipe.json"));
   }
   EXPECT_TRUE(train(kMixtral, "run"));
 }
@@ -284,6 +320,70 @@ balance: {bias_rate: 0.01}
   const auto* values = reinterpret_cast<const float*>(bias->bytes.data());
   EXPECT_GT(*std::max_element(values, values + 4), 0.001f);
   EXPECT_NEAR(values[0] + values[1] + values[2] + values[3], 0, 1e-6);
+}
+
+constexpr const char* kSoft = R"(
+model:
+  config: {model_type: coterie, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, ffn: [dense, moe],
+           intermediate_size: 24, max_position_embeddings: 16, attention_dropout: 0.1, initializer_range: 0.5,
+           router: {experts: 4, experts_per_token: 4, selection: soft, slots: 2}}
+tokenizer: {kind: bytes}
+data: {files: text.txt}
+training: {sequence: 8, batch: 4, micro_batch: 2, steps: 5, learning_rate: 1e-3}
+)";
+
+TEST_F(Training, MixturesHaveFiguresOfTheirOwn) {
+  ASSERT_TRUE(train(kSoft, "run"));
+  const base::Json routers = events("run", "routers").back();
+  ASSERT_EQ(routers["load"].size(), 1u);
+  double sum = 0;
+  for (const double load : routers["load"][0]) sum += load;
+  EXPECT_NEAR(sum, 4, 1e-9);
+  for (const char* key : {"entropy", "reading", "gradient_norm"}) {
+    EXPECT_GT(routers[key].at(0).get<double>(), 0) << key;
+    EXPECT_LE(routers[key].at(0).get<double>(), 1) << key;
+  }
+  for (const char* key : {"dead", "dropped", "overflow", "balance_loss", "z_loss"})
+    EXPECT_FALSE(routers.contains(key)) << key;
+}
+
+TEST_F(Training, WhatASoftRouterCannotHaveIsRefused) {
+  const std::string soft = kSoft;
+  EXPECT_NE(message_of(soft + "balance: {z_loss: 0.001}\n", "a").find("no logits of experts that a z-loss"),
+            std::string::npos);
+  EXPECT_NE(message_of(soft + "balance: {loss: 0.01}\n", "b").find("teaches it nothing"), std::string::npos);
+  EXPECT_NE(message_of(changed(soft, "1e-3", "1e-3, expert_dropout: 0.1"), "c").find("(Soft MoE) have none"),
+            std::string::npos);
+}
+
+// Weights of 1 whatever the logits: no figure of a balance loss makes the router learn who is good at what.
+TEST_F(Training, ARouterWithoutAGradientIsRefusedWithOrWithoutABalanceLoss) {
+  const std::string one = changed(kMixtral, "num_experts_per_tok: 2", "num_experts_per_tok: 1");
+  const std::string reason = "a weight divided by its own sum is 1 whatever the logits";
+  EXPECT_NE(message_of(one, "a").find(reason), std::string::npos);
+  EXPECT_NE(message_of(changed(one, "balance: {loss: 0.01, z_loss: 0.001}\n", ""), "b").find(reason),
+            std::string::npos);
+}
+
+TEST_F(Training, KeysOfTheConfigThatTrainingDoesNotGoByAreWarnedOf) {
+  const auto warnings = [&](const std::string& recipe, const std::string& run) {
+    write("tiny.yaml", recipe);
+    threads::Pool pool(1);
+    return Trainer(read_recipe(folder / "tiny.yaml"), {folder / run, false, 0}, pool, kernels::select()).warnings();
+  };
+  const std::vector<std::string> soft = warnings(kSoft, "soft");
+  const auto warned = [&soft](const std::string& beginning) {
+    return std::count_if(soft.begin(), soft.end(),
+                         [&](const std::string& said) { return said.starts_with(beginning); });
+  };
+  EXPECT_EQ(warned("routing by soft is not causal"), 1);
+  EXPECT_EQ(warned("attention_dropout is 0.1 in the model's config and has no effect on training here"), 1);
+  EXPECT_EQ(warned("initializer_range is 0.5"), 1);
+  EXPECT_TRUE(warnings(kMixtral, "none").empty());
+  const std::vector<std::string> loss =
+      warnings(changed(kMixtral, "rms_norm_eps", "router_aux_loss_coef: 0.02, rms_norm_eps"), "loss");
+  ASSERT_EQ(loss.size(), 1u);
+  EXPECT_NE(loss[0].find("balance: loss of the recipe"), std::string::npos);
 }
 
 TEST_F(Training, AStartThatFailsLeavesNoRunBehind) {
