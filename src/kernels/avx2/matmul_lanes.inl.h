@@ -102,6 +102,9 @@ COTERIE_INLINE void store_as_bytes(int8_t* p, Int v) {
 /// additions until it has to spill all that is to be added. (Zen 4, q4_k: one token 22 cycles a block, so 18; 32 tokens
 /// 24 products a cycle, so 37.)
 COTERIE_INLINE void hold(Int& v) { asm("" : "+x"(v)); }
+/// Everything in memory is read again after this, `p`'s included: GCC 12 would otherwise take scales out of the vectors
+/// they were stored from instead of broadcasting them from memory.
+COTERIE_INLINE void read_again(const void* p) { asm volatile("" : : "r"(p) : "memory"); }
 
 /// acc + the products of each lane's bytes, two by two in 16 bits; codes unsigned, x signed. Of signed codes just one
 /// group may be summed: 2 * 128 * 127 < 2^15.

@@ -8,9 +8,6 @@
 //   row_pair(block, stride, r, sum)   sum[i][t] = the partial sums of rows r and r + 1 for each token
 //   mins(t)           Σ min * Σ x in lanes, when the format has mins
 
-/// Everything in memory is read again after this, `p`'s included: GCC 12 would otherwise take scales out of the vectors
-/// they were stored from instead of broadcasting them from memory.
-COTERIE_INLINE void read_again(const void* p) { asm volatile("" : : "r"(p) : "memory"); }
 COTERIE_INLINE Int load_bytes(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 COTERIE_INLINE Int products(Int codes, Int x) { return _mm256_maddubs_epi16(codes, x); }
 COTERIE_INLINE void add_weighed(Int& sum, Int dots, Int scale) {

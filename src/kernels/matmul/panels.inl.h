@@ -13,7 +13,7 @@ constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 template <class Blocks>
 int64_t panel_group(int64_t blocks) {
   const int64_t bytes = blocks * static_cast<int64_t>(sizeof(typename Blocks::Panel));
-  return larger(smaller(kUnpackedBytes / larger(bytes, 1), 4), 1);
+  return larger(smaller(kUnpackedBytes / larger(bytes, 1), 4), Blocks::kTilePanels);
 }
 
 template <class Blocks>

@@ -1,0 +1,52 @@
+// Signed codes of 8 bits for many tokens. vpmaddubsw wants one side unsigned, so codes as they are need their signs
+// moved to x and their products widened at once: four instructions on two ports for 32 products. As words of 16 bits,
+// two vpmaddwd do: their sums are of 32 bits already, and a whole block is added up before anything else happens to it.
+// The words, twice as many bytes, are made when a panel is unpacked; those of x, for each block of a tile.
+
+/// x of T tokens, 32 values, as words.
+template <int T>
+struct WordsOfX {
+  alignas(64) int16_t words[T][32];
+  COTERIE_INLINE void take(int t, const int8_t* q) {
+    COTERIE_UNROLL
+    for (int half = 0; half < 2; ++half)
+      store_int(words[t] + 16 * half,
+                _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(q + 16 * half))));
+  }
+};
+
+/// sum[p][t] += the products of 32 values: `codes` [16][2 * kLanes] of each panel, pairs of values lane by lane.
+template <int P, int T>
+COTERIE_INLINE void add_words(const int16_t (*const (&codes)[P])[2 * kLanes], const WordsOfX<T>& x, Int (&sum)[P][T]) {
+  COTERIE_UNROLL
+  for (int k = 0; k < 16; ++k) {
+    Int pair[P];
+    COTERIE_UNROLL
+    for (int p = 0; p < P; ++p) pair[p] = load_int(codes[p][k]), hold(pair[p]);
+    COTERIE_UNROLL
+    for (int t = 0; t < T; ++t) {
+      const Int two = broadcast4(x.words[t] + 2 * k);
+      COTERIE_UNROLL
+      for (int p = 0; p < P; ++p) {
+        sum[p][t] = dot2(sum[p][t], pair[p], two);
+        hold(sum[p][t]);
+      }
+    }
+  }
+}
+
+/// Takes a format's codes apart into words; with `scale`, times what their sub-block is weighed with.
+template <int kValues>
+struct StoreWords {
+  int16_t (&codes)[kValues / 2][2 * kLanes];
+  const Int* scale;  // of each 32 values, as spread_scale makes them, or null
+  template <int u>
+  COTERIE_INLINE void unit(const Int (&columns)[4]) {
+    COTERIE_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      Int first = spread_pair<0, true>(columns[i]), second = spread_pair<1, true>(columns[i]);
+      if (scale) first = _mm256_mullo_epi16(first, scale[u / 2]), second = _mm256_mullo_epi16(second, scale[u / 2]);
+      store_int(codes[8 * u + 2 * i], first), store_int(codes[8 * u + 2 * i + 1], second);
+    }
+  }
+};
