@@ -32,6 +32,15 @@ constexpr int64_t kRouterEvents = 200;
 // Windows of the training data that an evaluation looks at when it looks at all validation data.
 constexpr int64_t kMostTrainingWindows = 256;
 
+// Slots of an expert where the mixtures of tokens are soft; all layers with experts have one router spec.
+std::optional<int64_t> slots_of(const models::ModelSpec& spec) {
+  for (const models::BlockSpec& block : spec.blocks)
+    if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn))
+      return moe->router.selection == layers::RouterSpec::Selection::soft ? std::optional(moe->router.slots)
+                                                                          : std::nullopt;
+  return {};
+}
+
 }  // namespace
 
 struct Trainer::State {
@@ -77,6 +86,10 @@ struct Trainer::State {
     flops_per_token = 6 * static_cast<double>(account.total_active());
     if (!spec.tied_embeddings)
       flops_per_token -= 6 * static_cast<double>(account.active[static_cast<size_t>(models::Place::input_embeddings)]);
+    // Experts of a Soft MoE work on their slots, not on every token.
+    if (const auto slots = slots_of(spec))
+      flops_per_token -= 6 * static_cast<double>(account.active[static_cast<size_t>(models::Place::experts)]) *
+                         (1 - static_cast<double>(*slots) / static_cast<double>(recipe.sequence));
     if (tuned) flops_per_token = tuned->flops_per_token(account);
     check_guards();
     warnings = spec.warnings;
@@ -100,12 +113,10 @@ struct Trainer::State {
     if (recipe.expert_dropout > 0 && watch->expert_layers().empty())
       base::fail(ErrorKind::bad_input, recipe.name, "expert_dropout is {}, and the model has no experts",
                  recipe.expert_dropout);
-    for (const models::BlockSpec& block : decoder->spec().blocks)
-      if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn);
-          moe && recipe.expert_dropout > 0 && moe->router.selection == layers::RouterSpec::Selection::soft)
-        base::fail(ErrorKind::bad_input, recipe.name,
-                   "expert_dropout is {}, and experts that read mixtures of tokens (Soft MoE) have none",
-                   recipe.expert_dropout);
+    if (recipe.expert_dropout > 0 && slots_of(decoder->spec()))
+      base::fail(ErrorKind::bad_input, recipe.name,
+                 "expert_dropout is {}, and experts that read mixtures of tokens (Soft MoE) have none",
+                 recipe.expert_dropout);
     const bool router_stays =
         recipe.tune && (recipe.tune->lora || tuned->trainable()[static_cast<size_t>(models::Place::router)] == 0);
     if (recipe.balance.bias_rate > 0 && router_stays)

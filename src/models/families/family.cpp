@@ -38,11 +38,22 @@ std::string join(std::string (*of)(const Family&)) {
   return list;
 }
 
-void settle_unread(const std::vector<std::string>& unread, const std::string& where, bool strict, ModelSpec& spec) {
+// What the first key that nothing has read may have been meant for, as the beginning of a hint.
+std::string suggestion(const base::JsonReader& keys) {
+  try {
+    keys.refuse_unread();
+  } catch (const Error& error) {
+    if (error.hint().starts_with("did you mean")) return error.hint() + " Or ";
+  }
+  return "";
+}
+
+void settle_unread(const std::vector<std::string>& unread, const std::string& where, bool strict, ModelSpec& spec,
+                   const std::string& meant = "") {
   for (const std::string& key : unread) {
     if (strict)
       throw Error(ErrorKind::unsupported, where, "key \"" + key + "\" is not known",
-                  "take it out; run, eval and inspect only warn about it without --strict");
+                  meant + "take it out; run, eval and inspect only warn about it without --strict");
     spec.warnings.push_back(where + ": key \"" + key + "\" is not known and has no effect");
   }
 }
@@ -94,7 +105,7 @@ ModelSpec read_config(const base::Json& config, const std::string& where, bool s
   ModelSpec spec = family.from_config(reader);
   reader.refuse_foreign_keys();
   spec.warnings = std::move(reader.warnings);
-  settle_unread(reader.keys.unread(), where, strict, spec);
+  settle_unread(reader.keys.unread(), where, strict, spec, strict ? suggestion(reader.keys) : "");
   check(spec, where);
   return spec;
 }

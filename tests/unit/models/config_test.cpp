@@ -40,6 +40,20 @@ void expect_refused(Json json, const std::string& key, const Json& value, const 
       << key << " = " << value << " in a " << json["model_type"] << " config gave \"" << message << "\"";
 }
 
+// As training reads a config: strictly.
+TEST(Config, AMisspeltKeyIsRefusedWithTheNearest) {
+  const auto hint = [](const char* key) {
+    try {
+      read({{"model_type", "mixtral"}, {key, 4}}, true);
+    } catch (const base::Error& error) {
+      return error.hint().substr(0, error.hint().find(';'));
+    }
+    return std::string();
+  };
+  EXPECT_EQ(hint("num_local_expert"), "did you mean \"num_local_experts\"? Or take it out");
+  EXPECT_EQ(hint("zzz"), "take it out");
+}
+
 // --router jitter:E is in the place of what the model has, whichever way it shakes; never on top of it.
 TEST(Config, AJitterThatIsAskedForReplacesTheModels) {
   const auto jitters = [](const Json& json, float asked) {

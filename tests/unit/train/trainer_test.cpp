@@ -343,6 +343,12 @@ TEST_F(Training, MixturesHaveFiguresOfTheirOwn) {
     EXPECT_GT(routers[key].at(0).get<double>(), 0) << key;
     EXPECT_LE(routers[key].at(0).get<double>(), 1) << key;
   }
+  // An expert works on 2 slots of a sequence of 8; looking an embedding up is no work.
+  const base::Json start = events("run", "start").back();
+  const auto active = [&](const char* place) { return start["places"][place].at(1).get<double>(); };
+  EXPECT_NEAR(start["flops_per_token"].get<double>(),
+              6 * (start["active_parameters"].get<double>() - active("input_embeddings") - 0.75 * active("experts")),
+              1e-6);
   for (const char* key : {"dead", "dropped", "overflow", "balance_loss", "z_loss"})
     EXPECT_FALSE(routers.contains(key)) << key;
 }
