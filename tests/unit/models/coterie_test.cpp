@@ -47,6 +47,11 @@ ModelSpec read(const Json& changes) {
   return read_config(config, "config.json", true);
 }
 
+// There is no reference that another program could go by.
+TEST(Coterie, DefaultsOfItsOwnAreNotWarnedOf) {
+  EXPECT_TRUE(read({{"positions", "rope"}, {"norm", "rms"}}).warnings.empty());
+}
+
 TEST(Coterie, MakeMoesModelHasItsPublishedParameters) { EXPECT_EQ(account(read(Json::object())).total(), 8996545); }
 
 TEST(Coterie, SaysEveryBlockByAPeriod) {
