@@ -2,6 +2,7 @@
 #include <fstream>
 
 #include "checkpoint/gate_file.h"
+#include "checkpoint/run_hint.h"
 #include "checkpoint/split_name.h"
 #include "checkpoint/tensor_source.h"
 
@@ -65,6 +66,12 @@ ModelPath resolve_folder(const fs::path& path) {
   if (folder.gate)
     throw base::Error(ErrorKind::unsupported, path.string(), "is a gate over several models, and no model by itself",
                       "coterie run, chat and eval take it; anything else takes one of its models");
+  std::error_code absent;
+  if (fs::exists(path / "adapter_config.json", absent))
+    throw base::Error(ErrorKind::not_found, path.string(), "is an adapter, and no model by itself",
+                      "name the model, and this with --adapter");
+  if (const std::string run = run_hint(path); !run.empty())
+    throw base::Error(ErrorKind::not_found, path.string(), "no model in the folder itself", run);
   std::string hint = "a model is a folder with config.json and safetensors, a .gguf file, or a config.json";
   if (!folder.safetensors.empty()) hint += fmt::format("; found only {}", join(folder.safetensors));
   if (!folder.foreign.empty()) hint += fmt::format("; {} is in a format that is not read", join(folder.foreign));

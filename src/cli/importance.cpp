@@ -12,6 +12,7 @@
 #include "cli/terminal.h"
 #include "cli/text_windows.h"
 #include "models/gguf_metadata.h"
+#include "surgery/folder.h"
 
 namespace coterie::cli {
 
@@ -22,7 +23,7 @@ struct ImportanceCommand {
   CalibrationTexts texts;
   std::vector<std::string> earlier;
   std::string out;
-  bool json = false;
+  bool json = false, force = false;
 };
 
 struct Unseen {
@@ -44,6 +45,10 @@ Unseen unseen_of(const surgery::Importance& importance) {
 
 int importance_command(ImportanceCommand& command) {
   runtime::Engine engine = open_engine(command.model);
+  surgery::refuse_same_file(engine.model().path.path, command.out);
+  refuse_existing_output(command.out, command.force);
+  std::vector<surgery::Importance> earlier;  // read first: a fault in a file does not wait for the counting
+  for (const std::string& file : command.earlier) earlier.push_back(surgery::read_importance(file));
   const bool gguf = engine.model().source->format() == checkpoint::Format::gguf;
   surgery::ImportanceCounter counter(*engine.model().decoder,
                                      gguf ? engine.spec().family : models::gguf_architecture(engine.spec()));
@@ -66,7 +71,7 @@ int importance_command(ImportanceCommand& command) {
     tokens += windows.tokens();
   }
   progress.clear();
-  for (const std::string& file : command.earlier) importance.add(surgery::read_importance(file));
+  for (const surgery::Importance& more : earlier) importance.add(more);
   surgery::write_importance(importance, command.out);
   const Unseen unseen = unseen_of(importance);
   if (unseen.matrices > 0)
@@ -103,6 +108,7 @@ void add_importance(CLI::App& app, Action& action) {
       ->type_name("FILE")
       ->required();
   command->add_option("--add", options->earlier, "Files counted before, to be added")->type_name("FILE");
+  add_force(*command, options->force);
   command->add_flag("--json", options->json, "Say what was counted as JSON");
   options->model.add_routing(*command);
   options->model.add_engine(*command, false);

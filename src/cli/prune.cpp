@@ -64,6 +64,7 @@ int prune_command(const PruneCommand& command) {
     runtime::Engine engine = open_engine(command.model);
     surgery::refuse_same_file(engine.model().path.path, command.out);
     refuse_existing_output(command.out, command.force);
+    surgery::check_pruned_form(engine.model(), command.out, command.uneven);
     surgery::ExpertSaliency saliency(*engine.model().decoder);
     // Refuses a count that cannot be before anything is computed.
     surgery::choose_experts(engine.spec(), saliency.layers(), command.keep, command.uneven);

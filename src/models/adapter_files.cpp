@@ -8,6 +8,7 @@
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "checkpoint/run_hint.h"
 #include "checkpoint/tensor_sink.h"
 #include "checkpoint/tensor_source.h"
 #include "models/adapter.h"
@@ -84,9 +85,11 @@ class AdapterReader {
  private:
   void read_config() {
     const fs::path path = folder_ / kConfig;
-    if (!fs::exists(path))
+    if (!fs::exists(path)) {
+      const std::string run = checkpoint::run_hint(folder_);
       throw base::Error(ErrorKind::not_found, folder_.string(), "has no adapter_config.json",
-                        "an adapter is a folder as the peft library or coterie tune write it");
+                        !run.empty() ? run : "an adapter is a folder as the peft library or coterie tune write it");
+    }
     config_ = base::read_json(path);
     base::JsonReader config(config_, path.string());
     const std::string type = config.string("peft_type");

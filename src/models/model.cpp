@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "checkpoint/run_hint.h"
 #include "layers/moe/routers/kind.h"
 #include "models/adapter.h"
 #include "models/bound_decoder.h"
@@ -235,13 +236,28 @@ Model open_model(std::unique_ptr<checkpoint::TensorSource> source, const OpenOpt
   return model;
 }
 
+namespace {
+
+[[noreturn]] void refuse_config_alone(const std::filesystem::path& path) {
+  std::error_code error;
+  if (std::filesystem::is_regular_file(path, error))
+    throw Error(ErrorKind::not_found, path.string(), "names a config, which has no weights",
+                fmt::format("name its folder, {}; inspect works on a config alone",
+                            path.has_parent_path() ? path.parent_path().string() : "."));
+  const std::string run = checkpoint::run_hint(path);
+  throw Error(ErrorKind::not_found, path.string(), "there are no weights beside this config",
+              !run.empty()
+                  ? run
+                  : "inspect works on a config alone; to run a model its safetensors files must be in the same folder");
+}
+
+}  // namespace
+
 Model open_model(const std::filesystem::path& path, const OpenOptions& options) {
   Model model;
   model.path = checkpoint::resolve_model(path);
   model.source = checkpoint::open_source(model.path);
-  if (!model.source)
-    throw Error(ErrorKind::not_found, path.string(), "there are no weights beside this config",
-                "inspect works on a config alone; to run a model its safetensors files must be in the same folder");
+  if (!model.source) refuse_config_alone(path);
   const ModelSpec spec = read_spec(model.path, model.source.get(), options);
   model.warnings = spec.warnings;
   model.decoder = bind_decoder(spec, *model.source, &model.warnings);

@@ -120,14 +120,25 @@ checkpoint::Metadata metadata_with(const models::Model& model, int64_t experts) 
 
 }  // namespace
 
-Pruned prune(const models::Model& model, const KeptExperts& kept, const std::filesystem::path& out,
-             const std::function<void(std::string_view tensor, int64_t done, int64_t all)>& on_progress) {
+void check_pruned_form(const models::Model& model, const std::filesystem::path& out, bool uneven) {
   const bool gguf = model.source->format() == checkpoint::Format::gguf;
   if (gguf != (out.extension() == ".gguf"))
     throw base::Error(ErrorKind::bad_input, out.string(),
                       gguf ? "a GGUF is pruned into a file that ends in .gguf" : "a folder is pruned into a folder",
                       "coterie convert makes the one from the other");
+  if (!uneven) return;
+  if (!gguf)
+    throw base::Error(ErrorKind::unsupported, out.string(), "a config.json has one number of experts for all layers",
+                      "in GGUF each layer may have its own: convert first");
+  if (model.decoder->spec().family == "coterie")
+    base::fail(ErrorKind::unsupported, out.string(), "coterie.config has one number of experts for all layers");
+}
+
+Pruned prune(const models::Model& model, const KeptExperts& kept, const std::filesystem::path& out,
+             const std::function<void(std::string_view tensor, int64_t done, int64_t all)>& on_progress) {
+  const bool gguf = model.source->format() == checkpoint::Format::gguf;
   Pruner pruner(model, kept);
+  check_pruned_form(model, out, pruner.uneven());
   Pruned result;
   std::vector<TensorToWrite>& tensors = pruner.tensors;
   result.tensors = std::ssize(tensors);
@@ -143,9 +154,6 @@ Pruned prune(const models::Model& model, const KeptExperts& kept, const std::fil
     };
   if (gguf) {
     refuse_same_file(model.path.path, out);
-    const bool own = model.decoder->spec().family == "coterie";
-    if (pruner.uneven() && own)
-      base::fail(ErrorKind::unsupported, out.string(), "coterie.config has one number of experts for all layers");
     if (pruner.uneven())
       result.notes.push_back(
           "layers have different numbers of experts, which the tensors' shapes say: other engines may refuse the file");
@@ -154,9 +162,6 @@ Pruned prune(const models::Model& model, const KeptExperts& kept, const std::fil
     result.file_bytes = static_cast<int64_t>(std::filesystem::file_size(out, ignored));
     return result;
   }
-  if (pruner.uneven())
-    throw base::Error(ErrorKind::unsupported, out.string(), "a config.json has one number of experts for all layers",
-                      "in GGUF each layer may have its own: convert first");
   Json config = base::read_json(model.path.config);
   set_experts(config, pruner.most(), model.path.config.string());
   NewFolder folder(out);

@@ -56,6 +56,10 @@ struct Pruned {
   std::vector<std::string> notes;
 };
 
+/// Refuses, before anything is computed, what prune would refuse of `out` and, where the numbers differ by layer
+/// (`uneven`), of folders.
+void check_pruned_form(const models::Model& model, const std::filesystem::path& out, bool uneven);
+
 /// Writes the model with these experts only, in the form it has: a GGUF file from a GGUF, a folder from a folder. The
 /// bytes of what stays are the source's, whatever their format; the router loses the rows of those that go. Numbers of
 /// experts that differ by layer are for GGUF: a config.json has one number for all layers. Refuses a form that is not

@@ -81,6 +81,7 @@ TEST_F(Surgery, WhatIsThereIsNotWrittenOver) {
   const std::vector<std::vector<std::string>> to_file = {
       {"convert", model, "-o", there},
       {"quantize", model, "-o", there, "--to", "q8_0"},
+      {"importance", tiny(), "--text", text, "-o", there},
       {"prune", tiny(), "--keep", "2", "--text", text, "-o", there},
       {"bench", "--shape", model + "/config.json", "--write", there, "--prompt", "2", "--generate", "0", "--quant",
        "f16", "--repeat", "1"}};
@@ -158,6 +159,13 @@ TEST_F(Surgery, PruneDropsExpertsAndSaysWhatItCost) {
   refused({"prune", tiny(), "--keep", "1", "--text", file("text.txt"), "-o", file("x.gguf")}, {"--keep", "takes 2"});
   refused({"prune", tiny(), "--keep", "99", "--text", file("text.txt"), "-o", file("x.gguf")}, {"--keep", "99"});
   refused({"prune", tiny(), "--keep", "3", "--text", file("text.txt"), "-o", file("x")}, {".gguf", "convert"});
+  // Before the text is read, which takes hours for a large model: there is none.
+  refused({"prune", tiny(), "--keep", "3", "--text", file("nowhere.txt"), "-o", file("x")}, {".gguf", "convert"});
+  refused({"prune", runtime::test::fixture("mixtral"), "--keep", "3", "--uneven", "--text", file("nowhere.txt"), "-o",
+           file("x")},
+          {"one number of experts"});
+  refused({"importance", tiny(), "--text", file("text.txt"), "--add", file("nowhere.gguf"), "-o", file("x.gguf")},
+          {"nowhere.gguf"});
 }
 
 TEST_F(Surgery, AFolderComesBackFromItsGguf) {

@@ -65,6 +65,21 @@ TEST_F(TuneCommand, AnAdapterFromADryRunToAMergedModelAndOverBlocks) {
   EXPECT_NE(tuned.out.find("of them are trained"), std::string::npos) << tuned.out;
   ASSERT_TRUE(fs::exists(best + "/adapter_model.safetensors"));
 
+  // The folder of a run says what in it is meant.
+  for (const std::vector<std::string>& of : {std::vector<std::string>{"run", model, "-p", "a", "--adapter", run},
+                                             {"run", run, "-p", "a"},
+                                             {"run", (folder / "made").string(), "-p", "a"}}) {
+    const test::Outcome refused = test::coterie(of);
+    EXPECT_EQ(refused.code, 2);
+    const bool trained = of[1] != run && of.back() != run;  // from nothing: its checkpoints are models
+    const std::string meant = trained ? "training run: name " + model + "\n" : "adapter: --adapter " + best + ", over";
+    EXPECT_NE(refused.err.find(meant), std::string::npos) << refused.err;
+  }
+  const test::Outcome alone = test::coterie({"run", best, "-p", "a"});
+  EXPECT_NE(alone.err.find("is an adapter, and no model by itself"), std::string::npos) << alone.err;
+  const test::Outcome config = test::coterie({"run", model + "/config.json", "-p", "a"});
+  EXPECT_NE(config.err.find("name its folder, " + model), std::string::npos) << config.err;
+
   const double before = perplexity({"eval", model}), after = perplexity({"eval", model, "--adapter", best});
   EXPECT_LT(after, 0.9 * before);
   EXPECT_NEAR(perplexity({"eval", model, "--adapter", best + ":0"}), before, 1e-9 * before);
