@@ -25,13 +25,7 @@ class Reader {
       : json_(json), top_(json, path.string()), folder_(path.parent_path()), tuned_(tuned) {}
 
   Recipe read() {
-    if (tuned_.empty())
-      base::expect_keys(
-          json_, top_.where(),
-          {"description", "seed", "model", "tokenizer", "data", "training", "balance", "evaluation", "checkpoint"});
-    else
-      base::expect_keys(json_, top_.where(),
-                        {"description", "seed", "tune", "data", "training", "balance", "evaluation", "checkpoint"});
+    expect_sections();
     recipe_.description = top_.string("description", "");
     const int64_t seed = top_.integer("seed", 0);
     if (seed < 0) fail(ErrorKind::bad_input, top_.where(), "seed is {}, expected 0 or more", seed);
@@ -55,6 +49,25 @@ class Reader {
   }
 
  private:
+  void expect_sections() const {
+    if (tuned_.empty()) {
+      if (json_.contains("tune"))
+        throw base::Error(ErrorKind::bad_input, top_.where(), "has a section tune: it is a recipe for coterie tune",
+                          "coterie tune MODEL RECIPE; coterie train draws its weights anew");
+      return base::expect_keys(
+          json_, top_.where(),
+          {"description", "seed", "model", "tokenizer", "data", "training", "balance", "evaluation", "checkpoint"});
+    }
+    for (const char* key : {"model", "tokenizer"})
+      if (json_.contains(key))
+        throw base::Error(
+            ErrorKind::bad_input, top_.where(),
+            fmt::format("has a section {}: that is for coterie train, a model that is tuned brings its own", key),
+            "take model and tokenizer out, and say what is trained: tune: {lora: {targets: …}}");
+    base::expect_keys(json_, top_.where(),
+                      {"description", "seed", "tune", "data", "training", "balance", "evaluation", "checkpoint"});
+  }
+
   std::filesystem::path relative(const std::string& path) const { return folder_ / path; }
 
   void refuse_section(const char* section, const char* why, const char* hint) const {

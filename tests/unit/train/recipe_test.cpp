@@ -126,6 +126,8 @@ TEST_F(Recipes, FaultsAreNamed) {
             "tiny.yaml: training: key \"setps\" is not known | did you mean \"steps\"?");
   EXPECT_EQ(message_of(changed("training:", "trainig:")),
             "tiny.yaml: key \"trainig\" is not known | did you mean \"training\"?");
+  EXPECT_NE(message_of(changed("data:", "tune: {full: all}\ndata:")).find("coterie tune MODEL RECIPE"),
+            std::string::npos);
   EXPECT_EQ(message_of(changed("config:", "confg:")),
             "tiny.yaml: model: key \"confg\" is not known | did you mean \"config\"?");
   EXPECT_EQ(message_of(changed("learning_rate: 1e-3", "learning_rate: 1e-3, warm_up: 10")),

@@ -289,6 +289,7 @@ TEST_F(Tuning, WhatCannotBeIsRefusedByName) {
   refused(changed(kLora, "rank: 3", "rnk: 3"), {"rnk", "rank"});
   refused(changed(kLora, "targets:", "targts:"), {"targts", "did you mean \"targets\"?"});
   refused(changed(kLora, "tune: {lora:", "tune: {lra:"), {"lra", "did you mean \"lora\"?"});
+  refused(std::string("model: {}") + kLora, {"section model", "coterie train", "tune: {lora"});
   refused(changed(kLora, "tune:", "tuen:"), {"tuen", "did you mean \"tune\"?"});
 }
 
