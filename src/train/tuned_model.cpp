@@ -122,6 +122,7 @@ std::string fingerprint_of(const checkpoint::TensorSource& source) {
 
 Json describe_base(const fs::path& model) {
   const auto source = checkpoint::open_source(checkpoint::resolve_model(model));
+  if (!source) models::open_model(model);  // says what to name instead
   if (!source) base::fail(ErrorKind::not_found, model.string(), "there are no weights beside this config");
   return {{"path", fs::canonical(model).string()},
           {"bytes", source->file_bytes()},

@@ -313,6 +313,7 @@ TEST_F(Tuning, OtherRefusals) {
   expect_error(ErrorKind::bad_input, {"100 tokens", "64 positions"},
                [&] { tune(changed(kLora, "sequence: 8", "sequence: 100"), "deep/er/run/"); });
   EXPECT_FALSE(fs::exists(folder / "deep"));
+  expect_error(ErrorKind::not_found, {"config.json", "name its folder"}, [&] { describe_base(model / "config.json"); });
   // Another model under the same run.
   ASSERT_TRUE(tune(kLora, "run"));
   fs::copy(model, folder / "copy");
