@@ -2,9 +2,9 @@
 
 #include "threads/pool.h"
 
-// What it costs to start a job on the pool and wait for it, and to meet inside one: the price of each matmul of a decode
-// step, besides its work. Argument: threads. Read it on an idle machine; where a worker has no processor of its own, the
-// figures are those of the system's scheduler.
+// What it costs to start a job on the pool and wait for it, and to meet inside one: the price of each matmul of a
+// decode step, besides its work. Argument: threads. Read it on an idle machine; where a worker has no processor of its
+// own, the figures are those of the system's scheduler.
 namespace {
 
 using namespace coterie;
@@ -16,10 +16,7 @@ void start_and_wait(benchmark::State& state) {
 
 void tickets(benchmark::State& state) {  // 64 empty tasks, handed out one by one: a matmul's pieces
   threads::Pool pool(static_cast<int>(state.range(0)));
-  for (auto _ : state)
-    pool.each(64, [](int64_t task, int) {
-      benchmark::DoNotOptimize(task);
-    });
+  for (auto _ : state) pool.each(64, [](int64_t task, int) { benchmark::DoNotOptimize(task); });
 }
 
 void barriers(benchmark::State& state) {

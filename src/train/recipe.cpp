@@ -31,13 +31,9 @@ class Reader {
     if (seed < 0) fail(ErrorKind::bad_input, top_.where(), "seed is {}, expected 0 or more", seed);
     recipe_.seed = static_cast<uint64_t>(seed);
     if (tuned_.empty()) {
-      refuse_section("tune", "is for a model that is there", "coterie tune MODEL RECIPE");
       read_model();
       read_tokenizer();
     } else {
-      for (const char* section : {"model", "tokenizer"})
-        refuse_section(section, "is for a model that is made; here it is that of the one that is tuned",
-                       "take the section out, or train from scratch: coterie train RECIPE");
       recipe_.tune = read_tune(top_, tuned_);
     }
     read_data();
@@ -69,11 +65,6 @@ class Reader {
   }
 
   std::filesystem::path relative(const std::string& path) const { return folder_ / path; }
-
-  void refuse_section(const char* section, const char* why, const char* hint) const {
-    if (top_.has(section))
-      throw base::Error(ErrorKind::bad_input, top_.where(), fmt::format("the section {} {}", section, why), hint);
-  }
 
   void read_model() {
     Section model(top_, "model", {"config", "init", "init_std", "scale_residual"});

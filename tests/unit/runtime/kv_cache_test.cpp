@@ -103,7 +103,7 @@ TEST_F(KvCacheTest, PromisesAreChecked) {
   expect_error(ErrorKind::internal, {"pages are held"}, [&] { cache.advance(1); });
   expect_error(ErrorKind::internal, {"cut to 1"}, [&] { cache.truncate(1); });
   expect_error(ErrorKind::internal, {"layer 2 of 2"}, [&] { (void)cache.blocks(2); });
-  expect_error(ErrorKind::unsupported, {"q8_0"}, [&] { cache_shape(model.decoder->spec(), tensor::DType::q8_0); });
+  expect_error(ErrorKind::unsupported, {"q4_0"}, [&] { cache_shape(model.decoder->spec(), tensor::DType::q4_0); });
 }
 
 }  // namespace

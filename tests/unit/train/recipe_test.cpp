@@ -163,7 +163,8 @@ TEST_F(Recipes, FaultsAreNamed) {
             "tiny.yaml: data: validation_files has no effect with format: tokens, of which validation holds a share "
             "out: take it out");
   EXPECT_EQ(message_of(changed("data:", "tune: {full: all}\ndata:")),
-            "tiny.yaml: the section tune is for a model that is there | coterie tune MODEL RECIPE");
+            "tiny.yaml: has a section tune: it is a recipe for coterie tune | coterie tune MODEL RECIPE; coterie train "
+            "draws its weights anew");
   EXPECT_EQ(message_of("- a\n"), "tiny.yaml: expected the sections of a recipe, found array");
 }
 
