@@ -112,15 +112,16 @@ int bench_command(BenchCommand& command) {
   // Now, with the threads that ran the model: a shared machine has less an hour, or a minute, later. Where memory has
   // no room for it beside the weights, what was measured another time.
   progress.show("measuring the machine");
-  const auto limits = [&](bool again) {
-    return runtime::machine_limits(engine.context().pool, engine.context().kernels, again);
-  };
   runtime::MachineLimits machine;
-  try {
-    machine = limits(true);
-  } catch (const base::Error& error) {
-    if (error.kind() != base::ErrorKind::out_of_memory) throw;
-    machine = limits(false);
+  for (const bool again : {true, false}) {
+    try {
+      machine = runtime::machine_limits(engine.context().pool, engine.context().kernels, again);
+      break;
+    } catch (const base::Error& error) {
+      if (error.kind() != base::ErrorKind::out_of_memory) throw;
+      if (!again)
+        print_warning("memory has no room to measure the machine beside the model: no shares of what it can do");
+    }
   }
   progress.clear();
   if (command.json)

@@ -54,9 +54,10 @@ int merge_command(MergeCommand command) {
     base::fail(base::ErrorKind::bad_input, command.recipe, "expected keys: base_model, experts or merge_method, …");
   const bool experts = surgery::is_moe_recipe(recipe);
   if (!experts && !recipe.contains("merge_method")) {
-    base::expect_keys(recipe, command.recipe,
-                      {"merge_method", "experts", "base_model", "gate_mode", "shared_experts", "experts_per_token",
-                       "dtype", "out_dtype", "architecture", "tokenizer_source", "parameters", "models", "slices"});
+    base::expect_keys(
+        recipe, command.recipe,
+        {"merge_method", "experts", "base_model", "gate_mode", "shared_experts", "experts_per_token", "dtype",
+         "out_dtype", "architecture", "tokenizer_source", "parameters", "models", "modules", "slices"});
     throw base::Error(base::ErrorKind::bad_input, command.recipe, "has neither experts nor merge_method",
                       "experts: dense models become the experts of one mixture; merge_method: models become one");
   }

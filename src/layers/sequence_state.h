@@ -14,7 +14,7 @@ class SequenceState {
   virtual ~SequenceState() = default;
   /// Positions evaluated so far.
   virtual int64_t length() const = 0;
-  /// Element type of the cache blocks: f32, f16 or bf16.
+  /// Element type of the cache blocks: f32, f16, bf16 or q8_0.
   virtual tensor::DType cache_dtype() const = 0;
   /// Cache blocks of this layer's attention (ops::CacheLayout), enough for length() and the rows about to be added.
   virtual std::span<std::byte* const> blocks(int64_t layer) = 0;

@@ -150,12 +150,13 @@ void account_decode(const Engine& engine, const BenchOptions& options, double ex
 }  // namespace
 
 double bandwidth_share(const BenchResult& result, const MachineLimits& machine) {
+  if (machine.read_bytes_per_second <= 0) return 0;
   return result.bytes_per_token * result.decode_tokens_per_second / machine.read_bytes_per_second;
 }
 
 double flops_share(const BenchResult& result, const MachineLimits& machine) {
-  return result.flops_per_token * result.prefill_tokens_per_second /
-         (result.int8_products ? machine.int8_ops : machine.f32_flops);
+  const double peak = result.int8_products ? machine.int8_ops : machine.f32_flops;
+  return peak > 0 ? result.flops_per_token * result.prefill_tokens_per_second / peak : 0;
 }
 
 BenchResult bench(Engine& engine, const BenchOptions& options) {

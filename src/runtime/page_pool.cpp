@@ -39,7 +39,9 @@ int64_t PagePool::missing_bytes(int64_t count) const {
 void PagePool::require(int64_t count) const {
   std::lock_guard lock(mutex_);
   const int64_t bytes = missing_bytes(count);
-  if (bytes > 0) base::require_memory(bytes, "KV cache", "a smaller --context, or --cache-type q8_0, needs less");
+  if (bytes > 0)
+    base::require_memory(bytes, "KV cache",
+                         "a smaller --context needs less, and so does --cache-type q8_0 where it is not set");
 }
 
 void PagePool::take(int64_t count, std::vector<std::byte*>& pages) {

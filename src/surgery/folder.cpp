@@ -43,9 +43,11 @@ NewFolder::NewFolder(fs::path target) : target_(std::move(target)) {
   temporary_ = target_;
   temporary_ += fmt::format(".{}.partial", ::getpid());
   std::error_code code;
-  if (!fs::create_directory(temporary_, code) || code)
-    base::fail(ErrorKind::io, target_.string(), "the folder cannot be made: {}",
-               code ? code.message() : "its temporary name is taken");
+  if (!fs::create_directory(temporary_, code) || code) {
+    if (code) base::fail(ErrorKind::io, target_.string(), "the folder cannot be made: {}", code.message());
+    throw base::Error(ErrorKind::io, target_.string(), "the folder cannot be made: its temporary name is taken",
+                      "remove what a process that was killed left: " + temporary_.string());
+  }
 }
 
 NewFolder::~NewFolder() {

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -17,16 +18,21 @@ LogFile::LogFile(std::filesystem::path path, bool go_on) : path_(std::move(path)
   const bool there = go_on && std::filesystem::exists(path_);
   const std::string text = there ? base::read_text(path_, int64_t{1} << 32) : "";
   const size_t whole = text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1;
-  // From the last line back, until the last evaluation is found.
+  // From the last line back, until the last evaluation is found that counts: a run that went on from a checkpoint made
+  // those after it anew.
+  int64_t last = INT64_MAX;
   for (size_t end = whole; end > 0 && evaluated_ < 0;) {
     const size_t before = end == 1 ? std::string::npos : text.rfind('\n', end - 2);
     const size_t begin = before == std::string::npos ? 0 : before + 1;
     const std::string_view line = std::string_view(text).substr(begin, end - begin);
-    if (end == whole || line.find("\"evaluation\"") != std::string_view::npos) {
+    if (end == whole || line.find("\"evaluation\"") != std::string_view::npos ||
+        line.find("\"resume\"") != std::string_view::npos) {
       const base::Json event = base::parse_json(line, path_.string());
       const std::string kind = event.is_object() ? event.value("kind", "") : "";
       if (end == whole) ended_ = kind == "end";
-      if (kind == "evaluation") evaluated_ = event.value("step", int64_t{-1});
+      const int64_t step = kind.empty() ? -1 : event.value("step", int64_t{-1});
+      if (kind == "resume" && step >= 0) last = std::min(last, step);
+      if (kind == "evaluation" && step <= last) evaluated_ = step;
     }
     end = begin;
   }

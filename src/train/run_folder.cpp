@@ -2,9 +2,11 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
@@ -61,6 +63,17 @@ void expect_same_base(Json& was, const Json& is, const fs::path& run) {
       "put those weights back to go on with it; or begin a run over these in another folder, with -o");
 }
 
+// What a run writes into its folder before it has begun, whole or under the temporary names of base::AtomicFile.
+bool is_of_start(const std::string& name) {
+  constexpr std::array<std::string_view, 9> kOwn = {"recipe.json", "config.json",     "log.jsonl",
+                                                    "tokenizer",   "data.json",       "tokens.safetensors",
+                                                    "tokens.json", "validation.json", "validation.safetensors"};
+  return std::any_of(kOwn.begin(), kOwn.end(), [&](std::string_view own) {
+    return name == own ||
+           (name.starts_with(own) && name.substr(own.size()).starts_with(".") && name.ends_with(kUnfinished));
+  });
+}
+
 // A folder that is taken away is first no checkpoint any more, and then gone.
 void remove_checkpoint(const fs::path& folder) {
   std::error_code error;
@@ -89,15 +102,18 @@ bool RunFolder::take_up(const Json& asked, bool resume) const {
     return true;
   }
   std::error_code error;
-  if (!fs::exists(path_, error) || is_starting()) return false;
+  if (!fs::exists(path_, error)) return false;
   if (!fs::is_directory(path_, error)) base::fail(ErrorKind::bad_input, path_.string(), "is no folder");
-  // Runs of a recipe's variants lie in folders of their own below its own.
-  for (const fs::directory_entry& entry : fs::directory_iterator(path_, error))
-    if (entry.path().filename() != kLock && (!entry.is_directory() || !holds_run(entry.path())))
-      throw base::Error(
-          ErrorKind::bad_input, path_.string(),
-          fmt::format("is there already and is no training run: it holds {}", entry.path().filename().string()),
-          "name a new or an empty folder with -o");
+  // Runs of a recipe's variants lie in folders of their own below its own. A start that was killed leaves files by
+  // which it is known, and they are nobody else's.
+  const bool starting = is_starting();
+  for (const fs::directory_entry& entry : fs::directory_iterator(path_, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name != kLock && !(starting && is_of_start(name)) && (!entry.is_directory() || !holds_run(entry.path())))
+      throw base::Error(ErrorKind::bad_input, path_.string(),
+                        fmt::format("is there already and is no training run: it holds {}", name),
+                        "name a new or an empty folder with -o");
+  }
   return false;
 }
 
@@ -176,9 +192,18 @@ RunLock::RunLock(const fs::path& folder) {
   fs::create_directories(folder, error);
   if (error) base::fail(ErrorKind::io, folder.string(), "cannot be made: {}", error.message());
   const fs::path path = folder / kLock;
-  descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (descriptor_ < 0) base::fail(ErrorKind::io, path.string(), "cannot be opened: {}", std::strerror(errno));
-  if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) {  // some file systems have no locks
+  bool locked = false;
+  for (bool same = false; !same;) {
+    if (descriptor_ >= 0) ::close(descriptor_);
+    descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (descriptor_ < 0) base::fail(ErrorKind::io, path.string(), "cannot be opened: {}", std::strerror(errno));
+    locked = ::flock(descriptor_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK;  // some file systems have no locks
+    // A start that failed takes its lock away: what was locked must still be what has the name.
+    struct stat mine, named;
+    same = !locked || (::fstat(descriptor_, &mine) == 0 && ::stat(path.c_str(), &named) == 0 &&
+                       mine.st_ino == named.st_ino && mine.st_dev == named.st_dev);
+  }
+  if (locked) {
     const std::string process = std::to_string(::getpid());
     // For the message below alone, so that a full disk does not matter.
     if (::ftruncate(descriptor_, 0) == 0) {
@@ -209,9 +234,12 @@ RunStart::RunStart(const RunFolder& folder, const Json& recipe, bool resumed) : 
   if (error) base::fail(ErrorKind::io, folder.path().string(), "cannot be made: {}", error.message());
   try {
     lock_.emplace(folder.path());
+    if (fs::exists(folder.recipe(), error))  // since it was looked at
+      throw base::Error(ErrorKind::bad_input, folder.path().string(), "another process has begun a run in it",
+                        "--resume goes on with it; or give another folder with -o");
     base::write_text(folder.starting(), recipe.dump(2) + "\n");
   } catch (...) {
-    if (lock_) fs::remove(folder.path() / kLock, error);
+    if (lock_ && !fs::exists(folder.recipe(), error)) fs::remove(folder.path() / kLock, error);
     remove_folders();
     throw;
   }
@@ -234,9 +262,12 @@ void RunStart::remove_folders() const {
 RunStart::~RunStart() {
   if (done_) return;
   std::error_code error;
-  // All but the runs of variants: the folder held nothing else, or what an earlier start left.
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder_.path(), error))
-    if (!entry.is_directory(error) || !RunFolder::holds_run(entry.path())) fs::remove_all(entry.path(), error);
+  if (fs::exists(folder_.recipe(), error)) return;
+  std::vector<fs::path> own;  // and nothing that somebody else put there meanwhile
+  for (fs::directory_iterator at(folder_.path(), error), end; !error && at != end; at.increment(error))
+    if (const std::string name = at->path().filename().string(); name == kLock || is_of_start(name))
+      own.push_back(at->path());
+  for (const fs::path& path : own) fs::remove_all(path, error);
   remove_folders();
 }
 

@@ -16,7 +16,9 @@ namespace coterie::train {
 ///                         for nobody's only when it is empty
 ///   log.jsonl             what happened (lens/run_log.h reads it)
 ///   tokenizer/            the vocabulary of the run
-///   tokens.safetensors    the data as tokens; validation.safetensors where it has files of its own
+///   config.json           of the model, for whoever looks at the folder
+///   tokens.safetensors    the data as tokens; validation.safetensors where it has files of its own; beside them, of
+///                         instructions, tokens.json and validation.json with their counts
 ///   data.json             what files of tokens that lie elsewhere were like, so that a run resumes on the same
 ///   .lock                 the number of the process that trains into it, or did last; its lock is the kernel's
 ///   best/                 with patience: the model or adapter of the best evaluation

@@ -2,6 +2,7 @@
 
 template <class Format>
 struct Words32 : Blocks32<Format> {
+  static_assert(Format::kSigned && !Format::kMin && Format::kOffset == 0);
   struct Panel {
     alignas(64) int16_t codes[16][2 * kLanes];
     float d[kLanes];

@@ -14,7 +14,9 @@
 #include "support/expect_error.h"
 #include "support/temp_folder.h"
 #include "train/instruction_data.h"
+#include "train/log_file.h"
 #include "train/pass.h"
+#include "train/run_folder.h"
 #include "train/trainer.h"
 #include "train/tuned_model.h"
 
@@ -362,6 +364,42 @@ TEST_F(Tuning, OnlyRunsAreGoneInto) {
   EXPECT_TRUE(tune(quick, "empty"));
   EXPECT_TRUE(fs::exists(folder / "empty" / "recipe.json"));
   EXPECT_FALSE(fs::exists(folder / "empty" / "recipe.json.part"));
+
+  // What a start that was killed left excuses nothing else.
+  folder.write("group/recipe.json.part", "{}");
+  folder.write("group/notes.txt", "mine");
+  expect_error(ErrorKind::bad_input, {"group", "no training run", "notes.txt"}, [&] { tune(quick, "group"); });
+  EXPECT_TRUE(fs::exists(folder / "group" / "notes.txt"));
+}
+
+TEST_F(Tuning, AStartThatFailsTakesItsOwnFilesAlone) {
+  const RunFolder run(folder / "shared");
+  {
+    const RunStart start(run, base::Json::object(), false);
+    folder.write("shared/config.json", "{}");
+    folder.write("shared/tokens.safetensors.12-0.part", "half");
+    folder.write("shared/notes.txt", "mine");                 // put there meanwhile,
+    folder.write("shared/runs/b/variant/recipe.json", "{}");  // both of them
+    expect_error(ErrorKind::bad_input, {"another process", "training into it"},
+                 [&] { const RunStart second(run, base::Json::object(), false); });
+  }
+  EXPECT_TRUE(fs::exists(folder / "shared" / "notes.txt"));
+  EXPECT_TRUE(fs::exists(folder / "shared" / "runs" / "b" / "variant" / "recipe.json"));
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder / "shared"), fs::directory_iterator()), 2);
+  // A run that another process began since the folder was looked at is not begun again, nor taken away.
+  folder.write("begun/recipe.json", "{}");
+  const RunFolder begun(folder / "begun");
+  expect_error(ErrorKind::bad_input, {"begun", "another process has begun"},
+               [&] { const RunStart start(begun, base::Json::object(), false); });
+  EXPECT_TRUE(fs::exists(begun.recipe()));
+}
+
+TEST_F(Tuning, EvaluationsAfterTheCheckpointThatARunWentOnFromDoNotCount) {
+  const fs::path log =
+      folder.write("log.jsonl",
+                   "{\"kind\": \"evaluation\", \"step\": 150}\n{\"kind\": \"evaluation\", \"step\": 350}\n"
+                   "{\"kind\": \"resume\", \"step\": 200}\n{\"kind\": \"step\", \"step\": 250}\n");
+  EXPECT_EQ(LogFile(log, true).evaluated(), 150);
 }
 
 TEST_F(Tuning, WeightsOfMessagesSayWhichAnswersAreScored) {
