@@ -1,5 +1,6 @@
 #include "base/json.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -214,15 +215,25 @@ std::vector<std::string> JsonReader::unread() const {
   return keys;
 }
 
-void JsonReader::refuse_unread() const {
-  const std::vector<std::string> keys = unread();
-  if (keys.empty()) return;
-  const std::vector<std::string> known(read_.begin(), read_.end());
-  const std::string meant = did_you_mean(keys.front(), known);
+void JsonReader::refuse(const std::string& key, const std::vector<std::string>& known) const {
+  const std::string meant = did_you_mean(key, known);
   std::string all;
-  for (const std::string& key : known) all += (all.empty() ? "" : ", ") + key;
-  throw Error(ErrorKind::bad_input, where_, fmt::format("key \"{}\" is not known", keys.front()),
+  for (const std::string& name : known) all += (all.empty() ? "" : ", ") + name;
+  throw Error(ErrorKind::bad_input, where_, fmt::format("key \"{}\" is not known", key),
               meant.empty() ? "known here are: " + all : meant);
+}
+
+void JsonReader::expect(const std::vector<std::string>& known) const {
+  for (const auto& [key, value] : object_.items())
+    if (std::find(known.begin(), known.end(), key) == known.end()) refuse(key, known);
+}
+
+void JsonReader::refuse_unread() const {
+  if (const std::vector<std::string> keys = unread(); !keys.empty()) refuse(keys.front(), {read_.begin(), read_.end()});
+}
+
+std::string JsonReader::meant(std::string_view key) const {
+  return did_you_mean(key, std::vector<std::string>(read_.begin(), read_.end()));
 }
 
 }  // namespace coterie::base

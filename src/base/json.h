@@ -51,17 +51,25 @@ class JsonReader {
   /// Any value, or null; counts as read.
   const Json* value(std::string_view key);
 
+  /// Throws bad_input for the first key that is not among those that are known, with the one it resembles. For what
+  /// people write by hand, before any of it is read: otherwise a misspelt key that something needs would be called
+  /// missing. refuse_unread after reading says that each known key was honoured.
+  void expect(const std::vector<std::string>& known) const;
+
   /// Marks keys as known to change nothing here ("initializer_range", "use_cache").
   void inert(std::initializer_list<std::string_view> keys);
   /// Keys that nothing has read or marked, in alphabetical order.
   std::vector<std::string> unread() const;
   /// Throws bad_input when there are any: names the first, and which of the keys that were read it resembles.
   void refuse_unread() const;
+  /// did_you_mean of a key among those that were read.
+  std::string meant(std::string_view key) const;
 
   const std::string& where() const { return where_; }
 
  private:
   const Json* find(std::string_view key);
+  [[noreturn]] void refuse(const std::string& key, const std::vector<std::string>& known) const;
   [[noreturn]] void wrong_type(std::string_view key, std::string_view expected, const Json& found) const;
 
   const Json& object_;

@@ -2,7 +2,7 @@
 #include <fstream>
 
 #include "checkpoint/gate_file.h"
-#include "checkpoint/run_hint.h"
+#include "checkpoint/run_layout.h"
 #include "checkpoint/split_name.h"
 #include "checkpoint/tensor_source.h"
 

@@ -123,9 +123,9 @@ void Chat::answer(const std::string& message) {
 }
 
 std::string Chat::contexts() const {
-  int64_t least = engines_.front().context_size(), most = least;
-  for (const auto& engine : engines_.all())
-    least = std::min(least, engine->context_size()), most = std::max(most, engine->context_size());
+  const int64_t least = engines_.context_size();
+  int64_t most = least;
+  for (const auto& engine : engines_.all()) most = std::max(most, engine->context_size());
   return least == most ? std::to_string(least) : fmt::format("{} to {}", least, most);
 }
 

@@ -7,7 +7,6 @@
 #include "base/memory.h"
 #include "cli/number_words.h"
 #include "cli/terminal.h"
-#include "surgery/folder.h"
 
 namespace coterie::cli {
 
@@ -70,8 +69,7 @@ surgery::ConvertOptions ConversionOptions::options() const {
 
 int write_model(const ConversionOptions& conversion, surgery::ConvertOptions options) {
   const models::Model model = models::open_model(conversion.model.model, conversion.model.open_options());
-  surgery::refuse_same_file(model.path.path, conversion.out);
-  refuse_existing_output(conversion.out, conversion.force);
+  refuse_existing_output(model, conversion.out, conversion.force);
   warn_about(model);
   Progress progress;
   const InterruptFlag interrupt;

@@ -12,7 +12,6 @@
 #include "cli/terminal.h"
 #include "cli/text_windows.h"
 #include "models/gguf_metadata.h"
-#include "surgery/folder.h"
 
 namespace coterie::cli {
 
@@ -45,8 +44,7 @@ Unseen unseen_of(const surgery::Importance& importance) {
 
 int importance_command(ImportanceCommand& command) {
   runtime::Engine engine = open_engine(command.model);
-  surgery::refuse_same_file(engine.model().path.path, command.out);
-  refuse_existing_output(command.out, command.force);
+  refuse_existing_output(engine.model(), command.out, command.force);
   std::vector<surgery::Importance> earlier;  // read first: a fault in a file does not wait for the counting
   for (const std::string& file : command.earlier) earlier.push_back(surgery::read_importance(file));
   const bool gguf = engine.model().source->format() == checkpoint::Format::gguf;

@@ -1,9 +1,10 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
+#include <utility>
 
 #include "base/error.h"
-#include "base/known_keys.h"
 #include "base/yaml.h"
 #include "cli/commands.h"
 #include "cli/number_words.h"
@@ -54,10 +55,10 @@ int merge_command(MergeCommand command) {
     base::fail(base::ErrorKind::bad_input, command.recipe, "expected keys: base_model, experts or merge_method, …");
   const bool experts = surgery::is_moe_recipe(recipe);
   if (!experts && !recipe.contains("merge_method")) {
-    base::expect_keys(
-        recipe, command.recipe,
-        {"merge_method", "experts", "base_model", "gate_mode", "shared_experts", "experts_per_token", "dtype",
-         "out_dtype", "architecture", "tokenizer_source", "parameters", "models", "modules", "slices"});
+    std::vector<std::string> known = surgery::merge_recipe_keys();
+    for (std::string& key : surgery::moe_recipe_keys())
+      if (std::find(known.begin(), known.end(), key) == known.end()) known.push_back(std::move(key));
+    base::JsonReader(recipe, command.recipe).expect(known);
     throw base::Error(base::ErrorKind::bad_input, command.recipe, "has neither experts nor merge_method",
                       "experts: dense models become the experts of one mixture; merge_method: models become one");
   }

@@ -9,7 +9,6 @@
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/terminal.h"
-#include "surgery/folder.h"
 
 namespace coterie::cli {
 
@@ -23,8 +22,7 @@ struct MergeAdapterCommand {
 
 int merge_adapter_command(const MergeAdapterCommand& command) {
   const models::Model model = models::open_model(command.model.model, command.model.open_options());
-  surgery::refuse_same_file(model.path.path, command.out);
-  refuse_existing_output(command.out, command.force);
+  refuse_existing_output(model, command.out, command.force);
   warn_about(model);
   Progress progress;
   const InterruptFlag interrupt;

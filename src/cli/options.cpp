@@ -13,6 +13,7 @@
 #include "base/memory.h"
 #include "cli/router_option.h"
 #include "cli/terminal.h"
+#include "surgery/folder.h"
 #include "tensor/dtype.h"
 
 namespace coterie::cli {
@@ -163,6 +164,11 @@ void refuse_existing_output(const std::filesystem::path& out, bool force) {
   if (folder ? std::filesystem::is_empty(out, code) : force) return;
   throw base::Error(base::ErrorKind::bad_input, out.string(), "is there already",
                     folder ? "name a folder that is not, or remove it" : "name another file, or --force to replace it");
+}
+
+void refuse_existing_output(const models::Model& made_of, const std::filesystem::path& out, bool force) {
+  surgery::refuse_same_file(made_of.path.path, out);
+  refuse_existing_output(out, force);
 }
 
 void warn_about(const models::Model& model) {

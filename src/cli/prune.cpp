@@ -14,7 +14,6 @@
 #include "cli/options.h"
 #include "cli/terminal.h"
 #include "cli/text_windows.h"
-#include "surgery/folder.h"
 
 namespace coterie::cli {
 
@@ -62,8 +61,7 @@ int prune_command(const PruneCommand& command) {
   };
   {
     runtime::Engine engine = open_engine(command.model);
-    surgery::refuse_same_file(engine.model().path.path, command.out);
-    refuse_existing_output(command.out, command.force);
+    refuse_existing_output(engine.model(), command.out, command.force);
     surgery::check_pruned_form(engine.model(), command.out, command.uneven);
     surgery::ExpertSaliency saliency(*engine.model().decoder);
     // Refuses a count that cannot be before anything is computed.

@@ -21,6 +21,15 @@ struct Routed {
   tensor::ConstMatrix noise = {}, noisy = {};
 };
 
+/// What a Soft MoE has made of a batch instead of a choice (routers/soft.h).
+struct Mixture {
+  int64_t layer = 0, experts = 0;
+  // [N, E slots], an expert's slots side by side. Their softmax over a sequence's tokens says what a slot reads, that
+  // over the slots what a token gets of each slot's output.
+  tensor::ConstMatrix logits;
+  std::span<const SequenceRows> sequences;
+};
+
 /// Observation points of the forward pass. A null Tap* costs a branch.
 class Tap {
  public:
@@ -31,6 +40,8 @@ class Tap {
   }
   /// The same with all there is to know; what routers call.
   virtual void routed(const Routed& router) { plan(router.layer, router.plan, router.logits); }
+  /// In the place of `routed` where tokens are mixed: there is no plan and no choice.
+  virtual void mixed(const Mixture& mixture) { (void)mixture; }
   /// What the FFN of a block reads, dense or sparse, and its router with it: [N, D], after the norm before it.
   virtual void ffn_input(int64_t layer, tensor::ConstMatrix x) { (void)layer, (void)x; }
   /// After a block. `x` [N, D]: the residual stream as the next one gets it.

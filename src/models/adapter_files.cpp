@@ -8,7 +8,7 @@
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/json.h"
-#include "checkpoint/run_hint.h"
+#include "checkpoint/run_layout.h"
 #include "checkpoint/tensor_sink.h"
 #include "checkpoint/tensor_source.h"
 #include "models/adapter.h"

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "layers/moe/mixture_tap.h"
 
 namespace coterie::models {
 
@@ -31,7 +30,7 @@ class Part final : public layers::SequenceState {
 };
 
 /// What listens to one model of several: the gate, and somebody who counts the layers of all.
-class PartTap final : public layers::Tap, public layers::MixtureTap {
+class PartTap final : public layers::Tap {
  public:
   PartTap(layers::Tap* whole, int64_t first, GateReader* reader) : whole_(whole), first_(first), reader_(reader) {}
   void routed(const layers::Routed& r) override {
@@ -45,8 +44,8 @@ class PartTap final : public layers::Tap, public layers::MixtureTap {
                       .noisy = r.noisy});
   }
   void mixed(const layers::Mixture& m) override {
-    if (auto* const whole = dynamic_cast<layers::MixtureTap*>(whole_))
-      whole->mixed({.layer = first_ + m.layer, .experts = m.experts, .logits = m.logits, .sequences = m.sequences});
+    if (whole_)
+      whole_->mixed({.layer = first_ + m.layer, .experts = m.experts, .logits = m.logits, .sequences = m.sequences});
   }
   void ffn_input(int64_t layer, tensor::ConstMatrix x) override {
     if (whole_) whole_->ffn_input(first_ + layer, x);

@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
-#include "checkpoint/run_hint.h"
+#include "checkpoint/run_layout.h"
 #include "layers/moe/routers/kind.h"
 #include "models/adapter.h"
 #include "models/bound_decoder.h"

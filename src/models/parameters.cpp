@@ -5,7 +5,6 @@
 #include <memory>
 
 #include "base/error.h"
-#include "layers/moe/mixture_tap.h"
 #include "layers/resident_state.h"
 #include "models/adapter.h"
 #include "models/names/merged_rows.h"
@@ -238,7 +237,7 @@ struct Batch {
 };
 
 /// The balance loss, and whoever else wants to hear.
-class Listeners : public LoadBalance, public layers::MixtureTap {
+class Listeners : public LoadBalance {
  public:
   Listeners(double weight, layers::Tap* other) : LoadBalance(weight), other_(other) {}
   void routed(const layers::Routed& router) override {
@@ -246,7 +245,7 @@ class Listeners : public LoadBalance, public layers::MixtureTap {
     if (other_) other_->routed(router);
   }
   void mixed(const layers::Mixture& mixture) override {
-    if (auto* const other = dynamic_cast<layers::MixtureTap*>(other_)) other->mixed(mixture);
+    if (other_) other_->mixed(mixture);
   }
 
  private:

@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "base/known_keys.h"
 
 namespace coterie::surgery {
 
@@ -27,8 +26,8 @@ std::vector<std::string> names(JsonReader& keys, const std::string& key) {
 
 GateRecipe::Source read_source(const Json& json, const std::string& where) {
   if (!json.is_object()) fail(ErrorKind::bad_input, where, "expected keys, source_model among them");
-  base::expect_keys(json, where, {"source_model", "positive_prompts", "negative_prompts", "texts"});
   JsonReader keys(json, where);
+  keys.expect({"source_model", "positive_prompts", "negative_prompts", "texts"});
   GateRecipe::Source source;
   source.where = where;
   source.source_model = keys.string("source_model");
@@ -97,10 +96,9 @@ void check_sources(const GateRecipe& recipe, const std::string& where) {
 
 GateRecipe read_gate_recipe(const Json& json, const std::string& where) {
   if (!json.is_object()) fail(ErrorKind::bad_input, where, "expected keys: gate, models, …");
-  base::expect_keys(
-      json, where,
-      {"gate", "models", "top_k", "temperature", "reader", "learn", "tokens", "window", "steps", "weight_decay"});
   JsonReader keys(json, where);
+  keys.expect(
+      {"gate", "models", "top_k", "temperature", "reader", "learn", "tokens", "window", "steps", "weight_decay"});
   GateRecipe recipe;
   recipe.kind = models::gate_kind(keys.string("gate"), where);
   const Json* list = keys.value("models");

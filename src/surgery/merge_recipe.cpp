@@ -7,7 +7,6 @@
 #include <cmath>
 
 #include "base/error.h"
-#include "base/known_keys.h"
 #include "base/nearest.h"
 #include "surgery/moe_recipe.h"
 
@@ -38,12 +37,10 @@ bool drops(MergeMethod method) { return method == MergeMethod::dare_linear || me
 
 class Reader {
  public:
-  Reader(const Json& json, const std::string& where) : json_(json), keys_(json, where) {}
+  Reader(const Json& json, const std::string& where) : keys_(json, where) {}
 
   MergeRecipe read() {
-    base::expect_keys(json_, keys_.where(),
-                      {"merge_method", "base_model", "dtype", "out_dtype", "tokenizer_source", "parameters", "modules",
-                       "models", "slices"});
+    keys_.expect(merge_recipe_keys());
     read_method();
     recipe_.base_model = keys_.string("base_model", "");
     const auto compute = recipe_dtype(keys_, "dtype"), out = recipe_dtype(keys_, "out_dtype");
@@ -124,7 +121,7 @@ class Reader {
     const Json& models = list(keys_, "models");
     for (size_t i = 0; i < models.size(); ++i) {
       JsonReader keys(models[i], fmt::format("{}: models[{}]", keys_.where(), i));
-      base::expect_keys(models[i], keys.where(), {"model", "parameters"});
+      keys.expect({"model", "parameters"});
       slice.sources.push_back({keys.string("model"), parameters_of(keys), keys.where()});
       keys.refuse_unread();
     }
@@ -136,12 +133,12 @@ class Reader {
     for (size_t i = 0; i < slices.size(); ++i) {
       MergeSlice slice;
       JsonReader keys(slices[i], fmt::format("{}: slices[{}]", keys_.where(), i));
-      base::expect_keys(slices[i], keys.where(), {"sources", "parameters"});
+      keys.expect({"sources", "parameters"});
       slice.parameters = parameters_of(keys);
       const Json& sources = list(keys, "sources");
       for (size_t s = 0; s < sources.size(); ++s) {
         JsonReader source(sources[s], fmt::format("{}: sources[{}]", keys.where(), s));
-        base::expect_keys(sources[s], source.where(), {"model", "layer_range", "parameters"});
+        source.expect({"model", "layer_range", "parameters"});
         slice.sources.push_back({source.string("model"), parameters_of(source), source.where()});
         const std::vector<int64_t> range = source.integers("layer_range");
         source.refuse_unread();
@@ -179,7 +176,6 @@ class Reader {
 
   std::string_view method_name() const { return merge_method_names()[static_cast<size_t>(recipe_.rule.method)]; }
 
-  const Json& json_;
   JsonReader keys_;
   MergeRecipe recipe_;
 };
@@ -194,8 +190,8 @@ MergeSetting::MergeSetting(const Json& json, const std::string& where) {
   }
   for (const Json& one : json.is_array() ? json : Json::array({json})) {
     if (!one.is_object()) fail(ErrorKind::bad_input, where, "{}: expected filter and value", one.dump());
-    base::expect_keys(one, where, {"filter", "value"});
     JsonReader keys(one, where);
+    keys.expect({"filter", "value"});
     std::string filter = keys.string("filter", "");
     if (filter == "*") filter.clear();
     const Json* value = keys.value("value");
@@ -215,6 +211,11 @@ std::optional<double> MergeSetting::at(std::string_view tensor, double place) co
     return (1 - share) * choice.gradient[first] + share * choice.gradient[second];
   }
   return {};
+}
+
+std::vector<std::string> merge_recipe_keys() {
+  return {"merge_method", "base_model", "dtype",  "out_dtype", "tokenizer_source",
+          "parameters",   "modules",    "models", "slices"};
 }
 
 MergeRecipe read_merge_recipe(const Json& recipe, const std::string& where) { return Reader(recipe, where).read(); }

@@ -58,6 +58,8 @@ struct MergeRecipe {
   std::vector<std::string> notes;
 };
 
+/// The keys that a recipe may have.
+std::vector<std::string> merge_recipe_keys();
 /// Throws bad_input naming the key, with the nearest known one for one that is misspelt, and for parameters that the
 /// method has not (a density of linear); unsupported, by name, for methods and forms that are not merged here.
 MergeRecipe read_merge_recipe(const base::Json& recipe, const std::string& where);

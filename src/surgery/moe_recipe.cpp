@@ -6,7 +6,6 @@
 #include <array>
 
 #include "base/error.h"
-#include "base/known_keys.h"
 #include "base/nearest.h"
 
 namespace coterie::surgery {
@@ -20,9 +19,8 @@ using base::JsonReader;
 
 ExpertRecipe read_expert(const Json& json, const std::string& where) {
   if (!json.is_object()) fail(ErrorKind::bad_input, where, "expected keys, source_model among them");
-  base::expect_keys(json, where,
-                    {"source_model", "positive_prompts", "negative_prompts", "noise_scale", "residual_scale"});
   JsonReader keys(json, where);
+  keys.expect({"source_model", "positive_prompts", "negative_prompts", "noise_scale", "residual_scale"});
   ExpertRecipe expert;
   expert.where = where;
   expert.source_model = keys.string("source_model");
@@ -97,11 +95,13 @@ bool is_moe_recipe(const Json& recipe) {
          (recipe.contains("experts") || recipe.contains("gate_mode") || recipe.contains("shared_experts"));
 }
 
+std::vector<std::string> moe_recipe_keys() {
+  return {"base_model", "gate_mode", "experts", "shared_experts", "experts_per_token", "dtype", "architecture"};
+}
+
 MoeRecipe read_moe_recipe(const Json& json, const std::string& where) {
-  base::expect_keys(
-      json, where,
-      {"base_model", "gate_mode", "experts", "shared_experts", "experts_per_token", "dtype", "architecture"});
   JsonReader keys(json, where);
+  keys.expect(moe_recipe_keys());
   MoeRecipe recipe;
   recipe.base_model = keys.string("base_model");
   recipe.gates = read_gates(keys);

@@ -42,6 +42,8 @@ struct MoeRecipe {
 
 /// Whether a recipe is one of these: it has `experts`, where those of whole models have `merge_method`.
 bool is_moe_recipe(const base::Json& recipe);
+/// The keys that one may have.
+std::vector<std::string> moe_recipe_keys();
 /// Throws bad_input naming the key, with the nearest known one for one that is misspelt; unsupported for more than one
 /// shared expert and architectures that are not written here.
 MoeRecipe read_moe_recipe(const base::Json& recipe, const std::string& where);

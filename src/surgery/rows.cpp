@@ -7,6 +7,7 @@
 #include <span>
 
 #include "base/error.h"
+#include "base/fnv.h"
 #include "models/network.h"
 #include "quant/codec.h"
 
@@ -235,8 +236,8 @@ std::vector<TensorToWrite> tensors_of(const models::ModelSpec& spec, const model
 }
 
 base::Rng row_rng(uint64_t seed, std::string_view name, int64_t expert, int64_t row) {
-  uint64_t hash = 0xcbf29ce484222325;  // FNV-1a, then one round of splitmix64 for each number
-  for (const char c : name) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3;
+  uint64_t hash = base::kFnvBegin;  // then one round of splitmix64 for each number
+  for (const char c : name) hash = base::fnv_step(hash, static_cast<uint8_t>(c));
   for (const int64_t number : {expert, row}) {
     hash += 0x9e3779b97f4a7c15 * (static_cast<uint64_t>(number) + 1);
     hash = (hash ^ (hash >> 30)) * 0xbf58476d1ce4e5b9;

@@ -5,7 +5,6 @@
 #include <numeric>
 
 #include "base/error.h"
-#include "base/known_keys.h"
 #include "base/rng.h"
 #include "checkpoint/tensor_sink.h"
 #include "train/token_file.h"
@@ -60,7 +59,8 @@ class Reader {
   // A line says what is learned in one way, and nothing that would be passed over. What only says where it comes from
   // may stay.
   static void expect_one_form(const Json& line, const std::string& where) {
-    base::expect_keys(line, where, {"messages", "tools", "prompt", "completion", "text", "id", "source", "metadata"});
+    base::JsonReader(line, where)
+        .expect({"messages", "tools", "prompt", "completion", "text", "id", "source", "metadata"});
     const bool messages = line.contains("messages"), text = line.contains("text");
     const bool prompt = line.contains("prompt") || line.contains("completion");
     if (messages + text + prompt > 1)
@@ -108,10 +108,10 @@ class Reader {
       if (!message.is_object() || !message.contains("role") || !message.at("role").is_string())
         base::fail(ErrorKind::bad_input, where, "a message is no object with a role");
       // What templates read of a message, in the forms of OpenAI and transformers.
-      base::expect_keys(message, fmt::format("{}: messages[{}]", where, so_far.size()),
-                        {"role", "content", "weight", "name", "tool_calls", "tool_call_id", "reasoning",
-                         "reasoning_content", "thinking"});
-      const bool scored = is_scored(message, fmt::format("{}: messages[{}]", where, so_far.size()));
+      const base::JsonReader keys(message, fmt::format("{}: messages[{}]", where, so_far.size()));
+      keys.expect({"role", "content", "weight", "name", "tool_calls", "tool_call_id", "reasoning", "reasoning_content",
+                   "thinking"});
+      const bool scored = is_scored(message, keys.where());
       const bool answer = message.at("role") == "assistant";
       const std::string prompt = answer ? render(so_far, true, extra, where) : "";
       so_far.push_back(message);

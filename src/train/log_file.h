@@ -20,7 +20,7 @@ class LogFile {
 
   /// Whether the last event of the log as it was found is "end".
   bool ended() const { return ended_; }
-  /// The step of the last evaluation in the log as it was found; -1 without one.
+  /// The step of the last evaluation that counts in the log as it was found; -1 without one.
   int64_t evaluated() const { return evaluated_; }
 
   /// Throws io (a full disk): the line is then taken away again.

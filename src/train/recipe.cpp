@@ -50,8 +50,7 @@ class Reader {
       if (json_.contains("tune"))
         throw base::Error(ErrorKind::bad_input, top_.where(), "has a section tune: it is a recipe for coterie tune",
                           "coterie tune MODEL RECIPE; coterie train draws its weights anew");
-      return base::expect_keys(
-          json_, top_.where(),
+      return top_.expect(
           {"description", "seed", "model", "tokenizer", "data", "training", "balance", "evaluation", "checkpoint"});
     }
     for (const char* key : {"model", "tokenizer"})
@@ -60,8 +59,7 @@ class Reader {
             ErrorKind::bad_input, top_.where(),
             fmt::format("has a section {}: that is for coterie train, a model that is tuned brings its own", key),
             "take model and tokenizer out, and say what is trained: tune: {lora: {targets: …}}");
-    base::expect_keys(json_, top_.where(),
-                      {"description", "seed", "tune", "data", "training", "balance", "evaluation", "checkpoint"});
+    top_.expect({"description", "seed", "tune", "data", "training", "balance", "evaluation", "checkpoint"});
   }
 
   std::filesystem::path relative(const std::string& path) const { return folder_ / path; }

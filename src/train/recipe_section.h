@@ -1,6 +1,5 @@
 #pragma once
 
-#include <initializer_list>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -9,7 +8,6 @@
 
 #include "base/error.h"
 #include "base/json.h"
-#include "base/known_keys.h"
 
 namespace coterie::train {
 
@@ -17,10 +15,10 @@ namespace coterie::train {
 /// read.
 class Section {
  public:
-  Section(base::JsonReader& parent, const std::string& name, std::initializer_list<std::string_view> known)
+  Section(base::JsonReader& parent, const std::string& name, const std::vector<std::string>& known)
       : json_(parent.object(name) ? *parent.object(name) : base::Json::object()),
         keys(json_, parent.where() + ": " + name) {
-    base::expect_keys(json_, where(), known);
+    keys.expect(known);
   }
 
  private:

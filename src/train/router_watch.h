@@ -7,7 +7,6 @@
 #include "base/json.h"
 #include "layers/moe/balance.h"
 #include "layers/moe/load.h"
-#include "layers/moe/mixture_tap.h"
 #include "models/parameters.h"
 #include "models/spec.h"
 #include "train/recipe.h"
@@ -19,7 +18,7 @@ namespace coterie::train {
 ///
 /// A step is begin_step; when must_count_first and there are several parts, a forward of all of them without a tape,
 /// since a loss over the batch needs the loads of all of it; begin_gradients; begin_part before each part; end_step.
-class RouterWatch : public layers::Tap, public layers::MixtureTap {
+class RouterWatch : public layers::Tap {
  public:
   RouterWatch(const Recipe& recipe, const models::ModelSpec& spec);
 

@@ -8,11 +8,11 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <charconv>
 #include <cstring>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "checkpoint/run_layout.h"
 
 namespace coterie::train {
 
@@ -22,7 +22,6 @@ using base::Json;
 
 namespace {
 
-constexpr std::string_view kStep = "step-";
 constexpr const char *kUnfinished = ".part", *kGoing = ".gone.part", *kLock = ".lock";
 
 void sync(const fs::path& path) {
@@ -131,24 +130,9 @@ bool RunFolder::is_starting() const {
   return false;
 }
 
-std::vector<int64_t> RunFolder::checkpoints() const {
-  std::vector<int64_t> steps;
-  std::error_code absent;
-  for (const fs::directory_entry& entry : fs::directory_iterator(path_ / "checkpoints", absent)) {
-    const std::string name = entry.path().filename().string();
-    if (!name.starts_with(kStep)) continue;
-    int64_t step = 0;
-    const char *begin = name.data() + kStep.size(), *end = name.data() + name.size();
-    if (const auto [stop, error] = std::from_chars(begin, end, step); error == std::errc() && stop == end)
-      steps.push_back(step);
-  }
-  std::sort(steps.begin(), steps.end());
-  return steps;
-}
+std::vector<int64_t> RunFolder::checkpoints() const { return checkpoint::run_steps(path_); }
 
-fs::path RunFolder::checkpoint(int64_t step) const {
-  return path_ / "checkpoints" / fmt::format("{}{:07}", kStep, step);
-}
+fs::path RunFolder::checkpoint(int64_t step) const { return checkpoint::run_checkpoint(path_, step); }
 
 namespace {
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "checkpoint/run_layout.h"
 
 namespace coterie::train {
 
@@ -27,7 +28,7 @@ class RunFolder {
  public:
   explicit RunFolder(std::filesystem::path path) : path_(std::move(path)) {}
 
-  std::filesystem::path recipe() const { return path_ / "recipe.json"; }
+  std::filesystem::path recipe() const { return checkpoint::run_recipe(path_); }
   std::filesystem::path log() const { return path_ / "log.jsonl"; }
   std::filesystem::path tokenizer() const { return path_ / "tokenizer"; }
   std::filesystem::path tokens() const { return path_ / "tokens.safetensors"; }
@@ -51,7 +52,7 @@ class RunFolder {
   std::filesystem::path checkpoint(int64_t step) const;
 
   /// What was best by the validation data, where a recipe has patience: the files of a model or an adapter.
-  std::filesystem::path best() const { return path_ / "best"; }
+  std::filesystem::path best() const { return checkpoint::run_best(path_); }
   /// Writes that folder, whole or not at all.
   void write_best(const std::function<void(const std::filesystem::path&)>& fill) const;
 

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/fnv.h"
 #include "base/json.h"
 #include "base/mapped_file.h"
 #include "checkpoint/tensor_sink.h"
@@ -71,13 +72,13 @@ TokenFile TokenFile::open(const std::filesystem::path& path, int64_t vocabulary)
                tensor::name(tensor.dtype), tensor::to_string(tensor.shape));
   file.size_ = tensor::element_count(tensor.shape);
   if (file.size_ == 0) base::fail(ErrorKind::bad_input, where, "holds no ids");
-  file.fingerprint_ = 0xcbf29ce484222325;
+  file.fingerprint_ = base::kFnvBegin;
   for (int64_t i = 0; i < file.size_; ++i) {
     const int64_t id = id_at(tensor, i);
     if (id < 0 || id >= vocabulary)
       base::fail(ErrorKind::bad_input, where, "id {} at position {} is outside of the vocabulary of {}", id, i,
                  vocabulary);
-    file.fingerprint_ = (file.fingerprint_ ^ static_cast<uint64_t>(id)) * 0x100000001b3;
+    file.fingerprint_ = base::fnv_step(file.fingerprint_, static_cast<uint64_t>(id));
   }
   return file;
 }

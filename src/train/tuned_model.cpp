@@ -6,6 +6,7 @@
 #include <span>
 
 #include "base/error.h"
+#include "base/fnv.h"
 #include "checkpoint/tensor_source.h"
 #include "train/checkpoint_files.h"
 
@@ -77,11 +78,11 @@ Json TunedModel::config() const {
 
 namespace {
 
-/// FNV-1a over what is added.
+/// Over what is added.
 class Fingerprint {
  public:
   void add(std::span<const std::byte> bytes) {
-    for (const std::byte byte : bytes) value_ = (value_ ^ std::to_integer<uint64_t>(byte)) * 0x100000001b3;
+    for (const std::byte byte : bytes) value_ = base::fnv_step(value_, std::to_integer<uint64_t>(byte));
   }
   void add(std::string_view text) {
     add(std::as_bytes(std::span(text)));
@@ -90,7 +91,7 @@ class Fingerprint {
   std::string text() const { return fmt::format("{:016x}", value_); }
 
  private:
-  uint64_t value_ = 0xcbf29ce484222325;
+  uint64_t value_ = base::kFnvBegin;
 };
 
 // A tensor is looked at in spots of so many bytes, all tensors in about so many: reading them all from a disk takes

@@ -4,7 +4,6 @@
 #include <map>
 #include <vector>
 
-#include "layers/moe/mixture_tap.h"
 #include "layers/moe/router_spec.h"
 #include "layers/tap.h"
 
@@ -41,7 +40,7 @@ struct RouterLoad {
 
 /// Listens to routers and adds up, layer by layer. `score`: how the routers make scores of logits (softmax, or sigmoid,
 /// whose shares are of the sum).
-class RouterLoads : public Tap, public MixtureTap {
+class RouterLoads : public Tap {
  public:
   explicit RouterLoads(RouterSpec::Score score) : score_(score) {}
   void plan(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits) override;

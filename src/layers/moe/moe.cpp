@@ -1,7 +1,6 @@
 #include "layers/moe/moe.h"
 
 #include "base/error.h"
-#include "layers/moe/mixture_tap.h"
 #include "ops/elementwise.h"
 #include "ops/jitter.h"
 #include "ops/matmul.h"
@@ -41,8 +40,8 @@ void Moe::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tens
   }
   if (soft_) {
     const SoftRouter::Mixed mixed = soft_->to_slots(batch, x);
-    if (auto* const listener = dynamic_cast<MixtureTap*>(batch.tap))
-      listener->mixed(
+    if (batch.tap)
+      batch.tap->mixed(
           {.layer = layer, .experts = spec_.router.experts, .logits = mixed.logits, .sequences = batch.sequences});
     const tensor::Matrix outputs = context.arena.matrix(mixed.x.rows, mixed.x.cols);
     base::require(batch.expert_dropout == 0 || !batch.training, "moe", "soft mixtures have no expert dropout");

@@ -38,22 +38,14 @@ std::string join(std::string (*of)(const Family&)) {
   return list;
 }
 
-// What the first key that nothing has read may have been meant for, as the beginning of a hint.
-std::string suggestion(const base::JsonReader& keys) {
-  try {
-    keys.refuse_unread();
-  } catch (const Error& error) {
-    if (error.hint().starts_with("did you mean")) return error.hint() + " Or ";
-  }
-  return "";
-}
-
+/// `keys`: whose names a key may have been meant for.
 void settle_unread(const std::vector<std::string>& unread, const std::string& where, bool strict, ModelSpec& spec,
-                   const std::string& meant = "") {
+                   const base::JsonReader* keys = nullptr) {
   for (const std::string& key : unread) {
-    if (strict)
+    if (const std::string meant = strict && keys ? keys->meant(key) : ""; strict)
       throw Error(ErrorKind::unsupported, where, "key \"" + key + "\" is not known",
-                  meant + "take it out; run, eval and inspect only warn about it without --strict");
+                  (meant.empty() ? "" : meant + " Or ") +
+                      "take it out; run, eval and inspect only warn about it without --strict");
     spec.warnings.push_back(where + ": key \"" + key + "\" is not known and has no effect");
   }
 }
@@ -105,7 +97,7 @@ ModelSpec read_config(const base::Json& config, const std::string& where, bool s
   ModelSpec spec = family.from_config(reader);
   reader.refuse_foreign_keys();
   spec.warnings = std::move(reader.warnings);
-  settle_unread(reader.keys.unread(), where, strict, spec, strict ? suggestion(reader.keys) : "");
+  settle_unread(reader.keys.unread(), where, strict, spec, &reader.keys);
   check(spec, where);
   return spec;
 }
