@@ -1,5 +1,6 @@
 #include "base/memory.h"
 
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -7,6 +8,7 @@
 #include <fstream>
 #include <limits>
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 
@@ -78,6 +80,31 @@ void require_memory(int64_t bytes, std::string_view what, std::string_view hint)
   throw Error(ErrorKind::out_of_memory, std::string(what),
               fmt::format("needs {}, but only {} of memory are available", human_bytes(bytes), human_bytes(available)),
               std::string(hint));
+}
+
+namespace {
+
+/// Whole pages: those that `bytes` touches, or those that lie in it.
+std::span<std::byte> pages_of(std::span<const std::byte> bytes, bool touched) {
+  const auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uint64_t>(bytes.data()), end = begin + bytes.size();
+  const uint64_t first = (touched ? begin : begin + page - 1) / page * page;
+  const uint64_t last = (touched ? end + page - 1 : end) / page * page;
+  return {reinterpret_cast<std::byte*>(first), last > first ? last - first : 0};
+}
+
+}  // namespace
+
+bool in_memory(std::span<const std::byte> mapped) {
+  const std::span<std::byte> pages = pages_of(mapped, true);
+  std::vector<unsigned char> there(pages.size() / static_cast<size_t>(::sysconf(_SC_PAGESIZE)));
+  if (::mincore(pages.data(), pages.size(), there.data()) != 0) return false;
+  return std::all_of(there.begin(), there.end(), [](unsigned char page) { return page & 1; });
+}
+
+void give_back(std::span<const std::byte> mapped) {
+  const std::span<std::byte> pages = pages_of(mapped, false);
+  if (!pages.empty()) ::madvise(pages.data(), pages.size(), MADV_DONTNEED);
 }
 
 std::string human_bytes(int64_t bytes) {

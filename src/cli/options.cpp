@@ -127,8 +127,8 @@ void ModelOptions::add_engine(CLI::App& app, bool with_context) {
       ->check(CLI::IsMember({"fast", "f32"}))
       ->capture_default_str();
   app.add_flag("--file-pages", file_pages,
-               "leave the weights in the pages of the file; otherwise they move to large pages, which are read faster, "
-               "while memory has room");
+               "leave the weights in the pages of the file; otherwise they are copied in the order the kernels like, "
+               "to large pages, while memory has room");
   app.add_option("--cache-type", cache_type, "f32, f16, bf16 or q8_0 (default: f16, and f32 with --precision f32)")
       ->type_name("T")
       ->check(CLI::IsMember({"f32", "f16", "bf16", "q8_0"}));
@@ -149,7 +149,7 @@ runtime::EngineOptions ModelOptions::engine_options() const {
   options.context = context;
   options.precision = precision == "f32" ? ops::Precision::f32 : ops::Precision::fast;
   if (!cache_type.empty()) options.cache_type = tensor::dtype_by_name(cache_type);
-  options.large_pages = !file_pages;
+  options.settle = !file_pages;
   return options;
 }
 

@@ -21,7 +21,7 @@ AttentionKernels attention_kernels();
 
 namespace avx512 {
 MatmulKernels matmul_kernels();
-MatmulKernel matmul_kernel_bf16();  // for CPUs that have AVX512_BF16
+void add_matmul_bf16(MatmulKernels& kernels);  // for CPUs that have AVX512_BF16
 VectorKernels vector_kernels();
 AttentionKernels attention_kernels();
 }  // namespace avx512

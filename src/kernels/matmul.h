@@ -49,6 +49,7 @@ struct MatmulTask {
   const std::byte* weights = nullptr;  // `rows` rows of `cols` values, row_stride bytes apart
   tensor::DType dtype = tensor::DType::f32;
   int64_t row_stride = 0, rows = 0, cols = 0;
+  bool turned = false;                  // the rows lie as MatmulKernels::turn leaves them; whole panels of them
   const std::byte* const* x = nullptr;  // [tokens] rows in the kernel's form, `cols` values each
   int64_t tokens = 0;
   float* y = nullptr;  // y[t * y_stride + r] for row r of the weights is overwritten
@@ -63,12 +64,21 @@ struct MatmulKernel {
   void (*run)(const MatmulTask&) noexcept = nullptr;  // null: this dtype is no weight format
   int64_t (*scratch_bytes)(tensor::DType dtype, int64_t cols) noexcept = nullptr;
   ActivationForm form = ActivationForm::floats;
+  // Of a block's bytes, those before its words of 4 bytes begin (a scale, mostly): what turn() wants to know. -1: the
+  // kernel reads no turned rows.
+  int turned_lead = -1;
 };
 
 struct MatmulKernels {
   int64_t panel_rows = 1;  // rows worked on together: split work at multiples of it
   std::array<MatmulKernel, tensor::kDTypes> exact{};
   std::array<MatmulKernel, tensor::kDTypes> fast{};
+  /// Turns a panel of rows, row_stride apart, of `blocks` blocks each, into the same bytes in the order in which the
+  /// kernels want them: for each block its leading bytes of all rows, then its words of 4 bytes, each of all rows, then
+  /// what is left. So what lies at byte i of a block of row r in the file lies from byte i * panel_rows on. Null: no
+  /// kernel of this instruction set reads such rows.
+  void (*turn)(const std::byte* rows, int64_t row_stride, int64_t blocks, int64_t block_bytes, int64_t lead,
+               std::byte* turned) noexcept = nullptr;
   MatmulKernel bf16;  // f32 weights and rows of x, rounded to bf16; without `run` where the CPU has no such products
   void (*quantise32)(const float* x, int64_t count, ActivationBlock32* blocks) noexcept = nullptr;  // count % 32 == 0
   void (*quantise256)(const float* x, int64_t count,
@@ -77,6 +87,7 @@ struct MatmulKernels {
   /// goes to *sink so that nothing is optimised away.
   int64_t (*peak_f32)(int64_t rounds, float* sink) noexcept = nullptr;
   int64_t (*peak_int8)(int64_t rounds, int32_t* sink) noexcept = nullptr;
+  int64_t (*peak_bf16)(int64_t rounds, float* sink) noexcept = nullptr;  // null where `bf16` has no `run`
   /// Reads `bytes` (a multiple of 64) and returns a digest of them.
   uint64_t (*read)(const std::byte* data, int64_t bytes) noexcept = nullptr;
 };

@@ -10,7 +10,6 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
-#include "kernels/peak_bf16.h"
 #include "tensor/buffer.h"
 
 namespace coterie::kernels {
@@ -105,10 +104,10 @@ double measure_int8_peak(const KernelTable& table, threads::Pool& pool) {
 }
 
 double measure_bf16_peak(const KernelTable& table, threads::Pool& pool) {
-  if (!table.gemm_bf16.run) return 0;
+  if (!table.matmul.peak_bf16) return 0;
   return 2e-9 * total_rate(pool, [&](int64_t rounds) {
            float sink;
-           return avx512::peak_bf16(rounds, &sink);
+           return table.matmul.peak_bf16(rounds, &sink);
          });
 }
 

@@ -66,7 +66,7 @@ struct Registry {
                  {}};
     if (__builtin_cpu_supports("avx512bf16")) {
       tables[0].gemm_bf16 = avx512::gemm_kernels_bf16();
-      tables[0].matmul.bf16 = avx512::matmul_kernel_bf16();
+      avx512::add_matmul_bf16(tables[0].matmul);
     }
     const std::array<std::string, 3> reasons = {missing({{"avx512f", __builtin_cpu_supports("avx512f") != 0},
                                                          {"avx512bw", __builtin_cpu_supports("avx512bw") != 0},

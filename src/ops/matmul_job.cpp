@@ -29,6 +29,8 @@ const kernels::MatmulKernel& kernel_of(const Context& context, const tensor::Wei
   const auto& table = context.precision == Precision::f32 ? context.kernels.matmul.exact : context.kernels.matmul.fast;
   const kernels::MatmulKernel& kernel = table[static_cast<size_t>(w.dtype)];
   if (kernel.run == nullptr) base::fail(ErrorKind::unsupported, where, "{} is no weight format", tensor::name(w.dtype));
+  base::require(!w.turned || kernel.turned_lead >= 0, where, "turned rows of {}, which these kernels do not read",
+                tensor::name(w.dtype));
   return kernel;
 }
 
@@ -105,6 +107,7 @@ kernels::MatmulTask task_of(const tensor::Weight& w, const std::byte* const* x, 
                             std::byte* scratch, const tensor::Weight& next) {
   kernels::MatmulTask task;
   task.weights = w.data, task.dtype = w.dtype, task.row_stride = w.row_stride, task.rows = w.rows, task.cols = w.cols;
+  task.turned = w.turned;
   task.x = x, task.tokens = tokens;
   task.y = y.data, task.y_stride = y.stride;
   task.scratch = scratch;

@@ -14,6 +14,8 @@ namespace coterie::runtime {
 
 namespace {
 
+constexpr double kNow = std::numeric_limits<double>::infinity();  // of move_weights()
+
 int64_t checked_context(const models::Decoder& decoder, int64_t context) {
   const models::ModelSpec& spec = decoder.spec();
   if (context < 0) base::fail(base::ErrorKind::bad_input, "--context", "is {}, expected at least 1", context);
@@ -60,7 +62,11 @@ Engine::Engine(models::Model model, const EngineOptions& options)
                            ? fmt::format("scratch of {} tokens and KV cache of {} positions", step, options.context)
                            : fmt::format("scratch of {} tokens", step),
                        "a smaller --context needs less");
-  if (options_.large_pages) large_pages_.emplace(*model_.source);
+  settled_ = !options_.settle;
+  // What has been turned cannot be given back to the disk: not where the weights fill the memory.
+  if (!settled_ && options_.precision == ops::Precision::fast &&
+      model_.source->file_bytes() + base::total_memory() / 8 < base::total_memory())
+    turned_.emplace(*model_.decoder, *model_.source, context_.kernels.matmul);
 }
 
 Engine::~Engine() = default;
@@ -121,12 +127,24 @@ tensor::Matrix Engine::evaluate(std::span<const Evaluation> evaluations, layers:
 }
 
 void Engine::move_weights(double seconds) {
-  if (!large_pages_) return;
-  large_pages_->advance(pool_, seconds, base::total_memory() / 8);
-  if (large_pages_->done()) large_pages_.reset();
+  // An observer knows weights by where they lie.
+  if (settled_ || context_.observer) return;
+  const base::Stopwatch clock;
+  const int64_t spare = base::total_memory() / 8;
+  if (turned_) {
+    turned_->advance(pool_, seconds, spare);
+    if (!turned_->done()) return;
+  }
+  if (!large_pages_)
+    large_pages_.emplace(*model_.source,
+                         [&](std::span<const std::byte> bytes) { return turned_ && turned_->holds(bytes); });
+  large_pages_->advance(pool_, seconds - clock.seconds(), spare);
+  if (!large_pages_->done()) return;
+  large_pages_.reset();
+  settled_ = true;
 }
 
-void Engine::settle_weights() { move_weights(std::numeric_limits<double>::infinity()); }
+void Engine::settle_weights() { move_weights(kNow); }
 
 bool Engine::reads_block_formats() const {
   int64_t blocks = 0, all = 0;

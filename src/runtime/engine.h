@@ -11,6 +11,7 @@
 #include "ops/context.h"
 #include "runtime/kv_cache.h"
 #include "runtime/large_pages.h"
+#include "runtime/turned_weights.h"
 #include "tensor/arena.h"
 #include "threads/pool.h"
 
@@ -22,7 +23,8 @@ struct EngineOptions {
   std::optional<tensor::DType> cache_type;  // none: f16, or f32 under Precision::f32
   int64_t context = 0;                      // positions a sequence may have; 0 = as many as the model was made for
   int64_t step_tokens = 512;                // tokens that one step evaluates at most
-  bool large_pages = true;                  // weights move to large pages while there is memory to spare
+  // While there is memory to spare, weights are turned for the kernels, and what cannot be moves to large pages.
+  bool settle = true;
   // Of models with recurrent states: positions between copies of them, and how many copies a sequence keeps. They are
   // what going back to an earlier position costs nothing by.
   int64_t checkpoint_interval = 1024, checkpoints = 8;
@@ -68,7 +70,7 @@ class Engine {
   /// and sequences longer than the context before anything is computed.
   tensor::Matrix evaluate(std::span<const Evaluation> evaluations, layers::Tap* tap = nullptr);
 
-  /// Moves what is left of the weights to large pages now, instead of bit by bit after each step. For whoever wants the
+  /// Turns and moves what is left of the weights now, instead of bit by bit after each step. For whoever wants the
   /// speed of a model that has run for a while.
   void settle_weights();
 
@@ -86,7 +88,9 @@ class Engine {
   ops::Context context_;
   std::shared_ptr<const CacheShape> cache_shape_;
   std::shared_ptr<PagePool> pages_;
+  std::optional<TurnedWeights> turned_;  // what the decoder reads
   std::optional<LargePages> large_pages_;
+  bool settled_ = false;  // nothing is left to be turned or moved
 };
 
 }  // namespace coterie::runtime

@@ -50,16 +50,10 @@ int64_t large_bytes(const std::byte* data, int64_t bytes) {
   return large;
 }
 
-/// Whether the system holds all of it in memory, so that reading it touches no disk.
-bool in_memory(std::byte* data, int64_t bytes) {
-  std::vector<unsigned char> pages(static_cast<size_t>((bytes + kSmallPage - 1) / kSmallPage));
-  if (::mincore(data, static_cast<size_t>(bytes), pages.data()) != 0) return false;
-  return std::all_of(pages.begin(), pages.end(), [](unsigned char page) { return page & 1; });
-}
-
 }  // namespace
 
-LargePages::LargePages(const checkpoint::TensorSource& source) {
+LargePages::LargePages(const checkpoint::TensorSource& source,
+                       base::FunctionRef<bool(std::span<const std::byte>)> left_out) {
   if (source.format() == checkpoint::Format::memory || ::sysconf(_SC_PAGESIZE) != kSmallPage) return;
   struct Range {
     std::byte *begin, *end;
@@ -67,7 +61,8 @@ LargePages::LargePages(const checkpoint::TensorSource& source) {
   std::vector<Range> tensors;
   for (const checkpoint::TensorInfo& tensor : source.tensors()) {
     auto* begin = const_cast<std::byte*>(tensor.bytes.data());
-    if (begin && !tensor.bytes.empty()) tensors.push_back({begin, begin + tensor.bytes.size()});
+    if (begin && !tensor.bytes.empty() && !left_out(tensor.bytes))
+      tensors.push_back({begin, begin + tensor.bytes.size()});
   }
   std::sort(tensors.begin(), tensors.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
   // Whole large pages that hold nothing but tensors and what pads them: never memory between two files.
@@ -96,7 +91,7 @@ void LargePages::advance(threads::Pool& pool, double seconds, int64_t spare) {
       return;
     }
     ++next_;
-    if (!in_memory(piece.data, piece.bytes)) continue;
+    if (!base::in_memory({piece.data, static_cast<size_t>(piece.bytes)})) continue;
     // A page that is in memory may not be mapped yet; how it is mapped shows once it is touched.
     for (int64_t at = 0; at < piece.bytes; at += kLargePage)
       static_cast<void>(*static_cast<volatile const std::byte*>(piece.data + at));

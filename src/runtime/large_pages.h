@@ -1,8 +1,11 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
+#include "base/function_ref.h"
 #include "checkpoint/tensor_source.h"
 #include "threads/pool.h"
 
@@ -18,8 +21,11 @@ namespace coterie::runtime {
 /// not wait for it.
 class LargePages {
  public:
-  /// Looks at the files that `source` maps; nothing is moved yet. `source` must outlive this.
-  explicit LargePages(const checkpoint::TensorSource& source);
+  /// Looks at the files that `source` maps; nothing is moved yet. `source` must outlive this. `left_out`: says of a
+  /// tensor's bytes whether they stay where they are.
+  explicit LargePages(
+      const checkpoint::TensorSource& source, base::FunctionRef<bool(std::span<const std::byte> bytes)> left_out =
+                                                  [](std::span<const std::byte>) { return false; });
 
   /// Moves pieces for about so long, by the workers of `pool`, while the machine keeps `spare` bytes of memory
   /// available. Must not run beside a job of the pool. Not an error, just nothing more to do: memory that is short,

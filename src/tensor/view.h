@@ -42,6 +42,9 @@ struct Weight {
   DType dtype = DType::f32;
   int64_t rows = 0, cols = 0;
   int64_t row_stride = 0;  // bytes
+  // Whether panels of rows lie turned (kernels::MatmulKernels::turn): then row(r) and row_range() are for whole panels
+  // alone, and only matmuls can read it.
+  bool turned = false;
 
   Weight() = default;
   Weight(const std::byte* data_, DType dtype_, int64_t rows_, int64_t cols_)

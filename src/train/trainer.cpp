@@ -218,8 +218,8 @@ void Trainer::State::begin(const std::atomic<bool>& stop) {
   for (int p = 0; p < models::kPlaces; ++p)
     places[std::string(models::name(static_cast<models::Place>(p)))] = {account.held[static_cast<size_t>(p)],
                                                                         account.active[static_cast<size_t>(p)]};
-  Json start = at("start");
-  start.update(Json{{"name", recipe.name},
+  Json begun = at("start");
+  begun.update(Json{{"name", recipe.name},
                     {"description", recipe.description},
                     {"recipe", recipe.source},
                     {"steps", recipe.schedule.steps},
@@ -239,10 +239,10 @@ void Trainer::State::begin(const std::atomic<bool>& stop) {
     for (int p = 0; p < models::kPlaces; ++p)
       if (const int64_t count = tuned->trainable()[static_cast<size_t>(p)])
         trainable[std::string(models::name(static_cast<models::Place>(p)))] = count;
-    start["trainable"] = trainable;
+    begun["trainable"] = trainable;
   }
-  if (!data.instructions.is_null()) start["instructions"] = data.instructions;
-  tell(start);
+  if (!data.instructions.is_null()) begun["instructions"] = data.instructions;
+  tell(begun);
   evaluate(stop);
 }
 

@@ -13,13 +13,13 @@ namespace {
 
 #include "kernels/matmul/formats256.inl.h"
 
+#include "kernels/matmul/tile.inl.h"
+
 #include "kernels/matmul/blocks256.inl.h"
 
 #include "kernels/avx2/matmul_rows256.inl.h"
 
 #include "kernels/avx2/matmul_words.inl.h"
-
-#include "kernels/avx2/matmul_words256.inl.h"
 
 #include "kernels/matmul/panels.inl.h"
 
@@ -37,7 +37,8 @@ void add_matmul_blocks256(MatmulKernel* fast) {
   fast[static_cast<int>(DType::q4_k)] = block_kernel<RowWise256<Q4K, RowDotsQ4K>, stream_q4_k>();
   fast[static_cast<int>(DType::q5_k)] = block_kernel<RowWise256<Q5K, RowDotsQ5K>, stream_q5_k>();
   fast[static_cast<int>(DType::q6_k)] = block_kernel<RowWise256<Q6K, RowDotsQ6K>, stream_q6_k>();
-  fast[static_cast<int>(DType::iq4_xs)] = block_kernel<Words256<IQ4XS, RowWise256<IQ4XS, RowDotsIQ4XS>>>();
+  fast[static_cast<int>(DType::iq4_xs)] =
+      block_kernel<Words<IQ4XS, RowWise256<IQ4XS, RowDotsIQ4XS>, ActivationBlock256, Header256<8>>>();
 }
 
 }  // namespace coterie::kernels::avx2

@@ -13,13 +13,16 @@ namespace {
 
 #include "kernels/matmul/formats32.inl.h"
 
+#include "kernels/matmul/tile.inl.h"
+
 #include "kernels/matmul/blocks32.inl.h"
 
 #include "kernels/avx2/matmul_words.inl.h"
 
-#include "kernels/avx2/matmul_words32.inl.h"
-
 #include "kernels/matmul/panels.inl.h"
+
+template <class Format>
+using WordBlocks32 = Words<Format, Blocks32<Format>, ActivationBlock32, Header32>;
 }  // namespace
 
 void add_matmul_blocks32(MatmulKernel* fast) {
@@ -28,8 +31,8 @@ void add_matmul_blocks32(MatmulKernel* fast) {
   fast[static_cast<int>(DType::q4_1)] = block_kernel<Blocks32<Q4_1>>();
   fast[static_cast<int>(DType::q5_0)] = block_kernel<Blocks32<Q5_0>>();
   fast[static_cast<int>(DType::q5_1)] = block_kernel<Blocks32<Q5_1>>();
-  fast[static_cast<int>(DType::q8_0)] = block_kernel<Words32<Q8_0>>();
-  fast[static_cast<int>(DType::iq4_nl)] = block_kernel<Words32<IQ4NL>>();
+  fast[static_cast<int>(DType::q8_0)] = block_kernel<WordBlocks32<Q8_0>>();
+  fast[static_cast<int>(DType::iq4_nl)] = block_kernel<WordBlocks32<IQ4NL>>();
   fast[static_cast<int>(DType::mxfp4)] = block_kernel<Blocks32<MXFP4>>();
 }
 

@@ -6,9 +6,10 @@ using Int = __m256i;
 using Float = __m256;
 
 inline constexpr int64_t kLanes = 8;
-inline constexpr int64_t kTileTokens = 4;       // tokens of a register tile
-inline constexpr int64_t kPanelsOfTile = 2;     // panels of one: of its loads, two codes and four x make eight products
-inline constexpr int64_t kFloatTileTokens = 6;  // of a tile of two panels of floats
+inline constexpr int64_t kTileTokens = 4;    // tokens of a register tile
+inline constexpr int64_t kPanelsOfTile = 2;  // panels of one: of its loads, two codes and four x make eight products
+inline constexpr int kTurnedTile = 4, kTurnedFew = 8;  // tokens of a fused tile by turned rows, of all that are fused
+inline constexpr int64_t kFloatTileTokens = 6;         // of a tile of two panels of floats
 // Signed codes are taken as they are: vpmaddubsw gets their magnitude, and x gets their sign.
 inline constexpr bool kSignedCodes = true;
 /// Groups of four products that may be summed before they are weighed: they are two sums of 16 bits, and each group
@@ -164,6 +165,28 @@ COTERIE_INLINE void load_columns(Rows rows, int64_t offset, Int (&out)[4]) {
   COTERIE_UNROLL
   for (int i = 0; i < 4; ++i) quad[i] = load_quad(rows, offset, i);
   turn_quads(quad, out);
+}
+/// How far a panel's next block is.
+COTERIE_INLINE int64_t step_bytes(Rows, int64_t block_bytes) { return block_bytes; }
+COTERIE_INLINE int64_t step_bytes(Turned, int64_t block_bytes) { return block_bytes * kLanes; }
+
+COTERIE_INLINE Int load_word(Turned rows, int64_t offset) {
+  const std::byte* p = rows.data + offset * kLanes;
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+COTERIE_INLINE void load_columns(Turned rows, int64_t offset, Int (&out)[4]) {
+  COTERIE_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    out[i] = load_word(rows, offset + 4 * i);
+    hold(out[i]);
+  }
+}
+/// The f16 at `offset` of each row, and the byte there, where it is one of those before the words or after them.
+COTERIE_INLINE Float load_halves(Turned rows, int64_t offset) {
+  return _mm256_cvtph_ps(load16(rows.data + offset * kLanes));
+}
+COTERIE_INLINE Int load_bytes_of(Turned rows, int64_t offset) {
+  return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(rows.data + offset * kLanes)));
 }
 /// The same with 64 bytes, a cache line of each row after the other: rows whose distance is a power of two share a set
 /// of the first cache, and would drive each other out of it between four visits.

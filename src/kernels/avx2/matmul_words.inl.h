@@ -50,3 +50,65 @@ struct StoreWords {
     }
   }
 };
+
+/// A format with signed codes and neither mins nor an offset: few tokens as `Few` does, many as words. Where a block
+/// has sub-blocks, a word is code * scale, which fits while the scale has 8 bits: then nothing is left to be weighed,
+/// and every block is one sum. `X`: a block of x; `Header`: of the format's family.
+template <class Format, class Few, class X, class Header>
+struct Words : Few {
+  static_assert(Format::kSigned && !Format::kMin);
+  static constexpr int kWords = static_cast<int>(Few::kValues);
+  struct Panel {
+    alignas(64) int16_t codes[kWords / 2][2 * kLanes];
+    float d[kLanes];
+  };
+  static constexpr int64_t kTilePanels = kPanelsOfTile;
+
+  template <class Source>
+  static void unpack(Source rows, int64_t blocks, Ahead& ahead, Panel* panels) {
+    for (int64_t b = 0; b < blocks; ++b, rows.data += step_bytes(rows, Format::kBytes)) {
+      fetch(ahead);
+      Header header;
+      Format::header(rows, header);
+      store_float(panels[b].d, header.d);
+      const Int* scale = nullptr;
+      if constexpr (requires { header.scale; }) scale = header.scale;
+      StoreWords<kWords> store{panels[b].codes, scale};
+      Format::codes(rows, store);
+    }
+  }
+
+  template <int P, int T>
+  static COTERIE_INLINE void tile(const Panel* panels, int64_t blocks, const std::byte* const* rows_x, Ahead& ahead,
+                                  Float (&y)[P][T]) {
+    const X* x[T];
+    begin_tile(rows_x, x, y);
+    for (int64_t b = 0; b < blocks; ++b) {
+      fetch(ahead);
+      Int sum[P][T];
+      COTERIE_UNROLL
+      for (int p = 0; p < P; ++p) {
+        COTERIE_UNROLL
+        for (int t = 0; t < T; ++t) sum[p][t] = zero_int();
+      }
+      for (int s = 0; s < kWords / 32; ++s) {
+        WordsOfX<T> words;
+        const int16_t(*codes[P])[2 * kLanes];
+        COTERIE_UNROLL
+        for (int p = 0; p < P; ++p) codes[p] = panels[p * blocks + b].codes + 16 * s;
+        COTERIE_UNROLL
+        for (int t = 0; t < T; ++t) words.take(t, x[t]->q + 32 * s);
+        read_again(&words);
+        add_words<P, T>(codes, words, sum);
+      }
+      COTERIE_UNROLL
+      for (int p = 0; p < P; ++p) {
+        const Float d = load_float(panels[p * blocks + b].d);
+        COTERIE_UNROLL
+        for (int t = 0; t < T; ++t) y[p][t] = fma(mul(d, set_float(x[t]->d)), to_float(sum[p][t]), y[p][t]);
+      }
+      COTERIE_UNROLL
+      for (int t = 0; t < T; ++t) ++x[t];
+    }
+  }
+};

@@ -261,10 +261,34 @@ void run_matmul_bf16(const MatmulTask& given) noexcept {
 
 int64_t matmul_scratch(tensor::DType, int64_t) noexcept { return kScratch * static_cast<int64_t>(sizeof(uint32_t)); }
 
+int64_t peak_bf16(int64_t rounds, float* sink) noexcept {
+  constexpr int kChains = 12;
+  __m512 sums[kChains];
+  __m512 a = _mm512_castsi512_ps(_mm512_set1_epi32(0x3f003f00));  // 0.5, 0.5
+  __m512 b = _mm512_castsi512_ps(_mm512_set1_epi32(0x3e803e80));  // 0.25, 0.25
+  COTERIE_UNROLL
+  for (int i = 0; i < kChains; ++i) sums[i] = _mm512_set1_ps(static_cast<float>(i));
+  for (int64_t round = 0; round < rounds; ++round) {
+    asm volatile("" : "+v"(a), "+v"(b));
+    __m512bh first, second;
+    __builtin_memcpy(&first, &a, sizeof first);
+    __builtin_memcpy(&second, &b, sizeof second);
+    COTERIE_UNROLL
+    for (int i = 0; i < kChains; ++i) sums[i] = _mm512_dpbf16_ps(sums[i], first, second);
+  }
+  COTERIE_UNROLL
+  for (int i = 1; i < kChains; ++i) sums[0] = _mm512_add_ps(sums[0], sums[i]);
+  *sink = _mm512_cvtss_f32(sums[0]);
+  return 2 * kChains * kLanes;
+}
+
 }  // namespace
 
 GemmKernels gemm_kernels_bf16() { return {kTileRows, kPanel, kScratch, run_gemm_bf16}; }
-MatmulKernel matmul_kernel_bf16() { return {run_matmul_bf16, matmul_scratch, ActivationForm::floats}; }
+void add_matmul_bf16(MatmulKernels& kernels) {
+  kernels.bf16 = {run_matmul_bf16, matmul_scratch, ActivationForm::floats};
+  kernels.peak_bf16 = peak_bf16;
+}
 
 }  // namespace coterie::kernels::avx512
 

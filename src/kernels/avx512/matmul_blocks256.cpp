@@ -17,6 +17,8 @@ namespace {
 
 #include "kernels/matmul/formats256.inl.h"
 
+#include "kernels/matmul/tile.inl.h"
+
 #include "kernels/matmul/blocks256.inl.h"
 
 #include "kernels/avx512/matmul_rows256.inl.h"

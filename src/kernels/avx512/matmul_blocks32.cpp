@@ -17,6 +17,8 @@ namespace {
 
 #include "kernels/matmul/formats32.inl.h"
 
+#include "kernels/matmul/tile.inl.h"
+
 #include "kernels/matmul/blocks32.inl.h"
 
 #include "kernels/matmul/panels.inl.h"

@@ -6,9 +6,10 @@ using Int = __m512i;
 using Float = __m512;
 
 inline constexpr int64_t kLanes = 16;
-inline constexpr int64_t kTileTokens = 8;       // tokens of a register tile
-inline constexpr int64_t kPanelsOfTile = 1;     // panels of one
-inline constexpr int64_t kFloatTileTokens = 8;  // of a tile of two panels of floats
+inline constexpr int64_t kTileTokens = 8;              // tokens of a register tile
+inline constexpr int64_t kPanelsOfTile = 1;            // panels of one
+inline constexpr int kTurnedTile = 4, kTurnedFew = 8;  // tokens of a fused tile by turned rows, of all that are fused
+inline constexpr int64_t kFloatTileTokens = 8;         // of a tile of two panels of floats
 // Codes that are signed bytes come with 128 added, which the min term takes off: vpdpbusd wants unsigned weights.
 inline constexpr bool kSignedCodes = false;
 /// Groups of four products that may be summed before they are weighed: as many as one likes, in 32 bits.
@@ -138,6 +139,28 @@ COTERIE_INLINE void load_columns(Rows rows, int64_t offset, Int (&out)[4]) {
   turn_quads(quad, out);
 }
 
+/// How far a panel's next block is.
+COTERIE_INLINE int64_t step_bytes(Rows, int64_t block_bytes) { return block_bytes; }
+COTERIE_INLINE int64_t step_bytes(Turned, int64_t block_bytes) { return block_bytes * kLanes; }
+
+COTERIE_INLINE Int load_word(Turned rows, int64_t offset) {
+  const std::byte* p = rows.data + offset * kLanes;
+  return _mm512_loadu_si512(p);
+}
+COTERIE_INLINE void load_columns(Turned rows, int64_t offset, Int (&out)[4]) {
+  COTERIE_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    out[i] = load_word(rows, offset + 4 * i);
+    hold(out[i]);
+  }
+}
+/// The f16 at `offset` of each row, and the byte there, where it is one of those before the words or after them.
+COTERIE_INLINE Float load_halves(Turned rows, int64_t offset) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows.data + offset * kLanes)));
+}
+COTERIE_INLINE Int load_bytes_of(Turned rows, int64_t offset) {
+  return _mm512_cvtepu8_epi32(load16(rows.data + offset * kLanes));
+}
 /// The same with 64 bytes. Each line is read by one instruction: rows whose distance is a power of two share a set of
 /// the first cache, and would drive each other out of it between four visits.
 COTERIE_INLINE void load_wide_columns(Rows rows, int64_t offset, Int (&out)[16]) {

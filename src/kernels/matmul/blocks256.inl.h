@@ -97,12 +97,15 @@ struct Blocks256 {
   static constexpr ActivationForm kForm = ActivationForm::blocks256;
   static constexpr int64_t kValues = 256, kBytes = Format::kBytes;
   static constexpr int kFusedTokens = 2, kFewTokens = 2;  // of a fused tile; with more, unpacking pays
+  static constexpr int kLead = Format::kLead;
+  using OfTurned = Blocks256;  // what multiplies few tokens by turned rows
   using Panel = Panel256<Format>;
   static constexpr int64_t kTilePanels = Format::kSigned ? 1 : kPanelsOfTile;
   static constexpr int kSubs = Panel::kSubs;
 
-  static void unpack(Rows rows, int64_t blocks, Ahead& ahead, Panel* panels) {
-    for (int64_t b = 0; b < blocks; ++b, rows.data += Format::kBytes) {
+  template <class Source>
+  static void unpack(Source rows, int64_t blocks, Ahead& ahead, Panel* panels) {
+    for (int64_t b = 0; b < blocks; ++b, rows.data += step_bytes(rows, kBytes)) {
       Panel& panel = panels[b];
       Header256<kSubs> header;
       Format::header(rows, header);
@@ -118,13 +121,13 @@ struct Blocks256 {
     }
   }
 
-  /// Straight from the file's bytes: what decoding is made of.
-  template <int T>
-  static COTERIE_INLINE void fused(Rows rows, int64_t blocks, const std::byte* const* rows_x, Ahead& ahead,
+  /// Straight from the weight's bytes: what decoding is made of.
+  template <int T, class Source>
+  static COTERIE_INLINE void fused(Source rows, int64_t blocks, const std::byte* const* rows_x, Ahead& ahead,
                                    Float (&y)[T]) {
     const ActivationBlock256* x[T];
     for (int t = 0; t < T; ++t) x[t] = reinterpret_cast<const ActivationBlock256*>(rows_x[t]), y[t] = zero_float();
-    for (int64_t b = 0; b < blocks; ++b, rows.data += Format::kBytes) {
+    for (int64_t b = 0; b < blocks; ++b, rows.data += step_bytes(rows, kBytes)) {
       Header256<kSubs> header;
       Format::header(rows, header);
       Dot256<Format, T> dot{header, x, ahead, {}, {}};
@@ -151,12 +154,7 @@ struct Blocks256 {
                                   Float (&y)[P][T]) {
     constexpr int kSpan = span256<Format>(), kSpans = Format::kSub / 4 / kSpan;
     const ActivationBlock256* x[T];
-    COTERIE_UNROLL
-    for (int t = 0; t < T; ++t) {
-      x[t] = reinterpret_cast<const ActivationBlock256*>(rows_x[t]);
-      COTERIE_UNROLL
-      for (int p = 0; p < P; ++p) y[p][t] = zero_float();
-    }
+    begin_tile(rows_x, x, y);
     for (int64_t b = 0; b < blocks; ++b) {
       fetch(ahead);
       const Panel* panel[P];

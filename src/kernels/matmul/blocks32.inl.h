@@ -75,11 +75,14 @@ struct Blocks32 {
   static constexpr ActivationForm kForm = ActivationForm::blocks32;
   static constexpr int64_t kValues = 32, kBytes = Format::kBytes;
   static constexpr int kFusedTokens = 2, kFewTokens = 2;  // of a fused tile; with more, unpacking pays
+  static constexpr int kLead = Format::kLead;
+  using OfTurned = Blocks32;  // what multiplies few tokens by turned rows
   using Panel = Panel32;
   static constexpr int64_t kTilePanels = Format::kSigned ? 1 : kPanelsOfTile;
 
-  static void unpack(Rows rows, int64_t blocks, Ahead& ahead, Panel* panels) {
-    for (int64_t b = 0; b < blocks; ++b, rows.data += kBytes) {
+  template <class Source>
+  static void unpack(Source rows, int64_t blocks, Ahead& ahead, Panel* panels) {
+    for (int64_t b = 0; b < blocks; ++b, rows.data += step_bytes(rows, kBytes)) {
       fetch(ahead);
       Header32 header;
       Format::header(rows, header);
@@ -89,13 +92,13 @@ struct Blocks32 {
     }
   }
 
-  /// Straight from the file's bytes: what decoding is made of.
-  template <int T>
-  static COTERIE_INLINE void fused(Rows rows, int64_t blocks, const std::byte* const* rows_x, Ahead& ahead,
+  /// Straight from the weight's bytes: what decoding is made of.
+  template <int T, class Source>
+  static COTERIE_INLINE void fused(Source rows, int64_t blocks, const std::byte* const* rows_x, Ahead& ahead,
                                    Float (&y)[T]) {
     const ActivationBlock32* x[T];
     for (int t = 0; t < T; ++t) x[t] = reinterpret_cast<const ActivationBlock32*>(rows_x[t]), y[t] = zero_float();
-    for (int64_t b = 0; b < blocks; ++b, rows.data += kBytes) {
+    for (int64_t b = 0; b < blocks; ++b, rows.data += step_bytes(rows, kBytes)) {
       fetch(ahead);
       Header32 header;
       Format::header(rows, header);
@@ -117,12 +120,7 @@ struct Blocks32 {
                                   Float (&y)[P][T]) {
     constexpr int kSpan = span32<Format>();
     const ActivationBlock32* x[T];
-    COTERIE_UNROLL
-    for (int t = 0; t < T; ++t) {
-      x[t] = reinterpret_cast<const ActivationBlock32*>(rows_x[t]);
-      COTERIE_UNROLL
-      for (int p = 0; p < P; ++p) y[p][t] = zero_float();
-    }
+    begin_tile(rows_x, x, y);
     for (int64_t b = 0; b < blocks; ++b) {
       fetch(ahead);
       const Panel* panel[P];

@@ -36,6 +36,16 @@ COTERIE_INLINE Rows panel_rows(const MatmulTask& task, int64_t first, int64_t ro
   return {copy, row_bytes};
 }
 
+/// The same panel as the task's rows lie.
+template <class Source>
+COTERIE_INLINE Source panel_of(const MatmulTask& task, int64_t first, int64_t row_bytes) {
+  if constexpr (__is_same(Source, Turned)) {
+    return {task.weights + first * row_bytes};
+  } else {
+    return panel_rows(task, first, row_bytes);
+  }
+}
+
 COTERIE_INLINE void store_rows(const MatmulTask& task, int64_t token, int64_t first, Float y) {
   float* target = task.y + token * task.y_stride + first;
   if (first + kLanes <= task.rows) {
@@ -56,17 +66,17 @@ COTERIE_INLINE Ahead ahead_of(const MatmulTask& task, int64_t first, int64_t row
 /// Tokens as evenly as tiles allow: 9 are 5 and 4, not 8 and 1.
 COTERIE_INLINE int64_t tile_begin(int64_t tile, int64_t tiles, int64_t tokens) { return tokens * tile / tiles; }
 
-template <class Blocks, int T>
-void run_fused_tile(const MatmulTask& task, Rows rows, int64_t blocks, int64_t token, int64_t first, Ahead& ahead) {
+template <class Blocks, int T, class Source>
+void run_fused_tile(const MatmulTask& task, Source rows, int64_t blocks, int64_t token, int64_t first, Ahead& ahead) {
   Float y[T];
   Blocks::template fused<T>(rows, blocks, task.x + token, ahead, y);
   COTERIE_UNROLL
   for (int t = 0; t < T; ++t) store_rows(task, token + t, first, y[t]);
 }
 
-template <class Blocks, int T = Blocks::kFusedTokens>
-COTERIE_INLINE void run_fused_tile_of(int64_t tokens, const MatmulTask& task, Rows rows, int64_t blocks, int64_t token,
-                                      int64_t first, Ahead& ahead) {
+template <class Blocks, int T, class Source>
+COTERIE_INLINE void run_fused_tile_of(int64_t tokens, const MatmulTask& task, Source rows, int64_t blocks,
+                                      int64_t token, int64_t first, Ahead& ahead) {
   if constexpr (T > 1) {
     if (tokens < T) return run_fused_tile_of<Blocks, T - 1>(tokens, task, rows, blocks, token, first, ahead);
   }
@@ -74,16 +84,18 @@ COTERIE_INLINE void run_fused_tile_of(int64_t tokens, const MatmulTask& task, Ro
 }
 
 /// Up to kFewTokens: straight from the file's bytes. A second tile of tokens finds the panel in the first cache.
-template <class Blocks>
+template <class Blocks, class Source = Rows>
 void run_fused(const MatmulTask& task) {
   const int64_t blocks = task.cols / Blocks::kValues, row_bytes = blocks * Blocks::kBytes;
   const int64_t tiles = (task.tokens + Blocks::kFusedTokens - 1) / Blocks::kFusedTokens;
   for (int64_t first = 0; first < task.rows; first += kLanes) {
-    const Rows rows = panel_rows(task, first, row_bytes);
-    Ahead ahead = ahead_of(task, first + kLanes, kLanes, blocks * tiles);
+    const Source rows = panel_of<Source>(task, first, row_bytes);
+    // Turned rows are one run of bytes, which the processor follows by itself: fetching costs there (docs/log.md).
+    Ahead ahead{nullptr, nullptr, 0};
+    if constexpr (!__is_same(Source, Turned)) ahead = ahead_of(task, first + kLanes, kLanes, blocks * tiles);
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t token = tile_begin(tile, tiles, task.tokens), end = tile_begin(tile + 1, tiles, task.tokens);
-      run_fused_tile_of<Blocks>(end - token, task, rows, blocks, token, first, ahead);
+      run_fused_tile_of<Blocks, Blocks::kFusedTokens>(end - token, task, rows, blocks, token, first, ahead);
     }
   }
 }
@@ -109,7 +121,7 @@ COTERIE_INLINE void run_tile_of(int64_t tokens, const MatmulTask& task, const ty
   run_tile<Blocks, P, T>(task, panels, blocks, token, first, ahead);
 }
 
-template <class Blocks>
+template <class Blocks, class Source = Rows>
 void run_unpacked(const MatmulTask& task) {
   using Panel = typename Blocks::Panel;
   const int64_t blocks = task.cols / Blocks::kValues, row_bytes = blocks * Blocks::kBytes;
@@ -123,7 +135,7 @@ void run_unpacked(const MatmulTask& task) {
       const int64_t first = begin + p * kLanes;
       Ahead ahead{nullptr, nullptr, 0};
       if (begin == 0 && p + 1 < count) ahead = ahead_of(task, first + kLanes, kLanes, blocks);
-      Blocks::unpack(panel_rows(task, first, row_bytes), blocks, ahead, panels + p * blocks);
+      Blocks::unpack(panel_of<Source>(task, first, row_bytes), blocks, ahead, panels + p * blocks);
     }
     constexpr int64_t kTilePanels = Blocks::kTilePanels;
     const int64_t steps = (count + kTilePanels - 1) / kTilePanels;
@@ -143,8 +155,19 @@ void run_unpacked(const MatmulTask& task) {
 /// What multiplies one token, where it can: false and nothing done where it cannot.
 using OneToken = bool (*)(const MatmulTask&) noexcept;
 
+/// Few tokens by turned rows: there is less to unpack than in the file's order, so more tokens are few.
+template <class Blocks>
+struct FewByTurned : Blocks {
+  static constexpr int kFusedTokens = kTurnedTile, kFewTokens = kTurnedFew;
+};
+
 template <class Blocks, OneToken one_token>
 void run_blocks(const MatmulTask& task) noexcept {
+  if constexpr (Blocks::kLead >= 0) {
+    if (task.turned && task.tokens <= kTurnedFew)
+      return run_fused<FewByTurned<typename Blocks::OfTurned>, Turned>(task);
+    if (task.turned) return run_unpacked<Blocks, Turned>(task);
+  }
   if constexpr (one_token != nullptr) {
     if (task.tokens == 1 && one_token(task)) return;
   }
@@ -154,5 +177,5 @@ void run_blocks(const MatmulTask& task) noexcept {
 
 template <class Blocks, OneToken one_token = nullptr>
 MatmulKernel block_kernel() {
-  return {run_blocks<Blocks, one_token>, panel_scratch<Blocks>, Blocks::kForm};
+  return {run_blocks<Blocks, one_token>, panel_scratch<Blocks>, Blocks::kForm, Blocks::kLead};
 }

@@ -13,6 +13,11 @@ struct Rows {
   int64_t stride;
 };
 
+/// The same rows turned (MatmulKernels::turn).
+struct Turned {
+  const std::byte* data;
+};
+
 /// Bytes to fetch into the cache while others are worked on: `lines` of 64 at each step, until `end`.
 struct Ahead {
   const std::byte* at;

@@ -1,7 +1,9 @@
 #include "unit/runtime/tiny_model.h"
 
+#include "base/json.h"
 #include "checkpoint/random_source.h"
 #include "checkpoint/tensor_sink.h"
+#include "models/families/family.h"
 #include "models/shapes.h"
 
 namespace coterie::runtime::test {
@@ -39,11 +41,13 @@ text::GgufVocabulary vocabulary() {
 
 std::string fixture(const std::string& name) { return std::string(COTERIE_TEST_DATA) + "/parity/data/" + name; }
 
-models::Model tiny_model(bool text, int64_t context, uint64_t seed) {
-  models::ModelSpec spec = models::read_spec(checkpoint::resolve_model(fixture("mixtral")));
+models::Model tiny_model(bool text, int64_t context, uint64_t seed, tensor::DType dtype) {
+  base::Json config = base::read_json(fixture("mixtral") + "/config.json");
+  if (tensor::is_block(dtype)) config["hidden_size"] = 256, config["intermediate_size"] = 512;  // whole blocks
+  models::ModelSpec spec = models::read_config(config, "config.json", true);
   spec.vocabulary = 259;
   spec.context = context;
-  models::RandomModel random = models::random_model(spec, tensor::DType::f32, "tiny");
+  models::RandomModel random = models::random_model(spec, dtype, "tiny");
   models::Model model;
   model.source = checkpoint::random_source(std::move(random.tensors), std::move(random.metadata), seed, 1);
   model.decoder = models::bind_decoder(spec, *model.source);
@@ -54,8 +58,8 @@ models::Model tiny_model(bool text, int64_t context, uint64_t seed) {
 
 text::ChatTemplate tiny_template() { return text::ChatTemplate(kTemplate, "", "<|im_end|>", "tiny"); }
 
-void write_tiny_gguf(const std::filesystem::path& path, int64_t context) {
-  const models::Model model = tiny_model(false, context);
+void write_tiny_gguf(const std::filesystem::path& path, int64_t context, tensor::DType dtype) {
+  const models::Model model = tiny_model(false, context, 1, dtype);
   const text::GgufVocabulary v = vocabulary();
   checkpoint::Metadata metadata = model.source->metadata();
   const std::string prefix = "tokenizer.ggml.";

@@ -11,11 +11,13 @@ namespace coterie::runtime::test {
 /// A Mixtral of two layers and 259 tokens with random weights: the 256 bytes, a pair
 /// of zero bytes (a vocabulary without a merge is refused), "<|im_start|>" and "<|im_end|>" (which
 /// ends a text). Without `text` it has no tokenizer, as a checkpoint without one.
-models::Model tiny_model(bool text = true, int64_t context = 256, uint64_t seed = 1);
+models::Model tiny_model(bool text = true, int64_t context = 256, uint64_t seed = 1,
+                         tensor::DType dtype = tensor::DType::f32);
 inline constexpr int32_t kStart = 257, kEnd = 258;
 
 /// The same, text included, as a file.
-void write_tiny_gguf(const std::filesystem::path& path, int64_t context = 256);
+void write_tiny_gguf(const std::filesystem::path& path, int64_t context = 256,
+                     tensor::DType dtype = tensor::DType::f32);
 
 /// Turns between <|im_start|>ROLE\n … <|im_end|>\n.
 text::ChatTemplate tiny_template();

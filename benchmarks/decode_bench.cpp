@@ -1,0 +1,67 @@
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/rng.h"
+#include "runtime/engine.h"
+#include "runtime/weight_bytes.h"
+#include "tensor/buffer.h"
+
+// Decoding against memory, token by token: after each token the same threads read as many bytes as it read of weights
+// from memory of their own. On a machine whose bandwidth changes from second to second no other order of measuring
+// says what share of it decoding reaches. COTERIE_BENCH_MODEL names the model; argument: whether the weights are
+// settled (turned, in large pages) before, or stay in the pages of the file.
+namespace {
+
+using namespace coterie;
+
+double middle(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + std::ssize(values) / 2, values.end());
+  return values[values.size() / 2];
+}
+
+void decode(benchmark::State& state) {
+  const char* path = std::getenv("COTERIE_BENCH_MODEL");
+  if (!path) return state.SkipWithError("COTERIE_BENCH_MODEL names no model");
+  runtime::EngineOptions options;
+  options.settle = state.range(0) != 0;
+  runtime::Engine engine(models::open_model(path), options);
+  runtime::KvCache cache = engine.make_cache();
+  base::Rng rng(1);
+  const auto step = [&] {
+    const auto id = static_cast<int32_t>(rng.below(static_cast<uint64_t>(engine.spec().vocabulary)));
+    const runtime::Evaluation evaluation{{&id, 1}, &cache};
+    engine.evaluate({&evaluation, 1});
+  };
+  for (int i = 0; i < 4; ++i) step();
+  engine.settle_weights();
+  const int64_t bytes = runtime::weight_bytes(*engine.model().decoder).all_touched();
+  const int64_t share = bytes / engine.threads() / 4096 * 4096;
+  tensor::Buffer<std::byte> memory(share * engine.threads());
+  std::memset(memory.data(), 1, static_cast<size_t>(memory.size()));
+  std::vector<double> tokens, reads, shares;
+  for (auto _ : state) {
+    const base::Stopwatch token;
+    step();
+    tokens.push_back(token.seconds());
+    const base::Stopwatch read;
+    engine.context().pool.run([&](int worker) {
+      benchmark::DoNotOptimize(engine.context().kernels.matmul.read(memory.data() + worker * share, share));
+    });
+    reads.push_back(read.seconds());
+    shares.push_back(reads.back() / tokens.back());
+    if (cache.length() + 1 >= engine.context_size()) cache = engine.make_cache();
+  }
+  state.counters["ms a token"] = middle(tokens) * 1e3;
+  state.counters["GB/s read"] = static_cast<double>(share * engine.threads()) / middle(reads) / 1e9;
+  state.counters["of_reading"] = middle(shares);
+  state.SetLabel("medians");
+}
+
+BENCHMARK(decode)->Arg(1)->Arg(0)->Iterations(200)->Unit(benchmark::kMillisecond)->UseRealTime();
+
+}  // namespace

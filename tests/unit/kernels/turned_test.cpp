@@ -1,0 +1,120 @@
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "kernels/table.h"
+#include "tensor/buffer.h"
+#include "unit/kernels/random_weights.h"
+
+// Turned rows: the same bytes, the same bits of every product.
+namespace coterie::kernels {
+namespace {
+
+using tensor::DType;
+using test::RandomWeight;
+
+std::vector<const KernelTable*> tables_that_turn() {
+  std::vector<const KernelTable*> tables;
+  for (const Candidate& candidate : candidates())
+    if (candidate.usable && candidate.table->matmul.turn) tables.push_back(candidate.table);
+  return tables;
+}
+
+tensor::Buffer<std::byte> turned(const MatmulKernels& kernels, const tensor::Weight& w, int lead) {
+  const tensor::DTypeInfo& info = tensor::info(w.dtype);
+  const int64_t row_bytes = tensor::row_bytes(w.dtype, w.cols);
+  tensor::Buffer<std::byte> out(w.rows * row_bytes);
+  std::memset(out.data(), 0xee, static_cast<size_t>(out.size()));
+  for (int64_t r = 0; r < w.rows; r += kernels.panel_rows)
+    kernels.turn(w.row(r), w.row_stride, w.cols / info.block_values, info.block_bytes, lead,
+                 out.data() + r * row_bytes);
+  return out;
+}
+
+class TurnedTest : public testing::TestWithParam<DType> {};
+INSTANTIATE_TEST_SUITE_P(Formats, TurnedTest, testing::ValuesIn(test::weight_dtypes()),
+                         [](const auto& each) { return std::string(tensor::name(each.param)); });
+
+TEST_P(TurnedTest, EveryByteIsWhereTheKernelsLookForIt) {
+  for (const KernelTable* table : tables_that_turn()) {
+    const MatmulKernels& kernels = table->matmul;
+    const int lead = kernels.fast[static_cast<size_t>(GetParam())].turned_lead;
+    if (lead < 0) continue;
+    const tensor::DTypeInfo& info = tensor::info(GetParam());
+    const int64_t rows = kernels.panel_rows, blocks = 3;
+    const RandomWeight weight(GetParam(), rows, blocks * info.block_values, 3, 5);
+    const tensor::Weight& w = weight;
+    const tensor::Buffer<std::byte> out = turned(kernels, w, lead);
+    const int64_t words = (info.block_bytes - lead) / 4, tail = lead + 4 * words;
+    for (int64_t b = 0; b < blocks; ++b) {
+      const std::byte* panel = out.data() + b * info.block_bytes * rows;
+      for (int64_t r = 0; r < rows; ++r) {
+        const std::byte* block = w.row(r) + b * info.block_bytes;
+        const auto same = [&](int64_t at, int64_t count) {
+          return std::memcmp(panel + at * rows + r * count, block + at, static_cast<size_t>(count)) == 0;
+        };
+        ASSERT_TRUE(same(0, lead)) << table->isa << " row " << r;
+        for (int64_t i = 0; i < words; ++i) ASSERT_TRUE(same(lead + 4 * i, 4)) << table->isa << " row " << r;
+        ASSERT_TRUE(same(tail, info.block_bytes - tail)) << table->isa << " row " << r;
+      }
+    }
+  }
+}
+
+TEST_P(TurnedTest, ProductsHaveTheSameBits) {
+  for (const KernelTable* table : tables_that_turn()) {
+    const MatmulKernels& kernels = table->matmul;
+    const MatmulKernel& kernel = kernels.fast[static_cast<size_t>(GetParam())];
+    if (kernel.turned_lead < 0) continue;
+    const int64_t block = tensor::info(GetParam()).block_values;
+    for (const int64_t cols : {block, 3 * block, 2304 / block * block}) {
+      const RandomWeight weight(GetParam(), 3 * kernels.panel_rows, cols, 5);
+      const tensor::Weight& w = weight;
+      const tensor::Buffer<std::byte> in_panels = turned(kernels, w, kernel.turned_lead);
+      for (const int64_t tokens : {1, 2, 3, 4, 5, 7, 8, 9, 33}) {
+        const std::vector<float> values = test::random_values(tokens * cols, 6);
+        const bool small = kernel.form == ActivationForm::blocks32;
+        const int64_t row_bytes = small ? cols / 32 * static_cast<int64_t>(sizeof(ActivationBlock32))
+                                        : cols / 256 * static_cast<int64_t>(sizeof(ActivationBlock256));
+        tensor::Buffer<std::byte> x(tokens * row_bytes), scratch(kernel.scratch_bytes(GetParam(), cols));
+        std::vector<const std::byte*> rows;
+        for (int64_t t = 0; t < tokens; ++t) {
+          std::byte* row = x.data() + t * row_bytes;
+          if (small) {
+            kernels.quantise32(values.data() + t * cols, cols, reinterpret_cast<ActivationBlock32*>(row));
+          } else {
+            kernels.quantise256(values.data() + t * cols, cols, reinterpret_cast<ActivationBlock256*>(row));
+          }
+          rows.push_back(row);
+        }
+        const auto multiply = [&](const std::byte* weights, bool is_turned) {
+          std::vector<float> y(static_cast<size_t>(tokens * w.rows));
+          MatmulTask task;
+          task.weights = weights, task.dtype = GetParam(), task.turned = is_turned;
+          task.row_stride = tensor::row_bytes(GetParam(), cols), task.rows = w.rows, task.cols = cols;
+          task.x = rows.data(), task.tokens = tokens, task.y = y.data(), task.y_stride = w.rows;
+          task.scratch = scratch.data();
+          kernel.run(task);
+          std::vector<uint32_t> bits;
+          for (const float value : y) bits.push_back(std::bit_cast<uint32_t>(value));
+          return bits;
+        };
+        ASSERT_EQ(multiply(in_panels.data(), true), multiply(w.data, false))
+            << table->isa << ", " << tokens << " tokens, " << cols << " columns";
+      }
+    }
+  }
+}
+
+TEST(Turned, AreReadInEveryFormatOfDecoding) {
+  for (const KernelTable* table : tables_that_turn())
+    for (const DType dtype : {DType::q2_k, DType::q4_k, DType::q5_k, DType::iq4_xs, DType::q4_0, DType::q4_1,
+                              DType::q5_0, DType::q5_1, DType::q8_0, DType::iq4_nl, DType::mxfp4})
+      EXPECT_GE(table->matmul.fast[static_cast<size_t>(dtype)].turned_lead, 0) << table->isa << tensor::name(dtype);
+}
+
+}  // namespace
+}  // namespace coterie::kernels

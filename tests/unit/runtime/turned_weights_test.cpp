@@ -1,0 +1,170 @@
+#include "runtime/turned_weights.h"
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "kernels/table.h"
+#include "runtime/engine.h"
+#include "support/temp_folder.h"
+#include "unit/runtime/tiny_model.h"
+
+namespace coterie::runtime {
+namespace {
+
+constexpr double kForever = std::numeric_limits<double>::infinity();
+
+const std::vector<tensor::DType> kFormats = {tensor::DType::q8_0, tensor::DType::mxfp4, tensor::DType::q4_k,
+                                             tensor::DType::q6_k};
+
+bool can_turn() { return kernels::select().matmul.turn != nullptr; }
+
+/// A file of random weights, and the model in it.
+struct File {
+  TempFolder folder;
+  models::Model model;
+  explicit File(tensor::DType dtype) {
+    test::write_tiny_gguf(folder / "tiny.gguf", 256, dtype);
+    model = models::open_model(folder / "tiny.gguf");
+  }
+};
+
+std::vector<uint32_t> bits(tensor::Matrix logits) {
+  std::vector<uint32_t> result;
+  for (int64_t r = 0; r < logits.rows; ++r)
+    for (int64_t c = 0; c < logits.cols; ++c) result.push_back(std::bit_cast<uint32_t>(logits.row(r)[c]));
+  return result;
+}
+
+/// Logits of a prompt and of some tokens after it; all weights are settled between the first two steps if asked for.
+std::vector<std::vector<uint32_t>> steps_of(Engine& engine, bool settle) {
+  std::vector<int32_t> ids(20);
+  std::iota(ids.begin(), ids.end(), 3);
+  KvCache cache = engine.make_cache();
+  std::vector<std::vector<uint32_t>> result;
+  const auto step = [&](std::span<const int32_t> of, models::SequenceStep::Logits logits) {
+    const Evaluation evaluation{of, &cache, logits};
+    result.push_back(bits(engine.evaluate({&evaluation, 1})));
+  };
+  step(ids, models::SequenceStep::Logits::all);
+  if (settle) engine.settle_weights();
+  for (const int32_t id : {7, 99, 200}) step({&id, 1}, models::SequenceStep::Logits::last);
+  step(ids, models::SequenceStep::Logits::all);
+  step({ids.data(), 5}, models::SequenceStep::Logits::all);
+  return result;
+}
+
+TEST(TurnedWeights, ChangeNoBitOfAnyStep) {
+  for (const tensor::DType dtype : kFormats) {
+    File in_file_order(dtype), turned(dtype);
+    EngineOptions options;
+    options.threads = 2;
+    Engine settling(std::move(turned.model), options);
+    options.settle = false;
+    Engine plain(std::move(in_file_order.model), options);
+    EXPECT_EQ(steps_of(settling, true), steps_of(plain, false)) << tensor::name(dtype);
+  }
+}
+
+class Counter : public layers::TensorVisitor {
+ public:
+  void matrix(const Tensor& tensor, int64_t, int64_t, tensor::Weight& slot) override { count(tensor, slot); }
+  void vector(const Tensor&, int64_t, layers::Vector&) override {}
+  void stack(const Tensor& tensor, int64_t, int64_t, int64_t, std::vector<tensor::Weight>& slots) override {
+    for (tensor::Weight& slot : slots) count(tensor, slot);
+  }
+  int64_t turned = 0, experts = 0, looked_up = 0;
+
+ private:
+  void count(const Tensor& tensor, const tensor::Weight& slot) {
+    if (!slot.turned) return;
+    turned += slot.bytes();
+    experts += tensor.place == layers::Place::experts;
+    looked_up += tensor.place == layers::Place::input_embeddings;
+  }
+};
+
+Counter count(const models::Decoder& decoder) {
+  Counter counter;
+  decoder.visit(counter);
+  return counter;
+}
+
+TEST(TurnedWeights, PointTheDecoderThereAndBack) {
+  if (!can_turn()) GTEST_SKIP() << "scalar kernels read the file's order";
+  File file(tensor::DType::q8_0);
+  threads::Pool pool(2);
+  {
+    TurnedWeights weights(*file.model.decoder, *file.model.source, kernels::select().matmul);
+    EXPECT_EQ(count(*file.model.decoder).turned, 0) << "nothing before it is told to";
+    weights.advance(pool, 0, 0);
+    EXPECT_EQ(weights.turned_bytes(), 0) << "no time, nothing turned";
+    weights.advance(pool, kForever, 0);
+    EXPECT_TRUE(weights.done());
+    const Counter counter = count(*file.model.decoder);
+    EXPECT_GT(counter.turned, 0);
+    EXPECT_EQ(counter.turned, weights.turned_bytes());
+    EXPECT_EQ(counter.experts, 2 * 8 * 3) << "every expert's three matrices, in both layers";
+    EXPECT_EQ(counter.looked_up, 0);
+    int64_t held = 0;
+    for (const checkpoint::TensorInfo& tensor : file.model.source->tensors())
+      if (weights.holds(tensor.bytes)) held += static_cast<int64_t>(tensor.bytes.size());
+    EXPECT_EQ(held, weights.turned_bytes());
+  }
+  EXPECT_EQ(count(*file.model.decoder).turned, 0) << "the memory is gone, so is every pointer into it";
+}
+
+TEST(TurnedWeights, AdvanceBitByBit) {
+  if (!can_turn()) GTEST_SKIP() << "scalar kernels read the file's order";
+  File file(tensor::DType::q8_0);
+  threads::Pool pool(1);
+  TurnedWeights weights(*file.model.decoder, *file.model.source, kernels::select().matmul);
+  int calls = 0;
+  for (int64_t before = -1; !weights.done() && calls < 10000; ++calls) {
+    EXPECT_GE(weights.turned_bytes(), before);
+    before = weights.turned_bytes();
+    weights.advance(pool, 1e-7, 0);
+  }
+  EXPECT_TRUE(weights.done());
+  EXPECT_GT(calls, 3);
+  EXPECT_GT(weights.turned_bytes(), 0);
+  EXPECT_EQ(count(*file.model.decoder).turned, weights.turned_bytes());
+}
+
+TEST(TurnedWeights, MemoryThatIsShortEndsIt) {
+  File file(tensor::DType::q8_0);
+  threads::Pool pool(1);
+  TurnedWeights weights(*file.model.decoder, *file.model.source, kernels::select().matmul);
+  weights.advance(pool, kForever, INT64_MAX / 2);
+  EXPECT_TRUE(weights.done());
+  EXPECT_EQ(weights.turned_bytes(), 0);
+}
+
+TEST(TurnedWeights, WhatLiesInNoFileStaysWhereItIs) {
+  models::Model model = test::tiny_model(false, 256, 1, tensor::DType::q8_0);
+  threads::Pool pool(1);
+  TurnedWeights weights(*model.decoder, *model.source, kernels::select().matmul);
+  EXPECT_TRUE(weights.done());
+}
+
+TEST(TurnedWeights, FloatsStayInTheFile) {
+  File file(tensor::DType::f32);
+  const TurnedWeights weights(*file.model.decoder, *file.model.source, kernels::select().matmul);
+  EXPECT_TRUE(weights.done());
+}
+
+TEST(TurnedWeights, ExactKernelsRefuseThem) {
+  if (!can_turn()) GTEST_SKIP() << "scalar kernels read the file's order";
+  File file(tensor::DType::q8_0);
+  EngineOptions options;
+  options.precision = ops::Precision::f32;
+  Engine engine(std::move(file.model), options);
+  engine.settle_weights();
+  EXPECT_EQ(count(*engine.model().decoder).turned, 0);
+}
+
+}  // namespace
+}  // namespace coterie::runtime
