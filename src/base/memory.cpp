@@ -97,6 +97,7 @@ std::span<std::byte> pages_of(std::span<const std::byte> bytes, bool touched) {
 
 bool in_memory(std::span<const std::byte> mapped) {
   const std::span<std::byte> pages = pages_of(mapped, true);
+  if (pages.empty()) return true;
   std::vector<unsigned char> there(pages.size() / static_cast<size_t>(::sysconf(_SC_PAGESIZE)));
   if (::mincore(pages.data(), pages.size(), there.data()) != 0) return false;
   return std::all_of(there.begin(), there.end(), [](unsigned char page) { return page & 1; });

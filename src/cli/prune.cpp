@@ -60,7 +60,10 @@ int prune_command(const PruneCommand& command) {
       throw base::Error(base::ErrorKind::interrupted, command.out, "the pruning was interrupted", "");
   };
   {
-    runtime::Engine engine = open_engine(command.model);
+    // The experts' outputs are told apart by where their weights lie, so those stay where they are.
+    ModelOptions in_place = command.model;
+    in_place.file_pages = true;
+    runtime::Engine engine = open_engine(in_place);
     refuse_existing_output(engine.model(), command.out, command.force);
     surgery::check_pruned_form(engine.model(), command.out, command.uneven);
     surgery::ExpertSaliency saliency(*engine.model().decoder);

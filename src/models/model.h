@@ -19,11 +19,11 @@ struct OpenOptions {
   bool strict = false;                       // unknown config keys are an error, not a warning
   std::optional<int64_t> experts_per_token;  // --experts-per-token
   // --router: what training does, in inference too.
-  std::optional<float> router_sample;  // sample:T
-  bool router_noise = false;           // noise
-  std::optional<float> router_jitter;  // jitter:E; 0 for the model's own
-  bool router_capacity = false;        // capacity, by router_limit or else the model's own
-  std::optional<layers::RouterSpec::Capacity> router_limit;
+  std::optional<float> router_sample;       // sample:T
+  bool router_noise = false;                // noise
+  std::optional<float> router_jitter = {};  // jitter:E; 0 for the model's own
+  bool router_capacity = false;             // capacity, by router_limit or else the model's own
+  std::optional<layers::RouterSpec::Capacity> router_limit = {};
   // --adapter: a folder of low-rank matrices to lay over the weights (models/adapter.h), what they add times the
   // factor.
   std::filesystem::path adapter = {};

@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
 #include <utility>
 
 #include "base/clock.h"
+#include "base/error.h"
 #include "base/memory.h"
 
 namespace coterie::runtime {
@@ -17,6 +19,8 @@ using tensor::Weight;
 
 constexpr int64_t kStepBytes = 8 << 20;   // turned between two looks at the clock: a few milliseconds
 constexpr int64_t kTaskBytes = 64 << 10;  // turned by a worker at a time
+constexpr int64_t kShare = 32;            // of all weights that are turned before the decoder is told
+constexpr int kMostLooks = 8;             // at a tensor that is not in memory, before it stays where it is
 
 /// The bytes that a weight's rows lie in, gaps between them included.
 std::span<const std::byte> extent(const Weight& weight) {
@@ -47,11 +51,13 @@ class TurnedWeights::Collector : public layers::TensorVisitor {
 
  private:
   void add(const Tensor& tensor, std::vector<Weight> weights, bool stack) {
-    if (weights.empty() || tensor.place == layers::Place::input_embeddings) return;
+    if (weights.empty() || weights.front().rows == 0 || tensor.place == layers::Place::input_embeddings) return;
     Part part;
     for (const Weight& weight : weights) {
       if (!weight || kernels_.fast[static_cast<size_t>(weight.dtype)].turned_lead < 0) return;
-      if (weight.rows % kernels_.panel_rows != 0 || !in_file(extent(weight))) return;
+      // Heads are taken out of it by themselves: each whole panels.
+      if (weight.rows % tensor.parts != 0 || weight.rows / tensor.parts % kernels_.panel_rows != 0) return;
+      if (weight.cols == 0 || !in_file(extent(weight))) return;
       part.size += weight.bytes();
     }
     part.weights = std::move(weights), part.stack = stack;
@@ -68,28 +74,38 @@ class TurnedWeights::Collector : public layers::TensorVisitor {
   std::vector<std::span<const std::byte>> files_;
 };
 
-/// Points the slots that hold `from` at `to`.
+/// Points slots elsewhere, by where the first weight of each lies.
 class TurnedWeights::Pointer : public layers::TensorVisitor {
  public:
-  Pointer(const std::vector<Weight>& from, const std::vector<Weight>& to, bool stack)
-      : from_(from), to_(to), stack_(stack) {}
+  void add(const std::vector<Weight>& from, std::vector<Weight> to, bool stack) {
+    moves_.emplace(from.front().data, Move{from.front(), std::move(to), stack});
+  }
   void matrix(const Tensor&, int64_t, int64_t, Weight& slot) override {
-    if (!stack_ && same(slot)) slot = to_.front();
+    if (const Move* move = find(slot, false)) slot = move->to.front();
   }
   void vector(const Tensor&, int64_t, layers::Vector&) override {}
   void stack(const Tensor&, int64_t, int64_t, int64_t, std::vector<Weight>& slots) override {
-    if (stack_ && slots.size() == to_.size() && same(slots.front())) slots = to_;
+    const Move* move = slots.empty() ? nullptr : find(slots.front(), true);
+    if (move && move->to.size() == slots.size()) slots = move->to;
   }
 
  private:
-  bool same(const Weight& slot) const {
-    const Weight& sought = from_.front();
-    return slot.data == sought.data && slot.dtype == sought.dtype && slot.rows == sought.rows &&
-           slot.row_stride == sought.row_stride;
+  struct Move {
+    Weight from;
+    std::vector<Weight> to;
+    bool stack;
+  };
+  const Move* find(const Weight& slot, bool stack) const {
+    const auto [begin, end] = moves_.equal_range(slot.data);  // pieces of one tensor may begin at one address
+    const auto found = std::find_if(begin, end, [&](const auto& each) {
+      const Move& move = each.second;
+      return move.stack == stack && slot.dtype == move.from.dtype && slot.rows == move.from.rows &&
+             slot.row_stride == move.from.row_stride;
+    });
+    return found == end ? nullptr : &found->second;
   }
 
-  const std::vector<Weight>&from_, &to_;
-  bool stack_;
+  std::multimap<const std::byte*, Move> moves_;
 };
 
 TurnedWeights::TurnedWeights(models::Decoder& decoder, const checkpoint::TensorSource& source,
@@ -99,6 +115,7 @@ TurnedWeights::TurnedWeights(models::Decoder& decoder, const checkpoint::TensorS
   Collector collector(source, kernels);
   decoder.visit(collector);
   waiting_ = std::move(collector.result);
+  for (const Part& part : waiting_) total_bytes_ += part.size;
 }
 
 namespace {
@@ -116,10 +133,12 @@ std::vector<Weight> turned_at(const std::vector<Weight>& weights, const std::byt
 }  // namespace
 
 TurnedWeights::~TurnedWeights() {
-  for (const Part& part : turned_) {
-    const std::vector<Weight> turned = turned_at(part.weights, part.bytes.data());
-    Pointer back(turned, part.weights, part.stack);
+  if (turned_.empty()) return;
+  try {
+    Pointer back;
+    for (const Part& part : turned_) back.add(turned_at(part.weights, part.bytes.data()), part.weights, part.stack);
     decoder_.rebind(back);
+  } catch (...) {  // no memory for it: then the decoder must not run again, and mostly goes with this
   }
 }
 
@@ -129,27 +148,40 @@ void TurnedWeights::advance(threads::Pool& pool, double seconds, int64_t spare) 
   while (!waiting_.empty() && clock.seconds() < seconds) {
     Part& part = waiting_.front();
     if (part.next == 0) {
-      if (base::available_memory() < part.size + spare) {
-        waiting_.clear();
-        return;
-      }
       const bool there = std::all_of(part.weights.begin(), part.weights.end(),
                                      [](const Weight& weight) { return base::in_memory(extent(weight)); });
       if (!there && !all) {  // to ask takes a while itself: the next one is for the next call
-        waiting_.push_back(std::move(part));
+        if (++part.looks < kMostLooks) waiting_.push_back(std::move(part));
         waiting_.pop_front();
-        return;
+        break;
       }
-      part.bytes = tensor::Buffer<std::byte>(part.size);
+      if (!make_room(part, spare)) {
+        waiting_.clear();
+        break;
+      }
     }
     int64_t panels = 0;
     for (const Weight& weight : part.weights) panels += panels_of(weight, kernels_.panel_rows);
     const int64_t step = std::max<int64_t>(1, panels * kStepBytes / part.size);
     turn_panels(pool, part, std::min(step, panels - part.next));
     if (part.next < panels) continue;
-    finish(std::move(part));
+    turned_.push_back(std::move(part));
     waiting_.pop_front();
+    unread_bytes_ += turned_.back().size;
+    // All weights are walked for it: not for every matrix of a layer.
+    if (kShare * unread_bytes_ >= total_bytes_) point_there();
   }
+  if (waiting_.empty()) point_there();
+}
+
+bool TurnedWeights::make_room(Part& part, int64_t spare) const {
+  if (base::available_memory() < part.size + spare) return false;
+  try {
+    part.bytes = tensor::Buffer<std::byte>(part.size);
+  } catch (const base::Error&) {
+    return false;
+  }
+  return true;
 }
 
 void TurnedWeights::turn_panels(threads::Pool& pool, Part& part, int64_t count) const {
@@ -175,14 +207,18 @@ void TurnedWeights::turn_panels(threads::Pool& pool, Part& part, int64_t count) 
   part.next += count;
 }
 
-void TurnedWeights::finish(Part part) {
-  const std::vector<Weight> turned = turned_at(part.weights, part.bytes.data());
-  Pointer there(part.weights, turned, part.stack);
+void TurnedWeights::point_there() {
+  if (unread_bytes_ == 0) return;
+  Pointer there;
+  const auto first = turned_.begin() + static_cast<int64_t>(read_parts_);
+  for (auto part = first; part != turned_.end(); ++part)
+    there.add(part->weights, turned_at(part->weights, part->bytes.data()), part->stack);
   decoder_.rebind(there);
   // Nobody reads the file's pages any more; who does finds them in the file.
-  for (const Weight& weight : part.weights) base::give_back(extent(weight));
-  turned_bytes_ += part.size;
-  turned_.push_back(std::move(part));
+  for (auto part = first; part != turned_.end(); ++part)
+    for (const Weight& weight : part->weights) base::give_back(extent(weight));
+  turned_bytes_ += std::exchange(unread_bytes_, 0);
+  read_parts_ = turned_.size();
 }
 
 bool TurnedWeights::holds(std::span<const std::byte> bytes) const {

@@ -46,19 +46,23 @@ class TurnedWeights {
     tensor::Buffer<std::byte> bytes;  // from its beginning on
     int64_t next = 0;                 // panel, counted through all weights
     int64_t size = 0;
+    int looks = 0;  // when it was not in memory
     bool stack = false;
   };
   class Collector;
   class Pointer;
 
   void turn_panels(threads::Pool& pool, Part& part, int64_t count) const;
-  void finish(Part part);
+  bool make_room(Part& part, int64_t spare) const;
+  /// Lets the decoder read what has been turned since the last time.
+  void point_there();
 
   models::Decoder& decoder_;
   const kernels::MatmulKernels& kernels_;
   std::deque<Part> waiting_;
   std::vector<Part> turned_;
-  int64_t turned_bytes_ = 0;
+  size_t read_parts_ = 0;  // of turned_, by the decoder
+  int64_t total_bytes_ = 0, unread_bytes_ = 0, turned_bytes_ = 0;
 };
 
 }  // namespace coterie::runtime

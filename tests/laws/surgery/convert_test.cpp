@@ -91,7 +91,7 @@ std::vector<std::string> exported() {
   return types;
 }
 INSTANTIATE_TEST_SUITE_P(Families, ThereAndBack, testing::ValuesIn(exported()),
-                         [](const auto& info) { return info.param; });
+                         [](const auto& each) { return each.param; });
 
 INSTANTIATE_TEST_SUITE_P(Families, Convert, testing::ValuesIn(convertible()), name_of);
 

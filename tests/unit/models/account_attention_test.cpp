@@ -36,8 +36,8 @@ INSTANTIATE_TEST_SUITE_P(Configs, AccountAttention,
                                          Published{"phi-3.5-moe", 41'873'153'344, 6'640'999'744},
                                          Published{"granite-3.0-1b-a400m", 1'334'628'352, 428'658'688},
                                          Published{"granite-3.0-3b-a800m", 3'298'793'472, 882'874'368}),
-                         [](const auto& info) {
-                           std::string name = info.param.name;
+                         [](const auto& each) {
+                           std::string name = each.param.name;
                            for (char& c : name)
                              if (c == '-' || c == '.') c = '_';
                            return name;

@@ -112,7 +112,7 @@ TEST_P(HybridTurns, StepsOfAnySizeGiveTheSameTokens) {
 
 INSTANTIATE_TEST_SUITE_P(Families, HybridTurns,
                          testing::Values("mamba", "mamba2", "jamba", "zamba", "zamba2", "granitemoehybrid"),
-                         [](const auto& info) { return std::string(info.param); });
+                         [](const auto& each) { return std::string(each.param); });
 
 TEST(RecurrentStates, KeepsTheNewestAndSpreadsTheRest) {
   StateShape shape;
