@@ -83,11 +83,7 @@ ExpertSaliency::ExpertSaliency(const models::Decoder& decoder) {
 void ExpertSaliency::outputs(const ops::RoutingPlan& plan, std::span<const ops::ExpertOutput> experts,
                              tensor::ConstMatrix out) {
   const auto found = layer_of_.find(experts.front().down.data);
-  if (found == layer_of_.end()) {
-    base::require(plan.experts() == 1, "saliency", "{} experts whose weights have moved since they were listed",
-                  plan.experts());
-    return;  // a dense FFN, or the shared expert
-  }
+  if (found == layer_of_.end()) return;  // a dense FFN, the shared expert, or the heads of latent attention
   Layer& layer = layers_.at(found->second);
   for (int64_t e = 0; e < plan.experts(); ++e) {
     const auto i = static_cast<size_t>(e);
