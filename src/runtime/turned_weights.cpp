@@ -1,7 +1,5 @@
 #include "runtime/turned_weights.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <limits>
 #include <map>
@@ -28,7 +26,15 @@ std::span<const std::byte> extent(const Weight& weight) {
   return {weight.data, static_cast<size_t>((weight.rows - 1) * weight.row_stride + last)};
 }
 
-int64_t panels_of(const Weight& weight, int64_t panel_rows) { return weight.rows / panel_rows; }
+/// The same weights one after another from `bytes` on, turned.
+std::vector<Weight> turned_at(const std::vector<Weight>& weights, const std::byte* bytes) {
+  std::vector<Weight> turned;
+  for (const Weight& weight : weights) {
+    turned.emplace_back(bytes, weight.dtype, weight.rows, weight.cols).turned = true;
+    bytes += weight.bytes();
+  }
+  return turned;
+}
 
 }  // namespace
 
@@ -118,25 +124,11 @@ TurnedWeights::TurnedWeights(models::Decoder& decoder, const checkpoint::TensorS
   for (const Part& part : waiting_) total_bytes_ += part.size;
 }
 
-namespace {
-
-/// The same weights one after another from `bytes` on, turned.
-std::vector<Weight> turned_at(const std::vector<Weight>& weights, const std::byte* bytes) {
-  std::vector<Weight> turned;
-  for (const Weight& weight : weights) {
-    turned.emplace_back(bytes, weight.dtype, weight.rows, weight.cols).turned = true;
-    bytes += weight.bytes();
-  }
-  return turned;
-}
-
-}  // namespace
-
 TurnedWeights::~TurnedWeights() {
   if (turned_.empty()) return;
   try {
     Pointer back;
-    for (const Part& part : turned_) back.add(turned_at(part.weights, part.bytes.data()), part.weights, part.stack);
+    for (const Part& part : turned_) back.add(part.turned, part.weights, part.stack);
     decoder_.rebind(back);
   } catch (...) {  // no memory for it: then the decoder must not run again, and mostly goes with this
   }
@@ -160,8 +152,7 @@ void TurnedWeights::advance(threads::Pool& pool, double seconds, int64_t spare) 
         break;
       }
     }
-    int64_t panels = 0;
-    for (const Weight& weight : part.weights) panels += panels_of(weight, kernels_.panel_rows);
+    const int64_t panels = panels_each(part) * std::ssize(part.weights);
     const int64_t step = std::max<int64_t>(1, panels * kStepBytes / part.size);
     turn_panels(pool, part, std::min(step, panels - part.next));
     if (part.next < panels) continue;
@@ -181,17 +172,13 @@ bool TurnedWeights::make_room(Part& part, int64_t spare) const {
   } catch (const base::Error&) {
     return false;
   }
+  part.turned = turned_at(part.weights, part.bytes.data());
   return true;
 }
 
 void TurnedWeights::turn_panels(threads::Pool& pool, Part& part, int64_t count) const {
-  // All weights of a part have the same shape but for their formats.
-  const int64_t each = panels_of(part.weights.front(), kernels_.panel_rows);
-  const int64_t panel_bytes = part.size / (each * std::ssize(part.weights));
+  const int64_t each = panels_each(part), panel_bytes = part.size / (each * std::ssize(part.weights));
   const int64_t grain = std::max<int64_t>(1, kTaskBytes / panel_bytes);
-  std::vector<int64_t> offset;
-  int64_t at = 0;
-  for (const Weight& weight : part.weights) offset.push_back(std::exchange(at, at + weight.bytes()));
   pool.each((count + grain - 1) / grain, [&](int64_t task, int) {
     const int64_t begin = part.next + task * grain, end = std::min(begin + grain, part.next + count);
     for (int64_t panel = begin; panel < end; ++panel) {
@@ -201,7 +188,7 @@ void TurnedWeights::turn_panels(threads::Pool& pool, Part& part, int64_t count) 
       const int64_t row = panel % each * kernels_.panel_rows;
       kernels_.turn(weight.row(row), weight.row_stride, weight.cols / info.block_values, info.block_bytes,
                     kernels_.fast[static_cast<size_t>(weight.dtype)].turned_lead,
-                    part.bytes.data() + offset[which] + row * tensor::row_bytes(weight.dtype, weight.cols));
+                    part.bytes.data() + (part.turned[which].row(row) - part.bytes.data()));
     }
   });
   part.next += count;
@@ -211,8 +198,7 @@ void TurnedWeights::point_there() {
   if (unread_bytes_ == 0) return;
   Pointer there;
   const auto first = turned_.begin() + static_cast<int64_t>(read_parts_);
-  for (auto part = first; part != turned_.end(); ++part)
-    there.add(part->weights, turned_at(part->weights, part->bytes.data()), part->stack);
+  for (auto part = first; part != turned_.end(); ++part) there.add(part->weights, part->turned, part->stack);
   decoder_.rebind(there);
   // Nobody reads the file's pages any more; who does finds them in the file.
   for (auto part = first; part != turned_.end(); ++part)

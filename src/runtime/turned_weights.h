@@ -41,10 +41,10 @@ class TurnedWeights {
   bool holds(std::span<const std::byte> bytes) const;
 
  private:
-  struct Part {  // a matrix, or a stack
-    std::vector<tensor::Weight> weights;
-    tensor::Buffer<std::byte> bytes;  // from its beginning on
-    int64_t next = 0;                 // panel, counted through all weights
+  struct Part {                                   // a matrix, or a stack
+    std::vector<tensor::Weight> weights, turned;  // of one shape, in the file and in `bytes`
+    tensor::Buffer<std::byte> bytes;
+    int64_t next = 0;  // panel, counted through all weights
     int64_t size = 0;
     int looks = 0;  // when it was not in memory
     bool stack = false;
@@ -53,6 +53,7 @@ class TurnedWeights {
   class Pointer;
 
   void turn_panels(threads::Pool& pool, Part& part, int64_t count) const;
+  int64_t panels_each(const Part& part) const { return part.weights.front().rows / kernels_.panel_rows; }
   bool make_room(Part& part, int64_t spare) const;
   /// Lets the decoder read what has been turned since the last time.
   void point_there();

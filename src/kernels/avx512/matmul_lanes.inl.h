@@ -139,20 +139,10 @@ COTERIE_INLINE void load_columns(Rows rows, int64_t offset, Int (&out)[4]) {
   turn_quads(quad, out);
 }
 
-/// How far a panel's next block is.
-COTERIE_INLINE int64_t step_bytes(Rows, int64_t block_bytes) { return block_bytes; }
-COTERIE_INLINE int64_t step_bytes(Turned, int64_t block_bytes) { return block_bytes * kLanes; }
-
+/// Of turned rows: the four bytes at `offset` of each (which begin a word of the block).
 COTERIE_INLINE Int load_word(Turned rows, int64_t offset) {
   const std::byte* p = rows.data + offset * kLanes;
   return _mm512_loadu_si512(p);
-}
-COTERIE_INLINE void load_columns(Turned rows, int64_t offset, Int (&out)[4]) {
-  COTERIE_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    out[i] = load_word(rows, offset + 4 * i);
-    hold(out[i]);
-  }
 }
 /// The f16 at `offset` of each row, and the byte there, where it is one of those before the words or after them.
 COTERIE_INLINE Float load_halves(Turned rows, int64_t offset) {

@@ -200,8 +200,7 @@ struct Q6K {
   static COTERIE_INLINE void scales(Int bytes, Header256<16>& out) {
     spread_scales<first, true>(bytes, out), spread_pairs<first, true>(bytes, out);
   }
-  template <class Block>
-  static COTERIE_INLINE void header(Block block, Header256<16>& out) {
+  static COTERIE_INLINE void header(Rows block, Header256<16>& out) {
     Int c[4];
     load_columns(block, 194, c);
     out.d = half_to_float(shift<-16>(c[3])), out.dmin = zero_float();
@@ -209,8 +208,8 @@ struct Q6K {
     scales<0>(c[0], out), scales<4>(c[1], out), scales<8>(c[2], out), scales<12>(c[3], out);
   }
 
-  template <int half, int u, class Block, typename Sink>
-  static COTERIE_INLINE void column(Block block, Sink& sink) {
+  template <int half, int u, typename Sink>
+  static COTERIE_INLINE void column(Rows block, Sink& sink) {
     Int even[4], odd[4], high[4], c[4];
     load_columns(block, 64 * half + 16 * u, even);
     load_columns(block, 64 * half + 32 + 16 * u, odd);
@@ -229,8 +228,8 @@ struct Q6K {
     for (int i = 0; i < 4; ++i) c[i] = and_or(shift<-4>(odd[i]), low_mask, masked<-2>(high[i], 0x30303030));
     sink.template unit<8 * half + 6 + u>(c);
   }
-  template <class Block, typename Sink>
-  static COTERIE_INLINE void codes(Block block, Sink& sink) {
+  template <typename Sink>
+  static COTERIE_INLINE void codes(Rows block, Sink& sink) {
     column<0, 0>(block, sink), column<0, 1>(block, sink), column<1, 0>(block, sink), column<1, 1>(block, sink);
   }
 };
