@@ -40,10 +40,23 @@ struct ActivationBlock256 {
   int8_t q[256];
   int16_t sum16[16];  // of 16 values each
   int16_t sum32[8];   // of 32 values each
+  // -32 * Σ over each 16 values, the sums of values 4i, 4i + 1 and of 4i + 2, 4i + 3 apart: sums of products of 16 bits
+  // that begin here are those of codes with 32 taken off.
+  int16_t offsets[16][2];
   float d;
   float unused[3];
 };
-static_assert(sizeof(ActivationBlock32) == 48 && sizeof(ActivationBlock256) == 320);
+static_assert(sizeof(ActivationBlock32) == 48 && sizeof(ActivationBlock256) == 384);
+
+/// Bytes of a block that lie together for all rows of a panel: those of less than 4 bytes row after row, else in words
+/// of 4 bytes, each word of all rows.
+struct TurnedRun {
+  int16_t at, bytes;
+};
+struct TurnedOrder {  // every byte of a block once
+  const TurnedRun* runs = nullptr;
+  int64_t count = 0;
+};
 
 struct MatmulTask {
   const std::byte* weights = nullptr;  // `rows` rows of `cols` values, row_stride bytes apart
@@ -64,20 +77,16 @@ struct MatmulKernel {
   void (*run)(const MatmulTask&) noexcept = nullptr;  // null: this dtype is no weight format
   int64_t (*scratch_bytes)(tensor::DType dtype, int64_t cols) noexcept = nullptr;
   ActivationForm form = ActivationForm::floats;
-  // Of a block's bytes, those before its words of 4 bytes begin (a scale, mostly): what turn() wants to know. -1: the
-  // kernel reads no turned rows.
-  int turned_lead = -1;
+  TurnedOrder turned = {};  // count 0: the kernel reads no turned rows
 };
 
 struct MatmulKernels {
   int64_t panel_rows = 1;  // rows worked on together: split work at multiples of it
   std::array<MatmulKernel, tensor::kDTypes> exact{};
   std::array<MatmulKernel, tensor::kDTypes> fast{};
-  /// Turns a panel of rows, row_stride apart, of `blocks` blocks each, into the same bytes in the order in which the
-  /// kernels want them: for each block its leading bytes of all rows, then its words of 4 bytes, each of all rows, then
-  /// what is left. So what lies at byte i of a block of row r in the file lies from byte i * panel_rows on. Null: no
-  /// kernel of this instruction set reads such rows.
-  void (*turn)(const std::byte* rows, int64_t row_stride, int64_t blocks, int64_t block_bytes, int64_t lead,
+  /// Turns a panel of rows, row_stride apart, of `blocks` blocks each, into the same bytes in the order in which a
+  /// kernel wants them: for each block run after run. Null: no kernel of this instruction set reads such rows.
+  void (*turn)(const std::byte* rows, int64_t row_stride, int64_t blocks, int64_t block_bytes, TurnedOrder order,
                std::byte* turned) noexcept = nullptr;
   MatmulKernel bf16;  // f32 weights and rows of x, rounded to bf16; without `run` where the CPU has no such products
   void (*quantise32)(const float* x, int64_t count, ActivationBlock32* blocks) noexcept = nullptr;  // count % 32 == 0

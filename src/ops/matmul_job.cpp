@@ -29,7 +29,7 @@ const kernels::MatmulKernel& kernel_of(const Context& context, const tensor::Wei
   const auto& table = context.precision == Precision::f32 ? context.kernels.matmul.exact : context.kernels.matmul.fast;
   const kernels::MatmulKernel& kernel = table[static_cast<size_t>(w.dtype)];
   if (kernel.run == nullptr) base::fail(ErrorKind::unsupported, where, "{} is no weight format", tensor::name(w.dtype));
-  base::require(!w.turned || kernel.turned_lead >= 0, where, "turned rows of {}, which these kernels do not read",
+  base::require(!w.turned || kernel.turned.count > 0, where, "turned rows of {}, which these kernels do not read",
                 tensor::name(w.dtype));
   return kernel;
 }

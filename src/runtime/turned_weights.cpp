@@ -60,7 +60,7 @@ class TurnedWeights::Collector : public layers::TensorVisitor {
     if (weights.empty() || weights.front().rows == 0 || tensor.place == layers::Place::input_embeddings) return;
     Part part;
     for (const Weight& weight : weights) {
-      if (!weight || kernels_.fast[static_cast<size_t>(weight.dtype)].turned_lead < 0) return;
+      if (!weight || kernels_.fast[static_cast<size_t>(weight.dtype)].turned.count == 0) return;
       // Heads are taken out of it by themselves: each whole panels.
       if (weight.rows % tensor.parts != 0 || weight.rows / tensor.parts % kernels_.panel_rows != 0) return;
       if (weight.cols == 0 || !in_file(extent(weight))) return;
@@ -187,7 +187,7 @@ void TurnedWeights::turn_panels(threads::Pool& pool, Part& part, int64_t count) 
       const tensor::DTypeInfo& info = tensor::info(weight.dtype);
       const int64_t row = panel % each * kernels_.panel_rows;
       kernels_.turn(weight.row(row), weight.row_stride, weight.cols / info.block_values, info.block_bytes,
-                    kernels_.fast[static_cast<size_t>(weight.dtype)].turned_lead,
+                    kernels_.fast[static_cast<size_t>(weight.dtype)].turned,
                     part.bytes.data() + (part.turned[which].row(row) - part.bytes.data()));
     }
   });

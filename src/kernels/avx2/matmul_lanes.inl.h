@@ -12,6 +12,7 @@ inline constexpr int kTurnedTile = 4, kTurnedFew = 8;  // tokens of a fused tile
 inline constexpr int64_t kFloatTileTokens = 6;         // of a tile of two panels of floats
 // Signed codes are taken as they are: vpmaddubsw gets their magnitude, and x gets their sign.
 inline constexpr bool kSignedCodes = true;
+inline constexpr bool kSumsOf16Bits = true;  // what dot4 sums in
 /// Groups of four products that may be summed before they are weighed: they are two sums of 16 bits, and each group
 /// adds up to 2 * 127 * max_code to one.
 constexpr int span_limit(int max_code) { return 32767 / (254 * max_code); }
@@ -41,6 +42,11 @@ COTERIE_INLINE Int shift(Int v) {  // to the left by n, or to the right by -n wi
 template <int n>
 COTERIE_INLINE Int shift_right_signed(Int v) {
   return _mm256_srai_epi32(v, n);
+}
+/// Both 16-bit numbers of each lane.
+template <int n>
+COTERIE_INLINE Int shift_right_halves(Int v) {
+  return _mm256_srai_epi16(v, n);
 }
 /// As shift<n>, for loops that are unrolled.
 COTERIE_INLINE Int shift_by(Int v, int n) { return n < 0 ? _mm256_srli_epi32(v, -n) : _mm256_slli_epi32(v, n); }
@@ -169,7 +175,9 @@ COTERIE_INLINE void load_columns(Rows rows, int64_t offset, Int (&out)[4]) {
 /// Of turned rows: the four bytes at `offset` of each (which begin a word of the block).
 COTERIE_INLINE Int load_word(Turned rows, int64_t offset) {
   const std::byte* p = rows.data + offset * kLanes;
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  Int word = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  asm volatile("" : "+x"(word));
+  return word;
 }
 /// The f16 at `offset` of each row, and the byte there, where it is one of those before the words or after them.
 COTERIE_INLINE Float load_halves(Turned rows, int64_t offset) {

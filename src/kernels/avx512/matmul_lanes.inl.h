@@ -12,6 +12,7 @@ inline constexpr int kTurnedTile = 4, kTurnedFew = 8;  // tokens of a fused tile
 inline constexpr int64_t kFloatTileTokens = 8;         // of a tile of two panels of floats
 // Codes that are signed bytes come with 128 added, which the min term takes off: vpdpbusd wants unsigned weights.
 inline constexpr bool kSignedCodes = false;
+inline constexpr bool kSumsOf16Bits = false;  // what dot4 sums in
 /// Groups of four products that may be summed before they are weighed: as many as one likes, in 32 bits.
 constexpr int span_limit(int) { return 64; }
 
@@ -40,6 +41,11 @@ COTERIE_INLINE Int shift(Int v) {  // to the left by n, or to the right by -n wi
 template <int n>
 COTERIE_INLINE Int shift_right_signed(Int v) {
   return _mm512_srai_epi32(v, n);
+}
+/// Both 16-bit numbers of each lane.
+template <int n>
+COTERIE_INLINE Int shift_right_halves(Int v) {
+  return _mm512_srai_epi16(v, n);
 }
 /// As shift<n>, for loops that are unrolled.
 COTERIE_INLINE Int shift_by(Int v, int n) { return n < 0 ? _mm512_srli_epi32(v, -n) : _mm512_slli_epi32(v, n); }
@@ -142,7 +148,9 @@ COTERIE_INLINE void load_columns(Rows rows, int64_t offset, Int (&out)[4]) {
 /// Of turned rows: the four bytes at `offset` of each (which begin a word of the block).
 COTERIE_INLINE Int load_word(Turned rows, int64_t offset) {
   const std::byte* p = rows.data + offset * kLanes;
-  return _mm512_loadu_si512(p);
+  Int word = _mm512_loadu_si512(p);
+  asm volatile("" : "+v"(word));
+  return word;
 }
 /// The f16 at `offset` of each row, and the byte there, where it is one of those before the words or after them.
 COTERIE_INLINE Float load_halves(Turned rows, int64_t offset) {

@@ -31,6 +31,16 @@ COTERIE_INLINE int32_t quantise16(const float* x, Float factor, int8_t* q) {
   return reduce_add(sum);
 }
 
+/// ActivationBlock256::offsets of 16 values.
+COTERIE_INLINE void sum_pairs(const int8_t* q, int16_t* offsets) {
+  const __m128i codes = _mm_load_si128(reinterpret_cast<const __m128i*>(q));
+  __m128i sum = _mm_maddubs_epi16(_mm_set1_epi8(32), codes);
+  sum = _mm_add_epi16(sum, _mm_shuffle_epi32(sum, 0x4e));
+  sum = _mm_add_epi16(sum, _mm_shuffle_epi32(sum, 0xb1));
+  const int both = _mm_cvtsi128_si32(_mm_sub_epi16(_mm_setzero_si128(), sum));
+  __builtin_memcpy(offsets, &both, 4);
+}
+
 void quantise32(const float* x, int64_t count, ActivationBlock32* blocks) noexcept {
   for (int64_t b = 0; b < count / 32; ++b, x += 32) {
     ActivationBlock32& block = blocks[b];
@@ -59,6 +69,7 @@ void quantise256(const float* x, int64_t count, ActivationBlock256* blocks) noex
     const Float factor = set_float(scale.factor);
     for (int s = 0; s < 16; ++s)
       block.sum16[s] = static_cast<int16_t>(quantise16(x + 16 * s, factor, block.q + 16 * s));
+    for (int s = 0; s < 16; ++s) sum_pairs(block.q + 16 * s, block.offsets[s]);
     for (int s = 0; s < 8; ++s) block.sum32[s] = static_cast<int16_t>(block.sum16[2 * s] + block.sum16[2 * s + 1]);
   }
 }

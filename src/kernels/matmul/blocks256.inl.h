@@ -1,8 +1,16 @@
 // fast matmul on the 256-value formats: int8 activations, exact integers inside a block, f32 between blocks.
 
+/// Whether what was added to codes is taken off in the sums of 16 bits, which are then right whatever is lost of them
+/// on the way: two sums of 8 products with codes of -32 … 31 at most.
+template <class Format>
+constexpr bool offset_in_dots() {
+  return kSumsOf16Bits && Format::kOffsetBits >= 0 && Format::kOffsetBits <= 5 && Format::kSub == 16;
+}
+
 /// What the codes of a format meet: how many groups of four may be summed before they are weighed.
 template <class Format>
 constexpr int span256() {
+  if (offset_in_dots<Format>()) return Format::kSub / 4;
   if (Format::kSigned) return 1;
   const int limit = span_limit(Format::kMaxCode), sub = Format::kSub / 4;
   int span = 1;
@@ -10,11 +18,18 @@ constexpr int span256() {
   return span;
 }
 
+/// What the dots of a sub-block begin with.
+template <class Format>
+COTERIE_INLINE Int start256(const ActivationBlock256& x, int sub) {
+  if constexpr (!offset_in_dots<Format>()) return zero_int();
+  return shift_right_halves<5 - Format::kOffsetBits>(broadcast4(x.offsets[sub]));
+}
+
 /// A block of kLanes rows, unpacked: what all tokens of a batch then share.
 template <class Format>
 struct Panel256 {
   static constexpr int kSubs = 256 / Format::kSub;
-  static constexpr bool kPairs = Format::kMin || Format::kOffsetBits >= 0;
+  static constexpr bool kPairs = Format::kMin || (Format::kOffsetBits >= 0 && !offset_in_dots<Format>());
 
   alignas(64) uint8_t codes[64][4 * kLanes];
   int32_t scale[kSubs][kLanes];
@@ -56,7 +71,7 @@ struct Dot256 {
         constexpr bool kFirst = Format::kSub == 16 || u % 2 == 0 || kSpan == 4;
         constexpr bool kLast = Format::kSub == 16 || u % 2 == 1 || kSpan == 4;
         constexpr int kThis = 16 * u / Format::kSub;
-        Int dots = kFirst ? zero_int() : pending[kThis][t];
+        Int dots = kFirst ? start256<Format>(*x[t], kThis) : pending[kThis][t];
         COTERIE_UNROLL
         for (int i = 0; i < 4; ++i) dots = dot4<Format::kSigned>(dots, columns[i], broadcast4(q + 4 * i));
         if constexpr (kLast) {
@@ -86,7 +101,8 @@ COTERIE_INLINE const int16_t* pair_sums(const ActivationBlock256& x) {
 template <class Format>
 COTERIE_INLINE Float finish256(Float d, Float dmin, Int sum, Int min_sum, float dx, Float y) {
   const Float scale = set_float(dx);
-  if constexpr (Format::kOffsetBits >= 0) sum = sub_int(sum, shift<Format::kOffsetBits>(min_sum));
+  if constexpr (Format::kOffsetBits >= 0 && !offset_in_dots<Format>())
+    sum = sub_int(sum, shift<Format::kOffsetBits>(min_sum));
   y = fma(mul(d, scale), to_float(sum), y);
   if constexpr (Format::kMin) y = negated_fma(mul(dmin, scale), to_float(min_sum), y);
   return y;
@@ -97,7 +113,7 @@ struct Blocks256 {
   static constexpr ActivationForm kForm = ActivationForm::blocks256;
   static constexpr int64_t kValues = 256, kBytes = Format::kBytes;
   static constexpr int kFusedTokens = 2, kFewTokens = 2;  // of a fused tile; with more, unpacking pays
-  static constexpr int kLead = Format::kLead;
+  static constexpr TurnedOrder turned_order() { return order_of(Format::kTurned); }
   using OfTurned = Blocks256;  // what multiplies few tokens by turned rows
   using Panel = Panel256<Format>;
   static constexpr int64_t kTilePanels = Format::kSigned ? 1 : kPanelsOfTile;
@@ -168,7 +184,9 @@ struct Blocks256 {
       for (int s = 0; s < kSubs; ++s) {
         for (int i = 0; i < kSpans; ++i) {
           const int first = s * (Format::kSub / 4) + i * kSpan;
-          Int dots[P][T];
+          Int dots[P][T], start[T];
+          COTERIE_UNROLL
+          for (int t = 0; t < T; ++t) start[t] = start256<Format>(*x[t], s);
           COTERIE_UNROLL
           for (int j = 0; j < kSpan; ++j) {
             Int codes[P];
@@ -179,7 +197,7 @@ struct Blocks256 {
               const Int four = broadcast4(x[t]->q + 4 * (first + j));
               COTERIE_UNROLL
               for (int p = 0; p < P; ++p)
-                dots[p][t] = dot4<Format::kSigned>(j == 0 ? zero_int() : dots[p][t], codes[p], four);
+                dots[p][t] = dot4<Format::kSigned>(j == 0 ? start[t] : dots[p][t], codes[p], four);
             }
           }
           COTERIE_UNROLL

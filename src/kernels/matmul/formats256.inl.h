@@ -1,6 +1,7 @@
 // The 256-value formats as the vector kernels read them: kLanes rows at once, one a lane. A format says
 //   kBytes      of a block
-//   kLead       bytes of a block before its words of 4 bytes begin; -1: it is not read turned
+//   kTurned     the runs of bytes of a block in the order of turned rows (MatmulKernels::turn): that in which header()
+//               and codes() read them, one stream of bytes
 //   kSub        values that share a scale: 16 or 32
 //   kMaxCode    the largest code, which is unsigned unless kSigned
 //   kMin        whether there are mins, with a dmin; else
@@ -34,7 +35,8 @@ COTERIE_INLINE Int masked(Int v, uint32_t mask) {
 }
 
 struct Q2K {
-  static constexpr int kBytes = 84, kLead = 0, kSub = 16, kMaxCode = 3, kOffsetBits = -1;
+  static constexpr TurnedRun kTurned[] = {{0, 84}};
+  static constexpr int kBytes = 84, kSub = 16, kMaxCode = 3, kOffsetBits = -1;
   static constexpr bool kMin = true, kSigned = false;
 
   template <class Block>
@@ -74,7 +76,9 @@ struct Q2K {
 };
 
 struct Q3K {
-  static constexpr int kBytes = 110, kLead = -1, kSub = 16, kMaxCode = 7, kOffsetBits = 2;
+  static constexpr TurnedRun kTurned[] = {{108, 2}, {96, 12}, {0, 16},  {32, 16},
+                                          {64, 16}, {16, 16}, {48, 16}, {80, 16}};
+  static constexpr int kBytes = 110, kSub = 16, kMaxCode = 7, kOffsetBits = 2;
   static constexpr bool kMin = false, kSigned = false;
 
   template <int first>
@@ -82,16 +86,27 @@ struct Q3K {
     const Int centred = sub_bytes(bytes, set_int(0x20202020));
     spread_scales<first, true>(centred, out), spread_pairs<first, true>(centred, out);
   }
-  static COTERIE_INLINE void header(Rows block, Header256<16>& out) {
-    Int c[4], tail[4];
-    load_columns(block, 94, tail);
-    out.d = half_to_float(shift<-16>(tail[3])), out.dmin = zero_float();
+  /// d, and the 12 bytes of scales.
+  static COTERIE_INLINE Float head(Rows block, Int (&words)[3]) {
+    Int c[4];
     load_columns(block, 92, c);
-    const Int high = c[3];
-    scales<0>(and_or(c[1], set_int(0x0f0f0f0f), masked<4>(high, 0x30303030)), out);
-    scales<4>(and_or(c[2], set_int(0x0f0f0f0f), masked<2>(high, 0x30303030)), out);
-    scales<8>(and_or(shift<-4>(c[1]), set_int(0x0f0f0f0f), masked<0>(high, 0x30303030)), out);
-    scales<12>(and_or(shift<-4>(c[2]), set_int(0x0f0f0f0f), masked<-2>(high, 0x30303030)), out);
+    words[0] = c[1], words[1] = c[2], words[2] = c[3];
+    load_columns(block, 94, c);
+    return half_to_float(shift<-16>(c[3]));
+  }
+  static COTERIE_INLINE Float head(Turned block, Int (&words)[3]) {
+    constexpr int kAt = place<Q3K, 96>(Turned{});
+    words[0] = load_word(block, kAt), words[1] = load_word(block, kAt + 4), words[2] = load_word(block, kAt + 8);
+    return load_halves(block, place<Q3K, 108>(block));
+  }
+  template <class Block>
+  static COTERIE_INLINE void header(Block block, Header256<16>& out) {
+    Int c[3];
+    out.d = head(block, c), out.dmin = zero_float();
+    scales<0>(and_or(c[0], set_int(0x0f0f0f0f), masked<4>(c[2], 0x30303030)), out);
+    scales<4>(and_or(c[1], set_int(0x0f0f0f0f), masked<2>(c[2], 0x30303030)), out);
+    scales<8>(and_or(shift<-4>(c[0]), set_int(0x0f0f0f0f), masked<0>(c[2], 0x30303030)), out);
+    scales<12>(and_or(shift<-4>(c[1]), set_int(0x0f0f0f0f), masked<-2>(c[2], 0x30303030)), out);
   }
 
   template <int half, int u, int p, typename Sink>
@@ -102,19 +117,19 @@ struct Q3K {
       c[i] = and_or(shift<-2 * p>(packed[i]), set_int(0x03030303), masked<2 - (4 * half + p)>(high[i], 0x04040404));
     sink.template unit<8 * half + 2 * p + u>(c);
   }
-  template <int half, int u, typename Sink>
-  static COTERIE_INLINE void column(Rows block, const Int (&high)[4], Sink& sink) {
+  template <int half, int u, class Block, typename Sink>
+  static COTERIE_INLINE void column(Block block, const Int (&high)[4], Sink& sink) {
     Int packed[4];
-    load_columns(block, 32 + 32 * half + 16 * u, packed);
+    load_columns(block, place<Q3K, 32 + 32 * half + 16 * u>(block), packed);
     part<half, u, 0>(packed, high, sink), part<half, u, 1>(packed, high, sink);
     part<half, u, 2>(packed, high, sink), part<half, u, 3>(packed, high, sink);
   }
-  template <typename Sink>
-  static COTERIE_INLINE void codes(Rows block, Sink& sink) {
+  template <class Block, typename Sink>
+  static COTERIE_INLINE void codes(Block block, Sink& sink) {
     Int high[4];
-    load_columns(block, 0, high);
+    load_columns(block, place<Q3K, 0>(block), high);
     column<0, 0>(block, high, sink), column<1, 0>(block, high, sink);
-    load_columns(block, 16, high);
+    load_columns(block, place<Q3K, 16>(block), high);
     column<0, 1>(block, high, sink), column<1, 1>(block, high, sink);
   }
 };
@@ -132,7 +147,8 @@ COTERIE_INLINE void header_k4(Block block, Header256<8>& out) {
 }
 
 struct Q4K {
-  static constexpr int kBytes = 144, kLead = 0, kSub = 32, kMaxCode = 15, kOffsetBits = -1;
+  static constexpr TurnedRun kTurned[] = {{0, 144}};
+  static constexpr int kBytes = 144, kSub = 32, kMaxCode = 15, kOffsetBits = -1;
   static constexpr bool kMin = true, kSigned = false;
 
   template <class Block>
@@ -159,7 +175,8 @@ struct Q4K {
 };
 
 struct Q5K {
-  static constexpr int kBytes = 176, kLead = 0, kSub = 32, kMaxCode = 31, kOffsetBits = -1;
+  static constexpr TurnedRun kTurned[] = {{0, 176}};
+  static constexpr int kBytes = 176, kSub = 32, kMaxCode = 31, kOffsetBits = -1;
   static constexpr bool kMin = true, kSigned = false;
 
   template <class Block>
@@ -191,29 +208,36 @@ struct Q5K {
   }
 };
 
-// Not turned: a block is read in four places at once, which the processor does not foresee (Zen 4: 21 GB/s of 30).
 struct Q6K {
-  static constexpr int kBytes = 210, kLead = -1, kSub = 16, kMaxCode = 63, kOffsetBits = 5;
+  static constexpr TurnedRun kTurned[] = {{208, 2},  {192, 16}, {0, 16},  {32, 16},  {128, 16}, {16, 16},  {48, 16},
+                                          {144, 16}, {64, 16},  {96, 16}, {160, 16}, {80, 16},  {112, 16}, {176, 16}};
+  static constexpr int kBytes = 210, kSub = 16, kMaxCode = 63, kOffsetBits = 5;
   static constexpr bool kMin = false, kSigned = false;
 
   template <int first>
   static COTERIE_INLINE void scales(Int bytes, Header256<16>& out) {
     spread_scales<first, true>(bytes, out), spread_pairs<first, true>(bytes, out);
   }
-  static COTERIE_INLINE void header(Rows block, Header256<16>& out) {
+  static COTERIE_INLINE Float half_at_end(Rows block) {
     Int c[4];
     load_columns(block, 194, c);
-    out.d = half_to_float(shift<-16>(c[3])), out.dmin = zero_float();
-    load_columns(block, 192, c);
+    return half_to_float(shift<-16>(c[3]));
+  }
+  static COTERIE_INLINE Float half_at_end(Turned block) { return load_halves(block, place<Q6K, 208>(block)); }
+  template <class Block>
+  static COTERIE_INLINE void header(Block block, Header256<16>& out) {
+    out.d = half_at_end(block), out.dmin = zero_float();
+    Int c[4];
+    load_columns(block, place<Q6K, 192>(block), c);
     scales<0>(c[0], out), scales<4>(c[1], out), scales<8>(c[2], out), scales<12>(c[3], out);
   }
 
-  template <int half, int u, typename Sink>
-  static COTERIE_INLINE void column(Rows block, Sink& sink) {
+  template <int half, int u, class Block, typename Sink>
+  static COTERIE_INLINE void column(Block block, Sink& sink) {
     Int even[4], odd[4], high[4], c[4];
-    load_columns(block, 64 * half + 16 * u, even);
-    load_columns(block, 64 * half + 32 + 16 * u, odd);
-    load_columns(block, 128 + 32 * half + 16 * u, high);
+    load_columns(block, place<Q6K, 64 * half + 16 * u>(block), even);
+    load_columns(block, place<Q6K, 64 * half + 32 + 16 * u>(block), odd);
+    load_columns(block, place<Q6K, 128 + 32 * half + 16 * u>(block), high);
     const Int low_mask = set_int(0x0f0f0f0f);
     COTERIE_UNROLL
     for (int i = 0; i < 4; ++i) c[i] = and_or(even[i], low_mask, masked<4>(high[i], 0x30303030));
@@ -228,14 +252,15 @@ struct Q6K {
     for (int i = 0; i < 4; ++i) c[i] = and_or(shift<-4>(odd[i]), low_mask, masked<-2>(high[i], 0x30303030));
     sink.template unit<8 * half + 6 + u>(c);
   }
-  template <typename Sink>
-  static COTERIE_INLINE void codes(Rows block, Sink& sink) {
+  template <class Block, typename Sink>
+  static COTERIE_INLINE void codes(Block block, Sink& sink) {
     column<0, 0>(block, sink), column<0, 1>(block, sink), column<1, 0>(block, sink), column<1, 1>(block, sink);
   }
 };
 
 struct IQ4XS {
-  static constexpr int kBytes = 136, kLead = 0, kSub = 32, kMaxCode = kSignedCodes ? 127 : 255;
+  static constexpr TurnedRun kTurned[] = {{0, 136}};
+  static constexpr int kBytes = 136, kSub = 32, kMaxCode = kSignedCodes ? 127 : 255;
   static constexpr int kOffsetBits = kSignedCodes ? -1 : 7;
   static constexpr bool kMin = false, kSigned = kSignedCodes;
 

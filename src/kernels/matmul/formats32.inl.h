@@ -1,7 +1,7 @@
 // The 32-value formats as the vector kernels read them: kLanes rows at once, one a lane. A format says
 //   kBytes        of a block
 //   kMaxCode      the largest code, which is unsigned unless kSigned
-//   kLead         bytes of a block before its words of 4 bytes begin
+//   kTurned       the runs of bytes of a block in the order of turned rows (MatmulKernels::turn)
 //   kMin          whether an m is added to every value; else
 //   kOffset       is added to the codes: 8, 12, 16, 128, or nothing
 //   header()      d and m;  codes() hands sink.unit<u>(columns) the codes of values [16u, 16u + 16), as in formats256
@@ -84,7 +84,8 @@ COTERIE_INLINE void table_nibbles(Block block, const int8_t* values, Sink& sink)
 }
 
 struct Q4_0 {
-  static constexpr int kBytes = 18, kLead = 2, kMaxCode = 15, kOffset = 8;
+  static constexpr TurnedRun kTurned[] = {{0, 2}, {2, 16}};
+  static constexpr int kBytes = 18, kMaxCode = 15, kOffset = 8;
   static constexpr bool kMin = false, kSigned = false;
   template <class Block>
   static COTERIE_INLINE void header(Block block, Header32& out) {
@@ -97,7 +98,8 @@ struct Q4_0 {
 };
 
 struct Q4_1 {
-  static constexpr int kBytes = 20, kLead = 0, kMaxCode = 15, kOffset = 0;
+  static constexpr TurnedRun kTurned[] = {{0, 20}};
+  static constexpr int kBytes = 20, kMaxCode = 15, kOffset = 0;
   static constexpr bool kMin = true, kSigned = false;
   template <class Block>
   static COTERIE_INLINE void header(Block block, Header32& out) {
@@ -112,7 +114,8 @@ struct Q4_1 {
 };
 
 struct Q5_0 {
-  static constexpr int kBytes = 22, kLead = 2, kMaxCode = 31, kOffset = 16;
+  static constexpr TurnedRun kTurned[] = {{0, 2}, {2, 20}};
+  static constexpr int kBytes = 22, kMaxCode = 31, kOffset = 16;
   static constexpr bool kMin = false, kSigned = false;
   template <class Block>
   static COTERIE_INLINE void header(Block block, Header32& out) {
@@ -125,7 +128,8 @@ struct Q5_0 {
 };
 
 struct Q5_1 {
-  static constexpr int kBytes = 24, kLead = 0, kMaxCode = 31, kOffset = 0;
+  static constexpr TurnedRun kTurned[] = {{0, 24}};
+  static constexpr int kBytes = 24, kMaxCode = 31, kOffset = 0;
   static constexpr bool kMin = true, kSigned = false;
   template <class Block>
   static COTERIE_INLINE void header(Block block, Header32& out) {
@@ -140,7 +144,8 @@ struct Q5_1 {
 };
 
 struct Q8_0 {
-  static constexpr int kBytes = 34, kLead = 2, kMaxCode = 128, kOffset = kSignedCodes ? 0 : 128;
+  static constexpr TurnedRun kTurned[] = {{0, 2}, {2, 32}};
+  static constexpr int kBytes = 34, kMaxCode = 128, kOffset = kSignedCodes ? 0 : 128;
   static constexpr bool kMin = false, kSigned = kSignedCodes;
   template <class Block>
   static COTERIE_INLINE void header(Block block, Header32& out) {
@@ -161,7 +166,8 @@ struct Q8_0 {
 };
 
 struct IQ4NL {
-  static constexpr int kBytes = 18, kLead = 2, kMaxCode = 127, kOffset = kSignedCodes ? 0 : 128;
+  static constexpr TurnedRun kTurned[] = {{0, 2}, {2, 16}};
+  static constexpr int kBytes = 18, kMaxCode = 127, kOffset = kSignedCodes ? 0 : 128;
   static constexpr bool kMin = false, kSigned = kSignedCodes;
   template <class Block>
   static COTERIE_INLINE void header(Block block, Header32& out) {
@@ -174,7 +180,8 @@ struct IQ4NL {
 };
 
 struct MXFP4 {
-  static constexpr int kBytes = 17, kLead = 1, kMaxCode = 24, kOffset = 12;  // the values are -12 … 12
+  static constexpr TurnedRun kTurned[] = {{0, 1}, {1, 16}};
+  static constexpr int kBytes = 17, kMaxCode = 24, kOffset = 12;  // the values are -12 … 12
   static constexpr bool kMin = false, kSigned = false;
   template <class Block>
   static COTERIE_INLINE void header(Block block, Header32& out) {

@@ -163,11 +163,8 @@ struct FewByTurned : Blocks {
 
 template <class Blocks, OneToken one_token>
 void run_blocks(const MatmulTask& task) noexcept {
-  if constexpr (Blocks::kLead >= 0) {
-    if (task.turned && task.tokens <= kTurnedFew)
-      return run_fused<FewByTurned<typename Blocks::OfTurned>, Turned>(task);
-    if (task.turned) return run_unpacked<Blocks, Turned>(task);
-  }
+  if (task.turned && task.tokens <= kTurnedFew) return run_fused<FewByTurned<typename Blocks::OfTurned>, Turned>(task);
+  if (task.turned) return run_unpacked<Blocks, Turned>(task);
   if constexpr (one_token != nullptr) {
     if (task.tokens == 1 && one_token(task)) return;
   }
@@ -177,5 +174,5 @@ void run_blocks(const MatmulTask& task) noexcept {
 
 template <class Blocks, OneToken one_token = nullptr>
 MatmulKernel block_kernel() {
-  return {run_blocks<Blocks, one_token>, panel_scratch<Blocks>, Blocks::kForm, Blocks::kLead};
+  return {run_blocks<Blocks, one_token>, panel_scratch<Blocks>, Blocks::kForm, Blocks::turned_order()};
 }

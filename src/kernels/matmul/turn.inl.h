@@ -1,23 +1,23 @@
 // A panel of rows from the order of files to that of the kernels: MatmulKernels::turn. Decoding a token then neither
 // turns rows into lanes nor sums across lanes, which is two thirds of its instructions in 4-bit formats.
 
-void turn(const std::byte* rows, int64_t row_stride, int64_t blocks, int64_t block_bytes, int64_t lead,
+void turn(const std::byte* rows, int64_t row_stride, int64_t blocks, int64_t block_bytes, TurnedOrder order,
           std::byte* turned) noexcept {
-  for (int64_t b = 0; b < blocks; ++b, rows += block_bytes, turned += block_bytes * kLanes) {
-    // `count` bytes from `at` on of each row, together.
-    const auto copy = [&](int64_t at, int64_t count) {
-      for (int64_t r = 0; r < kLanes; ++r)
-        __builtin_memcpy(turned + at * kLanes + r * count, rows + r * row_stride + at, static_cast<size_t>(count));
-    };
-    if (lead > 0) copy(0, lead);
-    int64_t at = lead;
-    for (; at + 16 <= block_bytes; at += 16) {
-      Int words[4];
-      load_columns(Rows{rows, row_stride}, at, words);
-      COTERIE_UNROLL
-      for (int i = 0; i < 4; ++i) __builtin_memcpy(turned + (at + 4 * i) * kLanes, &words[i], sizeof(Int));
+  for (int64_t b = 0; b < blocks; ++b, rows += block_bytes) {
+    for (int64_t i = 0; i < order.count; ++i) {
+      const TurnedRun run = order.runs[i];
+      const int64_t end = run.at + run.bytes, together = run.bytes < 4 ? run.bytes : 4;
+      int64_t at = run.at;
+      for (; at + 16 <= end; at += 16, turned += 16 * kLanes) {
+        Int words[4];
+        load_columns(Rows{rows, row_stride}, at, words);
+        COTERIE_UNROLL
+        for (int w = 0; w < 4; ++w) __builtin_memcpy(turned + 4 * w * kLanes, &words[w], sizeof(Int));
+      }
+      for (; at < end; at += together, turned += together * kLanes) {
+        for (int64_t r = 0; r < kLanes; ++r)
+          __builtin_memcpy(turned + r * together, rows + r * row_stride + at, static_cast<size_t>(together));
+      }
     }
-    for (; at + 4 <= block_bytes; at += 4) copy(at, 4);
-    if (at < block_bytes) copy(at, block_bytes - at);
   }
 }

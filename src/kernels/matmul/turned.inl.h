@@ -5,11 +5,28 @@
 COTERIE_INLINE int64_t step_bytes(Rows, int64_t block_bytes) { return block_bytes; }
 COTERIE_INLINE int64_t step_bytes(Turned, int64_t block_bytes) { return block_bytes * kLanes; }
 
+template <int64_t kRuns>
+constexpr TurnedOrder order_of(const TurnedRun (&runs)[kRuns]) {
+  return {runs, kRuns};
+}
+
+/// Where in a block what lies at byte kAt of one in the file begins.
+template <class Format, int kAt>
+constexpr int place(Rows) {
+  return kAt;
+}
+template <class Format, int kAt>
+constexpr int place(Turned) {
+  int before = 0;
+  for (const TurnedRun run : Format::kTurned) {
+    if (run.at <= kAt && kAt < run.at + run.bytes) return before + kAt - run.at;
+    before += run.bytes;
+  }
+  return -1;
+}
+
 /// Bytes 4c … 4c + 3 after `offset` of each row, as load_columns of rows in the file's order.
 COTERIE_INLINE void load_columns(Turned rows, int64_t offset, Int (&out)[4]) {
   COTERIE_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    out[i] = load_word(rows, offset + 4 * i);
-    hold(out[i]);
-  }
+  for (int i = 0; i < 4; ++i) out[i] = load_word(rows, offset + 4 * i);
 }

@@ -127,6 +127,9 @@ void quantise256(const float* x, int64_t count, ActivationBlock256* blocks) noex
       for (int i = 16 * s; i < 16 * s + 16; ++i) sum += block.q[i];
       block.sum16[s] = static_cast<int16_t>(sum);
     }
+    std::memset(block.offsets, 0, sizeof block.offsets);
+    for (int i = 0; i < 256; ++i)
+      block.offsets[i / 16][i / 2 % 2] = static_cast<int16_t>(block.offsets[i / 16][i / 2 % 2] - 32 * block.q[i]);
     for (int s = 0; s < 8; ++s) block.sum32[s] = static_cast<int16_t>(block.sum16[2 * s] + block.sum16[2 * s + 1]);
     std::memset(block.unused, 0, sizeof block.unused);
   }

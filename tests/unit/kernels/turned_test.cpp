@@ -1,7 +1,9 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -23,13 +25,13 @@ std::vector<const KernelTable*> tables_that_turn() {
   return tables;
 }
 
-tensor::Buffer<std::byte> turned(const MatmulKernels& kernels, const tensor::Weight& w, int lead) {
+tensor::Buffer<std::byte> turned(const MatmulKernels& kernels, const tensor::Weight& w, TurnedOrder order) {
   const tensor::DTypeInfo& info = tensor::info(w.dtype);
   const int64_t row_bytes = tensor::row_bytes(w.dtype, w.cols);
   tensor::Buffer<std::byte> out(w.rows * row_bytes);
   std::memset(out.data(), 0xee, static_cast<size_t>(out.size()));
   for (int64_t r = 0; r < w.rows; r += kernels.panel_rows)
-    kernels.turn(w.row(r), w.row_stride, w.cols / info.block_values, info.block_bytes, lead,
+    kernels.turn(w.row(r), w.row_stride, w.cols / info.block_values, info.block_bytes, order,
                  out.data() + r * row_bytes);
   return out;
 }
@@ -41,24 +43,28 @@ INSTANTIATE_TEST_SUITE_P(Formats, TurnedTest, testing::ValuesIn(test::weight_dty
 TEST_P(TurnedTest, EveryByteIsWhereTheKernelsLookForIt) {
   for (const KernelTable* table : tables_that_turn()) {
     const MatmulKernels& kernels = table->matmul;
-    const int lead = kernels.fast[static_cast<size_t>(GetParam())].turned_lead;
-    if (lead < 0) continue;
+    const TurnedOrder order = kernels.fast[static_cast<size_t>(GetParam())].turned;
+    if (order.count == 0) continue;
     const tensor::DTypeInfo& info = tensor::info(GetParam());
     const int64_t rows = kernels.panel_rows, blocks = 3;
     const RandomWeight weight(GetParam(), rows, blocks * info.block_values, 3, 5);
     const tensor::Weight& w = weight;
-    const tensor::Buffer<std::byte> out = turned(kernels, w, lead);
-    const int64_t words = (info.block_bytes - lead) / 4, tail = lead + 4 * words;
+    const tensor::Buffer<std::byte> out = turned(kernels, w, order);
     for (int64_t b = 0; b < blocks; ++b) {
       const std::byte* panel = out.data() + b * info.block_bytes * rows;
       for (int64_t r = 0; r < rows; ++r) {
         const std::byte* block = w.row(r) + b * info.block_bytes;
-        const auto same = [&](int64_t at, int64_t count) {
-          return std::memcmp(panel + at * rows + r * count, block + at, static_cast<size_t>(count)) == 0;
-        };
-        ASSERT_TRUE(same(0, lead)) << table->isa << " row " << r;
-        for (int64_t i = 0; i < words; ++i) ASSERT_TRUE(same(lead + 4 * i, 4)) << table->isa << " row " << r;
-        ASSERT_TRUE(same(tail, info.block_bytes - tail)) << table->isa << " row " << r;
+        std::vector<int> seen(static_cast<size_t>(info.block_bytes));
+        int64_t before = 0;
+        for (const TurnedRun run : std::span(order.runs, static_cast<size_t>(order.count))) {
+          const int64_t together = std::min<int64_t>(run.bytes, 4);
+          for (int64_t at = run.at; at < run.at + run.bytes; at += together, before += together) {
+            ASSERT_EQ(std::memcmp(panel + before * rows + r * together, block + at, static_cast<size_t>(together)), 0)
+                << table->isa << " row " << r << " byte " << at;
+            for (int64_t i = at; i < at + together; ++i) ++seen[static_cast<size_t>(i)];
+          }
+        }
+        ASSERT_EQ(seen, std::vector<int>(static_cast<size_t>(info.block_bytes), 1)) << table->isa;
       }
     }
   }
@@ -68,12 +74,12 @@ TEST_P(TurnedTest, ProductsHaveTheSameBits) {
   for (const KernelTable* table : tables_that_turn()) {
     const MatmulKernels& kernels = table->matmul;
     const MatmulKernel& kernel = kernels.fast[static_cast<size_t>(GetParam())];
-    if (kernel.turned_lead < 0) continue;
+    if (kernel.turned.count == 0) continue;
     const int64_t block = tensor::info(GetParam()).block_values;
     for (const int64_t cols : {block, 3 * block, 2304 / block * block}) {
       const RandomWeight weight(GetParam(), 3 * kernels.panel_rows, cols, 5);
       const tensor::Weight& w = weight;
-      const tensor::Buffer<std::byte> in_panels = turned(kernels, w, kernel.turned_lead);
+      const tensor::Buffer<std::byte> in_panels = turned(kernels, w, kernel.turned);
       for (const int64_t tokens : {1, 2, 3, 4, 5, 7, 8, 9, 33}) {
         const std::vector<float> values = test::random_values(tokens * cols, 6);
         const bool small = kernel.form == ActivationForm::blocks32;
@@ -111,9 +117,10 @@ TEST_P(TurnedTest, ProductsHaveTheSameBits) {
 
 TEST(Turned, AreReadInEveryFormatOfDecoding) {
   for (const KernelTable* table : tables_that_turn())
-    for (const DType dtype : {DType::q2_k, DType::q4_k, DType::q5_k, DType::iq4_xs, DType::q4_0, DType::q4_1,
-                              DType::q5_0, DType::q5_1, DType::q8_0, DType::iq4_nl, DType::mxfp4})
-      EXPECT_GE(table->matmul.fast[static_cast<size_t>(dtype)].turned_lead, 0) << table->isa << tensor::name(dtype);
+    for (const DType dtype :
+         {DType::q2_k, DType::q3_k, DType::q4_k, DType::q5_k, DType::q6_k, DType::iq4_xs, DType::q4_0, DType::q4_1,
+          DType::q5_0, DType::q5_1, DType::q8_0, DType::iq4_nl, DType::mxfp4})
+      EXPECT_GT(table->matmul.fast[static_cast<size_t>(dtype)].turned.count, 0) << table->isa << tensor::name(dtype);
 }
 
 }  // namespace
