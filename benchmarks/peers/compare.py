@@ -5,6 +5,7 @@ Each round runs every engine in turn (A B A B ...), so that a machine that is sl
 Measured are prefill of a prompt, decode at depth 0, decode behind a long context, and decode of several sequences side by
 side (all their tokens counted). A ratio is taken within a round; its median and its extremes over the rounds are reported.
 On a machine that shares its memory, bandwidth may halve from minute to minute: look at the extremes, not at medians alone.
+A virtual machine's host may take processors away: rounds in which it stole more than a few percent say little.
 No engine is built here: point to binaries that exist.
 
 examples:
@@ -174,33 +175,63 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
+def processor_ticks():
+    """(Ticks in which processors worked, ticks in which they were ready but the host of this virtual machine ran another.)"""
+    try:
+        with open("/proc/stat") as stat:
+            ticks = [int(text) for text in stat.readline().split()[1:]]
+        return sum(ticks[:3]) + sum(ticks[5:7]), ticks[7]
+    except (OSError, ValueError, IndexError):
+        return 0, 0
+
+
+class Around:
+    """The load before an engine ran, and the share of its processor time that the machine's host gave to others."""
+
+    def __init__(self):
+        self.loads, self.stolen, self.before = [], [], None
+
+    def begin(self):
+        self.loads.append(os.getloadavg()[0])
+        self.before = processor_ticks()
+
+    def end(self):
+        worked, stolen = (after - before for after, before in zip(processor_ticks(), self.before))
+        self.stolen.append(stolen / (worked + stolen) if worked + stolen else 0.0)
+
+    def __str__(self):
+        return f"(load {self.loads[-1]:.1f}, stolen {self.stolen[-1]:.0%})"
+
+
 def measure(settings, engines):
-    """samples[measure][engine] = [tokens per second of each round], loads, and what Coterie says of machine and model."""
-    samples, loads, facts = {}, [], {}
+    """samples[measure][engine] = [tokens per second of each round], what was around, and what Coterie says of machine and model."""
+    samples, around, facts = {}, Around(), {}
 
     def note(round_, engine, speeds):
         for name, speed in speeds.items():
             samples.setdefault(name, {}).setdefault(engine.name, []).append(speed)
         say(f"round {round_ + 1}/{settings.rounds}  {engine.name:14s} " +
-            "  ".join(f"{name} {speed:.2f} t/s" for name, speed in speeds.items()) + f"  (load {loads[-1]:.1f})")
+            "  ".join(f"{name} {speed:.2f} t/s" for name, speed in speeds.items()) + f"  {around}")
 
     for round_ in range(settings.rounds):
         for depth in [0, settings.depth] if settings.depth else [0]:
             for engine in engines:
-                loads.append(os.getloadavg()[0])
+                around.begin()
                 speeds, said = engine.measure(settings, depth)
+                around.end()
                 if said:
                     facts[depth] = said
                 note(round_, engine, speeds)
         for count in settings.batches:
             for engine in engines:
-                loads.append(os.getloadavg()[0])
+                around.begin()
                 speed, said = engine.together(settings, count)
+                around.end()
                 if said:
                     facts[f"{BATCH}{count}"] = said
                 if speed is not None:
                     note(round_, engine, {f"{BATCH}{count}": speed})
-    return samples, loads, facts
+    return samples, around, facts
 
 
 def spread(values):
@@ -225,8 +256,9 @@ def summarise(settings, engines, samples, facts):
     return rows
 
 
-def as_text(settings, rows, loads, facts):
-    lines = [f"{settings.model}: {settings.threads} threads, {settings.rounds} rounds, load {min(loads):.1f} to {max(loads):.1f}"]
+def as_text(settings, rows, around, facts):
+    lines = [f"{settings.model}: {settings.threads} threads, {settings.rounds} rounds, load {min(around.loads):.1f} to {max(around.loads):.1f}, "
+             f"stolen by the host {min(around.stolen):.0%} to {max(around.stolen):.0%}"]
     if 0 in facts:
         lines.append(f"read bandwidth {facts[0]['read_bytes_per_second'] / 1e9:.1f} GB/s at the end of our last run, a token reads {facts[0]['bytes_per_token'] / 1e6:.0f} MB")
     lines.append(f"{'measure':20s} {'engine':16s} {'t/s median':>10s} {'(least to most)':>20s} {'bandwidth':>10s}  coterie / it")
@@ -246,7 +278,7 @@ def main():
     if max(os.getloadavg()[:2]) > 0.5:
         say(f"warning: the machine is busy (load {os.getloadavg()[0]:.1f}); figures of a quiet one are worth more")
     try:
-        samples, loads, facts = measure(settings, engines)
+        samples, around, facts = measure(settings, engines)
     except EngineFailed as reason:
         say(str(reason))
         return 2
@@ -255,12 +287,13 @@ def main():
         print(json.dumps({
             "model": settings.model, "threads": settings.threads, "rounds": settings.rounds, "prompt": settings.prompt,
             "generate": settings.generate, "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "load": {"least": min(loads), "most": max(loads)},
+            "load": {"least": min(around.loads), "most": max(around.loads)},
+            "stolen": {"least": min(around.stolen), "most": max(around.stolen)},
             "flags": {engine.name: engine.flags for engine in engines},
             "machine": {key: facts[0][key] for key in ("read_bytes_per_second", "f32_flops_per_second", "int8_ops_per_second")} if facts else None,
             "results": rows}, indent=2))
     else:
-        print(as_text(settings, rows, loads, facts))
+        print(as_text(settings, rows, around, facts))
     ratios = [row["coterie_over_it"]["median"] for row in rows if "coterie_over_it" in row]
     return 1 if settings.floor is not None and min(ratios) < settings.floor else 0
 

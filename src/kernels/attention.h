@@ -30,6 +30,7 @@ constexpr bool is_cache_type(tensor::DType dtype) {
 /// order: what is added to what depends on absolute positions alone.
 inline constexpr int64_t kAttentionChunk = 256;
 inline constexpr int64_t kChunkBlocks = kAttentionChunk / kCacheBlock;
+inline constexpr int64_t kNextBlocks = 4;  // of the chunk after it that a kernel asks memory for
 /// Floats from one row of scores to the next; not a power of two, or the rows would share cache sets.
 inline constexpr int64_t kScoreStride = kAttentionChunk + kCacheBlock;
 
@@ -43,9 +44,11 @@ struct AttentionChunk {
   tensor::DType dtype = tensor::DType::f32;  // of the cache: is_cache_type
   const std::byte* const* blocks = nullptr;  // [kChunkBlocks] this head's keys; only blocks with visible positions are
                                              // read; what lies at positions nobody sees may be anything
-  const int32_t* first = nullptr;            // [tokens] visible positions [first, last), relative to the chunk;
-  const int32_t* last = nullptr;             // neither may fall from token to token; first >= last: none
-  float* scores = nullptr;                   // [tokens * heads][kScoreStride] scratch
+  const std::byte* const* next = nullptr;    // [next_count] what this thread will probably read after them: a hint
+  int64_t next_count = 0;
+  const int32_t* first = nullptr;  // [tokens] visible positions [first, last), relative to the chunk;
+  const int32_t* last = nullptr;   // neither may fall from token to token; first >= last: none
+  float* scores = nullptr;         // [tokens * heads][kScoreStride] scratch
   float* decoded = nullptr;  // [kAttentionChunk * (key_dim + value_dim)] scratch, or null. With it a narrow chunk is
                              // widened once for all rows; without, at each use. The same bits.
   float* max = nullptr;      // [tokens * heads] results: largest score (-inf: none seen),

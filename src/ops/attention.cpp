@@ -76,9 +76,10 @@ class Attention {
     const int64_t scratch = scratch_floats();
     float* const memory = context_.arena.take<float>(threads * scratch);
     if (threads == 1) {
-      for (int64_t i = 0; i < task_count_; ++i) execute(tasks_[i], memory);
+      for (int64_t i = 0; i < task_count_; ++i) execute(tasks_[i], i + 1, memory);
     } else {
-      context_.pool.each(task_count_, [&](int64_t i, int worker) { execute(tasks_[i], memory + worker * scratch); });
+      context_.pool.each(task_count_,
+                         [&](int64_t i, int worker) { execute(tasks_[i], i + threads, memory + worker * scratch); });
     }
     if (whole_count_ > 0) {
       context_.pool.each(whole_count_, [&](int64_t i, int worker) { join(wholes_[i], memory + worker * scratch); });
@@ -161,7 +162,15 @@ class Attention {
     }
   }
 
-  void execute(const Task& task, float* scratch) const {
+  /// Where the keys of some blocks of a chunk lie.
+  void locate(const Task& task, int64_t chunk, int64_t begin, int64_t end, const std::byte** blocks) const {
+    for (int64_t b = begin; b < end; ++b)
+      blocks[b] = task.segment->blocks[static_cast<size_t>(chunk * kChunkBlocks + b)] +
+                  task.kv_head * shape_.layout.head_bytes();
+  }
+
+  /// `next`: the task this worker will probably take afterwards.
+  void execute(const Task& task, int64_t next, float* scratch) const {
     const CacheLayout& layout = shape_.layout;
     const Segment& segment = *task.segment;
     const int64_t rows = task.rows();
@@ -193,6 +202,8 @@ class Attention {
     chunk.first = first, chunk.last = last;
     const std::byte* blocks[kChunkBlocks];
     chunk.blocks = blocks;
+    const std::byte* ahead[kernels::kNextBlocks];
+    chunk.next = ahead;
 
     if (running) clear(running, rows);
     for (int64_t c = task.chunk_begin; c < task.chunk_end; ++c) {
@@ -203,8 +214,16 @@ class Attention {
         const int64_t position = segment.first_position + task.token + t;
         first[t] = within(first_seen(position)), last[t] = within(position + 1);
       }
-      for (int64_t b = first[0] / kCacheBlock; b * kCacheBlock < last[task.tokens - 1]; ++b) {
-        blocks[b] = segment.blocks[static_cast<size_t>(c * kChunkBlocks + b)] + task.kv_head * layout.head_bytes();
+      locate(task, c, first[0] / kCacheBlock, (last[task.tokens - 1] + kCacheBlock - 1) / kCacheBlock, blocks);
+      const bool more = c + 1 < task.chunk_end;
+      if (more || next < task_count_) {
+        const Task& then = more ? task : tasks_[next];
+        const int64_t at = more ? c + 1 : then.chunk_begin;
+        const int64_t left = std::ssize(then.segment->blocks) - at * kChunkBlocks;
+        chunk.next_count = std::clamp<int64_t>(left, 0, kernels::kNextBlocks);
+        locate(then, at, 0, chunk.next_count, ahead);
+      } else {
+        chunk.next_count = 0;
       }
       kernels_.chunk(chunk);
       if (running) merge(result, rows, running);

@@ -11,13 +11,21 @@ inline constexpr int64_t kBlockVectors = kCacheBlock / kWidth;
 inline constexpr int64_t kRowTile = kRegisters >= 32 ? 8 : kWidth >= 8 ? 6 : 4;
 inline constexpr int64_t kAccumulators = kRegisters >= 32 ? 16 : kWidth >= 8 ? 12 : 8;
 
-/// Blocks of keys that a tile of `rows` rows covers.
-constexpr int64_t score_blocks(int64_t rows) {
-  const int64_t blocks = kAccumulators / (rows * kBlockVectors);
-  return blocks < 1 ? 1 : blocks > 4 ? 4 : blocks;
+/// Rows as evenly as tiles allow: 8 are 4 and 4, not 6 and 2. Of two rows a tile is half as fast as of four.
+constexpr int64_t row_tiles(int64_t rows) { return (rows + kRowTile - 1) / kRowTile; }
+constexpr int64_t row_begin(int64_t tile, int64_t rows) { return rows * tile / row_tiles(rows); }
+
+/// The largest power of two up to n and `most`: steps of blocks and widths of heads are mostly multiples of it, and
+/// what is left over by other tiles is too little for the processor's multiply-adds to be busy.
+constexpr int64_t power_of_two(int64_t n, int64_t most) {
+  int64_t power = 1;
+  while (2 * power <= n && 2 * power <= most) power *= 2;
+  return power;
 }
+/// Blocks of keys that a tile of `rows` rows covers.
+constexpr int64_t score_blocks(int64_t rows) { return power_of_two(kAccumulators / (rows * kBlockVectors), 4); }
 /// Blocks after which the loops change rows: 4 blocks of f32 keys or values of 128 dimensions fill a first-level cache.
-inline constexpr int64_t kStepBlocks = 4;
+inline constexpr int64_t kStepBlocks = kNextBlocks;
 inline constexpr int64_t kStepPositions = kStepBlocks * kCacheBlock;
 /// A chunk's blocks as pointers; those past the last repeat it, so that there always is a next one to prefetch.
 template <typename Element>
@@ -26,25 +34,31 @@ struct Blocks {
 };
 
 /// Vectors of value dimensions that a tile of `rows` rows covers.
-constexpr int64_t value_vectors(int64_t rows) {
-  const int64_t vectors = kAccumulators / rows;
-  return vectors < 1 ? 1 : vectors > 8 ? 8 : vectors;
-}
+constexpr int64_t value_vectors(int64_t rows) { return power_of_two(kAccumulators / rows, 8); }
 
 inline void pack_queries(const float* q, int64_t stride, int64_t rows, int64_t at, int64_t total, int64_t key_dim,
                          float* packed) noexcept {
-  // Groups of kRowTile rows (the last may be smaller), each [key_dim][rows of the group].
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t group = (at + r) / kRowTile * kRowTile;
-    const int64_t width = total - group < kRowTile ? total - group : kRowTile;
-    float* target = packed + group * key_dim + (at + r - group);
-    const float* source = q + r * stride;
-    for (int64_t d = 0; d < key_dim; ++d) target[d * width] = source[d];
+  // Tile after tile, each [key_dim][rows of the tile].
+  for (int64_t tile = 0; tile < row_tiles(total); ++tile) {
+    const int64_t begin = row_begin(tile, total), end = row_begin(tile + 1, total), width = end - begin;
+    for (int64_t r = begin < at ? at : begin; r < end && r < at + rows; ++r) {
+      float* target = packed + begin * key_dim + (r - begin);
+      const float* source = q + (r - at) * stride;
+      for (int64_t d = 0; d < key_dim; ++d) target[d * width] = source[d];
+    }
   }
 }
 
-template <typename Key, int64_t kRows, int64_t kBlocks>
-inline void score_tile(const float* packed, const Key* const* keys, int64_t key_dim, float* scores) {
+/// Keys come straight from memory here, in pieces too short for the processor to foresee, so the first tile of rows
+/// asks for what lies a step ahead: keys while there are scores to compute, values while those are added up. Both at
+/// once would leave the memory idle half of the time.
+template <typename Element>
+inline constexpr bool kFetches = sizeof(Element) < sizeof(float);
+inline constexpr int64_t kLine = 64;
+
+template <typename Key, int64_t kRows, int64_t kBlocks, bool kFirst>
+inline void score_tile(const float* packed, const Key* const* keys, const Key* const* ahead, int64_t key_dim,
+                       float* scores) {
   constexpr int64_t kVectors = kBlocks * kBlockVectors;
   Vf sum[kRows][kVectors];
   COTERIE_UNROLL
@@ -53,17 +67,14 @@ inline void score_tile(const float* packed, const Key* const* keys, int64_t key_
     for (int64_t j = 0; j < kVectors; ++j) sum[r][j] = zero();
   }
   const Key* block[kBlocks];
-  const Key* next[kBlocks];
+  const Key* next[kBlocks] = {};
   COTERIE_UNROLL
-  for (int64_t b = 0; b < kBlocks; ++b) block[b] = keys[b], next[b] = keys[b + kBlocks];
+  for (int64_t b = 0; b < kBlocks; ++b) block[b] = keys[b], next[b] = ahead[b];
   for (int64_t d = 0; d < key_dim; ++d) {
-    // Keys come straight from the cache here, in pieces too short for the processor to foresee: the values of these
-    // blocks, which follow the keys, and the keys of the next blocks are asked for in time.
-    if constexpr (sizeof(Key) < sizeof(float)) {
-      COTERIE_UNROLL
-      for (int64_t b = 0; b < kBlocks; ++b) {
-        __builtin_prefetch(block[b] + part_elements<Key>(key_dim) + d * kCacheBlock, 0, 2);
-        __builtin_prefetch(next[b] + d * kCacheBlock, 0, 3);
+    if constexpr (kFirst && kFetches<Key>) {
+      if (d % (kLine / (kCacheBlock * static_cast<int64_t>(sizeof(Key)))) == 0) {
+        COTERIE_UNROLL
+        for (int64_t b = 0; b < kBlocks; ++b) __builtin_prefetch(next[b] + d * kCacheBlock, 0, 2);
       }
     }
     Vf key[kVectors];
@@ -85,25 +96,27 @@ inline void score_tile(const float* packed, const Key* const* keys, int64_t key_
   }
 }
 
-template <typename Key, int64_t kRows>
-inline void score_rows(const float* packed, const Key* const* keys, int64_t blocks, int64_t key_dim, float* scores) {
+template <typename Key, int64_t kRows, bool kFirst>
+inline void score_rows(const float* packed, const Key* const* keys, const Key* const* ahead, int64_t blocks,
+                       int64_t key_dim, float* scores) {
   constexpr int64_t kBlocks = score_blocks(kRows);
   int64_t b = 0;
   for (; b + kBlocks <= blocks; b += kBlocks) {
-    score_tile<Key, kRows, kBlocks>(packed, keys + b, key_dim, scores + b * kCacheBlock);
+    score_tile<Key, kRows, kBlocks, kFirst>(packed, keys + b, ahead + b, key_dim, scores + b * kCacheBlock);
   }
-  for (; b < blocks; ++b) score_tile<Key, kRows, 1>(packed, keys + b, key_dim, scores + b * kCacheBlock);
+  for (; b < blocks; ++b)
+    score_tile<Key, kRows, 1, kFirst>(packed, keys + b, ahead + b, key_dim, scores + b * kCacheBlock);
 }
 
-template <typename Key, int64_t kRows = kRowTile>
-inline void score_group(int64_t rows, const float* packed, const Key* const* keys, int64_t blocks, int64_t key_dim,
-                        float* scores) {
-  if (rows == kRows) return score_rows<Key, kRows>(packed, keys, blocks, key_dim, scores);
-  if constexpr (kRows > 1) score_group<Key, kRows - 1>(rows, packed, keys, blocks, key_dim, scores);
+template <typename Key, bool kFirst, int64_t kRows = kRowTile>
+inline void score_group(int64_t rows, const float* packed, const Key* const* keys, const Key* const* ahead,
+                        int64_t blocks, int64_t key_dim, float* scores) {
+  if (rows == kRows) return score_rows<Key, kRows, kFirst>(packed, keys, ahead, blocks, key_dim, scores);
+  if constexpr (kRows > 1) score_group<Key, kFirst, kRows - 1>(rows, packed, keys, ahead, blocks, key_dim, scores);
 }
 
 /// Dimensions [column, column + kVectors * kWidth) of kRows rows, or, when partial, the `count` < kWidth after column.
-template <typename Value, int64_t kRows, int64_t kVectors, bool kPartial>
+template <typename Value, int64_t kRows, int64_t kVectors, bool kPartial, bool kFirst>
 inline void value_tile(const float* weights, const Value* const* values, int64_t value_dim, int64_t column,
                        int64_t count, int64_t first, int64_t last, float* out) {
   Vf sum[kRows][kVectors];
@@ -118,8 +131,17 @@ inline void value_tile(const float* weights, const Value* const* values, int64_t
   for (int64_t position = first; position < last;) {
     const int64_t b = position / kCacheBlock;
     const int64_t end = (b + 1) * kCacheBlock < last ? (b + 1) * kCacheBlock : last;
+    [[maybe_unused]] const Value* next = values[b + kStepBlocks] + column;
     for (; position < end; ++position) {
       const int64_t slot = position - b * kCacheBlock;
+      if constexpr (kFirst && kFetches<Value>) {
+        constexpr int64_t kTile = kVectors * kWidth * static_cast<int64_t>(sizeof(Value));
+        if (kTile >= kLine || column * static_cast<int64_t>(sizeof(Value)) % kLine == 0) {
+          COTERIE_UNROLL
+          for (int64_t i = 0; i < kTile; i += kLine)
+            __builtin_prefetch(next + slot * value_dim + i / static_cast<int64_t>(sizeof(Value)), 0, 2);
+        }
+      }
       Vf value[kVectors];
       COTERIE_UNROLL
       for (int64_t j = 0; j < kVectors; ++j) {
@@ -146,27 +168,27 @@ inline void value_tile(const float* weights, const Value* const* values, int64_t
   }
 }
 
-template <typename Value, int64_t kRows>
+template <typename Value, int64_t kRows, bool kFirst>
 inline void value_rows(const float* weights, const Value* const* values, int64_t value_dim, int64_t first, int64_t last,
                        float* out) {
   constexpr int64_t kVectors = value_vectors(kRows);
   int64_t c = 0;
   for (; c + kVectors * kWidth <= value_dim; c += kVectors * kWidth) {
-    value_tile<Value, kRows, kVectors, false>(weights, values, value_dim, c, 0, first, last, out);
+    value_tile<Value, kRows, kVectors, false, kFirst>(weights, values, value_dim, c, 0, first, last, out);
   }
   for (; c + kWidth <= value_dim; c += kWidth) {
-    value_tile<Value, kRows, 1, false>(weights, values, value_dim, c, 0, first, last, out);
+    value_tile<Value, kRows, 1, false, kFirst>(weights, values, value_dim, c, 0, first, last, out);
   }
   if (c < value_dim) {
-    value_tile<Value, kRows, 1, true>(weights, values, value_dim, c, value_dim - c, first, last, out);
+    value_tile<Value, kRows, 1, true, kFirst>(weights, values, value_dim, c, value_dim - c, first, last, out);
   }
 }
 
-template <typename Value, int64_t kRows = kRowTile>
+template <typename Value, bool kFirst, int64_t kRows = kRowTile>
 inline void value_group(int64_t rows, const float* weights, const Value* const* values, int64_t value_dim,
                         int64_t first, int64_t last, float* out) {
-  if (rows == kRows) return value_rows<Value, kRows>(weights, values, value_dim, first, last, out);
-  if constexpr (kRows > 1) value_group<Value, kRows - 1>(rows, weights, values, value_dim, first, last, out);
+  if (rows == kRows) return value_rows<Value, kRows, kFirst>(weights, values, value_dim, first, last, out);
+  if constexpr (kRows > 1) value_group<Value, kFirst, kRows - 1>(rows, weights, values, value_dim, first, last, out);
 }
 
 /// Adds positions [first, last), which all `rows` rows see, to their outputs.
@@ -175,9 +197,10 @@ inline void add_values(const float* weights, const Value* const* values, int64_t
                        int64_t last, float* out) {
   while (first < last) {
     const int64_t step = (first / kStepPositions + 1) * kStepPositions, end = step < last ? step : last;
-    for (int64_t r = 0; r < rows; r += kRowTile) {
-      const int64_t n = rows - r < kRowTile ? rows - r : kRowTile;
-      value_group<Value>(n, weights + r * kScoreStride, values, value_dim, first, end, out + r * value_dim);
+    value_group<Value, true>(row_begin(1, rows), weights, values, value_dim, first, end, out);
+    for (int64_t tile = 1; tile < row_tiles(rows); ++tile) {
+      const int64_t r = row_begin(tile, rows), n = row_begin(tile + 1, rows) - r;
+      value_group<Value, false>(n, weights + r * kScoreStride, values, value_dim, first, end, out + r * value_dim);
     }
     first = end;
   }
@@ -227,10 +250,15 @@ inline void chunk_over(const AttentionChunk& c, const Element* const* keys, cons
   const int64_t end_block = (end + kCacheBlock - 1) / kCacheBlock;
   for (int64_t b = begin / kCacheBlock; b < end_block; b += kStepBlocks) {
     const int64_t blocks = end_block - b < kStepBlocks ? end_block - b : kStepBlocks;
-    for (int64_t r = 0; r < rows; r += kRowTile) {
-      const int64_t n = rows - r < kRowTile ? rows - r : kRowTile;
-      score_group<Element>(n, c.queries + r * c.key_dim, keys + b, blocks, c.key_dim,
-                           c.scores + r * kScoreStride + b * kCacheBlock);
+    const Element* const* ahead = b + kStepBlocks < end_block ? keys + b + kStepBlocks : values + begin / kCacheBlock;
+    for (int64_t tile = 0; tile < row_tiles(rows); ++tile) {
+      const int64_t r = row_begin(tile, rows), n = row_begin(tile + 1, rows) - r;
+      const float* queries = c.queries + r * c.key_dim;
+      float* scores = c.scores + r * kScoreStride + b * kCacheBlock;
+      if (tile == 0)
+        score_group<Element, true>(n, queries, keys + b, ahead, blocks, c.key_dim, scores);
+      else
+        score_group<Element, false>(n, queries, keys + b, ahead, blocks, c.key_dim, scores);
     }
   }
   for (int64_t t = 0; t < c.tokens; ++t) {
@@ -277,6 +305,8 @@ inline void chunk_of(const AttentionChunk& c) {
   for (int64_t b = begin_block; b < end_block + kStepBlocks; ++b) {
     keys.at[b] = reinterpret_cast<const Element*>(c.blocks[b < end_block ? b : end_block - 1]);
     values.at[b] = keys.at[b] + part_elements<Element>(c.key_dim);
+    if (b >= end_block && b - end_block < c.next_count)
+      values.at[b] = reinterpret_cast<const Element*>(c.next[b - end_block]);
   }
   for (int64_t b = begin_block; decode && b < end_block + kStepBlocks; ++b) {
     if (b < end_block) widen(keys.at[b], keys.at[b + 1], c.key_dim, c.value_dim, c.decoded + b * size);
