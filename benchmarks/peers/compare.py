@@ -176,31 +176,38 @@ def say(text):
 
 
 def processor_ticks():
-    """(Ticks in which processors worked, ticks in which they were ready but the host of this virtual machine ran another.)"""
+    """(Ticks in which processors worked, ticks in which they were ready but the host of this virtual machine ran another);
+    None where the system does not say."""
     try:
         with open("/proc/stat") as stat:
             ticks = [int(text) for text in stat.readline().split()[1:]]
         return sum(ticks[:3]) + sum(ticks[5:7]), ticks[7]
     except (OSError, ValueError, IndexError):
-        return 0, 0
+        return None
 
 
 class Around:
     """The load before an engine ran, and the share of its processor time that the machine's host gave to others."""
 
     def __init__(self):
-        self.loads, self.stolen, self.before = [], [], None
+        self.loads, self.stolen, self.load, self.before = [], [], 0.0, None
 
     def begin(self):
-        self.loads.append(os.getloadavg()[0])
-        self.before = processor_ticks()
+        self.load, self.before = os.getloadavg()[0], processor_ticks()
 
     def end(self):
+        self.loads.append(self.load)
+        if self.before is None:
+            return
         worked, stolen = (after - before for after, before in zip(processor_ticks(), self.before))
-        self.stolen.append(stolen / (worked + stolen) if worked + stolen else 0.0)
+        self.stolen.append(stolen / max(1, worked + stolen))
 
-    def __str__(self):
-        return f"(load {self.loads[-1]:.1f}, stolen {self.stolen[-1]:.0%})"
+    def last(self):
+        return f"(load {self.loads[-1]:.1f}, stolen {f'{self.stolen[-1]:.0%}' if self.stolen else 'unknown'})"
+
+    def all(self):
+        stolen = f"{min(self.stolen):.0%} to {max(self.stolen):.0%}" if self.stolen else "unknown"
+        return f"load {min(self.loads):.1f} to {max(self.loads):.1f}, stolen by the host {stolen}"
 
 
 def measure(settings, engines):
@@ -211,7 +218,7 @@ def measure(settings, engines):
         for name, speed in speeds.items():
             samples.setdefault(name, {}).setdefault(engine.name, []).append(speed)
         say(f"round {round_ + 1}/{settings.rounds}  {engine.name:14s} " +
-            "  ".join(f"{name} {speed:.2f} t/s" for name, speed in speeds.items()) + f"  {around}")
+            "  ".join(f"{name} {speed:.2f} t/s" for name, speed in speeds.items()) + f"  {around.last()}")
 
     for round_ in range(settings.rounds):
         for depth in [0, settings.depth] if settings.depth else [0]:
@@ -226,10 +233,10 @@ def measure(settings, engines):
             for engine in engines:
                 around.begin()
                 speed, said = engine.together(settings, count)
-                around.end()
                 if said:
                     facts[f"{BATCH}{count}"] = said
                 if speed is not None:
+                    around.end()
                     note(round_, engine, {f"{BATCH}{count}": speed})
     return samples, around, facts
 
@@ -257,8 +264,7 @@ def summarise(settings, engines, samples, facts):
 
 
 def as_text(settings, rows, around, facts):
-    lines = [f"{settings.model}: {settings.threads} threads, {settings.rounds} rounds, load {min(around.loads):.1f} to {max(around.loads):.1f}, "
-             f"stolen by the host {min(around.stolen):.0%} to {max(around.stolen):.0%}"]
+    lines = [f"{settings.model}: {settings.threads} threads, {settings.rounds} rounds, {around.all()}"]
     if 0 in facts:
         lines.append(f"read bandwidth {facts[0]['read_bytes_per_second'] / 1e9:.1f} GB/s at the end of our last run, a token reads {facts[0]['bytes_per_token'] / 1e6:.0f} MB")
     lines.append(f"{'measure':20s} {'engine':16s} {'t/s median':>10s} {'(least to most)':>20s} {'bandwidth':>10s}  coterie / it")
@@ -288,7 +294,7 @@ def main():
             "model": settings.model, "threads": settings.threads, "rounds": settings.rounds, "prompt": settings.prompt,
             "generate": settings.generate, "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "load": {"least": min(around.loads), "most": max(around.loads)},
-            "stolen": {"least": min(around.stolen), "most": max(around.stolen)},
+            "stolen": {"least": min(around.stolen), "most": max(around.stolen)} if around.stolen else None,
             "flags": {engine.name: engine.flags for engine in engines},
             "machine": {key: facts[0][key] for key in ("read_bytes_per_second", "f32_flops_per_second", "int8_ops_per_second")} if facts else None,
             "results": rows}, indent=2))

@@ -30,7 +30,7 @@ constexpr bool is_cache_type(tensor::DType dtype) {
 /// order: what is added to what depends on absolute positions alone.
 inline constexpr int64_t kAttentionChunk = 256;
 inline constexpr int64_t kChunkBlocks = kAttentionChunk / kCacheBlock;
-inline constexpr int64_t kNextBlocks = 4;  // of the chunk after it that a kernel asks memory for
+inline constexpr int64_t kNextBlocks = 4;  // of what comes after a chunk that its kernel asks memory for
 /// Floats from one row of scores to the next; not a power of two, or the rows would share cache sets.
 inline constexpr int64_t kScoreStride = kAttentionChunk + kCacheBlock;
 
@@ -44,7 +44,8 @@ struct AttentionChunk {
   tensor::DType dtype = tensor::DType::f32;  // of the cache: is_cache_type
   const std::byte* const* blocks = nullptr;  // [kChunkBlocks] this head's keys; only blocks with visible positions are
                                              // read; what lies at positions nobody sees may be anything
-  const std::byte* const* next = nullptr;    // [next_count] what this thread will probably read after them: a hint
+  const std::byte* const* next = nullptr;    // [next_count <= kNextBlocks] keys that this thread will
+                                             // probably read after them: a hint
   int64_t next_count = 0;
   const int32_t* first = nullptr;  // [tokens] visible positions [first, last), relative to the chunk;
   const int32_t* last = nullptr;   // neither may fall from token to token; first >= last: none

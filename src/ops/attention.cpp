@@ -162,11 +162,21 @@ class Attention {
     }
   }
 
-  /// Where the keys of some blocks of a chunk lie.
-  void locate(const Task& task, int64_t chunk, int64_t begin, int64_t end, const std::byte** blocks) const {
-    for (int64_t b = begin; b < end; ++b)
-      blocks[b] = task.segment->blocks[static_cast<size_t>(chunk * kChunkBlocks + b)] +
-                  task.kv_head * shape_.layout.head_bytes();
+  /// Where this head's keys of `count` blocks of the sequence lie.
+  void locate(const Task& task, int64_t first_block, int64_t count, const std::byte** blocks) const {
+    for (int64_t b = 0; b < count; ++b)
+      blocks[b] =
+          task.segment->blocks[static_cast<size_t>(first_block + b)] + task.kv_head * shape_.layout.head_bytes();
+  }
+
+  /// The same of the first blocks that chunk `c` of a task reads; how many there are.
+  int64_t locate_first(const Task& task, int64_t c, const std::byte** blocks) const {
+    const int64_t seen = first_seen(task.segment->first_position + task.token) / kCacheBlock;
+    const int64_t begin = std::max(c * kChunkBlocks, seen);
+    const int64_t end = std::min(c * kChunkBlocks + kChunkBlocks, std::ssize(task.segment->blocks));
+    const int64_t count = std::clamp<int64_t>(end - begin, 0, kernels::kNextBlocks);
+    locate(task, begin, count, blocks);
+    return count;
   }
 
   /// `next`: the task this worker will probably take afterwards.
@@ -214,17 +224,13 @@ class Attention {
         const int64_t position = segment.first_position + task.token + t;
         first[t] = within(first_seen(position)), last[t] = within(position + 1);
       }
-      locate(task, c, first[0] / kCacheBlock, (last[task.tokens - 1] + kCacheBlock - 1) / kCacheBlock, blocks);
-      const bool more = c + 1 < task.chunk_end;
-      if (more || next < task_count_) {
-        const Task& then = more ? task : tasks_[next];
-        const int64_t at = more ? c + 1 : then.chunk_begin;
-        const int64_t left = std::ssize(then.segment->blocks) - at * kChunkBlocks;
-        chunk.next_count = std::clamp<int64_t>(left, 0, kernels::kNextBlocks);
-        locate(then, at, 0, chunk.next_count, ahead);
-      } else {
-        chunk.next_count = 0;
-      }
+      const int64_t begin = first[0] / kCacheBlock, end = (last[task.tokens - 1] + kCacheBlock - 1) / kCacheBlock;
+      locate(task, c * kChunkBlocks + begin, end - begin, blocks + begin);
+      chunk.next_count = 0;
+      if (c + 1 < task.chunk_end)
+        chunk.next_count = locate_first(task, c + 1, ahead);
+      else if (next < task_count_)
+        chunk.next_count = locate_first(tasks_[next], tasks_[next].chunk_begin, ahead);
       kernels_.chunk(chunk);
       if (running) merge(result, rows, running);
     }

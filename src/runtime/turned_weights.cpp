@@ -188,7 +188,7 @@ void TurnedWeights::turn_panels(threads::Pool& pool, Part& part, int64_t count) 
       const int64_t row = panel % each * kernels_.panel_rows;
       kernels_.turn(weight.row(row), weight.row_stride, weight.cols / info.block_values, info.block_bytes,
                     kernels_.fast[static_cast<size_t>(weight.dtype)].turned,
-                    part.bytes.data() + (part.turned[which].row(row) - part.bytes.data()));
+                    part.bytes.data() + (part.turned[which].row(row) - part.bytes.data()));  // to write there
     }
   });
   part.next += count;

@@ -145,7 +145,9 @@ COTERIE_INLINE void load_columns(Rows rows, int64_t offset, Int (&out)[4]) {
   turn_quads(quad, out);
 }
 
-/// Of turned rows: the four bytes at `offset` of each (which begin a word of the block).
+/// Of turned rows: the four bytes at `offset` of each (which begin a word of the block). GCC 12 would load words in
+/// another order, several times some, and the processor then does not foresee them (docs/log.md, q6_k turned after
+/// all).
 COTERIE_INLINE Int load_word(Turned rows, int64_t offset) {
   const std::byte* p = rows.data + offset * kLanes;
   Int word = _mm512_loadu_si512(p);

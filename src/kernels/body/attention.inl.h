@@ -27,7 +27,8 @@ constexpr int64_t score_blocks(int64_t rows) { return power_of_two(kAccumulators
 /// Blocks after which the loops change rows: 4 blocks of f32 keys or values of 128 dimensions fill a first-level cache.
 inline constexpr int64_t kStepBlocks = kNextBlocks;
 inline constexpr int64_t kStepPositions = kStepBlocks * kCacheBlock;
-/// A chunk's blocks as pointers; those past the last repeat it, so that there always is a next one to prefetch.
+/// A chunk's blocks as pointers. So that there always is a next one to ask memory for, those past the last repeat it
+/// or, of the values, are the keys that come after this chunk.
 template <typename Element>
 struct Blocks {
   const Element* at[kChunkBlocks + kStepBlocks] = {};
@@ -39,8 +40,9 @@ constexpr int64_t value_vectors(int64_t rows) { return power_of_two(kAccumulator
 inline void pack_queries(const float* q, int64_t stride, int64_t rows, int64_t at, int64_t total, int64_t key_dim,
                          float* packed) noexcept {
   // Tile after tile, each [key_dim][rows of the tile].
-  for (int64_t tile = 0; tile < row_tiles(total); ++tile) {
+  for (int64_t tile = at * row_tiles(total) / total; tile < row_tiles(total); ++tile) {
     const int64_t begin = row_begin(tile, total), end = row_begin(tile + 1, total), width = end - begin;
+    if (begin >= at + rows) break;
     for (int64_t r = begin < at ? at : begin; r < end && r < at + rows; ++r) {
       float* target = packed + begin * key_dim + (r - begin);
       const float* source = q + (r - at) * stride;
@@ -54,9 +56,9 @@ inline void pack_queries(const float* q, int64_t stride, int64_t rows, int64_t a
 /// once would leave the memory idle half of the time.
 template <typename Element>
 inline constexpr bool kFetches = sizeof(Element) < sizeof(float);
-inline constexpr int64_t kLine = 64;
+inline constexpr int64_t kLineBytes = 64;
 
-template <typename Key, int64_t kRows, int64_t kBlocks, bool kFirst>
+template <typename Key, int64_t kRows, int64_t kBlocks, bool kFetch>
 inline void score_tile(const float* packed, const Key* const* keys, const Key* const* ahead, int64_t key_dim,
                        float* scores) {
   constexpr int64_t kVectors = kBlocks * kBlockVectors;
@@ -71,8 +73,8 @@ inline void score_tile(const float* packed, const Key* const* keys, const Key* c
   COTERIE_UNROLL
   for (int64_t b = 0; b < kBlocks; ++b) block[b] = keys[b], next[b] = ahead[b];
   for (int64_t d = 0; d < key_dim; ++d) {
-    if constexpr (kFirst && kFetches<Key>) {
-      if (d % (kLine / (kCacheBlock * static_cast<int64_t>(sizeof(Key)))) == 0) {
+    if constexpr (kFetch) {
+      if (d % (kLineBytes / (kCacheBlock * static_cast<int64_t>(sizeof(Key)))) == 0) {
         COTERIE_UNROLL
         for (int64_t b = 0; b < kBlocks; ++b) __builtin_prefetch(next[b] + d * kCacheBlock, 0, 2);
       }
@@ -96,27 +98,27 @@ inline void score_tile(const float* packed, const Key* const* keys, const Key* c
   }
 }
 
-template <typename Key, int64_t kRows, bool kFirst>
+template <typename Key, int64_t kRows, bool kFetch>
 inline void score_rows(const float* packed, const Key* const* keys, const Key* const* ahead, int64_t blocks,
                        int64_t key_dim, float* scores) {
   constexpr int64_t kBlocks = score_blocks(kRows);
   int64_t b = 0;
   for (; b + kBlocks <= blocks; b += kBlocks) {
-    score_tile<Key, kRows, kBlocks, kFirst>(packed, keys + b, ahead + b, key_dim, scores + b * kCacheBlock);
+    score_tile<Key, kRows, kBlocks, kFetch>(packed, keys + b, ahead + b, key_dim, scores + b * kCacheBlock);
   }
   for (; b < blocks; ++b)
-    score_tile<Key, kRows, 1, kFirst>(packed, keys + b, ahead + b, key_dim, scores + b * kCacheBlock);
+    score_tile<Key, kRows, 1, kFetch>(packed, keys + b, ahead + b, key_dim, scores + b * kCacheBlock);
 }
 
-template <typename Key, bool kFirst, int64_t kRows = kRowTile>
+template <typename Key, bool kFetch, int64_t kRows = kRowTile>
 inline void score_group(int64_t rows, const float* packed, const Key* const* keys, const Key* const* ahead,
                         int64_t blocks, int64_t key_dim, float* scores) {
-  if (rows == kRows) return score_rows<Key, kRows, kFirst>(packed, keys, ahead, blocks, key_dim, scores);
-  if constexpr (kRows > 1) score_group<Key, kFirst, kRows - 1>(rows, packed, keys, ahead, blocks, key_dim, scores);
+  if (rows == kRows) return score_rows<Key, kRows, kFetch>(packed, keys, ahead, blocks, key_dim, scores);
+  if constexpr (kRows > 1) score_group<Key, kFetch, kRows - 1>(rows, packed, keys, ahead, blocks, key_dim, scores);
 }
 
 /// Dimensions [column, column + kVectors * kWidth) of kRows rows, or, when partial, the `count` < kWidth after column.
-template <typename Value, int64_t kRows, int64_t kVectors, bool kPartial, bool kFirst>
+template <typename Value, int64_t kRows, int64_t kVectors, bool kPartial, bool kFetch>
 inline void value_tile(const float* weights, const Value* const* values, int64_t value_dim, int64_t column,
                        int64_t count, int64_t first, int64_t last, float* out) {
   Vf sum[kRows][kVectors];
@@ -134,11 +136,11 @@ inline void value_tile(const float* weights, const Value* const* values, int64_t
     [[maybe_unused]] const Value* next = values[b + kStepBlocks] + column;
     for (; position < end; ++position) {
       const int64_t slot = position - b * kCacheBlock;
-      if constexpr (kFirst && kFetches<Value>) {
+      if constexpr (kFetch) {
         constexpr int64_t kTile = kVectors * kWidth * static_cast<int64_t>(sizeof(Value));
-        if (kTile >= kLine || column * static_cast<int64_t>(sizeof(Value)) % kLine == 0) {
+        if (kTile >= kLineBytes || column * static_cast<int64_t>(sizeof(Value)) % kLineBytes == 0) {
           COTERIE_UNROLL
-          for (int64_t i = 0; i < kTile; i += kLine)
+          for (int64_t i = 0; i < kTile; i += kLineBytes)
             __builtin_prefetch(next + slot * value_dim + i / static_cast<int64_t>(sizeof(Value)), 0, 2);
         }
       }
@@ -168,27 +170,27 @@ inline void value_tile(const float* weights, const Value* const* values, int64_t
   }
 }
 
-template <typename Value, int64_t kRows, bool kFirst>
+template <typename Value, int64_t kRows, bool kFetch>
 inline void value_rows(const float* weights, const Value* const* values, int64_t value_dim, int64_t first, int64_t last,
                        float* out) {
   constexpr int64_t kVectors = value_vectors(kRows);
   int64_t c = 0;
   for (; c + kVectors * kWidth <= value_dim; c += kVectors * kWidth) {
-    value_tile<Value, kRows, kVectors, false, kFirst>(weights, values, value_dim, c, 0, first, last, out);
+    value_tile<Value, kRows, kVectors, false, kFetch>(weights, values, value_dim, c, 0, first, last, out);
   }
   for (; c + kWidth <= value_dim; c += kWidth) {
-    value_tile<Value, kRows, 1, false, kFirst>(weights, values, value_dim, c, 0, first, last, out);
+    value_tile<Value, kRows, 1, false, kFetch>(weights, values, value_dim, c, 0, first, last, out);
   }
   if (c < value_dim) {
-    value_tile<Value, kRows, 1, true, kFirst>(weights, values, value_dim, c, value_dim - c, first, last, out);
+    value_tile<Value, kRows, 1, true, kFetch>(weights, values, value_dim, c, value_dim - c, first, last, out);
   }
 }
 
-template <typename Value, bool kFirst, int64_t kRows = kRowTile>
+template <typename Value, bool kFetch, int64_t kRows = kRowTile>
 inline void value_group(int64_t rows, const float* weights, const Value* const* values, int64_t value_dim,
                         int64_t first, int64_t last, float* out) {
-  if (rows == kRows) return value_rows<Value, kRows, kFirst>(weights, values, value_dim, first, last, out);
-  if constexpr (kRows > 1) value_group<Value, kFirst, kRows - 1>(rows, weights, values, value_dim, first, last, out);
+  if (rows == kRows) return value_rows<Value, kRows, kFetch>(weights, values, value_dim, first, last, out);
+  if constexpr (kRows > 1) value_group<Value, kFetch, kRows - 1>(rows, weights, values, value_dim, first, last, out);
 }
 
 /// Adds positions [first, last), which all `rows` rows see, to their outputs.
@@ -197,7 +199,7 @@ inline void add_values(const float* weights, const Value* const* values, int64_t
                        int64_t last, float* out) {
   while (first < last) {
     const int64_t step = (first / kStepPositions + 1) * kStepPositions, end = step < last ? step : last;
-    value_group<Value, true>(row_begin(1, rows), weights, values, value_dim, first, end, out);
+    value_group<Value, kFetches<Value>>(row_begin(1, rows), weights, values, value_dim, first, end, out);
     for (int64_t tile = 1; tile < row_tiles(rows); ++tile) {
       const int64_t r = row_begin(tile, rows), n = row_begin(tile + 1, rows) - r;
       value_group<Value, false>(n, weights + r * kScoreStride, values, value_dim, first, end, out + r * value_dim);
@@ -256,7 +258,7 @@ inline void chunk_over(const AttentionChunk& c, const Element* const* keys, cons
       const float* queries = c.queries + r * c.key_dim;
       float* scores = c.scores + r * kScoreStride + b * kCacheBlock;
       if (tile == 0)
-        score_group<Element, true>(n, queries, keys + b, ahead, blocks, c.key_dim, scores);
+        score_group<Element, kFetches<Element>>(n, queries, keys + b, ahead, blocks, c.key_dim, scores);
       else
         score_group<Element, false>(n, queries, keys + b, ahead, blocks, c.key_dim, scores);
     }

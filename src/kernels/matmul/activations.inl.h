@@ -33,7 +33,7 @@ COTERIE_INLINE int32_t quantise16(const float* x, Float factor, int8_t* q) {
 
 /// ActivationBlock256::offsets of 16 values.
 COTERIE_INLINE void sum_pairs(const int8_t* q, int16_t* offsets) {
-  const __m128i codes = _mm_load_si128(reinterpret_cast<const __m128i*>(q));
+  const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(q));
   __m128i sum = _mm_maddubs_epi16(_mm_set1_epi8(32), codes);
   sum = _mm_add_epi16(sum, _mm_shuffle_epi32(sum, 0x4e));
   sum = _mm_add_epi16(sum, _mm_shuffle_epi32(sum, 0xb1));

@@ -1,10 +1,11 @@
 // fast matmul on the 256-value formats: int8 activations, exact integers inside a block, f32 between blocks.
 
-/// Whether what was added to codes is taken off in the sums of 16 bits, which are then right whatever is lost of them
-/// on the way: two sums of 8 products with codes of -32 … 31 at most.
+/// Whether what was added to codes is taken off in the sums of 16 bits: they begin with it, so that each of their two
+/// halves is a sum of 8 products with codes of -32 … 32 at most, 8 * 32 * 127 = 32512, at every step.
 template <class Format>
 constexpr bool offset_in_dots() {
-  return kSumsOf16Bits && Format::kOffsetBits >= 0 && Format::kOffsetBits <= 5 && Format::kSub == 16;
+  constexpr int kOffset = Format::kOffsetBits < 0 ? 0 : 1 << Format::kOffsetBits;
+  return kSumsOf16Bits && kOffset > 0 && Format::kSub == 16 && kOffset <= 32 && Format::kMaxCode - kOffset <= 32;
 }
 
 /// What the codes of a format meet: how many groups of four may be summed before they are weighed.
@@ -21,8 +22,11 @@ constexpr int span256() {
 /// What the dots of a sub-block begin with.
 template <class Format>
 COTERIE_INLINE Int start256(const ActivationBlock256& x, int sub) {
-  if constexpr (!offset_in_dots<Format>()) return zero_int();
-  return shift_right_halves<5 - Format::kOffsetBits>(broadcast4(x.offsets[sub]));
+  if constexpr (offset_in_dots<Format>()) {
+    return shift_right_halves<5 - Format::kOffsetBits>(broadcast4(x.offsets[sub]));
+  } else {
+    return zero_int();
+  }
 }
 
 /// A block of kLanes rows, unpacked: what all tokens of a batch then share.
@@ -113,6 +117,7 @@ struct Blocks256 {
   static constexpr ActivationForm kForm = ActivationForm::blocks256;
   static constexpr int64_t kValues = 256, kBytes = Format::kBytes;
   static constexpr int kFusedTokens = 2, kFewTokens = 2;  // of a fused tile; with more, unpacking pays
+  static_assert(covers(Format::kTurned, Format::kBytes));
   static constexpr TurnedOrder turned_order() { return order_of(Format::kTurned); }
   using OfTurned = Blocks256;  // what multiplies few tokens by turned rows
   using Panel = Panel256<Format>;

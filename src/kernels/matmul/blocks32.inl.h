@@ -75,6 +75,7 @@ struct Blocks32 {
   static constexpr ActivationForm kForm = ActivationForm::blocks32;
   static constexpr int64_t kValues = 32, kBytes = Format::kBytes;
   static constexpr int kFusedTokens = 2, kFewTokens = 2;  // of a fused tile; with more, unpacking pays
+  static_assert(covers(Format::kTurned, Format::kBytes));
   static constexpr TurnedOrder turned_order() { return order_of(Format::kTurned); }
   using OfTurned = Blocks32;  // what multiplies few tokens by turned rows
   using Panel = Panel32;

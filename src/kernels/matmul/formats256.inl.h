@@ -5,7 +5,7 @@
 //   kSub        values that share a scale: 16 or 32
 //   kMaxCode    the largest code, which is unsigned unless kSigned
 //   kMin        whether there are mins, with a dmin; else
-//   kOffsetBits the codes have 2^kOffsetBits added, which costs Σ scale * Σ x; -1: nothing added
+//   kOffsetBits the codes have 2^kOffsetBits added, which costs Σ scale * Σ x (offset_in_dots: less); -1: nothing added
 //   header()    scales, mins (or scales again) in pairs of sub-blocks, d and dmin
 //   codes()     hands sink.unit<u>(columns) the codes of values [16u, 16u + 16): lane r of columns[i] holds the four
 //               from 16u + 4i on of row r
@@ -14,7 +14,7 @@
 template <int kSubs>
 struct Header256 {
   Int scale[kSubs];      // as spread_scale makes them
-  Int pairs[kSubs / 2];  // mins, or scales where there is an offset
+  Int pairs[kSubs / 2];  // mins, or scales where there is an offset and sums do not begin with it
   Float d, dmin;
 };
 
@@ -75,6 +75,18 @@ struct Q2K {
   }
 };
 
+/// The f16 in a block's last two bytes.
+template <class Format>
+COTERIE_INLINE Float last_half(Rows block) {
+  Int c[4];
+  load_columns(block, Format::kBytes - 16, c);
+  return half_to_float(shift<-16>(c[3]));
+}
+template <class Format>
+COTERIE_INLINE Float last_half(Turned block) {
+  return load_halves(block, place<Format, Format::kBytes - 2>(block));
+}
+
 struct Q3K {
   static constexpr TurnedRun kTurned[] = {{108, 2}, {96, 12}, {0, 16},  {32, 16},
                                           {64, 16}, {16, 16}, {48, 16}, {80, 16}};
@@ -86,23 +98,20 @@ struct Q3K {
     const Int centred = sub_bytes(bytes, set_int(0x20202020));
     spread_scales<first, true>(centred, out), spread_pairs<first, true>(centred, out);
   }
-  /// d, and the 12 bytes of scales.
-  static COTERIE_INLINE Float head(Rows block, Int (&words)[3]) {
+  static COTERIE_INLINE void scale_words(Rows block, Int (&words)[3]) {
     Int c[4];
     load_columns(block, 92, c);
     words[0] = c[1], words[1] = c[2], words[2] = c[3];
-    load_columns(block, 94, c);
-    return half_to_float(shift<-16>(c[3]));
   }
-  static COTERIE_INLINE Float head(Turned block, Int (&words)[3]) {
+  static COTERIE_INLINE void scale_words(Turned block, Int (&words)[3]) {
     constexpr int kAt = place<Q3K, 96>(Turned{});
     words[0] = load_word(block, kAt), words[1] = load_word(block, kAt + 4), words[2] = load_word(block, kAt + 8);
-    return load_halves(block, place<Q3K, 108>(block));
   }
   template <class Block>
   static COTERIE_INLINE void header(Block block, Header256<16>& out) {
     Int c[3];
-    out.d = head(block, c), out.dmin = zero_float();
+    out.d = last_half<Q3K>(block), out.dmin = zero_float();
+    scale_words(block, c);
     scales<0>(and_or(c[0], set_int(0x0f0f0f0f), masked<4>(c[2], 0x30303030)), out);
     scales<4>(and_or(c[1], set_int(0x0f0f0f0f), masked<2>(c[2], 0x30303030)), out);
     scales<8>(and_or(shift<-4>(c[0]), set_int(0x0f0f0f0f), masked<0>(c[2], 0x30303030)), out);
@@ -218,15 +227,9 @@ struct Q6K {
   static COTERIE_INLINE void scales(Int bytes, Header256<16>& out) {
     spread_scales<first, true>(bytes, out), spread_pairs<first, true>(bytes, out);
   }
-  static COTERIE_INLINE Float half_at_end(Rows block) {
-    Int c[4];
-    load_columns(block, 194, c);
-    return half_to_float(shift<-16>(c[3]));
-  }
-  static COTERIE_INLINE Float half_at_end(Turned block) { return load_halves(block, place<Q6K, 208>(block)); }
   template <class Block>
   static COTERIE_INLINE void header(Block block, Header256<16>& out) {
-    out.d = half_at_end(block), out.dmin = zero_float();
+    out.d = last_half<Q6K>(block), out.dmin = zero_float();
     Int c[4];
     load_columns(block, place<Q6K, 192>(block), c);
     scales<0>(c[0], out), scales<4>(c[1], out), scales<8>(c[2], out), scales<12>(c[3], out);

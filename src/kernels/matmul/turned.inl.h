@@ -10,19 +10,34 @@ constexpr TurnedOrder order_of(const TurnedRun (&runs)[kRuns]) {
   return {runs, kRuns};
 }
 
+/// Each run is of less than 4 bytes or of whole words, and together they are as long as a block.
+template <int64_t kRuns>
+constexpr bool covers(const TurnedRun (&runs)[kRuns], int block_bytes) {
+  for (const TurnedRun run : runs) {
+    if (run.bytes >= 4 && run.bytes % 4 != 0) return false;
+    block_bytes -= run.bytes;
+  }
+  return block_bytes == 0;
+}
+
 /// Where in a block what lies at byte kAt of one in the file begins.
 template <class Format, int kAt>
 constexpr int place(Rows) {
   return kAt;
 }
 template <class Format, int kAt>
-constexpr int place(Turned) {
+constexpr int place_turned() {
   int before = 0;
   for (const TurnedRun run : Format::kTurned) {
     if (run.at <= kAt && kAt < run.at + run.bytes) return before + kAt - run.at;
     before += run.bytes;
   }
   return -1;
+}
+template <class Format, int kAt>
+constexpr int place(Turned) {
+  static_assert(place_turned<Format, kAt>() >= 0);
+  return place_turned<Format, kAt>();
 }
 
 /// Bytes 4c … 4c + 3 after `offset` of each row, as load_columns of rows in the file's order.

@@ -71,6 +71,10 @@ TEST(Activations, CarryTheirSums) {
       int sum = 0;
       for (int i = 0; i < 16; ++i) sum += block.q[16 * s + i];
       EXPECT_EQ(block.sum16[s], sum);
+      int halves[2] = {};
+      for (int i = 0; i < 16; ++i) halves[i / 2 % 2] -= 32 * block.q[16 * s + i];
+      EXPECT_EQ(block.offsets[s][0], halves[0]);
+      EXPECT_EQ(block.offsets[s][1], halves[1]);
     }
     for (int s = 0; s < 8; ++s) EXPECT_EQ(block.sum32[s], block.sum16[2 * s] + block.sum16[2 * s + 1]);
   }

@@ -27,8 +27,8 @@ inline void put_half(std::byte* at, float value) {
   std::memcpy(at, &bits, 2);
 }
 
-/// One row of `cols` values at `row`.
-inline void random_row(tensor::DType dtype, base::Rng& rng, int64_t cols, std::byte* row) {
+/// One row of `cols` values at `row`. `fill`: what all bytes but the scales are, unless below 0.
+inline void random_row(tensor::DType dtype, base::Rng& rng, int64_t cols, std::byte* row, int fill = -1) {
   using tensor::DType;
   const auto scale = [&] { return 0.01f * (0.5f + rng.uniform()) * (rng.below(2) == 0 ? 1.0f : -1.0f); };
   if (!tensor::is_block(dtype)) {
@@ -45,7 +45,8 @@ inline void random_row(tensor::DType dtype, base::Rng& rng, int64_t cols, std::b
   }
   const tensor::DTypeInfo& info = tensor::info(dtype);
   for (int64_t b = 0; b < cols / info.block_values; ++b, row += info.block_bytes) {
-    for (int64_t i = 0; i < info.block_bytes; ++i) row[i] = static_cast<std::byte>(rng.bits() & 255);
+    for (int64_t i = 0; i < info.block_bytes; ++i)
+      row[i] = static_cast<std::byte>(fill < 0 ? rng.bits() & 255 : static_cast<uint64_t>(fill));
     switch (dtype) {
       case DType::q2_k: put_half(row + 80, scale()), put_half(row + 82, scale()); break;
       case DType::q3_k: put_half(row + 108, scale()); break;
@@ -64,12 +65,12 @@ inline void random_row(tensor::DType dtype, base::Rng& rng, int64_t cols, std::b
 /// between and after: NaN in every float format, and a change of a result in any other.
 class RandomWeight {
  public:
-  RandomWeight(tensor::DType dtype, int64_t rows, int64_t cols, uint64_t seed, int64_t gap = 0) {
+  RandomWeight(tensor::DType dtype, int64_t rows, int64_t cols, uint64_t seed, int64_t gap = 0, int fill = -1) {
     const int64_t bytes = tensor::row_bytes(dtype, cols), stride = bytes + gap;
     storage_.assign(static_cast<size_t>(rows * stride + 128), std::byte{0xff});
     std::byte* first = storage_.data() + 67;
     base::Rng rng(seed, static_cast<uint64_t>(dtype));
-    for (int64_t r = 0; r < rows; ++r) random_row(dtype, rng, cols, first + r * stride);
+    for (int64_t r = 0; r < rows; ++r) random_row(dtype, rng, cols, first + r * stride, fill);
     view_ = tensor::Weight(first, dtype, rows, cols);
     view_.row_stride = stride;
   }

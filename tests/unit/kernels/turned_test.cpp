@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -34,6 +35,36 @@ tensor::Buffer<std::byte> turned(const MatmulKernels& kernels, const tensor::Wei
     kernels.turn(w.row(r), w.row_stride, w.cols / info.block_values, info.block_bytes, order,
                  out.data() + r * row_bytes);
   return out;
+}
+
+/// The bits of a product [tokens, rows] of the fast kernels.
+std::vector<uint32_t> product(const MatmulKernels& kernels, const tensor::Weight& w, const std::byte* weights,
+                              bool is_turned, int64_t tokens, const std::vector<float>& values) {
+  const MatmulKernel& kernel = kernels.fast[static_cast<size_t>(w.dtype)];
+  const bool small = kernel.form == ActivationForm::blocks32;
+  const int64_t row_bytes = small ? w.cols / 32 * static_cast<int64_t>(sizeof(ActivationBlock32))
+                                  : w.cols / 256 * static_cast<int64_t>(sizeof(ActivationBlock256));
+  tensor::Buffer<std::byte> x(tokens * row_bytes), scratch(kernel.scratch_bytes(w.dtype, w.cols));
+  std::vector<const std::byte*> rows;
+  for (int64_t t = 0; t < tokens; ++t) {
+    std::byte* row = x.data() + t * row_bytes;
+    if (small) {
+      kernels.quantise32(values.data() + t * w.cols, w.cols, reinterpret_cast<ActivationBlock32*>(row));
+    } else {
+      kernels.quantise256(values.data() + t * w.cols, w.cols, reinterpret_cast<ActivationBlock256*>(row));
+    }
+    rows.push_back(row);
+  }
+  std::vector<float> y(static_cast<size_t>(tokens * w.rows));
+  MatmulTask task;
+  task.weights = weights, task.dtype = w.dtype, task.turned = is_turned;
+  task.row_stride = tensor::row_bytes(w.dtype, w.cols), task.rows = w.rows, task.cols = w.cols;
+  task.x = rows.data(), task.tokens = tokens, task.y = y.data(), task.y_stride = w.rows;
+  task.scratch = scratch.data();
+  kernel.run(task);
+  std::vector<uint32_t> bits;
+  for (const float value : y) bits.push_back(std::bit_cast<uint32_t>(value));
+  return bits;
 }
 
 class TurnedTest : public testing::TestWithParam<DType> {};
@@ -81,38 +112,42 @@ TEST_P(TurnedTest, ProductsHaveTheSameBits) {
       const tensor::Weight& w = weight;
       const tensor::Buffer<std::byte> in_panels = turned(kernels, w, kernel.turned);
       for (const int64_t tokens : {1, 2, 3, 4, 5, 7, 8, 9, 33}) {
-        const std::vector<float> values = test::random_values(tokens * cols, 6);
-        const bool small = kernel.form == ActivationForm::blocks32;
-        const int64_t row_bytes = small ? cols / 32 * static_cast<int64_t>(sizeof(ActivationBlock32))
-                                        : cols / 256 * static_cast<int64_t>(sizeof(ActivationBlock256));
-        tensor::Buffer<std::byte> x(tokens * row_bytes), scratch(kernel.scratch_bytes(GetParam(), cols));
-        std::vector<const std::byte*> rows;
-        for (int64_t t = 0; t < tokens; ++t) {
-          std::byte* row = x.data() + t * row_bytes;
-          if (small) {
-            kernels.quantise32(values.data() + t * cols, cols, reinterpret_cast<ActivationBlock32*>(row));
-          } else {
-            kernels.quantise256(values.data() + t * cols, cols, reinterpret_cast<ActivationBlock256*>(row));
-          }
-          rows.push_back(row);
-        }
-        const auto multiply = [&](const std::byte* weights, bool is_turned) {
-          std::vector<float> y(static_cast<size_t>(tokens * w.rows));
-          MatmulTask task;
-          task.weights = weights, task.dtype = GetParam(), task.turned = is_turned;
-          task.row_stride = tensor::row_bytes(GetParam(), cols), task.rows = w.rows, task.cols = cols;
-          task.x = rows.data(), task.tokens = tokens, task.y = y.data(), task.y_stride = w.rows;
-          task.scratch = scratch.data();
-          kernel.run(task);
-          std::vector<uint32_t> bits;
-          for (const float value : y) bits.push_back(std::bit_cast<uint32_t>(value));
-          return bits;
-        };
-        ASSERT_EQ(multiply(in_panels.data(), true), multiply(w.data, false))
+        const std::vector<float> x = test::random_values(tokens * cols, 6);
+        ASSERT_EQ(product(kernels, w, in_panels.data(), true, tokens, x), product(kernels, w, w.data, false, tokens, x))
             << table->isa << ", " << tokens << " tokens, " << cols << " columns";
       }
     }
   }
+}
+
+// Sums of 16 bits have no room to spare: all codes and all x as large as they come, in every combination of signs that
+// adds up. In the file's order and turned, against the scalar integers.
+void expect_large_products(const KernelTable& table, DType dtype, int fill) {
+  const MatmulKernels& kernels = table.matmul;
+  const int64_t cols = 2 * tensor::info(dtype).block_values;
+  const RandomWeight weight(dtype, kernels.panel_rows, cols, 5, 0, fill);
+  const tensor::Weight& w = weight;
+  const tensor::Buffer<std::byte> in_panels = turned(kernels, w, kernels.fast[static_cast<size_t>(dtype)].turned);
+  for (const int64_t tokens : {1, 3, 33}) {
+    std::vector<float> x(static_cast<size_t>(tokens * cols));
+    for (size_t i = 0; i < x.size(); ++i) {
+      const int64_t token = static_cast<int64_t>(i) / cols % 3;
+      x[i] = token == 0 || (token == 2 && i / 2 % 2 == 0) ? 127.0f : -127.0f;
+    }
+    const auto expected = product(by_name("scalar").matmul, w, w.data, false, tokens, x);
+    EXPECT_EQ(product(kernels, w, w.data, false, tokens, x), expected) << "in the file's order";
+    EXPECT_EQ(product(kernels, w, in_panels.data(), true, tokens, x), expected) << "turned";
+  }
+}
+
+TEST(Turned, TheLargestProductsFit) {
+  for (const KernelTable* table : tables_that_turn())
+    for (const DType dtype : test::weight_dtypes())
+      for (const int fill : {0x00, 0xff, 0x7f, 0x80, 0xf0, 0x0f}) {
+        if (!tensor::is_block(dtype)) continue;
+        SCOPED_TRACE(fmt::format("{} {} bytes of {:#x}", table->isa, tensor::name(dtype), fill));
+        expect_large_products(*table, dtype, fill);
+      }
 }
 
 TEST(Turned, AreReadInEveryFormatOfDecoding) {
