@@ -13,8 +13,8 @@ namespace coterie::surgery {
 struct GateSamples {
   int64_t width = 0, models = 0;
   std::vector<float> x = {};  // [S, D], as a gate reads them
-  std::vector<float> log_p =
-      {};  // [S, N]: log-likelihood of what came; with labels 0 for the right models, -inf for others
+  // [S, N]: log-likelihood of what came; with labels 0 for the right models, -inf for others
+  std::vector<float> log_p = {};
   std::vector<float> weight = {};  // [S]: how much a sample counts
   std::vector<float> tokens = {};  // [S]: that the log-likelihood is of
 

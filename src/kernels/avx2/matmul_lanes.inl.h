@@ -138,7 +138,7 @@ COTERIE_INLINE Int spread_bytes(Int bytes) {
   const __m256i lane = _mm256_setr_epi8(0, 0, 0, 0, 0, 4, 0, 4, 0, 8, 0, 8, 0, 12, 0, 12,  //
                                         0, 0, 0, 0, 0, 4, 0, 4, 0, 8, 0, 8, 0, 12, 0, 12);
   const Int high = shuffle_bytes(bytes, _mm256_add_epi8(lane, set_int(0x00800080u | first << 8 | second << 24)));
-  return kSigned ? _mm256_srai_epi16(high, 8) : _mm256_srli_epi16(high, 8);
+  return kSigned ? shift_right_halves<8>(high) : _mm256_srli_epi16(high, 8);
 }
 /// Byte j of each lane as weigh wants it: twice in 16 bits.
 template <int j, bool kSigned>

@@ -118,7 +118,7 @@ COTERIE_INLINE Int spread_pair(Int bytes) {
   const Int lane = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 0, 4, 0, 4, 0, 8, 0, 8, 0, 12, 0, 12));
   const Int pattern = _mm512_add_epi8(lane, set_int(0x00800080u | (2 * j) << 8 | uint32_t{2 * j + 1} << 24));
   const Int high = shuffle_bytes(bytes, pattern);
-  return kSigned ? _mm512_srai_epi16(high, 8) : _mm512_srli_epi16(high, 8);
+  return kSigned ? shift_right_halves<8>(high) : _mm512_srli_epi16(high, 8);
 }
 
 COTERIE_INLINE __m128i load16(const std::byte* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }

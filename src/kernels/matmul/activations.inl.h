@@ -37,8 +37,8 @@ COTERIE_INLINE void sum_pairs(const int8_t* q, int16_t* offsets) {
   __m128i sum = _mm_maddubs_epi16(_mm_set1_epi8(32), codes);
   sum = _mm_add_epi16(sum, _mm_shuffle_epi32(sum, 0x4e));
   sum = _mm_add_epi16(sum, _mm_shuffle_epi32(sum, 0xb1));
-  const int both = _mm_cvtsi128_si32(_mm_sub_epi16(_mm_setzero_si128(), sum));
-  __builtin_memcpy(offsets, &both, 4);
+  const int halves = _mm_cvtsi128_si32(_mm_sub_epi16(_mm_setzero_si128(), sum));
+  __builtin_memcpy(offsets, &halves, 4);
 }
 
 void quantise32(const float* x, int64_t count, ActivationBlock32* blocks) noexcept {
