@@ -1,8 +1,10 @@
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/rng.h"
 #include "kernels/probe.h"
 #include "ops/matmul.h"
@@ -71,6 +73,53 @@ void matmul(benchmark::State& state) {
   state.SetLabel(std::string(tensor::name(dtype)) + (precision == ops::Precision::f32 ? " f32" : " fast"));
 }
 
+/// Few tokens by turned rows, in turn with a plain sum of as many bytes: on a machine whose bandwidth changes from
+/// second to second only that says which share of it they come to.
+void turned(benchmark::State& state) {
+  const DType dtype = static_cast<DType>(state.range(0));
+  const int64_t tokens = state.range(1), rows = state.range(2), cols = state.range(3);
+  threads::Pool pool(static_cast<int>(state.range(4)));
+  tensor::Arena arena;
+  ops::Context context{pool, kernels::select(), arena};
+  const kernels::MatmulKernels& kernels = context.kernels.matmul;
+  if (!kernels.turn) return state.SkipWithError("these kernels read no turned rows");
+  const int64_t bytes = rows * tensor::row_bytes(dtype, cols), copies = bytes < (1 << 20) ? 1 : 1 + (512 << 20) / bytes;  // small ones stay in the cache
+  tensor::Buffer<std::byte> file(bytes), buffer(bytes * copies);
+  fill_weights(file);
+  const tensor::DTypeInfo& info = tensor::info(dtype);
+  const int64_t panel = kernels.panel_rows * tensor::row_bytes(dtype, cols);
+  for (int64_t at = 0; at < bytes; at += panel)
+    kernels.turn(file.data() + at, panel / kernels.panel_rows, cols / info.block_values, info.block_bytes,
+                 kernels.fast[static_cast<size_t>(dtype)].turned, buffer.data() + at);
+  for (int64_t copy = 1; copy < copies; ++copy)
+    std::memcpy(buffer.data() + copy * bytes, buffer.data(), static_cast<size_t>(bytes));
+  std::vector<float> x(static_cast<size_t>(tokens * cols)), y(static_cast<size_t>(tokens * rows));
+  base::Rng rng(2);
+  for (float& value : x) value = rng.normal();
+  std::vector<double> shares, products, reads;
+  int64_t next = 0;
+  for (auto _ : state) {
+    tensor::Weight w(buffer.data() + bytes * (next++ % copies), dtype, rows, cols);
+    w.turned = true;
+    const base::Stopwatch product;
+    ops::matmul(context, {x.data(), tokens, cols}, w, nullptr, {y.data(), tokens, rows});
+    products.push_back(product.seconds());
+    const std::byte* at = buffer.data() + bytes * (next++ % copies);
+    const int64_t share = bytes / pool.threads() / 64 * 64;
+    const base::Stopwatch read;
+    pool.run([&](int worker) { benchmark::DoNotOptimize(kernels.read(at + worker * share, share)); });
+    reads.push_back(read.seconds()), shares.push_back(reads.back() / products.back());
+  }
+  const auto middle = [](std::vector<double>& values) {
+    std::nth_element(values.begin(), values.begin() + std::ssize(values) / 2, values.end());
+    return values[values.size() / 2];
+  };
+  state.counters["GB/s"] = static_cast<double>(bytes) / middle(products) / 1e9;
+  state.counters["sum_GB/s"] = static_cast<double>(bytes) / middle(reads) / 1e9;
+  state.counters["of_sum"] = middle(shares);
+  state.SetLabel(std::string(tensor::name(dtype)) + ", medians");
+}
+
 /// The experts of one layer of Qwen3-30B-A3B: 128 experts, 8 a token, D 2048, F 768.
 void experts(benchmark::State& state) {
   constexpr int64_t kExperts = 128, kChosen = 8, kD = 2048, kF = 768;
@@ -131,6 +180,13 @@ BENCHMARK(matmul)->Name("decode")->Apply([](auto* bench) { each_dtype(bench, {1}
 BENCHMARK(matmul)->Name("decode_2_threads")->Apply([](auto* bench) { each_dtype(bench, {1}, 2); }) -> UseRealTime();
 BENCHMARK(matmul)->Name("prefill")->Apply([](auto* bench) { each_dtype(bench, {32, 512}, 1); });
 BENCHMARK(matmul)->Name("prefill_2_threads")->Apply([](auto* bench) { each_dtype(bench, {512}, 2); }) -> UseRealTime();
+BENCHMARK(turned)->Name("turned")->Apply([](auto* bench) {
+  for (DType dtype : kAll) {
+    if (!tensor::is_block(dtype)) continue;
+    bench->Args({static_cast<int64_t>(dtype), 1, 256, 2048, 1});
+    for (int64_t threads : {1, 2}) bench->Args({static_cast<int64_t>(dtype), 1, 8192, 2048, threads});
+  }
+}) -> UseRealTime();
 BENCHMARK(experts)->Name("experts")->ArgsProduct(
     {{static_cast<int64_t>(DType::q4_k), static_cast<int64_t>(DType::q6_k)}, {1, 512}, {1}});
 BENCHMARK(experts)

@@ -4,7 +4,7 @@
 #include "kernels/matmul.h"
 #include "kernels/vector.h"
 
-// What each instruction set supplies: src/kernels/<isa>/{matmul,vector,attention}.cpp. table.cpp puts them together.
+// What each instruction set supplies: src/kernels/<isa>/. table.cpp puts them together.
 namespace coterie::kernels {
 
 namespace scalar {
@@ -25,5 +25,15 @@ void add_matmul_bf16(MatmulKernels& kernels);  // for CPUs that have AVX512_BF16
 VectorKernels vector_kernels();
 AttentionKernels attention_kernels();
 }  // namespace avx512
+
+namespace amx {
+struct Features {
+  bool tiles = false, int8 = false;
+};
+Features features();  // of this CPU
+/// Asks the system for the tiles, which it saves for no process that has not asked; whether it gave them.
+bool permitted();
+MatmulKernels matmul_kernels(MatmulKernels avx512);  // many tokens by tiles, all else by AVX-512
+}  // namespace amx
 
 }  // namespace coterie::kernels

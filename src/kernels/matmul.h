@@ -58,6 +58,12 @@ struct TurnedOrder {  // every byte of a block once
   int64_t count = 0;
 };
 
+/// How one thread walks turned rows, which is the processor's matter and changes no result: so many streams side by
+/// side, 1 or 2, and so many bytes that are asked for ahead of each, 0 where the processor does better alone.
+struct ReadAhead {
+  int64_t streams = 1, bytes = 0;
+};
+
 struct MatmulTask {
   const std::byte* weights = nullptr;  // `rows` rows of `cols` values, row_stride bytes apart
   tensor::DType dtype = tensor::DType::f32;
@@ -71,6 +77,7 @@ struct MatmulTask {
   // What this thread will probably read next, to be fetched into its cache meanwhile; a hint that changes no result.
   const std::byte* next = nullptr;
   int64_t next_bytes = 0;
+  ReadAhead read_ahead;
 };
 
 struct MatmulKernel {
@@ -82,6 +89,7 @@ struct MatmulKernel {
 
 struct MatmulKernels {
   int64_t panel_rows = 1;  // rows worked on together: split work at multiples of it
+  ReadAhead read_ahead;
   std::array<MatmulKernel, tensor::kDTypes> exact{};
   std::array<MatmulKernel, tensor::kDTypes> fast{};
   /// Turns a panel of rows, row_stride apart, of `blocks` blocks each, into the same bytes in the order in which a

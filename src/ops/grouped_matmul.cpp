@@ -173,7 +173,7 @@ void gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& plan, std:
       const kernels::MatmulKernel& kernel = kernel_of(context, w, x.cols, where);
       const std::byte* const* all = prepared.rows(kernel.form);
       for (int64_t t = 0; t < tokens; ++t) chosen[t] = all[plan.slot_token[static_cast<size_t>(piece.token_begin + t)]];
-      kernel.run(task_of(w.row_range(piece.begin, piece.end), chosen, tokens, y, scratch.of(worker), next));
+      kernel.run(task_of(context, w.row_range(piece.begin, piece.end), chosen, tokens, y, scratch.of(worker), next));
       add_bias(y, bias == nullptr ? nullptr : bias + piece.begin);
       if (over) adder.add(worker, over, inner.row_range(piece.token_begin, piece.token_end), piece.begin, piece.end, y);
     };
@@ -238,7 +238,7 @@ void down_combine_apart(Context& context, PreparedRows& prepared, const RoutingP
     const ExpertOutput& expert = experts[static_cast<size_t>(piece.target)];
     const kernels::MatmulKernel& kernel = kernel_of(context, expert.down, expert.down.cols, "grouped_down_combine");
     const Matrix part = out.row_range(piece.token_begin, piece.token_end).col_range(piece.begin, piece.end);
-    kernel.run(task_of(expert.down.row_range(piece.begin, piece.end), prepared.rows(kernel.form) + piece.token_begin,
+    kernel.run(task_of(context, expert.down.row_range(piece.begin, piece.end), prepared.rows(kernel.form) + piece.token_begin,
                        part.rows, part, scratch.of(worker), {}));
     add_bias(part, expert.bias == nullptr ? nullptr : expert.bias + piece.begin);
     if (expert.low)
@@ -315,7 +315,7 @@ void down_combine(Context& context, ConstMatrix h, const RoutingPlan& plan, std:
           i + 1 < used ? experts[static_cast<size_t>(chosen[i + 1])].down.row_range(begin, end) : Weight();
       const kernels::MatmulKernel& kernel = kernel_of(context, expert.down, h.cols, where);
       const Matrix part = out.row_range(first, last);
-      kernel.run(task_of(expert.down.row_range(begin, end), prepared.rows(kernel.form) + first, last - first, part,
+      kernel.run(task_of(context, expert.down.row_range(begin, end), prepared.rows(kernel.form) + first, last - first, part,
                          scratch.of(worker), next));
       add_bias(part, expert.bias == nullptr ? nullptr : expert.bias + begin);
       if (expert.low) adder.add(worker, expert.low, low.row_range(first, last), begin, end, part);

@@ -70,7 +70,7 @@ void rows_to_low(Context& context, ConstMatrix x, const RoutingPlan& plan, bool 
       rows[s - piece.begin] =
           reinterpret_cast<const std::byte*>(x.row(by_slot ? s : plan.slot_token[static_cast<size_t>(s)]));
     const Matrix y = low.row_range(piece.begin, piece.end).col_range(0, over.a.rows);
-    exact(context).run(task_of(over.a, rows, y.rows, y, scratch.of(worker), {}));
+    exact(context).run(task_of(context, over.a, rows, y.rows, y, scratch.of(worker), {}));
   };
   if (work < kParallelElements) {
     for (int64_t i = 0; i < std::ssize(pieces); ++i) run(i, 0);
@@ -93,7 +93,7 @@ void LowRankAdder::add(int worker, const LowRank& over, ConstMatrix low, int64_t
   for (int64_t s = 0; s < y.rows; s += kSlots) {
     const int64_t count = std::min(kSlots, y.rows - s);
     for (int64_t i = 0; i < count; ++i) rows[i] = reinterpret_cast<const std::byte*>(low.row(s + i));
-    exact(context_).run(task_of(b, rows, count, tile, kernel_scratch_.of(worker), {}));
+    exact(context_).run(task_of(context_, b, rows, count, tile, kernel_scratch_.of(worker), {}));
     for (int64_t i = 0; i < count; ++i)
       context_.kernels.vector.add_scaled(tile.row(i), over.scale, y.row(s + i), y.cols);
   }

@@ -25,6 +25,10 @@ namespace {
 
 #include "kernels/matmul/panels.inl.h"
 
+#include "kernels/matmul/streams.inl.h"
+
+#include "kernels/matmul/block_kernel.inl.h"
+
 #include "kernels/avx2/matmul_stream256.inl.h"
 }  // namespace
 

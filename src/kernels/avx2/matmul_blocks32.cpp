@@ -23,6 +23,10 @@ namespace {
 
 #include "kernels/matmul/panels.inl.h"
 
+#include "kernels/matmul/streams.inl.h"
+
+#include "kernels/matmul/block_kernel.inl.h"
+
 template <class Format>
 using WordBlocks32 = Words<Format, Blocks32<Format>, ActivationBlock32, Header32>;
 }  // namespace

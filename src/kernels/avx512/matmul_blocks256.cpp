@@ -26,6 +26,10 @@ namespace {
 #include "kernels/avx512/matmul_rows256.inl.h"
 
 #include "kernels/matmul/panels.inl.h"
+
+#include "kernels/matmul/streams.inl.h"
+
+#include "kernels/matmul/block_kernel.inl.h"
 }  // namespace
 
 void add_matmul_blocks256(MatmulKernel* fast) {

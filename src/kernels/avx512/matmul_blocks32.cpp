@@ -24,6 +24,10 @@ namespace {
 #include "kernels/matmul/blocks32.inl.h"
 
 #include "kernels/matmul/panels.inl.h"
+
+#include "kernels/matmul/streams.inl.h"
+
+#include "kernels/matmul/block_kernel.inl.h"
 }  // namespace
 
 void add_matmul_blocks32(MatmulKernel* fast) {

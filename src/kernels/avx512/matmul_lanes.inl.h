@@ -181,6 +181,11 @@ COTERIE_INLINE void load_wide_columns(Rows rows, int64_t offset, Int (&out)[16])
 }
 
 COTERIE_INLINE void fetch(Ahead& ahead, int64_t lines) {
-  for (int64_t i = 0; i < lines && ahead.at < ahead.end; ++i, ahead.at += 64) __builtin_prefetch(ahead.at, 0, 2);
+  for (int64_t i = 0; i < lines && ahead.at < ahead.end; ++i, ahead.at += 64) {
+    if (ahead.near)
+      __builtin_prefetch(ahead.at, 0, 3);
+    else
+      __builtin_prefetch(ahead.at, 0, 2);
+  }
 }
 COTERIE_INLINE void fetch(Ahead& ahead) { fetch(ahead, ahead.lines); }

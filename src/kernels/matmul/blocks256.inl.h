@@ -115,6 +115,7 @@ COTERIE_INLINE Float finish256(Float d, Float dmin, Int sum, Int min_sum, float 
 template <class Format>
 struct Blocks256 {
   static constexpr ActivationForm kForm = ActivationForm::blocks256;
+  using X = ActivationBlock256;
   static constexpr int64_t kValues = 256, kBytes = Format::kBytes;
   static constexpr int kFusedTokens = 2, kFewTokens = 2;  // of a fused tile; with more, unpacking pays
   static_assert(covers(Format::kTurned, Format::kBytes));
@@ -142,6 +143,28 @@ struct Blocks256 {
     }
   }
 
+  /// A block of a panel times one of each token: y is moved on.
+  template <int T, class Source>
+  static COTERIE_INLINE void fused_block(Source rows, const ActivationBlock256* const (&x)[T], Ahead& ahead,
+                                         Float (&y)[T]) {
+    Header256<kSubs> header;
+    Format::header(rows, header);
+    Dot256<Format, T> dot{header, x, ahead, {}, {}};
+    COTERIE_UNROLL
+    for (int t = 0; t < T; ++t) dot.sum[t] = zero_int();
+    Format::codes(rows, dot);
+    COTERIE_UNROLL
+    for (int t = 0; t < T; ++t) {
+      Int min_sum = zero_int();
+      if constexpr (Panel::kPairs) {
+        COTERIE_UNROLL
+        for (int p = 0; p < kSubs / 2; ++p)
+          min_sum = dot2(min_sum, header.pairs[p], broadcast4(pair_sums<Format>(*x[t]) + 2 * p));
+      }
+      y[t] = finish256<Format>(header.d, header.dmin, dot.sum[t], min_sum, x[t]->d, y[t]);
+    }
+  }
+
   /// Straight from the weight's bytes: what decoding is made of.
   template <int T, class Source>
   static COTERIE_INLINE void fused(Source rows, int64_t blocks, const std::byte* const* rows_x, Ahead& ahead,
@@ -149,23 +172,9 @@ struct Blocks256 {
     const ActivationBlock256* x[T];
     for (int t = 0; t < T; ++t) x[t] = reinterpret_cast<const ActivationBlock256*>(rows_x[t]), y[t] = zero_float();
     for (int64_t b = 0; b < blocks; ++b, rows.data += step_bytes(rows, kBytes)) {
-      Header256<kSubs> header;
-      Format::header(rows, header);
-      Dot256<Format, T> dot{header, x, ahead, {}, {}};
+      fused_block<T>(rows, x, ahead, y);
       COTERIE_UNROLL
-      for (int t = 0; t < T; ++t) dot.sum[t] = zero_int();
-      Format::codes(rows, dot);
-      COTERIE_UNROLL
-      for (int t = 0; t < T; ++t) {
-        Int min_sum = zero_int();
-        if constexpr (Panel::kPairs) {
-          COTERIE_UNROLL
-          for (int p = 0; p < kSubs / 2; ++p)
-            min_sum = dot2(min_sum, header.pairs[p], broadcast4(pair_sums<Format>(*x[t]) + 2 * p));
-        }
-        y[t] = finish256<Format>(header.d, header.dmin, dot.sum[t], min_sum, x[t]->d, y[t]);
-        ++x[t];
-      }
+      for (int t = 0; t < T; ++t) ++x[t];
     }
   }
 

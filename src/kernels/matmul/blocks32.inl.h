@@ -73,6 +73,7 @@ COTERIE_INLINE Float finish32(Float d, Float m, Int sum, const ActivationBlock32
 template <class Format>
 struct Blocks32 {
   static constexpr ActivationForm kForm = ActivationForm::blocks32;
+  using X = ActivationBlock32;
   static constexpr int64_t kValues = 32, kBytes = Format::kBytes;
   static constexpr int kFusedTokens = 2, kFewTokens = 2;  // of a fused tile; with more, unpacking pays
   static_assert(covers(Format::kTurned, Format::kBytes));
@@ -93,6 +94,21 @@ struct Blocks32 {
     }
   }
 
+  /// A block of a panel times one of each token: y is moved on.
+  template <int T, class Source>
+  static COTERIE_INLINE void fused_block(Source rows, const ActivationBlock32* const (&x)[T], Ahead& ahead,
+                                         Float (&y)[T]) {
+    fetch(ahead);
+    Header32 header;
+    Format::header(rows, header);
+    Dot32<Format, T> dot{x, {}, {}};
+    COTERIE_UNROLL
+    for (int t = 0; t < T; ++t) dot.sum[t] = first_sum<Format>(*x[t]);
+    Format::codes(rows, dot);
+    COTERIE_UNROLL
+    for (int t = 0; t < T; ++t) y[t] = finish32<Format>(header.d, header.m, dot.sum[t], *x[t], y[t]);
+  }
+
   /// Straight from the weight's bytes: what decoding is made of.
   template <int T, class Source>
   static COTERIE_INLINE void fused(Source rows, int64_t blocks, const std::byte* const* rows_x, Ahead& ahead,
@@ -100,18 +116,9 @@ struct Blocks32 {
     const ActivationBlock32* x[T];
     for (int t = 0; t < T; ++t) x[t] = reinterpret_cast<const ActivationBlock32*>(rows_x[t]), y[t] = zero_float();
     for (int64_t b = 0; b < blocks; ++b, rows.data += step_bytes(rows, kBytes)) {
-      fetch(ahead);
-      Header32 header;
-      Format::header(rows, header);
-      Dot32<Format, T> dot{x, {}, {}};
+      fused_block<T>(rows, x, ahead, y);
       COTERIE_UNROLL
-      for (int t = 0; t < T; ++t) dot.sum[t] = first_sum<Format>(*x[t]);
-      Format::codes(rows, dot);
-      COTERIE_UNROLL
-      for (int t = 0; t < T; ++t) {
-        y[t] = finish32<Format>(header.d, header.m, dot.sum[t], *x[t], y[t]);
-        ++x[t];
-      }
+      for (int t = 0; t < T; ++t) ++x[t];
     }
   }
 

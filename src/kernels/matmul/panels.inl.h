@@ -84,15 +84,13 @@ COTERIE_INLINE void run_fused_tile_of(int64_t tokens, const MatmulTask& task, So
 }
 
 /// Up to kFewTokens: straight from the file's bytes. A second tile of tokens finds the panel in the first cache.
-template <class Blocks, class Source = Rows>
+template <class Blocks>
 void run_fused(const MatmulTask& task) {
   const int64_t blocks = task.cols / Blocks::kValues, row_bytes = blocks * Blocks::kBytes;
   const int64_t tiles = (task.tokens + Blocks::kFusedTokens - 1) / Blocks::kFusedTokens;
   for (int64_t first = 0; first < task.rows; first += kLanes) {
-    const Source rows = panel_of<Source>(task, first, row_bytes);
-    // Turned rows are one run of bytes, which the processor follows by itself: fetching costs there (docs/log.md).
-    Ahead ahead{nullptr, nullptr, 0};
-    if constexpr (!__is_same(Source, Turned)) ahead = ahead_of(task, first + kLanes, kLanes, blocks * tiles);
+    const Rows rows = panel_rows(task, first, row_bytes);
+    Ahead ahead = ahead_of(task, first + kLanes, kLanes, blocks * tiles);
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t token = tile_begin(tile, tiles, task.tokens), end = tile_begin(tile + 1, tiles, task.tokens);
       run_fused_tile_of<Blocks, Blocks::kFusedTokens>(end - token, task, rows, blocks, token, first, ahead);
@@ -150,29 +148,4 @@ void run_unpacked(const MatmulTask& task) {
         run_tile_of<Blocks, 1>(end - token, task, panels + p * blocks, blocks, token, begin + p * kLanes, ahead);
     }
   }
-}
-
-/// What multiplies one token, where it can: false and nothing done where it cannot.
-using OneToken = bool (*)(const MatmulTask&) noexcept;
-
-/// Few tokens by turned rows: there is less to unpack than in the file's order, so more tokens are few.
-template <class Blocks>
-struct FewByTurned : Blocks {
-  static constexpr int kFusedTokens = kTurnedTile, kFewTokens = kTurnedFew;
-};
-
-template <class Blocks, OneToken one_token>
-void run_blocks(const MatmulTask& task) noexcept {
-  if (task.turned && task.tokens <= kTurnedFew) return run_fused<FewByTurned<typename Blocks::OfTurned>, Turned>(task);
-  if (task.turned) return run_unpacked<Blocks, Turned>(task);
-  if constexpr (one_token != nullptr) {
-    if (task.tokens == 1 && one_token(task)) return;
-  }
-  if (task.tokens <= Blocks::kFewTokens) return run_fused<Blocks>(task);
-  run_unpacked<Blocks>(task);
-}
-
-template <class Blocks, OneToken one_token = nullptr>
-MatmulKernel block_kernel() {
-  return {run_blocks<Blocks, one_token>, panel_scratch<Blocks>, Blocks::kForm, Blocks::turned_order()};
 }

@@ -23,6 +23,7 @@ struct Ahead {
   const std::byte* at;
   const std::byte* end;
   int64_t lines;
+  bool near = false;  // into the first cache, else into the second
 };
 
 // Taken here, outside the regions of an instruction set, where no std:: function may be called.
@@ -47,5 +48,10 @@ void add_matmul_blocks32(MatmulKernel* fast);
 void add_matmul_blocks256(MatmulKernel* fast);
 void add_matmul_floats(MatmulKernel* exact, MatmulKernel* fast);
 }  // namespace avx512
+namespace amx {  // over those of AVX-512, which they call for few tokens
+int64_t peak_int8(int64_t rounds, int32_t* sink) noexcept;
+void add_matmul_blocks32(MatmulKernel* fast);
+void add_matmul_blocks256(MatmulKernel* fast);
+}  // namespace amx
 
 }  // namespace coterie::kernels

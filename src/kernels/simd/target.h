@@ -17,6 +17,8 @@
 
 #define COTERIE_BEGIN_AVX2 COTERIE_BEGIN_TARGET("avx2,fma,f16c")
 #define COTERIE_BEGIN_AVX512 COTERIE_BEGIN_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
+#define COTERIE_BEGIN_AMX \
+  COTERIE_BEGIN_TARGET("amx-tile,amx-int8,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
 
 #define COTERIE_INLINE inline __attribute__((always_inline))
 

@@ -39,7 +39,8 @@ tensor::Buffer<std::byte> turned(const MatmulKernels& kernels, const tensor::Wei
 
 /// The bits of a product [tokens, rows] of the fast kernels.
 std::vector<uint32_t> product(const MatmulKernels& kernels, const tensor::Weight& w, const std::byte* weights,
-                              bool is_turned, int64_t tokens, const std::vector<float>& values) {
+                              bool is_turned, int64_t tokens, const std::vector<float>& values,
+                              ReadAhead read_ahead = {}, std::span<const std::byte> next = {}) {
   const MatmulKernel& kernel = kernels.fast[static_cast<size_t>(w.dtype)];
   const bool small = kernel.form == ActivationForm::blocks32;
   const int64_t row_bytes = small ? w.cols / 32 * static_cast<int64_t>(sizeof(ActivationBlock32))
@@ -61,6 +62,7 @@ std::vector<uint32_t> product(const MatmulKernels& kernels, const tensor::Weight
   task.row_stride = tensor::row_bytes(w.dtype, w.cols), task.rows = w.rows, task.cols = w.cols;
   task.x = rows.data(), task.tokens = tokens, task.y = y.data(), task.y_stride = w.rows;
   task.scratch = scratch.data();
+  task.read_ahead = read_ahead, task.next = next.data(), task.next_bytes = std::ssize(next);
   kernel.run(task);
   std::vector<uint32_t> bits;
   for (const float value : y) bits.push_back(std::bit_cast<uint32_t>(value));
@@ -115,6 +117,31 @@ TEST_P(TurnedTest, ProductsHaveTheSameBits) {
         const std::vector<float> x = test::random_values(tokens * cols, 6);
         ASSERT_EQ(product(kernels, w, in_panels.data(), true, tokens, x), product(kernels, w, w.data, false, tokens, x))
             << table->isa << ", " << tokens << " tokens, " << cols << " columns";
+      }
+    }
+  }
+}
+
+TEST_P(TurnedTest, HowTheyAreWalkedChangesNoBit) {
+  for (const KernelTable* table : tables_that_turn()) {
+    const MatmulKernels& kernels = table->matmul;
+    const MatmulKernel& kernel = kernels.fast[static_cast<size_t>(GetParam())];
+    if (kernel.turned.count == 0) continue;
+    const int64_t cols = 3 * tensor::info(GetParam()).block_values;
+    for (const int64_t panels : {1, 2, 5}) {
+      const RandomWeight weight(GetParam(), panels * kernels.panel_rows, cols, 7);
+      const tensor::Weight& w = weight;
+      const tensor::Buffer<std::byte> in_panels = turned(kernels, w, kernel.turned);
+      const std::span<const std::byte> next(in_panels.data(), static_cast<size_t>(in_panels.size()));
+      for (const int64_t tokens : {1, 3, 8}) {
+        const std::vector<float> x = test::random_values(tokens * cols, 8);
+        const auto expected = product(kernels, w, in_panels.data(), true, tokens, x, {1, 0});
+        for (const ReadAhead walk : {ReadAhead{1, 64}, ReadAhead{2, 0}, ReadAhead{2, 2304}, ReadAhead{2, 1 << 16}})
+          for (const bool more : {false, true})
+            ASSERT_EQ(product(kernels, w, in_panels.data(), true, tokens, x, walk,
+                              more ? next : std::span<const std::byte>()),
+                      expected)
+                << table->isa << ", " << panels << " panels, " << tokens << " tokens, " << walk.streams << " streams";
       }
     }
   }

@@ -1,0 +1,13 @@
+#include "kernels/isa.h"
+#include "kernels/matmul/rows.h"
+
+namespace coterie::kernels::amx {
+
+MatmulKernels matmul_kernels(MatmulKernels avx512) {
+  add_matmul_blocks32(avx512.fast.data());
+  add_matmul_blocks256(avx512.fast.data());
+  avx512.peak_int8 = peak_int8;
+  return avx512;
+}
+
+}  // namespace coterie::kernels::amx

@@ -1,0 +1,152 @@
+// The walk over a task's rows that both families of formats share. `Tiles` says how a block of a panel is laid out
+// (unpack), multiplied (multiply) and what then happens to the sums (finish). The rows of x are packed first: of each
+// block the values of a tile's tokens side by side. Tokens that a tile lacks are rows of zeros.
+
+inline constexpr int64_t kPackedBytes = 512 << 10;  // of x at a time: with the panels it stays in the second cache
+
+/// Tokens that are packed at a time, for rows of `cols` values.
+COTERIE_INLINE int64_t packed_tokens(int64_t cols) {
+  const int64_t fit = kPackedBytes / larger(cols, 1) / (2 * kTileRows) * (2 * kTileRows);
+  return larger(smaller(fit, 512), 2 * kTileRows);
+}
+
+/// The parts of a task's scratch.
+template <class Tiles>
+struct TileScratch {
+  using Panel = typename Tiles::Panel;
+  using Side = typename Tiles::Side;
+  int64_t copied, panels, sums, outputs, packed, sides, end;
+
+  explicit TileScratch(int64_t cols) {
+    const int64_t blocks = cols / Tiles::kValues, tokens = packed_tokens(cols);
+    copied = 0;
+    panels = copied + round_up(kLanes * blocks * Tiles::kBytes, 64);
+    sums = panels + 2 * round_up(sizeof(Panel), 64);
+    outputs = sums + 2 * 4 * static_cast<int64_t>(sizeof(Sums));
+    packed = outputs + tokens * kLanes * static_cast<int64_t>(sizeof(float));
+    sides = packed + tokens * cols;
+    end = sides + round_up(tokens * blocks * static_cast<int64_t>(sizeof(Side)), 64);
+  }
+};
+
+/// x of some tokens for tiles of `rows` tokens each: [block][tile][row][value].
+template <class Tiles>
+struct PackedTokens {
+  int8_t* codes;
+  typename Tiles::Side* sides;
+  int64_t tokens, tiles, rows, blocks;
+
+  int64_t tile_bytes() const { return rows * Tiles::kValues; }
+  const int8_t* codes_of(int64_t block, int64_t tile) const { return codes + (block * tiles + tile) * tile_bytes(); }
+  const typename Tiles::Side* sides_of(int64_t block, int64_t tile) const {
+    return sides + (block * tiles + tile) * rows;
+  }
+  int64_t tokens_of(int64_t tile) const { return smaller(rows, tokens - tile * rows); }
+
+  void take(const std::byte* const* x) {
+    for (int64_t t = 0; t < tiles * rows; ++t) {
+      int8_t* out = codes + t * Tiles::kValues;
+      typename Tiles::Side* side = sides + t;
+      for (int64_t b = 0; b < blocks; ++b, out += tiles * tile_bytes(), side += tiles * rows) {
+        if (t < tokens) {
+          __builtin_memcpy(out, Tiles::codes_of(x[t], b), Tiles::kValues);
+          Tiles::take_side(x[t], b, *side);
+        } else {
+          __builtin_memset(out, 0, Tiles::kValues);
+        }
+      }
+    }
+  }
+};
+
+/// One or two tiles of tokens whose sums of a block wait for their f32 steps.
+template <class Tiles>
+struct Waiting {
+  const typename Tiles::Panel* panel = nullptr;
+  const Sums* sums;
+  int64_t block, tile;
+  int count;
+
+  COTERIE_INLINE void finish(const PackedTokens<Tiles>& x, float (*y)[kLanes]) {
+    if (!panel) return;
+    for (int i = 0; i < count; ++i)
+      Tiles::finish(*panel, sums + i * Tiles::kPlanes, x.sides_of(block, tile + i), x.tokens_of(tile + i),
+                    y + (tile + i) * x.rows);
+    panel = nullptr;
+  }
+};
+
+/// A panel times all packed tokens. The products of one step run while the f32 steps of the one before are computed.
+template <class Tiles, class Source>
+COTERIE_INLINE void run_panel(Source rows, const PackedTokens<Tiles>& x, Ahead& ahead, typename Tiles::Panel* panels,
+                              Sums* sums, float (*y)[kLanes]) {
+  Waiting<Tiles> waiting;
+  int step = 0;
+  for (int64_t b = 0; b < x.blocks; ++b, rows.data += step_bytes(rows, Tiles::kBytes)) {
+    typename Tiles::Panel& panel = panels[b % 2];
+    Tiles::unpack(rows, ahead, panel);
+    for (int64_t tile = 0; tile < x.tiles; ++step) {
+      Sums* const into = sums + step % 2 * 4;
+      const int count = tile + 2 <= x.tiles ? 2 : 1;
+      if (count == 2)
+        Tiles::template multiply<2>(panel, x.codes_of(b, tile), x.tile_bytes(), into);
+      else
+        Tiles::template multiply<1>(panel, x.codes_of(b, tile), x.tile_bytes(), into);
+      waiting.finish(x, y);
+      waiting = {&panel, into, b, tile, count};
+      tile += count;
+    }
+  }
+  waiting.finish(x, y);
+}
+
+template <class Tiles, class Source>
+void run_tiles_of(const MatmulTask& task) {
+  const int64_t blocks = task.cols / Tiles::kValues, row_bytes = blocks * Tiles::kBytes;
+  const TileScratch<Tiles> at(task.cols);
+  auto* const panels = reinterpret_cast<typename Tiles::Panel*>(task.scratch + at.panels);
+  auto* const sums = reinterpret_cast<Sums*>(task.scratch + at.sums);
+  auto* const y = reinterpret_cast<float(*)[kLanes]>(task.scratch + at.outputs);
+  PackedTokens<Tiles> x{};
+  x.codes = reinterpret_cast<int8_t*>(task.scratch + at.packed);
+  x.sides = reinterpret_cast<typename Tiles::Side*>(task.scratch + at.sides);
+  x.blocks = blocks;
+  const int64_t most = packed_tokens(task.cols), groups = (task.tokens + most - 1) / most;
+  for (int64_t group = 0; group < groups; ++group) {
+    const int64_t begin = tile_begin(group, groups, task.tokens);
+    x.tokens = tile_begin(group + 1, groups, task.tokens) - begin;
+    x.tiles = (x.tokens + kTileRows - 1) / kTileRows, x.rows = (x.tokens + x.tiles - 1) / x.tiles;
+    x.take(task.x + begin);
+    configure_tiles(x.rows, smaller(Tiles::kValues, 64));
+    for (int64_t first = 0; first < task.rows; first += kLanes) {
+      for (int64_t t = 0; t < x.tiles * x.rows; ++t) store_float(y[t], zero_float());
+      Ahead ahead = ahead_of(task, first + kLanes, kLanes, blocks);
+      run_panel<Tiles>(panel_of<Source>(task, first, row_bytes), x, ahead, panels, sums, y);
+      for (int64_t t = 0; t < x.tokens; ++t) store_rows(task, begin + t, first, load_float(y[t]));
+    }
+  }
+  release_tiles();
+}
+
+inline constexpr int64_t kLeastTokens = 9;  // with fewer the vector kernels read the weights as fast
+
+/// What the vector kernels of a format are, for few tokens; set when the table is made.
+template <class Tiles>
+MatmulKernel vector_kernel;
+
+template <class Tiles>
+void run_tiles(const MatmulTask& task) noexcept {
+  if (task.tokens < kLeastTokens) return vector_kernel<Tiles>.run(task);
+  if (task.turned) return run_tiles_of<Tiles, Turned>(task);
+  run_tiles_of<Tiles, Rows>(task);
+}
+template <class Tiles>
+int64_t tile_scratch(tensor::DType dtype, int64_t cols) noexcept {
+  return larger(vector_kernel<Tiles>.scratch_bytes(dtype, cols), TileScratch<Tiles>(cols).end);
+}
+
+template <class Tiles>
+void use_tiles(MatmulKernel& kernel) {
+  vector_kernel<Tiles> = kernel;
+  kernel.run = run_tiles<Tiles>, kernel.scratch_bytes = tile_scratch<Tiles>;
+}

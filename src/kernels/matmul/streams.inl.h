@@ -1,0 +1,94 @@
+// Few tokens by turned rows: what decoding is made of. A panel is one run of bytes, and so are panels that follow each
+// other; how a thread walks them is the processor's matter (ReadAhead, docs/design/matmul.md). One that foresees a
+// stream only within a page, and has few places for lines that are under way, wants several streams side by side and
+// what lies some way ahead in each to be asked for.
+
+/// Few tokens by turned rows: there is less to unpack than in the file's order, so more tokens are few.
+template <class Blocks>
+struct FewByTurned : Blocks {
+  static constexpr int kFusedTokens = kTurnedTile, kFewTokens = kTurnedFew;
+};
+
+/// Panels that follow each other.
+struct Stream {
+  const std::byte* at;     // what is multiplied
+  const std::byte* ahead;  // what is asked for, until `end`; then what this thread will probably read after it
+  const std::byte* end;
+  const std::byte* after;
+
+  /// The share of the next block, or nothing.
+  COTERIE_INLINE Ahead ask(int64_t bytes) {
+    if (ahead >= end) {
+      if (!after) return {nullptr, nullptr, 0};
+      ahead = after, end = after + (1 << 20), after = nullptr;
+    }
+    const std::byte* const from = ahead;
+    ahead += bytes;
+    return {from, ahead, (bytes + 63) / 64, true};
+  }
+};
+
+/// A panel of each of S streams, block by block in turn, times T tokens. `first`: its row in the task, of each.
+template <class Blocks, int S, int T>
+void run_streams_tile(const MatmulTask& task, int64_t blocks, int64_t token, bool ask, const int64_t* first,
+                      Stream* streams) {
+  constexpr int64_t kStep = Blocks::kBytes * kLanes;
+  const typename Blocks::X* x[T];
+  Float y[S][T];
+  begin_tile(task.x + token, x, y);
+  for (int64_t b = 0; b < blocks; ++b) {
+#pragma GCC unroll 1
+    for (int s = 0; s < S; ++s) {
+      Ahead ahead{nullptr, nullptr, 0, true};
+      if (ask) ahead = streams[s].ask(kStep);
+      Blocks::template fused_block<T>(Turned{streams[s].at + b * kStep}, x, ahead, y[s]);
+    }
+    COTERIE_UNROLL
+    for (int t = 0; t < T; ++t) ++x[t];
+  }
+  for (int s = 0; s < S; ++s) {
+    COTERIE_UNROLL
+    for (int t = 0; t < T; ++t) store_rows(task, token + t, first[s], y[s][t]);
+  }
+}
+
+template <class Blocks, int S, int T = Blocks::kFusedTokens>
+COTERIE_INLINE void run_streams_tile_of(int64_t tokens, const MatmulTask& task, int64_t blocks, int64_t token, bool ask,
+                                        const int64_t* first, Stream* streams) {
+  if constexpr (T > 1) {
+    if (tokens < T) return run_streams_tile_of<Blocks, S, T - 1>(tokens, task, blocks, token, ask, first, streams);
+  }
+  run_streams_tile<Blocks, S, T>(task, blocks, token, ask, first, streams);
+}
+
+/// Panels [begin, begin + S * each) of a task, cut into S streams.
+template <class Blocks, int S>
+void run_streams_of(const MatmulTask& task, int64_t begin, int64_t each) {
+  const int64_t blocks = task.cols / Blocks::kValues, panel_bytes = blocks * Blocks::kBytes * kLanes;
+  const int64_t tiles = (task.tokens + Blocks::kFusedTokens - 1) / Blocks::kFusedTokens;
+  const int64_t next_part = task.next_bytes / S / panel_bytes * panel_bytes;
+  Stream streams[S];
+  int64_t first[S];
+  for (int s = 0; s < S; ++s) {
+    const int64_t panel = begin + s * each;
+    const std::byte* const at = task.weights + panel * panel_bytes;
+    streams[s] = {at, at + task.read_ahead.bytes, at + each * panel_bytes,
+                  task.next ? task.next + s * next_part : nullptr};
+    first[s] = panel * kLanes;
+  }
+  for (int64_t i = 0; i < each; ++i) {
+    for (int64_t tile = 0; tile < tiles; ++tile) {  // the second finds the panels in the first cache
+      const int64_t token = tile_begin(tile, tiles, task.tokens), end = tile_begin(tile + 1, tiles, task.tokens);
+      run_streams_tile_of<Blocks, S>(end - token, task, blocks, token, tile == 0 && task.read_ahead.bytes > 0, first,
+                                     streams);
+    }
+    for (int s = 0; s < S; ++s) streams[s].at += panel_bytes, first[s] += kLanes;
+  }
+}
+
+template <class Blocks>
+void run_streams(const MatmulTask& task) {
+  const int64_t panels = task.rows / kLanes, pairs = task.read_ahead.streams > 1 ? panels / 2 : 0;
+  if (pairs > 0) run_streams_of<Blocks, 2>(task, 0, pairs);
+  if (panels > 2 * pairs) run_streams_of<Blocks, 1>(task, 2 * pairs, panels - 2 * pairs);
+}
