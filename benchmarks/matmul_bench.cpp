@@ -83,7 +83,8 @@ void turned(benchmark::State& state) {
   ops::Context context{pool, kernels::select(), arena};
   const kernels::MatmulKernels& kernels = context.kernels.matmul;
   if (!kernels.turn) return state.SkipWithError("these kernels read no turned rows");
-  const int64_t bytes = rows * tensor::row_bytes(dtype, cols), copies = bytes < (1 << 20) ? 1 : 1 + (512 << 20) / bytes;  // small ones stay in the cache
+  const int64_t bytes = rows * tensor::row_bytes(dtype, cols),
+                copies = bytes < (1 << 20) ? 1 : 1 + (512 << 20) / bytes;  // small ones stay in the cache
   tensor::Buffer<std::byte> file(bytes), buffer(bytes * copies);
   fill_weights(file);
   const tensor::DTypeInfo& info = tensor::info(dtype);
@@ -180,13 +181,15 @@ BENCHMARK(matmul)->Name("decode")->Apply([](auto* bench) { each_dtype(bench, {1}
 BENCHMARK(matmul)->Name("decode_2_threads")->Apply([](auto* bench) { each_dtype(bench, {1}, 2); }) -> UseRealTime();
 BENCHMARK(matmul)->Name("prefill")->Apply([](auto* bench) { each_dtype(bench, {32, 512}, 1); });
 BENCHMARK(matmul)->Name("prefill_2_threads")->Apply([](auto* bench) { each_dtype(bench, {512}, 2); }) -> UseRealTime();
-BENCHMARK(turned)->Name("turned")->Apply([](auto* bench) {
-  for (DType dtype : kAll) {
-    if (!tensor::is_block(dtype)) continue;
-    bench->Args({static_cast<int64_t>(dtype), 1, 256, 2048, 1});
-    for (int64_t threads : {1, 2}) bench->Args({static_cast<int64_t>(dtype), 1, 8192, 2048, threads});
-  }
-}) -> UseRealTime();
+BENCHMARK(turned)
+    ->Name("turned")
+    ->Apply([](auto* bench) {
+      for (DType dtype : kAll) {
+        if (!tensor::is_block(dtype)) continue;
+        bench->Args({static_cast<int64_t>(dtype), 1, 256, 2048, 1});
+        for (int64_t threads : {1, 2}) bench->Args({static_cast<int64_t>(dtype), 1, 8192, 2048, threads});
+      }
+    }) -> UseRealTime();
 BENCHMARK(experts)->Name("experts")->ArgsProduct(
     {{static_cast<int64_t>(DType::q4_k), static_cast<int64_t>(DType::q6_k)}, {1, 512}, {1}});
 BENCHMARK(experts)

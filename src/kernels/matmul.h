@@ -58,8 +58,8 @@ struct TurnedOrder {  // every byte of a block once
   int64_t count = 0;
 };
 
-/// How one thread walks turned rows, which is the processor's matter and changes no result: so many streams side by
-/// side, 1 or 2, and so many bytes that are asked for ahead of each, 0 where the processor does better alone.
+/// How one thread walks turned rows, which is the processor's matter and changes no result: streams side by side, 1, 2
+/// or 4, and how many bytes ahead of where each is read memory is asked, 0 where the processor does better alone.
 struct ReadAhead {
   int64_t streams = 1, bytes = 0;
 };

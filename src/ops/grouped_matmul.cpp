@@ -238,8 +238,8 @@ void down_combine_apart(Context& context, PreparedRows& prepared, const RoutingP
     const ExpertOutput& expert = experts[static_cast<size_t>(piece.target)];
     const kernels::MatmulKernel& kernel = kernel_of(context, expert.down, expert.down.cols, "grouped_down_combine");
     const Matrix part = out.row_range(piece.token_begin, piece.token_end).col_range(piece.begin, piece.end);
-    kernel.run(task_of(context, expert.down.row_range(piece.begin, piece.end), prepared.rows(kernel.form) + piece.token_begin,
-                       part.rows, part, scratch.of(worker), {}));
+    kernel.run(task_of(context, expert.down.row_range(piece.begin, piece.end),
+                       prepared.rows(kernel.form) + piece.token_begin, part.rows, part, scratch.of(worker), {}));
     add_bias(part, expert.bias == nullptr ? nullptr : expert.bias + piece.begin);
     if (expert.low)
       adder.add(worker, expert.low, low.row_range(piece.token_begin, piece.token_end), piece.begin, piece.end, part);
@@ -315,8 +315,8 @@ void down_combine(Context& context, ConstMatrix h, const RoutingPlan& plan, std:
           i + 1 < used ? experts[static_cast<size_t>(chosen[i + 1])].down.row_range(begin, end) : Weight();
       const kernels::MatmulKernel& kernel = kernel_of(context, expert.down, h.cols, where);
       const Matrix part = out.row_range(first, last);
-      kernel.run(task_of(context, expert.down.row_range(begin, end), prepared.rows(kernel.form) + first, last - first, part,
-                         scratch.of(worker), next));
+      kernel.run(task_of(context, expert.down.row_range(begin, end), prepared.rows(kernel.form) + first, last - first,
+                         part, scratch.of(worker), next));
       add_bias(part, expert.bias == nullptr ? nullptr : expert.bias + begin);
       if (expert.low) adder.add(worker, expert.low, low.row_range(first, last), begin, end, part);
     }

@@ -85,8 +85,8 @@ void matmul_each(Context& context, ConstMatrix x, std::span<const MatmulTarget> 
       return targets[static_cast<size_t>(other.target)].w.row_range(other.begin, other.end);
     };
     const Weight next = index + threads < count ? rows_of(pieces[index + threads]) : Weight();
-    kernel.run(
-        task_of(context, rows_of(piece), prepared.rows(kernel.form) + piece.token_begin, y.rows, y, scratch.of(worker), next));
+    kernel.run(task_of(context, rows_of(piece), prepared.rows(kernel.form) + piece.token_begin, y.rows, y,
+                       scratch.of(worker), next));
     add_bias(y, target.bias == nullptr ? nullptr : target.bias + piece.begin);
   });
 }

@@ -103,8 +103,8 @@ int64_t tokens_a_piece(ActivationForm form, int64_t tokens) {
   return (tokens + pieces - 1) / pieces;
 }
 
-kernels::MatmulTask task_of(const Context& context, const tensor::Weight& w, const std::byte* const* x, int64_t tokens, tensor::Matrix y,
-                            std::byte* scratch, const tensor::Weight& next) {
+kernels::MatmulTask task_of(const Context& context, const tensor::Weight& w, const std::byte* const* x, int64_t tokens,
+                            tensor::Matrix y, std::byte* scratch, const tensor::Weight& next) {
   kernels::MatmulTask task;
   task.weights = w.data, task.dtype = w.dtype, task.row_stride = w.row_stride, task.rows = w.rows, task.cols = w.cols;
   task.turned = w.turned, task.read_ahead = context.kernels.matmul.read_ahead;

@@ -62,8 +62,8 @@ int64_t rows_of_floats(const Context& context, int64_t rows, int64_t total_rows)
 int64_t tokens_a_piece(kernels::ActivationForm form, int64_t tokens);
 
 /// `next`: the rows that the same worker will probably read after these.
-kernels::MatmulTask task_of(const Context& context, const tensor::Weight& w, const std::byte* const* x, int64_t tokens, tensor::Matrix y,
-                            std::byte* scratch, const tensor::Weight& next);
+kernels::MatmulTask task_of(const Context& context, const tensor::Weight& w, const std::byte* const* x, int64_t tokens,
+                            tensor::Matrix y, std::byte* scratch, const tensor::Weight& next);
 
 /// One pool job: prepares x, then runs body(piece index, worker) for every index below `count`.
 void run_pieces(Context& context, PreparedRows& x, int64_t count,

@@ -4,7 +4,6 @@
 namespace coterie::kernels::amx {
 
 MatmulKernels matmul_kernels(MatmulKernels avx512) {
-  add_matmul_blocks32(avx512.fast.data());
   add_matmul_blocks256(avx512.fast.data());
   avx512.peak_int8 = peak_int8;
   return avx512;

@@ -10,6 +10,8 @@ COTERIE_INLINE int64_t packed_tokens(int64_t cols) {
   return larger(smaller(fit, 512), 2 * kTileRows);
 }
 
+inline constexpr int64_t kPanelsUnderWay = 3;  // one unpacked, one multiplied, one whose sums are finished
+
 /// The parts of a task's scratch.
 template <class Tiles>
 struct TileScratch {
@@ -21,7 +23,7 @@ struct TileScratch {
     const int64_t blocks = cols / Tiles::kValues, tokens = packed_tokens(cols);
     copied = 0;
     panels = copied + round_up(kLanes * blocks * Tiles::kBytes, 64);
-    sums = panels + 2 * round_up(sizeof(Panel), 64);
+    sums = panels + kPanelsUnderWay * round_up(sizeof(Panel), 64);
     outputs = sums + 2 * 4 * static_cast<int64_t>(sizeof(Sums));
     packed = outputs + tokens * kLanes * static_cast<int64_t>(sizeof(float));
     sides = packed + tokens * cols;
@@ -76,15 +78,16 @@ struct Waiting {
   }
 };
 
-/// A panel times all packed tokens. The products of one step run while the f32 steps of the one before are computed.
+/// A panel times all packed tokens. A tile cannot be loaded from what was just stored, nor its sums be read the moment
+/// they are: so each block is unpacked a step before its products, and the f32 steps come a step after them.
 template <class Tiles, class Source>
 COTERIE_INLINE void run_panel(Source rows, const PackedTokens<Tiles>& x, Ahead& ahead, typename Tiles::Panel* panels,
                               Sums* sums, float (*y)[kLanes]) {
   Waiting<Tiles> waiting;
   int step = 0;
-  for (int64_t b = 0; b < x.blocks; ++b, rows.data += step_bytes(rows, Tiles::kBytes)) {
-    typename Tiles::Panel& panel = panels[b % 2];
-    Tiles::unpack(rows, ahead, panel);
+  Tiles::unpack(rows, ahead, panels[0]);
+  for (int64_t b = 0; b < x.blocks; ++b) {
+    const typename Tiles::Panel& panel = panels[b % kPanelsUnderWay];
     for (int64_t tile = 0; tile < x.tiles; ++step) {
       Sums* const into = sums + step % 2 * 4;
       const int count = tile + 2 <= x.tiles ? 2 : 1;
@@ -92,6 +95,10 @@ COTERIE_INLINE void run_panel(Source rows, const PackedTokens<Tiles>& x, Ahead& 
         Tiles::template multiply<2>(panel, x.codes_of(b, tile), x.tile_bytes(), into);
       else
         Tiles::template multiply<1>(panel, x.codes_of(b, tile), x.tile_bytes(), into);
+      if (tile == 0 && b + 1 < x.blocks) {
+        rows.data += step_bytes(rows, Tiles::kBytes);
+        Tiles::unpack(rows, ahead, panels[(b + 1) % kPanelsUnderWay]);
+      }
       waiting.finish(x, y);
       waiting = {&panel, into, b, tile, count};
       tile += count;

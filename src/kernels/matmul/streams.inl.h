@@ -9,6 +9,8 @@ struct FewByTurned : Blocks {
   static constexpr int kFusedTokens = kTurnedTile, kFewTokens = kTurnedFew;
 };
 
+inline constexpr int kMostStreams = 4;
+
 /// Panels that follow each other.
 struct Stream {
   const std::byte* at;     // what is multiplied
@@ -86,9 +88,15 @@ void run_streams_of(const MatmulTask& task, int64_t begin, int64_t each) {
   }
 }
 
+/// Panels [begin, end): as many as divide by S side by side, the rest by fewer.
+template <class Blocks, int S>
+void run_panels(const MatmulTask& task, int64_t begin, int64_t end) {
+  const int64_t each = task.read_ahead.streams >= S ? (end - begin) / S : 0;
+  if (each > 0) run_streams_of<Blocks, S>(task, begin, each);
+  if constexpr (S > 1) run_panels<Blocks, S / 2>(task, begin + S * each, end);
+}
+
 template <class Blocks>
 void run_streams(const MatmulTask& task) {
-  const int64_t panels = task.rows / kLanes, pairs = task.read_ahead.streams > 1 ? panels / 2 : 0;
-  if (pairs > 0) run_streams_of<Blocks, 2>(task, 0, pairs);
-  if (panels > 2 * pairs) run_streams_of<Blocks, 1>(task, 2 * pairs, panels - 2 * pairs);
+  run_panels<Blocks, kMostStreams>(task, 0, task.rows / kLanes);
 }

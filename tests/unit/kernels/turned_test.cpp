@@ -128,7 +128,7 @@ TEST_P(TurnedTest, HowTheyAreWalkedChangesNoBit) {
     const MatmulKernel& kernel = kernels.fast[static_cast<size_t>(GetParam())];
     if (kernel.turned.count == 0) continue;
     const int64_t cols = 3 * tensor::info(GetParam()).block_values;
-    for (const int64_t panels : {1, 2, 5}) {
+    for (const int64_t panels : {1, 2, 7}) {
       const RandomWeight weight(GetParam(), panels * kernels.panel_rows, cols, 7);
       const tensor::Weight& w = weight;
       const tensor::Buffer<std::byte> in_panels = turned(kernels, w, kernel.turned);
@@ -136,7 +136,7 @@ TEST_P(TurnedTest, HowTheyAreWalkedChangesNoBit) {
       for (const int64_t tokens : {1, 3, 8}) {
         const std::vector<float> x = test::random_values(tokens * cols, 8);
         const auto expected = product(kernels, w, in_panels.data(), true, tokens, x, {1, 0});
-        for (const ReadAhead walk : {ReadAhead{1, 64}, ReadAhead{2, 0}, ReadAhead{2, 2304}, ReadAhead{2, 1 << 16}})
+        for (const ReadAhead walk : {ReadAhead{1, 64}, ReadAhead{2, 0}, ReadAhead{4, 2304}, ReadAhead{4, 1 << 16}})
           for (const bool more : {false, true})
             ASSERT_EQ(product(kernels, w, in_panels.data(), true, tokens, x, walk,
                               more ? next : std::span<const std::byte>()),
