@@ -20,8 +20,9 @@ constexpr int64_t kFloat = sizeof(float);
 // Rows of a matmul's input are quantised to int8 with sums and scales: at most 1.5 bytes a value, and a pointer a row.
 constexpr double kQuantised = 1.5;
 constexpr int64_t kPointer = sizeof(void*);
-// Outputs that a worker keeps in the second cache while it works on a piece, and its decoded panels of weights.
-constexpr int64_t kPiece = 1 << 19;
+// Outputs that a worker keeps in the second cache while it works on a piece, its decoded panels of weights, and the
+// tokens that AMX packs.
+constexpr int64_t kPiece = 1 << 20;
 
 int64_t quantised(int64_t rows, int64_t width) {
   return static_cast<int64_t>(kQuantised * static_cast<double>(rows * width)) + rows * kPointer;

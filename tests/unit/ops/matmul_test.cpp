@@ -163,6 +163,26 @@ TEST_P(MatmulTest, InFastIsNearTheUnquantisedResult) {
   EXPECT_LT(std::sqrt(error / norm), 0.05);  // steps of largest / 127, and the largest is about 20 deviations
 }
 
+// More tokens of longer rows than AMX packs at a time: 32 of 16384 values.
+TEST_P(MatmulTest, HasTheSameBitsWhereTokensGoInGroups) {
+  if (!tensor::is_block(GetParam())) return;
+  const int64_t cols = 16384, rows = 35, tokens = 75;
+  const RandomWeight w(GetParam(), rows, cols, 5);
+  const std::vector<float> x = random_values(tokens * cols, 6);
+  std::vector<float> expected;
+  for (const kernels::KernelTable* table : usable_tables()) {
+    if (table->isa == "scalar") continue;  // the test below compares them with it
+    Engine engine(*table, Precision::fast);
+    const std::vector<float> y = multiply(engine.context, x, w);
+    if (expected.empty()) expected = y;
+    expect_same_bits(y, expected, std::string(table->isa));
+    for (const int64_t t : {int64_t{0}, int64_t{31}, int64_t{32}, tokens - 1})
+      expect_same_bits(std::span(y).subspan(static_cast<size_t>(t * rows), static_cast<size_t>(rows)),
+                       multiply(engine.context, std::span(x).subspan(static_cast<size_t>(t * cols), cols), w),
+                       fmt::format("{}, token {} alone", table->isa, t));
+  }
+}
+
 // Scalar is the oracle: panels, tiles and fused paths of the others must not change a bit.
 TEST_P(MatmulTest, HasTheSameBitsOnEveryInstructionSet) {
   for (int64_t cols : row_lengths(GetParam())) {
