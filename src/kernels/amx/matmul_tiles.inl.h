@@ -2,7 +2,7 @@
 // (unpack), multiplied (multiply) and what then happens to the sums (finish). The rows of x are packed first: of each
 // block the values of a tile's tokens side by side. Tokens that a tile lacks are rows of zeros.
 
-inline constexpr int64_t kPackedBytes = 512 << 10;  // of x at a time: with the panels it stays in the second cache
+inline constexpr int64_t kPackedBytes = 256 << 10;  // of x at a time: with the panels it stays in the second cache
 
 /// Tokens that are packed at a time, for rows of `cols` values.
 COTERIE_INLINE int64_t packed_tokens(int64_t cols) {
