@@ -1,12 +1,12 @@
 #include <benchmark/benchmark.h>
 
-#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/rng.h"
+#include "median.h"
 #include "runtime/engine.h"
 #include "runtime/weight_bytes.h"
 #include "tensor/buffer.h"
@@ -18,11 +18,6 @@
 namespace {
 
 using namespace coterie;
-
-double middle(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + std::ssize(values) / 2, values.end());
-  return values[values.size() / 2];
-}
 
 void decode(benchmark::State& state) {
   const char* path = std::getenv("COTERIE_BENCH_MODEL");
@@ -56,9 +51,9 @@ void decode(benchmark::State& state) {
     shares.push_back(reads.back() / tokens.back());
     if (cache.length() + 1 >= engine.context_size()) cache = engine.make_cache();
   }
-  state.counters["ms a token"] = middle(tokens) * 1e3;
-  state.counters["GB/s read"] = static_cast<double>(share * engine.threads()) / middle(reads) / 1e9;
-  state.counters["of_reading"] = middle(shares);
+  state.counters["ms a token"] = bench::median(tokens) * 1e3;
+  state.counters["GB/s read"] = static_cast<double>(share * engine.threads()) / bench::median(reads) / 1e9;
+  state.counters["of_reading"] = bench::median(shares);
   state.SetLabel("medians");
 }
 

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/rng.h"
 #include "kernels/probe.h"
+#include "median.h"
 #include "ops/matmul.h"
 
 // Matmul on weights in their file formats against the machine's limits, on the instruction set that COTERIE_ISA names
@@ -111,13 +112,9 @@ void turned(benchmark::State& state) {
     pool.run([&](int worker) { benchmark::DoNotOptimize(kernels.read(at + worker * share, share)); });
     reads.push_back(read.seconds()), shares.push_back(reads.back() / products.back());
   }
-  const auto middle = [](std::vector<double>& values) {
-    std::nth_element(values.begin(), values.begin() + std::ssize(values) / 2, values.end());
-    return values[values.size() / 2];
-  };
-  state.counters["GB/s"] = static_cast<double>(bytes) / middle(products) / 1e9;
-  state.counters["sum_GB/s"] = static_cast<double>(bytes) / middle(reads) / 1e9;
-  state.counters["of_sum"] = middle(shares);
+  state.counters["GB/s"] = static_cast<double>(bytes) / bench::median(products) / 1e9;
+  state.counters["sum_GB/s"] = static_cast<double>(bytes) / bench::median(reads) / 1e9;
+  state.counters["of_sum"] = bench::median(shares);
   state.SetLabel(std::string(tensor::name(dtype)) + ", medians");
 }
 

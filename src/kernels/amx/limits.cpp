@@ -19,7 +19,7 @@ namespace {
 }  // namespace
 
 int64_t peak_int8(int64_t rounds, int32_t* sink) noexcept {
-  configure_tiles(kTileRows, 64);
+  configure_tiles(kTileRows);
   alignas(64) int8_t ones[kTileBytes];
   __builtin_memset(ones, 1, sizeof(ones));
   load_tile<4>(ones, 64), load_tile<5>(ones, 64), load_tile<6>(ones, 64), load_tile<7>(ones, 64);

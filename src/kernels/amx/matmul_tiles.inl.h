@@ -1,5 +1,5 @@
-// The walk over a task's rows that both families of formats share. `Tiles` says how a block of a panel is laid out
-// (unpack), multiplied (multiply) and what then happens to the sums (finish). The rows of x are packed first: of each
+// The walk over a task's rows. `Tiles` says how a block of a panel is laid out (unpack), multiplied (multiply) and what
+// then happens to the sums (finish). The rows of x are packed first: of each
 // block the values of a tile's tokens side by side. Tokens that a tile lacks are rows of zeros.
 
 inline constexpr int64_t kPackedBytes = 256 << 10;  // of x at a time: with the panels it stays in the second cache
@@ -17,12 +17,11 @@ template <class Tiles>
 struct TileScratch {
   using Panel = typename Tiles::Panel;
   using Side = typename Tiles::Side;
-  int64_t copied, panels, sums, outputs, packed, sides, end;
+  int64_t panels, sums, outputs, packed, sides, end;
 
   explicit TileScratch(int64_t cols) {
     const int64_t blocks = cols / Tiles::kValues, tokens = packed_tokens(cols);
-    copied = 0;
-    panels = copied + round_up(kLanes * blocks * Tiles::kBytes, 64);
+    panels = round_up(kLanes * blocks * Tiles::kBytes, 64);  // after the rows that panel_rows() copies
     sums = panels + kPanelsUnderWay * round_up(sizeof(Panel), 64);
     outputs = sums + 2 * 4 * static_cast<int64_t>(sizeof(Sums));
     packed = outputs + tokens * kLanes * static_cast<int64_t>(sizeof(float));
@@ -124,7 +123,7 @@ void run_tiles_of(const MatmulTask& task) {
     x.tokens = tile_begin(group + 1, groups, task.tokens) - begin;
     x.tiles = (x.tokens + kTileRows - 1) / kTileRows, x.rows = (x.tokens + x.tiles - 1) / x.tiles;
     x.take(task.x + begin);
-    configure_tiles(x.rows, smaller(Tiles::kValues, 64));
+    configure_tiles(x.rows);
     for (int64_t first = 0; first < task.rows; first += kLanes) {
       for (int64_t t = 0; t < x.tiles * x.rows; ++t) store_float(y[t], zero_float());
       Ahead ahead = ahead_of(task, first + kLanes, kLanes, blocks);

@@ -11,13 +11,11 @@ struct alignas(64) TileShapes {
   uint8_t rows[16] = {};
 };
 
-/// Tiles for `tokens` tokens each and `depth` bytes of values.
-COTERIE_INLINE void configure_tiles(int64_t tokens, int64_t depth) {
+/// Tiles for `tokens` tokens each.
+COTERIE_INLINE void configure_tiles(int64_t tokens) {
   TileShapes shapes;
-  for (int i = 0; i < 4; ++i) shapes.row_bytes[i] = 64, shapes.rows[i] = static_cast<uint8_t>(tokens);
-  for (int i = 4; i < 6; ++i)
-    shapes.row_bytes[i] = static_cast<uint16_t>(depth), shapes.rows[i] = static_cast<uint8_t>(tokens);
-  for (int i = 6; i < 8; ++i) shapes.row_bytes[i] = 64, shapes.rows[i] = static_cast<uint8_t>(depth / 4);
+  for (int i = 0; i < 8; ++i)
+    shapes.row_bytes[i] = 64, shapes.rows[i] = static_cast<uint8_t>(i < 6 ? tokens : kTileRows);
   asm volatile("ldtilecfg %0" : : "m"(shapes));
 }
 /// So that the system need not save them.

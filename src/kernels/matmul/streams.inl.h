@@ -17,12 +17,13 @@ struct Stream {
   const std::byte* ahead;  // what is asked for, until `end`; then what this thread will probably read after it
   const std::byte* end;
   const std::byte* after;
+  int64_t after_bytes;
 
   /// The share of the next block, or nothing.
   COTERIE_INLINE Ahead ask(int64_t bytes) {
     if (ahead >= end) {
       if (!after) return {nullptr, nullptr, 0};
-      ahead = after, end = after + (1 << 20), after = nullptr;
+      ahead = after, end = after + after_bytes, after = nullptr;
     }
     const std::byte* const from = ahead;
     ahead += bytes;
@@ -75,7 +76,7 @@ void run_streams_of(const MatmulTask& task, int64_t begin, int64_t each) {
     const int64_t panel = begin + s * each;
     const std::byte* const at = task.weights + panel * panel_bytes;
     streams[s] = {at, at + task.read_ahead.bytes, at + each * panel_bytes,
-                  task.next ? task.next + s * next_part : nullptr};
+                  next_part > 0 ? task.next + s * next_part : nullptr, next_part};
     first[s] = panel * kLanes;
   }
   for (int64_t i = 0; i < each; ++i) {
