@@ -51,16 +51,47 @@ inline void pack_queries(const float* q, int64_t stride, int64_t rows, int64_t a
   }
 }
 
-/// Keys come straight from memory here, in pieces too short for the processor to foresee, so the first tile of rows
-/// asks for what lies a step ahead: keys while there are scores to compute, values while those are added up. Both at
-/// once would leave the memory idle half of the time.
+/// Keys come straight from memory here, in pieces too short for the processor to foresee, so tiles ask for what lies a
+/// step ahead: keys while there are scores to compute, values while those are added up. Both at once would leave the
+/// memory idle half of the time, and so would all lines by the first tile of rows: kShares tiles (0: nobody asks) take
+/// turns, line by line, each as evenly over its multiply-adds as it can.
 template <typename Element>
 inline constexpr bool kFetches = sizeof(Element) < sizeof(float);
 inline constexpr int64_t kLineBytes = 64;
 
-template <typename Key, int64_t kRows, int64_t kBlocks, bool kFetch>
-inline void score_tile(const float* packed, const Key* const* keys, const Key* const* ahead, int64_t key_dim,
-                       float* scores) {
+template <int64_t kShares>
+struct Shares {
+  static constexpr int64_t kCount = kShares;
+};
+/// Calls body with the number of tiles that take turns in asking, 0 for a tile that does not ask.
+template <typename Element, typename Body>
+inline void with_shares(int64_t tile, int64_t tiles, const Body& body) {
+  if constexpr (kFetches<Element>) {
+    if (tiles == 1) return body(Shares<1>{});
+    if (tile < 2) return body(Shares<2>{});
+  }
+  body(Shares<0>{});
+}
+
+template <typename Key, int64_t kRows, int64_t kVectors>
+COTERIE_INLINE void add_dimension(const float* packed, const Key* const* block, int64_t key_dim, int64_t d,
+                                  Vf (&sum)[kRows][kVectors]) {
+  Vf key[kVectors];
+  COTERIE_UNROLL
+  for (int64_t j = 0; j < kVectors; ++j) {
+    key[j] = key_at(block[j / kBlockVectors], key_dim, d, j % kBlockVectors * kWidth);
+  }
+  COTERIE_UNROLL
+  for (int64_t r = 0; r < kRows; ++r) {
+    const Vf q = set(packed[d * kRows + r]);
+    COTERIE_UNROLL
+    for (int64_t j = 0; j < kVectors; ++j) sum[r][j] = fma(q, key[j], sum[r][j]);
+  }
+}
+
+template <typename Key, int64_t kRows, int64_t kBlocks, int64_t kShares>
+inline void score_tile(const float* packed, const Key* const* keys, const Key* const* ahead, int64_t share,
+                       int64_t key_dim, float* scores) {
   constexpr int64_t kVectors = kBlocks * kBlockVectors;
   Vf sum[kRows][kVectors];
   COTERIE_UNROLL
@@ -68,29 +99,21 @@ inline void score_tile(const float* packed, const Key* const* keys, const Key* c
     COTERIE_UNROLL
     for (int64_t j = 0; j < kVectors; ++j) sum[r][j] = zero();
   }
+  constexpr int64_t kLine = kLineBytes / static_cast<int64_t>(sizeof(Key));
+  // Dimensions in whose keys a tile asks for one line.
+  constexpr int64_t kTurn = kShares > 0 ? kLine * kShares / kCacheBlock : 4;
   const Key* block[kBlocks];
   const Key* next[kBlocks] = {};
   COTERIE_UNROLL
-  for (int64_t b = 0; b < kBlocks; ++b) block[b] = keys[b], next[b] = ahead[b];
-  for (int64_t d = 0; d < key_dim; ++d) {
-    if constexpr (kFetch) {
-      if (d % (kLineBytes / (kCacheBlock * static_cast<int64_t>(sizeof(Key)))) == 0) {
-        COTERIE_UNROLL
-        for (int64_t b = 0; b < kBlocks; ++b) __builtin_prefetch(next[b] + d * kCacheBlock, 0, 2);
-      }
-    }
-    Vf key[kVectors];
+  for (int64_t b = 0; b < kBlocks; ++b) block[b] = keys[b], next[b] = ahead[b] + share * kLine;
+  int64_t d = 0;
+  for (; d + kTurn <= key_dim; d += kTurn) {
     COTERIE_UNROLL
-    for (int64_t j = 0; j < kVectors; ++j) {
-      key[j] = key_at(block[j / kBlockVectors], key_dim, d, j % kBlockVectors * kWidth);
-    }
+    for (int64_t b = 0; kShares > 0 && b < kBlocks; ++b) __builtin_prefetch(next[b] + d * kCacheBlock, 0, 2);
     COTERIE_UNROLL
-    for (int64_t r = 0; r < kRows; ++r) {
-      const Vf q = set(packed[d * kRows + r]);
-      COTERIE_UNROLL
-      for (int64_t j = 0; j < kVectors; ++j) sum[r][j] = fma(q, key[j], sum[r][j]);
-    }
+    for (int64_t i = 0; i < kTurn; ++i) add_dimension(packed, block, key_dim, d + i, sum);
   }
+  for (; d < key_dim; ++d) add_dimension(packed, block, key_dim, d, sum);
   COTERIE_UNROLL
   for (int64_t r = 0; r < kRows; ++r) {
     COTERIE_UNROLL
@@ -98,29 +121,46 @@ inline void score_tile(const float* packed, const Key* const* keys, const Key* c
   }
 }
 
-template <typename Key, int64_t kRows, bool kFetch>
-inline void score_rows(const float* packed, const Key* const* keys, const Key* const* ahead, int64_t blocks,
-                       int64_t key_dim, float* scores) {
+template <typename Key, int64_t kRows, int64_t kShares>
+inline void score_rows(const float* packed, const Key* const* keys, const Key* const* ahead, int64_t share,
+                       int64_t blocks, int64_t key_dim, float* scores) {
   constexpr int64_t kBlocks = score_blocks(kRows);
   int64_t b = 0;
   for (; b + kBlocks <= blocks; b += kBlocks) {
-    score_tile<Key, kRows, kBlocks, kFetch>(packed, keys + b, ahead + b, key_dim, scores + b * kCacheBlock);
+    score_tile<Key, kRows, kBlocks, kShares>(packed, keys + b, ahead + b, share, key_dim, scores + b * kCacheBlock);
   }
   for (; b < blocks; ++b)
-    score_tile<Key, kRows, 1, kFetch>(packed, keys + b, ahead + b, key_dim, scores + b * kCacheBlock);
+    score_tile<Key, kRows, 1, kShares>(packed, keys + b, ahead + b, share, key_dim, scores + b * kCacheBlock);
 }
 
-template <typename Key, bool kFetch, int64_t kRows = kRowTile>
+template <typename Key, int64_t kShares, int64_t kRows = kRowTile>
 inline void score_group(int64_t rows, const float* packed, const Key* const* keys, const Key* const* ahead,
-                        int64_t blocks, int64_t key_dim, float* scores) {
-  if (rows == kRows) return score_rows<Key, kRows, kFetch>(packed, keys, ahead, blocks, key_dim, scores);
-  if constexpr (kRows > 1) score_group<Key, kFetch, kRows - 1>(rows, packed, keys, ahead, blocks, key_dim, scores);
+                        int64_t share, int64_t blocks, int64_t key_dim, float* scores) {
+  if (rows == kRows) return score_rows<Key, kRows, kShares>(packed, keys, ahead, share, blocks, key_dim, scores);
+  if constexpr (kRows > 1)
+    score_group<Key, kShares, kRows - 1>(rows, packed, keys, ahead, share, blocks, key_dim, scores);
+}
+
+/// `weights` of the rows at one position, whose values are number `slot` of their block.
+template <bool kPartial, typename Value, int64_t kRows, int64_t kVectors>
+COTERIE_INLINE void add_position(const float* weights, const Value* values, int64_t value_dim, int64_t slot,
+                                 int64_t column, int64_t count, Vf (&sum)[kRows][kVectors]) {
+  Vf value[kVectors];
+  COTERIE_UNROLL
+  for (int64_t j = 0; j < kVectors; ++j)
+    value[j] = value_at<kPartial>(values, value_dim, slot, column + j * kWidth, count);
+  COTERIE_UNROLL
+  for (int64_t r = 0; r < kRows; ++r) {
+    const Vf weight = set(weights[r * kScoreStride]);
+    COTERIE_UNROLL
+    for (int64_t j = 0; j < kVectors; ++j) sum[r][j] = fma(weight, value[j], sum[r][j]);
+  }
 }
 
 /// Dimensions [column, column + kVectors * kWidth) of kRows rows, or, when partial, the `count` < kWidth after column.
-template <typename Value, int64_t kRows, int64_t kVectors, bool kPartial, bool kFetch>
-inline void value_tile(const float* weights, const Value* const* values, int64_t value_dim, int64_t column,
-                       int64_t count, int64_t first, int64_t last, float* out) {
+template <typename Value, int64_t kRows, int64_t kVectors, bool kPartial, int64_t kShares>
+inline void value_tile(const float* weights, const Value* const* values, [[maybe_unused]] int64_t share,
+                       int64_t value_dim, int64_t column, int64_t count, int64_t first, int64_t last, float* out) {
   Vf sum[kRows][kVectors];
   COTERIE_UNROLL
   for (int64_t r = 0; r < kRows; ++r) {
@@ -130,32 +170,27 @@ inline void value_tile(const float* weights, const Value* const* values, int64_t
       sum[r][j] = kPartial ? load_first(p, count) : load(p);
     }
   }
+  // Columns and tiles that share a line take turns, position by position.
+  constexpr int64_t kLine = kLineBytes / static_cast<int64_t>(sizeof(Value)), kTile = kVectors * kWidth;
+  constexpr int64_t kTurns = kShares > 0 ? (kTile < kLine ? kLine / kTile : 1) * kShares : 4;
+  [[maybe_unused]] const int64_t turn = column % kLine / kTile * kShares + share;
   for (int64_t position = first; position < last;) {
     const int64_t b = position / kCacheBlock;
     const int64_t end = (b + 1) * kCacheBlock < last ? (b + 1) * kCacheBlock : last;
     [[maybe_unused]] const Value* next = values[b + kStepBlocks] + column;
-    for (; position < end; ++position) {
+    for (; position + kTurns <= end; position += kTurns) {
       const int64_t slot = position - b * kCacheBlock;
-      if constexpr (kFetch) {
-        constexpr int64_t kTile = kVectors * kWidth * static_cast<int64_t>(sizeof(Value));
-        if (kTile >= kLineBytes || column * static_cast<int64_t>(sizeof(Value)) % kLineBytes == 0) {
-          COTERIE_UNROLL
-          for (int64_t i = 0; i < kTile; i += kLineBytes)
-            __builtin_prefetch(next + slot * value_dim + i / static_cast<int64_t>(sizeof(Value)), 0, 2);
-        }
-      }
-      Vf value[kVectors];
-      COTERIE_UNROLL
-      for (int64_t j = 0; j < kVectors; ++j) {
-        value[j] = value_at<kPartial>(values[b], value_dim, slot, column + j * kWidth, count);
-      }
-      COTERIE_UNROLL
-      for (int64_t r = 0; r < kRows; ++r) {
-        const Vf weight = set(weights[r * kScoreStride + position]);
+      if constexpr (kShares > 0) {
+        const Value* const line = next + (slot + turn) * value_dim;
         COTERIE_UNROLL
-        for (int64_t j = 0; j < kVectors; ++j) sum[r][j] = fma(weight, value[j], sum[r][j]);
+        for (int64_t i = 0; i < kTile; i += kLine) __builtin_prefetch(line + i, 0, 2);
       }
+      COTERIE_UNROLL
+      for (int64_t i = 0; i < kTurns; ++i)
+        add_position<kPartial>(weights + position + i, values[b], value_dim, slot + i, column, count, sum);
     }
+    for (; position < end; ++position)
+      add_position<kPartial>(weights + position, values[b], value_dim, position - b * kCacheBlock, column, count, sum);
   }
   COTERIE_UNROLL
   for (int64_t r = 0; r < kRows; ++r) {
@@ -170,27 +205,28 @@ inline void value_tile(const float* weights, const Value* const* values, int64_t
   }
 }
 
-template <typename Value, int64_t kRows, bool kFetch>
-inline void value_rows(const float* weights, const Value* const* values, int64_t value_dim, int64_t first, int64_t last,
-                       float* out) {
+template <typename Value, int64_t kRows, int64_t kShares>
+inline void value_rows(const float* weights, const Value* const* values, int64_t share, int64_t value_dim,
+                       int64_t first, int64_t last, float* out) {
   constexpr int64_t kVectors = value_vectors(kRows);
   int64_t c = 0;
   for (; c + kVectors * kWidth <= value_dim; c += kVectors * kWidth) {
-    value_tile<Value, kRows, kVectors, false, kFetch>(weights, values, value_dim, c, 0, first, last, out);
+    value_tile<Value, kRows, kVectors, false, kShares>(weights, values, share, value_dim, c, 0, first, last, out);
   }
   for (; c + kWidth <= value_dim; c += kWidth) {
-    value_tile<Value, kRows, 1, false, kFetch>(weights, values, value_dim, c, 0, first, last, out);
+    value_tile<Value, kRows, 1, false, kShares>(weights, values, share, value_dim, c, 0, first, last, out);
   }
   if (c < value_dim) {
-    value_tile<Value, kRows, 1, true, kFetch>(weights, values, value_dim, c, value_dim - c, first, last, out);
+    value_tile<Value, kRows, 1, true, kShares>(weights, values, share, value_dim, c, value_dim - c, first, last, out);
   }
 }
 
-template <typename Value, bool kFetch, int64_t kRows = kRowTile>
-inline void value_group(int64_t rows, const float* weights, const Value* const* values, int64_t value_dim,
-                        int64_t first, int64_t last, float* out) {
-  if (rows == kRows) return value_rows<Value, kRows, kFetch>(weights, values, value_dim, first, last, out);
-  if constexpr (kRows > 1) value_group<Value, kFetch, kRows - 1>(rows, weights, values, value_dim, first, last, out);
+template <typename Value, int64_t kShares, int64_t kRows = kRowTile>
+inline void value_group(int64_t rows, const float* weights, const Value* const* values, int64_t share,
+                        int64_t value_dim, int64_t first, int64_t last, float* out) {
+  if (rows == kRows) return value_rows<Value, kRows, kShares>(weights, values, share, value_dim, first, last, out);
+  if constexpr (kRows > 1)
+    value_group<Value, kShares, kRows - 1>(rows, weights, values, share, value_dim, first, last, out);
 }
 
 /// Adds positions [first, last), which all `rows` rows see, to their outputs.
@@ -199,33 +235,54 @@ inline void add_values(const float* weights, const Value* const* values, int64_t
                        int64_t last, float* out) {
   while (first < last) {
     const int64_t step = (first / kStepPositions + 1) * kStepPositions, end = step < last ? step : last;
-    value_group<Value, kFetches<Value>>(row_begin(1, rows), weights, values, value_dim, first, end, out);
-    for (int64_t tile = 1; tile < row_tiles(rows); ++tile) {
+    for (int64_t tile = 0; tile < row_tiles(rows); ++tile) {
       const int64_t r = row_begin(tile, rows), n = row_begin(tile + 1, rows) - r;
-      value_group<Value, false>(n, weights + r * kScoreStride, values, value_dim, first, end, out + r * value_dim);
+      with_shares<Value>(tile, row_tiles(rows), [&](auto shares) {
+        value_group<Value, shares.kCount>(n, weights + r * kScoreStride, values, tile, value_dim, first, end,
+                                          out + r * value_dim);
+      });
     }
     first = end;
+  }
+}
+
+/// Scales the scores of blocks [begin, end), whose positions [first, last) the row sees; the others become -inf.
+/// Largest values are kept in `m`.
+template <bool kMasked>
+COTERIE_INLINE void scale_scores(float* scores, int64_t begin, int64_t end, int64_t first, int64_t last, float scale,
+                                 Vf (&m)[kBlockVectors]) {
+  for (int64_t i = begin; i < end; i += kCacheBlock) {
+    COTERIE_UNROLL
+    for (int64_t j = 0; j < kBlockVectors; ++j) {
+      const int64_t at = i + j * kWidth;
+      Vf s = mul(load(scores + at), set(scale));
+      if constexpr (kMasked) s = select(mask_range(first - at, last - at), s, set(-__builtin_inff()));
+      store(scores + at, s);
+      m[j] = max(s, m[j]);
+    }
   }
 }
 
 /// Turns a row of dot products into weights exp(score - max), exact zeros where it does not see.
 inline void weigh(float* scores, int64_t first, int64_t last, float scale, float softcap, float* max_out,
                   float* sum_out) {
-  const Vf lowest = set(-__builtin_inff());
   const int64_t begin = first / kCacheBlock * kCacheBlock;
+  if (softcap != 0) {
+    for (int64_t i = begin; i < last; i += kWidth)
+      store(scores + i, mul(set(softcap), tanh(div(mul(load(scores + i), set(scale)), set(softcap)))));
+    scale = 1;
+  }
   Vf m[kBlockVectors], sum[kBlockVectors];
   COTERIE_UNROLL
-  for (int64_t j = 0; j < kBlockVectors; ++j) m[j] = lowest, sum[j] = zero();
-  for (int64_t i = begin; i < last; i += kCacheBlock) {
-    COTERIE_UNROLL
-    for (int64_t j = 0; j < kBlockVectors; ++j) {
-      const int64_t at = i + j * kWidth;
-      Vf s = mul(load(scores + at), set(scale));
-      if (softcap != 0) s = mul(set(softcap), tanh(div(s, set(softcap))));
-      s = select(mask_range(first - at, last - at), s, lowest);
-      store(scores + at, s);
-      m[j] = max(s, m[j]);
-    }
+  for (int64_t j = 0; j < kBlockVectors; ++j) m[j] = set(-__builtin_inff()), sum[j] = zero();
+  // Blocks seen as a whole, and around them those of which a part is.
+  const int64_t whole = (first + kCacheBlock - 1) / kCacheBlock * kCacheBlock, rest = last / kCacheBlock * kCacheBlock;
+  if (whole < rest) {
+    scale_scores<true>(scores, begin, whole, first, last, scale, m);
+    scale_scores<false>(scores, whole, rest, first, last, scale, m);
+    scale_scores<true>(scores, rest, last, first, last, scale, m);
+  } else {
+    scale_scores<true>(scores, begin, last, first, last, scale, m);
   }
   COTERIE_UNROLL
   for (int64_t j = 1; j < kBlockVectors; ++j) m[0] = max(m[j], m[0]);
@@ -257,10 +314,9 @@ inline void chunk_over(const AttentionChunk& c, const Element* const* keys, cons
       const int64_t r = row_begin(tile, rows), n = row_begin(tile + 1, rows) - r;
       const float* queries = c.queries + r * c.key_dim;
       float* scores = c.scores + r * kScoreStride + b * kCacheBlock;
-      if (tile == 0)
-        score_group<Element, kFetches<Element>>(n, queries, keys + b, ahead, blocks, c.key_dim, scores);
-      else
-        score_group<Element, false>(n, queries, keys + b, ahead, blocks, c.key_dim, scores);
+      with_shares<Element>(tile, row_tiles(rows), [&](auto shares) {
+        score_group<Element, shares.kCount>(n, queries, keys + b, ahead, tile, blocks, c.key_dim, scores);
+      });
     }
   }
   for (int64_t t = 0; t < c.tokens; ++t) {
