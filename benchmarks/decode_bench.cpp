@@ -13,15 +13,19 @@
 
 // Decoding against memory, token by token: after each token the same threads read as many bytes as it read of weights
 // from memory of their own. On a machine whose bandwidth changes from second to second no other order of measuring
-// says what share of it decoding reaches. COTERIE_BENCH_MODEL names the model; argument: whether the weights are
-// settled (turned, in large pages) before, or stay in the pages of the file.
+// says what share of it decoding reaches. COTERIE_BENCH_MODEL names the model; arguments: whether the weights are
+// settled (turned, in large pages) before, or stay in the pages of the file; positions in the cache before, whose
+// bytes then count as well.
 namespace {
 
 using namespace coterie;
 
+constexpr int64_t kPositions = 64;
+
 void decode(benchmark::State& state) {
   const char* path = std::getenv("COTERIE_BENCH_MODEL");
   if (!path) return state.SkipWithError("COTERIE_BENCH_MODEL names no model");
+  const int64_t depth = state.range(1);
   runtime::EngineOptions options;
   options.settle = state.range(0) != 0;
   runtime::Engine engine(models::open_model(path), options);
@@ -34,7 +38,16 @@ void decode(benchmark::State& state) {
   };
   for (int i = 0; i < 4; ++i) step();
   engine.settle_weights();
-  const int64_t bytes = runtime::weight_bytes(*engine.model().decoder).all_touched();
+  const auto fill = [&] {
+    cache = engine.make_cache();
+    const std::vector<int32_t> ids(static_cast<size_t>(depth), 1);
+    const runtime::Evaluation evaluation{ids, &cache};
+    if (depth > 0) engine.evaluate({&evaluation, 1});
+  };
+  fill();
+  // The cache goes from `depth` to kPositions more, again and again.
+  const int64_t bytes = runtime::weight_bytes(*engine.model().decoder).all_touched() +
+                        (depth + kPositions / 2) * engine.cache().position_bytes();
   const int64_t share = bytes / engine.threads() / 4096 * 4096;
   tensor::Buffer<std::byte> memory(share * engine.threads());
   std::memset(memory.data(), 1, static_cast<size_t>(memory.size()));
@@ -49,7 +62,7 @@ void decode(benchmark::State& state) {
     });
     reads.push_back(read.seconds());
     shares.push_back(reads.back() / tokens.back());
-    if (cache.length() + 1 >= engine.context_size()) cache = engine.make_cache();
+    if (cache.length() >= depth + kPositions) cache.truncate(depth);
   }
   state.counters["ms a token"] = bench::median(tokens) * 1e3;
   state.counters["GB/s read"] = static_cast<double>(share * engine.threads()) / bench::median(reads) / 1e9;
@@ -57,6 +70,13 @@ void decode(benchmark::State& state) {
   state.SetLabel("medians");
 }
 
-BENCHMARK(decode)->Arg(1)->Arg(0)->Iterations(200)->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK(decode)
+    ->ArgNames({"settled", "depth"})
+    ->Args({1, 0})
+    ->Args({1, 4096})
+    ->Args({0, 0})
+    ->Iterations(200)
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime();
 
 }  // namespace
