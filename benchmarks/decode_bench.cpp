@@ -15,7 +15,7 @@
 // from memory of their own. On a machine whose bandwidth changes from second to second no other order of measuring
 // says what share of it decoding reaches. COTERIE_BENCH_MODEL names the model; arguments: whether the weights are
 // settled (turned, in large pages) before, or stay in the pages of the file; positions in the cache before, whose
-// bytes then count as well.
+// bytes then count as well (as if no layer had a window).
 namespace {
 
 using namespace coterie;
@@ -25,10 +25,11 @@ constexpr int64_t kPositions = 64;
 void decode(benchmark::State& state) {
   const char* path = std::getenv("COTERIE_BENCH_MODEL");
   if (!path) return state.SkipWithError("COTERIE_BENCH_MODEL names no model");
-  const int64_t depth = state.range(1);
   runtime::EngineOptions options;
   options.settle = state.range(0) != 0;
   runtime::Engine engine(models::open_model(path), options);
+  const int64_t depth = state.range(1);
+  if (depth + kPositions > engine.context_size()) return state.SkipWithError("the model has no context so long");
   runtime::KvCache cache = engine.make_cache();
   base::Rng rng(1);
   const auto step = [&] {
@@ -58,11 +59,13 @@ void decode(benchmark::State& state) {
     tokens.push_back(token.seconds());
     const base::Stopwatch read;
     engine.context().pool.run([&](int worker) {
-      benchmark::DoNotOptimize(engine.context().kernels.matmul.read(memory.data() + worker * share, share));
+      const kernels::MatmulKernels& kernels = engine.context().kernels.matmul;
+      benchmark::DoNotOptimize(kernels.read(memory.data() + worker * share, share, kernels.read_ahead));
     });
     reads.push_back(read.seconds());
     shares.push_back(reads.back() / tokens.back());
-    if (cache.length() >= depth + kPositions) cache.truncate(depth);
+    // Recurrent states go back to a checkpoint alone.
+    if (cache.length() >= depth + kPositions && cache.truncate(depth) != depth) fill();
   }
   state.counters["ms a token"] = bench::median(tokens) * 1e3;
   state.counters["GB/s read"] = static_cast<double>(share * engine.threads()) / bench::median(reads) / 1e9;

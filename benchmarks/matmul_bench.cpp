@@ -28,9 +28,11 @@ const kernels::MachineLimits& limits(threads::Pool& pool) {
   return measured.back().second;
 }
 
-void report(benchmark::State& state, threads::Pool& pool, double bytes, double operations, bool integers) {
+void report(benchmark::State& state, threads::Pool& pool, double bytes, double operations, const DType* integers,
+            int64_t tokens) {
   const kernels::MachineLimits& limit = limits(pool);
-  const double peak = integers ? limit.int8_gop_s : limit.f32_gflop_s;
+  const bool tiles = integers && tokens > 8 && kernels::select().matmul.fast[static_cast<size_t>(*integers)].tiles;
+  const double peak = tiles ? limit.tile_gop_s : integers ? limit.int8_gop_s : limit.f32_gflop_s;
   const double rounds = static_cast<double>(state.iterations());
   const auto rate = [&](double amount) { return benchmark::Counter(amount * rounds, benchmark::Counter::kIsRate); };
   state.counters["GB/s"] = rate(bytes / 1e9);
@@ -70,7 +72,7 @@ void matmul(benchmark::State& state) {
     benchmark::DoNotOptimize(y.data());
   }
   report(state, pool, static_cast<double>(bytes), 2.0 * static_cast<double>(tokens * rows * cols),
-         tensor::is_block(dtype) && precision == ops::Precision::fast);
+         tensor::is_block(dtype) && precision == ops::Precision::fast ? &dtype : nullptr, tokens);
   state.SetLabel(std::string(tensor::name(dtype)) + (precision == ops::Precision::f32 ? " f32" : " fast"));
 }
 
@@ -109,7 +111,8 @@ void turned(benchmark::State& state) {
     const std::byte* at = buffer.data() + bytes * (next++ % copies);
     const int64_t share = bytes / pool.threads() / 64 * 64;
     const base::Stopwatch read;
-    pool.run([&](int worker) { benchmark::DoNotOptimize(kernels.read(at + worker * share, share)); });
+    pool.run(
+        [&](int worker) { benchmark::DoNotOptimize(kernels.read(at + worker * share, share, kernels.read_ahead)); });
     reads.push_back(read.seconds()), shares.push_back(reads.back() / products.back());
   }
   state.counters["GB/s"] = static_cast<double>(bytes) / bench::median(products) / 1e9;
@@ -161,7 +164,8 @@ void experts(benchmark::State& state) {
     benchmark::DoNotOptimize(y.data());
   }
   report(state, pool, static_cast<double>(used * (2 * wide + tall)),
-         6.0 * static_cast<double>(tokens * kChosen * kD * kF), tensor::is_block(dtype));
+         6.0 * static_cast<double>(tokens * kChosen * kD * kF), tensor::is_block(dtype) ? &dtype : nullptr,
+         tokens * kChosen / kExperts);
   state.SetLabel(std::string(tensor::name(dtype)) + " qwen3-30b-a3b layer");
 }
 
@@ -185,6 +189,7 @@ BENCHMARK(turned)
         if (!tensor::is_block(dtype)) continue;
         bench->Args({static_cast<int64_t>(dtype), 1, 256, 2048, 1});
         for (int64_t threads : {1, 2}) bench->Args({static_cast<int64_t>(dtype), 1, 8192, 2048, threads});
+        for (int64_t tokens : {4, 8}) bench->Args({static_cast<int64_t>(dtype), tokens, 8192, 2048, 2});
       }
     }) -> UseRealTime();
 BENCHMARK(experts)->Name("experts")->ArgsProduct(

@@ -62,10 +62,19 @@ base::Json as_json(const BenchCommand& command, const runtime::Engine& engine, c
           {"read_bytes_per_second", machine.read_bytes_per_second},
           {"f32_flops_per_second", machine.f32_flops},
           {"int8_ops_per_second", machine.int8_ops},
+          {"tile_ops_per_second", machine.tile_ops > 0 ? base::Json(machine.tile_ops) : base::Json(nullptr)},
           {"bandwidth_share", runtime::bandwidth_share(result, machine)},
           {"flops_share", runtime::flops_share(result, machine)},
           {"expected_resident_bytes", expected_resident},
           {"peak_resident_bytes", result.peak_resident_bytes}};
+}
+
+std::string_view name(runtime::Engine::Products products) {
+  switch (products) {
+    case runtime::Engine::Products::tiles: return "tiles'";
+    case runtime::Engine::Products::int8: return "int8";
+    default: return "f32";
+  }
 }
 
 std::string as_text(const BenchCommand& command, const runtime::Engine& engine, const runtime::BenchResult& result,
@@ -73,16 +82,17 @@ std::string as_text(const BenchCommand& command, const runtime::Engine& engine, 
   using base::human_bytes;
   const runtime::BenchOptions& bench = command.bench;
   std::string text = fmt::format(
-      "{}\n  {}, {} threads, {}; read bandwidth {:.1f} GB/s, multiply-add {:.0f} GFLOP/s f32, {:.0f} GOP/s int8\n\n",
+      "{}\n  {}, {} threads, {}; read bandwidth {:.1f} GB/s, multiply-add {:.0f} GFLOP/s f32, {:.0f} GOP/s int8{}\n\n",
       styled(engine.model().name, Style::bold), engine.isa(), engine.threads(), command.model.precision,
-      machine.read_bytes_per_second / 1e9, machine.f32_flops / 1e9, machine.int8_ops / 1e9);
+      machine.read_bytes_per_second / 1e9, machine.f32_flops / 1e9, machine.int8_ops / 1e9,
+      machine.tile_ops > 0 ? fmt::format(", {:.0f} by tiles", machine.tile_ops / 1e9) : "");
   const std::string batch = bench.batch == 1 ? "" : fmt::format(", {} sequences", bench.batch);
   const std::string depth = bench.depth == 0 ? "" : fmt::format(" after {}", bench.depth);
   if (bench.prompt > 0)
     text += fmt::format("  {:<28}{}   {} of the {} multiply-add rate ({} operations a token)\n",
                         fmt::format("prefill {}{}{}", bench.prompt, depth, batch),
                         styled(fmt::format("{:9.2f} t/s", result.prefill_tokens_per_second), Style::bold),
-                        percent(runtime::flops_share(result, machine)), result.int8_products ? "int8" : "f32",
+                        percent(runtime::flops_share(result, machine)), name(result.products),
                         abbreviated(static_cast<int64_t>(result.flops_per_token)));
   if (bench.generate > 0)
     text += fmt::format("  {:<28}{}   {} of the read bandwidth ({} a token)\n",

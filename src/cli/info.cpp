@@ -105,6 +105,7 @@ base::Json as_json(const threads::Topology& topology, const kernels::KernelTable
           {"read_bytes_per_second", machine.read_bytes_per_second},
           {"f32_flops_per_second", machine.f32_flops},
           {"int8_ops_per_second", machine.int8_ops},
+          {"tile_ops_per_second", machine.tile_ops > 0 ? base::Json(machine.tile_ops) : base::Json(nullptr)},
           {"bf16_flops_per_second", machine.bf16_flops > 0 ? base::Json(machine.bf16_flops) : base::Json(nullptr)}};
 }
 
@@ -128,9 +129,10 @@ std::string as_text(const InfoOptions& options, const threads::Topology& topolog
   line("memory", fmt::format("{} of {} available", base::human_bytes(base::available_memory()),
                              base::human_bytes(base::total_memory())));
   const std::string bf16 = machine.bf16_flops > 0 ? fmt::format(" {:.0f} bf16,", machine.bf16_flops / 1e9) : "";
-  line("limits", fmt::format("reads {:.1f} GB/s, multiply-add {:.0f} GFLOP/s f32,{} {:.0f} GOP/s int8 ({})",
+  const std::string tiles = machine.tile_ops > 0 ? fmt::format(", {:.0f} by tiles", machine.tile_ops / 1e9) : "";
+  line("limits", fmt::format("reads {:.1f} GB/s, multiply-add {:.0f} GFLOP/s f32,{} {:.0f} GOP/s int8{} ({})",
                              machine.read_bytes_per_second / 1e9, machine.f32_flops / 1e9, bf16, machine.int8_ops / 1e9,
-                             machine.remembered ? "measured earlier; --remeasure" : "just measured"));
+                             tiles, machine.remembered ? "measured earlier; --remeasure" : "just measured"));
   if (options.kernels) text += kernels_text(chosen);
   return text;
 }
@@ -161,7 +163,7 @@ void add_info(CLI::App& app, Action& action) {
   command->footer(
       "Examples:\n"
       "  coterie info --kernels\n"
-      "  COTERIE_ISA=avx2 coterie info      which kernels a forced instruction set gives");
+      "  COTERIE_ISA=avx2 coterie info      which kernels a forced instruction set gives (amx, avx512, avx2, scalar)");
   command->callback([=, &action] { action = [options] { return info_command(*options); }; });
 }
 

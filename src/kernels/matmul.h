@@ -85,6 +85,7 @@ struct MatmulKernel {
   int64_t (*scratch_bytes)(tensor::DType dtype, int64_t cols) noexcept = nullptr;
   ActivationForm form = ActivationForm::floats;
   TurnedOrder turned = {};  // count 0: the kernel reads no turned rows
+  bool tiles = false;       // many tokens are multiplied by tiles: peak_tiles is their limit
 };
 
 struct MatmulKernels {
@@ -104,9 +105,10 @@ struct MatmulKernels {
   /// goes to *sink so that nothing is optimised away.
   int64_t (*peak_f32)(int64_t rounds, float* sink) noexcept = nullptr;
   int64_t (*peak_int8)(int64_t rounds, int32_t* sink) noexcept = nullptr;
-  int64_t (*peak_bf16)(int64_t rounds, float* sink) noexcept = nullptr;  // null where `bf16` has no `run`
-  /// Reads `bytes` (a multiple of 64) and returns a digest of them.
-  uint64_t (*read)(const std::byte* data, int64_t bytes) noexcept = nullptr;
+  int64_t (*peak_tiles)(int64_t rounds, int32_t* sink) noexcept = nullptr;  // int8, by AMX; null where no kernel has it
+  int64_t (*peak_bf16)(int64_t rounds, float* sink) noexcept = nullptr;     // null where `bf16` has no `run`
+  /// Reads `bytes` (a multiple of 64), walked so, and returns a digest of them.
+  uint64_t (*read)(const std::byte* data, int64_t bytes, ReadAhead walk) noexcept = nullptr;
 };
 
 }  // namespace coterie::kernels

@@ -80,7 +80,8 @@ double measure_read_bandwidth(const KernelTable& table, threads::Pool& pool, int
       for (int64_t at = begin; at < end; at += kPieceBytes) {
         const int64_t count = std::min(kPieceBytes, end - at);
         const base::Stopwatch watch;
-        digest.fetch_xor(table.matmul.read(buffer.data() + at, count), std::memory_order_relaxed);
+        digest.fetch_xor(table.matmul.read(buffer.data() + at, count, table.matmul.read_ahead),
+                         std::memory_order_relaxed);
         rates.push_back(static_cast<double>(count) / watch.seconds());
       }
     }
@@ -103,6 +104,14 @@ double measure_int8_peak(const KernelTable& table, threads::Pool& pool) {
          });
 }
 
+double measure_tile_peak(const KernelTable& table, threads::Pool& pool) {
+  if (!table.matmul.peak_tiles) return 0;
+  return 2e-9 * total_rate(pool, [&](int64_t rounds) {
+           int32_t sink;
+           return table.matmul.peak_tiles(rounds, &sink);
+         });
+}
+
 double measure_bf16_peak(const KernelTable& table, threads::Pool& pool) {
   if (!table.matmul.peak_bf16) return 0;
   return 2e-9 * total_rate(pool, [&](int64_t rounds) {
@@ -113,7 +122,7 @@ double measure_bf16_peak(const KernelTable& table, threads::Pool& pool) {
 
 MachineLimits measure_limits(const KernelTable& table, threads::Pool& pool, int64_t buffer_bytes) {
   return {measure_read_bandwidth(table, pool, buffer_bytes), measure_f32_peak(table, pool),
-          measure_int8_peak(table, pool), measure_bf16_peak(table, pool)};
+          measure_int8_peak(table, pool), measure_tile_peak(table, pool), measure_bf16_peak(table, pool)};
 }
 
 }  // namespace coterie::kernels

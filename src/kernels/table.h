@@ -15,7 +15,7 @@ namespace coterie::kernels {
 
 /// Everything a CPU must supply, chosen once. The scalar table is complete and is the oracle of the others.
 struct KernelTable {
-  std::string_view isa;  // "scalar", "avx2", "avx512"
+  std::string_view isa;  // "scalar", "avx2", "avx512", "amx" (avx512 with tiles for many tokens)
   MatmulKernels matmul;
   VectorKernels vector;
   AttentionKernels attention;

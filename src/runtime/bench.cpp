@@ -155,7 +155,9 @@ double bandwidth_share(const BenchResult& result, const MachineLimits& machine) 
 }
 
 double flops_share(const BenchResult& result, const MachineLimits& machine) {
-  const double peak = result.int8_products ? machine.int8_ops : machine.f32_flops;
+  const double peak = result.products == Engine::Products::tiles  ? machine.tile_ops
+                      : result.products == Engine::Products::int8 ? machine.int8_ops
+                                                                  : machine.f32_flops;
   return peak > 0 ? result.flops_per_token * result.prefill_tokens_per_second / peak : 0;
 }
 
@@ -179,7 +181,7 @@ BenchResult bench(Engine& engine, const BenchOptions& options) {
     result.flops_per_token = matmul_flops(engine.spec(), options.prompt) +
                              attention_flops(engine.spec(), static_cast<double>(options.depth) +
                                                                 static_cast<double>(options.prompt + 1) / 2);
-    result.int8_products = engine.context().precision == ops::Precision::fast && engine.reads_block_formats();
+    result.products = engine.products();
   }
   if (options.generate > 0) {
     std::vector<double> seconds;

@@ -28,8 +28,8 @@ struct BenchResult {
   double bytes_per_token = 0;         // both, divided by the sequences that shared the step
   double flops_per_token = 0;         // in prefill: two for each active weight of a matmul, and attention's; the head's
                                       // for the last token of a sequence alone, whose logits are asked for
-  bool int8_products = false;         // what most of them are; else f32
-  int64_t peak_resident_bytes = 0;    // of the process, at the end
+  Engine::Products products = Engine::Products::f32;  // what most of them are
+  int64_t peak_resident_bytes = 0;                    // of the process, at the end
 };
 
 /// Of the machine's read bandwidth, in decode; of its multiply-add rate in the run's precision, in prefill. 0 where the

@@ -146,13 +146,17 @@ void Engine::move_weights(double seconds) {
 
 void Engine::settle_weights() { move_weights(kNow); }
 
-bool Engine::reads_block_formats() const {
-  int64_t blocks = 0, all = 0;
+Engine::Products Engine::products() const {
+  int64_t blocks = 0, tiles = 0, all = 0;
   for (const checkpoint::TensorInfo& tensor : model_.source->tensors()) {
-    all += static_cast<int64_t>(tensor.bytes.size());
-    if (tensor::is_block(tensor.dtype)) blocks += static_cast<int64_t>(tensor.bytes.size());
+    const int64_t bytes = static_cast<int64_t>(tensor.bytes.size());
+    all += bytes;
+    if (!tensor::is_block(tensor.dtype)) continue;
+    blocks += bytes;
+    if (context_.kernels.matmul.fast[static_cast<size_t>(tensor.dtype)].tiles) tiles += bytes;
   }
-  return 2 * blocks > all;
+  if (context_.precision != ops::Precision::fast || 2 * blocks <= all) return Products::f32;
+  return 2 * tiles > all ? Products::tiles : Products::int8;
 }
 
 }  // namespace coterie::runtime

@@ -74,8 +74,9 @@ class Engine {
   /// speed of a model that has run for a while.
   void settle_weights();
 
-  /// Whether most bytes of the weights are in block formats, which Precision::fast computes in int8.
-  bool reads_block_formats() const;
+  /// What most of a prompt's products are: those of the formats that most bytes of the weights are in.
+  enum class Products { f32, int8, tiles };
+  Products products() const;
 
  private:
   void move_weights(double seconds);

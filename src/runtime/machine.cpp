@@ -16,7 +16,9 @@ namespace {
 namespace fs = std::filesystem;
 
 std::string key(const threads::Pool& pool, const kernels::KernelTable& kernels) {
-  return fmt::format("{} · {} · {} threads", threads::Topology::read().model, kernels.isa, pool.threads());
+  // The streams too: a bandwidth found by another walk is another figure.
+  return fmt::format("{} · {} · {} threads · {} streams", threads::Topology::read().model, kernels.isa, pool.threads(),
+                     kernels.matmul.read_ahead.streams);
 }
 
 base::Json read_file(const std::optional<fs::path>& path) {
@@ -30,16 +32,17 @@ base::Json read_file(const std::optional<fs::path>& path) {
   }
 }
 
-// `bf16`: whether there is such a figure; a file may be older than it is.
-std::optional<MachineLimits> remembered(const base::Json& file, const std::string& name, bool bf16) {
+// `bf16`, `tiles`: whether there is such a figure; a file may be older than it is.
+std::optional<MachineLimits> remembered(const base::Json& file, const std::string& name, bool bf16, bool tiles) {
   const auto entry = file.find(name);
   if (entry == file.end() || !entry->is_object()) return {};
   try {
     base::JsonReader reader(*entry, name);
-    MachineLimits limits{reader.number("read_bytes_per_second"), reader.number("f32_flops"), reader.number("int8_ops"),
-                         true, bf16 ? reader.number("bf16_flops") : 0};
+    MachineLimits limits{
+        reader.number("read_bytes_per_second"), reader.number("f32_flops"),           reader.number("int8_ops"), true,
+        bf16 ? reader.number("bf16_flops") : 0, tiles ? reader.number("tile_ops") : 0};
     if (limits.read_bytes_per_second > 0 && limits.f32_flops > 0 && limits.int8_ops > 0 &&
-        (!bf16 || limits.bf16_flops > 0))
+        (!bf16 || limits.bf16_flops > 0) && (!tiles || limits.tile_ops > 0))
       return limits;
   } catch (const base::Error&) {
   }
@@ -58,8 +61,8 @@ std::optional<fs::path> machine_file() {
 
 MachineLimits measure_machine(threads::Pool& pool, const kernels::KernelTable& kernels) {
   const kernels::MachineLimits measured = kernels::measure_limits(kernels, pool);
-  return {measured.read_gb_s * 1e9, measured.f32_gflop_s * 1e9, measured.int8_gop_s * 1e9, false,
-          measured.bf16_gflop_s * 1e9};
+  return {measured.read_gb_s * 1e9,    measured.f32_gflop_s * 1e9, measured.int8_gop_s * 1e9, false,
+          measured.bf16_gflop_s * 1e9, measured.tile_gop_s * 1e9};
 }
 
 MachineLimits machine_limits(threads::Pool& pool, const kernels::KernelTable& kernels, bool measure_again,
@@ -68,7 +71,9 @@ MachineLimits machine_limits(threads::Pool& pool, const kernels::KernelTable& ke
   const std::string name = key(pool, kernels);
   base::Json file = read_file(path);
   if (!measure_again)
-    if (const auto known = remembered(file, name, kernels.gemm_bf16.run != nullptr)) return *known;
+    if (const auto known =
+            remembered(file, name, kernels.gemm_bf16.run != nullptr, kernels.matmul.peak_tiles != nullptr))
+      return *known;
 
   const MachineLimits limits = measure(pool, kernels);
   if (path) {
@@ -76,6 +81,7 @@ MachineLimits machine_limits(threads::Pool& pool, const kernels::KernelTable& ke
                   {"f32_flops", limits.f32_flops},
                   {"int8_ops", limits.int8_ops}};
     if (limits.bf16_flops > 0) file[name]["bf16_flops"] = limits.bf16_flops;
+    if (limits.tile_ops > 0) file[name]["tile_ops"] = limits.tile_ops;
     try {
       fs::create_directories(path->parent_path());
       base::AtomicFile out(*path);

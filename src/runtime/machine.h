@@ -17,6 +17,7 @@ struct MachineLimits {
   double int8_ops = 0;               // the same of int8 into int32
   bool remembered = false;           // read from the file, not measured now
   double bf16_flops = 0;             // as f32_flops, with products of bf16; 0 where the kernels have none
+  double tile_ops = 0;               // as int8_ops, by the tiles of AMX; 0 where the kernels use none
 };
 
 /// $XDG_CACHE_HOME/coterie/machine.json, or ~/.cache/coterie/machine.json; nothing when neither variable is set.
@@ -26,7 +27,7 @@ using Measure = std::function<MachineLimits(threads::Pool& pool, const kernels::
 /// By kernels/probe.h: about a second.
 MachineLimits measure_machine(threads::Pool& pool, const kernels::KernelTable& kernels);
 
-/// Measured on first use and remembered in machine_file() under the CPU's model, the instruction set
+/// Measured on first use and remembered in machine_file() under the CPU's model, the instruction set, the streams read
 /// and the number of threads. `measure_again` ignores what is remembered. A file that cannot be read or written costs
 /// the memory, not the figure.
 MachineLimits machine_limits(threads::Pool& pool, const kernels::KernelTable& kernels, bool measure_again = false,

@@ -18,7 +18,7 @@ namespace {
 #include "kernels/amx/tiles.inl.h"
 }  // namespace
 
-int64_t peak_int8(int64_t rounds, int32_t* sink) noexcept {
+int64_t peak_tiles(int64_t rounds, int32_t* sink) noexcept {
   configure_tiles(kTileRows);
   alignas(64) int8_t ones[kTileBytes];
   __builtin_memset(ones, 1, sizeof(ones));

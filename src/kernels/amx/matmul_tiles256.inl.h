@@ -111,7 +111,7 @@ struct Tiles256 {
     store_sums<kTiles * kPlanes>(sums);
   }
 
-  /// The f32 steps of `tokens` tokens, as finish256 has them.
+  /// The f32 steps of `tokens` tokens.
   static COTERIE_INLINE void finish(const Panel& panel, const Sums* sums, const Side* side, int64_t tokens,
                                     float (*y)[kLanes]) {
     const Float d = load_float(panel.d), dmin = load_float(panel.dmin);
@@ -126,15 +126,12 @@ struct Tiles256 {
         constexpr int kShift = planes_of<Format>() == Planes::kSplitScale ? 3 : 7;
         sum = add_int(sum, shift<kShift>(load_int(sums[1].lane[t])));
       }
-      const Float dx = set_float(side[t].d);
-      Float out = fma(mul(d, dx), to_float(sum), load_float(y[t]));
+      Int min_sum = zero_int();  // of an offset it stays zero: that has left the codes before they were multiplied
       if constexpr (Format::kMin) {
-        Int min_sum = zero_int();
         COTERIE_UNROLL
         for (int p = 0; p < kSubs / 2; ++p) min_sum = dot2(min_sum, pairs[p], broadcast4(side[t].sums + 2 * p));
-        out = negated_fma(mul(dmin, dx), to_float(min_sum), out);
       }
-      store_float(y[t], out);
+      store_float(y[t], finish256<Format>(d, dmin, sum, min_sum, side[t].d, load_float(y[t])));
     }
   }
 };

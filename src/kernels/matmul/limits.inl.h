@@ -38,23 +38,41 @@ int64_t peak_int8(int64_t rounds, int32_t* sink) noexcept {
   return kChains * kLanes * 4;
 }
 
-uint64_t read(const std::byte* data, int64_t bytes) noexcept {
+/// A sum of S runs of `run` bytes that follow each other, side by side.
+template <int S>
+Int sum_streams(const std::byte* data, int64_t run, int64_t ahead) {
+  constexpr int64_t kStep = kLanes * 4, kLine = 64, kBlock = 4 * kStep;
   Int digest[4];
   COTERIE_UNROLL
   for (int i = 0; i < 4; ++i) digest[i] = zero_int();
-  constexpr int64_t kStep = kLanes * 4;
   int64_t at = 0;
-  for (; at + 4 * kStep <= bytes; at += 4 * kStep) {
-    // The processor's own prefetcher stops at each page; a page ahead keeps it busy.
-    __builtin_prefetch(data + at + 4096, 0, 3);
-    if (4 * kStep > 64) __builtin_prefetch(data + at + 4096 + 64, 0, 3);
-    if (4 * kStep > 128) __builtin_prefetch(data + at + 4096 + 128, 0, 3);
-    if (4 * kStep > 192) __builtin_prefetch(data + at + 4096 + 192, 0, 3);
+  for (; at + kBlock <= run; at += kBlock) {
     COTERIE_UNROLL
-    for (int i = 0; i < 4; ++i)
-      digest[i] = add_int(digest[i], as_int(load_float(reinterpret_cast<const float*>(data + at + i * kStep))));
+    for (int s = 0; s < S; ++s) {
+      const std::byte* const from = data + s * run + at;
+      COTERIE_UNROLL
+      for (int64_t line = 0; line < kBlock; line += kLine) __builtin_prefetch(from + ahead + line, 0, 3);
+      COTERIE_UNROLL
+      for (int i = 0; i < 4; ++i)
+        digest[i] = add_int(digest[i], as_int(load_float(reinterpret_cast<const float*>(from + i * kStep))));
+    }
   }
-  for (; at + kStep <= bytes; at += kStep)
-    digest[0] = add_int(digest[0], as_int(load_float(reinterpret_cast<const float*>(data + at))));
-  return static_cast<uint32_t>(reduce_add(add_int(add_int(digest[0], digest[1]), add_int(digest[2], digest[3]))));
+  for (; at + kStep <= run; at += kStep) {
+    COTERIE_UNROLL
+    for (int s = 0; s < S; ++s)
+      digest[0] = add_int(digest[0], as_int(load_float(reinterpret_cast<const float*>(data + s * run + at))));
+  }
+  return add_int(add_int(digest[0], digest[1]), add_int(digest[2], digest[3]));
+}
+
+uint64_t read(const std::byte* data, int64_t bytes, ReadAhead walk) noexcept {
+  // The processor's own prefetcher stops at each page; a page ahead keeps it busy where nothing else is known.
+  const int64_t ahead = walk.bytes > 0 ? walk.bytes : 4096;
+  const int64_t streams = walk.streams >= 4 ? 4 : walk.streams >= 2 ? 2 : 1;
+  const int64_t run = bytes / streams / 64 * 64;
+  Int sum = streams == 4   ? sum_streams<4>(data, run, ahead)
+            : streams == 2 ? sum_streams<2>(data, run, ahead)
+                           : sum_streams<1>(data, run, ahead);
+  sum = add_int(sum, sum_streams<1>(data + streams * run, bytes - streams * run, ahead));
+  return static_cast<uint32_t>(reduce_add(sum));
 }

@@ -49,7 +49,7 @@ void add_matmul_blocks256(MatmulKernel* fast);
 void add_matmul_floats(MatmulKernel* exact, MatmulKernel* fast);
 }  // namespace avx512
 namespace amx {  // over those of AVX-512, which they call for few tokens
-int64_t peak_int8(int64_t rounds, int32_t* sink) noexcept;
+int64_t peak_tiles(int64_t rounds, int32_t* sink) noexcept;
 void add_matmul_blocks256(MatmulKernel* fast);
 }  // namespace amx
 

@@ -64,25 +64,29 @@ COTERIE_INLINE void run_streams_tile_of(int64_t tokens, const MatmulTask& task, 
   run_streams_tile<Blocks, S, T>(task, blocks, token, ask, first, streams);
 }
 
-/// Panels [begin, begin + S * each) of a task, cut into S streams.
+/// Panels [begin, begin + S * each) of a task, cut into S streams; panels up to `end` come after them.
 template <class Blocks, int S>
-void run_streams_of(const MatmulTask& task, int64_t begin, int64_t each) {
+void run_streams_of(const MatmulTask& task, int64_t begin, int64_t each, int64_t end) {
   const int64_t blocks = task.cols / Blocks::kValues, panel_bytes = blocks * Blocks::kBytes * kLanes;
   const int64_t tiles = (task.tokens + Blocks::kFusedTokens - 1) / Blocks::kFusedTokens;
-  const int64_t next_part = task.next_bytes / S / panel_bytes * panel_bytes;
+  const int64_t rest = begin + S * each, next_part = task.next_bytes / S / panel_bytes * panel_bytes;
   Stream streams[S];
   int64_t first[S];
   for (int s = 0; s < S; ++s) {
     const int64_t panel = begin + s * each;
     const std::byte* const at = task.weights + panel * panel_bytes;
-    streams[s] = {at, at + task.read_ahead.bytes, at + each * panel_bytes,
-                  next_part > 0 ? task.next + s * next_part : nullptr, next_part};
+    streams[s] = {at, at + task.read_ahead.bytes, at + each * panel_bytes, nullptr, 0};
+    // After it comes a panel of those that are left over, or, when none is, a part of the next task.
+    if (rest + s < end)
+      streams[s].after = task.weights + (rest + s) * panel_bytes, streams[s].after_bytes = panel_bytes;
+    else if (rest == end && next_part > 0)
+      streams[s].after = task.next + s * next_part, streams[s].after_bytes = next_part;
     first[s] = panel * kLanes;
   }
   for (int64_t i = 0; i < each; ++i) {
-    for (int64_t tile = 0; tile < tiles; ++tile) {  // the second finds the panels in the first cache
-      const int64_t token = tile_begin(tile, tiles, task.tokens), end = tile_begin(tile + 1, tiles, task.tokens);
-      run_streams_tile_of<Blocks, S>(end - token, task, blocks, token, tile == 0 && task.read_ahead.bytes > 0, first,
+    for (int64_t tile = 0; tile < tiles; ++tile) {  // the second finds the panels in a cache
+      const int64_t token = tile_begin(tile, tiles, task.tokens), past = tile_begin(tile + 1, tiles, task.tokens);
+      run_streams_tile_of<Blocks, S>(past - token, task, blocks, token, tile == 0 && task.read_ahead.bytes > 0, first,
                                      streams);
     }
     for (int s = 0; s < S; ++s) streams[s].at += panel_bytes, first[s] += kLanes;
@@ -92,8 +96,11 @@ void run_streams_of(const MatmulTask& task, int64_t begin, int64_t each) {
 /// Panels [begin, end): as many as divide by S side by side, the rest by fewer.
 template <class Blocks, int S>
 void run_panels(const MatmulTask& task, int64_t begin, int64_t end) {
-  const int64_t each = task.read_ahead.streams >= S ? (end - begin) / S : 0;
-  if (each > 0) run_streams_of<Blocks, S>(task, begin, each);
+  // Two streams of more than two tokens are slower than one: GCC 12 spills them (q4_k, AVX2, four tokens: half as
+  // fast).
+  const bool streams = task.read_ahead.streams >= S && !(S == 2 && task.tokens > 2);
+  const int64_t each = streams ? (end - begin) / S : 0;
+  if (each > 0) run_streams_of<Blocks, S>(task, begin, each, end);
   if constexpr (S > 1) run_panels<Blocks, S / 2>(task, begin + S * each, end);
 }
 

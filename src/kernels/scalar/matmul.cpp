@@ -153,7 +153,7 @@ int64_t peak_int8(int64_t rounds, int32_t* sink) noexcept {
   *sink = a[0];
   return 8;
 }
-uint64_t read(const std::byte* data, int64_t bytes) noexcept {
+uint64_t read(const std::byte* data, int64_t bytes, ReadAhead) noexcept {
   uint64_t digest[4] = {};
   for (int64_t i = 0; i < bytes; i += 32) {
     uint64_t words[4];

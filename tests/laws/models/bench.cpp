@@ -22,8 +22,10 @@ std::vector<Case> cases() {
   for (const auto& [family, config] : tiny::configs())
     for (const kernels::Candidate& candidate : kernels::candidates()) {
       const std::string isa(candidate.table->isa);
-      // In f32 there is nothing of AMX: its kernels are AVX-512's.
-      if (isa != "amx") result.push_back({family, isa, ops::Precision::f32, tensor::DType::f32});
+      // Rows of these models are too short for the formats that AMX multiplies; TurnedWeights and
+      // InstructionSets.TilesChangeNoBitOfAModel have a model of 256 columns.
+      if (isa == "amx") continue;
+      result.push_back({family, isa, ops::Precision::f32, tensor::DType::f32});
       result.push_back({family, isa, ops::Precision::fast, tensor::DType::f16});
       if (isa == "avx2") result.push_back({family, isa, ops::Precision::fast, tensor::DType::q8_0});
     }

@@ -128,7 +128,7 @@ TEST_P(TurnedTest, HowTheyAreWalkedChangesNoBit) {
     const MatmulKernel& kernel = kernels.fast[static_cast<size_t>(GetParam())];
     if (kernel.turned.count == 0) continue;
     const int64_t cols = 3 * tensor::info(GetParam()).block_values;
-    for (const int64_t panels : {1, 2, 7}) {
+    for (const int64_t panels : {1, 2, 7, 13}) {  // 13: three for each of four streams, and one
       const RandomWeight weight(GetParam(), panels * kernels.panel_rows, cols, 7);
       const tensor::Weight& w = weight;
       const tensor::Buffer<std::byte> in_panels = turned(kernels, w, kernel.turned);

@@ -19,7 +19,8 @@ struct MachineTest : testing::Test {
   MachineLimits limits(threads::Pool& workers, bool again = false) {
     return machine_limits(workers, kernels, again, [this](auto&, auto&) {
       ++measured;
-      return MachineLimits{1e9 * measured, 2e9, 3e9, false, kernels.gemm_bf16.run ? 4e9 : 0};
+      return MachineLimits{
+          1e9 * measured, 2e9, 3e9, false, kernels.gemm_bf16.run ? 4e9 : 0, kernels.matmul.peak_tiles ? 5e9 : 0};
     });
   }
 
@@ -34,6 +35,7 @@ TEST_F(MachineTest, TheMeasurementGivesFigures) {
   EXPECT_GT(found.read_bytes_per_second, 1e7);
   EXPECT_GT(found.f32_flops, 1e7);
   EXPECT_GT(found.int8_ops, 1e7);
+  EXPECT_EQ(found.tile_ops > 1e7, kernels.matmul.peak_tiles != nullptr);
   if (kernels.gemm_bf16.run)
     EXPECT_GT(found.bf16_flops, 1e7);
   else
