@@ -4,7 +4,10 @@
 #include <cstring>
 #include <vector>
 
+#include <fmt/format.h>
+
 #include "base/clock.h"
+#include "base/error.h"
 #include "base/rng.h"
 #include "median.h"
 #include "runtime/engine.h"
@@ -22,14 +25,16 @@ using namespace coterie;
 
 constexpr int64_t kPositions = 64;
 
-void decode(benchmark::State& state) {
+void measure(benchmark::State& state) {
   const char* path = std::getenv("COTERIE_BENCH_MODEL");
   if (!path) return state.SkipWithError("COTERIE_BENCH_MODEL names no model");
   runtime::EngineOptions options;
   options.settle = state.range(0) != 0;
   runtime::Engine engine(models::open_model(path), options);
   const int64_t depth = state.range(1);
-  if (depth + kPositions > engine.context_size()) return state.SkipWithError("the model has no context so long");
+  if (depth + kPositions > engine.context_size())
+    return state.SkipWithError(
+        fmt::format("the context has {} positions, {} are needed", engine.context_size(), depth + kPositions).c_str());
   runtime::KvCache cache = engine.make_cache();
   base::Rng rng(1);
   const auto step = [&] {
@@ -71,6 +76,14 @@ void decode(benchmark::State& state) {
   state.counters["GB/s read"] = static_cast<double>(share * engine.threads()) / bench::median(reads) / 1e9;
   state.counters["of_reading"] = bench::median(shares);
   state.SetLabel("medians");
+}
+
+void decode(benchmark::State& state) {
+  try {
+    measure(state);
+  } catch (const base::Error& error) {
+    state.SkipWithError(error.what());
+  }
 }
 
 BENCHMARK(decode)

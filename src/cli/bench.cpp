@@ -12,6 +12,8 @@
 #include "runtime/bench.h"
 #include "runtime/memory_plan.h"
 #include "runtime/shape_model.h"
+#include "runtime/version.h"
+#include "threads/topology.h"
 
 namespace coterie::cli {
 
@@ -24,6 +26,14 @@ struct BenchCommand {
   std::string quant = "q4_k", write;
   int64_t step_tokens = 512;
   bool json = false, force = false;
+  CLI::Option *prompt = nullptr, *generate = nullptr;
+
+  /// Lengths that nobody asked for are what the context has room for.
+  void fit(int64_t context) {
+    const int64_t room = std::max<int64_t>(context - bench.depth, 1);
+    if (prompt->count() == 0) bench.prompt = std::min(bench.prompt, room);
+    if (generate->count() == 0) bench.generate = std::min(bench.generate, room);
+  }
 };
 
 models::Model model_of(BenchCommand& command, Progress& progress) {
@@ -40,12 +50,30 @@ models::Model model_of(BenchCommand& command, Progress& progress) {
   return model;
 }
 
+std::string_view name(runtime::Engine::Products products) {
+  switch (products) {
+    case runtime::Engine::Products::tiles: return "tiles";
+    case runtime::Engine::Products::int8: return "int8";
+    default: return "f32";
+  }
+}
+
+std::string spread(const runtime::BenchOptions& bench, const runtime::Spread& rounds) {
+  return bench.repeat == 1 ? "" : fmt::format("   ({:.2f} to {:.2f})", rounds.least, rounds.most);
+}
+
 base::Json as_json(const BenchCommand& command, const runtime::Engine& engine, const runtime::BenchResult& result,
                    const runtime::MachineLimits& machine, int64_t expected_resident) {
   return {{"model", engine.model().name},
           {"isa", engine.isa()},
           {"threads", engine.threads()},
+          {"version", runtime::version()},
+          {"cpu", threads::Topology::read().model},
           {"precision", command.model.precision},
+          {"cache_type", tensor::name(engine.cache().dtype)},
+          {"context", engine.context_size()},
+          {"step_tokens", command.step_tokens},
+          {"file_pages", command.model.file_pages},
           {"prompt", command.bench.prompt},
           {"generate", command.bench.generate},
           {"depth", command.bench.depth},
@@ -55,6 +83,10 @@ base::Json as_json(const BenchCommand& command, const runtime::Engine& engine, c
           {"decode_seconds", result.decode_seconds},
           {"prefill_tokens_per_second", result.prefill_tokens_per_second},
           {"decode_tokens_per_second", result.decode_tokens_per_second},
+          {"prefill_least", result.prefill_spread.least},
+          {"prefill_most", result.prefill_spread.most},
+          {"decode_least", result.decode_spread.least},
+          {"decode_most", result.decode_spread.most},
           {"bytes_per_token", result.bytes_per_token},
           {"weight_bytes_per_step", result.weight_bytes_per_step},
           {"cache_bytes_per_step", result.cache_bytes_per_step},
@@ -65,16 +97,9 @@ base::Json as_json(const BenchCommand& command, const runtime::Engine& engine, c
           {"tile_ops_per_second", machine.tile_ops > 0 ? base::Json(machine.tile_ops) : base::Json(nullptr)},
           {"bandwidth_share", runtime::bandwidth_share(result, machine)},
           {"flops_share", runtime::flops_share(result, machine)},
+          {"flops_share_of", name(result.products)},
           {"expected_resident_bytes", expected_resident},
           {"peak_resident_bytes", result.peak_resident_bytes}};
-}
-
-std::string_view name(runtime::Engine::Products products) {
-  switch (products) {
-    case runtime::Engine::Products::tiles: return "tiles'";
-    case runtime::Engine::Products::int8: return "int8";
-    default: return "f32";
-  }
 }
 
 std::string as_text(const BenchCommand& command, const runtime::Engine& engine, const runtime::BenchResult& result,
@@ -85,20 +110,20 @@ std::string as_text(const BenchCommand& command, const runtime::Engine& engine, 
       "{}\n  {}, {} threads, {}; read bandwidth {:.1f} GB/s, multiply-add {:.0f} GFLOP/s f32, {:.0f} GOP/s int8{}\n\n",
       styled(engine.model().name, Style::bold), engine.isa(), engine.threads(), command.model.precision,
       machine.read_bytes_per_second / 1e9, machine.f32_flops / 1e9, machine.int8_ops / 1e9,
-      machine.tile_ops > 0 ? fmt::format(", {:.0f} by tiles", machine.tile_ops / 1e9) : "");
-  const std::string batch = bench.batch == 1 ? "" : fmt::format(", {} sequences", bench.batch);
+      machine.tile_ops > 0 ? fmt::format(", {:.0f} GOP/s int8 by tiles", machine.tile_ops / 1e9) : "");
+  const std::string batch = bench.batch == 1 ? "" : fmt::format(", {} sequences, all", bench.batch);
   const std::string depth = bench.depth == 0 ? "" : fmt::format(" after {}", bench.depth);
   if (bench.prompt > 0)
-    text += fmt::format("  {:<28}{}   {} of the {} multiply-add rate ({} operations a token)\n",
+    text += fmt::format("  {:<28}{}{}   {} of the multiply-add rate of {} ({} operations a token)\n",
                         fmt::format("prefill {}{}{}", bench.prompt, depth, batch),
                         styled(fmt::format("{:9.2f} t/s", result.prefill_tokens_per_second), Style::bold),
-                        percent(runtime::flops_share(result, machine)), name(result.products),
-                        abbreviated(static_cast<int64_t>(result.flops_per_token)));
+                        spread(bench, result.prefill_spread), percent(runtime::flops_share(result, machine)),
+                        name(result.products), abbreviated(static_cast<int64_t>(result.flops_per_token)));
   if (bench.generate > 0)
-    text += fmt::format("  {:<28}{}   {} of the read bandwidth ({} a token)\n",
+    text += fmt::format("  {:<28}{}{}   {} of the read bandwidth ({} a token)\n",
                         fmt::format("decode {}{}{}", bench.generate, depth, batch),
                         styled(fmt::format("{:9.2f} t/s", result.decode_tokens_per_second), Style::bold),
-                        percent(runtime::bandwidth_share(result, machine)),
+                        spread(bench, result.decode_spread), percent(runtime::bandwidth_share(result, machine)),
                         human_bytes(static_cast<int64_t>(result.bytes_per_token)));
   text += fmt::format("  {:<28}{} at the peak, {} expected\n", "resident memory",
                       human_bytes(result.peak_resident_bytes), human_bytes(expected_resident));
@@ -112,6 +137,7 @@ int bench_command(BenchCommand& command) {
   runtime::EngineOptions options = command.model.engine_options();
   options.step_tokens = command.step_tokens;
   runtime::Engine engine(std::move(opened), options);
+  command.fit(engine.context_size());
   const int64_t longest = command.bench.depth + std::max(command.bench.prompt, command.bench.generate);
   runtime::MemoryForecast forecast =
       runtime::forecast_memory(engine.model(), longest, command.step_tokens, engine.cache().dtype, engine.threads());
@@ -166,9 +192,10 @@ void add_bench(CLI::App& app, Action& action) {
       ->type_name("FILE.gguf")
       ->needs(shape);
   add_force(*command, options->force)->needs("--write");
-  command->add_option("--prompt", options->bench.prompt, "Tokens evaluated at once; 0 = skip")->capture_default_str();
-  command->add_option("--generate", options->bench.generate, "Tokens decoded one by one; 0 = skip")
-      ->capture_default_str();
+  options->prompt = command->add_option("--prompt", options->bench.prompt, "Tokens evaluated at once; 0 = skip")
+                        ->capture_default_str();
+  options->generate = command->add_option("--generate", options->bench.generate, "Tokens decoded one by one; 0 = skip")
+                          ->capture_default_str();
   command->add_option("--depth", options->bench.depth, "Tokens in the cache before either")->capture_default_str();
   command->add_option("--batch", options->bench.batch, "Sequences side by side")->capture_default_str();
   command->add_option("--repeat", options->bench.repeat, "Rounds of each; the median counts")->capture_default_str();

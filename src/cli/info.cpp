@@ -124,12 +124,18 @@ std::string as_text(const InfoOptions& options, const threads::Topology& topolog
     line(first ? "kernels" : "", fmt::format("{:<8} {}", candidate.table->isa, why(candidate, chosen)));
     first = false;
   }
-  line("threads", fmt::format("{}{}", threads,
-                              options.threads > 0 ? " (--threads)" : " (default: one for each physical core allowed)"));
+  const std::string turns =
+      threads <= static_cast<int>(topology.cpus.size())
+          ? ""
+          : fmt::format(": more than the {} logical CPUs, so they take turns", topology.cpus.size());
+  line("threads",
+       fmt::format("{}{}{}", threads,
+                   options.threads > 0 ? " (--threads)" : " (default: one for each physical core allowed)", turns));
   line("memory", fmt::format("{} of {} available", base::human_bytes(base::available_memory()),
                              base::human_bytes(base::total_memory())));
-  const std::string bf16 = machine.bf16_flops > 0 ? fmt::format(" {:.0f} bf16,", machine.bf16_flops / 1e9) : "";
-  const std::string tiles = machine.tile_ops > 0 ? fmt::format(", {:.0f} by tiles", machine.tile_ops / 1e9) : "";
+  const std::string bf16 = machine.bf16_flops > 0 ? fmt::format(" {:.0f} GFLOP/s bf16,", machine.bf16_flops / 1e9) : "";
+  const std::string tiles =
+      machine.tile_ops > 0 ? fmt::format(", {:.0f} GOP/s int8 by tiles", machine.tile_ops / 1e9) : "";
   line("limits", fmt::format("reads {:.1f} GB/s, multiply-add {:.0f} GFLOP/s f32,{} {:.0f} GOP/s int8{} ({})",
                              machine.read_bytes_per_second / 1e9, machine.f32_flops / 1e9, bf16, machine.int8_ops / 1e9,
                              tiles, machine.remembered ? "measured earlier; --remeasure" : "just measured"));

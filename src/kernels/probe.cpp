@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "tensor/buffer.h"
+#include "threads/topology.h"
 
 namespace coterie::kernels {
 
@@ -27,6 +28,15 @@ double upper_quartile(std::vector<double>& rates) {
   const auto place = rates.begin() + static_cast<std::ptrdiff_t>(rates.size() * 3 / 4);
   std::nth_element(rates.begin(), place, rates.end());
   return *place;
+}
+
+/// Of all workers together, each of which timed itself: no more of them run at once than there are processors.
+double together(const std::vector<double>& workers) {
+  const double rates = std::accumulate(workers.begin(), workers.end(), 0.0);
+  const threads::Topology topology = threads::Topology::read();
+  double processors = static_cast<double>(std::max<size_t>(topology.cpus.size(), 1));
+  if (topology.quota > 0) processors = std::min(processors, topology.quota);
+  return rates * std::min(1.0, processors / static_cast<double>(workers.size()));
 }
 
 /// Multiply-adds a second of all threads together: `work(rounds)` runs so many rounds, returns the multiply-adds of
@@ -54,7 +64,7 @@ double total_rate(threads::Pool& pool, Work work) {
     }
     workers[static_cast<size_t>(worker)] = upper_quartile(rates);
   });
-  return std::accumulate(workers.begin(), workers.end(), 0.0);
+  return together(workers);
 }
 
 int64_t default_buffer() {
@@ -87,7 +97,7 @@ double measure_read_bandwidth(const KernelTable& table, threads::Pool& pool, int
     }
     workers[static_cast<size_t>(worker)] = upper_quartile(rates);
   });
-  return std::accumulate(workers.begin(), workers.end(), 0.0) / 1e9;
+  return together(workers) / 1e9;
 }
 
 double measure_f32_peak(const KernelTable& table, threads::Pool& pool) {

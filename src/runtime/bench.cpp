@@ -30,10 +30,13 @@ void check(const Engine& engine, const BenchOptions& options) {
   at_least("--repeat", options.repeat, 1);
   if (options.prompt + options.generate == 0)
     base::fail(base::ErrorKind::bad_input, "bench", "--prompt 0 and --generate 0 leave nothing to measure");
-  const int64_t longest = options.depth + std::max(options.prompt, options.generate);
+  const bool by_prompt = options.prompt >= options.generate;
+  const int64_t added = by_prompt ? options.prompt : options.generate, longest = options.depth + added;
   if (longest > engine.context_size())
-    base::fail(base::ErrorKind::bad_input, "bench", "sequences of {} tokens do not fit in a context of {}", longest,
-               engine.context_size());
+    throw base::Error(base::ErrorKind::bad_input, "bench",
+                      fmt::format("--depth {} and {} {} make sequences of {} tokens, the context has {}", options.depth,
+                                  by_prompt ? "--prompt" : "--generate", added, longest, engine.context_size()),
+                      "ask for fewer, or for a longer --context where the model has one");
   engine.require_cache(options.batch * (longest + ops::kCacheBlock));
 }
 
@@ -53,6 +56,12 @@ class ExpertsRead : public layers::Tap {
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   return values[values.size() / 2];
+}
+
+/// Of `tokens` tokens a round; the slowest round has the least.
+Spread spread_of(double tokens, const std::vector<double>& seconds) {
+  const auto [fastest, slowest] = std::minmax_element(seconds.begin(), seconds.end());
+  return {tokens / *slowest, tokens / *fastest};
 }
 
 // Multiply-adds of attention for a token that sees `seen` positions, two operations each.
@@ -178,6 +187,7 @@ BenchResult bench(Engine& engine, const BenchOptions& options) {
     }
     result.prefill_seconds = median(seconds);
     result.prefill_tokens_per_second = static_cast<double>(options.batch * options.prompt) / result.prefill_seconds;
+    result.prefill_spread = spread_of(static_cast<double>(options.batch * options.prompt), seconds);
     result.flops_per_token = matmul_flops(engine.spec(), options.prompt) +
                              attention_flops(engine.spec(), static_cast<double>(options.depth) +
                                                                 static_cast<double>(options.prompt + 1) / 2);
@@ -193,6 +203,7 @@ BenchResult bench(Engine& engine, const BenchOptions& options) {
       if (round == 0) engine.settle_weights();
     }
     result.decode_seconds = median(seconds);
+    result.decode_spread = spread_of(static_cast<double>(options.batch * options.generate), seconds);
     account_decode(engine, options, experts.share(), result);
   }
   result.peak_resident_bytes = base::peak_resident_memory();

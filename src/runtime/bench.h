@@ -19,10 +19,16 @@ struct BenchOptions {
   std::function<void(std::string_view)> on_progress;
 };
 
+/// Tokens a second of the slowest and of the fastest round.
+struct Spread {
+  double least = 0, most = 0;
+};
+
 struct BenchResult {
   double prefill_seconds = 0, decode_seconds = 0;  // medians
   double prefill_tokens_per_second = 0;            // of all sequences together; 0 when not measured
   double decode_tokens_per_second = 0;
+  Spread prefill_spread, decode_spread;
   int64_t weight_bytes_per_step = 0;  // a decode step read, experts counted as they were routed to
   int64_t cache_bytes_per_step = 0;   // and of the caches, at their mean length
   double bytes_per_token = 0;         // both, divided by the sequences that shared the step

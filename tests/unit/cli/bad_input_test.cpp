@@ -204,6 +204,7 @@ TEST_F(BadInput, Ids) {
 TEST_F(BadInput, Benches) {
   refused({"bench", "--shape", "frob-9b"}, {"frob-9b", "mixtral-8x7b"});
   refused({"bench", "--shape", "nowhere/config.json"}, {"nowhere/config.json"});
+  refused({"bench", "--shape", "olmoe-1b-7b", "--layers", "17"}, {"--layers", "17", "16"});
   refused({"bench", "--shape", "olmoe-1b-7b", "--quant", "q9_z"}, {"q9_z"});
   refused({"bench", "--shape", "olmoe-1b-7b", "--quant", "i64"}, {"i64"});
   refused({"bench", tiny(), "--prompt", "257"}, {"257", "256"});

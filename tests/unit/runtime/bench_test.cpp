@@ -34,6 +34,9 @@ TEST(Bench, FiguresAgreeWithEachOther) {
     const double sequences = static_cast<double>(batch);
     EXPECT_NEAR(result.prefill_tokens_per_second, sequences * 20 / result.prefill_seconds, 1e-6);
     EXPECT_NEAR(result.decode_tokens_per_second, sequences * 6 / result.decode_seconds, 1e-6);
+    EXPECT_LE(result.decode_spread.least, result.decode_tokens_per_second);
+    EXPECT_GE(result.decode_spread.most, result.decode_tokens_per_second);
+    EXPECT_GT(result.prefill_spread.least, 0);
     EXPECT_NEAR(result.bytes_per_token,
                 static_cast<double>(result.weight_bytes_per_step + result.cache_bytes_per_step) / sequences, 1e-6);
     EXPECT_NEAR(bandwidth_share(result, kMachine),
@@ -102,7 +105,8 @@ TEST(Bench, RefusesWhatCannotBeMeasured) {
   refused({"--batch"}, [](BenchOptions& o) { o.batch = 0; });
   refused({"--repeat"}, [](BenchOptions& o) { o.repeat = 0; });
   refused({"nothing to measure"}, [](BenchOptions& o) { o.prompt = o.generate = 0; });
-  refused({"257", "context of 256"}, [](BenchOptions& o) { o.prompt = 257; });
+  refused({"--prompt 257", "256"}, [](BenchOptions& o) { o.prompt = 257; });
+  refused({"--depth 250", "--generate 21", "271", "256"}, [](BenchOptions& o) { o.depth = 250, o.generate = 21; });
 }
 
 }  // namespace

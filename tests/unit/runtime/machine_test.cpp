@@ -6,7 +6,9 @@
 
 #include "base/atomic_file.h"
 #include "base/json.h"
+#include "kernels/probe.h"
 #include "support/temp_folder.h"
+#include "threads/topology.h"
 
 namespace coterie::runtime {
 namespace {
@@ -90,6 +92,13 @@ TEST_F(MachineTest, FiguresThatCannotBeAreMeasuredAgain) {
     folder.write("coterie/machine.json", file.dump());
     EXPECT_FALSE(limits(pool).remembered) << value;
   }
+}
+
+// Each thread times itself; that they take turns must not make the machine eight times as fast.
+TEST_F(MachineTest, MoreThreadsThanProcessorsDoNoMore) {
+  const int processors = threads::Topology::read().default_threads();
+  threads::Pool few(processors), many(8 * processors);
+  EXPECT_LT(kernels::measure_f32_peak(kernels, many), 3 * kernels::measure_f32_peak(kernels, few));
 }
 
 TEST_F(MachineTest, AFolderThatCannotBeWrittenCostsOnlyTheMemory) {
