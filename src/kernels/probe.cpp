@@ -67,6 +67,16 @@ double total_rate(threads::Pool& pool, Work work) {
   return together(workers);
 }
 
+/// 10^9 operations a second, two for each multiply-add; 0 where the kernels have no such products.
+template <typename Sum>
+double peak(threads::Pool& pool, int64_t (*work)(int64_t rounds, Sum* sink) noexcept) {
+  if (!work) return 0;
+  return 2e-9 * total_rate(pool, [work](int64_t rounds) {
+           Sum sink;
+           return work(rounds, &sink);
+         });
+}
+
 int64_t default_buffer() {
   const int64_t last_cache = std::max<int64_t>(::sysconf(_SC_LEVEL3_CACHE_SIZE), 0);
   return std::max<int64_t>(4 * last_cache, int64_t{256} << 20);
@@ -100,35 +110,10 @@ double measure_read_bandwidth(const KernelTable& table, threads::Pool& pool, int
   return together(workers) / 1e9;
 }
 
-double measure_f32_peak(const KernelTable& table, threads::Pool& pool) {
-  return 2e-9 * total_rate(pool, [&](int64_t rounds) {
-           float sink;
-           return table.matmul.peak_f32(rounds, &sink);
-         });
-}
-
-double measure_int8_peak(const KernelTable& table, threads::Pool& pool) {
-  return 2e-9 * total_rate(pool, [&](int64_t rounds) {
-           int32_t sink;
-           return table.matmul.peak_int8(rounds, &sink);
-         });
-}
-
-double measure_tile_peak(const KernelTable& table, threads::Pool& pool) {
-  if (!table.matmul.peak_tiles) return 0;
-  return 2e-9 * total_rate(pool, [&](int64_t rounds) {
-           int32_t sink;
-           return table.matmul.peak_tiles(rounds, &sink);
-         });
-}
-
-double measure_bf16_peak(const KernelTable& table, threads::Pool& pool) {
-  if (!table.matmul.peak_bf16) return 0;
-  return 2e-9 * total_rate(pool, [&](int64_t rounds) {
-           float sink;
-           return table.matmul.peak_bf16(rounds, &sink);
-         });
-}
+double measure_f32_peak(const KernelTable& table, threads::Pool& pool) { return peak(pool, table.matmul.peak_f32); }
+double measure_int8_peak(const KernelTable& table, threads::Pool& pool) { return peak(pool, table.matmul.peak_int8); }
+double measure_tile_peak(const KernelTable& table, threads::Pool& pool) { return peak(pool, table.matmul.peak_tiles); }
+double measure_bf16_peak(const KernelTable& table, threads::Pool& pool) { return peak(pool, table.matmul.peak_bf16); }
 
 MachineLimits measure_limits(const KernelTable& table, threads::Pool& pool, int64_t buffer_bytes) {
   return {measure_read_bandwidth(table, pool, buffer_bytes), measure_f32_peak(table, pool),

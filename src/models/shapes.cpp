@@ -81,10 +81,12 @@ std::vector<std::string> shape_names() {
 
 ModelSpec shape(std::string_view name, int64_t layers) {
   const auto spec_of = [&](base::Json json) {
-    const auto held = json.find("num_hidden_layers");
-    if (layers != 0 && held != json.end() && held->is_number_integer() && layers > held->get<int64_t>())
-      base::fail(base::ErrorKind::bad_input, "--layers", "is {}, {} has {}", layers, name, held->get<int64_t>());
-    if (layers != 0) json["num_hidden_layers"] = layers;
+    if (layers != 0) {
+      const auto held = json.find("num_hidden_layers");
+      if (held != json.end() && held->is_number_integer() && layers > held->get<int64_t>())
+        base::fail(base::ErrorKind::bad_input, "--layers", "is {}, {} has {}", layers, name, held->get<int64_t>());
+      json["num_hidden_layers"] = layers;
+    }
     return read_config(json, std::string(name), true);
   };
   if (name.ends_with(".json")) return spec_of(base::read_json(name));

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/function_ref.h"
 #include "base/memory.h"
 #include "base/rng.h"
 #include "models/account.h"
@@ -144,14 +145,26 @@ class Run {
   std::vector<KvCache> caches_;
 };
 
+/// Seconds of each round that counts. The first does not: pages come in, scratch grows, and weights are settled after
+/// it.
+std::vector<double> rounds(Engine& engine, const BenchOptions& options, std::string_view what,
+                           base::FunctionRef<double()> round) {
+  std::vector<double> seconds;
+  for (int64_t i = 0; i <= options.repeat; ++i) {
+    if (options.on_progress) options.on_progress(fmt::format("{}, round {} of {}", what, i, options.repeat));
+    const double taken = round();
+    if (i > 0) seconds.push_back(taken);
+    if (i == 0) engine.settle_weights();
+  }
+  return seconds;
+}
+
 void account_decode(const Engine& engine, const BenchOptions& options, double expert_share, BenchResult& result) {
   const WeightBytes bytes = weight_bytes(*engine.model().decoder);
   result.weight_bytes_per_step = bytes.all_touched() - bytes.touched[kExperts] +
                                  static_cast<int64_t>(expert_share * static_cast<double>(bytes.held[kExperts]));
   const int64_t mean_length = options.depth + (options.generate + 1) / 2;
   result.cache_bytes_per_step = options.batch * mean_length * engine.cache().position_bytes();
-  const double tokens = static_cast<double>(options.batch * options.generate);
-  result.decode_tokens_per_second = tokens / result.decode_seconds;
   result.bytes_per_token = static_cast<double>(result.weight_bytes_per_step + result.cache_bytes_per_step) /
                            static_cast<double>(options.batch);
 }
@@ -172,38 +185,26 @@ double flops_share(const BenchResult& result, const MachineLimits& machine) {
 
 BenchResult bench(Engine& engine, const BenchOptions& options) {
   check(engine, options);
-  const auto say = [&](std::string_view what, int64_t round) {
-    if (options.on_progress) options.on_progress(fmt::format("{}, round {} of {}", what, round, options.repeat));
-  };
   Run run(engine, options);
   BenchResult result;
   if (options.prompt > 0) {
-    std::vector<double> seconds;
-    for (int64_t round = 0; round <= options.repeat; ++round) {
-      say("prefill", round);
-      const double taken = run.prefill();
-      if (round > 0) seconds.push_back(taken);
-      if (round == 0) engine.settle_weights();
-    }
+    const std::vector<double> seconds = rounds(engine, options, "prefill", [&] { return run.prefill(); });
+    const double tokens = static_cast<double>(options.batch * options.prompt);
     result.prefill_seconds = median(seconds);
-    result.prefill_tokens_per_second = static_cast<double>(options.batch * options.prompt) / result.prefill_seconds;
-    result.prefill_spread = spread_of(static_cast<double>(options.batch * options.prompt), seconds);
+    result.prefill_tokens_per_second = tokens / result.prefill_seconds;
+    result.prefill_spread = spread_of(tokens, seconds);
     result.flops_per_token = matmul_flops(engine.spec(), options.prompt) +
                              attention_flops(engine.spec(), static_cast<double>(options.depth) +
                                                                 static_cast<double>(options.prompt + 1) / 2);
     result.products = engine.products();
   }
   if (options.generate > 0) {
-    std::vector<double> seconds;
     ExpertsRead experts;
-    for (int64_t round = 0; round <= options.repeat; ++round) {
-      say("decode", round);
-      const double taken = run.decode(&experts);
-      if (round > 0) seconds.push_back(taken);
-      if (round == 0) engine.settle_weights();
-    }
+    const std::vector<double> seconds = rounds(engine, options, "decode", [&] { return run.decode(&experts); });
+    const double tokens = static_cast<double>(options.batch * options.generate);
     result.decode_seconds = median(seconds);
-    result.decode_spread = spread_of(static_cast<double>(options.batch * options.generate), seconds);
+    result.decode_tokens_per_second = tokens / result.decode_seconds;
+    result.decode_spread = spread_of(tokens, seconds);
     account_decode(engine, options, experts.share(), result);
   }
   result.peak_resident_bytes = base::peak_resident_memory();

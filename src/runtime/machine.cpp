@@ -32,8 +32,10 @@ base::Json read_file(const std::optional<fs::path>& path) {
   }
 }
 
-// `bf16`, `tiles`: whether there is such a figure; a file may be older than it is.
-std::optional<MachineLimits> remembered(const base::Json& file, const std::string& name, bool bf16, bool tiles) {
+// A file may be older than a figure that these kernels have.
+std::optional<MachineLimits> remembered(const base::Json& file, const std::string& name,
+                                        const kernels::KernelTable& kernels) {
+  const bool bf16 = kernels.gemm_bf16.run != nullptr, tiles = kernels.matmul.peak_tiles != nullptr;
   const auto entry = file.find(name);
   if (entry == file.end() || !entry->is_object()) return {};
   try {
@@ -71,9 +73,7 @@ MachineLimits machine_limits(threads::Pool& pool, const kernels::KernelTable& ke
   const std::string name = key(pool, kernels);
   base::Json file = read_file(path);
   if (!measure_again)
-    if (const auto known =
-            remembered(file, name, kernels.gemm_bf16.run != nullptr, kernels.matmul.peak_tiles != nullptr))
-      return *known;
+    if (const auto known = remembered(file, name, kernels)) return *known;
 
   const MachineLimits limits = measure(pool, kernels);
   if (path) {

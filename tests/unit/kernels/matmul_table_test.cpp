@@ -1,27 +1,14 @@
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <string>
 
 #include "base/error.h"
 #include "kernels/probe.h"
 #include "kernels/table.h"
+#include "support/with_isa.h"
 
 namespace coterie::kernels {
 namespace {
-
-class WithIsa {
- public:
-  explicit WithIsa(const char* value) {
-    if (const char* old = std::getenv("COTERIE_ISA")) old_ = old, had_ = true;
-    ::setenv("COTERIE_ISA", value, 1);
-  }
-  ~WithIsa() { had_ ? ::setenv("COTERIE_ISA", old_.c_str(), 1) : ::unsetenv("COTERIE_ISA"); }
-
- private:
-  std::string old_;
-  bool had_ = false;
-};
 
 TEST(Table, ScalarRunsEverywhereAndComesLast) {
   ASSERT_FALSE(candidates().empty());

@@ -1,12 +1,12 @@
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <numeric>
 #include <vector>
 
 #include "kernels/table.h"
 #include "runtime/engine.h"
 #include "support/temp_folder.h"
+#include "support/with_isa.h"
 #include "unit/runtime/tiny_model.h"
 
 namespace coterie::runtime {
@@ -18,30 +18,10 @@ bool usable(std::string_view isa) {
   return false;
 }
 
-/// COTERIE_ISA, set for as long as this lives.
-class Forced {
- public:
-  explicit Forced(const char* isa) {
-    if (const char* before = std::getenv("COTERIE_ISA")) before_ = before;
-    ::setenv("COTERIE_ISA", isa, 1);
-  }
-  ~Forced() {
-    if (before_.empty())
-      ::unsetenv("COTERIE_ISA");
-    else
-      ::setenv("COTERIE_ISA", before_.c_str(), 1);
-  }
-  Forced(const Forced&) = delete;
-  Forced& operator=(const Forced&) = delete;
-
- private:
-  std::string before_;
-};
-
 /// Logits of a prompt in two pieces, long enough that experts get more tokens than vector kernels multiply, and of a
 /// token after it.
 std::vector<float> logits(const char* isa, tensor::DType dtype) {
-  const Forced forced(isa);
+  const WithIsa forced(isa);
   const TempFolder folder;
   test::write_tiny_gguf(folder / "tiny.gguf", 256, dtype);
   EngineOptions options;
