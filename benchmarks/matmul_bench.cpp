@@ -90,10 +90,9 @@ void turned(benchmark::State& state) {
                 copies = bytes < (1 << 20) ? 1 : 1 + (512 << 20) / bytes;  // small ones stay in the cache
   tensor::Buffer<std::byte> file(bytes), buffer(bytes * copies);
   fill_weights(file);
-  const tensor::DTypeInfo& info = tensor::info(dtype);
   const int64_t panel = kernels.panel_rows * tensor::row_bytes(dtype, cols);
   for (int64_t at = 0; at < bytes; at += panel)
-    kernels.turn(file.data() + at, panel / kernels.panel_rows, cols / info.block_values, info.block_bytes,
+    kernels.turn(file.data() + at, panel / kernels.panel_rows, panel / kernels.panel_rows,
                  kernels.fast[static_cast<size_t>(dtype)].turned, buffer.data() + at);
   for (int64_t copy = 1; copy < copies; ++copy)
     std::memcpy(buffer.data() + copy * bytes, buffer.data(), static_cast<size_t>(bytes));
@@ -186,7 +185,6 @@ BENCHMARK(turned)
     ->Name("turned")
     ->Apply([](auto* bench) {
       for (DType dtype : kAll) {
-        if (!tensor::is_block(dtype)) continue;
         bench->Args({static_cast<int64_t>(dtype), 1, 256, 2048, 1});
         for (int64_t threads : {1, 2}) bench->Args({static_cast<int64_t>(dtype), 1, 8192, 2048, threads});
         for (int64_t tokens : {4, 8}) bench->Args({static_cast<int64_t>(dtype), tokens, 8192, 2048, 2});

@@ -56,6 +56,7 @@ struct TurnedRun {
 struct TurnedOrder {  // every byte of a block once
   const TurnedRun* runs = nullptr;
   int64_t count = 0;
+  int64_t block_bytes = 0;  // a row that is no whole number of these cannot be turned
 };
 
 /// How one thread walks turned rows, which is the processor's matter and changes no result: streams side by side, 1, 2
@@ -93,9 +94,9 @@ struct MatmulKernels {
   ReadAhead read_ahead;
   std::array<MatmulKernel, tensor::kDTypes> exact{};
   std::array<MatmulKernel, tensor::kDTypes> fast{};
-  /// Turns a panel of rows, row_stride apart, of `blocks` blocks each, into the same bytes in the order in which a
-  /// kernel wants them: for each block run after run. Null: no kernel of this instruction set reads such rows.
-  void (*turn)(const std::byte* rows, int64_t row_stride, int64_t blocks, int64_t block_bytes, TurnedOrder order,
+  /// Turns a panel of rows of row_bytes each, row_stride apart, into the same bytes in the order in which a kernel
+  /// wants them: for each block run after run. Null: no kernel of this instruction set reads such rows.
+  void (*turn)(const std::byte* rows, int64_t row_stride, int64_t row_bytes, TurnedOrder order,
                std::byte* turned) noexcept = nullptr;
   MatmulKernel bf16;  // f32 weights and rows of x, rounded to bf16; without `run` where the CPU has no such products
   void (*quantise32)(const float* x, int64_t count, ActivationBlock32* blocks) noexcept = nullptr;  // count % 32 == 0

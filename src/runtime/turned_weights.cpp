@@ -58,9 +58,12 @@ class TurnedWeights::Collector : public layers::TensorVisitor {
  private:
   void add(const Tensor& tensor, std::vector<Weight> weights, bool stack) {
     if (weights.empty() || weights.front().rows == 0 || tensor.place == layers::Place::input_embeddings) return;
+    if (tensor.decoded) return;  // a router's, in f32 always: few bytes, and not only matmuls read them
     Part part;
     for (const Weight& weight : weights) {
-      if (!weight || kernels_.fast[static_cast<size_t>(weight.dtype)].turned.count == 0) return;
+      if (!weight) return;
+      const kernels::TurnedOrder order = kernels_.fast[static_cast<size_t>(weight.dtype)].turned;
+      if (order.count == 0 || tensor::row_bytes(weight.dtype, weight.cols) % order.block_bytes != 0) return;
       // Heads are taken out of it by themselves: each whole panels.
       if (weight.rows % tensor.parts != 0 || weight.rows / tensor.parts % kernels_.panel_rows != 0) return;
       if (weight.cols == 0 || !in_file(extent(weight))) return;
@@ -184,9 +187,8 @@ void TurnedWeights::turn_panels(threads::Pool& pool, Part& part, int64_t count) 
     for (int64_t panel = begin; panel < end; ++panel) {
       const auto which = static_cast<size_t>(panel / each);
       const Weight& weight = part.weights[which];
-      const tensor::DTypeInfo& info = tensor::info(weight.dtype);
       const int64_t row = panel % each * kernels_.panel_rows;
-      kernels_.turn(weight.row(row), weight.row_stride, weight.cols / info.block_values, info.block_bytes,
+      kernels_.turn(weight.row(row), weight.row_stride, tensor::row_bytes(weight.dtype, weight.cols),
                     kernels_.fast[static_cast<size_t>(weight.dtype)].turned,
                     part.bytes.data() + (part.turned[which].row(row) - part.bytes.data()));  // to write there
     }

@@ -12,7 +12,19 @@ namespace coterie::kernels::avx2 {
 namespace {
 #include "kernels/avx2/matmul_lanes.inl.h"
 
+#include "kernels/matmul/turned.inl.h"
+
+#include "kernels/matmul/tile.inl.h"
+
+#include "kernels/matmul/panels.inl.h"
+
+#include "kernels/matmul/streams.inl.h"
+
 #include "kernels/matmul/floats.inl.h"
+
+#include "kernels/matmul/floats_turned.inl.h"
+
+#include "kernels/matmul/float_kernel.inl.h"
 }  // namespace
 
 void add_matmul_floats(MatmulKernel* exact, MatmulKernel* fast) {
@@ -23,9 +35,9 @@ void add_matmul_floats(MatmulKernel* exact, MatmulKernel* fast) {
   }
   MatmulKernel* const tables[] = {exact, fast};
   for (MatmulKernel* kernels : tables) {
-    kernels[static_cast<int>(DType::f32)] = {run_floats<ReadF32>, floats_scratch, ActivationForm::floats};
-    kernels[static_cast<int>(DType::f16)] = {run_floats<ReadF16>, floats_scratch, ActivationForm::floats};
-    kernels[static_cast<int>(DType::bf16)] = {run_floats<ReadBF16>, floats_scratch, ActivationForm::floats};
+    kernels[static_cast<int>(DType::f32)] = float_kernel<ReadF32>();
+    kernels[static_cast<int>(DType::f16)] = float_kernel<ReadF16>();
+    kernels[static_cast<int>(DType::bf16)] = float_kernel<ReadBF16>();
   }
 }
 

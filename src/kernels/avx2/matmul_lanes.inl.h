@@ -10,6 +10,7 @@ inline constexpr int64_t kTileTokens = 4;    // tokens of a register tile
 inline constexpr int64_t kPanelsOfTile = 2;  // panels of one: of its loads, two codes and four x make eight products
 inline constexpr int kTurnedTile = 4, kTurnedFew = 8;  // tokens of a fused tile by turned rows, of all that are fused
 inline constexpr int64_t kFloatTileTokens = 6;         // of a tile of two panels of floats
+inline constexpr int64_t kSumsOfFewFloats = 8;         // of a fused tile of floats by turned rows: streams times tokens
 // Signed codes are taken as they are: vpmaddubsw gets their magnitude, and x gets their sign.
 inline constexpr bool kSignedCodes = true;
 inline constexpr bool kSumsOf16Bits = true;  // what dot4 sums in

@@ -10,6 +10,7 @@ inline constexpr int64_t kTileTokens = 8;              // tokens of a register t
 inline constexpr int64_t kPanelsOfTile = 1;            // panels of one
 inline constexpr int kTurnedTile = 4, kTurnedFew = 8;  // tokens of a fused tile by turned rows, of all that are fused
 inline constexpr int64_t kFloatTileTokens = 8;         // of a tile of two panels of floats
+inline constexpr int64_t kSumsOfFewFloats = 16;        // of a fused tile of floats by turned rows: streams times tokens
 // Codes that are signed bytes come with 128 added, which the min term takes off: vpdpbusd wants unsigned weights.
 inline constexpr bool kSignedCodes = false;
 inline constexpr bool kSumsOf16Bits = false;  // what dot4 sums in

@@ -6,33 +6,42 @@ inline constexpr int64_t kFloatPanels = 8;  // packed together, a chunk at a tim
 
 inline constexpr int64_t kFloatCopyBytes = kLanes * kChunk * 4;  // a chunk of kLanes rows
 
-constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
-/// A format's values of a column of four bytes, to sink(i, lanes) with i counted in values.
+/// A format's values of a column of four bytes, to sink(i, lanes) with i counted in values. Turned rows: blocks of 16
+/// bytes, of which value() is one of each lane.
 struct ReadF32 {
   static constexpr int kBytes = 4;  // of a value
+  static constexpr TurnedRun kTurned[] = {{0, 16}};
   template <typename Sink>
   static COTERIE_INLINE void column(int c, Int bytes, const Sink& sink) {
     sink(c, as_float(bytes));
   }
+  static COTERIE_INLINE Float value(Turned block, int i) { return as_float(load_word(block, 4 * i)); }
 };
 
 struct ReadBF16 {
   static constexpr int kBytes = 2;
+  static constexpr TurnedRun kTurned[] = {{0, 16}};
   template <typename Sink>
   static COTERIE_INLINE void column(int c, Int bytes, const Sink& sink) {
     sink(2 * c, as_float(shift<16>(bytes)));
     sink(2 * c + 1, as_float(both(bytes, set_int(0xffff0000))));
   }
+  static COTERIE_INLINE Float value(Turned block, int i) {
+    const Int two = load_word(block, 4 * (i / 2));
+    return as_float(i % 2 == 0 ? shift<16>(two) : both(two, set_int(0xffff0000)));
+  }
 };
 
 struct ReadF16 {
   static constexpr int kBytes = 2;
+  // One value after another: what makes floats of halves wants those of one column side by side.
+  static constexpr TurnedRun kTurned[] = {{0, 2}, {2, 2}, {4, 2}, {6, 2}, {8, 2}, {10, 2}, {12, 2}, {14, 2}};
   template <typename Sink>
   static COTERIE_INLINE void column(int c, Int bytes, const Sink& sink) {
     sink(2 * c, half_to_float(bytes));
     sink(2 * c + 1, half_to_float(shift<-16>(bytes)));
   }
+  static COTERIE_INLINE Float value(Turned block, int i) { return load_halves(block, 2 * i); }
 };
 
 /// What 64, or 16, bytes of each row hold.
@@ -259,13 +268,6 @@ struct UnpackPlain {
     unpack_floats<Read>(rows, 0, count, panel);
   }
 };
-
-template <class Read>
-void run_floats(const MatmulTask& task) noexcept {
-  if (task.tokens == 1) return run_few_floats<Read, 1>(task);
-  if (task.tokens == 2) return run_few_floats<Read, 2>(task);
-  run_packed_floats(task, reinterpret_cast<float*>(task.scratch + 2 * kFloatCopyBytes), UnpackPlain<Read>{task});
-}
 
 /// Blocks, decoded: what `exact` does with them. It is for comparing with references, not for speed.
 struct UnpackDecoded {

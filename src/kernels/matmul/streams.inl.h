@@ -3,12 +3,6 @@
 // stream only within a page, and has few places for lines that are under way, wants several streams side by side and
 // what lies some way ahead in each to be asked for.
 
-/// Few tokens by turned rows: there is less to unpack than in the file's order, so more tokens are few.
-template <class Blocks>
-struct FewByTurned : Blocks {
-  static constexpr int kFusedTokens = kTurnedTile, kFewTokens = kTurnedFew;
-};
-
 inline constexpr int kMostStreams = 4;
 
 /// Panels that follow each other.
@@ -31,44 +25,58 @@ struct Stream {
   }
 };
 
-/// A panel of each of S streams, block by block in turn, times T tokens. `first`: its row in the task, of each.
-template <class Blocks, int S, int T>
-void run_streams_tile(const MatmulTask& task, int64_t blocks, int64_t token, bool ask, const int64_t* first,
-                      Stream* streams) {
-  constexpr int64_t kStep = Blocks::kBytes * kLanes;
-  const typename Blocks::X* x[T];
-  Float y[S][T];
-  begin_tile(task.x + token, x, y);
-  for (int64_t b = 0; b < blocks; ++b) {
-#pragma GCC unroll 1
-    for (int s = 0; s < S; ++s) {
-      Ahead ahead{nullptr, nullptr, 0, true};
-      if (ask) ahead = streams[s].ask(kStep);
-      Blocks::template fused_block<T>(Turned{streams[s].at + b * kStep}, x, ahead, y[s]);
-    }
-    COTERIE_UNROLL
-    for (int t = 0; t < T; ++t) ++x[t];
+/// Blocks of a format by turned rows. What walks them asks of any such class how many bytes and values a block of a row
+/// has, whether it is good at S streams, how many tokens a tile of S panels has, and the tile.
+template <class Blocks>
+struct FewByTurned {
+  static constexpr int64_t kBytes = Blocks::kBytes, kValues = Blocks::kValues;
+  // Two streams of more than two tokens are slower than one: GCC 12 spills them (q4_k, AVX2, four tokens: half as
+  // fast).
+  static bool takes(int streams, const MatmulTask& task) {
+    return streams <= task.read_ahead.streams && !(streams == 2 && task.tokens > 2);
   }
-  for (int s = 0; s < S; ++s) {
-    COTERIE_UNROLL
-    for (int t = 0; t < T; ++t) store_rows(task, token + t, first[s], y[s][t]);
-  }
-}
+  static constexpr int tile_tokens(int /*streams*/) { return kTurnedTile; }
 
-template <class Blocks, int S, int T = Blocks::kFusedTokens>
+  /// A panel of each of S streams, block by block in turn, times T tokens. `first`: its row in the task, of each.
+  template <int S, int T>
+  static void tile(const MatmulTask& task, int64_t blocks, int64_t token, bool ask, const int64_t* first,
+                   Stream* streams) {
+    constexpr int64_t kStep = kBytes * kLanes;
+    const typename Blocks::X* x[T];
+    Float y[S][T];
+    begin_tile(task.x + token, x, y);
+    for (int64_t b = 0; b < blocks; ++b) {
+#pragma GCC unroll 1
+      for (int s = 0; s < S; ++s) {
+        Ahead ahead{nullptr, nullptr, 0, true};
+        if (ask) ahead = streams[s].ask(kStep);
+        Blocks::template fused_block<T>(Turned{streams[s].at + b * kStep}, x, ahead, y[s]);
+      }
+      COTERIE_UNROLL
+      for (int t = 0; t < T; ++t) ++x[t];
+    }
+    for (int s = 0; s < S; ++s) {
+      COTERIE_UNROLL
+      for (int t = 0; t < T; ++t) store_rows(task, token + t, first[s], y[s][t]);
+    }
+  }
+};
+
+template <class Few, int S, int T = Few::tile_tokens(S)>
 COTERIE_INLINE void run_streams_tile_of(int64_t tokens, const MatmulTask& task, int64_t blocks, int64_t token, bool ask,
                                         const int64_t* first, Stream* streams) {
   if constexpr (T > 1) {
-    if (tokens < T) return run_streams_tile_of<Blocks, S, T - 1>(tokens, task, blocks, token, ask, first, streams);
+    if (tokens < T) return run_streams_tile_of<Few, S, T - 1>(tokens, task, blocks, token, ask, first, streams);
   }
-  run_streams_tile<Blocks, S, T>(task, blocks, token, ask, first, streams);
+  Few::template tile<S, T>(task, blocks, token, ask, first, streams);
 }
 
 /// Panels [begin, begin + S * each) of a task, cut into S streams; panels up to `end` come after them.
-template <class Blocks, int S>
+template <class Few, int S>
 void run_streams_of(const MatmulTask& task, int64_t begin, int64_t each, int64_t end) {
-  const int64_t blocks = task.cols / Blocks::kValues, panel_bytes = blocks * Blocks::kBytes * kLanes;
-  const int64_t tiles = (task.tokens + Blocks::kFusedTokens - 1) / Blocks::kFusedTokens;
+  constexpr int64_t kTokens = Few::tile_tokens(S);
+  const int64_t blocks = task.cols / Few::kValues, panel_bytes = blocks * Few::kBytes * kLanes;
+  const int64_t tiles = (task.tokens + kTokens - 1) / kTokens;
   const int64_t rest = begin + S * each, next_part = task.next_bytes / S / panel_bytes * panel_bytes;
   Stream streams[S];
   int64_t first[S];
@@ -86,25 +94,22 @@ void run_streams_of(const MatmulTask& task, int64_t begin, int64_t each, int64_t
   for (int64_t i = 0; i < each; ++i) {
     for (int64_t tile = 0; tile < tiles; ++tile) {  // the second finds the panels in a cache
       const int64_t token = tile_begin(tile, tiles, task.tokens), past = tile_begin(tile + 1, tiles, task.tokens);
-      run_streams_tile_of<Blocks, S>(past - token, task, blocks, token, tile == 0 && task.read_ahead.bytes > 0, first,
-                                     streams);
+      run_streams_tile_of<Few, S>(past - token, task, blocks, token, tile == 0 && task.read_ahead.bytes > 0, first,
+                                  streams);
     }
     for (int s = 0; s < S; ++s) streams[s].at += panel_bytes, first[s] += kLanes;
   }
 }
 
 /// Panels [begin, end): as many as divide by S side by side, the rest by fewer.
-template <class Blocks, int S>
+template <class Few, int S>
 void run_panels(const MatmulTask& task, int64_t begin, int64_t end) {
-  // Two streams of more than two tokens are slower than one: GCC 12 spills them (q4_k, AVX2, four tokens: half as
-  // fast).
-  const bool streams = task.read_ahead.streams >= S && !(S == 2 && task.tokens > 2);
-  const int64_t each = streams ? (end - begin) / S : 0;
-  if (each > 0) run_streams_of<Blocks, S>(task, begin, each, end);
-  if constexpr (S > 1) run_panels<Blocks, S / 2>(task, begin + S * each, end);
+  const int64_t each = Few::takes(S, task) ? (end - begin) / S : 0;
+  if (each > 0) run_streams_of<Few, S>(task, begin, each, end);
+  if constexpr (S > 1) run_panels<Few, S / 2>(task, begin + S * each, end);
 }
 
-template <class Blocks>
+template <class Few>
 void run_streams(const MatmulTask& task) {
-  run_panels<Blocks, kMostStreams>(task, 0, task.rows / kLanes);
+  run_panels<Few, kMostStreams>(task, 0, task.rows / kLanes);
 }

@@ -1,12 +1,19 @@
 // A panel of rows from the order of files to that of the kernels: MatmulKernels::turn. Decoding a token then neither
 // turns rows into lanes nor sums across lanes, which is two thirds of its instructions in 4-bit formats.
 
-void turn(const std::byte* rows, int64_t row_stride, int64_t blocks, int64_t block_bytes, TurnedOrder order,
-          std::byte* turned) noexcept {
-  for (int64_t b = 0; b < blocks; ++b, rows += block_bytes) {
+/// kBytes at `at` of each row of a panel, row after row.
+template <int64_t kBytes>
+COTERIE_INLINE std::byte* turn_bytes(const std::byte* at, int64_t row_stride, std::byte* turned) {
+  COTERIE_UNROLL
+  for (int64_t r = 0; r < kLanes; ++r) __builtin_memcpy(turned + r * kBytes, at + r * row_stride, kBytes);
+  return turned + kLanes * kBytes;
+}
+
+void turn(const std::byte* rows, int64_t row_stride, int64_t row_bytes, TurnedOrder order, std::byte* turned) noexcept {
+  for (const std::byte* const end_of_row = rows + row_bytes; rows < end_of_row; rows += order.block_bytes) {
     for (int64_t i = 0; i < order.count; ++i) {
       const TurnedRun run = order.runs[i];
-      const int64_t end = run.at + run.bytes, together = run.bytes < 4 ? run.bytes : 4;
+      const int64_t end = run.at + run.bytes;
       int64_t at = run.at;
       for (; at + 16 <= end; at += 16, turned += 16 * kLanes) {
         Int words[4];
@@ -14,10 +21,9 @@ void turn(const std::byte* rows, int64_t row_stride, int64_t blocks, int64_t blo
         COTERIE_UNROLL
         for (int w = 0; w < 4; ++w) __builtin_memcpy(turned + 4 * w * kLanes, &words[w], sizeof(Int));
       }
-      for (; at < end; at += together, turned += together * kLanes) {
-        for (int64_t r = 0; r < kLanes; ++r)
-          __builtin_memcpy(turned + r * together, rows + r * row_stride + at, static_cast<size_t>(together));
-      }
+      for (; at + 4 <= end; at += 4) turned = turn_bytes<4>(rows + at, row_stride, turned);
+      if (end - at == 2) turned = turn_bytes<2>(rows + at, row_stride, turned);
+      if (end - at == 1) turned = turn_bytes<1>(rows + at, row_stride, turned);
     }
   }
 }

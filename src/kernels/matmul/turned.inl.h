@@ -7,14 +7,16 @@ COTERIE_INLINE int64_t step_bytes(Turned, int64_t block_bytes) { return block_by
 
 template <int64_t kRuns>
 constexpr TurnedOrder order_of(const TurnedRun (&runs)[kRuns]) {
-  return {runs, kRuns};
+  int64_t bytes = 0;
+  for (const TurnedRun run : runs) bytes += run.bytes;
+  return {runs, kRuns, bytes};
 }
 
-/// Each run is of less than 4 bytes or of whole words, and together they are as long as a block.
+/// Each run is of 1 or 2 bytes or of whole words, and together they are as long as a block.
 template <int64_t kRuns>
 constexpr bool covers(const TurnedRun (&runs)[kRuns], int block_bytes) {
   for (const TurnedRun run : runs) {
-    if (run.bytes >= 4 && run.bytes % 4 != 0) return false;
+    if (run.bytes > 2 && run.bytes % 4 != 0) return false;
     block_bytes -= run.bytes;
   }
   return block_bytes == 0;

@@ -27,14 +27,17 @@ std::vector<const KernelTable*> tables_that_turn() {
 }
 
 tensor::Buffer<std::byte> turned(const MatmulKernels& kernels, const tensor::Weight& w, TurnedOrder order) {
-  const tensor::DTypeInfo& info = tensor::info(w.dtype);
   const int64_t row_bytes = tensor::row_bytes(w.dtype, w.cols);
   tensor::Buffer<std::byte> out(w.rows * row_bytes);
   std::memset(out.data(), 0xee, static_cast<size_t>(out.size()));
   for (int64_t r = 0; r < w.rows; r += kernels.panel_rows)
-    kernels.turn(w.row(r), w.row_stride, w.cols / info.block_values, info.block_bytes, order,
-                 out.data() + r * row_bytes);
+    kernels.turn(w.row(r), w.row_stride, row_bytes, order, out.data() + r * row_bytes);
   return out;
+}
+
+int64_t values_of_a_block(DType dtype, TurnedOrder order) {
+  const tensor::DTypeInfo& info = tensor::info(dtype);
+  return order.block_bytes / info.block_bytes * info.block_values;
 }
 
 /// The bits of a product [tokens, rows] of the fast kernels.
@@ -42,17 +45,22 @@ std::vector<uint32_t> product(const MatmulKernels& kernels, const tensor::Weight
                               bool is_turned, int64_t tokens, const std::vector<float>& values,
                               ReadAhead read_ahead = {}, std::span<const std::byte> next = {}) {
   const MatmulKernel& kernel = kernels.fast[static_cast<size_t>(w.dtype)];
-  const bool small = kernel.form == ActivationForm::blocks32;
-  const int64_t row_bytes = small ? w.cols / 32 * static_cast<int64_t>(sizeof(ActivationBlock32))
-                                  : w.cols / 256 * static_cast<int64_t>(sizeof(ActivationBlock256));
+  const int64_t in_blocks32 = w.cols / 32 * static_cast<int64_t>(sizeof(ActivationBlock32)),
+                in_blocks256 = w.cols / 256 * static_cast<int64_t>(sizeof(ActivationBlock256));
+  const int64_t row_bytes = kernel.form == ActivationForm::floats     ? w.cols * 4
+                            : kernel.form == ActivationForm::blocks32 ? in_blocks32
+                                                                      : in_blocks256;
   tensor::Buffer<std::byte> x(tokens * row_bytes), scratch(kernel.scratch_bytes(w.dtype, w.cols));
   std::vector<const std::byte*> rows;
   for (int64_t t = 0; t < tokens; ++t) {
     std::byte* row = x.data() + t * row_bytes;
-    if (small) {
-      kernels.quantise32(values.data() + t * w.cols, w.cols, reinterpret_cast<ActivationBlock32*>(row));
-    } else {
-      kernels.quantise256(values.data() + t * w.cols, w.cols, reinterpret_cast<ActivationBlock256*>(row));
+    const float* const from = values.data() + t * w.cols;
+    switch (kernel.form) {
+      case ActivationForm::floats: std::memcpy(row, from, static_cast<size_t>(row_bytes)); break;
+      case ActivationForm::blocks32: kernels.quantise32(from, w.cols, reinterpret_cast<ActivationBlock32*>(row)); break;
+      case ActivationForm::blocks256:
+        kernels.quantise256(from, w.cols, reinterpret_cast<ActivationBlock256*>(row));
+        break;
     }
     rows.push_back(row);
   }
@@ -78,16 +86,15 @@ TEST_P(TurnedTest, EveryByteIsWhereTheKernelsLookForIt) {
     const MatmulKernels& kernels = table->matmul;
     const TurnedOrder order = kernels.fast[static_cast<size_t>(GetParam())].turned;
     if (order.count == 0) continue;
-    const tensor::DTypeInfo& info = tensor::info(GetParam());
-    const int64_t rows = kernels.panel_rows, blocks = 3;
-    const RandomWeight weight(GetParam(), rows, blocks * info.block_values, 3, 5);
+    const int64_t rows = kernels.panel_rows, blocks = 3, block_bytes = order.block_bytes;
+    const RandomWeight weight(GetParam(), rows, blocks * values_of_a_block(GetParam(), order), 3, 5);
     const tensor::Weight& w = weight;
     const tensor::Buffer<std::byte> out = turned(kernels, w, order);
     for (int64_t b = 0; b < blocks; ++b) {
-      const std::byte* panel = out.data() + b * info.block_bytes * rows;
+      const std::byte* panel = out.data() + b * block_bytes * rows;
       for (int64_t r = 0; r < rows; ++r) {
-        const std::byte* block = w.row(r) + b * info.block_bytes;
-        std::vector<int> seen(static_cast<size_t>(info.block_bytes));
+        const std::byte* block = w.row(r) + b * block_bytes;
+        std::vector<int> seen(static_cast<size_t>(block_bytes));
         int64_t before = 0;
         for (const TurnedRun run : std::span(order.runs, static_cast<size_t>(order.count))) {
           const int64_t together = std::min<int64_t>(run.bytes, 4);
@@ -97,7 +104,7 @@ TEST_P(TurnedTest, EveryByteIsWhereTheKernelsLookForIt) {
             for (int64_t i = at; i < at + together; ++i) ++seen[static_cast<size_t>(i)];
           }
         }
-        ASSERT_EQ(seen, std::vector<int>(static_cast<size_t>(info.block_bytes), 1)) << table->isa;
+        ASSERT_EQ(seen, std::vector<int>(static_cast<size_t>(block_bytes), 1)) << table->isa;
       }
     }
   }
@@ -108,7 +115,7 @@ TEST_P(TurnedTest, ProductsHaveTheSameBits) {
     const MatmulKernels& kernels = table->matmul;
     const MatmulKernel& kernel = kernels.fast[static_cast<size_t>(GetParam())];
     if (kernel.turned.count == 0) continue;
-    const int64_t block = tensor::info(GetParam()).block_values;
+    const int64_t block = values_of_a_block(GetParam(), kernel.turned);
     for (const int64_t cols : {block, 3 * block, 2304 / block * block}) {
       const RandomWeight weight(GetParam(), 3 * kernels.panel_rows, cols, 5);
       const tensor::Weight& w = weight;
@@ -127,13 +134,14 @@ TEST_P(TurnedTest, HowTheyAreWalkedChangesNoBit) {
     const MatmulKernels& kernels = table->matmul;
     const MatmulKernel& kernel = kernels.fast[static_cast<size_t>(GetParam())];
     if (kernel.turned.count == 0) continue;
-    const int64_t cols = 3 * tensor::info(GetParam()).block_values;
+    // Of floats more than a chunk, the last in part.
+    const int64_t cols = (tensor::is_block(GetParam()) ? 3 : 71) * values_of_a_block(GetParam(), kernel.turned);
     for (const int64_t panels : {1, 2, 7, 13}) {  // 13: three for each of four streams, and one
       const RandomWeight weight(GetParam(), panels * kernels.panel_rows, cols, 7);
       const tensor::Weight& w = weight;
       const tensor::Buffer<std::byte> in_panels = turned(kernels, w, kernel.turned);
       const std::span<const std::byte> next(in_panels.data(), static_cast<size_t>(in_panels.size()));
-      for (const int64_t tokens : {1, 3, 8}) {
+      for (const int64_t tokens : {1, 2, 3, 8}) {
         const std::vector<float> x = test::random_values(tokens * cols, 8);
         const auto expected = product(kernels, w, in_panels.data(), true, tokens, x, {1, 0});
         for (const ReadAhead walk : {ReadAhead{1, 64}, ReadAhead{2, 0}, ReadAhead{4, 2304}, ReadAhead{4, 1 << 16}})
@@ -181,7 +189,7 @@ TEST(Turned, AreReadInEveryFormatOfDecoding) {
   for (const KernelTable* table : tables_that_turn())
     for (const DType dtype :
          {DType::q2_k, DType::q3_k, DType::q4_k, DType::q5_k, DType::q6_k, DType::iq4_xs, DType::q4_0, DType::q4_1,
-          DType::q5_0, DType::q5_1, DType::q8_0, DType::iq4_nl, DType::mxfp4})
+          DType::q5_0, DType::q5_1, DType::q8_0, DType::iq4_nl, DType::mxfp4, DType::bf16, DType::f16, DType::f32})
       EXPECT_GT(table->matmul.fast[static_cast<size_t>(dtype)].turned.count, 0) << table->isa << tensor::name(dtype);
 }
 

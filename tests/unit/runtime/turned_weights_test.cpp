@@ -18,7 +18,8 @@ namespace {
 constexpr double kForever = std::numeric_limits<double>::infinity();
 
 const std::vector<tensor::DType> kFormats = {tensor::DType::q8_0, tensor::DType::mxfp4, tensor::DType::q4_k,
-                                             tensor::DType::q6_k};
+                                             tensor::DType::q6_k, tensor::DType::bf16,  tensor::DType::f16,
+                                             tensor::DType::f32};
 
 bool can_turn() { return kernels::select().matmul.turn != nullptr; }
 
@@ -76,7 +77,7 @@ class Counter : public layers::TensorVisitor {
   void stack(const Tensor& tensor, int64_t, int64_t, int64_t, std::vector<tensor::Weight>& slots) override {
     for (tensor::Weight& slot : slots) count(tensor, slot);
   }
-  int64_t turned = 0, experts = 0, looked_up = 0;
+  int64_t turned = 0, experts = 0, looked_up = 0, routers = 0;
 
  private:
   void count(const Tensor& tensor, const tensor::Weight& slot) {
@@ -84,6 +85,7 @@ class Counter : public layers::TensorVisitor {
     turned += slot.bytes();
     experts += tensor.place == layers::Place::experts;
     looked_up += tensor.place == layers::Place::input_embeddings;
+    routers += tensor.place == layers::Place::router;
   }
 };
 
@@ -150,10 +152,14 @@ TEST(TurnedWeights, WhatLiesInNoFileStaysWhereItIs) {
   EXPECT_TRUE(weights.done());
 }
 
-TEST(TurnedWeights, FloatsStayInTheFile) {
+TEST(TurnedWeights, RoutersStayInTheFile) {
   File file(tensor::DType::f32);
-  const TurnedWeights weights(*file.model.decoder, *file.model.source, kernels::select().matmul);
-  EXPECT_TRUE(weights.done());
+  threads::Pool pool(1);
+  TurnedWeights weights(*file.model.decoder, *file.model.source, kernels::select().matmul);
+  weights.advance(pool, kForever, 0);
+  const Counter counter = count(*file.model.decoder);
+  EXPECT_EQ(counter.routers, 0) << "not only matmuls read them";
+  EXPECT_EQ(counter.experts > 0, can_turn());
 }
 
 TEST(TurnedWeights, ExactKernelsRefuseThem) {
