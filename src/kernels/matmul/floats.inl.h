@@ -2,7 +2,8 @@
 // [k][kLanes] of f32, one row a lane; an output is the sum, in order, of the sums of kChunk products each.
 
 inline constexpr int64_t kChunk = 256;
-inline constexpr int64_t kFloatPanels = 8;  // packed together, a chunk at a time: 128 kB with 16 lanes
+// Packed together, a chunk at a time: as many rows as a piece of many tokens has, so that x is read once for each chunk.
+inline constexpr int64_t kFloatPanels = 256 / kLanes;
 
 inline constexpr int64_t kFloatCopyBytes = kLanes * kChunk * 4;  // a chunk of kLanes rows
 
