@@ -1,5 +1,7 @@
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
@@ -18,12 +20,21 @@
 // from memory of their own. On a machine whose bandwidth changes from second to second no other order of measuring
 // says what share of it decoding reaches. COTERIE_BENCH_MODEL names the model; arguments: whether the weights are
 // settled (turned, in large pages) before, or stay in the pages of the file; positions in the cache before, whose
-// bytes then count as well (as if no layer had a window).
+// bytes then count as well (as if no layer had a window); sequences side by side, whose experts are counted as many as
+// there would be if all were chosen alike often (random weights do; a trained model's are fewer).
 namespace {
 
 using namespace coterie;
 
 constexpr int64_t kPositions = 64;
+
+/// What a step of so many sequences reads of weights: of routed experts, of E and K a token, E * (1 - (1 - K/E)^batch).
+int64_t step_bytes(const runtime::WeightBytes& bytes, int64_t batch) {
+  constexpr auto kExperts = static_cast<size_t>(layers::Place::experts);
+  const auto held = static_cast<double>(bytes.held[kExperts]), touched = static_cast<double>(bytes.touched[kExperts]);
+  const double read = held > 0 ? held * (1 - std::pow(1 - touched / held, static_cast<double>(batch))) : 0;
+  return bytes.all_touched() - bytes.touched[kExperts] + static_cast<int64_t>(read);
+}
 
 void measure(benchmark::State& state) {
   const char* path = std::getenv("COTERIE_BENCH_MODEL");
@@ -31,48 +42,57 @@ void measure(benchmark::State& state) {
   runtime::EngineOptions options;
   options.settle = state.range(0) != 0;
   runtime::Engine engine(models::open_model(path), options);
-  const int64_t depth = state.range(1);
+  const int64_t depth = state.range(1), batch = state.range(2);
   if (depth + kPositions > engine.context_size())
     return state.SkipWithError(
         fmt::format("the context has {} positions, {} are needed", engine.context_size(), depth + kPositions).c_str());
-  runtime::KvCache cache = engine.make_cache();
+  std::vector<runtime::KvCache> caches;
+  for (int64_t i = 0; i < batch; ++i) caches.push_back(engine.make_cache());
   base::Rng rng(1);
+  std::vector<int32_t> ids(static_cast<size_t>(batch));
   const auto step = [&] {
-    const auto id = static_cast<int32_t>(rng.below(static_cast<uint64_t>(engine.spec().vocabulary)));
-    const runtime::Evaluation evaluation{{&id, 1}, &cache};
-    engine.evaluate({&evaluation, 1});
+    std::vector<runtime::Evaluation> evaluations;
+    for (size_t i = 0; i < caches.size(); ++i) {
+      ids[i] = static_cast<int32_t>(rng.below(static_cast<uint64_t>(engine.spec().vocabulary)));
+      evaluations.push_back({{&ids[i], 1}, &caches[i]});
+    }
+    engine.evaluate(evaluations);
   };
   for (int i = 0; i < 4; ++i) step();
   engine.settle_weights();
   const auto fill = [&] {
-    cache = engine.make_cache();
-    const std::vector<int32_t> ids(static_cast<size_t>(depth), 1);
-    const runtime::Evaluation evaluation{ids, &cache};
-    if (depth > 0) engine.evaluate({&evaluation, 1});
+    const std::vector<int32_t> before(static_cast<size_t>(depth), 1);
+    for (runtime::KvCache& cache : caches) {
+      cache = engine.make_cache();
+      const runtime::Evaluation evaluation{before, &cache};
+      if (depth > 0) engine.evaluate({&evaluation, 1});
+    }
   };
   fill();
   // The cache goes from `depth` to kPositions more, again and again.
-  const int64_t bytes = runtime::weight_bytes(*engine.model().decoder).all_touched() +
-                        (depth + kPositions / 2) * engine.cache().position_bytes();
+  const int64_t bytes = step_bytes(runtime::weight_bytes(*engine.model().decoder), batch) +
+                        batch * (depth + kPositions / 2) * engine.cache().position_bytes();
   const int64_t share = bytes / engine.threads() / 4096 * 4096;
   tensor::Buffer<std::byte> memory(share * engine.threads());
   std::memset(memory.data(), 1, static_cast<size_t>(memory.size()));
-  std::vector<double> tokens, reads, shares;
+  std::vector<double> steps, reads, shares;
   for (auto _ : state) {
-    const base::Stopwatch token;
+    const base::Stopwatch clock;
     step();
-    tokens.push_back(token.seconds());
+    steps.push_back(clock.seconds());
     const base::Stopwatch read;
     engine.context().pool.run([&](int worker) {
       const kernels::MatmulKernels& kernels = engine.context().kernels.matmul;
       benchmark::DoNotOptimize(kernels.read(memory.data() + worker * share, share, kernels.read_ahead));
     });
     reads.push_back(read.seconds());
-    shares.push_back(reads.back() / tokens.back());
+    shares.push_back(reads.back() / steps.back());
     // Recurrent states go back to a checkpoint alone.
-    if (cache.length() >= depth + kPositions && cache.truncate(depth) != depth) fill();
+    if (caches.front().length() >= depth + kPositions &&
+        std::any_of(caches.begin(), caches.end(), [&](auto& cache) { return cache.truncate(depth) != depth; }))
+      fill();
   }
-  state.counters["ms a token"] = bench::median(tokens) * 1e3;
+  state.counters["ms a step"] = bench::median(steps) * 1e3;
   state.counters["GB/s read"] = static_cast<double>(share * engine.threads()) / bench::median(reads) / 1e9;
   state.counters["of_reading"] = bench::median(shares);
   state.SetLabel("medians");
@@ -87,10 +107,12 @@ void decode(benchmark::State& state) {
 }
 
 BENCHMARK(decode)
-    ->ArgNames({"settled", "depth"})
-    ->Args({1, 0})
-    ->Args({1, 4096})
-    ->Args({0, 0})
+    ->ArgNames({"settled", "depth", "batch"})
+    ->Args({1, 0, 1})
+    ->Args({1, 4096, 1})
+    ->Args({1, 0, 4})
+    ->Args({1, 0, 8})
+    ->Args({0, 0, 1})
     ->Iterations(200)
     ->Unit(benchmark::kMillisecond)
     ->UseRealTime();

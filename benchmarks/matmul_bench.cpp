@@ -31,7 +31,8 @@ const kernels::MachineLimits& limits(threads::Pool& pool) {
 void report(benchmark::State& state, threads::Pool& pool, double bytes, double operations, const DType* integers,
             int64_t tokens) {
   const kernels::MachineLimits& limit = limits(pool);
-  const bool tiles = integers && tokens > 8 && kernels::select().matmul.fast[static_cast<size_t>(*integers)].tiles;
+  const int64_t tiles_from = integers ? kernels::select().matmul.fast[static_cast<size_t>(*integers)].tiles_from : 0;
+  const bool tiles = tiles_from > 0 && tokens >= tiles_from;
   const double peak = tiles ? limit.tile_gop_s : integers ? limit.int8_gop_s : limit.f32_gflop_s;
   const double rounds = static_cast<double>(state.iterations());
   const auto rate = [&](double amount) { return benchmark::Counter(amount * rounds, benchmark::Counter::kIsRate); };

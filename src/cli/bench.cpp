@@ -1,6 +1,8 @@
 #include <fmt/format.h>
 
+#include <cstdlib>
 #include <memory>
+#include <optional>
 
 #include "base/error.h"
 #include "base/json.h"
@@ -58,12 +60,20 @@ std::string_view name(runtime::Engine::Products products) {
   }
 }
 
+/// Processes that ran or wanted to, over the last minute: who measures wants none but this one.
+std::optional<double> load_average() {
+  double one = 0;
+  if (::getloadavg(&one, 1) != 1) return std::nullopt;
+  return one;
+}
+
 std::string spread(const runtime::BenchOptions& bench, const runtime::Spread& rounds) {
   return bench.repeat == 1 ? "" : fmt::format("   ({:.2f} to {:.2f})", rounds.least, rounds.most);
 }
 
 base::Json as_json(const BenchCommand& command, const runtime::Engine& engine, const runtime::BenchResult& result,
-                   const runtime::MachineLimits& machine, int64_t expected_resident) {
+                   const runtime::MachineLimits& machine, int64_t expected_resident,
+                   std::optional<double> load_before) {
   return {{"model", engine.model().name},
           {"isa", engine.isa()},
           {"threads", engine.threads()},
@@ -79,6 +89,7 @@ base::Json as_json(const BenchCommand& command, const runtime::Engine& engine, c
           {"depth", command.bench.depth},
           {"batch", command.bench.batch},
           {"repeat", command.bench.repeat},
+          {"load_average", load_before ? base::Json(*load_before) : base::Json(nullptr)},
           {"prefill_seconds", result.prefill_seconds},
           {"decode_seconds", result.decode_seconds},
           {"prefill_tokens_per_second", result.prefill_tokens_per_second},
@@ -103,13 +114,16 @@ base::Json as_json(const BenchCommand& command, const runtime::Engine& engine, c
 }
 
 std::string as_text(const BenchCommand& command, const runtime::Engine& engine, const runtime::BenchResult& result,
-                    const runtime::MachineLimits& machine, int64_t expected_resident) {
+                    const runtime::MachineLimits& machine, int64_t expected_resident,
+                    std::optional<double> load_before) {
   using base::human_bytes;
   const runtime::BenchOptions& bench = command.bench;
   std::string text = fmt::format(
-      "{}\n  {}, {} threads, {}; read bandwidth {:.1f} GB/s, multiply-add {:.0f} GFLOP/s f32, {:.0f} GOP/s int8{}\n\n",
+      "{}\n  {}, {} threads, {}{}; read bandwidth {:.1f} GB/s, multiply-add {:.0f} GFLOP/s f32, "
+      "{:.0f} GOP/s int8{}\n\n",
       styled(engine.model().name, Style::bold), engine.isa(), engine.threads(), command.model.precision,
-      machine.read_bytes_per_second / 1e9, machine.f32_flops / 1e9, machine.int8_ops / 1e9,
+      load_before ? fmt::format(", load {:.1f} before", *load_before) : "", machine.read_bytes_per_second / 1e9,
+      machine.f32_flops / 1e9, machine.int8_ops / 1e9,
       machine.tile_ops > 0 ? fmt::format(", {:.0f} GOP/s int8 by tiles", machine.tile_ops / 1e9) : "");
   const std::string batch = bench.batch == 1 ? "" : fmt::format(", {} sequences, all", bench.batch);
   const std::string depth = bench.depth == 0 ? "" : fmt::format(" after {}", bench.depth);
@@ -131,6 +145,7 @@ std::string as_text(const BenchCommand& command, const runtime::Engine& engine, 
 }
 
 int bench_command(BenchCommand& command) {
+  const std::optional<double> load = load_average();
   Progress progress;
   models::Model opened = model_of(command, progress);
   warn_about(opened);
@@ -161,9 +176,9 @@ int bench_command(BenchCommand& command) {
   }
   progress.clear();
   if (command.json)
-    print(as_json(command, engine, result, machine, forecast.resident()).dump(2) + "\n");
+    print(as_json(command, engine, result, machine, forecast.resident(), load).dump(2) + "\n");
   else
-    print(as_text(command, engine, result, machine, forecast.resident()));
+    print(as_text(command, engine, result, machine, forecast.resident(), load));
   return 0;
 }
 

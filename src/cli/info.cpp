@@ -52,12 +52,14 @@ std::string why(const kernels::Candidate& candidate, const kernels::KernelTable&
   return forced && *forced ? "usable, but COTERIE_ISA asks for another" : "usable, but a better one is there";
 }
 
-std::string_view form(const kernels::MatmulKernel& kernel) {
+std::string form(const kernels::MatmulKernel& kernel) {
   if (kernel.run == nullptr) return "none";
+  const std::string tiles =
+      kernel.tiles_from > 0 ? fmt::format(", by tiles from {} tokens on", kernel.tiles_from) : std::string();
   switch (kernel.form) {
-    case kernels::ActivationForm::floats: return "f32 activations";
-    case kernels::ActivationForm::blocks32: return "int8 activations, blocks of 32";
-    case kernels::ActivationForm::blocks256: return "int8 activations, blocks of 256";
+    case kernels::ActivationForm::floats: return "f32 activations" + tiles;
+    case kernels::ActivationForm::blocks32: return "int8 activations, blocks of 32" + tiles;
+    case kernels::ActivationForm::blocks256: return "int8 activations, blocks of 256" + tiles;
   }
   return "?";
 }

@@ -61,6 +61,7 @@ struct TurnedOrder {  // every byte of a block once
 
 /// How one thread walks turned rows, which is the processor's matter and changes no result: streams side by side, 1, 2
 /// or 4, and how many bytes ahead of where each is read memory is asked, 0 where the processor does better alone.
+/// (Floats take two streams where one is wanted: their sums would wait for each other.)
 struct ReadAhead {
   int64_t streams = 1, bytes = 0;
 };
@@ -86,7 +87,7 @@ struct MatmulKernel {
   int64_t (*scratch_bytes)(tensor::DType dtype, int64_t cols) noexcept = nullptr;
   ActivationForm form = ActivationForm::floats;
   TurnedOrder turned = {};  // count 0: the kernel reads no turned rows
-  bool tiles = false;       // many tokens are multiplied by tiles: peak_tiles is their limit
+  int64_t tiles_from = 0;   // tokens from which on tiles multiply, whose limit is peak_tiles; 0: none do
 };
 
 struct MatmulKernels {

@@ -1,5 +1,6 @@
 #include <cmath>
 #include <optional>
+#include <set>
 
 #include "base/error.h"
 #include "models/gguf_metadata.h"
@@ -28,17 +29,23 @@ class Drawer : public layers::TensorVisitor {
     const float scale = tensor.place == Place::input_embeddings ? 1.0f : inverse_root(cols);
     tensor::Shape shape = shape_of(tensor, {rows, cols});
     if (rows == 1) shape = {cols};
-    if (shape.front() > 0) tensors.push_back({name(tensor), fitting_format(dtype, cols), shape, scale});
+    if (shape.front() > 0) tensors.push_back({name(tensor), fitting(dtype, cols), shape, scale});
   }
   void vector(const Tensor& tensor, int64_t n, layers::Vector&) override { draw(tensor, {n}); }
   void table(const Tensor& tensor, int64_t rows, int64_t cols, layers::Vector&) override { draw(tensor, {rows, cols}); }
   void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, std::vector<tensor::Weight>&) override {
-    tensors.push_back({name(tensor), fitting_format(quant_, cols), {experts, rows, cols}, inverse_root(cols)});
+    tensors.push_back({name(tensor), fitting(quant_, cols), {experts, rows, cols}, inverse_root(cols)});
   }
 
   std::vector<checkpoint::RandomTensor> tensors;
+  std::set<DType> fallbacks;
 
  private:
+  DType fitting(DType wanted, int64_t cols) {
+    const DType dtype = fitting_format(wanted, cols);
+    if (dtype != wanted) fallbacks.insert(dtype);
+    return dtype;
+  }
   static float inverse_root(int64_t n) { return 1.0f / std::sqrt(static_cast<float>(n)); }
   // Norms are near one, A near minus one, everything else small.
   void draw(const Tensor& tensor, const tensor::Shape& shape) {
@@ -75,7 +82,7 @@ RandomModel random_model(const ModelSpec& spec, DType quant, const std::string& 
   network.visit(drawer);
 
   RandomModel model;
-  model.tensors = std::move(drawer.tensors);
+  model.tensors = std::move(drawer.tensors), model.fallbacks = std::move(drawer.fallbacks);
   model.metadata = gguf_metadata(spec, name);
   model.metadata["tokenizer.ggml.model"] = std::string("no_vocab");
   const auto* attention = std::get_if<layers::AttentionSpec>(&spec.blocks.front().mixer);

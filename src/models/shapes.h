@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,7 +21,8 @@ ModelSpec shape(std::string_view name, int64_t layers = 0);
 /// A model with weights to be drawn, as a GGUF file of it would be: names, shapes, formats and metadata.
 struct RandomModel {
   std::vector<checkpoint::RandomTensor> tensors;
-  checkpoint::Metadata metadata;  // complete for llama.cpp too, with a vocabulary of nameless tokens ("no_vocab")
+  checkpoint::Metadata metadata;      // complete for llama.cpp too, with a vocabulary of nameless tokens ("no_vocab")
+  std::set<tensor::DType> fallbacks;  // formats of rows that are no whole number of blocks
 };
 /// Every matrix in `quant`, as a plain (not _M) quantisation has it, except that routers and the gate of a shared
 /// expert are f32, vectors are f32, and the output matrix is q6_k where `quant` is a block format below 8 bits. A row

@@ -17,6 +17,7 @@ const kernels::MatmulKernel& kernel_of(const Context& context, const tensor::Wei
   base::require(w.cols % tensor::info(w.dtype).block_values == 0, where,
                 "rows of {} values are no whole number of {} blocks", w.cols, tensor::name(w.dtype));
   if (context.precision == Precision::bf16) {
+    base::require(!w.turned, where, "turned rows, which the products of bf16 do not read");
     const kernels::MatmulKernel& kernel = context.kernels.matmul.bf16;
     if (kernel.run == nullptr)
       throw base::Error(ErrorKind::unsupported, std::string(where),

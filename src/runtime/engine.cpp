@@ -153,7 +153,7 @@ Engine::Products Engine::products() const {
     all += bytes;
     if (!tensor::is_block(tensor.dtype)) continue;
     blocks += bytes;
-    if (context_.kernels.matmul.fast[static_cast<size_t>(tensor.dtype)].tiles) tiles += bytes;
+    if (context_.kernels.matmul.fast[static_cast<size_t>(tensor.dtype)].tiles_from > 0) tiles += bytes;
   }
   if (context_.precision != ops::Precision::fast || 2 * blocks <= all) return Products::f32;
   return 2 * tiles > all ? Products::tiles : Products::int8;

@@ -1,5 +1,7 @@
 #include "runtime/shape_model.h"
 
+#include <vector>
+
 #include "base/error.h"
 #include "checkpoint/random_source.h"
 #include "checkpoint/tensor_sink.h"
@@ -13,9 +15,15 @@ models::Model shape_model(const ShapeOptions& options, const models::OpenOptions
   if (!tensor::info(options.quant).weight)
     base::fail(base::ErrorKind::bad_input, "--quant", "{} is no format for weights", tensor::name(options.quant));
   models::ModelSpec spec = models::shape(options.shape, options.layers);
-  const std::string name =
+  std::string name =
       fmt::format("{} of {} layers, random {}", options.shape, spec.blocks.size(), tensor::name(options.quant));
   models::RandomModel random = models::random_model(spec, options.quant, name);
+  if (!random.fallbacks.empty()) {
+    std::vector<std::string_view> others;
+    for (const tensor::DType dtype : random.fallbacks) others.push_back(tensor::name(dtype));
+    name += fmt::format(" ({} where rows are no multiple of {})", fmt::join(others, ", "),
+                        tensor::info(options.quant).block_values);
+  }
   models::apply(open, spec);
 
   models::Model model;

@@ -58,7 +58,7 @@ class TurnedWeights::Collector : public layers::TensorVisitor {
  private:
   void add(const Tensor& tensor, std::vector<Weight> weights, bool stack) {
     if (weights.empty() || weights.front().rows == 0 || tensor.place == layers::Place::input_embeddings) return;
-    if (tensor.decoded) return;  // a router's, in f32 always: few bytes, and not only matmuls read them
+    if (tensor.place == layers::Place::router) return;  // few bytes, and that of soft mixtures is read row by row too
     Part part;
     for (const Weight& weight : weights) {
       if (!weight) return;

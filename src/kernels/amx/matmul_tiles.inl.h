@@ -154,5 +154,5 @@ int64_t tile_scratch(tensor::DType dtype, int64_t cols) noexcept {
 template <class Tiles>
 void use_tiles(MatmulKernel& kernel) {
   vector_kernel<Tiles> = kernel;
-  kernel.run = run_tiles<Tiles>, kernel.scratch_bytes = tile_scratch<Tiles>, kernel.tiles = true;
+  kernel.run = run_tiles<Tiles>, kernel.scratch_bytes = tile_scratch<Tiles>, kernel.tiles_from = kLeastTokens;
 }

@@ -2,7 +2,9 @@
 // [k][kLanes] of f32, one row a lane; an output is the sum, in order, of the sums of kChunk products each.
 
 inline constexpr int64_t kChunk = 256;
-// Packed together, a chunk at a time: as many rows as a piece of many tokens has, so that x is read once for each chunk.
+// Packed together, a chunk at a time: as many rows as a piece of many tokens has (rows_of_floats in ops/), so that x is
+// read once for each chunk. They are 256 kB. (512 tokens by 2048 x 2048, Emerald Rapids, which has 2 MB of second
+// cache, November 2026: 1.00 to 1.07 times as fast as 64 rows; smaller second caches were not measured.)
 inline constexpr int64_t kFloatPanels = 256 / kLanes;
 
 inline constexpr int64_t kFloatCopyBytes = kLanes * kChunk * 4;  // a chunk of kLanes rows

@@ -2,14 +2,14 @@
 // from there, in the streams that a processor wants, and more unpack panels by loads alone. The sums are those of
 // floats.inl.h.
 
-inline constexpr int64_t kTurnedBytes = 16;  // of a row's block
-
-/// A few tokens: a tile of so many streams and tokens that its sums stay in registers. One sum alone would wait for
-/// itself, so there are two streams at least where there is one token.
+/// A few tokens: a tile of so many streams and tokens that its sums stay in registers. Sums wait for themselves, a few
+/// of them together less, so that there are two streams at least where registers allow it, whatever the processor
+/// wants.
 template <class Read>
-struct FewFloats {
-  static constexpr int64_t kBytes = kTurnedBytes, kValues = kTurnedBytes / Read::kBytes;
+struct FewFloatsByTurned {
+  static constexpr int64_t kBytes = order_of(Read::kTurned).block_bytes, kValues = kBytes / Read::kBytes;
   static_assert(kChunk % kValues == 0);
+  static_assert(kSumsOfFewFloats >= kTurnedFew);  // all of them in one tile of one stream
 
   static bool takes(int streams, const MatmulTask& task) {
     return streams == 1 || (streams <= larger(task.read_ahead.streams, 2) && streams * task.tokens <= kSumsOfFewFloats);
@@ -65,9 +65,9 @@ template <class Read>
 struct UnpackTurned {
   const MatmulTask& task;
   COTERIE_INLINE void operator()(int64_t first, int64_t begin, int64_t count, float* panel) const {
-    constexpr int64_t kValues = FewFloats<Read>::kValues;
+    constexpr int64_t kBytes = FewFloatsByTurned<Read>::kBytes, kValues = FewFloatsByTurned<Read>::kValues;
     Turned block{task.weights + first * task.row_stride + begin * Read::kBytes * kLanes};
-    for (int64_t k = 0; k < count; k += kValues, block.data += kTurnedBytes * kLanes) {
+    for (int64_t k = 0; k < count; k += kValues, block.data += kBytes * kLanes) {
       COTERIE_UNROLL
       for (int i = 0; i < kValues; ++i) store_float(panel + (k + i) * kLanes, Read::value(block, i));
     }

@@ -116,7 +116,8 @@ TEST_P(TurnedTest, ProductsHaveTheSameBits) {
     const MatmulKernel& kernel = kernels.fast[static_cast<size_t>(GetParam())];
     if (kernel.turned.count == 0) continue;
     const int64_t block = values_of_a_block(GetParam(), kernel.turned);
-    for (const int64_t cols : {block, 3 * block, 2304 / block * block}) {
+    for (const int64_t cols :
+         {block, 3 * block, 71 * block, 2304 / block * block}) {  // 71: of floats, a chunk and a part
       const RandomWeight weight(GetParam(), 3 * kernels.panel_rows, cols, 5);
       const tensor::Weight& w = weight;
       const tensor::Buffer<std::byte> in_panels = turned(kernels, w, kernel.turned);
@@ -141,10 +142,11 @@ TEST_P(TurnedTest, HowTheyAreWalkedChangesNoBit) {
       const tensor::Weight& w = weight;
       const tensor::Buffer<std::byte> in_panels = turned(kernels, w, kernel.turned);
       const std::span<const std::byte> next(in_panels.data(), static_cast<size_t>(in_panels.size()));
-      for (const int64_t tokens : {1, 2, 3, 8}) {
+      for (const int64_t tokens : {1, 2, 3, 4, 6, 8}) {
         const std::vector<float> x = test::random_values(tokens * cols, 8);
-        const auto expected = product(kernels, w, in_panels.data(), true, tokens, x, {1, 0});
-        for (const ReadAhead walk : {ReadAhead{1, 64}, ReadAhead{2, 0}, ReadAhead{4, 2304}, ReadAhead{4, 1 << 16}})
+        const auto expected = product(kernels, w, w.data, false, tokens, x);
+        for (const ReadAhead walk :
+             {ReadAhead{1, 0}, ReadAhead{1, 64}, ReadAhead{2, 0}, ReadAhead{4, 2304}, ReadAhead{4, 1 << 16}})
           for (const bool more : {false, true})
             ASSERT_EQ(product(kernels, w, in_panels.data(), true, tokens, x, walk,
                               more ? next : std::span<const std::byte>()),
@@ -153,6 +155,23 @@ TEST_P(TurnedTest, HowTheyAreWalkedChangesNoBit) {
       }
     }
   }
+}
+
+// More rows than are packed together.
+TEST(Turned, ManyRowsOfFloatsHaveTheSameBits) {
+  for (const KernelTable* table : tables_that_turn())
+    for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+      const MatmulKernels& kernels = table->matmul;
+      const int64_t rows = 256 + 3 * kernels.panel_rows, cols = 264, tokens = 9;
+      const RandomWeight weight(dtype, rows, cols, 5);
+      const tensor::Weight& w = weight;
+      const MatmulKernel& kernel = kernels.fast[static_cast<size_t>(dtype)];
+      const tensor::Buffer<std::byte> in_panels = turned(kernels, w, kernel.turned);
+      const std::vector<float> x = test::random_values(tokens * cols, 6);
+      const auto expected = product(by_name("scalar").matmul, w, w.data, false, tokens, x);
+      EXPECT_EQ(product(kernels, w, w.data, false, tokens, x), expected) << table->isa << tensor::name(dtype);
+      EXPECT_EQ(product(kernels, w, in_panels.data(), true, tokens, x), expected) << table->isa << tensor::name(dtype);
+    }
 }
 
 // Sums of 16 bits have no room to spare: all codes and all x as large as they come, in every combination of signs that

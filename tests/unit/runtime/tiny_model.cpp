@@ -41,9 +41,12 @@ text::GgufVocabulary vocabulary() {
 
 std::string fixture(const std::string& name) { return std::string(COTERIE_TEST_DATA) + "/parity/data/" + name; }
 
-models::Model tiny_model(bool text, int64_t context, uint64_t seed, tensor::DType dtype) {
+models::Model tiny_model(bool text, int64_t context, uint64_t seed, tensor::DType dtype, TinySizes sizes) {
   base::Json config = base::read_json(fixture("mixtral") + "/config.json");
   if (tensor::is_block(dtype)) config["hidden_size"] = 256, config["intermediate_size"] = 512;  // whole blocks
+  if (sizes.width > 0) config["hidden_size"] = sizes.width;
+  if (sizes.ffn > 0) config["intermediate_size"] = sizes.ffn;
+  if (sizes.experts > 0) config["num_local_experts"] = sizes.experts;
   models::ModelSpec spec = models::read_config(config, "config.json", true);
   spec.vocabulary = 259;
   spec.context = context;
@@ -58,8 +61,8 @@ models::Model tiny_model(bool text, int64_t context, uint64_t seed, tensor::DTyp
 
 text::ChatTemplate tiny_template() { return text::ChatTemplate(kTemplate, "", "<|im_end|>", "tiny"); }
 
-void write_tiny_gguf(const std::filesystem::path& path, int64_t context, tensor::DType dtype) {
-  const models::Model model = tiny_model(false, context, 1, dtype);
+void write_tiny_gguf(const std::filesystem::path& path, int64_t context, tensor::DType dtype, TinySizes sizes) {
+  const models::Model model = tiny_model(false, context, 1, dtype, sizes);
   const text::GgufVocabulary v = vocabulary();
   checkpoint::Metadata metadata = model.source->metadata();
   const std::string prefix = "tokenizer.ggml.";
