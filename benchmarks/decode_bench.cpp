@@ -17,11 +17,12 @@
 #include "tensor/buffer.h"
 
 // Decoding against memory, token by token: after each token the same threads read as many bytes as it read of weights
-// from memory of their own. On a machine whose bandwidth changes from second to second no other order of measuring
-// says what share of it decoding reaches. COTERIE_BENCH_MODEL names the model; arguments: whether the weights are
-// settled (turned, in large pages) before, or stay in the pages of the file; positions in the cache before, whose
-// bytes then count as well (as if no layer had a window); sequences side by side, whose experts are counted as many as
-// there would be if all were chosen alike often (random weights do; a trained model's are fewer).
+// from memory of their own, as weights are walked there and as a plain sum does, one run a thread. On a machine whose
+// bandwidth changes from second to second no other order of measuring says what share of it decoding reaches.
+// COTERIE_BENCH_MODEL names the model; arguments: whether the weights are settled (turned, in large pages) before, or
+// stay in the pages of the file; positions in the cache before, whose bytes then count as well (as if no layer had a
+// window); sequences side by side, whose experts are counted as many as there would be if all were chosen alike often
+// (random weights do; a trained model's are fewer).
 namespace {
 
 using namespace coterie;
@@ -75,18 +76,21 @@ void measure(benchmark::State& state) {
   const int64_t share = bytes / engine.threads() / 4096 * 4096;
   tensor::Buffer<std::byte> memory(share * engine.threads());
   std::memset(memory.data(), 1, static_cast<size_t>(memory.size()));
-  std::vector<double> steps, reads, shares;
+  const auto read = [&](kernels::ReadAhead walk) {
+    const base::Stopwatch clock;
+    engine.context().pool.run([&](int worker) {
+      benchmark::DoNotOptimize(engine.context().kernels.matmul.read(memory.data() + worker * share, share, walk));
+    });
+    return clock.seconds();
+  };
+  std::vector<double> steps, reads, shares, plain_shares;
   for (auto _ : state) {
     const base::Stopwatch clock;
     step();
     steps.push_back(clock.seconds());
-    const base::Stopwatch read;
-    engine.context().pool.run([&](int worker) {
-      const kernels::MatmulKernels& kernels = engine.context().kernels.matmul;
-      benchmark::DoNotOptimize(kernels.read(memory.data() + worker * share, share, kernels.read_ahead));
-    });
-    reads.push_back(read.seconds());
+    reads.push_back(read(engine.context().kernels.matmul.read_ahead));
     shares.push_back(reads.back() / steps.back());
+    plain_shares.push_back(read({}) / steps.back());
     // Recurrent states go back to a checkpoint alone.
     if (caches.front().length() >= depth + kPositions &&
         std::any_of(caches.begin(), caches.end(), [&](auto& cache) { return cache.truncate(depth) != depth; }))
@@ -95,6 +99,7 @@ void measure(benchmark::State& state) {
   state.counters["ms a step"] = bench::median(steps) * 1e3;
   state.counters["GB/s read"] = static_cast<double>(share * engine.threads()) / bench::median(reads) / 1e9;
   state.counters["of_reading"] = bench::median(shares);
+  state.counters["of_plain_sum"] = bench::median(plain_shares);
   state.SetLabel("medians");
 }
 
