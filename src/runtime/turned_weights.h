@@ -18,8 +18,8 @@ namespace coterie::runtime {
 /// in another order, so no result changes, and a token costs a third fewer instructions to decode, half as many in some
 /// formats (docs/design/matmul.md). A matrix, or all of a layer's experts, is copied to memory of its own bit by bit,
 /// then the decoder is pointed at it and the file's pages are given back: what is resident stays the size of the
-/// weights and of the one tensor under way. What the kernels do not read turned, what lies in no file, and the
-/// embeddings, which are looked up row by row, stay as they are.
+/// weights and of the one tensor under way. What the kernels do not read turned, what lies in no file, the
+/// embeddings, which are looked up row by row, and routers stay as they are.
 class TurnedWeights {
  public:
   /// Nothing is turned yet. All three must outlive this, which points the decoder back when it goes.
