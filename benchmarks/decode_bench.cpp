@@ -33,8 +33,7 @@ constexpr int64_t kPositions = 64;
 int64_t step_bytes(const runtime::WeightBytes& bytes, int64_t batch) {
   constexpr auto kExperts = static_cast<size_t>(layers::Place::experts);
   const auto held = static_cast<double>(bytes.held[kExperts]), touched = static_cast<double>(bytes.touched[kExperts]);
-  const double read = held > 0 ? held * (1 - std::pow(1 - touched / held, static_cast<double>(batch))) : 0;
-  return bytes.all_touched() - bytes.touched[kExperts] + static_cast<int64_t>(read);
+  return bytes.touched_with(held > 0 ? 1 - std::pow(1 - touched / held, static_cast<double>(batch)) : 0);
 }
 
 void measure(benchmark::State& state) {

@@ -91,10 +91,10 @@ void turned(benchmark::State& state) {
                 copies = bytes < (1 << 20) ? 1 : 1 + (512 << 20) / bytes;  // small ones stay in the cache
   tensor::Buffer<std::byte> file(bytes), buffer(bytes * copies);
   fill_weights(file);
-  const int64_t panel = kernels.panel_rows * tensor::row_bytes(dtype, cols);
-  for (int64_t at = 0; at < bytes; at += panel)
-    kernels.turn(file.data() + at, panel / kernels.panel_rows, panel / kernels.panel_rows,
-                 kernels.fast[static_cast<size_t>(dtype)].turned, buffer.data() + at);
+  const int64_t row_bytes = tensor::row_bytes(dtype, cols);
+  for (int64_t at = 0; at < bytes; at += kernels.panel_rows * row_bytes)
+    kernels.turn(file.data() + at, row_bytes, row_bytes, kernels.fast[static_cast<size_t>(dtype)].turned,
+                 buffer.data() + at);
   for (int64_t copy = 1; copy < copies; ++copy)
     std::memcpy(buffer.data() + copy * bytes, buffer.data(), static_cast<size_t>(bytes));
   std::vector<float> x(static_cast<size_t>(tokens * cols)), y(static_cast<size_t>(tokens * rows));

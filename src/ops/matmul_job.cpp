@@ -16,19 +16,16 @@ const kernels::MatmulKernel& kernel_of(const Context& context, const tensor::Wei
   base::require(w.cols == cols, where, "x has {} columns, the weight is [{}, {}]", cols, w.rows, w.cols);
   base::require(w.cols % tensor::info(w.dtype).block_values == 0, where,
                 "rows of {} values are no whole number of {} blocks", w.cols, tensor::name(w.dtype));
-  if (context.precision == Precision::bf16) {
-    base::require(!w.turned, where, "turned rows, which the products of bf16 do not read");
-    const kernels::MatmulKernel& kernel = context.kernels.matmul.bf16;
-    if (kernel.run == nullptr)
-      throw base::Error(ErrorKind::unsupported, std::string(where),
-                        fmt::format("bf16 was asked for, which the {} kernels do not have", context.kernels.isa),
-                        "it needs a CPU with AVX512_BF16; train in f32 otherwise");
-    if (w.dtype != tensor::DType::f32)
-      base::fail(ErrorKind::unsupported, where, "bf16 computes with weights of f32, not {}", tensor::name(w.dtype));
-    return kernel;
-  }
-  const auto& table = context.precision == Precision::f32 ? context.kernels.matmul.exact : context.kernels.matmul.fast;
-  const kernels::MatmulKernel& kernel = table[static_cast<size_t>(w.dtype)];
+  const kernels::MatmulKernels& all = context.kernels.matmul;
+  const bool bf16 = context.precision == Precision::bf16;
+  const auto& table = context.precision == Precision::f32 ? all.exact : all.fast;
+  const kernels::MatmulKernel& kernel = bf16 ? all.bf16 : table[static_cast<size_t>(w.dtype)];
+  if (bf16 && kernel.run == nullptr)
+    throw base::Error(ErrorKind::unsupported, std::string(where),
+                      fmt::format("bf16 was asked for, which the {} kernels do not have", context.kernels.isa),
+                      "it needs a CPU with AVX512_BF16; train in f32 otherwise");
+  if (bf16 && w.dtype != tensor::DType::f32)
+    base::fail(ErrorKind::unsupported, where, "bf16 computes with weights of f32, not {}", tensor::name(w.dtype));
   if (kernel.run == nullptr) base::fail(ErrorKind::unsupported, where, "{} is no weight format", tensor::name(w.dtype));
   base::require(!w.turned || kernel.turned.count > 0, where, "turned rows of {}, which these kernels do not read",
                 tensor::name(w.dtype));

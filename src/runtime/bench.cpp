@@ -18,8 +18,6 @@ namespace {
 using models::Place;
 using Logits = models::SequenceStep::Logits;
 
-constexpr auto kExperts = static_cast<size_t>(Place::experts);
-
 void check(const Engine& engine, const BenchOptions& options) {
   const auto at_least = [](std::string_view option, int64_t value, int64_t least) {
     if (value < least) base::fail(base::ErrorKind::bad_input, option, "is {}, expected at least {}", value, least);
@@ -160,9 +158,7 @@ std::vector<double> rounds(Engine& engine, const BenchOptions& options, std::str
 }
 
 void account_decode(const Engine& engine, const BenchOptions& options, double expert_share, BenchResult& result) {
-  const WeightBytes bytes = weight_bytes(*engine.model().decoder);
-  result.weight_bytes_per_step = bytes.all_touched() - bytes.touched[kExperts] +
-                                 static_cast<int64_t>(expert_share * static_cast<double>(bytes.held[kExperts]));
+  result.weight_bytes_per_step = weight_bytes(*engine.model().decoder).touched_with(expert_share);
   const int64_t mean_length = options.depth + (options.generate + 1) / 2;
   result.cache_bytes_per_step = options.batch * mean_length * engine.cache().position_bytes();
   result.bytes_per_token = static_cast<double>(result.weight_bytes_per_step + result.cache_bytes_per_step) /

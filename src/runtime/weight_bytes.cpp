@@ -55,6 +55,11 @@ int64_t sum(const std::array<int64_t, models::kPlaces>& counts) {
 int64_t WeightBytes::all_held() const { return sum(held); }
 int64_t WeightBytes::all_touched() const { return sum(touched); }
 
+int64_t WeightBytes::touched_with(double expert_share) const {
+  constexpr auto kExperts = static_cast<size_t>(Place::experts);
+  return all_touched() - touched[kExperts] + static_cast<int64_t>(expert_share * static_cast<double>(held[kExperts]));
+}
+
 WeightBytes weight_bytes(const models::Decoder& decoder) {
   Weigher weigher(decoder.spec());
   decoder.visit(weigher);

@@ -17,6 +17,8 @@ struct WeightBytes {
 
   int64_t all_held() const;
   int64_t all_touched() const;
+  /// Read by a step that touches this share of all routed experts: of several tokens, say.
+  int64_t touched_with(double expert_share) const;
 };
 WeightBytes weight_bytes(const models::Decoder& decoder);
 
