@@ -87,7 +87,7 @@ void measure(benchmark::State& state) {
     const base::Stopwatch clock;
     step();
     steps.push_back(clock.seconds());
-    reads.push_back(read(engine.context().kernels.matmul.read_ahead));
+    reads.push_back(read(engine.context().read_ahead));
     shares.push_back(reads.back() / steps.back());
     plain_shares.push_back(read({}) / steps.back());
     // Recurrent states go back to a checkpoint alone.

@@ -9,6 +9,7 @@
 #include "kernels/probe.h"
 #include "median.h"
 #include "ops/matmul.h"
+#include "runtime/walk.h"
 
 // Matmul on weights in their file formats against the machine's limits, on the instruction set that COTERIE_ISA names
 // or the best one. Each prints GB/s of weights read and its share of the read bandwidth, and Gop/s (a multiply-add
@@ -85,6 +86,7 @@ void turned(benchmark::State& state) {
   threads::Pool pool(static_cast<int>(state.range(4)));
   tensor::Arena arena;
   ops::Context context{pool, kernels::select(), arena};
+  context.read_ahead = runtime::walk_of_this_machine(pool, context.kernels).read_ahead;
   const kernels::MatmulKernels& kernels = context.kernels.matmul;
   if (!kernels.turn) return state.SkipWithError("these kernels read no turned rows");
   const int64_t bytes = rows * tensor::row_bytes(dtype, cols),
@@ -112,7 +114,7 @@ void turned(benchmark::State& state) {
     const int64_t share = bytes / pool.threads() / 64 * 64;
     const base::Stopwatch read;
     pool.run(
-        [&](int worker) { benchmark::DoNotOptimize(kernels.read(at + worker * share, share, kernels.read_ahead)); });
+        [&](int worker) { benchmark::DoNotOptimize(kernels.read(at + worker * share, share, context.read_ahead)); });
     reads.push_back(read.seconds()), shares.push_back(reads.back() / products.back());
   }
   state.counters["GB/s"] = static_cast<double>(bytes) / bench::median(products) / 1e9;

@@ -1,10 +1,9 @@
 #include <fmt/format.h>
 
 #include <cstdlib>
-#include <fstream>
 #include <memory>
-#include <sstream>
 
+#include "base/cpu.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "cli/commands.h"
@@ -12,6 +11,7 @@
 #include "kernels/table.h"
 #include "runtime/machine.h"
 #include "runtime/version.h"
+#include "runtime/walk.h"
 #include "tensor/dtype.h"
 #include "threads/topology.h"
 
@@ -23,26 +23,6 @@ struct InfoOptions {
   bool kernels = false, json = false, remeasure = false;
   int threads = 0;
 };
-
-// Of the CPU's features, those that kernels are or could be written for.
-std::vector<std::string> instruction_sets() {
-  static constexpr std::string_view interesting[] = {
-      "sse4_2",   "avx",      "avx2",     "fma",         "f16c",        "avx_vnni",    "avx512f",
-      "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16", "avx512_vbmi", "amx_tile",
-      "amx_int8", "amx_bf16", "neon",     "asimd",       "sve"};
-  std::ifstream file("/proc/cpuinfo");
-  std::string line;
-  std::vector<std::string> found;
-  while (std::getline(file, line)) {
-    if (!line.starts_with("flags") && !line.starts_with("Features")) continue;
-    std::istringstream words(line);
-    for (std::string word; words >> word;)
-      for (const std::string_view name : interesting)
-        if (word == name) found.push_back(word);
-    break;
-  }
-  return found;
-}
 
 std::string why(const kernels::Candidate& candidate, const kernels::KernelTable& chosen) {
   const char* forced = std::getenv("COTERIE_ISA");
@@ -64,6 +44,40 @@ std::string form(const kernels::MatmulKernel& kernel) {
   return "?";
 }
 
+std::string_view name(runtime::Walk::Chosen chosen) {
+  switch (chosen) {
+    case runtime::Walk::Chosen::forced: return "forced by COTERIE_READ_AHEAD";
+    case runtime::Walk::Chosen::measured: return "just measured";
+    case runtime::Walk::Chosen::remembered: return "measured earlier; --remeasure";
+    case runtime::Walk::Chosen::unmeasured: return "not measured";
+  }
+  return "?";
+}
+
+std::string words(kernels::ReadAhead walk) {
+  return fmt::format("{} stream{}, {}", walk.streams, walk.streams == 1 ? "" : "s",
+                     walk.bytes > 0 ? fmt::format("{} bytes prefetched ahead", walk.bytes) : "nothing prefetched");
+}
+
+std::string walk_text(const runtime::Walk& walk) {
+  std::string text = fmt::format("\n{} {} ({})\n", styled("repacked weights are read in", Style::bold),
+                                 words(walk.read_ahead), name(walk.chosen));
+  for (const kernels::WalkTrial& trial : walk.trials)
+    text += fmt::format("  {:<42}{:.1f} GB/s\n", words(trial.walk), trial.gb_s);
+  return text;
+}
+
+base::Json as_json(const runtime::Walk& walk) {
+  base::Json trials = base::Json::array();
+  for (const kernels::WalkTrial& trial : walk.trials)
+    trials.push_back(
+        {{"streams", trial.walk.streams}, {"bytes_ahead", trial.walk.bytes}, {"bytes_per_second", trial.gb_s * 1e9}});
+  return {{"streams", walk.read_ahead.streams},
+          {"bytes_ahead", walk.read_ahead.bytes},
+          {"chosen", name(walk.chosen)},
+          {"trials", trials}};
+}
+
 std::string kernels_text(const kernels::KernelTable& chosen) {
   std::string text = styled(
       fmt::format("\nmatmul of {:<10}{:<24}{}\n", "weights", "--precision f32", "--precision fast"), Style::bold);
@@ -78,7 +92,7 @@ std::string kernels_text(const kernels::KernelTable& chosen) {
 }
 
 base::Json as_json(const threads::Topology& topology, const kernels::KernelTable& chosen, int threads,
-                   const runtime::MachineLimits& machine) {
+                   const runtime::MachineLimits& machine, const runtime::Walk& walk) {
   base::Json candidates = base::Json::array(), formats = base::Json::object();
   for (const kernels::Candidate& candidate : kernels::candidates())
     candidates.push_back({{"isa", candidate.table->isa},
@@ -97,10 +111,11 @@ base::Json as_json(const threads::Topology& topology, const kernels::KernelTable
           {"cores", topology.cores},
           {"numa_nodes", topology.nodes},
           {"cpu_quota", topology.quota},
-          {"instruction_sets", instruction_sets()},
+          {"instruction_sets", base::cpu().features},
           {"kernels", candidates},
           {"isa", chosen.isa},
           {"matmul", formats},
+          {"repacked_reads", as_json(walk)},
           {"threads", threads},
           {"memory_total", base::total_memory()},
           {"memory_available", base::available_memory()},
@@ -112,7 +127,7 @@ base::Json as_json(const threads::Topology& topology, const kernels::KernelTable
 }
 
 std::string as_text(const InfoOptions& options, const threads::Topology& topology, const kernels::KernelTable& chosen,
-                    int threads, const runtime::MachineLimits& machine) {
+                    int threads, const runtime::MachineLimits& machine, const runtime::Walk& walk) {
   std::string text = styled(fmt::format("coterie {}\n", runtime::version()), Style::bold);
   const auto line = [&](std::string_view what, const std::string& value) {
     text += fmt::format("{:<14}{}\n", what, value);
@@ -120,7 +135,7 @@ std::string as_text(const InfoOptions& options, const threads::Topology& topolog
   line("CPU", fmt::format("{}: {} cores, {} logical CPUs, {} NUMA node{}{}", topology.model, topology.cores,
                           topology.cpus.size(), topology.nodes, topology.nodes == 1 ? "" : "s",
                           topology.quota > 0 ? fmt::format(", quota of {:g} CPUs", topology.quota) : ""));
-  line("instructions", fmt::format("{}", fmt::join(instruction_sets(), " ")));
+  line("instructions", fmt::format("{}", fmt::join(base::cpu().features, " ")));
   bool first = true;
   for (const kernels::Candidate& candidate : kernels::candidates()) {
     line(first ? "kernels" : "", fmt::format("{:<8} {}", candidate.table->isa, why(candidate, chosen)));
@@ -141,7 +156,7 @@ std::string as_text(const InfoOptions& options, const threads::Topology& topolog
   line("limits", fmt::format("reads {:.1f} GB/s, multiply-add {:.0f} GFLOP/s f32,{} {:.0f} GOP/s int8{} ({})",
                              machine.read_bytes_per_second / 1e9, machine.f32_flops / 1e9, bf16, machine.int8_ops / 1e9,
                              tiles, machine.remembered ? "measured earlier; --remeasure" : "just measured"));
-  if (options.kernels) text += kernels_text(chosen);
+  if (options.kernels) text += kernels_text(chosen) + walk_text(walk);
   return text;
 }
 
@@ -150,10 +165,13 @@ int info_command(const InfoOptions& options) {
   const kernels::KernelTable& chosen = kernels::select();
   threads::Pool pool(options.threads);
   const runtime::MachineLimits machine = runtime::machine_limits(pool, chosen, options.remeasure);
+  const runtime::Walk walk = options.kernels || options.json
+                                 ? runtime::walk_of_this_machine(pool, chosen, options.remeasure)
+                                 : runtime::Walk{};
   if (options.json)
-    print(as_json(topology, chosen, pool.threads(), machine).dump(2) + "\n");
+    print(as_json(topology, chosen, pool.threads(), machine, walk).dump(2) + "\n");
   else
-    print(as_text(options, topology, chosen, pool.threads(), machine));
+    print(as_text(options, topology, chosen, pool.threads(), machine, walk));
   return 0;
 }
 
@@ -162,7 +180,8 @@ int info_command(const InfoOptions& options) {
 void add_info(CLI::App& app, Action& action) {
   auto options = std::make_shared<InfoOptions>();
   CLI::App* command = app.add_subcommand("info", "Version, CPU, kernels and why they were chosen, threads, memory");
-  command->add_flag("--kernels", options->kernels, "Also what each weight format is computed with");
+  command->add_flag("--kernels", options->kernels,
+                    "Also what each weight format is computed with, and how repacked weights are read");
   command->add_flag("--json", options->json, "As JSON, kernels included");
   command->add_flag("--remeasure", options->remeasure, "Measure the machine again instead of remembering");
   command->add_option("--threads,-t", options->threads, "Threads to measure with")
@@ -171,7 +190,8 @@ void add_info(CLI::App& app, Action& action) {
   command->footer(
       "Examples:\n"
       "  coterie info --kernels\n"
-      "  COTERIE_ISA=avx2 coterie info      which kernels a forced instruction set gives (amx, avx512, avx2, scalar)");
+      "  COTERIE_ISA=avx2 coterie info      which kernels a forced instruction set gives (amx, avx512, avx2, scalar)\n"
+      "  COTERIE_READ_AHEAD=2:2304 coterie info --kernels      two streams, each with 2304 bytes prefetched ahead");
   command->callback([=, &action] { action = [options] { return info_command(*options); }; });
 }
 

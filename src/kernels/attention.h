@@ -76,14 +76,4 @@ struct AttentionKernels {
                  int64_t count, int64_t key_dim, int64_t value_dim, std::byte* head) noexcept = nullptr;
 };
 
-namespace scalar {
-AttentionKernels attention_kernels();
-}
-namespace avx2 {
-AttentionKernels attention_kernels();
-}
-namespace avx512 {
-AttentionKernels attention_kernels();
-}
-
 }  // namespace coterie::kernels

@@ -34,16 +34,4 @@ struct GemmKernels {
   void (*run)(const GemmTask& task) noexcept = nullptr;
 };
 
-namespace scalar {
-GemmKernels gemm_kernels();
-}
-namespace avx2 {
-GemmKernels gemm_kernels();
-}
-namespace avx512 {
-GemmKernels gemm_kernels();
-/// The same with operands rounded to bf16; for CPUs that have AVX512_BF16.
-GemmKernels gemm_kernels_bf16();
-}  // namespace avx512
-
 }  // namespace coterie::kernels

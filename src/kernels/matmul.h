@@ -92,7 +92,6 @@ struct MatmulKernel {
 
 struct MatmulKernels {
   int64_t panel_rows = 1;  // rows worked on together: split work at multiples of it
-  ReadAhead read_ahead;
   std::array<MatmulKernel, tensor::kDTypes> exact{};
   std::array<MatmulKernel, tensor::kDTypes> fast{};
   /// Turns a panel of rows of row_bytes each, row_stride apart, into the same bytes in the order in which a kernel

@@ -80,14 +80,4 @@ struct SsmKernels {
   void (*softplus)(const float* x, const float* bias, float low, float high, float* y, int64_t n) noexcept = nullptr;
 };
 
-namespace scalar {
-SsmKernels ssm_kernels();
-}
-namespace avx2 {
-SsmKernels ssm_kernels();
-}
-namespace avx512 {
-SsmKernels ssm_kernels();
-}
-
 }  // namespace coterie::kernels

@@ -2,9 +2,9 @@
 
 #include <array>
 #include <cstdlib>
-#include <mutex>
 #include <vector>
 
+#include "base/cpu.h"
 #include "base/error.h"
 #include "kernels/isa.h"
 
@@ -16,81 +16,75 @@ using base::ErrorKind;
 
 constexpr std::string_view kVariable = "COTERIE_ISA";
 
-struct Feature {
-  std::string_view name;
-  bool present;
-};
-
-// __builtin_cpu_supports also asks whether the operating system saves the registers.
-std::string missing(std::initializer_list<Feature> features) {
+/// What a CPU lacks of what an instruction set's kernels are compiled with, as a sentence; empty when it has all.
+std::string lacking(std::span<const std::string_view> features) {
   std::string names;
-  for (const Feature& feature : features) {
-    if (feature.present) continue;
+  for (const std::string_view feature : features) {
+    if (base::cpu().has(feature)) continue;
     if (!names.empty()) names += ", ";
-    names += feature.name;
+    names += feature;
   }
   return names.empty() ? names : "needs " + names + ", which this CPU lacks";
 }
 
-/// What reads turned rows, and anything else, fastest from memory. Emerald Rapids, two threads, November 2026: a plain
-/// sum reads 1.1 times as fast by two streams as by one and 1.2 times by four. Decoding the Qwen3 shape in Q4_K (AVX2),
-/// of what one stream of a plain sum reads: one stream 0.65, with 4608 bytes ahead 0.86; two with 2304 0.88; four with
-/// 2304 0.98, eight 0.9; four with 1152 or 4608 are the same, also by AVX-512. Zen 4: one stream that asks for nothing
-/// 0.94, asking costs a tenth; more streams were not measured there.
-ReadAhead read_ahead_of_this_cpu() { return __builtin_cpu_is("intel") ? ReadAhead{4, 2304} : ReadAhead{1, 0}; }
+// As in kernels/simd/target.h.
+constexpr std::array<std::string_view, 3> kAvx2 = {"avx2", "fma", "f16c"};
+constexpr std::array<std::string_view, 8> kAvx512 = {"avx512f",     "avx512bw", "avx512dq", "avx512vl",
+                                                     "avx512_vnni", "avx2",     "fma",      "f16c"};
+constexpr std::array<std::string_view, 2> kAmx = {"amx_tile", "amx_int8"};
+
+KernelTable scalar_table() {
+  return {.isa = "scalar",
+          .matmul = scalar::matmul_kernels(),
+          .vector = scalar::vector_kernels,
+          .attention = scalar::attention_kernels,
+          .ssm = scalar::ssm_kernels,
+          .gemm = scalar::gemm_kernels,
+          .training = scalar::training_kernels};
+}
+
+KernelTable avx2_table() {
+  return {.isa = "avx2",
+          .matmul = avx2::matmul_kernels(),
+          .vector = avx2::vector_kernels,
+          .attention = avx2::attention_kernels,
+          .ssm = avx2::ssm_kernels,
+          .gemm = avx2::gemm_kernels,
+          .training = avx2::training_kernels};
+}
+
+KernelTable avx512_table() {
+  KernelTable table = {.isa = "avx512",
+                       .matmul = avx512::matmul_kernels(),
+                       .vector = avx512::vector_kernels,
+                       .attention = avx512::attention_kernels,
+                       .ssm = avx512::ssm_kernels,
+                       .gemm = avx512::gemm_kernels,
+                       .training = avx512::training_kernels};
+  if (base::cpu().has("avx512_bf16")) {
+    table.gemm_bf16 = avx512::gemm_kernels_bf16;
+    avx512::add_matmul_bf16(table.matmul);
+  }
+  return table;
+}
+
+KernelTable amx_table() {
+  KernelTable table = avx512_table();
+  table.isa = "amx";
+  table.matmul = amx::matmul_kernels(table.matmul);
+  return table;
+}
 
 struct Registry {
-  std::array<KernelTable, 4> tables;  // best first
+  std::array<KernelTable, 4> tables = {amx_table(), avx512_table(), avx2_table(), scalar_table()};  // best first
   std::vector<Candidate> candidates;
 
   Registry() {
-    __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2"), fma = __builtin_cpu_supports("fma");
-    const bool f16c = __builtin_cpu_supports("f16c");
-    tables[1] = {"avx512",
-                 avx512::matmul_kernels(),
-                 avx512::vector_kernels(),
-                 avx512::attention_kernels(),
-                 avx512::ssm_kernels(),
-                 avx512::gemm_kernels(),
-                 avx512::training_kernels(),
-                 {}};
-    tables[2] = {"avx2",
-                 avx2::matmul_kernels(),
-                 avx2::vector_kernels(),
-                 avx2::attention_kernels(),
-                 avx2::ssm_kernels(),
-                 avx2::gemm_kernels(),
-                 avx2::training_kernels(),
-                 {}};
-    tables[3] = {"scalar",
-                 scalar::matmul_kernels(),
-                 scalar::vector_kernels(),
-                 scalar::attention_kernels(),
-                 scalar::ssm_kernels(),
-                 scalar::gemm_kernels(),
-                 scalar::training_kernels(),
-                 {}};
-    if (__builtin_cpu_supports("avx512bf16")) {
-      tables[1].gemm_bf16 = avx512::gemm_kernels_bf16();
-      avx512::add_matmul_bf16(tables[1].matmul);
-    }
-    tables[0] = tables[1], tables[0].isa = "amx";
-    tables[0].matmul = amx::matmul_kernels(tables[1].matmul);
-    for (KernelTable& table : tables) table.matmul.read_ahead = read_ahead_of_this_cpu();
-    const std::string no_avx2 = missing({{"avx2", avx2}, {"fma", fma}, {"f16c", f16c}});
-    const std::string no_avx512 = missing({{"avx512f", __builtin_cpu_supports("avx512f") != 0},
-                                           {"avx512bw", __builtin_cpu_supports("avx512bw") != 0},
-                                           {"avx512dq", __builtin_cpu_supports("avx512dq") != 0},
-                                           {"avx512vl", __builtin_cpu_supports("avx512vl") != 0},
-                                           {"avx512vnni", __builtin_cpu_supports("avx512vnni") != 0},
-                                           {"avx2", avx2},
-                                           {"fma", fma},
-                                           {"f16c", f16c}});
-    std::string no_amx = missing({{"amx-tile", amx::features().tiles}, {"amx-int8", amx::features().int8}});
+    const std::string no_avx512 = lacking(kAvx512);
+    std::string no_amx = lacking(kAmx);
     if (no_amx.empty()) no_amx = no_avx512;
     if (no_amx.empty() && !amx::permitted()) no_amx = "needs tiles, which this system does not give to processes";
-    const std::array<std::string, 4> reasons = {no_amx, no_avx512, no_avx2, ""};
+    const std::array<std::string, 4> reasons = {no_amx, no_avx512, lacking(kAvx2), ""};
     for (size_t i = 0; i < tables.size(); ++i) candidates.push_back({&tables[i], reasons[i].empty(), reasons[i]});
   }
 };

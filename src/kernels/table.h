@@ -22,7 +22,7 @@ struct KernelTable {
   SsmKernels ssm;
   GemmKernels gemm;
   TrainingKernels training;
-  GemmKernels gemm_bf16;  // without `run` where the CPU has no products of bf16
+  GemmKernels gemm_bf16 = {};  // without `run` where the CPU has no products of bf16
 };
 
 /// The tables in this build, best first, each with why it can or cannot run here.

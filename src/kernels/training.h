@@ -41,14 +41,4 @@ struct TrainingKernels {
   double (*sum_of_squares)(const float* x, int64_t n) noexcept;
 };
 
-namespace scalar {
-TrainingKernels training_kernels();
-}
-namespace avx2 {
-TrainingKernels training_kernels();
-}
-namespace avx512 {
-TrainingKernels training_kernels();
-}
-
 }  // namespace coterie::kernels

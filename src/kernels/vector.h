@@ -52,14 +52,4 @@ struct VectorKernels {
   void (*f32_to_bf16)(const float* x, uint16_t* y, int64_t n) noexcept;
 };
 
-namespace scalar {
-VectorKernels vector_kernels();
-}
-namespace avx2 {
-VectorKernels vector_kernels();
-}
-namespace avx512 {
-VectorKernels vector_kernels();
-}
-
 }  // namespace coterie::kernels

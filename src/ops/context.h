@@ -23,8 +23,9 @@ struct Context {
   const kernels::KernelTable& kernels;
   tensor::Arena& arena;  // scratch and activations
   Precision precision = Precision::fast;
-  Tape* tape = nullptr;          // open: each op notes there how to go back (ops/tape.h)
-  Observer* observer = nullptr;  // is shown what matmuls read (ops/observer.h); null costs a branch
+  Tape* tape = nullptr;                // open: each op notes there how to go back (ops/tape.h)
+  Observer* observer = nullptr;        // is shown what matmuls read (ops/observer.h); null costs a branch
+  kernels::ReadAhead read_ahead = {};  // how repacked weights are walked; changes no result
 };
 
 }  // namespace coterie::ops

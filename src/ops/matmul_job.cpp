@@ -105,7 +105,7 @@ kernels::MatmulTask task_of(const Context& context, const tensor::Weight& w, con
                             tensor::Matrix y, std::byte* scratch, const tensor::Weight& next) {
   kernels::MatmulTask task;
   task.weights = w.data, task.dtype = w.dtype, task.row_stride = w.row_stride, task.rows = w.rows, task.cols = w.cols;
-  task.turned = w.turned, task.read_ahead = context.kernels.matmul.read_ahead;
+  task.turned = w.turned, task.read_ahead = context.read_ahead;
   task.x = x, task.tokens = tokens;
   task.y = y.data, task.y_stride = y.stride;
   task.scratch = scratch;

@@ -9,6 +9,7 @@
 #include "base/memory.h"
 #include "kernels/table.h"
 #include "runtime/memory_plan.h"
+#include "runtime/walk.h"
 
 namespace coterie::runtime {
 
@@ -67,6 +68,10 @@ Engine::Engine(models::Model model, const EngineOptions& options)
   if (!settled_ && options_.precision == ops::Precision::fast &&
       model_.source->file_bytes() + base::total_memory() / 8 < base::total_memory())
     turned_.emplace(*model_.decoder, *model_.source, context_.kernels.matmul);
+  // Smaller models are read from the caches, where the ways of walking weights do not differ.
+  constexpr int64_t kLarge = 64 << 20;
+  if (turned_ && model_.source->file_bytes() >= kLarge)
+    context_.read_ahead = walk_of_this_machine(pool_, context_.kernels).read_ahead;
 }
 
 Engine::~Engine() = default;

@@ -1,45 +1,29 @@
 #include "runtime/machine.h"
 
-#include <cstdlib>
 #include <string>
 
-#include "base/atomic_file.h"
+#include "base/cpu.h"
 #include "base/error.h"
 #include "base/json.h"
 #include "kernels/probe.h"
-#include "threads/topology.h"
+#include "runtime/machine_file.h"
 
 namespace coterie::runtime {
 
 namespace {
 
-namespace fs = std::filesystem;
-
 std::string key(const threads::Pool& pool, const kernels::KernelTable& kernels) {
-  // The streams too: a bandwidth found by another walk is another figure.
-  return fmt::format("{} · {} · {} threads · {} streams", threads::Topology::read().model, kernels.isa, pool.threads(),
-                     kernels.matmul.read_ahead.streams);
-}
-
-base::Json read_file(const std::optional<fs::path>& path) {
-  std::error_code ignored;
-  if (!path || !fs::exists(*path, ignored)) return base::Json::object();
-  try {
-    base::Json file = base::read_json(*path);
-    return file.is_object() ? file : base::Json::object();
-  } catch (const base::Error&) {
-    return base::Json::object();  // spoilt: measured and written anew
-  }
+  // "fastest read": a bandwidth found by another way of reading is another figure.
+  return fmt::format("{} · {} · {} threads · fastest read", base::cpu().model, kernels.isa, pool.threads());
 }
 
 // A file may be older than a figure that these kernels have.
-std::optional<MachineLimits> remembered(const base::Json& file, const std::string& name,
+std::optional<MachineLimits> remembered(const base::Json& entry, const std::string& name,
                                         const kernels::KernelTable& kernels) {
   const bool bf16 = kernels.gemm_bf16.run != nullptr, tiles = kernels.matmul.peak_tiles != nullptr;
-  const auto entry = file.find(name);
-  if (entry == file.end() || !entry->is_object()) return {};
+  if (!entry.is_object()) return {};
   try {
-    base::JsonReader reader(*entry, name);
+    base::JsonReader reader(entry, name);
     MachineLimits limits{
         reader.number("read_bytes_per_second"), reader.number("f32_flops"),           reader.number("int8_ops"), true,
         bf16 ? reader.number("bf16_flops") : 0, tiles ? reader.number("tile_ops") : 0};
@@ -53,14 +37,6 @@ std::optional<MachineLimits> remembered(const base::Json& file, const std::strin
 
 }  // namespace
 
-std::optional<fs::path> machine_file() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  const char* home = std::getenv("HOME");
-  if (cache && *cache) return fs::path(cache) / "coterie" / "machine.json";
-  if (home && *home) return fs::path(home) / ".cache" / "coterie" / "machine.json";
-  return {};
-}
-
 MachineLimits measure_machine(threads::Pool& pool, const kernels::KernelTable& kernels) {
   const kernels::MachineLimits measured = kernels::measure_limits(kernels, pool);
   return {measured.read_gb_s * 1e9,    measured.f32_gflop_s * 1e9, measured.int8_gop_s * 1e9, false,
@@ -69,28 +45,18 @@ MachineLimits measure_machine(threads::Pool& pool, const kernels::KernelTable& k
 
 MachineLimits machine_limits(threads::Pool& pool, const kernels::KernelTable& kernels, bool measure_again,
                              const Measure& measure) {
-  const std::optional<fs::path> path = machine_file();
   const std::string name = key(pool, kernels);
-  base::Json file = read_file(path);
   if (!measure_again)
-    if (const auto known = remembered(file, name, kernels)) return *known;
+    if (const auto known = remembered(recall(name), name, kernels)) return *known;
 
   const MachineLimits limits = measure(pool, kernels);
-  if (path) {
-    file[name] = {{"read_bytes_per_second", limits.read_bytes_per_second},
-                  {"f32_flops", limits.f32_flops},
-                  {"int8_ops", limits.int8_ops}};
-    if (limits.bf16_flops > 0) file[name]["bf16_flops"] = limits.bf16_flops;
-    if (limits.tile_ops > 0) file[name]["tile_ops"] = limits.tile_ops;
-    try {
-      fs::create_directories(path->parent_path());
-      base::AtomicFile out(*path);
-      out.write(file.dump(2) + "\n");
-      out.commit();
-    } catch (const std::exception&) {
-      // A read-only home: measured again next time.
-    }
-  }
+  if (base::cpu().emulated) return limits;
+  base::Json entry = {{"read_bytes_per_second", limits.read_bytes_per_second},
+                      {"f32_flops", limits.f32_flops},
+                      {"int8_ops", limits.int8_ops}};
+  if (limits.bf16_flops > 0) entry["bf16_flops"] = limits.bf16_flops;
+  if (limits.tile_ops > 0) entry["tile_ops"] = limits.tile_ops;
+  remember(name, entry);
   return limits;
 }
 

@@ -1,9 +1,7 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <functional>
-#include <optional>
 
 #include "kernels/table.h"
 #include "threads/pool.h"
@@ -20,16 +18,13 @@ struct MachineLimits {
   double tile_ops = 0;               // as int8_ops, by the tiles of AMX; 0 where the kernels use none
 };
 
-/// $XDG_CACHE_HOME/coterie/machine.json, or ~/.cache/coterie/machine.json; nothing when neither variable is set.
-std::optional<std::filesystem::path> machine_file();
-
 using Measure = std::function<MachineLimits(threads::Pool& pool, const kernels::KernelTable& kernels)>;
 /// By kernels/probe.h: about a second.
 MachineLimits measure_machine(threads::Pool& pool, const kernels::KernelTable& kernels);
 
-/// Measured on first use and remembered in machine_file() under the CPU's model, the instruction set, the streams read
-/// and the number of threads. `measure_again` ignores what is remembered. A file that cannot be read or written costs
-/// the memory, not the figure.
+/// Measured on first use and remembered in machine_file() (runtime/machine_file.h) under the CPU's model, the
+/// instruction set and the number of threads; figures of an emulated CPU are not remembered. `measure_again` ignores
+/// what is remembered.
 MachineLimits machine_limits(threads::Pool& pool, const kernels::KernelTable& kernels, bool measure_again = false,
                              const Measure& measure = measure_machine);
 

@@ -11,6 +11,8 @@
 #include <thread>
 #include <tuple>
 
+#include "base/cpu.h"
+
 namespace coterie::threads {
 
 namespace {
@@ -29,16 +31,6 @@ double read_quota() {
   const int quota = read_int("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", -1);
   const int length = read_int("/sys/fs/cgroup/cpu/cpu.cfs_period_us", 0);
   return quota > 0 && length > 0 ? static_cast<double>(quota) / length : 0;
-}
-
-std::string read_model() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);)
-    if (line.starts_with("model name")) {
-      const size_t colon = line.find(": ");
-      if (colon != std::string::npos) return line.substr(colon + 2);
-    }
-  return "unknown processor";
 }
 
 std::map<int, int> read_nodes() {
@@ -92,7 +84,7 @@ Topology Topology::read() {
   for (const auto& [sibling, node, core, id] : ranked) topology.order.push_back(id);
   topology.cores = static_cast<int>(cores.size());
   topology.nodes = static_cast<int>(nodes.size());
-  topology.model = read_model();
+  topology.model = base::cpu().model;
   topology.quota = read_quota();
   return topology;
 }

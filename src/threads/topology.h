@@ -17,7 +17,7 @@ struct Topology {
   std::vector<int> order;  // ids, one of each physical core first, node by node, then the second threads of cores
   int cores = 0;           // physical cores among them
   int nodes = 0;           // NUMA nodes among them
-  std::string model;       // "AMD EPYC 9354", from /proc/cpuinfo
+  std::string model;       // "AMD EPYC 9354", by CPUID (base/cpu.h)
   double quota = 0;        // CPUs the cgroup allows (cpu.max); 0 = unlimited
 
   static Topology read();

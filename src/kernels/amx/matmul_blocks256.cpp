@@ -32,16 +32,26 @@ namespace {
 #include "kernels/amx/matmul_tiles.inl.h"
 }  // namespace
 
-void add_matmul_blocks256(MatmulKernel* fast) {
-  using tensor::DType;
-  use_tiles<Tiles256<Q2K>>(fast[static_cast<int>(DType::q2_k)]);
-  use_tiles<Tiles256<Q3K>>(fast[static_cast<int>(DType::q3_k)]);
-  use_tiles<Tiles256<Q4K>>(fast[static_cast<int>(DType::q4_k)]);
-  use_tiles<Tiles256<Q5K>>(fast[static_cast<int>(DType::q5_k)]);
-  use_tiles<Tiles256<Q6K>>(fast[static_cast<int>(DType::q6_k)]);
-  use_tiles<Tiles256<IQ4XS>>(fast[static_cast<int>(DType::iq4_xs)]);
-}
+namespace {
+constexpr TileFormat kFormats[] = {
+    tile_format<Tiles256<Q2K>>(tensor::DType::q2_k), tile_format<Tiles256<Q3K>>(tensor::DType::q3_k),
+    tile_format<Tiles256<Q4K>>(tensor::DType::q4_k), tile_format<Tiles256<Q5K>>(tensor::DType::q5_k),
+    tile_format<Tiles256<Q6K>>(tensor::DType::q6_k), tile_format<Tiles256<IQ4XS>>(tensor::DType::iq4_xs),
+};
+}  // namespace
 
 }  // namespace coterie::kernels::amx
 
 COTERIE_END
+
+namespace coterie::kernels::amx {
+
+void add_matmul_blocks256(MatmulKernel* fast) {
+  for (const TileFormat& format : kFormats) {
+    MatmulKernel& kernel = fast[static_cast<int>(format.dtype)];
+    *format.few = kernel;
+    kernel.run = format.run, kernel.scratch_bytes = format.scratch_bytes, kernel.tiles_from = kLeastTokens;
+  }
+}
+
+}  // namespace coterie::kernels::amx

@@ -151,8 +151,14 @@ int64_t tile_scratch(tensor::DType dtype, int64_t cols) noexcept {
   return larger(vector_kernel<Tiles>.scratch_bytes(dtype, cols), TileScratch<Tiles>(cols).end);
 }
 
+/// A format, where run_tiles finds its kernel for few tokens, and what takes that kernel's place.
+struct TileFormat {
+  tensor::DType dtype;
+  MatmulKernel* few;
+  void (*run)(const MatmulTask&) noexcept;
+  int64_t (*scratch_bytes)(tensor::DType, int64_t) noexcept;
+};
 template <class Tiles>
-void use_tiles(MatmulKernel& kernel) {
-  vector_kernel<Tiles> = kernel;
-  kernel.run = run_tiles<Tiles>, kernel.scratch_bytes = tile_scratch<Tiles>, kernel.tiles_from = kLeastTokens;
+constexpr TileFormat tile_format(tensor::DType dtype) {
+  return {dtype, &vector_kernel<Tiles>, run_tiles<Tiles>, tile_scratch<Tiles>};
 }

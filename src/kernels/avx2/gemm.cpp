@@ -1,4 +1,4 @@
-#include "kernels/gemm.h"
+#include "kernels/isa.h"
 
 #include "kernels/simd/avx2.h"
 

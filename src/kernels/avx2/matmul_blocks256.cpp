@@ -36,17 +36,26 @@ bool stream_q4_k(const MatmulTask& task) noexcept { return run_stream256<StreamK
 bool stream_q5_k(const MatmulTask& task) noexcept { return run_stream256<StreamK4<Q5K>>(task); }
 bool stream_q6_k(const MatmulTask& task) noexcept { return run_stream256<StreamQ6K>(task); }
 
-void add_matmul_blocks256(MatmulKernel* fast) {
-  using tensor::DType;
-  fast[static_cast<int>(DType::q2_k)] = block_kernel<Blocks256<Q2K>>();
-  fast[static_cast<int>(DType::q3_k)] = block_kernel<Blocks256<Q3K>>();
-  fast[static_cast<int>(DType::q4_k)] = block_kernel<RowWise256<Q4K, RowDotsQ4K>, stream_q4_k>();
-  fast[static_cast<int>(DType::q5_k)] = block_kernel<RowWise256<Q5K, RowDotsQ5K>, stream_q5_k>();
-  fast[static_cast<int>(DType::q6_k)] = block_kernel<RowWise256<Q6K, RowDotsQ6K>, stream_q6_k>();
-  fast[static_cast<int>(DType::iq4_xs)] =
-      block_kernel<Words<IQ4XS, RowWise256<IQ4XS, RowDotsIQ4XS>, ActivationBlock256, Header256<8>>>();
-}
+namespace {
+constexpr FormatKernel kFormats[] = {
+    {tensor::DType::q2_k, block_kernel<Blocks256<Q2K>>()},
+    {tensor::DType::q3_k, block_kernel<Blocks256<Q3K>>()},
+    {tensor::DType::q4_k, block_kernel<RowWise256<Q4K, RowDotsQ4K>, stream_q4_k>()},
+    {tensor::DType::q5_k, block_kernel<RowWise256<Q5K, RowDotsQ5K>, stream_q5_k>()},
+    {tensor::DType::q6_k, block_kernel<RowWise256<Q6K, RowDotsQ6K>, stream_q6_k>()},
+    {tensor::DType::iq4_xs,
+     block_kernel<Words<IQ4XS, RowWise256<IQ4XS, RowDotsIQ4XS>, ActivationBlock256, Header256<8>>>()},
+};
+}  // namespace
 
 }  // namespace coterie::kernels::avx2
 
 COTERIE_END
+
+namespace coterie::kernels::avx2 {
+
+void add_matmul_blocks256(MatmulKernel* fast) {
+  for (const FormatKernel& format : kFormats) fast[static_cast<int>(format.dtype)] = format.kernel;
+}
+
+}  // namespace coterie::kernels::avx2

@@ -31,17 +31,26 @@ template <class Format>
 using WordBlocks32 = Words<Format, Blocks32<Format>, ActivationBlock32, Header32>;
 }  // namespace
 
-void add_matmul_blocks32(MatmulKernel* fast) {
-  using tensor::DType;
-  fast[static_cast<int>(DType::q4_0)] = block_kernel<Blocks32<Q4_0>>();
-  fast[static_cast<int>(DType::q4_1)] = block_kernel<Blocks32<Q4_1>>();
-  fast[static_cast<int>(DType::q5_0)] = block_kernel<Blocks32<Q5_0>>();
-  fast[static_cast<int>(DType::q5_1)] = block_kernel<Blocks32<Q5_1>>();
-  fast[static_cast<int>(DType::q8_0)] = block_kernel<WordBlocks32<Q8_0>>();
-  fast[static_cast<int>(DType::iq4_nl)] = block_kernel<WordBlocks32<IQ4NL>>();
-  fast[static_cast<int>(DType::mxfp4)] = block_kernel<Blocks32<MXFP4>>();
-}
+namespace {
+constexpr FormatKernel kFormats[] = {
+    {tensor::DType::q4_0, block_kernel<Blocks32<Q4_0>>()},
+    {tensor::DType::q4_1, block_kernel<Blocks32<Q4_1>>()},
+    {tensor::DType::q5_0, block_kernel<Blocks32<Q5_0>>()},
+    {tensor::DType::q5_1, block_kernel<Blocks32<Q5_1>>()},
+    {tensor::DType::q8_0, block_kernel<WordBlocks32<Q8_0>>()},
+    {tensor::DType::iq4_nl, block_kernel<WordBlocks32<IQ4NL>>()},
+    {tensor::DType::mxfp4, block_kernel<Blocks32<MXFP4>>()},
+};
+}  // namespace
 
 }  // namespace coterie::kernels::avx2
 
 COTERIE_END
+
+namespace coterie::kernels::avx2 {
+
+void add_matmul_blocks32(MatmulKernel* fast) {
+  for (const FormatKernel& format : kFormats) fast[static_cast<int>(format.dtype)] = format.kernel;
+}
+
+}  // namespace coterie::kernels::avx2

@@ -1,4 +1,4 @@
-#include "kernels/vector.h"
+#include "kernels/isa.h"
 
 #include "kernels/simd/avx2.h"
 

@@ -1,4 +1,4 @@
-#include "kernels/attention.h"
+#include "kernels/isa.h"
 
 #include "kernels/simd/avx512.h"
 

@@ -1,6 +1,5 @@
 #include <immintrin.h>
 
-#include "kernels/gemm.h"
 #include "kernels/isa.h"
 #include "kernels/simd/target.h"
 
@@ -284,12 +283,17 @@ int64_t peak_bf16(int64_t rounds, float* sink) noexcept {
 
 }  // namespace
 
-GemmKernels gemm_kernels_bf16() { return {kTileRows, kPanel, kScratch, run_gemm_bf16}; }
+}  // namespace coterie::kernels::avx512
+
+COTERIE_END
+
+namespace coterie::kernels::avx512 {
+
+constinit const GemmKernels gemm_kernels_bf16 = {kTileRows, kPanel, kScratch, run_gemm_bf16};
+
 void add_matmul_bf16(MatmulKernels& kernels) {
   kernels.bf16 = {run_matmul_bf16, matmul_scratch, ActivationForm::floats};
   kernels.peak_bf16 = peak_bf16;
 }
 
 }  // namespace coterie::kernels::avx512
-
-COTERIE_END

@@ -32,16 +32,25 @@ namespace {
 #include "kernels/matmul/block_kernel.inl.h"
 }  // namespace
 
-void add_matmul_blocks256(MatmulKernel* fast) {
-  using tensor::DType;
-  fast[static_cast<int>(DType::q2_k)] = block_kernel<Blocks256<Q2K>>();
-  fast[static_cast<int>(DType::q3_k)] = block_kernel<Blocks256<Q3K>>();
-  fast[static_cast<int>(DType::q4_k)] = block_kernel<RowWise256<Q4K, RowDotsK4<Q4K>>, avx2::stream_q4_k>();
-  fast[static_cast<int>(DType::q5_k)] = block_kernel<RowWise256<Q5K, RowDotsK4<Q5K>>, avx2::stream_q5_k>();
-  fast[static_cast<int>(DType::q6_k)] = block_kernel<RowWise256<Q6K, RowDotsQ6K>, avx2::stream_q6_k>();
-  fast[static_cast<int>(DType::iq4_xs)] = block_kernel<Blocks256<IQ4XS>>();
-}
+namespace {
+constexpr FormatKernel kFormats[] = {
+    {tensor::DType::q2_k, block_kernel<Blocks256<Q2K>>()},
+    {tensor::DType::q3_k, block_kernel<Blocks256<Q3K>>()},
+    {tensor::DType::q4_k, block_kernel<RowWise256<Q4K, RowDotsK4<Q4K>>, avx2::stream_q4_k>()},
+    {tensor::DType::q5_k, block_kernel<RowWise256<Q5K, RowDotsK4<Q5K>>, avx2::stream_q5_k>()},
+    {tensor::DType::q6_k, block_kernel<RowWise256<Q6K, RowDotsQ6K>, avx2::stream_q6_k>()},
+    {tensor::DType::iq4_xs, block_kernel<Blocks256<IQ4XS>>()},
+};
+}  // namespace
 
 }  // namespace coterie::kernels::avx512
 
 COTERIE_END
+
+namespace coterie::kernels::avx512 {
+
+void add_matmul_blocks256(MatmulKernel* fast) {
+  for (const FormatKernel& format : kFormats) fast[static_cast<int>(format.dtype)] = format.kernel;
+}
+
+}  // namespace coterie::kernels::avx512

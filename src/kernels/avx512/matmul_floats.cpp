@@ -31,20 +31,26 @@ namespace {
 #include "kernels/matmul/float_kernel.inl.h"
 }  // namespace
 
+namespace {
+constexpr FormatKernel kFormats[] = {{tensor::DType::f32, float_kernel<ReadF32>()},
+                                     {tensor::DType::f16, float_kernel<ReadF16>()},
+                                     {tensor::DType::bf16, float_kernel<ReadBF16>()}};
+}  // namespace
+
+}  // namespace coterie::kernels::avx512
+
+COTERIE_END
+
+namespace coterie::kernels::avx512 {
+
 void add_matmul_floats(MatmulKernel* exact, MatmulKernel* fast) {
   using tensor::DType;
   for (int i = 0; i < tensor::kDTypes; ++i) {
     const DType dtype = static_cast<DType>(i);
     if (tensor::is_block(dtype)) exact[i] = {run_decoded, floats_scratch, ActivationForm::floats};
   }
-  MatmulKernel* const tables[] = {exact, fast};
-  for (MatmulKernel* kernels : tables) {
-    kernels[static_cast<int>(DType::f32)] = float_kernel<ReadF32>();
-    kernels[static_cast<int>(DType::f16)] = float_kernel<ReadF16>();
-    kernels[static_cast<int>(DType::bf16)] = float_kernel<ReadBF16>();
-  }
+  for (MatmulKernel* kernels : {exact, fast})
+    for (const FormatKernel& format : kFormats) kernels[static_cast<int>(format.dtype)] = format.kernel;
 }
 
 }  // namespace coterie::kernels::avx512
-
-COTERIE_END

@@ -1,4 +1,4 @@
-#include "kernels/ssm.h"
+#include "kernels/isa.h"
 
 #include "kernels/simd/avx512.h"
 

@@ -421,4 +421,4 @@ inline void finish(float max, float sum, const float* out, const float* sink, fl
   if (const int64_t n = value_dim - i; n > 0) store_first(target + i, mul(load_first(out + i, n), f), n);
 }
 
-AttentionKernels attention_kernels() { return {kRowTile, pack_queries, attention_chunk, merge, finish, append}; }
+constinit const AttentionKernels attention_kernels = {kRowTile, pack_queries, attention_chunk, merge, finish, append};

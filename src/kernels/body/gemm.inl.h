@@ -150,6 +150,5 @@ inline void run_gemm(const GemmTask& task) noexcept {
   }
 }
 
-GemmKernels gemm_kernels() {
-  return {kTileRows, kPanel, kPackedCols * kGemmDepth + kPackedRows / kTileRows * kTileFloats, run_gemm};
-}
+constinit const GemmKernels gemm_kernels = {kTileRows, kPanel,
+                                            kPackedCols* kGemmDepth + kPackedRows / kTileRows* kTileFloats, run_gemm};

@@ -127,4 +127,4 @@ inline void head_scan(const HeadScanTile& tile) noexcept {
   }
 }
 
-SsmKernels ssm_kernels() { return {convolve, selective_scan, head_scan, softplus_row}; }
+constinit const SsmKernels ssm_kernels = {convolve, selective_scan, head_scan, softplus_row};

@@ -153,4 +153,4 @@ inline double sum_of_squares(const float* x, int64_t n) noexcept {
   return total;
 }
 
-TrainingKernels training_kernels() { return {adamw, gate_back, softmax_back, sum_of_squares}; }
+constinit const TrainingKernels training_kernels = {adamw, gate_back, softmax_back, sum_of_squares};

@@ -308,8 +308,7 @@ inline void f32_to_bf16(const float* x, uint16_t* y, int64_t n) noexcept {
   convert(x, reinterpret_cast<Bfloat*>(y), n);
 }
 
-VectorKernels vector_kernels() {
-  return {rms_norm,         layer_norm,       add_scaled,  scale,      softcap,     clamp,      activate,
-          activation_slope, exp_row,          sigmoid_row, softmax,    log_softmax, argmax,     rope_angles,
-          rope_half,        rope_interleaved, f16_to_f32,  f32_to_f16, bf16_to_f32, f32_to_bf16};
-}
+constinit const VectorKernels vector_kernels = {
+    rms_norm,         layer_norm,       add_scaled,  scale,      softcap,     clamp,      activate,
+    activation_slope, exp_row,          sigmoid_row, softmax,    log_softmax, argmax,     rope_angles,
+    rope_half,        rope_interleaved, f16_to_f32,  f32_to_f16, bf16_to_f32, f32_to_bf16};

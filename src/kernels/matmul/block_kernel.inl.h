@@ -15,6 +15,6 @@ void run_blocks(const MatmulTask& task) noexcept {
 }
 
 template <class Blocks, OneToken one_token = nullptr>
-MatmulKernel block_kernel() {
+constexpr MatmulKernel block_kernel() {
   return {run_blocks<Blocks, one_token>, panel_scratch<Blocks>, Blocks::kForm, Blocks::turned_order()};
 }

@@ -11,7 +11,7 @@ void run_floats(const MatmulTask& task) noexcept {
 }
 
 template <class Read>
-MatmulKernel float_kernel() {
+constexpr MatmulKernel float_kernel() {
   static_assert(covers(Read::kTurned, 16));
   return {run_floats<Read>, floats_scratch, ActivationForm::floats, order_of(Read::kTurned)};
 }

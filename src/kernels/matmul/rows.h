@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/matmul.h"
 #include "quant/blocks.h"
 
 namespace coterie::kernels {
@@ -30,9 +31,13 @@ struct Ahead {
 inline constexpr const int8_t* kIq4Codes = quant::kIq4Values.data();
 inline constexpr const int8_t* kMxfp4Codes = quant::kMxfp4Values.data();
 
-/// Each fills in its formats, by dtype, and is a file of the instruction set's folder.
-struct MatmulKernel;
-struct MatmulTask;
+/// A format and what multiplies it: constants of the file that holds the kernels.
+struct FormatKernel {
+  tensor::DType dtype;
+  MatmulKernel kernel;
+};
+
+/// Each fills in its formats, by dtype, and is a file of the instruction set's folder. Compiled for the baseline.
 namespace avx2 {
 void add_matmul_blocks32(MatmulKernel* fast);
 void add_matmul_blocks256(MatmulKernel* fast);

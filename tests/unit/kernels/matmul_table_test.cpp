@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "kernels/probe.h"
+#include "kernels/probe_walk.h"
 #include "kernels/table.h"
 #include "support/with_isa.h"
 
@@ -54,6 +55,18 @@ TEST(Probe, FiguresAreThoseOfAComputer) {
   EXPECT_GT(limits.read_gb_s, 0.1);
   EXPECT_GT(limits.f32_gflop_s, 0.1);
   EXPECT_GT(limits.int8_gop_s, 0.1);
+}
+
+TEST(Probe, WalksAreComparedWhereThereAreRepackedRows) {
+  threads::Pool pool(1);
+  for (const Candidate& candidate : candidates()) {
+    if (!candidate.usable) continue;
+    const std::vector<WalkTrial> trials = measure_walks(*candidate.table, pool, 128 << 20);
+    EXPECT_EQ(trials.empty(), candidate.table->matmul.turn == nullptr) << candidate.table->isa;
+    for (const WalkTrial& trial : trials) EXPECT_GT(trial.gb_s, 0.1) << candidate.table->isa;
+    const ReadAhead best = fastest_walk(trials);
+    EXPECT_TRUE(best.streams == 1 || best.streams == 2 || best.streams == 4);
+  }
 }
 
 }  // namespace

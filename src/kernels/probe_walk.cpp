@@ -1,0 +1,101 @@
+#include "kernels/probe_walk.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "base/clock.h"
+#include "base/cpu.h"
+#include "base/memory.h"
+#include "tensor/buffer.h"
+
+namespace coterie::kernels {
+
+namespace {
+
+// What processors were seen to like: Zen 4 one stream that asks for nothing, Zen 3 two, Emerald Rapids four. Eight were
+// never better than four, and 1152 or 4608 bytes ahead never better than 2304 for more than one stream.
+constexpr std::array<ReadAhead, 6> kWalks = {{{1, 0}, {1, 2304}, {1, 4608}, {2, 2304}, {4, 0}, {4, 2304}}};
+
+constexpr int64_t kCols = 2048, kTaskRows = 256;  // a piece of a matrix as ops::matmul cuts them
+constexpr int kRounds = 9;
+constexpr int64_t kTrialBytes = 32 << 20;
+
+int64_t default_buffer() {
+  const int64_t last_cache = std::max<int64_t>(::sysconf(_SC_LEVEL3_CACHE_SIZE), 0);
+  return std::clamp<int64_t>(last_cache * 3 / 2, 256 << 20, 768 << 20);
+}
+
+double median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+}  // namespace
+
+std::vector<WalkTrial> measure_walks(const KernelTable& table, threads::Pool& pool, int64_t buffer_bytes) {
+  const MatmulKernel& kernel = table.matmul.fast[static_cast<size_t>(tensor::DType::q4_k)];
+  if (kernel.turned.count == 0 || base::cpu().emulated) return {};
+
+  const int64_t row_bytes = kCols / 256 * kernel.turned.block_bytes, task_bytes = kTaskRows * row_bytes;
+  int64_t bytes = buffer_bytes > 0 ? buffer_bytes : default_buffer();
+  bytes = std::min(bytes, base::available_memory() / 4);
+  const int64_t tasks = bytes / task_bytes;
+  // In one trial each worker walks as many tasks, one after the other.
+  const int64_t tasks_each = std::max<int64_t>(kTrialBytes / task_bytes / pool.threads(), 2);
+  if (tasks < 2 * tasks_each * pool.threads()) return {};
+
+  tensor::Buffer<std::byte> weights(tasks * task_bytes);
+  pool.split(tasks, 1, [&](int64_t begin, int64_t end, int) {
+    std::memset(weights.data() + begin * task_bytes, 1, static_cast<size_t>((end - begin) * task_bytes));
+  });
+  std::vector<float> ones(kCols, 1.0f);
+  std::vector<ActivationBlock256> x(kCols / 256);
+  table.matmul.quantise256(ones.data(), kCols, x.data());
+  const std::byte* const row = reinterpret_cast<const std::byte*>(x.data());
+  const int64_t scratch_bytes = kernel.scratch_bytes(tensor::DType::q4_k, kCols);
+  tensor::Buffer<std::byte> scratch(scratch_bytes * pool.threads());
+  tensor::Buffer<float> y(kTaskRows * pool.threads());
+
+  int64_t first = 0;  // task; each trial begins where the last one ended, so that no cache holds what it reads
+  const auto trial = [&](ReadAhead walk) {
+    const base::Stopwatch watch;
+    pool.run([&](int worker) {
+      MatmulTask task;
+      task.dtype = tensor::DType::q4_k, task.row_stride = row_bytes, task.rows = kTaskRows, task.cols = kCols;
+      task.turned = true, task.x = &row, task.tokens = 1, task.read_ahead = walk;
+      task.y = y.data() + worker * kTaskRows, task.y_stride = kTaskRows;
+      task.scratch = scratch.data() + worker * scratch_bytes;
+      const auto at = [&](int64_t i) {
+        return weights.data() + (first + worker * tasks_each + i) % tasks * task_bytes;
+      };
+      for (int64_t i = 0; i < tasks_each; ++i) {
+        task.weights = at(i), task.next = at(i + 1), task.next_bytes = task_bytes;
+        kernel.run(task);
+      }
+    });
+    first += tasks_each * pool.threads();
+    return static_cast<double>(tasks_each * pool.threads() * task_bytes) / watch.seconds() / 1e9;
+  };
+
+  std::array<std::vector<double>, kWalks.size()> rates;
+  trial(kWalks.front());  // wakes the workers, and the processor
+  for (int round = 0; round < kRounds; ++round)
+    for (size_t i = 0; i < kWalks.size(); ++i) {
+      const size_t which = (i + static_cast<size_t>(round)) % kWalks.size();
+      rates[which].push_back(trial(kWalks[which]));
+    }
+  std::vector<WalkTrial> trials;
+  for (size_t i = 0; i < kWalks.size(); ++i) trials.push_back({kWalks[i], median(rates[i])});
+  return trials;
+}
+
+ReadAhead fastest_walk(const std::vector<WalkTrial>& trials) {
+  const auto best = std::ranges::max_element(trials, {}, &WalkTrial::gb_s);
+  return best == trials.end() ? ReadAhead{} : best->walk;
+}
+
+}  // namespace coterie::kernels
