@@ -174,8 +174,14 @@ TEST_P(AdapterLaw, TwoStepsChangeEveryMatrixOfItAndNothingElse) {
   const double at_first = loss.value();
   for (int step = 0; step < 2; ++step) {
     loss.gradients(parameters);
+    // So long that the loss falls by a thousandth to first order: a longer step along a steep gradient may raise it.
+    double square = 0;
     for (const Parameter& p : parameters.list())
-      for (int64_t i = 0; i < p.count; ++i) p.values[i] -= 0.01f * p.gradient[i];
+      for (int64_t i = 0; i < p.count; ++i) square += static_cast<double>(p.gradient[i]) * p.gradient[i];
+    ASSERT_GT(square, 0);
+    const float length = static_cast<float>(1e-3 * at_first / square);
+    for (const Parameter& p : parameters.list())
+      for (int64_t i = 0; i < p.count; ++i) p.values[i] -= length * p.gradient[i];
   }
   EXPECT_LT(loss.value(), at_first);
   for (size_t i = 0; i < first.size(); ++i) {
