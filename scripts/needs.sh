@@ -6,6 +6,7 @@ readonly build_packages=(g++ cmake ninja-build pkg-config nlohmann-json3-dev lib
   libgtest-dev libbenchmark-dev librapidcheck-dev python3)
 readonly rust_packages=(cargo-web rustc-web) # Debian 12's current Rust; its plain `cargo` is too old
 readonly rust_least=1.85
+readonly test_packages=(qemu-user) # runs the binary as other CPUs
 readonly lint_packages=(git clang-format-14 shellcheck python3)
 readonly fuzz_packages=(clang-14 libclang-rt-14-dev)
 
@@ -73,6 +74,8 @@ need_build() {
   needs_say "the text library needs cargo $rust_least or newer on the PATH; found: $(cargo --version 2>&1 || true)"
   exit 1
 }
+
+need_tests() { install tests "${test_packages[@]}"; }
 
 need_fuzz() { install fuzz "${fuzz_packages[@]}"; }
 
