@@ -171,19 +171,11 @@ TEST_P(AdapterLaw, TwoStepsChangeEveryMatrixOfItAndNothingElse) {
   std::vector<std::vector<float>> first;
   for (const Parameter& p : parameters.list()) first.emplace_back(p.values, p.values + p.count);
   Loss loss(*model.decoder);
-  const double at_first = loss.value();
   for (int step = 0; step < 2; ++step) {
     loss.gradients(parameters);
-    // So long that the loss falls by a thousandth to first order: a longer step along a steep gradient may raise it.
-    double square = 0;
     for (const Parameter& p : parameters.list())
-      for (int64_t i = 0; i < p.count; ++i) square += static_cast<double>(p.gradient[i]) * p.gradient[i];
-    ASSERT_GT(square, 0);
-    const float length = static_cast<float>(1e-3 * at_first / square);
-    for (const Parameter& p : parameters.list())
-      for (int64_t i = 0; i < p.count; ++i) p.values[i] -= length * p.gradient[i];
+      for (int64_t i = 0; i < p.count; ++i) p.values[i] -= 0.01f * p.gradient[i];
   }
-  EXPECT_LT(loss.value(), at_first);
   for (size_t i = 0; i < first.size(); ++i) {
     const Parameter& p = parameters.list()[i];
     EXPECT_FALSE(std::equal(first[i].begin(), first[i].end(), p.values)) << p.path;
@@ -193,6 +185,25 @@ TEST_P(AdapterLaw, TwoStepsChangeEveryMatrixOfItAndNothingElse) {
     EXPECT_TRUE(std::equal(before[i].begin(), before[i].end(), tensor.bytes.begin(), tensor.bytes.end()))
         << tensor.name;
   }
+}
+
+// A step so short that the loss falls by a thousandth to first order: along a steep gradient a longer one may raise it.
+TEST_P(AdapterLaw, AShortStepAgainstTheGradientLowersTheLoss) {
+  tiny::Model model = plain();
+  Adapter adapter = Adapter::fresh(*model.decoder, everything(), 1);
+  adapter.lay_over(*model.decoder);
+  Parameters parameters(adapter);
+  Loss loss(*model.decoder);
+  const double at_first = loss.value();
+  loss.gradients(parameters);
+  double square = 0;
+  for (const Parameter& p : parameters.list())
+    for (int64_t i = 0; i < p.count; ++i) square += static_cast<double>(p.gradient[i]) * p.gradient[i];
+  ASSERT_GT(square, 0);
+  const float length = static_cast<float>(1e-3 * at_first / square);
+  for (const Parameter& p : parameters.list())
+    for (int64_t i = 0; i < p.count; ++i) p.values[i] -= length * p.gradient[i];
+  EXPECT_LT(loss.value(), at_first);
 }
 
 TEST_P(AdapterLaw, CountsAreTheClosedForm) {
