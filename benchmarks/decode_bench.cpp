@@ -41,7 +41,7 @@ void measure(benchmark::State& state) {
   if (!path) return state.SkipWithError("COTERIE_BENCH_MODEL names no model");
   runtime::EngineOptions options;
   options.settle = state.range(0) != 0;
-  runtime::Engine engine(models::open_model(path), options);
+  runtime::Engine engine(families::open_model(path), options);
   const int64_t depth = state.range(1), batch = state.range(2);
   if (depth + kPositions > engine.context_size())
     return state.SkipWithError(

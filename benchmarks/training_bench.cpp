@@ -6,12 +6,13 @@
 #include "base/json.h"
 #include "base/rng.h"
 #include "checkpoint/random_source.h"
+#include "families/family.h"
+#include "families/open.h"
+#include "families/random_model.h"
 #include "kernels/probe.h"
 #include "models/account.h"
-#include "models/families/family.h"
-#include "models/model.h"
+#include "models/loss.h"
 #include "models/parameters.h"
-#include "models/shapes.h"
 #include "train/adamw.h"
 
 // Forward and backward of a small model in f32: tokens a second, and the share of the multiply-add peak, counted as
@@ -41,7 +42,7 @@ models::ModelSpec spec_of(const Shape& shape) {
                        {"rope_theta", 10000.0},
                        {"tie_word_embeddings", false}};
   if (shape.experts > 1) config["num_local_experts"] = shape.experts, config["num_experts_per_tok"] = shape.per_token;
-  return models::read_config(config, "benchmark", true);
+  return families::read_config(config, "benchmark", true);
 }
 
 double seconds_of(const auto& body) {
@@ -53,9 +54,9 @@ double seconds_of(const auto& body) {
 void run(benchmark::State& state, const Shape& shape, int threads, bool again,
          ops::Precision precision = ops::Precision::f32) {
   const models::ModelSpec spec = spec_of(shape);
-  models::RandomModel random = models::random_model(spec, tensor::DType::f32, "benchmark");
-  models::Model model =
-      models::open_model(checkpoint::random_source(std::move(random.tensors), std::move(random.metadata), 1));
+  families::RandomModel random = families::random_model(spec, tensor::DType::f32, "benchmark");
+  families::Model model =
+      families::open_model(checkpoint::random_source(std::move(random.tensors), std::move(random.metadata), 1));
   models::Parameters parameters(*model.decoder);
   threads::Pool pool(threads);
   tensor::Arena arena;

@@ -11,7 +11,7 @@ import sys
 
 # What reads, what tells, under which heading, and further sources of words.
 TABLES = [
-    ("src/models/families/router_keys.cpp", "docs/guides/own-config.md", "The router", "src/layers/moe/routers/*.cpp"),
+    ("src/families/config/router_keys.cpp", "docs/guides/own-config.md", "The router", "src/layers/moe/routers/*.cpp"),
     ("src/train/recipe.cpp", "docs/guides/train.md", "The recipe", None),
     ("src/train/tune_recipe.cpp", "docs/guides/tune.md", "The section `tune`", None),
 ]

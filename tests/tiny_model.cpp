@@ -6,8 +6,8 @@
 
 #include "base/error.h"
 #include "base/rng.h"
-#include "models/families/family.h"
-#include "models/names/merged_rows.h"
+#include "families/family.h"
+#include "families/names/merged_rows.h"
 #include "models/network.h"
 
 namespace coterie::tiny {
@@ -16,7 +16,7 @@ namespace {
 
 class Drawer : public layers::TensorVisitor {
  public:
-  Drawer(models::NameTable names, uint64_t seed) : names_(std::move(names)), seed_(seed) {}
+  Drawer(families::NameTable names, uint64_t seed) : names_(std::move(names)), seed_(seed) {}
 
   void matrix(const Tensor& tensor, int64_t rows, int64_t cols, tensor::Weight&) override {
     const float scale = tensor.place == layers::Place::input_embeddings ? 1.0f : root(cols);
@@ -30,39 +30,39 @@ class Drawer : public layers::TensorVisitor {
     draw(name(tensor.path, -1), shape_of(tensor, {rows, cols}), root(cols), 0);
   }
   void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, std::vector<tensor::Weight>&) override {
-    if (const models::Piece piece = name_of(tensor.path).piece; models::is_of_heads(piece)) {
-      if (piece == models::Piece::head_keys)
+    if (const families::Piece piece = name_of(tensor.path).piece; families::is_of_heads(piece)) {
+      if (piece == families::Piece::head_keys)
         draw(name(tensor.path, -1), {experts * (cols + tensor.merged_with), rows}, root(rows), 0);
       return;
     }
-    if (const models::NameInFile& in_file = name_of(tensor.path);
+    if (const families::NameInFile& in_file = name_of(tensor.path);
         in_file.pattern.find("{expert}") == std::string::npos) {
-      draw(
-          name(tensor.path, -1),
-          models::shape_in_file(in_file.form, {experts, rows * models::rows_listed(in_file.piece), cols}, tensor.parts),
-          root(cols), 0);
+      draw(name(tensor.path, -1),
+           families::shape_in_file(in_file.form, {experts, rows * families::rows_listed(in_file.piece), cols},
+                                   tensor.parts),
+           root(cols), 0);
       return;
     }
     for (int64_t e = 0; e < experts; ++e) draw(name(tensor.path, e), {rows, cols}, root(cols), 0);
   }
   void vectors(const Tensor& tensor, int64_t experts, int64_t n, layers::Vector&) override {
-    draw(name(tensor.path, -1), {experts, n * models::rows_listed(name_of(tensor.path).piece)}, 0.1f, 0);
+    draw(name(tensor.path, -1), {experts, n * families::rows_listed(name_of(tensor.path).piece)}, 0.1f, 0);
   }
   std::vector<checkpoint::MemoryTensor> tensors;
 
  private:
   static float root(int64_t n) { return 1.0f / std::sqrt(static_cast<float>(n)); }
-  const models::NameInFile& name_of(const std::string& path) const {
-    return names_.find(models::path_pattern(path).pattern)->front();
+  const families::NameInFile& name_of(const std::string& path) const {
+    return names_.find(families::path_pattern(path).pattern)->front();
   }
   tensor::Shape shape_of(const Tensor& tensor, tensor::Shape shape) const {
-    const models::NameInFile& in_file = name_of(tensor.path);
-    shape.front() *= models::rows_listed(in_file.piece);
-    return models::shape_in_file(in_file.form, shape, tensor.parts);
+    const families::NameInFile& in_file = name_of(tensor.path);
+    shape.front() *= families::rows_listed(in_file.piece);
+    return families::shape_in_file(in_file.form, shape, tensor.parts);
   }
   std::string name(const std::string& path, int64_t expert) const {
-    const auto [pattern, layer, item] = models::path_pattern(path);
-    return models::expand(names_.find(pattern)->front().pattern, layer, expert, item);
+    const auto [pattern, layer, item] = families::path_pattern(path);
+    return families::expand(names_.find(pattern)->front().pattern, layer, expert, item);
   }
   void draw(const std::string& name, tensor::Shape shape, float scale, float offset) {
     if (tensor::element_count(shape) == 0) return;  // the second half of a merged tensor
@@ -80,7 +80,7 @@ class Drawer : public layers::TensorVisitor {
     tensors[index] = {name, tensor::DType::f32, shape, std::move(bytes)};
   }
 
-  models::NameTable names_;
+  families::NameTable names_;
   uint64_t seed_;
 };
 
@@ -288,7 +288,7 @@ const std::map<std::string, base::Json>& configs() {
 
 std::vector<checkpoint::MemoryTensor> weights(const models::ModelSpec& spec, uint64_t seed) {
   models::Network network(spec);
-  Drawer drawer(models::family_of_model_type(spec.family, "tiny").hugging_face_names(), seed);
+  Drawer drawer(families::family_of_model_type(spec.family, "tiny").hugging_face_names(), seed);
   network.visit(drawer);
   return std::move(drawer.tensors);
 }
@@ -303,12 +303,12 @@ Model bind(const models::ModelSpec& spec, std::vector<checkpoint::MemoryTensor> 
            checkpoint::Metadata metadata) {
   Model model;
   model.source = checkpoint::memory_source(std::move(tensors), std::move(metadata));
-  model.decoder = models::bind_decoder(spec, *model.source);
+  model.decoder = families::bind_decoder(spec, *model.source);
   return model;
 }
 
 Model make(const std::string& family, uint64_t seed) {
-  const models::ModelSpec spec = models::read_config(configs().at(family), "tiny", true);
+  const models::ModelSpec spec = families::read_config(configs().at(family), "tiny", true);
   return bind(spec, weights(spec, seed));
 }
 

@@ -8,8 +8,8 @@
 
 #include "base/json.h"
 #include "checkpoint/random_source.h"
+#include "families/open.h"
 #include "models/decoder.h"
-#include "models/model.h"
 
 // Random tiny models of every family, for laws and for tests of the binder.
 namespace coterie::tiny {

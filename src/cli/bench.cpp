@@ -38,12 +38,12 @@ struct BenchCommand {
   }
 };
 
-models::Model model_of(BenchCommand& command, Progress& progress) {
-  if (command.shape.shape.empty()) return models::open_model(command.model.model, command.model.open_options());
+families::Model model_of(BenchCommand& command, Progress& progress) {
+  if (command.shape.shape.empty()) return families::open_model(command.model.model, command.model.open_options());
   if (!command.write.empty()) refuse_existing_output(command.write, command.force);
   command.shape.quant = tensor::dtype_by_name(command.quant);
   progress.show(fmt::format("making random weights of {}", command.shape.shape));
-  models::Model model = runtime::shape_model(command.shape, command.model.open_options());
+  families::Model model = runtime::shape_model(command.shape, command.model.open_options());
   if (!command.write.empty()) {
     progress.show(fmt::format("writing {}", command.write));
     runtime::write_shape_model(model, command.write);
@@ -147,7 +147,7 @@ std::string as_text(const BenchCommand& command, const runtime::Engine& engine, 
 int bench_command(BenchCommand& command) {
   const std::optional<double> load = load_average();
   Progress progress;
-  models::Model opened = model_of(command, progress);
+  families::Model opened = model_of(command, progress);
   warn_about(opened);
   runtime::EngineOptions options = command.model.engine_options();
   options.step_tokens = command.step_tokens;

@@ -68,7 +68,7 @@ surgery::ConvertOptions ConversionOptions::options() const {
 }
 
 int write_model(const ConversionOptions& conversion, surgery::ConvertOptions options) {
-  const models::Model model = models::open_model(conversion.model.model, conversion.model.open_options());
+  const families::Model model = families::open_model(conversion.model.model, conversion.model.open_options());
   refuse_existing_output(model, conversion.out, conversion.force);
   warn_about(model);
   Progress progress;

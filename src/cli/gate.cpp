@@ -23,16 +23,16 @@ struct GateCommand {
 };
 
 void describe(const surgery::GateMade& made, const std::string& out) {
-  const models::Gate& gate = made.gate;
+  const families::Gate& gate = made.gate;
   print(fmt::format("{}: a {} gate over {} models, {} of them for each {}", out, name(gate.kind), gate.count(),
-                    gate.top_k, gate.kind == models::Gate::Kind::prompt ? "prompt" : "token"));
+                    gate.top_k, gate.kind == families::Gate::Kind::prompt ? "prompt" : "token"));
   if (!gate.reads()) return print("\n");
   const surgery::GateScore& score = made.score;
   const bool labels = score.alone.empty();
   print(fmt::format("; {} reads\n", made.models[static_cast<size_t>(gate.reader)]));
   print(fmt::format("fitted on {} {}, {} held out; on {}:\n", grouped(made.fitted),
-                    gate.kind == models::Gate::Kind::prompt ? "prompts and windows" : "tokens", grouped(made.held_out),
-                    made.held_out > 0 ? "these" : "what it was fitted on"));
+                    gate.kind == families::Gate::Kind::prompt ? "prompts and windows" : "tokens",
+                    grouped(made.held_out), made.held_out > 0 ? "these" : "what it was fitted on"));
   print(fmt::format("the model that is {} has most weight in {}\n", labels ? "right" : "best", percent(score.right)));
   std::string losses = fmt::format("cross-entropy of the {}: gated {:.4f}, all alike {:.4f}",
                                    labels ? "right model" : "next token", score.gated, score.uniform);

@@ -11,7 +11,7 @@
 #include "cli/options.h"
 #include "cli/terminal.h"
 #include "cli/text_windows.h"
-#include "models/gguf_metadata.h"
+#include "families/gguf/gguf_metadata.h"
 
 namespace coterie::cli {
 
@@ -49,7 +49,7 @@ int importance_command(ImportanceCommand& command) {
   for (const std::string& file : command.earlier) earlier.push_back(surgery::read_importance(file));
   const bool gguf = engine.model().source->format() == checkpoint::Format::gguf;
   surgery::ImportanceCounter counter(*engine.model().decoder,
-                                     gguf ? engine.spec().family : models::gguf_architecture(engine.spec()));
+                                     gguf ? engine.spec().family : families::gguf_architecture(engine.spec()));
   surgery::Importance& importance = counter.counted();
   engine.context().observer = &counter;
   Progress progress;

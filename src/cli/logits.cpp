@@ -12,7 +12,9 @@
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/terminal.h"
-#include "models/families/family.h"
+#include "families/family.h"
+#include "families/weights/gradients.h"
+#include "models/loss.h"
 #include "models/parameters.h"
 #include "models/score.h"
 
@@ -118,14 +120,14 @@ void write_sequence(runtime::Engine& engine, std::span<const int32_t> ids, model
 
 /// A copy of the model in f32 with the gradients of the loss.
 struct Gradients {
-  models::Model model;
+  families::Model model;
   std::unique_ptr<models::Parameters> parameters;
   std::vector<checkpoint::TensorToWrite> tensors;
 };
 
 std::unique_ptr<Gradients> make_gradients(const LogitsOptions& options, const Ids& ids, ops::Context& given) {
   auto result = std::make_unique<Gradients>();
-  result->model = models::open_model(options.model.model, options.model.open_options());
+  result->model = families::open_model(options.model.model, options.model.open_options());
   models::Decoder& decoder = *result->model.decoder;
   result->parameters = std::make_unique<models::Parameters>(decoder);
   tensor::Arena arena;
@@ -135,8 +137,8 @@ std::unique_ptr<Gradients> make_gradients(const LogitsOptions& options, const Id
   ops::Tape tape(arena, result->parameters->gradients());
   models::add_gradients(context, tape, decoder, sequences);
   const checkpoint::TensorSource& source = *result->model.source;
-  result->tensors = models::gradients_to_write(*result->parameters, models::names_for(decoder.spec().family, source),
-                                               source, "grad.");
+  result->tensors = families::gradients_to_write(*result->parameters,
+                                                 families::names_for(decoder.spec().family, source), source, "grad.");
   return result;
 }
 
@@ -155,7 +157,7 @@ void check_output(const LogitsOptions& options) {
 
 int logits_command(LogitsOptions options) {
   check_output(options);
-  models::Model model = models::open_model(options.model.model, options.model.open_options());
+  families::Model model = families::open_model(options.model.model, options.model.open_options());
   warn_about(model);
   const Ids ids = read_ids(options.ids, model.decoder->spec().vocabulary);
   const int64_t needed = std::max(ids.length, options.greedy > 0 ? kGreedyPrompt + options.greedy : 0);

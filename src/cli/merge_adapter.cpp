@@ -21,7 +21,7 @@ struct MergeAdapterCommand {
 };
 
 int merge_adapter_command(const MergeAdapterCommand& command) {
-  const models::Model model = models::open_model(command.model.model, command.model.open_options());
+  const families::Model model = families::open_model(command.model.model, command.model.open_options());
   refuse_existing_output(model, command.out, command.force);
   warn_about(model);
   Progress progress;

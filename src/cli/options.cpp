@@ -134,8 +134,8 @@ void ModelOptions::add_engine(CLI::App& app, bool with_context) {
       ->check(CLI::IsMember({"f32", "f16", "bf16", "q8_0"}));
 }
 
-models::OpenOptions ModelOptions::open_options() const {
-  models::OpenOptions options;
+families::OpenOptions ModelOptions::open_options() const {
+  families::OpenOptions options;
   options.strict = strict;
   options.experts_per_token = experts_per_token;
   if (!router.empty()) read_router_option(router, options);
@@ -166,12 +166,12 @@ void refuse_existing_output(const std::filesystem::path& out, bool force) {
                     folder ? "name a folder that is not, or remove it" : "name another file, or --force to replace it");
 }
 
-void refuse_existing_output(const models::Model& made_of, const std::filesystem::path& out, bool force) {
+void refuse_existing_output(const families::Model& made_of, const std::filesystem::path& out, bool force) {
   surgery::refuse_same_file(made_of.path.path, out);
   refuse_existing_output(out, force);
 }
 
-void warn_about(const models::Model& model) {
+void warn_about(const families::Model& model) {
   for (const std::string& warning : model.warnings) print_warning(warning);
   if (model.source && model.source->file_bytes() > base::total_memory())
     print_warning(fmt::format("the weights are {}, the memory is {}: they will be read from the disk again and again",
@@ -179,13 +179,13 @@ void warn_about(const models::Model& model) {
 }
 
 runtime::Engine open_engine(const ModelOptions& options) {
-  models::Model model = models::open_model(options.model, options.open_options());
+  families::Model model = families::open_model(options.model, options.open_options());
   warn_about(model);
   return runtime::Engine(std::move(model), options.engine_options());
 }
 
 runtime::Engines open_engines(const ModelOptions& options) {
-  if (models::is_gate(options.model)) {
+  if (families::is_gate(options.model)) {
     if (!options.adapter.empty())
       throw base::Error(base::ErrorKind::bad_input, "--adapter",
                         "is laid over one model, and this is a gate over several",
@@ -194,7 +194,7 @@ runtime::Engines open_engines(const ModelOptions& options) {
     for (const auto& engine : engines.all()) warn_about(engine->model());
     return engines;
   }
-  models::Model model = models::open_model(options.model, options.open_options());
+  families::Model model = families::open_model(options.model, options.open_options());
   warn_about(model);
   return runtime::Engines(std::move(model), options.engine_options());
 }
@@ -202,7 +202,7 @@ runtime::Engines open_engines(const ModelOptions& options) {
 text::ChatTemplate chosen_template(const runtime::Engines& engines, const runtime::Engine& answers,
                                    const std::string& file) {
   const text::ChatTemplate* const own = engines.chat_template(answers);
-  const models::Model& model = answers.model();
+  const families::Model& model = answers.model();
   if (file.empty() && own) return *own;
   if (file.empty())
     throw base::Error(base::ErrorKind::unsupported, engines.name(), "has no chat template",

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "models/model.h"
+#include "families/open.h"
 #include "runtime/engine.h"
 #include "runtime/engines.h"
 #include "runtime/generation.h"
@@ -41,16 +41,16 @@ struct ModelOptions {
   void add_adapter(CLI::App& app);               // --adapter
   void add_engine(CLI::App& app, bool context);  // --threads, --context, --precision, --cache-type
 
-  models::OpenOptions open_options() const;
+  families::OpenOptions open_options() const;
   runtime::EngineOptions engine_options() const;
 };
 
 /// Opens, warns on stderr about what the model's warnings say, and readies it.
 runtime::Engine open_engine(const ModelOptions& options);
-/// The same for a model or for a gate over several (models/gate.h).
+/// The same for a model or for a gate over several (families/ensemble/gate.h).
 runtime::Engines open_engines(const ModelOptions& options);
 /// Warnings of the model, and of weights that are larger than the machine's memory.
-void warn_about(const models::Model& model);
+void warn_about(const families::Model& model);
 
 /// --force, of commands that write one file: replace what is there.
 CLI::Option* add_force(CLI::App& app, bool& force);
@@ -58,7 +58,7 @@ CLI::Option* add_force(CLI::App& app, bool& force);
 /// that is not empty, and for a file unless `force`.
 void refuse_existing_output(const std::filesystem::path& out, bool force);
 /// The same of what is made out of a model, which is not written over even so.
-void refuse_existing_output(const models::Model& made_of, const std::filesystem::path& out, bool force);
+void refuse_existing_output(const families::Model& made_of, const std::filesystem::path& out, bool force);
 
 /// The template in `file`, or where that is empty Engines::chat_template of the engine that answers. Throws unsupported
 /// when there is none. Every command takes its template from here.

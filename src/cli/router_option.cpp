@@ -40,7 +40,7 @@ float number(std::string_view rule, std::string_view text, const std::string& ne
 
 }  // namespace
 
-void read_router_option(const std::string& text, models::OpenOptions& options) {
+void read_router_option(const std::string& text, families::OpenOptions& options) {
   for (const std::string_view rule : split(text, ',')) {
     const std::vector<std::string_view> parts = split(rule, ':');
     if (parts[0] == "sample" && parts.size() == 2) {

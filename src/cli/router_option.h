@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "models/model.h"
+#include "families/open.h"
 
 namespace coterie::cli {
 
@@ -12,6 +12,6 @@ namespace coterie::cli {
 ///   jitter, jitter:E    of the router's input: the model's own, or by E in its place
 ///   capacity, capacity:F[:position|:probability][:next-best]   the model's own, or F times the even share
 /// Refuses everything else (bad_input), with this list.
-void read_router_option(const std::string& text, models::OpenOptions& options);
+void read_router_option(const std::string& text, families::OpenOptions& options);
 
 }  // namespace coterie::cli

@@ -113,7 +113,7 @@ int upcycle_command(UpcycleCommand command) {
   options.shard_bytes = shard_bytes(command.shard_gb);
   options.check = !command.no_check;
   if (!command.text.empty()) options.text = file_contents(command.text);
-  const models::Model model = models::open_model(command.model.model, command.model.open_options());
+  const families::Model model = families::open_model(command.model.model, command.model.open_options());
   warn_about(model);
   if (!command.layers.empty()) options.layers = read_layers(command.layers, model.decoder->spec().blocks.size());
 

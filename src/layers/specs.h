@@ -9,7 +9,7 @@
 #include "ops/elementwise.h"
 #include "ops/matmul.h"
 
-// What each layer is, as plain data. models/families reads them from config.json or GGUF metadata.
+// What each layer is, as plain data. families/ reads them from config.json or GGUF metadata.
 namespace coterie::layers {
 
 struct NormSpec {

@@ -11,7 +11,7 @@
 
 // Each layer lists its tensors once, in visit(); loading, counting, saving and whatever comes later (quantising,
 // merging, optimising) are visitors of that list. A tensor's canonical name is its path in the code:
-// "blocks.3.moe.experts.gate". What a file calls it is a table (models/names).
+// "blocks.3.moe.experts.gate". What a file calls it is a table (families/names).
 namespace coterie::layers {
 
 /// Where parameters live.

@@ -3,7 +3,6 @@
 #include <memory>
 
 #include "base/function_ref.h"
-#include "models/binder.h"
 #include "models/decoder.h"
 #include "models/network.h"
 
@@ -12,7 +11,6 @@ namespace coterie::models {
 /// The decoder over a network whose weights something else holds: a checkpoint, mostly.
 class BoundDecoder : public Decoder {
  public:
-  BoundDecoder(ModelSpec spec, const checkpoint::TensorSource& source, const NameTable& names);
   /// `bind` points every weight of the network at what it is to be.
   BoundDecoder(ModelSpec spec, base::FunctionRef<Binding(Network& network)> bind);
 

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstddef>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "layers/block.h"
@@ -8,6 +10,7 @@
 #include "layers/norm.h"
 #include "layers/tensor_list.h"
 #include "models/spec.h"
+#include "tensor/buffer.h"
 
 namespace coterie::models {
 
@@ -35,6 +38,12 @@ class Network {
   bool tied_, has_head_bias_;
   tensor::Weight head_;       // [V, D]
   layers::Vector head_bias_;  // [V]
+};
+
+/// What binding made beside the views into the files.
+struct Binding {
+  std::vector<tensor::Buffer<std::byte>> decoded;  // weights that had to be decoded; the network points into them
+  std::vector<std::string> warnings;
 };
 
 }  // namespace coterie::models

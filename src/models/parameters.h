@@ -6,11 +6,8 @@
 #include <vector>
 
 #include "base/function_ref.h"
-#include "checkpoint/tensor_sink.h"
-#include "checkpoint/tensor_source.h"
 #include "layers/tensor_list.h"
 #include "models/decoder.h"
-#include "models/names/name_table.h"
 #include "ops/tape.h"
 #include "tensor/buffer.h"
 
@@ -28,8 +25,6 @@ struct Parameter {
   bool matrix;   // multiplied with activations, or looked up: not a norm, a bias, a convolution's taps or A_log
 };
 
-class Adapter;
-
 /// The weights of a decoder as f32 in memory of their own, to be changed, and their gradients.
 class Parameters {
  public:
@@ -41,8 +36,8 @@ class Parameters {
   /// Of those that `chosen` names. The others are frozen: they stay where they are, in whatever format, are not listed
   /// and take no memory here; what the decoder was bound to must outlive it.
   Parameters(Decoder& decoder, Chosen chosen);
-  /// An adapter's matrices, which stay where they are: the adapter must outlive this.
-  explicit Parameters(Adapter& adapter);
+  /// Values that stay where they are, and must outlive this: an adapter's matrices. They get gradients here.
+  explicit Parameters(std::vector<Parameter> list);
 
   std::span<const Parameter> list() const { return list_; }
   /// For ops::Tape.
@@ -59,24 +54,5 @@ class Parameters {
 
 /// Tells the layers that weights have changed: what they derive from them is made anew.
 void weights_changed(Decoder& decoder);
-
-/// The gradients as tensors with the names and shapes that the weights have in `source`, `prefix` before each.
-/// `parameters` must outlive what is returned.
-std::vector<checkpoint::TensorToWrite> gradients_to_write(const Parameters& parameters, const NameTable& names,
-                                                          const checkpoint::TensorSource& source,
-                                                          const std::string& prefix);
-
-/// The loss that the family's reference reports: the mean cross-entropy of the next token, plus spec().router_aux_loss
-/// times the balance loss of all routers over all tokens. The sequences are one batch, each from its beginning.
-struct BatchLoss {
-  double cross_entropy = 0, balance = 0;
-};
-/// `tap` listens too.
-BatchLoss batch_loss(ops::Context& context, const Decoder& decoder, std::span<const std::span<const int32_t>> sequences,
-                     layers::Tap* tap = nullptr);
-/// The same, and its gradients are added to the parameters that the tape was made for. Memory grows with the number of
-/// tokens; context.arena and the tape keep theirs for the next batch.
-BatchLoss add_gradients(ops::Context& context, ops::Tape& tape, const Decoder& decoder,
-                        std::span<const std::span<const int32_t>> sequences, bool recompute = false);
 
 }  // namespace coterie::models

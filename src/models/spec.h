@@ -12,7 +12,7 @@ namespace coterie::models {
 
 using layers::BlockSpec;
 
-/// What a model is, as plain data; families/ reads it from config.json or from GGUF metadata.
+/// What a model is, as plain data; the room families reads it from config.json or from GGUF metadata.
 struct ModelSpec {
   std::string family;             // "mixtral", "qwen3moe": the model_type or general.architecture it was read as
   int64_t vocabulary = 0;         // V

@@ -43,7 +43,7 @@ CacheShape shape_of(const models::ModelSpec& spec, const EngineOptions& options)
 
 }  // namespace
 
-Engine::Engine(models::Model model, const EngineOptions& options)
+Engine::Engine(families::Model model, const EngineOptions& options)
     : model_(std::move(model)),
       options_(options),
       context_size_(checked_context(*model_.decoder, options.context)),

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "models/model.h"
+#include "families/open.h"
 #include "ops/context.h"
 #include "runtime/kv_cache.h"
 #include "runtime/large_pages.h"
@@ -45,10 +45,10 @@ class Engine {
  public:
   /// Throws bad_input for a context the model was not made for, out_of_memory when scratch, or the cache of an
   /// explicitly chosen context, does not fit.
-  Engine(models::Model model, const EngineOptions& options);
+  Engine(families::Model model, const EngineOptions& options);
   ~Engine();
 
-  const models::Model& model() const { return model_; }
+  const families::Model& model() const { return model_; }
   const models::ModelSpec& spec() const { return model_.decoder->spec(); }
   /// Throws unsupported when the model came without one.
   const text::Tokenizer& tokenizer() const;
@@ -81,7 +81,7 @@ class Engine {
  private:
   void move_weights(double seconds);
 
-  models::Model model_;
+  families::Model model_;
   EngineOptions options_;
   int64_t context_size_;
   threads::Pool pool_;

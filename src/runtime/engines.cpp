@@ -4,31 +4,32 @@
 #include <utility>
 
 #include "base/error.h"
-#include "models/gated_decoder.h"
+#include "families/ensemble/gated_decoder.h"
+#include "families/ensemble/gated_model.h"
 
 namespace coterie::runtime {
 
-using models::Gate;
+using families::Gate;
 
-Engines::Engines(models::Model model, const EngineOptions& options) : name_(model.name) {
+Engines::Engines(families::Model model, const EngineOptions& options) : name_(model.name) {
   engines_.push_back(std::make_unique<Engine>(std::move(model), options));
 }
 
-Engines::Engines(const std::filesystem::path& folder, const models::OpenOptions& open, const EngineOptions& options)
-    : name_(models::gate_name(folder)), gate_(models::read_gate(folder)) {
+Engines::Engines(const std::filesystem::path& folder, const families::OpenOptions& open, const EngineOptions& options)
+    : name_(families::gate_name(folder)), gate_(families::read_gate(folder)) {
   const auto count = static_cast<size_t>(gate_->count());
   report_ = std::make_unique<GateReport>();
   report_->kind = gate_->kind;
   report_->weights.resize(count), report_->answered.resize(count);
   if (chooses() && gate_->top_k == 1) {
-    std::vector<models::Model> models = open_models(*gate_, folder, open);
-    report_->models = models::names_of(*gate_, models);
-    for (models::Model& model : models) engines_.push_back(std::make_unique<Engine>(std::move(model), options));
+    std::vector<families::Model> models = open_models(*gate_, folder, open);
+    report_->models = families::names_of(*gate_, models);
+    for (families::Model& model : models) engines_.push_back(std::make_unique<Engine>(std::move(model), options));
     return;
   }
-  models::GatedModel gated = open_gated(*gate_, folder, open);
+  families::GatedModel gated = open_gated(*gate_, folder, open);
   together_ = gated.decoder;
-  report_->models = models::names_of(*gate_, together_->models());
+  report_->models = families::names_of(*gate_, together_->models());
   if (!chooses())
     together_->listen([log = report_.get()](tensor::ConstMatrix weights) {
       for (int64_t r = 0; r < weights.rows; ++r) {
@@ -55,7 +56,7 @@ namespace {
 /// While it lives, the reader alone reads.
 class ReadsAlone {
  public:
-  explicit ReadsAlone(models::GatedDecoder* decoder) : decoder_(decoder) {
+  explicit ReadsAlone(families::GatedDecoder* decoder) : decoder_(decoder) {
     if (decoder_) decoder_->read_alone(true);
   }
   ~ReadsAlone() {
@@ -65,7 +66,7 @@ class ReadsAlone {
   ReadsAlone& operator=(const ReadsAlone&) = delete;
 
  private:
-  models::GatedDecoder* decoder_;
+  families::GatedDecoder* decoder_;
 };
 
 }  // namespace
@@ -85,7 +86,7 @@ std::vector<double> Engines::read(std::span<const text::TokenId> prompt) {
   std::vector<double> mean(static_cast<size_t>(spec.width));
   KvCache cache = engine.make_cache();
   const ReadsAlone alone(together_);
-  models::GateReader reader(first + std::ssize(spec.blocks), [&](int64_t row, std::span<const double> x) {
+  families::GateReader reader(first + std::ssize(spec.blocks), [&](int64_t row, std::span<const double> x) {
     if (cache.length() + row < skipped) return;
     for (size_t d = 0; d < x.size(); ++d) mean[d] += x[d] / static_cast<double>(length - skipped);
   });
@@ -116,9 +117,9 @@ Engine& Engines::choose(std::string_view text) {
 }
 
 const text::ChatTemplate* Engines::chat_template(const Engine& answers) const {
-  std::vector<const models::Model*> all;
+  std::vector<const families::Model*> all;
   for (const std::unique_ptr<Engine>& engine : engines_) all.push_back(&engine->model());
-  return models::template_of(answers.model(), all);
+  return families::template_of(answers.model(), all);
 }
 
 std::vector<Engines::Part> Engines::parts(const Engine& engine) const {

@@ -9,11 +9,11 @@
 #include <string_view>
 #include <vector>
 
-#include "models/gate.h"
+#include "families/ensemble/gate.h"
 #include "runtime/engine.h"
 #include "text/tokenizer.h"
 
-namespace coterie::models {
+namespace coterie::families {
 class GatedDecoder;
 }
 
@@ -21,7 +21,7 @@ namespace coterie::runtime {
 
 /// What a gate has decided so far.
 struct GateReport {
-  models::Gate::Kind kind;
+  families::Gate::Kind kind;
   std::vector<std::string> models;  // their names
   // prompt: of the last prompt, before all but top_k were left out. Otherwise: the mean over `positions`.
   std::vector<double> weights;
@@ -29,13 +29,14 @@ struct GateReport {
   int64_t positions = 0;
 };
 
-/// What answers a prompt: the engine of one model, or of one or all of the models behind a gate (models/gate.h). A
-/// prompt gate that lets one model answer has an engine for each; otherwise the models run together, as one.
+/// What answers a prompt: the engine of one model, or of one or all of the models behind a gate
+/// (families/ensemble/gate.h). A prompt gate that lets one model answer has an engine for each; otherwise the models
+/// run together, as one.
 class Engines {
  public:
-  Engines(models::Model model, const EngineOptions& options);
+  Engines(families::Model model, const EngineOptions& options);
   /// The gate in `folder` and its models. Throws as read_gate, open_model and Engine do.
-  Engines(const std::filesystem::path& folder, const models::OpenOptions& open, const EngineOptions& options);
+  Engines(const std::filesystem::path& folder, const families::OpenOptions& open, const EngineOptions& options);
   Engines(Engines&&) noexcept;
   ~Engines();
 
@@ -51,7 +52,7 @@ class Engines {
   std::span<const std::unique_ptr<Engine>> all() const { return engines_; }
   const std::string& name() const { return name_; }
 
-  /// The chat template that `answers`, one of these engines, is prompted with (models::template_of); null for none.
+  /// The chat template that `answers`, one of these engines, is prompted with (families::template_of); null for none.
   const text::ChatTemplate* chat_template(const Engine& answers) const;
   /// Whose layers [first, end) of an engine are. One part for a model alone; `model` is empty where there is no gate.
   struct Part {
@@ -65,13 +66,13 @@ class Engines {
 
  private:
   std::vector<double> read(std::span<const text::TokenId> prompt);
-  bool chooses() const { return gate_ && gate_->kind == models::Gate::Kind::prompt; }
+  bool chooses() const { return gate_ && gate_->kind == families::Gate::Kind::prompt; }
 
   std::string name_;
-  std::optional<models::Gate> gate_;
+  std::optional<families::Gate> gate_;
   std::vector<std::unique_ptr<Engine>> engines_;
-  models::GatedDecoder* together_ = nullptr;  // of the one engine, where the models run as one
-  std::unique_ptr<GateReport> report_;        // stays where it is: it is written to while a step runs
+  families::GatedDecoder* together_ = nullptr;  // of the one engine, where the models run as one
+  std::unique_ptr<GateReport> report_;          // stays where it is: it is written to while a step runs
 };
 
 }  // namespace coterie::runtime

@@ -67,16 +67,16 @@ int64_t Inspection::bytes_per_token() const {
 Inspection inspect(const std::filesystem::path& path, const InspectionOptions& options) {
   const checkpoint::ModelPath resolved = checkpoint::resolve_model(path);
   Inspection result;
-  models::Model model;
+  families::Model model;
   if (resolved.kind == checkpoint::ModelPath::Kind::config_only) {
-    result.spec = models::read_spec(resolved, options.open);
+    result.spec = families::read_spec(resolved, options.open);
     result.warnings = result.spec.warnings;
     const std::filesystem::path config = std::filesystem::absolute(resolved.config);
     result.name =
         config.filename() == "config.json" ? config.parent_path().filename().string() : config.stem().string();
     result.dtype = options.dtype ? *options.dtype : config_dtype(resolved.config);
   } else {
-    model = models::open_model(path, options.open);
+    model = families::open_model(path, options.open);
     result.spec = model.decoder->spec();
     result.warnings = model.warnings;
     result.name = model.name;

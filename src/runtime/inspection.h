@@ -6,14 +6,14 @@
 #include <string>
 #include <vector>
 
+#include "families/open.h"
 #include "models/account.h"
-#include "models/model.h"
 #include "runtime/memory_plan.h"
 
 namespace coterie::runtime {
 
 struct InspectionOptions {
-  models::OpenOptions open;
+  families::OpenOptions open;
   std::optional<tensor::DType> dtype;  // as if the matrices were stored so; none: as they are, or as the config says
   int64_t context = 0;                 // of the cache in the forecast; 0 = kInspectedContext or the model's, if less
   int64_t step_tokens = 512;
@@ -40,7 +40,7 @@ struct Inspection {
   int64_t bytes_per_token() const;
 };
 
-/// From a folder, a .gguf, or a config.json alone. Throws as models::open_model and read_spec do.
+/// From a folder, a .gguf, or a config.json alone. Throws as families::open_model and read_spec do.
 Inspection inspect(const std::filesystem::path& path, const InspectionOptions& options);
 
 }  // namespace coterie::runtime

@@ -64,7 +64,7 @@ std::vector<text::Message> messages_of(std::span<const Message> messages) {
 std::string_view version() { return runtime::version(); }
 
 struct Model::Impl {
-  Impl(models::Model model, const runtime::EngineOptions& options)
+  Impl(families::Model model, const runtime::EngineOptions& options)
       : engine(std::move(model), options), account(models::account(engine.spec())), tokens{engine.make_cache(), {}} {}
 
   Generated run(std::span<const int32_t> prompt, const GenerateOptions& options, const OnText& on_text) {
@@ -98,14 +98,14 @@ Model::~Model() = default;
 
 Model Model::load(const std::filesystem::path& path, const LoadOptions& options) {
   return translated([&] {
-    models::OpenOptions open;
+    families::OpenOptions open;
     open.experts_per_token = options.experts_per_token;
     open.router_sample = options.router_temperature;
     runtime::EngineOptions engine;
     engine.threads = options.threads;
     engine.context = options.context;
     engine.precision = options.exact ? ops::Precision::f32 : ops::Precision::fast;
-    return Model(std::make_unique<Impl>(models::open_model(path, open), engine));
+    return Model(std::make_unique<Impl>(families::open_model(path, open), engine));
   });
 }
 

@@ -108,7 +108,7 @@ int64_t scratch_bytes(const models::ModelSpec& spec, int64_t tokens, int64_t log
   return stream + std::max(block, logits) + threads * kPiece;
 }
 
-MemoryForecast forecast_memory(const models::Model& model, int64_t context, int64_t step_tokens,
+MemoryForecast forecast_memory(const families::Model& model, int64_t context, int64_t step_tokens,
                                tensor::DType cache_type, int threads) {
   const models::ModelSpec& spec = model.decoder->spec();
   MemoryForecast forecast;

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "models/model.h"
+#include "families/open.h"
 #include "models/spec.h"
 #include "tensor/dtype.h"
 
@@ -29,7 +29,7 @@ struct MemoryForecast {
 void release_freed_memory();
 
 /// For an opened model, in the process that opened it.
-MemoryForecast forecast_memory(const models::Model& model, int64_t context, int64_t step_tokens,
+MemoryForecast forecast_memory(const families::Model& model, int64_t context, int64_t step_tokens,
                                tensor::DType cache_type, int threads);
 
 }  // namespace coterie::runtime

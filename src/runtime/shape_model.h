@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <string>
 
-#include "models/model.h"
+#include "families/open.h"
 #include "tensor/dtype.h"
 
 namespace coterie::runtime {
@@ -21,9 +21,9 @@ std::string shape_names();
 
 /// A model of a published shape with random weights, in memory: no tokenizer. Throws bad_input for an unknown shape or
 /// format, out_of_memory, with the figure, before it makes what would not fit.
-models::Model shape_model(const ShapeOptions& options, const models::OpenOptions& open);
+families::Model shape_model(const ShapeOptions& options, const families::OpenOptions& open);
 
 /// Its tensors as a GGUF file, so that other engines can be measured on the same weights.
-void write_shape_model(const models::Model& model, const std::filesystem::path& path);
+void write_shape_model(const families::Model& model, const std::filesystem::path& path);
 
 }  // namespace coterie::runtime

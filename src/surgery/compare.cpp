@@ -97,7 +97,7 @@ base::Json to_json(const Comparison& c) {
           {"cross_entropy", c.second_loss}};
 }
 
-std::vector<int32_t> tokens_to_compare(const models::Model& model, const std::string& text, int64_t count) {
+std::vector<int32_t> tokens_to_compare(const families::Model& model, const std::string& text, int64_t count) {
   const models::ModelSpec& spec = model.decoder->spec();
   count = std::min(count, spec.context);
   std::vector<int32_t> ids;

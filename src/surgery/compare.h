@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "base/json.h"
+#include "families/open.h"
 #include "models/decoder.h"
-#include "models/model.h"
 #include "ops/context.h"
 #include "surgery/model_folder.h"
 
@@ -34,6 +34,6 @@ base::Json to_json(const Comparison& comparison);
 
 /// At most `count` tokens to compare on: of `text`, or of a few sentences where that is empty; random ones for a model
 /// without a tokenizer.
-std::vector<int32_t> tokens_to_compare(const models::Model& model, const std::string& text, int64_t count);
+std::vector<int32_t> tokens_to_compare(const families::Model& model, const std::string& text, int64_t count);
 
 }  // namespace coterie::surgery

@@ -8,8 +8,8 @@
 
 #include "base/atomic_file.h"
 #include "base/error.h"
-#include "models/export.h"
-#include "models/gguf_metadata.h"
+#include "families/gguf/gguf_metadata.h"
+#include "families/weights/export.h"
 #include "quant/codec.h"
 #include "surgery/draft.h"
 #include "surgery/folder.h"
@@ -24,7 +24,7 @@ using layers::Place;
 using tensor::DType;
 
 void refuse_coarse_router(DType dtype) {
-  if (models::too_coarse_for_a_router(dtype))
+  if (families::too_coarse_for_a_router(dtype))
     throw base::Error(
         ErrorKind::unsupported, "--at router",
         fmt::format("a router is not written in {}: below 8 bits it chooses other experts", tensor::name(dtype)),
@@ -33,7 +33,7 @@ void refuse_coarse_router(DType dtype) {
 
 class Writer {
  public:
-  Writer(const models::Model& model, Draft draft, const ConvertOptions& options)
+  Writer(const families::Model& model, Draft draft, const ConvertOptions& options)
       : options_(options),
         facts_(model.decoder->spec(), options.importance != nullptr),
         draft_(std::move(draft)),
@@ -84,15 +84,15 @@ class Writer {
     const bool asked = placed != options_.places.end();
     if (role.place == Place::router && asked && !role.vector) {
       refuse_coarse_router(placed->second);
-      return models::fitting_format(placed->second, cols);
+      return families::fitting_format(placed->second, cols);
     }
     if (role.vector || role.one_row || role.place == Place::router) return DType::f32;
-    if (asked) return models::fitting_format(placed->second, cols);
-    if (options_.mix) return models::fitting_format(options_.mix->format(role, facts_), cols);
+    if (asked) return families::fitting_format(placed->second, cols);
+    if (options_.mix) return families::fitting_format(options_.mix->format(role, facts_), cols);
     if (!options_.to) return tensor.dtype;
     const bool head = role.place == Place::output_embeddings || (role.path == "embedding" && facts_.tied);
     const bool coarse = tensor::is_block(*options_.to) && tensor::bits_per_value(*options_.to) < 8;
-    return models::fitting_format(head && coarse ? DType::q6_k : *options_.to, cols);
+    return families::fitting_format(head && coarse ? DType::q6_k : *options_.to, cols);
   }
 
   void recode(TensorToWrite& tensor, const Role& role, DType to) {
@@ -238,7 +238,7 @@ class Writer {
 
 }  // namespace
 
-Converted convert(const models::Model& model, const std::filesystem::path& out, const ConvertOptions& options) {
+Converted convert(const families::Model& model, const std::filesystem::path& out, const ConvertOptions& options) {
   const auto check = [](DType dtype, const char* option) {
     if (!tensor::info(dtype).weight)
       base::fail(ErrorKind::bad_input, option, "{} is no format of weights", tensor::name(dtype));

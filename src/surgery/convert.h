@@ -9,8 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "families/open.h"
 #include "layers/tensor_list.h"
-#include "models/model.h"
 #include "surgery/importance.h"
 #include "surgery/mix.h"
 #include "surgery/recode.h"
@@ -21,7 +21,7 @@ namespace coterie::surgery {
 struct ConvertOptions {
   // The format of every matrix, or a mixture of them; neither: as they are. In a GGUF vectors, routers and the gate of
   // a shared expert become f32, without a mixture the output matrix q6_k where the format has fewer than 8 bits, and
-  // rows that are no whole number of blocks what models::fitting_format says.
+  // rows that are no whole number of blocks what families::fitting_format says.
   std::optional<tensor::DType> to = {};
   const Mix* mix = nullptr;
   std::map<layers::Place, tensor::DType> places = {};  // of the matrices there, instead of all that
@@ -54,6 +54,6 @@ struct Converted {
 /// field) is a model that GGUF's keys of its architecture, or a config.json of its family, cannot say; an architecture
 /// that there is not; a router below 8 bits; a format no weight can have; block formats to be rounded to others without
 /// `requantise`; a folder that is there. Throws io when the disk is full; then nothing is left.
-Converted convert(const models::Model& model, const std::filesystem::path& out, const ConvertOptions& options);
+Converted convert(const families::Model& model, const std::filesystem::path& out, const ConvertOptions& options);
 
 }  // namespace coterie::surgery

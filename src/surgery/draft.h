@@ -7,7 +7,7 @@
 
 #include "base/json.h"
 #include "checkpoint/tensor_sink.h"
-#include "models/model.h"
+#include "families/open.h"
 #include "surgery/recode.h"
 #include "surgery/roles.h"
 
@@ -29,14 +29,14 @@ struct Draft {
 
 /// The model as a GGUF file: from a folder under llama.cpp's names, from a GGUF as it is. Refuses (unsupported, naming
 /// the field) what GGUF's keys of the architecture cannot say, and an architecture GGUF has not.
-Draft draft_gguf(const models::Model& model, bool tokenizer);
+Draft draft_gguf(const families::Model& model, bool tokenizer);
 /// The model as a Hugging Face folder, likewise. From a folder: the same config under the names save_pretrained gives.
-Draft draft_folder(const models::Model& model, bool tokenizer);
+Draft draft_folder(const families::Model& model, bool tokenizer);
 
 /// The names a model's tensors have in a GGUF that is made here, and with them in files of importance. Of weights that
 /// a file holds as -exp the paths are moved to `minus_exp`, where that is wanted.
-models::NameTable gguf_names_to_write(const std::string& architecture,
-                                      std::set<std::string, std::less<>>* minus_exp = nullptr);
+families::NameTable gguf_names_to_write(const std::string& architecture,
+                                        std::set<std::string, std::less<>>* minus_exp = nullptr);
 
 /// What the values of a weight differ in between a model as `ours` has it and as a reader of the file will.
 Change change_between(const models::ModelSpec& ours, const models::ModelSpec& theirs, const Role& role);

@@ -2,9 +2,9 @@
 
 #include "base/atomic_file.h"
 #include "base/error.h"
-#include "models/config_export.h"
-#include "models/export.h"
-#include "models/families/family.h"
+#include "families/config/config_export.h"
+#include "families/family.h"
+#include "families/weights/export.h"
 #include "surgery/draft.h"
 #include "surgery/folder.h"
 #include "surgery/same_model.h"
@@ -27,21 +27,21 @@ std::string string_of(const checkpoint::Metadata& metadata, std::string_view key
 }
 
 /// The config of a GGUF: of the model_types its architecture may be, the first that says the model.
-Json config_of_gguf(const models::Model& model, ModelSpec& read) {
+Json config_of_gguf(const families::Model& model, ModelSpec& read) {
   const ModelSpec& spec = model.decoder->spec();
   if (const std::string own = string_of(model.source->metadata(), "coterie.config"); !own.empty()) {
     read = spec;
     return base::parse_json(own, "coterie.config");
   }
-  const std::vector<std::string> types = models::hugging_face_types(spec, spec.family);
+  const std::vector<std::string> types = families::hugging_face_types(spec, spec.family);
   if (types.empty())
     throw base::Error(ErrorKind::unsupported, model.source->where(),
                       fmt::format("no config.json is made for the architecture {}", spec.family),
-                      "one is made for " + models::exported_model_types());
+                      "one is made for " + families::exported_model_types());
   std::optional<base::Error> refused;
   for (const std::string& type : types) try {
-      Json config = models::hugging_face_config(spec, type);
-      read = models::read_config(config, std::string(kConfig), false);
+      Json config = families::hugging_face_config(spec, type);
+      read = families::read_config(config, std::string(kConfig), false);
       require_same(
           spec, read, model.source->where(),
           {.cannot = "a config.json of model_type " + type + " cannot say the", .hint = "the model runs as it is"});
@@ -52,7 +52,7 @@ Json config_of_gguf(const models::Model& model, ModelSpec& read) {
   throw *refused;
 }
 
-void add_text_of_gguf(const models::Model& model, Draft& draft) {
+void add_text_of_gguf(const families::Model& model, Draft& draft) {
   if (!model.tokenizer) {
     draft.notes.push_back("no tokenizer goes along: " + model.no_tokenizer);
     return;
@@ -81,16 +81,16 @@ void add_text_of_gguf(const models::Model& model, Draft& draft) {
 
 }  // namespace
 
-Draft draft_folder(const models::Model& model, bool tokenizer) {
+Draft draft_folder(const families::Model& model, bool tokenizer) {
   Draft draft;
   const ModelSpec& spec = model.decoder->spec();
   const bool gguf = model.source->format() == checkpoint::Format::gguf;
   ModelSpec read = spec;
   draft.config = gguf ? config_of_gguf(model, read) : base::read_json(model.path.config);
   const std::string type = draft.config.value("model_type", spec.family);
-  const models::NameTable names = models::family_of_model_type(type, kConfig).hugging_face_names();
+  const families::NameTable names = families::family_of_model_type(type, kConfig).hugging_face_names();
   draft.roles = roles_to_write(*model.decoder, names);
-  draft.tensors = models::tensors_to_write(*model.decoder, names);
+  draft.tensors = families::tensors_to_write(*model.decoder, names);
   for (const checkpoint::TensorToWrite& tensor : draft.tensors) {
     const Change change = change_between(spec, read, draft.roles.at(tensor.name));
     if (!change.none()) draft.changes[tensor.name] = change;

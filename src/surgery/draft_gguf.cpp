@@ -5,10 +5,11 @@
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "checkpoint/memory_source.h"
-#include "models/config_export.h"
-#include "models/export.h"
-#include "models/families/family.h"
-#include "models/gguf_metadata.h"
+#include "families/config/config_export.h"
+#include "families/family.h"
+#include "families/gguf/gguf_metadata.h"
+#include "families/gguf/gguf_vocabulary.h"
+#include "families/weights/export.h"
 #include "surgery/draft.h"
 #include "surgery/same_model.h"
 #include "text/gguf_export.h"
@@ -20,9 +21,9 @@ namespace {
 using base::ErrorKind;
 using checkpoint::TensorInfo;
 using checkpoint::TensorToWrite;
+using families::NameTable;
 using layers::Place;
 using models::ModelSpec;
-using models::NameTable;
 using tensor::DType;
 
 constexpr std::string_view kOwn = "coterie";
@@ -30,12 +31,12 @@ constexpr std::string_view kOwn = "coterie";
 /// From a folder.
 class Maker {
  public:
-  Maker(const models::Model& model, bool tokenizer)
-      : model_(model), spec_(model.decoder->spec()), architecture_(models::gguf_architecture(spec_)) {
+  Maker(const families::Model& model, bool tokenizer)
+      : model_(model), spec_(model.decoder->spec()), architecture_(families::gguf_architecture(spec_)) {
     std::set<std::string, std::less<>> minus_exp;
     const NameTable names = gguf_names_to_write(architecture_, &minus_exp);
     draft.roles = roles_to_write(*model.decoder, names);
-    draft.tensors = models::tensors_to_write(*model.decoder, names);
+    draft.tensors = families::tensors_to_write(*model.decoder, names);
     add_rope_tensors();
     describe(tokenizer);
     for (TensorToWrite& tensor : draft.tensors) tensor.shape = file_shape(tensor);
@@ -44,7 +45,7 @@ class Maker {
     for (const TensorToWrite& tensor : draft.tensors) {
       const Role& role = draft.roles.at(tensor.name);
       Change change = change_between(spec_, read, role);
-      change.minus_exp = minus_exp.contains(models::path_pattern(role.path).pattern);
+      change.minus_exp = minus_exp.contains(families::path_pattern(role.path).pattern);
       if (!change.none()) draft.changes[tensor.name] = change;
     }
   }
@@ -59,7 +60,7 @@ class Maker {
       const layers::RopeSpec* rope = models::rope_of(spec_, block);
       if (!rope) continue;
       using Scaling = layers::RopeSpec::Scaling;
-      if (rope->scaling == Scaling::llama3) add_floats("rope_freqs.weight", models::llama3_divisors(*rope));
+      if (rope->scaling == Scaling::llama3) add_floats("rope_freqs.weight", families::llama3_divisors(*rope));
       if (rope->scaling == Scaling::longrope) {
         add_floats("rope_factors_short.weight", rope->short_factors);
         add_floats("rope_factors_long.weight", rope->long_factors);
@@ -85,7 +86,7 @@ class Maker {
       metadata["general.quantization_version"] = uint64_t{2};
       metadata["coterie.config"] = base::read_text(model_.path.config);
     } else {
-      metadata = models::gguf_metadata(spec_, model_.name);
+      metadata = families::gguf_metadata(spec_, model_.name);
     }
     metadata["tokenizer.ggml.model"] = std::string("no_vocab");
     if (!tokenizer) return;
@@ -96,9 +97,9 @@ class Maker {
     const std::filesystem::path file = model_.path.config.parent_path() / "tokenizer.json";
     const text::GgufExport exported = text::to_gguf(*model_.tokenizer, base::read_json(file), spec_.vocabulary);
     if (exported.vocabulary)
-      models::add_vocabulary(*exported.vocabulary, metadata);
+      families::add_vocabulary(*exported.vocabulary, metadata);
     else
-      models::add_vocabulary(whole_tokenizer(file, exported.why_not), metadata);
+      families::add_vocabulary(whole_tokenizer(file, exported.why_not), metadata);
     if (model_.chat_template) metadata["tokenizer.chat_template"] = model_.chat_template->source();
   }
 
@@ -132,7 +133,7 @@ class Maker {
     }
     const checkpoint::MemorySource<int> read(0, std::move(infos), draft.metadata, checkpoint::Format::gguf,
                                              "what would be written");
-    return models::read_gguf(read, true);
+    return families::read_gguf(read, true);
   }
 
   // A projection to one output is a vector in GGUF.
@@ -141,17 +142,17 @@ class Maker {
                                                                            : tensor.shape;
   }
 
-  const models::Model& model_;
+  const families::Model& model_;
   const ModelSpec& spec_;
   std::string architecture_;
 };
 
 /// A GGUF as it is, under its own names.
-Draft copy(const models::Model& model, bool tokenizer) {
+Draft copy(const families::Model& model, bool tokenizer) {
   Draft draft;
   const ModelSpec& spec = model.decoder->spec();
-  draft.tensors = models::tensors_to_write(*model.source);
-  draft.roles = roles_in(*model.source, *model.decoder, models::names_for(spec.family, *model.source));
+  draft.tensors = families::tensors_to_write(*model.source);
+  draft.roles = roles_in(*model.source, *model.decoder, families::names_for(spec.family, *model.source));
   draft.metadata = model.source->metadata();
   for (const char* key : {"split.no", "split.count", "split.tensors.count", "general.alignment"})
     draft.metadata.erase(key);
@@ -160,9 +161,9 @@ Draft copy(const models::Model& model, bool tokenizer) {
   if (!tokenizer) draft.metadata["tokenizer.ggml.model"] = std::string("no_vocab");
   const NameTable names = gguf_names_to_write(spec.family);
   for (const auto& [name, role] : draft.roles) {
-    const auto [pattern, layer, item] = models::path_pattern(role.path);
+    const auto [pattern, layer, item] = families::path_pattern(role.path);
     if (const auto* known = names.find(pattern))
-      draft.importance_names[name] = models::expand(known->front().pattern, layer, -1, item);
+      draft.importance_names[name] = families::expand(known->front().pattern, layer, -1, item);
   }
   return draft;
 }
@@ -170,25 +171,25 @@ Draft copy(const models::Model& model, bool tokenizer) {
 }  // namespace
 
 NameTable gguf_names_to_write(const std::string& architecture, std::set<std::string, std::less<>>* minus_exp) {
-  if (architecture == kOwn) return models::family_of_model_type(kOwn, "GGUF").hugging_face_names();
-  NameTable table = models::gguf_names(architecture);
+  if (architecture == kOwn) return families::family_of_model_type(kOwn, "GGUF").hugging_face_names();
+  NameTable table = families::gguf_names(architecture);
   if (minus_exp)  // what binding would undo is done by value
     for (auto& [path, names] : table.names)
-      for (models::NameInFile& name : names)
+      for (families::NameInFile& name : names)
         if (std::exchange(name.minus_exp, false)) minus_exp->insert(path);
   if (architecture == "phi3") {  // llama.cpp has q, k and v, and gate and up, in one tensor each
     const std::string path = "blocks.{layer}.";
     for (const std::string part : {"q", "k", "v"})
       std::swap(table.names[path + "attention." + part][0], table.names[path + "attention." + part][1]);
-    table.names[path + "ffn.gate"] = {{"blk.{layer}.ffn_up.weight", models::Piece::first_half}};
-    table.names[path + "ffn.up"] = {{"blk.{layer}.ffn_up.weight", models::Piece::second_half}};
+    table.names[path + "ffn.gate"] = {{"blk.{layer}.ffn_up.weight", families::Piece::first_half}};
+    table.names[path + "ffn.up"] = {{"blk.{layer}.ffn_up.weight", families::Piece::second_half}};
   }
   return table;
 }
 
 Change change_between(const ModelSpec& ours, const ModelSpec& theirs, const Role& role) {
   Change change;
-  const models::PathPattern path = models::path_pattern(role.path);
+  const families::PathPattern path = families::path_pattern(role.path);
   if (role.place == Place::norms && !role.path.ends_with(".bias"))
     change.add = ours.final_norm.weight_offset - theirs.final_norm.weight_offset;
   const bool q = path.pattern.find(".attention.q") != std::string::npos;
@@ -202,7 +203,7 @@ Change change_between(const ModelSpec& ours, const ModelSpec& theirs, const Role
   return change;
 }
 
-Draft draft_gguf(const models::Model& model, bool tokenizer) {
+Draft draft_gguf(const families::Model& model, bool tokenizer) {
   if (model.source->format() == checkpoint::Format::gguf) return copy(model, tokenizer);
   return Maker(model, tokenizer).draft;
 }

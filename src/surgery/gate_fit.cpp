@@ -97,7 +97,7 @@ class Fit {
   }
 
   /// For the states as they are.
-  void write(models::Gate& gate) const {
+  void write(families::Gate& gate) const {
     gate.rows.assign(n_, std::vector<float>(d_));
     gate.bias.assign(n_, 0);
     for (size_t i = 0; i < n_; ++i) {
@@ -142,7 +142,7 @@ class Fit {
 
 }  // namespace
 
-void fit_gate(const GateSamples& samples, const GateFitting& options, threads::Pool& pool, models::Gate& gate) {
+void fit_gate(const GateSamples& samples, const GateFitting& options, threads::Pool& pool, families::Gate& gate) {
   base::require(samples.count() > 0, "gate", "there are no samples");
   Fit fit(samples, pool);
   for (int64_t step = 0; step < options.steps; ++step) {
@@ -152,7 +152,7 @@ void fit_gate(const GateSamples& samples, const GateFitting& options, threads::P
   fit.write(gate);
 }
 
-GateScore score_gate(const models::Gate& gate, const GateSamples& samples, bool labels) {
+GateScore score_gate(const families::Gate& gate, const GateSamples& samples, bool labels) {
   const auto n = static_cast<size_t>(samples.models), width = static_cast<size_t>(samples.width);
   GateScore score;
   score.weights.resize(n);

@@ -4,7 +4,7 @@
 #include <functional>
 #include <vector>
 
-#include "models/gate.h"
+#include "families/ensemble/gate.h"
 #include "threads/pool.h"
 
 namespace coterie::surgery {
@@ -35,7 +35,7 @@ struct GateFitting {
 /// h_i ∝ g_i exp(log_p_i). With labels it is the cross-entropy of a softmax regression. Gradient descent with momentum
 /// over all samples, on features of mean 0, about variance 1 and a norm of about 1, for which the curvature is at most
 /// 1; W is of these features, and is written for the states themselves. Any number of threads gives the same bits.
-void fit_gate(const GateSamples& samples, const GateFitting& options, threads::Pool& pool, models::Gate& gate);
+void fit_gate(const GateSamples& samples, const GateFitting& options, threads::Pool& pool, families::Gate& gate);
 
 /// How a gate does on samples.
 struct GateScore {
@@ -45,6 +45,6 @@ struct GateScore {
   std::vector<double> weights;    // [N], mean
 };
 /// `labels`: the gate's weights before all but top_k are left out.
-GateScore score_gate(const models::Gate& gate, const GateSamples& samples, bool labels);
+GateScore score_gate(const families::Gate& gate, const GateSamples& samples, bool labels);
 
 }  // namespace coterie::surgery

@@ -14,7 +14,7 @@ using base::ErrorKind;
 using base::fail;
 using base::Json;
 using base::JsonReader;
-using Kind = models::Gate::Kind;
+using Kind = families::Gate::Kind;
 using Learn = GateRecipe::Learn;
 
 /// A name, or a list of them.
@@ -100,7 +100,7 @@ GateRecipe read_gate_recipe(const Json& json, const std::string& where) {
   keys.expect(
       {"gate", "models", "top_k", "temperature", "reader", "learn", "tokens", "window", "steps", "weight_decay"});
   GateRecipe recipe;
-  recipe.kind = models::gate_kind(keys.string("gate"), where);
+  recipe.kind = families::gate_kind(keys.string("gate"), where);
   const Json* list = keys.value("models");
   if (!list || !list->is_array()) fail(ErrorKind::bad_input, where, "models: expected a list");
   for (size_t i = 0; i < list->size(); ++i)
@@ -114,10 +114,10 @@ GateRecipe read_gate_recipe(const Json& json, const std::string& where) {
     read_fitting(keys, recipe);
   }
   keys.refuse_unread();
-  models::Gate gate;
+  families::Gate gate;
   gate.kind = recipe.kind, gate.top_k = recipe.top_k;
   gate.models.resize(recipe.sources.size());
-  models::check(gate, where);
+  families::check(gate, where);
   check_sources(recipe, where);
   return recipe;
 }

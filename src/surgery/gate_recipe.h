@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "base/json.h"
-#include "models/gate.h"
+#include "families/ensemble/gate.h"
 
 namespace coterie::surgery {
 
@@ -21,7 +21,7 @@ struct GateRecipe {
     labels,      // each text belongs to the model it is listed under
     likelihood,  // each text belongs to whoever predicts it: Jacobs et al. 1991, eq. 1.3
   };
-  models::Gate::Kind kind = models::Gate::Kind::prompt;
+  families::Gate::Kind kind = families::Gate::Kind::prompt;
   std::vector<Source> sources;
   std::string reader;  // a source_model; empty: the one with the fewest parameters
   Learn learn = Learn::labels;

@@ -17,7 +17,7 @@ using Mode = MoeRecipe::Gates;
 
 class Maker {
  public:
-  Maker(ops::Context& context, const models::Model& base, const MoeRecipe& recipe, uint64_t seed)
+  Maker(ops::Context& context, const families::Model& base, const MoeRecipe& recipe, uint64_t seed)
       : context_(context), base_(base), recipe_(recipe), seed_(seed), layers_(base.decoder->spec().blocks.size()) {}
 
   // Of one expert in every layer, [L][D].
@@ -63,7 +63,7 @@ class Maker {
   }
 
   ops::Context& context_;
-  const models::Model& base_;
+  const families::Model& base_;
   const MoeRecipe& recipe_;
   uint64_t seed_;
   size_t layers_;
@@ -97,7 +97,7 @@ void note_near(Gates& gates) {
 
 }  // namespace
 
-Gates make_gates(ops::Context& context, const models::Model& base, const MoeRecipe& recipe, bool shared_gate,
+Gates make_gates(ops::Context& context, const families::Model& base, const MoeRecipe& recipe, bool shared_gate,
                  uint64_t seed, const OnProgress& on_progress) {
   Maker maker(context, base, recipe, seed);
   Gates gates;

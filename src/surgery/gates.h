@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "models/model.h"
+#include "families/open.h"
 #include "ops/context.h"
 #include "surgery/model_folder.h"
 #include "surgery/moe_recipe.h"
@@ -19,7 +19,7 @@ struct Gates {
 
 /// As the recipe's gate_mode says, of its prompts and the base model. Throws bad_input, naming the expert, for prompts
 /// that cannot be read (prompt_states.h) and those whose positive and negative states are the same.
-Gates make_gates(ops::Context& context, const models::Model& base, const MoeRecipe& recipe, bool shared_gate,
+Gates make_gates(ops::Context& context, const families::Model& base, const MoeRecipe& recipe, bool shared_gate,
                  uint64_t seed, const OnProgress& on_progress);
 
 }  // namespace coterie::surgery

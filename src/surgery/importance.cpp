@@ -8,7 +8,6 @@
 
 #include "base/error.h"
 #include "checkpoint/tensor_sink.h"
-#include "models/gguf_metadata.h"
 #include "surgery/draft.h"
 
 namespace coterie::surgery {
@@ -27,7 +26,7 @@ class Names : public layers::TensorVisitor {
  public:
   using Found = std::function<void(const std::string& name, int64_t items, int64_t cols,
                                    std::span<const tensor::Weight> weights)>;
-  Names(const models::NameTable& names, Found found) : names_(names), found_(std::move(found)) {}
+  Names(const families::NameTable& names, Found found) : names_(names), found_(std::move(found)) {}
 
   void matrix(const Tensor& tensor, int64_t, int64_t cols, tensor::Weight& slot) override {
     // Routers are not rounded, and the head is not run: it would cost more than all it could tell.
@@ -41,12 +40,12 @@ class Names : public layers::TensorVisitor {
 
  private:
   void add(const std::string& path, int64_t items, int64_t cols, std::span<const tensor::Weight> weights) {
-    const auto [pattern, layer, item] = models::path_pattern(path);
+    const auto [pattern, layer, item] = families::path_pattern(path);
     const auto* names = names_.find(pattern);
     if (!names) base::fail(ErrorKind::unsupported, "GGUF", "there is no name for {}", path);
-    found_(models::expand(names->front().pattern, layer, -1, item), items, cols, weights);
+    found_(families::expand(names->front().pattern, layer, -1, item), items, cols, weights);
   }
-  const models::NameTable& names_;
+  const families::NameTable& names_;
   Found found_;
 };
 
@@ -168,7 +167,7 @@ void write_importance(const Importance& importance, const std::filesystem::path&
 }
 
 ImportanceCounter::ImportanceCounter(const models::Decoder& decoder, const std::string& architecture) {
-  const models::NameTable names = gguf_names_to_write(architecture);
+  const families::NameTable names = gguf_names_to_write(architecture);
   Names visitor(names,
                 [&](const std::string& name, int64_t items, int64_t cols, std::span<const tensor::Weight> weights) {
                   const auto [found, fresh] = counted_.entries.try_emplace(name);

@@ -45,8 +45,8 @@ void write_importance(const Importance& importance, const std::filesystem::path&
 /// Counts, as Context::observer of a decoder's passes. Sums are kept in f64, row by row in the order of the batch.
 class ImportanceCounter : public ops::Observer {
  public:
-  /// `architecture`: by whose names GGUF calls the tensors (models::gguf_architecture). The decoder's weights must stay
-  /// where they are.
+  /// `architecture`: by whose names GGUF calls the tensors (families::gguf_architecture). The decoder's weights must
+  /// stay where they are.
   ImportanceCounter(const models::Decoder& decoder, const std::string& architecture);
 
   void input(const tensor::Weight& weight, tensor::ConstMatrix x) override;

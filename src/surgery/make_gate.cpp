@@ -12,9 +12,10 @@
 #include "base/memory.h"
 #include "checkpoint/gate_file.h"
 #include "checkpoint/tensor_sink.h"
+#include "families/ensemble/gated_decoder.h"
+#include "families/ensemble/gated_model.h"
+#include "families/ensemble/same_tokenizer.h"
 #include "models/account.h"
-#include "models/gated_decoder.h"
-#include "models/same_tokenizer.h"
 #include "ops/log_sum_exp.h"
 #include "surgery/merge_sources.h"
 #include "surgery/prompt_states.h"
@@ -24,7 +25,7 @@ namespace coterie::surgery {
 namespace fs = std::filesystem;
 using base::ErrorKind;
 using base::fail;
-using models::Gate;
+using families::Gate;
 
 namespace {
 
@@ -54,7 +55,7 @@ class Maker {
     GateMade made;
     if (gate_.reads()) fit(made);
     made.gate = gate_;
-    made.models = models::names_of(gate_, models_);
+    made.models = families::names_of(gate_, models_);
     write(folder, made);
     folder.commit();
     return made;
@@ -71,12 +72,12 @@ class Maker {
       const fs::path path = sources.find(source.source_model, source.where, "folders or GGUF files");
       gate_.models.push_back(
           fs::absolute(path).lexically_normal().lexically_proximate(fs::absolute(out).lexically_normal()));
-      models::Model& model = models_.emplace_back(models::open_model(path));
+      families::Model& model = models_.emplace_back(families::open_model(path));
       if (!model.tokenizer)
         throw base::Error(ErrorKind::bad_input, model.path.path.string(),
                           "there is no tokenizer: " + model.no_tokenizer,
                           "models behind a gate read one text, so that their tokens must be the same");
-      models::require_same_tokenizer(models_.front(), model);
+      families::require_same_tokenizer(models_.front(), model);
       const int64_t parameters = models::account(model.decoder->spec()).total();
       const bool chosen = recipe_.reader.empty() ? fewest == 0 || parameters < fewest
                                                  : fewest == 0 && source.source_model == recipe_.reader;
@@ -86,7 +87,7 @@ class Maker {
     }
   }
 
-  const models::Model& reader() const { return models_[static_cast<size_t>(gate_.reader)]; }
+  const families::Model& reader() const { return models_[static_cast<size_t>(gate_.reader)]; }
 
   void add_prompts(size_t source, const std::vector<std::string>& prompts, bool negative) {
     int64_t number = 0;
@@ -105,7 +106,7 @@ class Maker {
     std::vector<int32_t> start = tokenizer.encode("", true);
     start.resize(!start.empty() && tokenizer.bos() == start.front() ? 1 : 0);
     int64_t fresh = recipe_.window - std::ssize(start);
-    for (const models::Model& model : models_)
+    for (const families::Model& model : models_)
       fresh = std::min(fresh, model.decoder->spec().context - std::ssize(start));
     const int64_t length = std::ssize(ids), windows = std::min(recipe_.tokens, length) / fresh;
     if (fresh < 2 || windows == 0)
@@ -161,7 +162,7 @@ class Maker {
   }
 
   /// Runs all pieces through a model. During a step rows_ says what its rows are.
-  void read(const models::Model& model, layers::Tap* tap, const OnLogits& logits) {
+  void read(const families::Model& model, layers::Tap* tap, const OnLogits& logits) {
     std::vector<Prompt> prompts;
     for (const Piece& piece : pieces_) prompts.push_back(piece.prompt);
     size_t next = 0;
@@ -179,7 +180,7 @@ class Maker {
   /// States by the reader, and where it is asked for what each model gives to the token that comes, over the vocabulary
   /// that all of them have.
   void read_all() {
-    models::GateReader tap(std::ssize(reader().decoder->spec().blocks), [&](int64_t row, std::span<const double> x) {
+    families::GateReader tap(std::ssize(reader().decoder->spec().blocks), [&](int64_t row, std::span<const double> x) {
       const auto [piece, position] = rows_[static_cast<size_t>(row)];
       const auto [at, share] = sample(piece, position);
       if (at < 0) return;
@@ -241,7 +242,7 @@ class Maker {
   }
 
   void write(const ModelFolder& folder, const GateMade& made) const {
-    folder.write_json(checkpoint::kGateFile, models::to_json(gate_));
+    folder.write_json(checkpoint::kGateFile, families::to_json(gate_));
     if (gate_.reads()) {
       const auto bytes = [](const std::vector<float>& v) { return std::as_bytes(std::span(v)); };
       const checkpoint::TensorToWrite tensors[] = {
@@ -262,7 +263,7 @@ class Maker {
   fs::path file_;
   const OnProgress& on_progress_;
   Gate gate_;
-  std::vector<models::Model> models_;
+  std::vector<families::Model> models_;
   int64_t vocabulary_ = 0;
   std::vector<Piece> pieces_;
   std::array<Set, 2> sets_;                       // to fit on, held out
@@ -273,7 +274,7 @@ class Maker {
 
 base::Json to_json(const GateMade& made) {
   base::Json json = {{"made_by", "coterie gate"},
-                     {"gate", models::name(made.gate.kind)},
+                     {"gate", families::name(made.gate.kind)},
                      {"top_k", made.gate.top_k},
                      {"models", made.models}};
   if (!made.gate.reads()) return json;

@@ -13,7 +13,7 @@
 namespace coterie::surgery {
 
 struct GateMade {
-  models::Gate gate;
+  families::Gate gate;
   std::vector<std::string> models;   // their names
   int64_t fitted = 0, held_out = 0;  // samples: tokens for a token gate, else prompts and windows
   GateScore score;                   // on what was held out, or where nothing was, on what it was fitted on

@@ -67,7 +67,7 @@ class Finder : public layers::TensorVisitor {
 using Patches = std::map<const TensorInfo*, std::vector<Patch>>;
 
 /// Which tensor of the file each adapted weight lies in.
-Patches place(const models::Model& model) {
+Patches place(const families::Model& model) {
   Finder finder;
   model.decoder->visit(finder);
   std::map<const std::byte*, const TensorInfo*> by_address;
@@ -138,7 +138,7 @@ void copy_rest(const fs::path& from, const fs::path& to) {
 
 }  // namespace
 
-MergedAdapter merge_adapter(const models::Model& model, const fs::path& out,
+MergedAdapter merge_adapter(const families::Model& model, const fs::path& out,
                             const std::function<void(std::string_view tensor)>& progress) {
   const bool gguf = model.source->format() == checkpoint::Format::gguf;
   gguf ? refuse_same_file(model.path.path, out) : refuse_existing(out);

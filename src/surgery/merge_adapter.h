@@ -5,7 +5,7 @@
 #include <functional>
 #include <string_view>
 
-#include "models/model.h"
+#include "families/open.h"
 
 namespace coterie::surgery {
 
@@ -23,7 +23,7 @@ struct MergedAdapter {
 /// named as what it will not be, or the model has no adapter;
 /// unsupported, naming the weight, where W is in a block format, whose rounding would lose most of what was learned, or
 /// lies in the file in a form that is copied when it is read; io when it cannot be written. Then nothing is left.
-MergedAdapter merge_adapter(const models::Model& model, const std::filesystem::path& out,
+MergedAdapter merge_adapter(const families::Model& model, const std::filesystem::path& out,
                             const std::function<void(std::string_view tensor)>& progress = {});
 
 }  // namespace coterie::surgery

@@ -7,10 +7,10 @@
 #include <memory>
 
 #include "base/error.h"
+#include "families/config/router_keys.h"
+#include "families/ensemble/same_tokenizer.h"
+#include "families/family.h"
 #include "models/account.h"
-#include "models/families/family.h"
-#include "models/families/router_keys.h"
-#include "models/same_tokenizer.h"
 #include "quant/codec.h"
 #include "surgery/ffn_rows.h"
 #include "surgery/gates.h"
@@ -25,8 +25,8 @@ namespace {
 
 using base::ErrorKind;
 using base::fail;
+using families::Model;
 using layers::DenseFfnSpec;
-using models::Model;
 using models::ModelSpec;
 
 const DenseFfnSpec& ffn_of(const ModelSpec& spec, const std::string& where) {
@@ -126,7 +126,7 @@ class Merging {
     gates_ = make_gates(context_, base_, recipe_, shared_ && moe_.shared_gate, options_.seed, options_.on_progress);
     result_.notes.insert(result_.notes.end(), gates_.notes.begin(), gates_.notes.end());
     std::vector<checkpoint::TensorToWrite> tensors = tensors_of(
-        sibling_.spec, models::family_of_model_type(result_.model_type, "merge").hugging_face_names(),
+        sibling_.spec, families::family_of_model_type(result_.model_type, "merge").hugging_face_names(),
         [this](const layers::TensorVisitor::Tensor& tensor) { return supply(tensor); }, context_.pool);
     result_.tensors = std::ssize(tensors);
     folder.write_json("config.json", sibling_.config);
@@ -158,7 +158,7 @@ class Merging {
   Source take(MergeSources& sources, const ExpertRecipe& expert) {
     const Model& model = sources.open(expert.source_model, expert.where);
     require_same_shape(named(base_), named(model), expert.where);
-    models::require_same_tokenizer(base_, model);
+    families::require_same_tokenizer(base_, model);
     const bool known = weights_.contains(&model);
     if (!known) try {
         DifferenceWords words{"it differs in the", "in the base model", "in it", ""};
@@ -170,7 +170,7 @@ class Merging {
   }
 
   Rows supply(const layers::TensorVisitor::Tensor& tensor) const {
-    const models::PathPattern path = models::path_pattern(tensor.path);
+    const families::PathPattern path = families::path_pattern(tensor.path);
     constexpr std::string_view kMoe = "blocks.{layer}.moe.";
     if (!path.pattern.starts_with(kMoe))
       return base_weights_->rows(tensor.path, tensor.place == layers::Place::norms ? std::nullopt : dtype_);
@@ -254,9 +254,9 @@ class Merging {
   }
 
   void try_out(const std::filesystem::path& folder) {
-    models::OpenOptions strict;
+    families::OpenOptions strict;
     strict.strict = true;
-    const Model written = models::open_model(folder, strict);
+    const Model written = families::open_model(folder, strict);
     result_.comparison = compare(context_, *base_.decoder, *written.decoder,
                                  tokens_to_compare(base_, options_.text, options_.tokens), options_.on_progress);
     if (!recipe_.reads_prompts()) return;
@@ -305,14 +305,14 @@ MergePlan plan_experts(const MoeRecipe& recipe, const MergeSources& sources) {
     return checkpoint::resolve_model(sources.find(name, where));
   };
   const checkpoint::ModelPath base = read(recipe.base_model, "base_model");
-  const ModelSpec spec = models::read_spec(base);
+  const ModelSpec spec = families::read_spec(base);
   const Named named{spec, base.path.string()};
   std::vector<const ExpertRecipe*> all;
   for (const ExpertRecipe& expert : recipe.experts) all.push_back(&expert);
   if (recipe.shared) all.push_back(&*recipe.shared);
   for (const ExpertRecipe* expert : all) {
     const checkpoint::ModelPath path = read(expert->source_model, expert->where);
-    require_same_shape(named, {models::read_spec(path), path.path.string()}, expert->where);
+    require_same_shape(named, {families::read_spec(path), path.path.string()}, expert->where);
   }
   const Mixture mixture = mixture_of(recipe, named);
   const models::Account account = models::account(sibling_of(mixture, spec, base.config).spec);

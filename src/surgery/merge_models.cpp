@@ -9,9 +9,9 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "families/ensemble/same_tokenizer.h"
+#include "families/family.h"
 #include "models/account.h"
-#include "models/families/family.h"
-#include "models/same_tokenizer.h"
 #include "quant/codec.h"
 #include "surgery/same_model.h"
 #include "surgery/sibling.h"
@@ -24,7 +24,7 @@ using base::ErrorKind;
 using base::fail;
 using checkpoint::TensorInfo;
 using checkpoint::TensorToWrite;
-using models::Model;
+using families::Model;
 using Write = std::function<void(std::span<const std::byte>)>;
 
 constexpr int64_t kPieceValues = 1 << 20;
@@ -87,7 +87,7 @@ class ModelMerging {
   Merged run(const std::filesystem::path& out) {
     ModelFolder folder(out);
     std::vector<TensorToWrite> tensors;
-    const models::NameTable names = models::names_for(result_.model_type, *base_.source);
+    const families::NameTable names = families::names_for(result_.model_type, *base_.source);
     const std::string head = names.find("head") ? names.find("head")->front().pattern : "";
     for (const TensorInfo& info : base_.source->tensors()) {
       // A head that repeats tied embeddings is left out, as the library of the format does.
@@ -105,7 +105,7 @@ class ModelMerging {
     result_.parameters = account.total(), result_.active_parameters = account.total_active();
     if (options_.check)
       folder.fill([&](const auto& now) {
-        const Model written = models::open_model(now);
+        const Model written = families::open_model(now);
         result_.comparison = compare(context_, *base_.decoder, *written.decoder,
                                      tokens_to_compare(base_, options_.text, options_.tokens), options_.on_progress);
       });
@@ -121,7 +121,7 @@ class ModelMerging {
     require_same(
         base_.decoder->spec(), model.decoder->spec(), model.path.path.string(),
         {fmt::format("is not of the shape of {}: it differs in the", base_.path.path.string()), "there", "here", ""});
-    models::require_same_tokenizer(base_, model);
+    families::require_same_tokenizer(base_, model);
   }
 
   struct Place {

@@ -24,12 +24,12 @@ fs::path MergeSources::find(const std::string& name, const std::string& where, s
   return path;
 }
 
-const models::Model& MergeSources::open(const std::string& name, const std::string& where) {
+const families::Model& MergeSources::open(const std::string& name, const std::string& where) {
   const fs::path path = find(name, where);
   const fs::path key = fs::weakly_canonical(path);
   const auto found = open_.find(key);
   if (found != open_.end()) return found->second;
-  models::Model model = models::open_model(path);
+  families::Model model = families::open_model(path);
   if (model.path.kind != checkpoint::ModelPath::Kind::safetensors_folder)
     throw base::Error(ErrorKind::unsupported, where,
                       fmt::format("{} is no folder with config.json and safetensors", path.string()),

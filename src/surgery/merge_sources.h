@@ -6,7 +6,7 @@
 #include <string_view>
 
 #include "base/json.h"
-#include "models/model.h"
+#include "families/open.h"
 
 namespace coterie::surgery {
 
@@ -18,14 +18,14 @@ class MergeSources {
 
   /// Throws not_found, naming the recipe's `where`, for what is no folder here (nothing is downloaded); unsupported for
   /// a model that is no folder of safetensors, and for adapters put on a model ("model+lora").
-  const models::Model& open(const std::string& name, const std::string& where);
+  const families::Model& open(const std::string& name, const std::string& where);
   /// Where it is. Throws not_found, saying what `kinds` of models can be named, and unsupported for adapters.
   std::filesystem::path find(const std::string& name, const std::string& where,
                              std::string_view kinds = "folders") const;
 
  private:
   std::filesystem::path recipe_;
-  std::map<std::filesystem::path, models::Model> open_;
+  std::map<std::filesystem::path, families::Model> open_;
 };
 
 }  // namespace coterie::surgery

@@ -84,7 +84,7 @@ DType Mix::format(const Role& role, const MixFacts& facts) const {
 
   const Part part = part_of(role.path);
   if (part == Part::other) return base;
-  const int64_t layer = models::path_pattern(role.path).layer, n = facts.layers;
+  const int64_t layer = families::path_pattern(role.path).layer, n = facts.layers;
   const bool eight = facts.experts == 8, many = facts.queries_per_key >= 4;
   const bool iq4 = is("iq4_nl") || is("iq4_xs"), medium = is("q4_k_m") || is("q5_k_m");
   switch (part) {

@@ -33,7 +33,7 @@ struct Mix {
   int64_t file_type;      // GGUF's general.file_type
   std::string_view rule;  // beside the base, in words
 
-  /// Of a matrix, before rows that are no whole number of blocks are seen to (models::fitting_format). Vectors and
+  /// Of a matrix, before rows that are no whole number of blocks are seen to (families::fitting_format). Vectors and
   /// routers are not asked about: they stay in f32.
   tensor::DType format(const Role& role, const MixFacts& facts) const;
 };

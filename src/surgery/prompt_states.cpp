@@ -57,7 +57,7 @@ class Choices : public layers::Tap {
 
 }  // namespace
 
-std::vector<Prompt> prompt_tokens(const models::Model& model, std::span<const std::string> prompts,
+std::vector<Prompt> prompt_tokens(const families::Model& model, std::span<const std::string> prompts,
                                   std::string_view where) {
   if (!model.tokenizer)
     base::fail(ErrorKind::bad_input, where, "there is no tokenizer to read the prompts with: {}", model.no_tokenizer);
@@ -105,7 +105,7 @@ void read_prompts(ops::Context& context, const models::Decoder& decoder, std::sp
   }
 }
 
-std::vector<std::vector<double>> prompt_states(ops::Context& context, const models::Model& model,
+std::vector<std::vector<double>> prompt_states(ops::Context& context, const families::Model& model,
                                                std::span<const std::string> prompts, StateOf state,
                                                std::string_view where) {
   const std::vector<Prompt> read = prompt_tokens(model, prompts, where);
@@ -114,7 +114,7 @@ std::vector<std::vector<double>> prompt_states(ops::Context& context, const mode
   return std::move(tap.result);
 }
 
-std::vector<double> prompt_embedding(const models::Model& model, std::span<const std::string> prompts,
+std::vector<double> prompt_embedding(const families::Model& model, std::span<const std::string> prompts,
                                      std::string_view where) {
   class Embedding : public layers::TensorVisitor {
    public:
@@ -144,7 +144,7 @@ std::vector<double> prompt_embedding(const models::Model& model, std::span<const
   return mean;
 }
 
-std::vector<double> prompt_routing(ops::Context& context, const models::Model& model,
+std::vector<double> prompt_routing(ops::Context& context, const families::Model& model,
                                    std::span<const std::string> prompts, int64_t experts, std::string_view where) {
   const std::vector<Prompt> read = prompt_tokens(model, prompts, where);
   Choices tap(experts);

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "families/open.h"
 #include "layers/tap.h"
-#include "models/model.h"
 #include "ops/context.h"
 
 namespace coterie::surgery {
@@ -18,7 +18,7 @@ struct Prompt {
   int64_t skipped = 0;  // tokens that begin every text
 };
 /// Throws bad_input for a prompt without tokens or longer than the context, and for a model without a tokenizer.
-std::vector<Prompt> prompt_tokens(const models::Model& model, std::span<const std::string> prompts,
+std::vector<Prompt> prompt_tokens(const families::Model& model, std::span<const std::string> prompts,
                                   std::string_view where);
 
 /// Runs prompts, several at once as sequences of their own, with a tap. `begin` is told of those of a step before it,
@@ -37,17 +37,17 @@ enum class StateOf { all_tokens, last_token };
 /// padding takes part.
 ///
 /// Throws bad_input for a prompt without tokens or longer than the context, and for a model without a tokenizer.
-std::vector<std::vector<double>> prompt_states(ops::Context& context, const models::Model& model,
+std::vector<std::vector<double>> prompt_states(ops::Context& context, const families::Model& model,
                                                std::span<const std::string> prompts, StateOf state,
                                                std::string_view where);
 
 /// The mean of the prompts' token embeddings, [D].
-std::vector<double> prompt_embedding(const models::Model& model, std::span<const std::string> prompts,
+std::vector<double> prompt_embedding(const families::Model& model, std::span<const std::string> prompts,
                                      std::string_view where);
 
 /// Of the choices that a model's routers make on the prompts' tokens, the share that falls to each expert, [E], all
 /// layers together.
-std::vector<double> prompt_routing(ops::Context& context, const models::Model& model,
+std::vector<double> prompt_routing(ops::Context& context, const families::Model& model,
                                    std::span<const std::string> prompts, int64_t experts, std::string_view where);
 
 }  // namespace coterie::surgery

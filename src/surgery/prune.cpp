@@ -7,7 +7,7 @@
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "checkpoint/tensor_sink.h"
-#include "models/families/family.h"
+#include "families/family.h"
 #include "surgery/folder.h"
 #include "surgery/roles.h"
 
@@ -36,10 +36,10 @@ void set_experts(Json& config, int64_t experts, const std::string& where) {
 
 class Pruner {
  public:
-  Pruner(const models::Model& model, const KeptExperts& kept) : model_(model), kept_(kept) {
+  Pruner(const families::Model& model, const KeptExperts& kept) : model_(model), kept_(kept) {
     const checkpoint::TensorSource& source = *model.source;
     const models::ModelSpec& spec = model.decoder->spec();
-    roles_ = roles_in(source, *model.decoder, models::names_for(spec.family, source));
+    roles_ = roles_in(source, *model.decoder, families::names_for(spec.family, source));
     for (const auto& [layer, experts] : kept_) most_ = std::max(most_, std::ssize(experts));
     for (const auto& [layer, experts] : kept_) uneven_ |= std::ssize(experts) != most_;
     for (const TensorInfo& info : source.tensors()) add(info);
@@ -65,7 +65,7 @@ class Pruner {
 
   void add(const TensorInfo& info) {
     const Role* role = role_of(info.name);
-    const int64_t layer = role ? models::path_pattern(role->path).layer : -1;
+    const int64_t layer = role ? families::path_pattern(role->path).layer : -1;
     const auto kept = kept_.find(layer);
     const bool of_expert = role && role->place == layers::Place::experts;
     if (kept == kept_.end() || !role || (!of_expert && !has_row_for_each(*role))) {
@@ -76,7 +76,7 @@ class Pruner {
     if (role->expert >= 0) {
       const auto at = std::lower_bound(experts.begin(), experts.end(), role->expert);
       if (at == experts.end() || *at != role->expert) return;
-      tensors.push_back({models::expand(role->pattern, layer, at - experts.begin()), info.dtype, info.shape,
+      tensors.push_back({families::expand(role->pattern, layer, at - experts.begin()), info.dtype, info.shape,
                          [bytes = info.bytes](const auto& write) { write(bytes); }});
       return;
     }
@@ -92,7 +92,7 @@ class Pruner {
                        }});
   }
 
-  const models::Model& model_;
+  const families::Model& model_;
   const KeptExperts& kept_;
   Roles roles_;
   int64_t most_ = 0;
@@ -105,7 +105,7 @@ int64_t values_of(std::span<const TensorToWrite> tensors) {
   return values;
 }
 
-checkpoint::Metadata metadata_with(const models::Model& model, int64_t experts) {
+checkpoint::Metadata metadata_with(const families::Model& model, int64_t experts) {
   checkpoint::Metadata metadata = model.source->metadata();
   for (const char* key : {"split.no", "split.count", "split.tensors.count", "general.alignment"}) metadata.erase(key);
   if (const auto own = metadata.find("coterie.config"); own != metadata.end()) {
@@ -120,7 +120,7 @@ checkpoint::Metadata metadata_with(const models::Model& model, int64_t experts) 
 
 }  // namespace
 
-void check_pruned_form(const models::Model& model, const std::filesystem::path& out, bool uneven) {
+void check_pruned_form(const families::Model& model, const std::filesystem::path& out, bool uneven) {
   const bool gguf = model.source->format() == checkpoint::Format::gguf;
   if (gguf != (out.extension() == ".gguf"))
     throw base::Error(ErrorKind::bad_input, out.string(),
@@ -134,7 +134,7 @@ void check_pruned_form(const models::Model& model, const std::filesystem::path& 
     base::fail(ErrorKind::unsupported, out.string(), "coterie.config has one number of experts for all layers");
 }
 
-Pruned prune(const models::Model& model, const KeptExperts& kept, const std::filesystem::path& out,
+Pruned prune(const families::Model& model, const KeptExperts& kept, const std::filesystem::path& out,
              const std::function<void(std::string_view tensor, int64_t done, int64_t all)>& on_progress) {
   const bool gguf = model.source->format() == checkpoint::Format::gguf;
   Pruner pruner(model, kept);

@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "models/model.h"
+#include "families/open.h"
 #include "ops/observer.h"
 
 namespace coterie::surgery {
@@ -58,13 +58,13 @@ struct Pruned {
 
 /// Refuses, before anything is computed, what prune would refuse of `out` and, where the numbers differ by layer
 /// (`uneven`), of folders.
-void check_pruned_form(const models::Model& model, const std::filesystem::path& out, bool uneven);
+void check_pruned_form(const families::Model& model, const std::filesystem::path& out, bool uneven);
 
 /// Writes the model with these experts only, in the form it has: a GGUF file from a GGUF, a folder from a folder. The
 /// bytes of what stays are the source's, whatever their format; the router loses the rows of those that go. Numbers of
 /// experts that differ by layer are for GGUF: a config.json has one number for all layers. Refuses a form that is not
 /// the source's, and what convert refuses of places to write to.
-Pruned prune(const models::Model& model, const KeptExperts& kept, const std::filesystem::path& out,
+Pruned prune(const families::Model& model, const KeptExperts& kept, const std::filesystem::path& out,
              const std::function<void(std::string_view tensor, int64_t done, int64_t all)>& on_progress = {});
 
 }  // namespace coterie::surgery

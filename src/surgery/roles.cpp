@@ -8,7 +8,8 @@ namespace {
 
 class Collector : public layers::TensorVisitor {
  public:
-  Collector(const models::NameTable& names, const checkpoint::TensorSource* source) : names_(names), source_(source) {}
+  Collector(const families::NameTable& names, const checkpoint::TensorSource* source)
+      : names_(names), source_(source) {}
 
   void matrix(const Tensor& tensor, int64_t rows, int64_t, tensor::Weight&) override {
     add({tensor.path, tensor.place, false, rows == 1}, 1);
@@ -26,18 +27,18 @@ class Collector : public layers::TensorVisitor {
 
  private:
   void add(Role role, int64_t items) {
-    const auto [pattern, layer, item] = models::path_pattern(role.path);
-    const std::vector<models::NameInFile>* names = names_.find(pattern);
+    const auto [pattern, layer, item] = families::path_pattern(role.path);
+    const std::vector<families::NameInFile>* names = names_.find(pattern);
     if (!names) base::fail(base::ErrorKind::unsupported, "GGUF", "there is no name for {}", role.path);
-    for (const models::NameInFile& name : *names) {
+    for (const families::NameInFile& name : *names) {
       role.pattern = name.pattern;
       if (name.pattern.find("{expert}") == std::string::npos) {
-        put(models::expand(name.pattern, layer, -1, item), role);
+        put(families::expand(name.pattern, layer, -1, item), role);
       } else {
         Role one = role;
         one.items = 1;
         for (one.expert = 0; one.expert < items; ++one.expert)
-          put(models::expand(name.pattern, layer, one.expert, item), one);
+          put(families::expand(name.pattern, layer, one.expert, item), one);
       }
       if (!source_) return;
     }
@@ -46,19 +47,20 @@ class Collector : public layers::TensorVisitor {
     if (!source_ || source_->find(name)) roles[name] = role;
   }
 
-  const models::NameTable& names_;
+  const families::NameTable& names_;
   const checkpoint::TensorSource* source_;
 };
 
 }  // namespace
 
-Roles roles_to_write(const models::Decoder& decoder, const models::NameTable& names) {
+Roles roles_to_write(const models::Decoder& decoder, const families::NameTable& names) {
   Collector collector(names, nullptr);
   decoder.visit(collector);
   return std::move(collector.roles);
 }
 
-Roles roles_in(const checkpoint::TensorSource& source, const models::Decoder& decoder, const models::NameTable& names) {
+Roles roles_in(const checkpoint::TensorSource& source, const models::Decoder& decoder,
+               const families::NameTable& names) {
   Collector collector(names, &source);
   decoder.visit(collector);
   return std::move(collector.roles);

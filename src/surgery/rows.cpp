@@ -16,8 +16,8 @@ namespace coterie::surgery {
 namespace {
 
 using checkpoint::TensorToWrite;
-using models::NameInFile;
-using models::Piece;
+using families::NameInFile;
+using families::Piece;
 using tensor::DType;
 using tensor::Weight;
 using Write = std::function<void(std::span<const std::byte>)>;
@@ -52,7 +52,7 @@ void write_rows(const Rows& part, int64_t expert, threads::Pool& pool, const Wri
 /// Puts the rows of a model's list into the tensors that its files have.
 class Planner : public layers::TensorVisitor {
  public:
-  Planner(const models::NameTable& names, const Supply& supply, threads::Pool& pool)
+  Planner(const families::NameTable& names, const Supply& supply, threads::Pool& pool)
       : names_(names), supply_(supply), pool_(pool) {}
 
   void matrix(const Tensor& tensor, int64_t rows, int64_t cols, Weight&) override { add(tensor, {rows, cols}, 1); }
@@ -84,13 +84,13 @@ class Planner : public layers::TensorVisitor {
 
   // `shape` is that of one expert.
   void add(const Tensor& tensor, const tensor::Shape& shape, int64_t experts) {
-    const auto [pattern, layer, item] = models::path_pattern(tensor.path);
+    const auto [pattern, layer, item] = families::path_pattern(tensor.path);
     const std::vector<NameInFile>* names = names_.find(pattern);
     base::require(names && !names->empty(), "tensors", "no name to write {} under", tensor.path);
     const NameInFile& in_file = names->front();
     const bool known_piece =
         in_file.piece == Piece::whole || in_file.piece == Piece::first_half || in_file.piece == Piece::second_half;
-    base::require(known_piece && in_file.form == models::Form::plain && !in_file.minus_exp, "tensors",
+    base::require(known_piece && in_file.form == families::Form::plain && !in_file.minus_exp, "tensors",
                   "{} is written in a form that is not made here", tensor.path);
     Rows rows = supply_(tensor);
     base::require(rows.experts == experts && rows.rows * rows.cols == tensor::element_count(shape), "tensors",
@@ -99,14 +99,14 @@ class Planner : public layers::TensorVisitor {
     if (in_file.pattern.find("{expert}") == std::string::npos) {
       tensor::Shape whole = shape;
       if (is_stack(pattern)) whole.insert(whole.begin(), experts);
-      return put(models::expand(in_file.pattern, layer, -1, item), in_file.piece, std::move(rows), whole);
+      return put(families::expand(in_file.pattern, layer, -1, item), in_file.piece, std::move(rows), whole);
     }
     for (int64_t e = 0; e < experts; ++e) {
       Rows one = rows;
       one.experts = 1;
       if (!rows.verbatim.empty()) one.verbatim = {rows.verbatim[static_cast<size_t>(e)]};
       if (rows.fill) one.fill = [fill = rows.fill, e](int64_t, int64_t row, float* v) { fill(e, row, v); };
-      put(models::expand(in_file.pattern, layer, e, item), in_file.piece, std::move(one), shape);
+      put(families::expand(in_file.pattern, layer, e, item), in_file.piece, std::move(one), shape);
     }
   }
 
@@ -133,7 +133,7 @@ class Planner : public layers::TensorVisitor {
     parts->push_back({piece, std::move(rows)});
   }
 
-  const models::NameTable& names_;
+  const families::NameTable& names_;
   const Supply& supply_;
   threads::Pool& pool_;
   std::vector<TensorToWrite> result_;
@@ -227,7 +227,7 @@ const layers::Vector* Weights::vector(const std::string& path) const {
   return found == vectors_.end() ? nullptr : found->second.vector;
 }
 
-std::vector<TensorToWrite> tensors_of(const models::ModelSpec& spec, const models::NameTable& names,
+std::vector<TensorToWrite> tensors_of(const models::ModelSpec& spec, const families::NameTable& names,
                                       const Supply& supply, threads::Pool& pool) {
   models::Network network(spec);
   Planner planner(names, supply, pool);

@@ -10,9 +10,9 @@
 
 #include "base/rng.h"
 #include "checkpoint/tensor_sink.h"
+#include "families/names/name_table.h"
 #include "layers/tensor_list.h"
 #include "models/decoder.h"
-#include "models/names/name_table.h"
 #include "models/spec.h"
 #include "tensor/dtype.h"
 #include "threads/pool.h"
@@ -61,7 +61,7 @@ using Supply = std::function<Rows(const layers::TensorVisitor::Tensor& tensor)>;
 /// The tensors of a model of `spec` under the first names of `names`: experts one by one or stacked, gate and up
 /// merged, as these have them. `pool` must outlive the result. Throws internal where the supplied rows are of another
 /// shape than the model's list says.
-std::vector<checkpoint::TensorToWrite> tensors_of(const models::ModelSpec& spec, const models::NameTable& names,
+std::vector<checkpoint::TensorToWrite> tensors_of(const models::ModelSpec& spec, const families::NameTable& names,
                                                   const Supply& supply, threads::Pool& pool);
 
 /// Random numbers of one row: a function of the seed, a name and the row alone.

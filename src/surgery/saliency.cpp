@@ -3,8 +3,8 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "families/names/name_table.h"
 #include "layers/moe/routers/kind.h"
-#include "models/names/name_table.h"
 #include "surgery/prune.h"
 
 namespace coterie::surgery {
@@ -19,7 +19,7 @@ class Downs : public layers::TensorVisitor {
   void vector(const Tensor&, int64_t, layers::Vector&) override {}
   void stack(const Tensor& tensor, int64_t experts, int64_t, int64_t, std::vector<tensor::Weight>& slots) override {
     if (!tensor.path.ends_with(".experts.down")) return;
-    const int64_t layer = models::path_pattern(tensor.path).layer;
+    const int64_t layer = families::path_pattern(tensor.path).layer;
     first[slots.front().data] = layer;
     counts[layer] = experts;
   }

@@ -6,9 +6,9 @@
 #include <set>
 
 #include "base/error.h"
-#include "models/config_export.h"
-#include "models/families/family.h"
-#include "models/families/router_keys.h"
+#include "families/config/config_export.h"
+#include "families/config/router_keys.h"
+#include "families/family.h"
 #include "surgery/same_model.h"
 
 namespace coterie::surgery {
@@ -67,7 +67,7 @@ class Writer {
              {"head_dim", attention_->head_dim},
              {"max_position_embeddings", spec_.context},
              {"tie_word_embeddings", spec_.tied_embeddings},
-             {"hidden_act", models::activation_name(moe_.activation)}};
+             {"hidden_act", families::activation_name(moe_.activation)}};
     carry({"max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "initializer_range",
            "attention_dropout", "use_cache"});
     rope();
@@ -225,7 +225,7 @@ class Writer {
       json_["shared_expert_intermediate_size"] = moe_.shared_hidden;
       json_["shared_expert_gate"] = moe_.shared_gate;
     }
-    json_["router"] = models::write_router(moe_.router);
+    json_["router"] = families::write_router(moe_.router);
     json_["ffn"] = Json::array();
     for (size_t i = 0; i < sparse_.size(); ++i)
       json_["ffn"].push_back(sparse_[i]                                                       ? "moe"
@@ -260,7 +260,7 @@ class Writer {
 
 /// Everything of a router that its family's config must say, the equivalent forms of softmax aside.
 Json router_words(const layers::RouterSpec& router) {
-  Json json = models::write_router(router);
+  Json json = families::write_router(router);
   if (router.score == layers::RouterSpec::Score::softmax) {
     json["renormalise"] = router.renormalise || router.order == layers::RouterSpec::Order::select_then_score;
     json.erase("order");
@@ -318,7 +318,7 @@ Sibling make_sibling(const ModelSpec& parent, const std::filesystem::path& confi
   words.hint = model_type == kOwn ? "" : "as coterie, the engine's own model_type, more can be said (--as coterie)";
   ModelSpec read;
   try {
-    read = models::read_config(sibling.config, model_type, true);
+    read = families::read_config(sibling.config, model_type, true);
   } catch (const base::Error& error) {
     throw base::Error(ErrorKind::unsupported, where,
                       fmt::format("cannot be said as {}: {}", model_type, error.message()), words.hint);

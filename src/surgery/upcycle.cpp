@@ -6,9 +6,9 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "families/config/router_keys.h"
+#include "families/family.h"
 #include "models/account.h"
-#include "models/families/family.h"
-#include "models/families/router_keys.h"
 #include "surgery/ffn_rows.h"
 #include "surgery/sibling.h"
 
@@ -55,7 +55,7 @@ void check(const UpcycleOptions& o, int64_t hidden) {
 
 class Upcycling {
  public:
-  Upcycling(ops::Context& context, const models::Model& dense, const UpcycleOptions& options)
+  Upcycling(ops::Context& context, const families::Model& dense, const UpcycleOptions& options)
       : context_(context), dense_(dense), options_(options), weights_(*dense.decoder, dense.path.path.string()) {
     choose_layers();
     check(options, ffn_.hidden);
@@ -67,7 +67,7 @@ class Upcycling {
   Upcycled run(const std::filesystem::path& out) {
     ModelFolder folder(out);
     std::vector<checkpoint::TensorToWrite> tensors = tensors_of(
-        sibling_.spec, models::family_of_model_type(result_.model_type, "upcycle").hugging_face_names(),
+        sibling_.spec, families::family_of_model_type(result_.model_type, "upcycle").hugging_face_names(),
         [this](const layers::TensorVisitor::Tensor& tensor) { return supply(tensor); }, context_.pool);
     result_.tensors = std::ssize(tensors);
     folder.write_json("config.json", sibling_.config);
@@ -78,9 +78,9 @@ class Upcycling {
     result_.parent_parameters = models::account(dense_.decoder->spec()).total();
     if (options_.check)
       folder.fill([&](const auto& now) {
-        models::OpenOptions strict;
+        families::OpenOptions strict;
         strict.strict = true;
-        const models::Model written = models::open_model(now, strict);
+        const families::Model written = families::open_model(now, strict);
         result_.comparison = compare(context_, *dense_.decoder, *written.decoder,
                                      tokens_to_compare(dense_, options_.text, options_.tokens), options_.on_progress);
       });
@@ -117,7 +117,7 @@ class Upcycling {
       keys[key] = value;
     }
     if (!keys.contains("renormalise")) keys["renormalise"] = default_renormalise(keys);
-    moe_.router = models::read_router(keys, "--router");
+    moe_.router = families::read_router(keys, "--router");
     moe_.hidden = ffn_.hidden / options_.granularity;
     moe_.activation = ffn_.activation, moe_.gated = ffn_.gated, moe_.bias = ffn_.bias;
     const std::string& family = dense_.decoder->spec().family;
@@ -182,7 +182,7 @@ class Upcycling {
   }
 
   Rows supply(const layers::TensorVisitor::Tensor& tensor) const {
-    const models::PathPattern path = models::path_pattern(tensor.path);
+    const families::PathPattern path = families::path_pattern(tensor.path);
     constexpr std::string_view kMoe = "blocks.{layer}.moe.";
     if (!path.pattern.starts_with(kMoe))
       return weights_.rows(tensor.path, tensor.place == layers::Place::norms ? std::nullopt : options_.dtype);
@@ -252,7 +252,7 @@ class Upcycling {
                        {"noise", options_.noise},
                        {"reinit", options_.reinit},
                        {"router_std", options_.router_std},
-                       {"router", models::write_router(moe_.router)},
+                       {"router", families::write_router(moe_.router)},
                        {"shared_hidden", moe_.shared_hidden},
                        {"seed", options_.seed},
                        {"parameters", result_.parameters},
@@ -264,7 +264,7 @@ class Upcycling {
   }
 
   ops::Context& context_;
-  const models::Model& dense_;
+  const families::Model& dense_;
   const UpcycleOptions& options_;
   const Weights weights_;
   layers::DenseFfnSpec ffn_;
@@ -278,7 +278,7 @@ class Upcycling {
 
 }  // namespace
 
-Upcycled upcycle(ops::Context& context, const models::Model& dense, const std::filesystem::path& out,
+Upcycled upcycle(ops::Context& context, const families::Model& dense, const std::filesystem::path& out,
                  const UpcycleOptions& options) {
   if (dense.path.kind != checkpoint::ModelPath::Kind::safetensors_folder)
     throw base::Error(ErrorKind::unsupported, dense.path.path.string(),

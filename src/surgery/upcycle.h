@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "base/json.h"
-#include "models/model.h"
+#include "families/open.h"
 #include "ops/context.h"
 #include "surgery/model_folder.h"
 #include "surgery/written.h"
@@ -62,7 +62,7 @@ struct Upcycled : Written {
 ///
 /// Throws bad_input, naming the option, for numbers that do not go together; unsupported, naming the field, where the
 /// family written cannot say something of the parent (sibling.h); io with nothing left behind.
-Upcycled upcycle(ops::Context& context, const models::Model& dense, const std::filesystem::path& out,
+Upcycled upcycle(ops::Context& context, const families::Model& dense, const std::filesystem::path& out,
                  const UpcycleOptions& options);
 
 }  // namespace coterie::surgery

@@ -3,8 +3,8 @@
 #include "base/atomic_file.h"
 #include "checkpoint/tensor_sink.h"
 #include "checkpoint/tensor_source.h"
-#include "models/export.h"
-#include "models/families/family.h"
+#include "families/family.h"
+#include "families/weights/export.h"
 
 namespace coterie::train {
 
@@ -21,13 +21,13 @@ void write_model_files(const fs::path& folder, Json config, const fs::path& voca
                        const std::string& name) {
   config.erase("torch_dtype");
   config["dtype"] = "float32";
-  const models::Family& family = models::family_of_model_type(decoder.spec().family, "checkpoint");
+  const families::Family& family = families::family_of_model_type(decoder.spec().family, "checkpoint");
   base::write_text(folder / "config.json", config.dump(2) + "\n");
   for (const fs::directory_entry& file : fs::directory_iterator(vocabulary))
     base::write_text(folder / file.path().filename(), base::read_text(file.path()));
-  checkpoint::write_safetensors(folder / kModel, models::tensors_to_write(decoder, family.hugging_face_names()),
+  checkpoint::write_safetensors(folder / kModel, families::tensors_to_write(decoder, family.hugging_face_names()),
                                 // Without the format older readers refuse the file.
-                                {{"format", "pt"}, {models::kNameKey, name}});
+                                {{"format", "pt"}, {families::kNameKey, name}});
 }
 
 void write_progress(const fs::path& folder, const AdamW& optimiser, const Progress& progress) {

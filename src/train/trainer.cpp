@@ -6,8 +6,8 @@
 #include "base/atomic_file.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "families/open.h"
 #include "models/blank_decoder.h"
-#include "models/model.h"
 #include "models/parameters.h"
 #include "train/checkpoint_files.h"
 #include "train/log_file.h"
@@ -131,12 +131,12 @@ struct Trainer::State {
     const fs::path path = folder.path() / "config.json";
     base::write_text(path, config.dump(2) + "\n");
     if (has_checkpoint()) {
-      opened = models::open_model(folder.checkpoint(folder.checkpoints().back()));
+      opened = families::open_model(folder.checkpoint(folder.checkpoints().back()));
       decoder = std::move(opened->decoder);
     } else {
-      models::OpenOptions strict;
+      families::OpenOptions strict;
       strict.strict = true;
-      decoder = models::blank_decoder(models::read_spec(checkpoint::resolve_model(path), strict));
+      decoder = models::blank_decoder(families::read_spec(checkpoint::resolve_model(path), strict));
     }
     if (decoder->spec().router_aux_loss > 0)
       throw base::Error(ErrorKind::bad_input, recipe.name, "the config asks for its family's own balance loss",
@@ -188,7 +188,7 @@ struct Trainer::State {
   Json config;
   tensor::Arena arena{16 << 20};
   ops::Context context;
-  std::optional<models::Model> opened;  // while the weights of a checkpoint are read
+  std::optional<families::Model> opened;  // while the weights of a checkpoint are read
   std::unique_ptr<models::Decoder> decoder;
   std::unique_ptr<models::Parameters> parameters;
   AdamW optimiser{recipe.optimiser};

@@ -20,7 +20,7 @@ TuneRecipe read_tune(base::JsonReader& recipe, const std::filesystem::path& mode
   tune.frozen = section.list("frozen");
   if (section.keys.object("lora")) {
     Section keys(section.keys, "lora", {"targets", "rank", "alpha", "rslora", "dora", "dropout"});
-    models::LoraSpec spec;
+    families::LoraSpec spec;
     spec.targets = keys.list("targets");
     if (spec.targets.empty())
       throw base::Error(ErrorKind::bad_input, keys.where(), "targets is missing or empty",
@@ -91,11 +91,11 @@ bool is_tuned(const TuneRecipe& tune, const Tensor& tensor) {
 }
 
 std::array<int64_t, layers::kPlaces> trainable(const models::Decoder& decoder, const TuneRecipe& tune) {
-  if (tune.lora) return models::Adapter::counts(decoder, *tune.lora);
+  if (tune.lora) return families::Adapter::counts(decoder, *tune.lora);
   Counter counter(tune);
   decoder.visit(counter);
-  models::expect_known(tune.full, counter.known, "tune: full");
-  models::expect_known(tune.frozen, counter.known, "tune: frozen");
+  families::expect_known(tune.full, counter.known, "tune: full");
+  families::expect_known(tune.frozen, counter.known, "tune: frozen");
   if (std::accumulate(counter.counts.begin(), counter.counts.end(), int64_t{0}) == 0)
     base::fail(ErrorKind::bad_input, "tune", "nothing is left to be trained");
   return counter.counts;

@@ -7,18 +7,18 @@
 #include <vector>
 
 #include "base/json.h"
+#include "families/adapter/adapter.h"
 #include "layers/tensor_list.h"
-#include "models/adapter.h"
 #include "models/decoder.h"
 
 namespace coterie::train {
 
 /// What coterie tune changes of a model that is there: the `tune` section of a recipe.
 struct TuneRecipe {
-  std::filesystem::path model;           // a folder or a .gguf
-  std::optional<models::LoraSpec> lora;  // matrices laid over the weights; or else
-  std::vector<std::string> full;         // the places whose weights are changed themselves
-  std::vector<std::string> frozen;       // but for these
+  std::filesystem::path model;             // a folder or a .gguf
+  std::optional<families::LoraSpec> lora;  // matrices laid over the weights; or else
+  std::vector<std::string> full;           // the places whose weights are changed themselves
+  std::vector<std::string> frozen;         // but for these
 };
 
 /// Reads the section. Throws bad_input for both of lora and full, or none.

@@ -25,15 +25,15 @@ fs::path opened_from(const TuneRecipe& recipe, const fs::path& checkpoint) {
 }  // namespace
 
 TunedModel::TunedModel(const TuneRecipe& recipe, uint64_t seed, const fs::path& checkpoint)
-    : recipe_(recipe), base_(models::open_model(opened_from(recipe, checkpoint))) {
+    : recipe_(recipe), base_(families::open_model(opened_from(recipe, checkpoint))) {
   if (!recipe.lora && base_.source->format() == checkpoint::Format::gguf)
     throw base::Error(ErrorKind::unsupported, recipe.model.string(),
                       "full tuning writes a Hugging Face folder, and this is a .gguf",
                       "tune the folder it was made of; or lora, which goes over any format");
   trainable_ = train::trainable(*base_.decoder, recipe);
   if (!recipe.lora) return;
-  adapter_.emplace(checkpoint.empty() ? models::Adapter::fresh(*base_.decoder, *recipe.lora, seed)
-                                      : models::Adapter::load(*base_.decoder, checkpoint));
+  adapter_.emplace(checkpoint.empty() ? families::Adapter::fresh(*base_.decoder, *recipe.lora, seed)
+                                      : families::Adapter::load(*base_.decoder, checkpoint));
   adapter_->lay_over(*base_.decoder);
 }
 
@@ -47,7 +47,7 @@ const text::Tokenizer& TunedModel::tokenizer() const {
 fs::path TunedModel::vocabulary() const { return recipe_.lora ? fs::path() : base_.path.config.parent_path(); }
 
 std::unique_ptr<models::Parameters> TunedModel::parameters(models::Decoder& decoder) {
-  if (adapter_) return std::make_unique<models::Parameters>(*adapter_);
+  if (adapter_) return std::make_unique<models::Parameters>(adapter_->parameters());
   return std::make_unique<models::Parameters>(
       decoder, [&](const layers::TensorVisitor::Tensor& tensor) { return is_tuned(recipe_, tensor); });
 }
@@ -123,7 +123,7 @@ std::string fingerprint_of(const checkpoint::TensorSource& source) {
 
 Json describe_base(const fs::path& model) {
   const auto source = checkpoint::open_source(checkpoint::resolve_model(model));
-  if (!source) models::open_model(model);  // says what to name instead
+  if (!source) families::open_model(model);  // says what to name instead
   if (!source) base::fail(ErrorKind::not_found, model.string(), "there are no weights beside this config");
   return {{"path", fs::canonical(model).string()},
           {"bytes", source->file_bytes()},

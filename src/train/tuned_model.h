@@ -8,9 +8,9 @@
 #include <string>
 
 #include "base/json.h"
+#include "families/adapter/adapter.h"
+#include "families/open.h"
 #include "models/account.h"
-#include "models/adapter.h"
-#include "models/model.h"
 #include "models/parameters.h"
 #include "train/tune_recipe.h"
 
@@ -49,8 +49,8 @@ class TunedModel {
 
  private:
   TuneRecipe recipe_;
-  models::Model base_;
-  std::optional<models::Adapter> adapter_;
+  families::Model base_;
+  std::optional<families::Adapter> adapter_;
   std::array<int64_t, layers::kPlaces> trainable_{};
 };
 

@@ -8,10 +8,11 @@
 #include "base/atomic_file.h"
 #include "base/json.h"
 #include "base/rng.h"
+#include "families/adapter/adapter.h"
+#include "families/family.h"
 #include "laws/models/bench.h"
 #include "laws/models/differences.h"
-#include "models/adapter.h"
-#include "models/families/family.h"
+#include "models/loss.h"
 #include "models/parameters.h"
 #include "support/expect_error.h"
 
@@ -21,9 +22,9 @@ namespace coterie::laws {
 namespace {
 
 namespace fs = std::filesystem;
-using models::Adapter;
-using models::AdapterModule;
-using models::LoraSpec;
+using families::Adapter;
+using families::AdapterModule;
+using families::LoraSpec;
 using models::Parameter;
 using models::Parameters;
 
@@ -37,7 +38,7 @@ class AdapterLaw : public testing::TestWithParam<std::string> {
   static tiny::Model plain() { return tiny::make(GetParam()); }
   // Where rows are whole blocks.
   static tiny::Model in_blocks() {
-    const models::ModelSpec spec = models::read_config(tiny::configs().at(GetParam()), "tiny", true);
+    const models::ModelSpec spec = families::read_config(tiny::configs().at(GetParam()), "tiny", true);
     return quantised(spec, tiny::weights(spec, 1), tensor::DType::q8_0);
   }
   static LoraSpec everything() {
@@ -90,7 +91,7 @@ class AdapterLaw : public testing::TestWithParam<std::string> {
     Adapter adapter = Adapter::fresh(*model.decoder, spec, 1);
     disturb(adapter);
     adapter.lay_over(*model.decoder);
-    Parameters parameters(adapter);
+    Parameters parameters(adapter.parameters());
     Loss loss(*model.decoder);
     loss.gradients(parameters);
     loss.value();
@@ -135,7 +136,7 @@ TEST_P(AdapterLaw, WithMagnitudesTooAndAtFirstTheyChangeNoBit) {
   tiny::Model model = plain();
   LoraSpec spec = everything();
   spec.targets.clear();
-  for (const AdapterModule& module : models::adapter_modules(*model.decoder))
+  for (const AdapterModule& module : families::adapter_modules(*model.decoder))
     if (module.stack == 0 && module.kind != AdapterModule::Kind::parameter) spec.targets.push_back(module.word());
   spec.dora = true;
   const std::vector<float> before = logits(*model.decoder);
@@ -167,7 +168,7 @@ TEST_P(AdapterLaw, TwoStepsChangeEveryMatrixOfItAndNothingElse) {
     before.emplace_back(tensor.bytes.begin(), tensor.bytes.end());
   Adapter adapter = Adapter::fresh(*model.decoder, everything(), 1);
   adapter.lay_over(*model.decoder);
-  Parameters parameters(adapter);
+  Parameters parameters(adapter.parameters());
   std::vector<std::vector<float>> first;
   for (const Parameter& p : parameters.list()) first.emplace_back(p.values, p.values + p.count);
   Loss loss(*model.decoder);
@@ -292,7 +293,7 @@ std::vector<std::string> families() {
   std::vector<std::string> result;
   for (const auto& [name, config] : tiny::configs()) {
     const tiny::Model model = tiny::make(name);
-    if (!models::adapter_modules(*model.decoder).empty()) result.push_back(name);
+    if (!families::adapter_modules(*model.decoder).empty()) result.push_back(name);
   }
   return result;
 }

@@ -63,8 +63,8 @@ TEST_P(BatchLaw, SampledRoutersAreReproducible) {
     if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn))
       routed = routed || moe->router.selection != layers::RouterSpec::Selection::sparsemixer;
   if (!routed) return;
-  models::apply({.strict = false, .experts_per_token = {}, .router_sample = 1.0f}, spec);
-  const auto decoder = models::bind_decoder(spec, *base.source);
+  families::apply({.strict = false, .experts_per_token = {}, .router_sample = 1.0f}, spec);
+  const auto decoder = families::bind_decoder(spec, *base.source);
   Runner runner(GetParam(), *decoder);
   const std::vector<int32_t> ids = some_ids(24, spec.vocabulary, 1);
   const std::vector<int64_t> cut = {10, 1, 13};

@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "base/rng.h"
-#include "models/families/family.h"
+#include "families/family.h"
 #include "quant/codec.h"
 
 namespace coterie::laws {
@@ -60,7 +60,7 @@ tiny::Model quantised(const models::ModelSpec& spec, std::vector<checkpoint::Mem
 }
 
 tiny::Model model_of(const Case& c, uint64_t seed) {
-  const models::ModelSpec spec = models::read_config(tiny::configs().at(c.family), "tiny", true);
+  const models::ModelSpec spec = families::read_config(tiny::configs().at(c.family), "tiny", true);
   if (c.precision == ops::Precision::fast) return quantised(spec, tiny::weights(spec, seed), tensor::DType::q8_0);
   return tiny::bind(spec, tiny::weights(spec, seed));
 }

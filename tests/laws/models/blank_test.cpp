@@ -2,10 +2,10 @@
 #include <fstream>
 
 #include "checkpoint/tensor_sink.h"
+#include "families/family.h"
+#include "families/weights/export.h"
 #include "laws/models/bench.h"
 #include "models/blank_decoder.h"
-#include "models/export.h"
-#include "models/families/family.h"
 #include "models/initialise.h"
 #include "models/parameters.h"
 #include "support/temp_folder.h"
@@ -24,7 +24,7 @@ class Blank : public Law {};
 
 TEST_P(Blank, WhatIsDrawnAndSavedOpensAsTheSameModel) {
   const base::Json& config = tiny::configs().at(GetParam().family);
-  const models::ModelSpec spec = models::read_config(config, "tiny", true);
+  const models::ModelSpec spec = families::read_config(config, "tiny", true);
   const auto decoder = models::blank_decoder(spec);
   const models::Parameters parameters(*decoder);
   models::initialise(parameters, spec, {.std = 0.2}, 7);
@@ -33,11 +33,11 @@ TEST_P(Blank, WhatIsDrawnAndSavedOpensAsTheSameModel) {
 
   const TempFolder folder;
   folder.write("config.json", config.dump());
-  const models::NameTable names = models::family_of_model_type(spec.family, "law").hugging_face_names();
-  checkpoint::write_safetensors(folder / "model.safetensors", models::tensors_to_write(*decoder, names));
-  models::OpenOptions strict;
+  const families::NameTable names = families::family_of_model_type(spec.family, "law").hugging_face_names();
+  checkpoint::write_safetensors(folder / "model.safetensors", families::tensors_to_write(*decoder, names));
+  families::OpenOptions strict;
   strict.strict = true;
-  const models::Model opened = models::open_model(folder.path(), strict);
+  const families::Model opened = families::open_model(folder.path(), strict);
 
   Runner before(GetParam(), *decoder), after(GetParam(), *opened.decoder);
   const std::vector<int32_t> ids = some_ids(21, spec.vocabulary, 1);
@@ -56,7 +56,7 @@ TEST_P(Blank, WhatIsDrawnAndSavedOpensAsTheSameModel) {
 }
 
 TEST_P(Blank, IsZeroUntilItIsDrawn) {
-  const models::ModelSpec spec = models::read_config(tiny::configs().at(GetParam().family), "tiny", true);
+  const models::ModelSpec spec = families::read_config(tiny::configs().at(GetParam().family), "tiny", true);
   const auto decoder = models::blank_decoder(spec);
   Runner runner(GetParam(), *decoder);
   for (const float logit : runner.whole(some_ids(5, spec.vocabulary, 1))) EXPECT_EQ(logit, 0);

@@ -1,7 +1,7 @@
 #include <cstring>
 
+#include "families/family.h"
 #include "laws/models/bench.h"
-#include "models/families/family.h"
 
 // A MoE with one expert is the dense FFN; identical experts are one.
 namespace coterie::laws {
@@ -62,9 +62,9 @@ Tensors upcycle(const std::string& sparse, const models::ModelSpec& dense, Tenso
 
 TEST_P(Dense, OneExpertEqualsTheDenseFfn) {
   const Case& c = GetParam();
-  const models::ModelSpec dense = models::read_config(dense_config(twin(c.family)), "dense", true);
+  const models::ModelSpec dense = families::read_config(dense_config(twin(c.family)), "dense", true);
   const models::ModelSpec sparse =
-      models::read_config(sparse_config(c.family, dense_config(twin(c.family)), 1, 1), "sparse", true);
+      families::read_config(sparse_config(c.family, dense_config(twin(c.family)), 1, 1), "sparse", true);
   const Tensors weights = tiny::weights(dense, 1), upcycled = upcycle(c.family, dense, weights, 1);
   const auto bind = [&](const models::ModelSpec& spec, const Tensors& tensors) {
     return c.precision == ops::Precision::fast ? quantised(spec, tensors, tensor::DType::q8_0)
@@ -78,9 +78,9 @@ TEST_P(Dense, OneExpertEqualsTheDenseFfn) {
 
 TEST_P(Dense, IdenticalExpertsAreOne) {
   const Case& c = GetParam();
-  const models::ModelSpec dense = models::read_config(dense_config(twin(c.family)), "dense", true);
+  const models::ModelSpec dense = families::read_config(dense_config(twin(c.family)), "dense", true);
   const models::ModelSpec sparse =
-      models::read_config(sparse_config(c.family, dense_config(twin(c.family)), 6, 3), "sparse", true);
+      families::read_config(sparse_config(c.family, dense_config(twin(c.family)), 6, 3), "sparse", true);
   if (c.precision == ops::Precision::fast) return;  // a law of real numbers: see the f32 case
   const tiny::Model a = tiny::bind(dense, tiny::weights(dense, 1));
   const tiny::Model b = tiny::bind(sparse, upcycle(c.family, dense, tiny::weights(dense, 1), 6));

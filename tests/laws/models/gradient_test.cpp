@@ -3,6 +3,7 @@
 #include "base/rng.h"
 #include "laws/models/bench.h"
 #include "laws/models/differences.h"
+#include "models/loss.h"
 #include "models/parameters.h"
 
 // Gradients of every family: finite differences of its own loss, the same bits for any thread count and with

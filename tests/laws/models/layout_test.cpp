@@ -2,11 +2,11 @@
 #include <cmath>
 #include <cstring>
 
+#include "families/family.h"
+#include "families/names/merged_rows.h"
+#include "families/random_model.h"
 #include "laws/models/bench.h"
-#include "models/families/family.h"
-#include "models/names/merged_rows.h"
 #include "models/network.h"
-#include "models/shapes.h"
 
 // The same values, stored in every layout of expert tensors and in GGUF, are the same model.
 namespace coterie::laws {
@@ -109,7 +109,7 @@ MemoryTensor merged(const std::string& name, const std::vector<MemoryTensor>& ga
 
 class Layout : public Law {
  protected:
-  models::ModelSpec spec = models::read_config(tiny::configs().at(GetParam().family), "tiny", true);
+  models::ModelSpec spec = families::read_config(tiny::configs().at(GetParam().family), "tiny", true);
   Tensors tensors = tiny::weights(spec, 1);
   std::vector<int32_t> ids = some_ids(23, spec.vocabulary, 1);
 
@@ -159,44 +159,44 @@ class ToGguf : public layers::TensorVisitor {
  public:
   ToGguf(const std::string& family, const Tensors& from)
       : from_(from),
-        theirs_(models::family_of_model_type(family, "law").hugging_face_names()),
-        ours_(models::gguf_names()) {}
+        theirs_(families::family_of_model_type(family, "law").hugging_face_names()),
+        ours_(families::gguf_names()) {}
 
   void matrix(const Tensor& tensor, int64_t rows, int64_t cols, tensor::Weight&) override { add(tensor, {rows, cols}); }
   void vector(const Tensor& tensor, int64_t n, layers::Vector&) override { add(tensor, {n}); }
   void table(const Tensor& tensor, int64_t rows, int64_t cols, layers::Vector&) override { add(tensor, {rows, cols}); }
   // Where keys and values of heads are one tensor here, the older form of GGUF has one too.
   void stack(const Tensor& tensor, int64_t, int64_t, int64_t, std::vector<tensor::Weight>&) override {
-    const models::NameInFile from = name(theirs_, tensor.path);
-    if (from.piece != models::Piece::head_keys) return;
-    const models::PathPattern path = models::path_pattern(tensor.path);
+    const families::NameInFile from = name(theirs_, tensor.path);
+    if (from.piece != families::Piece::head_keys) return;
+    const families::PathPattern path = families::path_pattern(tensor.path);
     const auto found = std::find_if(from_.begin(), from_.end(), [&](const auto& t) { return t.name == from.pattern; });
     result.push_back(*found);
-    result.back().name = models::expand(ours_.find(path.pattern)->back().pattern, path.layer);
+    result.back().name = families::expand(ours_.find(path.pattern)->back().pattern, path.layer);
   }
   Tensors result;
 
  private:
-  static models::NameInFile name(const models::NameTable& table, const std::string& path) {
-    const models::PathPattern pattern = models::path_pattern(path);
-    models::NameInFile name = table.find(pattern.pattern)->front();
-    name.pattern = models::expand(name.pattern, pattern.layer, -1, pattern.item);
+  static families::NameInFile name(const families::NameTable& table, const std::string& path) {
+    const families::PathPattern pattern = families::path_pattern(path);
+    families::NameInFile name = table.find(pattern.pattern)->front();
+    name.pattern = families::expand(name.pattern, pattern.layer, -1, pattern.item);
     return name;
   }
   void add(const Tensor& tensor, tensor::Shape shape) {
-    const models::NameInFile from = name(theirs_, tensor.path), to = name(ours_, tensor.path);
+    const families::NameInFile from = name(theirs_, tensor.path), to = name(ours_, tensor.path);
     const auto found = std::find_if(from_.begin(), from_.end(), [&](const auto& t) { return t.name == from.pattern; });
-    if (to.piece == models::Piece::second_half) return;  // with the first
+    if (to.piece == families::Piece::second_half) return;  // with the first
     const int64_t rows = shape.front();
     MemoryTensor written{to.pattern, found->dtype, {}, found->bytes};
     if (to.piece == from.piece) {
-      shape.front() *= models::rows_listed(to.piece);
+      shape.front() *= families::rows_listed(to.piece);
     } else {
       const auto half = static_cast<int64_t>(found->bytes.size() / 2);
-      const int64_t begin = from.piece == models::Piece::second_half ? half : 0;
+      const int64_t begin = from.piece == families::Piece::second_half ? half : 0;
       written.bytes.assign(found->bytes.begin() + begin, found->bytes.begin() + begin + half);
     }
-    written.shape = models::shape_in_file(to.form, shape, tensor.parts);
+    written.shape = families::shape_in_file(to.form, shape, tensor.parts);
     ASSERT_EQ(static_cast<size_t>(tensor::element_count(written.shape)) * 4, written.bytes.size()) << rows;
     for (size_t i = 0; to.minus_exp && i < written.bytes.size(); i += 4) {
       float value = 0;
@@ -208,12 +208,12 @@ class ToGguf : public layers::TensorVisitor {
   }
 
   const Tensors& from_;
-  models::NameTable theirs_, ours_;
+  families::NameTable theirs_, ours_;
 };
 
 TEST_P(Layout, GgufInEveryFormEqualsSafetensors) {
   const std::vector<float> expected = logits(*tiny::bind(spec, tensors).decoder);
-  const models::RandomModel gguf = models::random_model(spec, tensor::DType::f32, "law");
+  const families::RandomModel gguf = families::random_model(spec, tensor::DType::f32, "law");
   ToGguf renamer(spec.family, tensors);
   models::Network(spec).visit(renamer);
   // The experts keep their names until a form is chosen.
@@ -249,7 +249,7 @@ TEST_P(Layout, GgufInEveryFormEqualsSafetensors) {
   const auto check = [&](const std::string& what, auto write) {
     const Tensors form = rewrite_experts(spec, renamed, write);
     const auto source = checkpoint::memory_source(form, gguf.metadata, checkpoint::Format::gguf, what);
-    models::ModelSpec read = models::read_gguf(*source, true);
+    models::ModelSpec read = families::read_gguf(*source, true);
     // GGUF of these architectures has no keys for windows by layer and for limits of the time step.
     for (size_t i = 0; i < spec.blocks.size(); ++i) {
       if (const auto* one = std::get_if<layers::AttentionSpec>(&spec.blocks[i].mixer))
@@ -259,7 +259,7 @@ TEST_P(Layout, GgufInEveryFormEqualsSafetensors) {
         mamba.dt_min = one->dt_min, mamba.dt_max = one->dt_max;
       }
     }
-    const auto decoder = models::bind_decoder(read, *source);
+    const auto decoder = families::bind_decoder(read, *source);
     // Half and interleaved rotations round alike; only frequencies divided once more may differ in the last bit.
     expect_close(logits(*decoder), expected, 1e-5, what);
   };
@@ -289,7 +289,7 @@ TEST_P(Layout, GgufInEveryFormEqualsSafetensors) {
 bool has_plain_layouts(const std::string& family) {
   for (const char* other : {"gemma2", "gemma3_text", "phi3", "gpt_oss", "phimoe", "coterie"})
     if (family == other) return false;
-  return !models::family_of_model_type(family, "law").architecture.empty();
+  return !families::family_of_model_type(family, "law").architecture.empty();
 }
 
 std::vector<Case> f32_cases() {

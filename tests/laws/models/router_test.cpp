@@ -1,12 +1,12 @@
 #include <cmath>
 
 #include "base/rng.h"
+#include "families/family.h"
 #include "laws/models/bench.h"
 #include "laws/models/differences.h"
 #include "layers/moe/balance.h"
 #include "layers/moe/routers/kind.h"
 #include "models/blank_decoder.h"
-#include "models/families/family.h"
 #include "models/initialise.h"
 #include "models/parameters.h"
 
@@ -65,7 +65,7 @@ class Plans : public layers::Tap {
 class RouterLaw : public testing::TestWithParam<Form> {
  protected:
   RouterLaw() {
-    spec = models::read_config(tiny::configs().at("mixtral"), "tiny", true);
+    spec = families::read_config(tiny::configs().at("mixtral"), "tiny", true);
     for (models::BlockSpec& block : spec.blocks) {
       auto& moe = std::get<layers::MoeSpec>(block.ffn);
       moe.router = GetParam().router;

@@ -6,10 +6,10 @@
 #include <fstream>
 
 #include "checkpoint/tensor_sink.h"
+#include "families/family.h"
+#include "families/random_model.h"
+#include "families/weights/export.h"
 #include "laws/models/bench.h"
-#include "models/export.h"
-#include "models/families/family.h"
-#include "models/shapes.h"
 
 // What is saved reads back as the same bytes and the same model.
 namespace coterie::laws {
@@ -43,31 +43,31 @@ void expect_same_tensors(const checkpoint::TensorSource& a, const checkpoint::Te
 }
 
 TEST_P(Saving, SafetensorsReadBackAsTheSameBytes) {
-  const models::ModelSpec spec = models::read_config(tiny::configs().at(GetParam().family), "tiny", true);
+  const models::ModelSpec spec = families::read_config(tiny::configs().at(GetParam().family), "tiny", true);
   const tiny::Model model = tiny::bind(spec, tiny::weights(spec, 1));
-  const models::NameTable names = models::names_for(spec.family, *model.source);
-  checkpoint::write_safetensors(folder / "a.safetensors", models::tensors_to_write(*model.decoder, names));
+  const families::NameTable names = families::names_for(spec.family, *model.source);
+  checkpoint::write_safetensors(folder / "a.safetensors", families::tensors_to_write(*model.decoder, names));
   const auto back = checkpoint::open_safetensors(folder / "a.safetensors");
   expect_same_tensors(*model.source, *back);
-  const auto decoder = models::bind_decoder(spec, *back);
+  const auto decoder = families::bind_decoder(spec, *back);
   Runner before(GetParam(), *model.decoder), after(GetParam(), *decoder);
   const std::vector<int32_t> ids = some_ids(21, spec.vocabulary, 1);
   expect_same_bits(after.whole(ids), before.whole(ids), "after saving");
   // … and saving what was read writes the same file.
-  checkpoint::write_safetensors(folder / "b.safetensors", models::tensors_to_write(*decoder, names));
+  checkpoint::write_safetensors(folder / "b.safetensors", families::tensors_to_write(*decoder, names));
   EXPECT_EQ(contents(folder / "a.safetensors"), contents(folder / "b.safetensors"));
 }
 
 class SavingGguf : public Saving {};
 TEST_P(SavingGguf, GgufReadsBackAsTheSameBytes) {
-  const models::ModelSpec spec = models::read_config(tiny::configs().at(GetParam().family), "tiny", true);
-  const models::RandomModel random = models::random_model(spec, tensor::DType::q4_0, "law");
+  const models::ModelSpec spec = families::read_config(tiny::configs().at(GetParam().family), "tiny", true);
+  const families::RandomModel random = families::random_model(spec, tensor::DType::q4_0, "law");
   const auto source = checkpoint::random_source(random.tensors, random.metadata, 1, 1);
-  checkpoint::write_gguf(folder / "a.gguf", models::tensors_to_write(*source), source->metadata());
+  checkpoint::write_gguf(folder / "a.gguf", families::tensors_to_write(*source), source->metadata());
   const auto back = checkpoint::open_gguf(folder / "a.gguf");
   expect_same_tensors(*source, *back);
-  const models::ModelSpec a = models::read_gguf(*source, true), b = models::read_gguf(*back, true);
-  const auto before = models::bind_decoder(a, *source), after = models::bind_decoder(b, *back);
+  const models::ModelSpec a = families::read_gguf(*source, true), b = families::read_gguf(*back, true);
+  const auto before = families::bind_decoder(a, *source), after = families::bind_decoder(b, *back);
   Runner run_before(GetParam(), *before), run_after(GetParam(), *after);
   const std::vector<int32_t> ids = some_ids(21, spec.vocabulary, 1);
   expect_same_bits(run_after.whole(ids), run_before.whole(ids), "after saving");
@@ -84,7 +84,7 @@ INSTANTIATE_TEST_SUITE_P(Families, Saving, testing::ValuesIn(best_cases()), name
 std::vector<Case> gguf_cases() {
   std::vector<Case> all = best_cases();
   std::erase_if(all, [](const Case& c) {
-    return c.family == "coterie" || models::family_of_model_type(c.family, "law").architecture.empty();
+    return c.family == "coterie" || families::family_of_model_type(c.family, "law").architecture.empty();
   });
   return all;
 }

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <fstream>
 
+#include "families/config/config_export.h"
 #include "laws/surgery/saved.h"
-#include "models/config_export.h"
 #include "quant/codec.h"
 #include "text/tokenizer_training.h"
 
@@ -25,7 +25,7 @@ TEST_P(Convert, IsTheSameModel) {
   }
   const Saved saved(config);
   saved.convert();
-  const models::Model converted = saved.converted();
+  const families::Model converted = saved.converted();
   Runner before(GetParam(), *saved.model.decoder), after(GetParam(), *converted.decoder);
   const std::vector<int32_t> ids = some_ids(21, converted.decoder->spec().vocabulary, 1);
   const std::vector<float> a = before.whole(ids), b = after.whole(ids);
@@ -44,7 +44,7 @@ std::vector<Case> convertible() {
   std::vector<Case> all = cases();
   std::erase_if(all, [](const Case& c) {
     return c.isa != "scalar" || c.precision != ops::Precision::f32 ||
-           models::family_of_model_type(c.family, "law").architecture.empty();
+           families::family_of_model_type(c.family, "law").architecture.empty();
   });
   return all;
 }
@@ -67,11 +67,11 @@ TEST_P(ThereAndBack, IsTheSameBytes) {
   for (const char* source : {"bf16", "."}) {
     if (!exact_in_f32 && source == std::string(".")) continue;
     TempFolder folder;
-    const models::Model model = first.converted(source);
+    const families::Model model = first.converted(source);
     surgery::convert(model, folder / "there.gguf", {});
-    const models::Model there = models::open_model(folder / "there.gguf");
+    const families::Model there = families::open_model(folder / "there.gguf");
     surgery::convert(there, folder / "back", {});
-    const models::Model back = models::open_model(folder / "back");
+    const families::Model back = families::open_model(folder / "back");
     expect_same_tensors(*model.source, *back.source);
     // And the other way round.
     surgery::convert(back, folder / "again.gguf", {});
@@ -85,7 +85,7 @@ TEST_P(ThereAndBack, IsTheSameBytes) {
 
 std::vector<std::string> exported() {
   std::vector<std::string> types;
-  std::string list = models::exported_model_types() + ",";
+  std::string list = families::exported_model_types() + ",";
   for (size_t at = 0; (at = list.find(',')) != std::string::npos; list.erase(0, at + 2))
     types.push_back(list.substr(0, at));
   return types;
@@ -188,14 +188,14 @@ struct Vocabulary {
     text::TokenizerRecipe recipe{kind, tokens, 2, {"<|endoftext|>"}};
     const std::string_view views[] = {text};
     text::write_tokenizer(recipe, text::train_tokenizer(recipe, views), saved.folder.path());
-    const models::Model model = models::open_model(saved.folder.path());
+    const families::Model model = families::open_model(saved.folder.path());
     notes = surgery::convert(model, saved.folder / "out.gguf", {}).notes;
-    const models::Model converted = saved.converted();
+    const families::Model converted = saved.converted();
     for (const std::string& part : {words, std::string("  fox <|endoftext|>\n\n the  "), std::string()})
       EXPECT_EQ(converted.tokenizer->encode(part), model.tokenizer->encode(part)) << part;
     EXPECT_EQ(converted.tokenizer->end_tokens(), model.tokenizer->end_tokens());
     surgery::convert(converted, saved.folder / "back", {});
-    const models::Model back = models::open_model(saved.folder / "back");
+    const families::Model back = families::open_model(saved.folder / "back");
     for (const std::string& part : {words, std::string("  fox <|endoftext|>\n\n the  "), std::string()})
       EXPECT_EQ(back.tokenizer->encode(part), model.tokenizer->encode(part)) << part;
     EXPECT_EQ(back.tokenizer->end_tokens(), model.tokenizer->end_tokens());

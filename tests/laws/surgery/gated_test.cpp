@@ -1,4 +1,4 @@
-#include "models/gated_decoder.h"
+#include "families/ensemble/gated_decoder.h"
 
 #include <algorithm>
 #include <cmath>
@@ -11,20 +11,20 @@
 namespace coterie::laws {
 namespace {
 
-using models::Gate;
+using families::Gate;
 
 constexpr int64_t kTokens = 21;
 
-models::Model model_of(const std::string& family, uint64_t seed) {
+families::Model model_of(const std::string& family, uint64_t seed) {
   tiny::Model made = tiny::make(family, seed);
-  models::Model model;
+  families::Model model;
   model.source = std::move(made.source), model.decoder = std::move(made.decoder);
   model.name = family;
   return model;
 }
 
 /// A gate over as many models, read by the last of them, with rows that choose by the token.
-Gate gate_over(const std::vector<models::Model>& models, Gate::Kind kind, int64_t top_k) {
+Gate gate_over(const std::vector<families::Model>& models, Gate::Kind kind, int64_t top_k) {
   Gate gate;
   gate.kind = kind, gate.top_k = top_k;
   gate.models.resize(models.size());
@@ -39,8 +39,8 @@ Gate gate_over(const std::vector<models::Model>& models, Gate::Kind kind, int64_
   return gate;
 }
 
-models::GatedDecoder gated(const std::vector<std::pair<std::string, uint64_t>>& of, Gate::Kind kind, int64_t top_k) {
-  std::vector<models::Model> all;
+families::GatedDecoder gated(const std::vector<std::pair<std::string, uint64_t>>& of, Gate::Kind kind, int64_t top_k) {
+  std::vector<families::Model> all;
   for (const auto& [family, seed] : of) all.push_back(model_of(family, seed));
   const Gate gate = gate_over(all, kind, top_k);
   return {std::move(all), gate};
@@ -55,7 +55,7 @@ std::vector<float> alone(const models::Decoder& decoder, std::span<const int32_t
 class Copies : public testing::TestWithParam<std::string> {};
 
 TEST_P(Copies, OfOneModelAreTheModel) {
-  const models::Model model = model_of(GetParam(), 1);
+  const families::Model model = model_of(GetParam(), 1);
   const std::vector<int32_t> ids = some_ids(kTokens, model.decoder->spec().vocabulary, 1);
   const std::vector<float> expected = alone(*model.decoder, ids);
   for (const auto& [kind, top_k] :
@@ -73,14 +73,14 @@ std::vector<std::string> families() {
 INSTANTIATE_TEST_SUITE_P(Families, Copies, testing::ValuesIn(families()), [](const auto& of) { return of.param; });
 
 TEST(Gated, AllWeightToOneModelIsThatModelToTheBit) {
-  const models::Model one = model_of("llama", 2);
+  const families::Model one = model_of("llama", 2);
   const std::vector<int32_t> ids = some_ids(kTokens, one.decoder->spec().vocabulary, 2);
   const std::vector<float> expected = alone(*one.decoder, ids);
-  std::vector<models::Model> all;
+  std::vector<families::Model> all;
   all.push_back(model_of("llama", 1)), all.push_back(model_of("llama", 2)), all.push_back(model_of("llama", 3));
   Gate gate = gate_over(all, Gate::Kind::token, 3);
   gate.bias[1] = 1e6f;
-  models::GatedDecoder mixture(std::move(all), gate);
+  families::GatedDecoder mixture(std::move(all), gate);
   expect_same_bits(alone(mixture, ids), expected, "a bias that nothing outweighs");
   mixture.fix({1, 0, 0});
   EXPECT_NE(alone(mixture, ids), expected);
@@ -102,7 +102,7 @@ std::vector<double> probabilities(std::span<const float> logits, int64_t vocabul
 // A weight that is 1 in f32 beside one that is hardly anything, whoever is added up first.
 TEST(Gated, AModelThatIsAllButSureIsHeard) {
   for (const int64_t reader : {0, 1}) {
-    std::vector<models::Model> all;
+    std::vector<families::Model> all;
     all.push_back(model_of("llama", 1)), all.push_back(model_of("llama", 2));
     const std::vector<int32_t> ids = some_ids(kTokens, all[0].decoder->spec().vocabulary, 2);
     const int64_t vocabulary = all[0].decoder->spec().vocabulary;
@@ -110,7 +110,7 @@ TEST(Gated, AModelThatIsAllButSureIsHeard) {
                                                    probabilities(alone(*all[1].decoder, ids), vocabulary)};
     Gate gate = gate_over(all, Gate::Kind::token, 2);
     gate.reader = reader;
-    models::GatedDecoder mixture(std::move(all), gate);
+    families::GatedDecoder mixture(std::move(all), gate);
     for (const size_t sure : {0, 1}) {
       std::vector<double> weights = {1e-9, 1e-9};
       weights[sure] = 1 - 1e-9;
@@ -123,15 +123,15 @@ TEST(Gated, AModelThatIsAllButSureIsHeard) {
 
 // Jacobs et al.'s sum, computed here from the models alone and from states that the reader shows.
 TEST(Gated, IsTheSumOfProbabilitiesByTheGatesWeights) {
-  std::vector<models::Model> all;
+  std::vector<families::Model> all;
   all.push_back(model_of("llama", 1)), all.push_back(model_of("olmoe", 2)), all.push_back(model_of("qwen3", 3));
   int64_t vocabulary = 1 << 30;
-  for (const models::Model& model : all) vocabulary = std::min(vocabulary, model.decoder->spec().vocabulary);
+  for (const families::Model& model : all) vocabulary = std::min(vocabulary, model.decoder->spec().vocabulary);
   const std::vector<int32_t> ids = some_ids(kTokens, vocabulary, 4);
   std::vector<std::vector<float>> logits;
-  for (const models::Model& model : all) logits.push_back(alone(*model.decoder, ids));
+  for (const families::Model& model : all) logits.push_back(alone(*model.decoder, ids));
   std::vector<int64_t> widths;
-  for (const models::Model& model : all) widths.push_back(model.decoder->spec().vocabulary);
+  for (const families::Model& model : all) widths.push_back(model.decoder->spec().vocabulary);
 
   class LastState : public layers::Tap {
    public:
@@ -152,7 +152,7 @@ TEST(Gated, IsTheSumOfProbabilitiesByTheGatesWeights) {
   all.back().decoder->forward(context, {&step, 1}, {&tap});
 
   const Gate gate = gate_over(all, Gate::Kind::token, 2);
-  models::GatedDecoder mixture(std::move(all), gate);
+  families::GatedDecoder mixture(std::move(all), gate);
   double heard = 0;
   mixture.listen([&](tensor::ConstMatrix weights) {
     for (int64_t r = 0; r < weights.rows; ++r)

@@ -2,8 +2,8 @@
 
 #include <cmath>
 
+#include "families/gguf/gguf_metadata.h"
 #include "laws/surgery/saved.h"
-#include "models/gguf_metadata.h"
 
 // Calibration: what is counted, and that counts add up.
 namespace coterie::laws {
@@ -15,7 +15,7 @@ struct Calibration {
   explicit Calibration(const std::string& family)
       : model(tiny::make(family)),
         run({family, "scalar"}, *model.decoder),
-        counter(*model.decoder, models::gguf_architecture(model.decoder->spec())) {
+        counter(*model.decoder, families::gguf_architecture(model.decoder->spec())) {
     run.observer = &counter;
   }
   void read(uint64_t seed, int64_t tokens) { run.whole(some_ids(tokens, model.decoder->spec().vocabulary, seed)); }
@@ -99,7 +99,7 @@ std::vector<Case> with_gguf() {
   std::vector<Case> all = cases();
   std::erase_if(all, [](const Case& c) {
     return c.isa != "scalar" || c.precision != ops::Precision::f32 ||
-           models::family_of_model_type(c.family, "law").architecture.empty();
+           families::family_of_model_type(c.family, "law").architecture.empty();
   });
   return all;
 }

@@ -6,10 +6,10 @@
 #include "base/atomic_file.h"
 #include "base/rng.h"
 #include "checkpoint/tensor_sink.h"
+#include "families/adapter/adapter.h"
+#include "families/family.h"
+#include "families/weights/export.h"
 #include "laws/models/bench.h"
-#include "models/adapter.h"
-#include "models/export.h"
-#include "models/families/family.h"
 #include "quant/codec.h"
 #include "support/expect_error.h"
 #include "support/temp_folder.h"
@@ -28,7 +28,7 @@ class MergeAdapter : public testing::TestWithParam<std::string> {
   /// A tiny model of the family as a folder, in f32 or bf16.
   fs::path save(tensor::DType dtype) {
     const base::Json& config = tiny::configs().at(GetParam());
-    const models::ModelSpec spec = models::read_config(config, "tiny", true);
+    const models::ModelSpec spec = families::read_config(config, "tiny", true);
     std::vector<checkpoint::MemoryTensor> tensors = tiny::weights(spec, 1);
     std::vector<std::vector<std::byte>> bytes;
     std::vector<checkpoint::TensorToWrite> written;
@@ -52,13 +52,13 @@ class MergeAdapter : public testing::TestWithParam<std::string> {
   }
   /// A folder of an adapter over everything.
   fs::path make_adapter(const fs::path& model, bool magnitudes) {
-    const models::Model opened = models::open_model(model);
-    models::LoraSpec spec;
+    const families::Model opened = families::open_model(model);
+    families::LoraSpec spec;
     spec.rank = 3, spec.alpha = 4, spec.dora = magnitudes;
-    for (const models::AdapterModule& module : models::adapter_modules(*opened.decoder))
-      if (!magnitudes || (module.stack == 0 && module.kind != models::AdapterModule::Kind::parameter))
+    for (const families::AdapterModule& module : families::adapter_modules(*opened.decoder))
+      if (!magnitudes || (module.stack == 0 && module.kind != families::AdapterModule::Kind::parameter))
         spec.targets.push_back(module.word());
-    models::Adapter adapter = models::Adapter::fresh(*opened.decoder, spec, 1);
+    families::Adapter adapter = families::Adapter::fresh(*opened.decoder, spec, 1);
     base::Rng rng(3);
     for (const models::Parameter& p : adapter.parameters())
       for (int64_t i = 0; i < p.count && !p.path.ends_with("lora_a"); ++i)
@@ -68,14 +68,14 @@ class MergeAdapter : public testing::TestWithParam<std::string> {
     adapter.save(path, "tiny");
     return path;
   }
-  static std::vector<float> logits(const models::Model& model) {
+  static std::vector<float> logits(const families::Model& model) {
     Runner runner({GetParam(), std::string(kernels::select().isa)}, *model.decoder);
     return runner.whole(some_ids(19, model.decoder->spec().vocabulary, 5));
   }
-  static models::Model open(const fs::path& model, const fs::path& adapter) {
-    models::OpenOptions options;
+  static families::Model open(const fs::path& model, const fs::path& adapter) {
+    families::OpenOptions options;
     options.adapter = adapter;
-    return models::open_model(model, options);
+    return families::open_model(model, options);
   }
   TempFolder folder;
 };
@@ -84,9 +84,9 @@ TEST_P(MergeAdapter, IsTheOverlaidModel) {
   const fs::path model = save(tensor::DType::f32);
   for (const bool magnitudes : {false, true}) {
     const fs::path adapter = make_adapter(model, magnitudes), out = folder / (magnitudes ? "merged-dora" : "merged");
-    const models::Model overlaid = open(model, adapter);
+    const families::Model overlaid = open(model, adapter);
     surgery::merge_adapter(overlaid, out);
-    const models::Model merged = models::open_model(out), plain = models::open_model(model);
+    const families::Model merged = families::open_model(out), plain = families::open_model(model);
     expect_close(logits(merged), logits(overlaid), 1e-4, "merged");
     EXPECT_NE(logits(merged), logits(plain));
     // What the adapter says nothing of is there byte by byte.
@@ -100,7 +100,7 @@ TEST_P(MergeAdapter, IsTheOverlaidModel) {
     EXPECT_GT(same, 0);
     expect_error(ErrorKind::bad_input, {"is there already"}, [&] { surgery::merge_adapter(overlaid, out); });
   }
-  const models::Model overlaid = open(model, make_adapter(model, false));
+  const families::Model overlaid = open(model, make_adapter(model, false));
   const auto count = [&] { return std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()); };
   const auto before = count();
   int tensors = 0;
@@ -112,25 +112,25 @@ TEST_P(MergeAdapter, IsTheOverlaidModel) {
   EXPECT_EQ(count(), before) << "what was interrupted left something";
   expect_error(ErrorKind::bad_input, {"never.gguf"}, [&] { surgery::merge_adapter(overlaid, folder / "never.gguf"); });
   expect_error(ErrorKind::bad_input, {"no adapter"},
-               [&] { surgery::merge_adapter(models::open_model(model), folder / "none"); });
+               [&] { surgery::merge_adapter(families::open_model(model), folder / "none"); });
 }
 
 // An adapter knows its weights by their names in transformers: it fits the same model as GGUF, whose rotary rows may
 // lie elsewhere, and can be merged into it.
 TEST_P(MergeAdapter, FitsTheSameModelAsGguf) {
   const fs::path model = save(tensor::DType::f32), adapter = make_adapter(model, false), gguf = folder / "model.gguf";
-  surgery::convert(models::open_model(model), gguf, {.tokenizer = false});
-  const models::Model one = open(model, adapter), other = open(gguf, adapter);
+  surgery::convert(families::open_model(model), gguf, {.tokenizer = false});
+  const families::Model one = open(model, adapter), other = open(gguf, adapter);
   expect_close(logits(other), logits(one), 1e-4, "as GGUF");
   fs::create_directories(folder / "again");
   other.adapter->save(folder / "again", "tiny");
   EXPECT_EQ(base::read_text(folder / "again" / "adapter_model.safetensors"),
             base::read_text(adapter / "adapter_model.safetensors"));
   surgery::merge_adapter(other, folder / "merged.gguf");
-  expect_close(logits(models::open_model(folder / "merged.gguf")), logits(one), 1e-4, "merged as GGUF");
+  expect_close(logits(families::open_model(folder / "merged.gguf")), logits(one), 1e-4, "merged as GGUF");
   if (GetParam() != "mixtral") return;
-  surgery::convert(models::open_model(model), folder / "q8.gguf", {.to = tensor::DType::q8_0, .tokenizer = false});
-  const models::Model blocks = open(folder / "q8.gguf", adapter);
+  surgery::convert(families::open_model(model), folder / "q8.gguf", {.to = tensor::DType::q8_0, .tokenizer = false});
+  const families::Model blocks = open(folder / "q8.gguf", adapter);
   expect_error(ErrorKind::unsupported, {"q8_0", "--adapter"},
                [&] { surgery::merge_adapter(blocks, folder / "never.gguf"); });
   EXPECT_FALSE(fs::exists(folder / "never.gguf"));
@@ -139,9 +139,9 @@ TEST_P(MergeAdapter, FitsTheSameModelAsGguf) {
 // Each merged value is the nearest bf16 to what it should be.
 TEST_P(MergeAdapter, RoundsToTheFormatOfTheWeight) {
   const fs::path model = save(tensor::DType::bf16), adapter = make_adapter(model, false);
-  const models::Model overlaid = open(model, adapter);
+  const families::Model overlaid = open(model, adapter);
   surgery::merge_adapter(overlaid, folder / "merged");
-  const models::Model merged = models::open_model(folder / "merged");
+  const families::Model merged = families::open_model(folder / "merged");
   for (const TensorInfo& tensor : merged.source->tensors())
     EXPECT_EQ(tensor.dtype, overlaid.source->find(tensor.name)->dtype) << tensor.name;
   expect_close(logits(merged), logits(overlaid), 0.1, "merged");

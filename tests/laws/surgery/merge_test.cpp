@@ -48,7 +48,7 @@ struct Models {
       return surgery::merge_experts(context, surgery::read_moe_recipe(recipe, path), sources, folder / out, options);
     return surgery::merge_models(context, surgery::read_merge_recipe(recipe, path), sources, folder / out, options);
   }
-  models::Model open(const std::string& name) { return models::open_model(folder / name); }
+  families::Model open(const std::string& name) { return families::open_model(folder / name); }
   std::vector<float> values(const std::string& name, const std::string& tensor) {
     const auto source = checkpoint::open_source(checkpoint::resolve_model(folder / name));
     const checkpoint::TensorInfo* info = source->find(tensor);
@@ -124,7 +124,7 @@ TEST(MergeExpertsOf, GatesAreTheMeanOfWhatTheRouterReads) {
   models.merge(
       "base_model: a\nexperts:\n  - {source_model: a, positive_prompts: [\"abc\", \"a much longer prompt\"]}\n"
       "  - {source_model: a, positive_prompts: [\"xyz\"], negative_prompts: [\"qrs\"]}\n");
-  const models::Model merged = models.open("out");
+  const families::Model merged = models.open("out");
   class Reader : public layers::Tap {
    public:
     void ffn_input(int64_t layer, tensor::ConstMatrix x) override {
@@ -171,7 +171,7 @@ TEST(MergeExpertsOf, ASharedExpertHasItsGateAndScale) {
       "base_model: a\nexperts:\n  - {source_model: a, positive_prompts: [x]}\n"
       "  - {source_model: b, positive_prompts: [y]}\n";
   models.merge(experts + "shared_experts:\n  - {source_model: b, positive_prompts: [z], residual_scale: 0.1}\n");
-  const models::Model merged = models.open("out");
+  const families::Model merged = models.open("out");
   EXPECT_EQ(std::get<layers::MoeSpec>(merged.decoder->spec().blocks[0].ffn).shared_hidden, 64);
   const std::string shared = "model.layers.0.mlp.shared_expert.";
   EXPECT_EQ(models.values("out", shared + "up_proj.weight"), models.values("b", "model.layers.0.mlp.up_proj.weight"));
@@ -417,7 +417,7 @@ TEST(MergeModels, OfMixturesAndOfModelsInOtherFormats) {
   models.merge(
       "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: 0}}]\n"
       "dtype: bfloat16\n");
-  const models::Model merged = models.open("out");
+  const families::Model merged = models.open("out");
   EXPECT_EQ(base::read_json(models.folder / "out/config.json")["torch_dtype"], "bfloat16");
   for (const checkpoint::TensorInfo& t : merged.source->tensors()) EXPECT_EQ(t.dtype, tensor::DType::bf16);
 }

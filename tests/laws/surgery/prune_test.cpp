@@ -30,9 +30,9 @@ const layers::MoeSpec& moe_of(const models::ModelSpec& spec, int64_t layer) {
 std::vector<checkpoint::MemoryTensor> with_dead_experts(const models::ModelSpec& spec,
                                                         std::map<int64_t, std::vector<int64_t>>& dead) {
   std::vector<checkpoint::MemoryTensor> tensors = tiny::weights(spec, 1);
-  const models::NameTable names = models::family_of_model_type(spec.family, "law").hugging_face_names();
+  const families::NameTable names = families::family_of_model_type(spec.family, "law").hugging_face_names();
   const auto floats = [&](const std::string& pattern, int64_t layer) {
-    checkpoint::MemoryTensor& t = tiny::find(tensors, models::expand(names.find(pattern)->front().pattern, layer));
+    checkpoint::MemoryTensor& t = tiny::find(tensors, families::expand(names.find(pattern)->front().pattern, layer));
     return std::pair(reinterpret_cast<float*>(t.bytes.data()), t.shape.back());
   };
   const auto [embedding, width] = floats("embedding", -1);
@@ -68,14 +68,14 @@ class Prune : public Law {};
 
 TEST_P(Prune, APlantedDeadExpertIsMissedByNobody) {
   Json config = sayable(GetParam().family);
-  models::ModelSpec spec = models::read_config(config, "tiny", true);
+  models::ModelSpec spec = families::read_config(config, "tiny", true);
   for (const models::BlockSpec& block : spec.blocks)
     if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn); moe && moe->router.groups > 1) {
       // So many that a token can do without the dead one of each group.
       const int64_t others = moe->router.groups_kept * (moe->router.experts / moe->router.groups - 1);
       config["num_experts_per_tok"] = std::min(moe->router.experts_per_token, others);
     }
-  spec = models::read_config(config, "tiny", true);
+  spec = families::read_config(config, "tiny", true);
   std::map<int64_t, std::vector<int64_t>> dead;
   const Saved saved(config, with_dead_experts(spec, dead));
   Runner run(GetParam(), *saved.model.decoder);
@@ -97,16 +97,16 @@ TEST_P(Prune, APlantedDeadExpertIsMissedByNobody) {
                               0) <= router.groups);
   kept = without(spec, dead);
   surgery::prune(saved.model, kept, saved.folder / "pruned");
-  const models::Model pruned = saved.converted("pruned");
+  const families::Model pruned = saved.converted("pruned");
   EXPECT_EQ(moe_of(pruned.decoder->spec(), dead.begin()->first).router.experts, keep);
   Runner after(GetParam(), *pruned.decoder);
   expect_close(after.whole(ids), before, 1e-6, "without the dead expert");
 
-  if (models::family_of_model_type(GetParam().family, "law").architecture.empty()) return;
+  if (families::family_of_model_type(GetParam().family, "law").architecture.empty()) return;
   saved.convert();
-  const models::Model gguf = saved.converted();
+  const families::Model gguf = saved.converted();
   surgery::prune(gguf, kept, saved.folder / "pruned.gguf");
-  const models::Model both = saved.converted("pruned.gguf");
+  const families::Model both = saved.converted("pruned.gguf");
   Runner gguf_before(GetParam(), *gguf.decoder), gguf_after(GetParam(), *both.decoder);
   expect_close(gguf_after.whole(ids), gguf_before.whole(ids), 1e-6, "without the dead expert, in GGUF");
 }
@@ -115,7 +115,7 @@ std::vector<Case> with_experts() {
   std::vector<Case> all = cases();
   std::erase_if(all, [](const Case& c) {
     return c.isa != "scalar" || c.precision != ops::Precision::f32 ||
-           !has_experts(models::read_config(tiny::configs().at(c.family), "law", false));
+           !has_experts(families::read_config(tiny::configs().at(c.family), "law", false));
   });
   return all;
 }
@@ -176,14 +176,14 @@ TEST(Saliency, SeesWhatTheExpertsGive) {
 TEST(PrunedGguf, KeepsTheBytesOfWhatStaysAndTakesOtherCountsInEachLayer) {
   const Saved saved(tiny::configs().at("mixtral"));
   saved.convert({.to = DType::q4_0});
-  const models::Model model = saved.converted();
+  const families::Model model = saved.converted();
   const KeptExperts kept = {{0, {1, 4, 5}}, {1, {0, 1, 2, 3, 5}}, {2, {2, 3}}};
   KeptExperts there;
   for (const auto& [layer, experts] : kept)
     if (layer < std::ssize(model.decoder->spec().blocks)) there[layer] = experts;
   const surgery::Pruned said = surgery::prune(model, there, saved.folder / "pruned.gguf");
   ASSERT_EQ(said.notes.size(), 1);
-  const models::Model pruned = saved.converted("pruned.gguf");
+  const families::Model pruned = saved.converted("pruned.gguf");
   EXPECT_EQ(std::get<uint64_t>(pruned.source->metadata().at("llama.expert_count")), 5u);
   int64_t parameters = 0;
   for (const checkpoint::TensorInfo& t : model.source->tensors()) {

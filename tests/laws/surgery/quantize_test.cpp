@@ -21,7 +21,7 @@ models::ModelSpec spec_of(int64_t layers, int64_t experts, int64_t heads = 8) {
   if (experts) config["num_local_experts"] = experts;
   config["num_attention_heads"] = heads, config["num_key_value_heads"] = 2, config["hidden_size"] = 8 * heads;
   config["tie_word_embeddings"] = false, config["head_dim"] = 8;
-  return models::read_config(config, "tiny", false);
+  return families::read_config(config, "tiny", false);
 }
 
 std::string formats(const char* name, const MixFacts& facts, const std::string& part, Place place) {

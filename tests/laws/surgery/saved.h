@@ -5,8 +5,8 @@
 #include <string>
 
 #include "checkpoint/tensor_sink.h"
+#include "families/family.h"
 #include "laws/models/bench.h"
-#include "models/families/family.h"
 #include "support/expect_error.h"
 #include "support/temp_folder.h"
 #include "surgery/convert.h"
@@ -69,21 +69,21 @@ struct Saved {
       tensors.push_back({t.name, t.dtype, t.shape, [&t](const auto& write) { write(t.bytes); }});
     folder.write("config.json", config.dump());
     checkpoint::write_safetensors(folder / "model.safetensors", tensors);
-    model = models::open_model(folder.path());
+    model = families::open_model(folder.path());
   }
   static std::vector<checkpoint::MemoryTensor> drawn(const Json& config) {
-    return tiny::weights(models::read_config(config, "tiny", true), 1);
+    return tiny::weights(families::read_config(config, "tiny", true), 1);
   }
   surgery::Converted convert(const surgery::ConvertOptions& options = {}) const {
     return surgery::convert(model, folder / "out.gguf", options);
   }
-  models::Model converted(const std::string& name = "out.gguf") const {
-    models::OpenOptions strict;
+  families::Model converted(const std::string& name = "out.gguf") const {
+    families::OpenOptions strict;
     strict.strict = true;
-    return models::open_model(folder / name, strict);
+    return families::open_model(folder / name, strict);
   }
   TempFolder folder;
-  models::Model model;
+  families::Model model;
 };
 
 /// Same names, types, shapes and bytes.

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "checkpoint/tensor_sink.h"
-#include "models/families/family.h"
-#include "models/model.h"
+#include "families/family.h"
+#include "families/open.h"
 #include "support/temp_folder.h"
 #include "tiny_model.h"
 
@@ -23,7 +23,7 @@ inline base::Json with(base::Json config, const base::Json& changes) {
 
 /// Writes a tiny model with random weights as a folder.
 inline void save_tiny(const base::Json& config, const std::filesystem::path& folder, uint64_t seed = 1) {
-  const models::ModelSpec spec = models::read_config(config, "tiny", true);
+  const models::ModelSpec spec = families::read_config(config, "tiny", true);
   const std::vector<checkpoint::MemoryTensor> drawn = tiny::weights(spec, seed);
   std::vector<checkpoint::TensorToWrite> tensors;
   for (const checkpoint::MemoryTensor& t : drawn)

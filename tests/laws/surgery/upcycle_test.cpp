@@ -19,20 +19,20 @@ namespace fs = std::filesystem;
 struct Dense {
   explicit Dense(const Json& config) {
     save_tiny(config, folder / "dense");
-    model = models::open_model(folder / "dense");
+    model = families::open_model(folder / "dense");
   }
   surgery::Upcycled upcycle(UpcycleOptions options, const std::string& name = "out") {
     ops::Context context{pool, kernels::by_name("scalar"), arena, ops::Precision::f32};
     options.tokens = 24;
     return surgery::upcycle(context, model, folder / name, options);
   }
-  models::Model written(const std::string& name = "out") {
-    models::OpenOptions strict;
+  families::Model written(const std::string& name = "out") {
+    families::OpenOptions strict;
     strict.strict = true;
-    return models::open_model(folder / name, strict);
+    return families::open_model(folder / name, strict);
   }
   TempFolder folder;
-  models::Model model;
+  families::Model model;
   threads::Pool pool{2};
   tensor::Arena arena;
 };
@@ -53,7 +53,7 @@ TEST_P(Upcycle, AtStepZeroIsTheParentForEveryK) {
     EXPECT_LE(done.comparison->relative(), 1e-5) << k;
     EXPECT_GT(done.comparison->spread, 0.1);
     EXPECT_EQ(done.comparison->same_best, 1);
-    const models::Model written = dense.written(name);
+    const families::Model written = dense.written(name);
     EXPECT_EQ(written.decoder->spec().family, GetParam().written);
     EXPECT_EQ(written.decoder->spec().tied_embeddings, dense.model.decoder->spec().tied_embeddings);
     EXPECT_TRUE(written.warnings.empty()) << written.warnings.front();
@@ -131,7 +131,7 @@ TEST(UpcycleLayers, OthersStayDense) {
   Dense dense(tiny_of("qwen3"));
   const auto done = dense.upcycle({.experts = 4, .experts_per_token = 2, .layers = {false, true, false}});
   EXPECT_LE(done.comparison->relative(), 1e-5);
-  const models::Model written = dense.written();
+  const families::Model written = dense.written();
   for (const size_t layer : {0, 1, 2})
     EXPECT_EQ(std::holds_alternative<layers::MoeSpec>(written.decoder->spec().blocks[layer].ffn), layer == 1);
 }
@@ -159,7 +159,7 @@ TEST(UpcycleFiles, ShardsAndDtypesAndTheReceipt) {
   Dense dense(tiny_of("mistral"));
   dense.upcycle({.experts = 4, .experts_per_token = 2, .dtype = tensor::DType::bf16, .shard_bytes = 20000});
   EXPECT_TRUE(fs::exists(dense.folder / "out/model.safetensors.index.json"));
-  const models::Model written = dense.written();
+  const families::Model written = dense.written();
   for (const checkpoint::TensorInfo& t : written.source->tensors())
     EXPECT_TRUE(t.dtype == tensor::DType::bf16 || t.name.find("norm") != std::string::npos) << t.name;
   const Json receipt = base::read_json(dense.folder / "out/receipt.json");

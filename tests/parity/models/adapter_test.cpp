@@ -7,10 +7,10 @@
 #include <filesystem>
 
 #include "checkpoint/tensor_source.h"
+#include "families/adapter/adapter.h"
+#include "families/open.h"
 #include "kernels/table.h"
 #include "layers/resident_state.h"
-#include "models/adapter.h"
-#include "models/model.h"
 #include "threads/pool.h"
 
 // Adapters that the peft library wrote: the logits it computes with them, and the same tensors when they are written
@@ -34,9 +34,9 @@ class AdapterParity : public testing::TestWithParam<std::string> {
 };
 
 TEST_P(AdapterParity, LogitsAreThoseOfPeft) {
-  models::OpenOptions options;
+  families::OpenOptions options;
   options.adapter = folder / "adapter";
-  const models::Model model = models::open_model(folder, options);
+  const families::Model model = families::open_model(folder, options);
   const auto expected = checkpoint::open_safetensors(folder / "adapted.safetensors");
   const checkpoint::TensorInfo &ids = *expected->find("input_ids"), &logits = *expected->find("logits");
   const int64_t batch = ids.shape[0], tokens = ids.shape[1], vocabulary = logits.shape[2];
@@ -66,10 +66,10 @@ TEST_P(AdapterParity, LogitsAreThoseOfPeft) {
 }
 
 TEST_P(AdapterParity, IsWrittenAsPeftWroteIt) {
-  const models::Model model = models::open_model(folder);
+  const families::Model model = families::open_model(folder);
   const fs::path out = fs::temp_directory_path() / ("coterie-peft-" + std::to_string(::getpid()) + GetParam());
   fs::create_directories(out);
-  models::Adapter::load(*model.decoder, folder / "adapter").save(out, "tiny");
+  families::Adapter::load(*model.decoder, folder / "adapter").save(out, "tiny");
   const auto theirs = checkpoint::open_safetensors(folder / "adapter" / "adapter_model.safetensors");
   const auto ours = checkpoint::open_safetensors(out / "adapter_model.safetensors");
   EXPECT_EQ(ours->tensors().size(), theirs->tensors().size());

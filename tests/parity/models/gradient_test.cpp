@@ -6,9 +6,11 @@
 #include <map>
 
 #include "checkpoint/tensor_source.h"
+#include "families/family.h"
+#include "families/open.h"
+#include "families/weights/gradients.h"
 #include "kernels/table.h"
-#include "models/families/family.h"
-#include "models/model.h"
+#include "models/loss.h"
 #include "models/parameters.h"
 #include "parity/fixture.h"
 #include "threads/pool.h"
@@ -46,7 +48,7 @@ std::vector<Case> cases() {
 class GradientParity : public testing::TestWithParam<Case> {
  protected:
   Gradients gradients(const parity::Expected& expected, bool recompute, models::BatchLoss& loss) {
-    models::Model model = models::open_model(GetParam().fixture.model);
+    families::Model model = families::open_model(GetParam().fixture.model);
     models::Parameters parameters(*model.decoder);
     threads::Pool pool(2);
     tensor::Arena arena;
@@ -58,8 +60,8 @@ class GradientParity : public testing::TestWithParam<Case> {
     ops::Tape tape(arena, parameters.gradients());
     loss = models::add_gradients(context, tape, *model.decoder, sequences, recompute);
     Gradients result;
-    for (const checkpoint::TensorToWrite& tensor : models::gradients_to_write(
-             parameters, models::names_for(model.decoder->spec().family, *model.source), *model.source, "grad.")) {
+    for (const checkpoint::TensorToWrite& tensor : families::gradients_to_write(
+             parameters, families::names_for(model.decoder->spec().family, *model.source), *model.source, "grad.")) {
       std::vector<float>& values = result[tensor.name];
       tensor.produce([&](std::span<const std::byte> bytes) {
         const auto* floats = reinterpret_cast<const float*>(bytes.data());

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "families/open.h"
 #include "kernels/table.h"
 #include "layers/resident_state.h"
-#include "models/model.h"
 #include "models/score.h"
 #include "parity/fixture.h"
 #include "threads/pool.h"
@@ -55,7 +55,7 @@ class Parity : public testing::TestWithParam<Case> {
       if (candidate.table->isa == GetParam().isa && !candidate.usable) GTEST_SKIP() << candidate.reason;
     kernels = &kernels::by_name(GetParam().isa);
     expected = parity::read_expected(GetParam().fixture);
-    model = models::open_model(GetParam().fixture.model);
+    model = families::open_model(GetParam().fixture.model);
   }
 
   layers::ResidentState state() const {
@@ -90,7 +90,7 @@ class Parity : public testing::TestWithParam<Case> {
 
   const kernels::KernelTable* kernels = nullptr;
   parity::Expected expected;
-  models::Model model;
+  families::Model model;
   threads::Pool pool{2};
   tensor::Arena arena;
 };

@@ -5,7 +5,8 @@
 
 #include "base/json.h"
 #include "checkpoint/tensor_source.h"
-#include "models/model.h"
+#include "families/gguf/gguf_vocabulary.h"
+#include "families/open.h"
 #include "text/tokenizer.h"
 
 namespace coterie::text {
@@ -17,7 +18,7 @@ const std::filesystem::path kModel = kTests.parent_path() / "build/models/SmolLM
 TEST(SmolLm2, IdsEqualHuggingFace) {
   if (!std::filesystem::exists(kModel)) GTEST_SKIP() << "SmolLM2 is not in build/models; ./dev run fetches it";
   const auto source = checkpoint::open_gguf(kModel);
-  const auto vocabulary = models::gguf_vocabulary(*source);
+  const auto vocabulary = families::gguf_vocabulary(*source);
   ASSERT_TRUE(vocabulary);
   const Tokenizer tokenizer = Tokenizer::from_gguf(*vocabulary, kModel.string());
   EXPECT_EQ(tokenizer.vocabulary_size(), 49152);

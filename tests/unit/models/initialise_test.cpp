@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "families/family.h"
 #include "models/blank_decoder.h"
-#include "models/families/family.h"
 #include "tiny_model.h"
 
 namespace coterie::models {
@@ -14,7 +14,7 @@ namespace {
 
 struct Drawn {
   explicit Drawn(const std::string& family, const InitialWeights& init = {}, uint64_t seed = 3, base::Json changes = {})
-      : spec(read_config(changed(tiny::configs().at(family), changes), "tiny", true)),
+      : spec(families::read_config(changed(tiny::configs().at(family), changes), "tiny", true)),
         decoder(blank_decoder(spec)),
         parameters(*decoder) {
     initialise(parameters, spec, init, seed);

@@ -55,7 +55,7 @@ TEST(Generation, GreedyTokensAreTheReferences) {
     const auto& ids = *expected->find("input_ids");
     const auto& greedy_ids = *expected->find("greedy");
     for (const int64_t step_tokens : {512, 3}) {
-      Engine engine(models::open_model(test::fixture(name)), options_of(ops::Precision::f32, step_tokens));
+      Engine engine(families::open_model(test::fixture(name)), options_of(ops::Precision::f32, step_tokens));
       for (int64_t b = 0; b < ids.shape[0]; ++b)
         EXPECT_EQ(generated(engine, row(ids, b, 8), greedy(greedy_ids.shape[1])),
                   row(greedy_ids, b, greedy_ids.shape[1]))

@@ -20,7 +20,7 @@ class HybridTurns : public testing::TestWithParam<const char*> {
     options.checkpoint_interval = interval;
     return options;
   }
-  Engine engine{models::open_model(test::fixture(GetParam())), options()};
+  Engine engine{families::open_model(test::fixture(GetParam())), options()};
 
   static GenerationOptions greedy(int64_t tokens) {
     GenerationOptions options;
@@ -88,7 +88,7 @@ TEST_P(HybridTurns, TheSamePromptAgainEvaluatesItsLastToken) {
 }
 
 TEST_P(HybridTurns, AnEditedHistoryGoesBackToTheNearestCheckpoint) {
-  Engine small(models::open_model(test::fixture(GetParam())), options(512, 16));
+  Engine small(families::open_model(test::fixture(GetParam())), options(512, 16));
   TokenCache tokens{small.make_cache(), {}};
   std::vector<TokenId> prompt = ids(60, 4);
   turn(small, tokens, prompt, 4);
@@ -104,7 +104,7 @@ TEST_P(HybridTurns, StepsOfAnySizeGiveTheSameTokens) {
   const Turn whole = anew(prompt, 8);
   for (const int64_t step : {1, 3, 16, 49})
     for (const int64_t interval : {5, 1024}) {
-      Engine other(models::open_model(test::fixture(GetParam())), options(step, interval));
+      Engine other(families::open_model(test::fixture(GetParam())), options(step, interval));
       TokenCache tokens{other.make_cache(), {}};
       EXPECT_EQ(turn(other, tokens, prompt, 8).answer, whole.answer) << step << ' ' << interval;
     }

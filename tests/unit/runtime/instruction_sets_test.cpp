@@ -26,7 +26,7 @@ std::vector<float> logits(const char* isa, tensor::DType dtype) {
   test::write_tiny_gguf(folder / "tiny.gguf", 256, dtype);
   EngineOptions options;
   options.threads = 2;
-  Engine engine(models::open_model(folder / "tiny.gguf"), options);
+  Engine engine(families::open_model(folder / "tiny.gguf"), options);
   EXPECT_EQ(engine.isa(), isa);
   std::vector<int32_t> ids(101);
   std::iota(ids.begin(), ids.end(), 3);

@@ -14,7 +14,7 @@ namespace {
 using base::ErrorKind;
 
 struct Fixture : testing::Test {
-  models::Model model = test::tiny_model(false);
+  families::Model model = test::tiny_model(false);
   std::shared_ptr<const CacheShape> shape =
       std::make_shared<CacheShape>(cache_shape(model.decoder->spec(), tensor::DType::f16));
   std::shared_ptr<PagePool> pool = std::make_shared<PagePool>(shape->page_bytes());

@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include "models/shapes.h"
 #include "runtime/bench.h"
 #include "runtime/shape_model.h"
 #include "runtime/weight_bytes.h"
@@ -36,7 +35,7 @@ TEST(MemoryPlan, ScratchIsWhatTheArenaGrowsTo) {
 }
 
 TEST(MemoryPlan, TouchedBytesFollowTheRouting) {
-  const models::Model model = test::tiny_model(false);
+  const families::Model model = test::tiny_model(false);
   const models::ModelSpec& spec = model.decoder->spec();
   const auto& moe = std::get<layers::MoeSpec>(spec.blocks[0].ffn);
   const WeightBytes bytes = weight_bytes(*model.decoder);

@@ -3,8 +3,8 @@
 #include "base/json.h"
 #include "checkpoint/random_source.h"
 #include "checkpoint/tensor_sink.h"
-#include "models/families/family.h"
-#include "models/shapes.h"
+#include "families/family.h"
+#include "families/random_model.h"
 
 namespace coterie::runtime::test {
 
@@ -41,19 +41,19 @@ text::GgufVocabulary vocabulary() {
 
 std::string fixture(const std::string& name) { return std::string(COTERIE_TEST_DATA) + "/parity/data/" + name; }
 
-models::Model tiny_model(bool text, int64_t context, uint64_t seed, tensor::DType dtype, TinySizes sizes) {
+families::Model tiny_model(bool text, int64_t context, uint64_t seed, tensor::DType dtype, TinySizes sizes) {
   base::Json config = base::read_json(fixture("mixtral") + "/config.json");
   if (tensor::is_block(dtype)) config["hidden_size"] = 256, config["intermediate_size"] = 512;  // whole blocks
   if (sizes.width > 0) config["hidden_size"] = sizes.width;
   if (sizes.ffn > 0) config["intermediate_size"] = sizes.ffn;
   if (sizes.experts > 0) config["num_local_experts"] = sizes.experts;
-  models::ModelSpec spec = models::read_config(config, "config.json", true);
+  models::ModelSpec spec = families::read_config(config, "config.json", true);
   spec.vocabulary = 259;
   spec.context = context;
-  models::RandomModel random = models::random_model(spec, dtype, "tiny");
-  models::Model model;
+  families::RandomModel random = families::random_model(spec, dtype, "tiny");
+  families::Model model;
   model.source = checkpoint::random_source(std::move(random.tensors), std::move(random.metadata), seed, 1);
-  model.decoder = models::bind_decoder(spec, *model.source);
+  model.decoder = families::bind_decoder(spec, *model.source);
   model.name = "tiny";
   if (text) model.tokenizer = text::Tokenizer::from_gguf(vocabulary(), "tiny"), model.chat_template = tiny_template();
   return model;
@@ -62,7 +62,7 @@ models::Model tiny_model(bool text, int64_t context, uint64_t seed, tensor::DTyp
 text::ChatTemplate tiny_template() { return text::ChatTemplate(kTemplate, "", "<|im_end|>", "tiny"); }
 
 void write_tiny_gguf(const std::filesystem::path& path, int64_t context, tensor::DType dtype, TinySizes sizes) {
-  const models::Model model = tiny_model(false, context, 1, dtype, sizes);
+  const families::Model model = tiny_model(false, context, 1, dtype, sizes);
   const text::GgufVocabulary v = vocabulary();
   checkpoint::Metadata metadata = model.source->metadata();
   const std::string prefix = "tokenizer.ggml.";

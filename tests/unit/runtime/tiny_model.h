@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <string>
 
-#include "models/model.h"
+#include "families/open.h"
 
 namespace coterie::runtime::test {
 
@@ -16,8 +16,8 @@ struct TinySizes {
 /// A Mixtral of two layers and 259 tokens with random weights: the 256 bytes, a pair
 /// of zero bytes (a vocabulary without a merge is refused), "<|im_start|>" and "<|im_end|>" (which
 /// ends a text). Without `text` it has no tokenizer, as a checkpoint without one.
-models::Model tiny_model(bool text = true, int64_t context = 256, uint64_t seed = 1,
-                         tensor::DType dtype = tensor::DType::f32, TinySizes sizes = {});
+families::Model tiny_model(bool text = true, int64_t context = 256, uint64_t seed = 1,
+                           tensor::DType dtype = tensor::DType::f32, TinySizes sizes = {});
 inline constexpr int32_t kStart = 257, kEnd = 258;
 
 /// The same, text included, as a file.

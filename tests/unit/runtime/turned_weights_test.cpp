@@ -26,10 +26,10 @@ bool can_turn() { return kernels::select().matmul.turn != nullptr; }
 /// A file of random weights, and the model in it.
 struct File {
   TempFolder folder;
-  models::Model model;
+  families::Model model;
   explicit File(tensor::DType dtype, test::TinySizes sizes = {}) {
     test::write_tiny_gguf(folder / "tiny.gguf", 256, dtype, sizes);
-    model = models::open_model(folder / "tiny.gguf");
+    model = families::open_model(folder / "tiny.gguf");
   }
 };
 
@@ -165,7 +165,7 @@ TEST(TurnedWeights, MemoryThatIsShortEndsIt) {
 }
 
 TEST(TurnedWeights, WhatLiesInNoFileStaysWhereItIs) {
-  models::Model model = test::tiny_model(false, 256, 1, tensor::DType::q8_0);
+  families::Model model = test::tiny_model(false, 256, 1, tensor::DType::q8_0);
   threads::Pool pool(1);
   TurnedWeights weights(*model.decoder, *model.source, kernels::select().matmul);
   EXPECT_TRUE(weights.done());

@@ -13,9 +13,9 @@ namespace {
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 
-models::Gate gate_of(int64_t models, int64_t top_k) {
-  models::Gate gate;
-  gate.kind = models::Gate::Kind::token;
+families::Gate gate_of(int64_t models, int64_t top_k) {
+  families::Gate gate;
+  gate.kind = families::Gate::Kind::token;
   gate.models.resize(static_cast<size_t>(models));
   gate.top_k = top_k;
   return gate;
@@ -39,7 +39,7 @@ GateSamples two_kinds(int64_t count, bool labels, uint64_t seed) {
 
 TEST(GateFit, LearnsWhoseAStateIsFromLabels) {
   threads::Pool pool(2);
-  models::Gate gate = gate_of(2, 1);
+  families::Gate gate = gate_of(2, 1);
   fit_gate(two_kinds(200, true, 1), {}, pool, gate);
   const GateScore score = score_gate(gate, two_kinds(100, true, 2), true);
   EXPECT_GE(score.right, 0.98);
@@ -50,7 +50,7 @@ TEST(GateFit, LearnsWhoseAStateIsFromLabels) {
 
 TEST(GateFit, LearnsFromWhatTheModelsPredict) {
   threads::Pool pool(2);
-  models::Gate gate = gate_of(2, 2);
+  families::Gate gate = gate_of(2, 2);
   fit_gate(two_kinds(200, false, 1), {}, pool, gate);
   const GateScore score = score_gate(gate, two_kinds(100, false, 2), false);
   EXPECT_GE(score.right, 0.98);
@@ -66,7 +66,7 @@ TEST(GateFit, ModelsThatAreAlikeStayAlike) {
   threads::Pool pool(1);
   GateSamples samples = two_kinds(50, false, 1);
   for (float& p : samples.log_p) p = -2;
-  models::Gate gate = gate_of(2, 2);
+  families::Gate gate = gate_of(2, 2);
   fit_gate(samples, {}, pool, gate);
   const GateScore score = score_gate(gate, samples, false);
   EXPECT_NEAR(score.weights[0], 0.5, 1e-9);
@@ -76,7 +76,7 @@ TEST(GateFit, ModelsThatAreAlikeStayAlike) {
 TEST(GateFit, AnyNumberOfThreadsGivesTheSameBits) {
   const GateSamples samples = two_kinds(77, false, 1);
   threads::Pool one(1), three(3);
-  models::Gate a = gate_of(2, 2), b = gate_of(2, 2);
+  families::Gate a = gate_of(2, 2), b = gate_of(2, 2);
   fit_gate(samples, {.steps = 20}, one, a);
   fit_gate(samples, {.steps = 20}, three, b);
   EXPECT_EQ(a.rows, b.rows);
@@ -92,7 +92,7 @@ TEST(GateFit, OfOneSampleEachIsSureOfThemAndNotOfTheMiddle) {
                       .log_p = {0, kNever, kNever, 0},
                       .weight = {1, 1},
                       .tokens = {1, 1}};
-  models::Gate gate = gate_of(2, 2);
+  families::Gate gate = gate_of(2, 2);
   fit_gate(samples, {}, pool, gate);
   EXPECT_EQ(score_gate(gate, samples, true).right, 1);
   const double middle[] = {1, 0, 0, 2}, first[] = {1, 1, 0, 2}, elsewhere[] = {1, 0, 3, 2};
@@ -102,7 +102,7 @@ TEST(GateFit, OfOneSampleEachIsSureOfThemAndNotOfTheMiddle) {
 }
 
 TEST(GateWeights, KeepTheTopKAndDivideByTheTemperature) {
-  models::Gate gate = gate_of(3, 2);
+  families::Gate gate = gate_of(3, 2);
   gate.rows = {{1, 0}, {0, 1}, {0, 0}};
   gate.bias = {0, 0, 1};
   gate.temperature = 2;

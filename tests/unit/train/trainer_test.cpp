@@ -10,8 +10,8 @@
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "checkpoint/tensor_source.h"
+#include "families/open.h"
 #include "kernels/table.h"
-#include "models/model.h"
 #include "support/temp_folder.h"
 #include "train/run_folder.h"
 
@@ -220,7 +220,7 @@ TEST_F(Training, BitsPerByteAreOfTheTextThatWasLookedAt) {
 
 TEST_F(Training, ACheckpointIsAModel) {
   ASSERT_TRUE(train(kMixtral, "run"));
-  const models::Model model = models::open_model(folder / "run" / "checkpoints" / "step-0000012");
+  const families::Model model = families::open_model(folder / "run" / "checkpoints" / "step-0000012");
   EXPECT_EQ(model.name, "tiny") << "the recipe's";
   EXPECT_EQ(model.decoder->spec().family, "mixtral");
   EXPECT_EQ(model.decoder->spec().vocabulary, 256);

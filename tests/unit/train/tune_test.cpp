@@ -8,9 +8,9 @@
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "checkpoint/tensor_source.h"
+#include "families/adapter/adapter.h"
+#include "families/open.h"
 #include "kernels/table.h"
-#include "models/adapter.h"
-#include "models/model.h"
 #include "support/expect_error.h"
 #include "support/temp_folder.h"
 #include "train/instruction_data.h"
@@ -126,9 +126,9 @@ TEST_F(Tuning, AnAdapterResumedIsUninterruptedToTheBitAndTheModelStays) {
             events("one", "evaluation").front()["validation"].get<double>());
 
   // What the run measured is what the adapter gives at run time.
-  models::OpenOptions options;
+  families::OpenOptions options;
   options.adapter = folder / "one" / "checkpoints" / "step-0000012";
-  EXPECT_NE(models::open_model(model, options).adapter, nullptr);
+  EXPECT_NE(families::open_model(model, options).adapter, nullptr);
 }
 
 TEST_F(Tuning, FullTuningChangesItsPlacesAndNoOther) {
@@ -190,7 +190,7 @@ TEST_F(Tuning, OfInstructionsOnlyAnswersAreScored) {
                "{\"text\": \"xyz\", \"id\": 7}\n"
                "{\"prompt\": \"a prompt longer than the row\", \"completion\": \"z\"}\n"
                "{\"prompt\": \"p\", \"completion\": \"an answer longer than the row it is in\"}\n");
-  const models::Model opened = models::open_model(model);
+  const families::Model opened = families::open_model(model);
   const text::Tokenizer& tokenizer = *opened.tokenizer;
   const fs::path files[] = {folder / "chat.jsonl"};
   const InstructionCounts counts =
@@ -403,7 +403,7 @@ TEST_F(Tuning, EvaluationsAfterTheCheckpointThatARunWentOnFromDoNotCount) {
 }
 
 TEST_F(Tuning, WeightsOfMessagesSayWhichAnswersAreScored) {
-  const models::Model opened = models::open_model(model);
+  const families::Model opened = families::open_model(model);
   const auto scored = [&](const std::string& line) {
     const fs::path files[] = {folder.write("chat.jsonl", line + "\n")};
     write_instruction_file(folder / "s.safetensors", files, *opened.tokenizer, &*opened.chat_template, 40);

@@ -1,0 +1,154 @@
+#include "families/family.h"
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "families/config/config_reader.h"
+#include "families/gguf/metadata_reader.h"
+#include "families/known/families.h"
+
+namespace coterie::families {
+
+namespace {
+
+using base::Error;
+using base::ErrorKind;
+
+// Of several families with one GGUF architecture the first reads it.
+constexpr const Family* kFamilies[] = {
+    &kLlama,       &kMistral,    &kQwen2,
+    &kQwen3,       &kMixtral,    &kOlmoe,
+    &kQwen2Moe,    &kQwen3Moe,   &kGemma2,
+    &kGemma3,      &kPhi3,       &kOlmo2,
+    &kGranite,     &kGraniteMoe, &kGraniteMoeShared,
+    &kGptOss,      &kPhimoe,     &kMamba,
+    &kFalconMamba, &kMamba2,     &kJamba,
+    &kZamba,       &kZamba2,     &kGraniteMoeHybrid,
+    &kDeepseekV2,  &kDeepseekV3, &kGlm4Moe,
+    &kDots1,       &kCoterie,
+};
+
+std::string join(std::string (*of)(const Family&)) {
+  std::string list;
+  for (const Family* family : kFamilies) {
+    const std::string name = of(*family);
+    if (!name.empty() && (", " + list + ",").find(", " + name + ",") == std::string::npos)
+      list += (list.empty() ? "" : ", ") + name;
+  }
+  return list;
+}
+
+/// `keys`: whose names a key may have been meant for.
+void settle_unread(const std::vector<std::string>& unread, const std::string& where, bool strict, ModelSpec& spec,
+                   const base::JsonReader* keys = nullptr) {
+  for (const std::string& key : unread) {
+    if (const std::string meant = strict && keys ? keys->meant(key) : ""; strict)
+      throw Error(ErrorKind::unsupported, where, "key \"" + key + "\" is not known",
+                  (meant.empty() ? "" : meant + " Or ") +
+                      "take it out; run, eval and inspect only warn about it without --strict");
+    spec.warnings.push_back(where + ": key \"" + key + "\" is not known and has no effect");
+  }
+}
+
+[[noreturn]] void refuse(std::string_view key, std::string_view name, std::string_view missing, std::string_view where,
+                         const std::string& supported) {
+  const std::string needs = missing.empty() ? "" : fmt::format(" yet: it needs {}", missing);
+  throw Error(ErrorKind::unsupported, std::string(where),
+              fmt::format("{} \"{}\" is not supported{}; supported are {}", key, name, needs, supported));
+}
+
+// Checkpoints of a model without its head are saved without the first word of every name ("model.").
+void accept_names_without_prefix(NameTable& table, const checkpoint::TensorSource& source) {
+  const std::string embedding = table.find("embedding")->front().pattern;
+  const size_t dot = embedding.find('.');
+  if (dot == std::string::npos || source.find(embedding) || !source.find(embedding.substr(dot + 1))) return;
+  const std::string prefix = embedding.substr(0, dot + 1);
+  const auto strip = [&](std::string& name) {
+    if (name.starts_with(prefix)) name.erase(0, prefix.size());
+  };
+  for (auto& [path, names] : table.names)
+    for (NameInFile& name : names) strip(name.pattern);
+  for (std::string& name : table.inert) strip(name);
+}
+
+}  // namespace
+
+std::string supported_model_types() {
+  return join([](const Family& family) { return std::string(family.model_type); });
+}
+
+const Family& family_of_model_type(std::string_view model_type, std::string_view where) {
+  for (const Family* family : kFamilies)
+    if (family->model_type == model_type) return *family;
+  refuse("model_type", model_type, what_is_missing(model_type, {}), where, supported_model_types());
+}
+
+const Family& family_of_architecture(std::string_view architecture, std::string_view where) {
+  for (const Family* family : kFamilies)
+    if (!architecture.empty() && family->architecture == architecture) return *family;
+  refuse("general.architecture", architecture, what_is_missing({}, architecture), where,
+         join([](const Family& family) { return std::string(family.architecture); }));
+}
+
+ModelSpec read_config(const base::Json& config, const std::string& where, bool strict) {
+  if (!config.is_object()) base::fail(ErrorKind::bad_input, where, "the config is no JSON object");
+  ConfigReader reader(config, where);
+  const Family& family = family_of_model_type(reader.keys.string("model_type"), where);
+  ModelSpec spec = family.from_config(reader);
+  reader.refuse_foreign_keys();
+  spec.warnings = std::move(reader.warnings);
+  settle_unread(reader.keys.unread(), where, strict, spec, &reader.keys);
+  check(spec, where);
+  return spec;
+}
+
+ModelSpec read_gguf(const checkpoint::TensorSource& source, bool strict) {
+  const std::string where = source.where();
+  const auto found = source.metadata().find("general.architecture");
+  const auto* architecture = found == source.metadata().end() ? nullptr : std::get_if<std::string>(&found->second);
+  if (!architecture) base::fail(ErrorKind::not_found, where, "general.architecture is missing");
+  const Family& family = family_of_architecture(*architecture, where);
+  MetadataReader reader(source, *architecture);
+  ModelSpec spec = family.from_gguf(reader);
+  spec.family = *architecture;
+  reader.refuse_foreign_keys();
+  settle_unread(reader.unread(), where, strict, spec);
+  check(spec, where);
+  return spec;
+}
+
+std::vector<std::string> router_patterns() {
+  std::vector<std::string> patterns;
+  const auto add = [&](const NameTable& table) {
+    if (const std::vector<NameInFile>* names = table.find("blocks.{layer}.moe.router"))
+      for (const NameInFile& name : *names) patterns.push_back(name.pattern);
+  };
+  add(gguf_names());
+  for (const Family* family : kFamilies) add(family->hugging_face_names());
+  return patterns;
+}
+
+NameTable names_for(std::string_view family, const checkpoint::TensorSource& source) {
+  if (family == kCoterie.model_type) return kCoterie.hugging_face_names();  // in GGUF too
+  const bool gguf = source.format() == checkpoint::Format::gguf ||
+                    (source.format() == checkpoint::Format::memory && source.find("token_embd.weight"));
+  if (gguf) {
+    NameTable table = gguf_names(family);
+    // llama.cpp's phi3 keeps gate and up merged, under the name of up.
+    if (family == "phi3" && !source.find("blk.0.ffn_gate.weight")) {
+      table.names["blocks.{layer}.ffn.gate"] = {{"blk.{layer}.ffn_up.weight", Piece::first_half}};
+      table.names["blocks.{layer}.ffn.up"] = {{"blk.{layer}.ffn_up.weight", Piece::second_half}};
+    }
+    return table;
+  }
+  for (const Family* known : kFamilies)
+    if (known->model_type == family) {
+      NameTable table = known->hugging_face_names();
+      accept_names_without_prefix(table, source);
+      return table;
+    }
+  // A spec that was read from GGUF with weights under Hugging Face's names: the first family of the architecture.
+  return family_of_architecture(family, source.where()).hugging_face_names();
+}
+
+}  // namespace coterie::families

@@ -1,0 +1,191 @@
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "families/config/config_reader.h"
+#include "families/gguf/metadata_reader.h"
+#include "families/known/deepseek.h"
+#include "families/known/families.h"
+
+// DeepSeek-V2 (arXiv:2405.04434) and DeepSeek-V3 (arXiv:2412.19437): latent attention, fine-grained experts beside
+// shared ones, dense first layers. V2 chooses by softmax, V3 by sigmoid with a bias that balances the load; both may
+// look into some groups of experts only.
+namespace coterie::families {
+
+namespace {
+
+using base::ErrorKind;
+using base::fail;
+using Router = layers::RouterSpec;
+
+/// The norms of the latents take the reference's default, whatever rms_norm_eps says.
+constexpr float kLatentNormEps = 1e-6f;
+
+double yarn_magnitude(double factor, double mscale) { return factor <= 1 ? 1 : 0.1 * mscale * std::log(factor) + 1; }
+
+/// 1 / sqrt(width of a key), and YaRN's second correction: once for queries and once for keys.
+float score_scale(const layers::LatentAttentionSpec& mla, double mscale_all_dim) {
+  const double scale = 1 / std::sqrt(static_cast<double>(mla.head_dim()));
+  if (mla.rope.scaling != layers::RopeSpec::Scaling::yarn || mscale_all_dim == 0) return static_cast<float>(scale);
+  const double magnitude = yarn_magnitude(mla.rope.factor, mscale_all_dim);
+  return static_cast<float>(scale * magnitude * magnitude);
+}
+
+void set_attention(ConfigReader& config, ModelSpec& spec, bool interleaved) {
+  layers::LatentAttentionSpec mla;
+  const auto& plain = std::get<layers::AttentionSpec>(spec.blocks.front().mixer);
+  if (plain.kv_heads != plain.heads)
+    fail(ErrorKind::unsupported, config.keys.where(),
+         "num_key_value_heads {} differs from num_attention_heads {}: latent attention has no groups of queries",
+         plain.kv_heads, plain.heads);
+  mla.heads = plain.heads;
+  mla.q_rank = config.is_null("q_lora_rank") ? 0 : config.keys.integer("q_lora_rank", 1536);
+  config.keys.inert({"q_lora_rank", "qk_head_dim"});
+  mla.kv_rank = config.keys.integer("kv_lora_rank", 512);
+  mla.nope_dim = config.keys.integer("qk_nope_head_dim", 128);
+  mla.rope_dim = config.keys.integer("qk_rope_head_dim", 64);
+  mla.value_dim = config.keys.integer("v_head_dim", 128);
+  mla.bias = config.keys.boolean("attention_bias", false);
+  mla.norm_eps = kLatentNormEps;
+  mla.rope = *plain.rope;
+  mla.rope.dims = mla.rope_dim;
+  mla.rope.style = interleaved ? ops::RopeTable::Style::interleaved : ops::RopeTable::Style::half;
+  mla.scale = score_scale(mla, mla.rope.mscale_all_dim.value_or(0));
+  for (BlockSpec& block : spec.blocks) block.mixer = mla;
+}
+
+/// n_group and topk_group, which are null where there are no groups.
+void set_groups(ConfigReader& config, Router& router, int64_t groups, int64_t kept) {
+  router.groups = config.is_null("n_group") ? 1 : config.keys.integer("n_group", groups);
+  router.groups_kept = config.is_null("topk_group") ? router.groups : config.keys.integer("topk_group", kept);
+  config.keys.inert({"n_group", "topk_group"});
+}
+
+Router v2_router(ConfigReader& config) {
+  Router router;
+  router.experts = config.experts(64);
+  router.experts_per_token = config.experts_per_token(0);
+  router.scale = static_cast<float>(config.keys.number("routed_scaling_factor", 1.0));
+  const std::string method = config.keys.string("topk_method", "greedy");
+  if (method == "group_limited_greedy") {
+    set_groups(config, router, 1, 1);
+    router.group_score = Router::GroupScore::best;
+  } else if (method != "greedy") {
+    fail(ErrorKind::unsupported, config.keys.where(),
+         "topk_method \"{}\" is not supported for model_type deepseek_v2: expected greedy or group_limited_greedy",
+         method);
+  }
+  config.keys.inert({"n_group", "topk_group"});
+  if (const std::string score = config.keys.string("scoring_func", "softmax"); score != "softmax")
+    fail(ErrorKind::unsupported, config.keys.where(), "scoring_func \"{}\": model_type deepseek_v2 has softmax", score);
+  if (config.keys.boolean("norm_topk_prob", false))
+    config.warnings.push_back(config.keys.where() +
+                              ": norm_topk_prob has no effect for model_type deepseek_v2, as in the reference");
+  return router;
+}
+
+ModelSpec v2_from_config(ConfigReader& config) {
+  ModelSpec spec = config.decoder({.vocabulary = 102400,
+                                   .width = 4096,
+                                   .layers = 32,
+                                   .heads = 32,
+                                   .head_dim = config.keys.integer("qk_rope_head_dim", 64),
+                                   .hidden = 11008,
+                                   .context = 2048});
+  if (!config.keys.boolean("rope_interleave", true))
+    fail(ErrorKind::unsupported, config.keys.where(), "rope_interleave false: model_type deepseek_v2 interleaves");
+  set_attention(config, spec, true);
+  layers::MoeSpec moe;
+  moe.router = v2_router(config);
+  moe.hidden = config.keys.integer("moe_intermediate_size", 1407);
+  deepseek::set_experts(config, spec, moe, {.shared = 2, .dense_layers = 0});
+  return spec;
+}
+
+ModelSpec v3_from_config(ConfigReader& config) {
+  ModelSpec spec = config.decoder({.vocabulary = 129280,
+                                   .width = 7168,
+                                   .layers = 61,
+                                   .heads = 128,
+                                   .kv_heads = 128,
+                                   .head_dim = config.keys.integer("qk_rope_head_dim", 64),
+                                   .hidden = 18432,
+                                   .context = 4096});
+  set_attention(config, spec, config.keys.boolean("rope_interleave", true));
+  layers::MoeSpec moe;
+  moe.router = deepseek::sigmoid_router(
+      config, {.experts = 256, .experts_per_token = 8, .groups = 8, .groups_kept = 4, .scale = 2.5});
+  moe.hidden = config.keys.integer("moe_intermediate_size", 2048);
+  deepseek::set_experts(config, spec, moe, {.shared = 1, .dense_layers = 3});
+  deepseek::set_prediction_layers(config, spec, 1);
+  // The published weights are 8-bit floats, which the binder refuses by name; what the model is does not depend on it.
+  if (const base::Json* quantised = config.keys.object("quantization_config")) {
+    const auto method = quantised->find("quant_method");
+    if (method == quantised->end() || *method != "fp8")
+      fail(ErrorKind::unsupported, config.keys.where(), "quantization_config is {}", quantised->dump());
+    config.warnings.push_back(config.keys.where() +
+                              ": these are files of 8-bit floats (quantization_config); running needs a bf16 copy or a "
+                              "GGUF");
+  }
+  return spec;
+}
+
+/// llama.cpp's newer files describe what the cache holds (one head of kv_lora_rank + rope) as key_length, and the heads
+/// as *_mla; older ones have the heads' widths as key_length and value_length.
+ModelSpec from_gguf(MetadataReader& metadata) {
+  ModelSpec spec = metadata.decoder(ops::RopeTable::Style::interleaved);
+  const auto plain = std::get<layers::AttentionSpec>(spec.blocks.front().mixer);
+  layers::LatentAttentionSpec mla;
+  mla.heads = plain.heads;
+  mla.q_rank = metadata.integer("attention.q_lora_rank", 0);
+  mla.kv_rank = metadata.integer("attention.kv_lora_rank");
+  mla.rope = *plain.rope;
+  mla.rope_dim = mla.rope.dims;
+  mla.nope_dim = metadata.integer("attention.key_length_mla", plain.head_dim) - mla.rope_dim;
+  mla.value_dim = metadata.integer("attention.value_length_mla", plain.value_dim);
+  mla.bias = metadata.has_tensor("blk.0.attn_kv_a_mqa.bias");
+  mla.norm_eps = kLatentNormEps;
+  // A tenth of mscale_all_dim. mscale itself is in no key: it is taken to be the same, as in all published configs, so
+  // that the magnitude of the rotary part is one.
+  const double mscale_all_dim = metadata.number("rope.scaling.yarn_log_multiplier", 0.0) * 10;
+  if (mscale_all_dim != 0 && mla.rope.scaling == layers::RopeSpec::Scaling::yarn)
+    mla.rope.attention_factor = metadata.number("rope.scaling.attn_factor", 1.0);
+  mla.scale = score_scale(mla, mscale_all_dim);
+  for (BlockSpec& block : spec.blocks) block.mixer = mla;
+
+  metadata.integer("leading_dense_block_count", 0);  // which layers have a router says it
+  const int64_t hidden = metadata.integer("expert_feed_forward_length", 0);
+  if (metadata.integer("expert_count", 0) > 0) {
+    const bool biased = deepseek::has_selection_bias(metadata, spec);
+    metadata.set_experts(spec, {.hidden = hidden,
+                                .shared_hidden = hidden * metadata.integer("expert_shared_count", 0),
+                                .score = biased ? Router::Score::sigmoid : Router::Score::softmax,
+                                .selection_bias = biased,
+                                .groups = true});
+  }
+  deepseek::drop_prediction_layers(metadata, spec);
+  return spec;
+}
+
+NameTable names() {
+  NameTable table = deepseek::expert_names();
+  const std::string layer = "model.layers.{layer}.self_attn.", path = "blocks.{layer}.latent.";
+  const std::pair<const char*, const char*> linear[] = {
+      {"q", "q_proj"}, {"q_a", "q_a_proj"}, {"q_b", "q_b_proj"}, {"kv_a", "kv_a_proj_with_mqa"}, {"o", "o_proj"}};
+  for (const auto& [ours, theirs] : linear) {
+    table.names[path + ours] = {{layer + theirs + ".weight"}};
+    table.names[path + ours + ".bias"] = {{layer + theirs + ".bias"}};
+  }
+  table.names[path + "q_a_norm"] = {{layer + "q_a_layernorm.weight"}};
+  table.names[path + "kv_a_norm"] = {{layer + "kv_a_layernorm.weight"}};
+  table.names[path + "k_b"] = {{layer + "kv_b_proj.weight", Piece::head_keys}};
+  table.names[path + "v_b"] = {{layer + "kv_b_proj.weight", Piece::head_values}};
+  return table;
+}
+
+}  // namespace
+
+const Family kDeepseekV2 = {"deepseek_v2", "deepseek2", v2_from_config, from_gguf, names, true};
+const Family kDeepseekV3 = {"deepseek_v3", "deepseek2", v3_from_config, from_gguf, names, true};
+
+}  // namespace coterie::families

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstdint>
+
+#include "families/config/config_reader.h"
+#include "families/gguf/metadata_reader.h"
+#include "families/names/name_table.h"
+#include "models/spec.h"
+
+// What DeepSeek-V2, DeepSeek-V3 and the families that took over their mixture (GLM-4-MoE) share.
+namespace coterie::families::deepseek {
+
+struct RouterDefaults {
+  int64_t experts, experts_per_token, groups, groups_kept;
+  double scale;
+  bool renormalise = true;
+  std::string_view score_alias = "sigmoid";  // what published configs may call the same scoring_func
+};
+/// DeepSeek-V3's router: sigmoid scores, a bias of selection, groups by the sum of their two best, norm_topk_prob,
+/// routed_scaling_factor. Refuses other values of scoring_func and topk_method.
+layers::RouterSpec sigmoid_router(ConfigReader& config, const RouterDefaults& defaults);
+
+struct ExpertLayers {
+  int64_t shared, dense_layers;
+};
+/// `moe` in every layer from first_k_dense_replace on whose number moe_layer_freq divides, with n_shared_experts as one
+/// shared expert.
+void set_experts(ConfigReader& config, ModelSpec& spec, layers::MoeSpec moe, const ExpertLayers& defaults);
+
+/// num_nextn_predict_layers: layers after the last, for multi-token prediction, whose tensors are left alone.
+void set_prediction_layers(ConfigReader& config, ModelSpec& spec, int64_t otherwise);
+/// The same for GGUF, where block_count includes them.
+void drop_prediction_layers(MetadataReader& metadata, ModelSpec& spec);
+
+bool has_selection_bias(const MetadataReader& metadata, const ModelSpec& spec);
+
+/// Hugging Face's names with mlp.experts, mlp.shared_experts and mlp.gate.e_score_correction_bias.
+NameTable expert_names();
+
+}  // namespace coterie::families::deepseek

@@ -1,0 +1,80 @@
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "families/known/deepseek.h"
+
+namespace coterie::families::deepseek {
+
+using base::ErrorKind;
+using base::fail;
+
+layers::RouterSpec sigmoid_router(ConfigReader& config, const RouterDefaults& defaults) {
+  layers::RouterSpec router;
+  router.score = layers::RouterSpec::Score::sigmoid;
+  router.selection_bias = true;
+  router.group_score = layers::RouterSpec::GroupScore::best_two;
+  router.experts = config.experts(defaults.experts);
+  router.experts_per_token = config.experts_per_token(defaults.experts_per_token);
+  router.groups = config.is_null("n_group") ? 1 : config.keys.integer("n_group", defaults.groups);
+  router.groups_kept =
+      config.is_null("topk_group") ? router.groups : config.keys.integer("topk_group", defaults.groups_kept);
+  router.renormalise = config.keys.boolean("norm_topk_prob", defaults.renormalise);
+  router.scale = static_cast<float>(config.keys.number("routed_scaling_factor", defaults.scale));
+  config.keys.inert({"n_group", "topk_group"});
+  for (const auto& [key, expected] : {std::pair("scoring_func", "sigmoid"), std::pair("topk_method", "noaux_tc")})
+    if (const std::string found = config.keys.string(key, expected);
+        found != expected && (key != std::string_view("scoring_func") || found != defaults.score_alias))
+      fail(ErrorKind::unsupported, config.keys.where(), "{} is \"{}\": expected \"{}\"", key, found, expected);
+  return router;
+}
+
+void set_experts(ConfigReader& config, ModelSpec& spec, layers::MoeSpec moe, const ExpertLayers& defaults) {
+  const int64_t shared =
+      config.is_null("n_shared_experts") ? 0 : config.keys.integer("n_shared_experts", defaults.shared);
+  config.keys.inert({"n_shared_experts"});
+  moe.shared_hidden = shared * moe.hidden;
+  const int64_t dense = config.keys.integer("first_k_dense_replace", defaults.dense_layers);
+  const int64_t step = config.keys.integer("moe_layer_freq", 1);
+  if (shared < 0 || shared > 1 << 20) fail(ErrorKind::bad_input, config.keys.where(), "n_shared_experts is {}", shared);
+  if (dense < 0 || step < 1)
+    fail(ErrorKind::bad_input, config.keys.where(), "first_k_dense_replace {} and moe_layer_freq {}", dense, step);
+  for (size_t i = 0; i < spec.blocks.size(); ++i) {
+    const auto layer = static_cast<int64_t>(i);
+    if (layer < dense || layer % step != 0) continue;
+    moe.activation = std::get<layers::DenseFfnSpec>(spec.blocks[i].ffn).activation;
+    spec.blocks[i].ffn = moe;
+  }
+  // What balances the load in training.
+  config.keys.inert({"seq_aux", "aux_loss_alpha", "ep_size"});
+}
+
+void set_prediction_layers(ConfigReader& config, ModelSpec& spec, int64_t otherwise) {
+  spec.prediction_layers = config.integer_of({"num_nextn_predict_layers", "num_mtp_layers"}, otherwise);
+  if (spec.prediction_layers < 0 || spec.prediction_layers > 64)
+    fail(ErrorKind::bad_input, config.keys.where(), "num_nextn_predict_layers is {}", spec.prediction_layers);
+}
+
+void drop_prediction_layers(MetadataReader& metadata, ModelSpec& spec) {
+  const int64_t layers = metadata.integer("nextn_predict_layers", 0);
+  if (layers < 0 || layers >= static_cast<int64_t>(spec.blocks.size()))
+    fail(ErrorKind::bad_input, "nextn_predict_layers", "{} of {} layers", layers, spec.blocks.size());
+  spec.prediction_layers = layers;
+  spec.blocks.resize(spec.blocks.size() - static_cast<size_t>(layers));
+}
+
+bool has_selection_bias(const MetadataReader& metadata, const ModelSpec& spec) {
+  for (size_t i = 0; i < spec.blocks.size(); ++i)
+    if (metadata.has_tensor(fmt::format("blk.{}.exp_probs_b.bias", i))) return true;
+  return false;
+}
+
+NameTable expert_names() {
+  NameTable table = hugging_face_moe_names("mlp", "gate_proj", "up_proj", "down_proj");
+  const std::string layer = "model.layers.{layer}.mlp.", path = "blocks.{layer}.moe.";
+  for (const std::string part : {"gate", "up", "down"})
+    table.names[path + "shared." + part] = {{layer + "shared_experts." + part + "_proj.weight"}};
+  table.names[path + "router.selection_bias"] = {{layer + "gate.e_score_correction_bias"}};
+  return table;
+}
+
+}  // namespace coterie::families::deepseek

@@ -1,0 +1,30 @@
+#pragma once
+
+#include "families/family.h"
+
+// Every family, each in a file of its own beside this one. family.cpp lists them.
+namespace coterie::families {
+
+extern const Family kCoterie;                                  // coterie.cpp
+extern const Family kDeepseekV2, kDeepseekV3;                  // deepseek.cpp
+extern const Family kDots1;                                    // dots1.cpp
+extern const Family kGemma2, kGemma3;                          // gemma.cpp
+extern const Family kGlm4Moe;                                  // glm4_moe.cpp
+extern const Family kGptOss;                                   // gpt_oss.cpp
+extern const Family kGranite, kGraniteMoe, kGraniteMoeShared;  // granite.cpp
+extern const Family kGraniteMoeHybrid;                         // granitemoehybrid.cpp
+extern const Family kJamba;                                    // jamba.cpp
+extern const Family kLlama, kMistral;                          // llama.cpp
+extern const Family kQwen2, kQwen3;                            // qwen.cpp
+extern const Family kMamba, kFalconMamba;                      // mamba.cpp
+extern const Family kMamba2;                                   // mamba2.cpp
+extern const Family kMixtral;                                  // mixtral.cpp
+extern const Family kOlmo2;                                    // olmo2.cpp
+extern const Family kOlmoe;                                    // olmoe.cpp
+extern const Family kPhi3;                                     // phi3.cpp
+extern const Family kPhimoe;                                   // phimoe.cpp
+extern const Family kQwen2Moe, kQwen3Moe;                      // qwen_moe.cpp
+extern const Family kZamba;                                    // zamba.cpp
+extern const Family kZamba2;                                   // zamba2.cpp
+
+}  // namespace coterie::families

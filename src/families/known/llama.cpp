@@ -1,0 +1,54 @@
+#include "base/error.h"
+#include "families/config/config_reader.h"
+#include "families/gguf/metadata_reader.h"
+#include "families/known/families.h"
+
+// Llama (Touvron et al. 2023, arXiv:2302.13971; Llama 3: arXiv:2407.21783) and Mistral 7B (Jiang et al. 2023,
+// arXiv:2310.06825): pre-norm blocks of grouped-query attention with RoPE and a SwiGLU FFN. Mistral adds a sliding
+// window.
+namespace coterie::families {
+
+namespace {
+
+ModelSpec llama_from_config(ConfigReader& config) {
+  ModelSpec spec =
+      config.decoder({.vocabulary = 32000, .width = 4096, .layers = 32, .heads = 32, .hidden = 11008, .context = 2048});
+  config.set_attention_biases(spec);
+  config.set_ffn_biases(spec);
+  // llama has no window; the key may only repeat that.
+  for (const std::string& type : config.keys.strings("layer_types"))
+    if (type != "full_attention")
+      base::fail(base::ErrorKind::unsupported, config.keys.where(), "layer_types says {}, which llama has not", type);
+  return spec;
+}
+
+ModelSpec mistral_from_config(ConfigReader& config) {
+  ModelSpec spec = config.decoder({.vocabulary = 32000,
+                                   .width = 4096,
+                                   .layers = 32,
+                                   .heads = 32,
+                                   .kv_heads = 8,
+                                   .hidden = 14336,
+                                   .context = 4096 * 32});
+  config.set_window(spec, config.sliding_window(4096));
+  return spec;
+}
+
+// GGUF calls llama, mistral and mixtral "llama". Query and key rows are permuted so that rotary pairs lie side by side.
+ModelSpec llama_from_gguf(MetadataReader& metadata) {
+  ModelSpec spec = metadata.decoder(ops::RopeTable::Style::interleaved);
+  metadata.set_window(spec);
+  if (metadata.has("expert_count") && metadata.integer("expert_count") > 0) {
+    const int64_t hidden = metadata.has("expert_feed_forward_length") ? metadata.integer("expert_feed_forward_length")
+                                                                      : metadata.integer("feed_forward_length");
+    metadata.set_experts(spec, {.hidden = hidden, .renormalise = true});
+  }
+  return spec;
+}
+
+}  // namespace
+
+const Family kLlama = {"llama", "llama", llama_from_config, llama_from_gguf, hugging_face_names};
+const Family kMistral = {"mistral", "llama", mistral_from_config, llama_from_gguf, hugging_face_names};
+
+}  // namespace coterie::families

@@ -1,0 +1,55 @@
+#include "base/error.h"
+#include "families/config/config_reader.h"
+#include "families/gguf/metadata_reader.h"
+#include "families/known/families.h"
+
+// Phi-3, Phi-3.5 and Phi-4 (arXiv:2404.14219, arXiv:2412.08905): llama with q, k and v in one tensor, gate and up in
+// another; long contexts by LongRoPE; Phi-4-mini turns a part of each head.
+namespace coterie::families {
+
+namespace {
+
+ModelSpec phi3_from_config(ConfigReader& config) {
+  ModelSpec spec = config.decoder({.vocabulary = 32064,
+                                   .width = 3072,
+                                   .layers = 32,
+                                   .heads = 32,
+                                   .hidden = 8192,
+                                   .context = 4096,
+                                   .eps = 1e-5,
+                                   .partial_rotary = 1.0,
+                                   .original_context = 4096});
+  using Scaling = layers::RopeSpec::Scaling;
+  const Scaling scaling = std::get<layers::AttentionSpec>(spec.blocks.front().mixer).rope->scaling;
+  if (scaling != Scaling::none && scaling != Scaling::longrope)
+    base::fail(base::ErrorKind::unsupported, config.keys.where(),
+               "the rotary scaling of phi3 is longrope or none; older files call it su or yarn and give short_factor "
+               "and long_factor");
+  config.set_window(spec, config.sliding_window());
+  return spec;
+}
+
+// llama.cpp evaluates this architecture without its window, which is no window for what fits into it.
+ModelSpec phi3_from_gguf(MetadataReader& metadata) {
+  ModelSpec spec = metadata.decoder(ops::RopeTable::Style::half);
+  metadata.set_window(spec);
+  return spec;
+}
+
+NameTable phi3_names() {
+  NameTable table = hugging_face_names();
+  const std::string layer = "model.layers.{layer}.", path = "blocks.{layer}.";
+  const std::string qkv = layer + "self_attn.qkv_proj.weight", gate_up = layer + "mlp.gate_up_proj.weight";
+  table.names[path + "attention.q"] = {{qkv, Piece::front}};
+  table.names[path + "attention.k"] = {{qkv, Piece::before_back}};
+  table.names[path + "attention.v"] = {{qkv, Piece::back}};
+  table.names[path + "ffn.gate"] = {{gate_up, Piece::first_half}};
+  table.names[path + "ffn.up"] = {{gate_up, Piece::second_half}};
+  return table;
+}
+
+}  // namespace
+
+const Family kPhi3 = {"phi3", "phi3", phi3_from_config, phi3_from_gguf, phi3_names};
+
+}  // namespace coterie::families

@@ -1,0 +1,68 @@
+#include "families/config/config_reader.h"
+#include "families/gguf/metadata_reader.h"
+#include "families/known/families.h"
+
+// Qwen2 (arXiv:2407.10671): llama with biases on q, k and v. Qwen3 (arXiv:2505.09388): no biases, an RMSNorm over
+// each query and key head. Both may let the upper layers slide.
+namespace coterie::families {
+
+namespace {
+
+void set_windows(ConfigReader& config, ModelSpec& spec) {
+  const bool use = config.keys.boolean("use_sliding_window", false);
+  const int64_t full_layers = config.keys.integer("max_window_layers", 28);
+  std::optional<int64_t> window;
+  if (use) window = config.sliding_window(4096);
+  config.keys.inert({"sliding_window"});
+  config.set_windows(spec, window, [&](int64_t layer) { return window && layer >= full_layers; });
+}
+
+ModelSpec qwen2_from_config(ConfigReader& config) {
+  ModelSpec spec = config.decoder({.vocabulary = 151936,
+                                   .width = 4096,
+                                   .layers = 32,
+                                   .heads = 32,
+                                   .kv_heads = 32,
+                                   .hidden = 22016,
+                                   .context = 32768});
+  for (BlockSpec& block : spec.blocks) {
+    auto& attention = std::get<layers::AttentionSpec>(block.mixer);
+    attention.q_bias = attention.k_bias = attention.v_bias = true;
+  }
+  set_windows(config, spec);
+  return spec;
+}
+
+ModelSpec qwen3_from_config(ConfigReader& config) {
+  ModelSpec spec = config.decoder({.vocabulary = 151936,
+                                   .width = 4096,
+                                   .layers = 32,
+                                   .heads = 32,
+                                   .kv_heads = 32,
+                                   .head_dim = 128,
+                                   .hidden = 22016,
+                                   .context = 32768});
+  config.set_attention_biases(spec);
+  for (BlockSpec& block : spec.blocks) {
+    auto& attention = std::get<layers::AttentionSpec>(block.mixer);
+    attention.qk_norm = layers::AttentionSpec::QkNorm::per_head;
+  }
+  set_windows(config, spec);
+  return spec;
+}
+
+ModelSpec qwen2_from_gguf(MetadataReader& metadata) { return metadata.decoder(ops::RopeTable::Style::half); }
+
+ModelSpec qwen3_from_gguf(MetadataReader& metadata) {
+  ModelSpec spec = metadata.decoder(ops::RopeTable::Style::half);
+  for (BlockSpec& block : spec.blocks)
+    std::get<layers::AttentionSpec>(block.mixer).qk_norm = layers::AttentionSpec::QkNorm::per_head;
+  return spec;
+}
+
+}  // namespace
+
+const Family kQwen2 = {"qwen2", "qwen2", qwen2_from_config, qwen2_from_gguf, hugging_face_names};
+const Family kQwen3 = {"qwen3", "qwen3", qwen3_from_config, qwen3_from_gguf, hugging_face_names};
+
+}  // namespace coterie::families

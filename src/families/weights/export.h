@@ -1,0 +1,27 @@
+#pragma once
+
+#include <vector>
+
+#include "checkpoint/tensor_sink.h"
+#include "checkpoint/tensor_source.h"
+#include "families/names/name_table.h"
+#include "models/decoder.h"
+
+namespace coterie::families {
+
+/// Whether a format has too few bits for a router: below 8 its rounding changes which experts are chosen, which costs
+/// far more than the same rounding inside an expert. Such routers are read with a warning and never written.
+bool too_coarse_for_a_router(tensor::DType dtype);
+
+/// Of safetensors metadata: what the model is called, for people (Model::name). A folder's own name says nothing where
+/// it is one of a training run's checkpoints.
+inline constexpr const char* kNameKey = "coterie.name";
+
+/// Every weight of a bound model, as it is, under the first name its table gives: experts one by one or stacked as
+/// that name has them. Vectors are written as f32, which is what they are in memory. The decoder must outlive the use.
+std::vector<checkpoint::TensorToWrite> tensors_to_write(const models::Decoder& decoder, const NameTable& names);
+
+/// Every tensor of a source, as it is. Refuses (unsupported) a router below 8 bits, by the names the families give it.
+std::vector<checkpoint::TensorToWrite> tensors_to_write(const checkpoint::TensorSource& source);
+
+}  // namespace coterie::families

@@ -1,0 +1,81 @@
+#include "models/loss.h"
+
+#include <memory>
+#include <vector>
+
+#include "layers/resident_state.h"
+#include "models/score.h"
+
+namespace coterie::models {
+
+namespace {
+
+/// The sequences as the steps of one batch, each from its beginning in a state of its own.
+struct Batch {
+  std::vector<std::unique_ptr<layers::ResidentState>> states;
+  std::vector<std::vector<int32_t>> targets;
+  std::vector<SequenceStep> steps;
+  int64_t scored = 0;
+
+  Batch(const ModelSpec& spec, std::span<const std::span<const int32_t>> sequences) {
+    targets.reserve(sequences.size());
+    for (const std::span<const int32_t> ids : sequences) {
+      if (ids.empty()) continue;
+      states.push_back(std::make_unique<layers::ResidentState>(cache_block_bytes(spec, tensor::DType::f32),
+                                                               tensor::DType::f32, state_floats(spec)));
+      states.back()->reserve(std::ssize(ids));
+      std::vector<int32_t>& next = targets.emplace_back(ids.begin() + 1, ids.end());
+      next.push_back(-1);
+      scored += std::ssize(ids) - 1;
+      steps.push_back({.ids = ids, .state = states.back().get(), .targets = next});
+    }
+  }
+};
+
+/// The balance loss, and whoever else wants to hear.
+class Listeners : public LoadBalance {
+ public:
+  Listeners(double weight, layers::Tap* other) : LoadBalance(weight), other_(other) {}
+  void routed(const layers::Routed& router) override {
+    LoadBalance::routed(router);
+    if (other_) other_->routed(router);
+  }
+  void mixed(const layers::Mixture& mixture) override {
+    if (other_) other_->mixed(mixture);
+  }
+
+ private:
+  layers::Tap* other_;
+};
+
+BatchLoss evaluate(ops::Context& context, const Decoder& decoder, const Batch& batch, bool recompute,
+                   layers::Tap* tap) {
+  const double weight = static_cast<double>(decoder.spec().router_aux_loss);
+  Listeners balance(weight, tap);
+  LossOptions options;
+  options.tap = &balance, options.recompute = recompute;
+  options.gradient_weight = batch.scored ? 1 / static_cast<double>(batch.scored) : 0;
+  if (weight > 0) options.router_loss = &balance;
+  BatchLoss loss;
+  loss.cross_entropy = decoder.loss(context, batch.steps, options) * options.gradient_weight;
+  if (weight > 0) loss.balance = weight * balance.loss();
+  if (context.tape) context.tape->backward(context);
+  return loss;
+}
+
+}  // namespace
+
+BatchLoss batch_loss(ops::Context& context, const Decoder& decoder, std::span<const std::span<const int32_t>> sequences,
+                     layers::Tap* tap) {
+  return evaluate(context, decoder, Batch(decoder.spec(), sequences), false, tap);
+}
+
+BatchLoss add_gradients(ops::Context& context, ops::Tape& tape, const Decoder& decoder,
+                        std::span<const std::span<const int32_t>> sequences, bool recompute) {
+  const Batch batch(decoder.spec(), sequences);
+  ops::Context recording = context;
+  recording.tape = &tape;
+  return evaluate(recording, decoder, batch, recompute, nullptr);
+}
+
+}  // namespace coterie::models
