@@ -193,7 +193,7 @@ TEST_P(AdapterLaw, AShortStepAgainstTheGradientLowersTheLoss) {
   tiny::Model model = plain();
   Adapter adapter = Adapter::fresh(*model.decoder, everything(), 1);
   adapter.lay_over(*model.decoder);
-  Parameters parameters(adapter);
+  Parameters parameters(adapter.parameters());
   Loss loss(*model.decoder);
   const double at_first = loss.value();
   loss.gradients(parameters);

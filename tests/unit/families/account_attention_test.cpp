@@ -21,7 +21,7 @@ struct Published {
 class AccountAttention : public testing::TestWithParam<Published> {};
 
 TEST_P(AccountAttention, IsWhatTheReferenceCounts) {
-  const std::filesystem::path path = std::filesystem::path(COTERIE_TEST_DATA) / "unit" / "models" / "configs" /
+  const std::filesystem::path path = std::filesystem::path(COTERIE_TEST_DATA) / "unit" / "families" / "configs" /
                                      (std::string(GetParam().name) + ".json");
   const ModelSpec spec = read_config(base::read_json(path), path.string(), true);
   const models::Account a = account(spec);

@@ -19,7 +19,7 @@ namespace {
 
 ModelSpec published(const std::string& name) {
   const std::filesystem::path path =
-      std::filesystem::path(COTERIE_TEST_DATA) / "unit" / "models" / "configs" / (name + ".json");
+      std::filesystem::path(COTERIE_TEST_DATA) / "unit" / "families" / "configs" / (name + ".json");
   return read_config(base::read_json(path), path.string(), true);
 }
 

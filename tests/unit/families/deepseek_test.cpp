@@ -21,7 +21,7 @@ using layers::MoeSpec;
 using layers::RouterSpec;
 
 Json published(const std::string& name) {
-  return base::read_json(std::filesystem::path(COTERIE_TEST_DATA) / "unit" / "models" / "configs" / (name + ".json"));
+  return base::read_json(std::filesystem::path(COTERIE_TEST_DATA) / "unit" / "families" / "configs" / (name + ".json"));
 }
 Json tiny_config(const std::string& family, const Json& changes) {
   Json json = tiny::configs().at(family);
