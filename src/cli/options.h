@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "cli/sampling_rules.h"
 #include "models/model.h"
 #include "runtime/engine.h"
 #include "runtime/engines.h"
@@ -74,6 +75,7 @@ struct SamplingOptions {
   double top_p = 0.95;
   double min_p = 0.05;
   double typical = 1;
+  SamplingRules rules;
   double repeat_penalty = 1;
   int64_t repeat_last_n = 64;
   double presence_penalty = 0;

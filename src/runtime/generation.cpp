@@ -30,7 +30,8 @@ Generation::Generation(Engine& engine, TokenCache& tokens, std::span<const Token
     : engine_(engine),
       tokens_(tokens),
       options_(std::move(options)),
-      sampler_(options_.sampler, engine.spec().vocabulary),
+      sampler_(options_.sampler, engine.spec().vocabulary,
+               engine.model().tokenizer ? &*engine.model().tokenizer : nullptr),
       stops_(options_.stop),
       all_(prompt.begin(), prompt.end()),
       prompt_size_(prompt.size()) {

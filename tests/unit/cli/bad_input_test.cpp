@@ -95,6 +95,21 @@ TEST_F(BadInput, SamplingOptionsOutOfRange) {
   option("--logit-bias", "3=much");
   refused({"run", tiny(), "-p", "x", "--logit-bias", "259=1"}, {"--logit-bias", "259", "vocabulary"});
   refused({"run", tiny(), "-p", "x", "--stop", ""}, {"--stop"});
+  const auto together = [](std::vector<std::string> options, const std::string& name, const std::string& word) {
+    options.insert(options.begin(), {"run", tiny(), "-p", "x"});
+    refused(options, {name, word});
+  };
+  together({"--xtc-probability", "2"}, "--xtc-probability", "0 to 1");
+  together({"--xtc-probability", "0.5", "--greedy"}, "--xtc-probability", "temperature of 0");
+  together({"--xtc-threshold", "0.2"}, "--xtc-threshold", "--xtc-probability");
+  together({"--dry-base", "2"}, "--dry-base", "--dry-multiplier");
+  together({"--dry-multiplier", "1", "--dry-base", "0.5"}, "--dry-base", "at least 1");
+  together({"--dry-multiplier", "1", "--dry-sequence-breaker", ""}, "--dry-sequence-breaker", "empty");
+  together({"--dynatemp-exp", "2"}, "--dynatemp-exp", "--dynatemp-range");
+  together({"--mirostat", "1"}, "--mirostat", "Mirostat 2.0");
+  together({"--mirostat-lr", "0.2"}, "--mirostat-lr", "--mirostat");
+  together({"--mirostat", "2", "--top-k", "20"}, "--top-k", "Mirostat");
+  together({"--mirostat", "2", "--top-nsigma", "1"}, "--top-nsigma", "Mirostat");
 }
 
 TEST_F(BadInput, Routing) {
