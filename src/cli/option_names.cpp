@@ -7,7 +7,7 @@
 namespace coterie::cli {
 
 std::string option_of(const std::string& where) {
-  static constexpr std::array<std::pair<std::string_view, std::string_view>, 23> kOptions = {{
+  static constexpr std::array<std::pair<std::string_view, std::string_view>, 32> kOptions = {{
       {"logit_bias", "--logit-bias"},
       {"repeat_penalty", "--repeat-penalty"},
       {"presence_penalty", "--presence-penalty"},
@@ -31,6 +31,15 @@ std::string option_of(const std::string& where) {
       {"mirostat", "--mirostat"},
       {"mirostat_lr", "--mirostat-lr"},
       {"mirostat_ent", "--mirostat-ent"},
+      {"rope.scaling", "--rope-scaling"},
+      {"rope.factor", "--rope-scale"},
+      {"rope.base", "--rope-freq-base"},
+      {"rope.original_context", "--yarn-orig-ctx"},
+      {"rope.attention_factor", "--yarn-attn-factor"},
+      {"rope.beta_fast", "--yarn-beta-fast"},
+      {"rope.beta_slow", "--yarn-beta-slow"},
+      {"rope.low_freq_factor", "--rope-low-freq-factor"},
+      {"rope.high_freq_factor", "--rope-high-freq-factor"},
   }};
   for (const auto& [field, option] : kOptions)
     if (where == field) return std::string(option);

@@ -121,6 +121,7 @@ void ModelOptions::add_engine(CLI::App& app, bool with_context) {
     app.add_option("--context,-c", context, "Positions of context (default: as many as the model was made for)")
         ->type_name("N")
         ->check(at_least(1));
+  rope.add(app);
   app.add_option("--precision", precision,
                  "fast: int8 activations on block formats; f32: decode weights, all sums in f32")
       ->type_name("P")
@@ -138,6 +139,7 @@ models::OpenOptions ModelOptions::open_options() const {
   models::OpenOptions options;
   options.strict = strict;
   options.experts_per_token = experts_per_token;
+  options.rope = rope.options(context);
   if (!router.empty()) read_router_option(router, options);
   if (!adapter.empty()) std::tie(options.adapter, options.adapter_factor) = read_adapter_option(adapter);
   return options;

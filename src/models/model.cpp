@@ -78,6 +78,7 @@ void warn_of(ModelSpec& spec) {
 }  // namespace
 
 void apply(const OpenOptions& options, ModelSpec& spec) {
+  apply(options.rope, spec);
   const char* const option = options.experts_per_token ? "--experts-per-token" : "--router";
   bool routed = false;
   for (BlockSpec& block : spec.blocks) {

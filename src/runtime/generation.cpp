@@ -45,7 +45,8 @@ Generation::Generation(Engine& engine, TokenCache& tokens, std::span<const Token
                       fmt::format("has {} tokens, which leaves no room in a context of {}", size, context),
                       context < engine.spec().context
                           ? fmt::format("--context may be up to {}", engine.spec().context)
-                          : "this is as long as the model was made for: shorten the prompt");
+                          : "this is as long as the model was made for: shorten the prompt, or stretch its positions "
+                            "with --rope-scaling");
   if (!options_.stop.empty()) (void)engine.tokenizer();
 
   // The last token is evaluated in any case: its logits are what is continued.

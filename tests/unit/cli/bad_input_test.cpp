@@ -112,6 +112,24 @@ TEST_F(BadInput, SamplingOptionsOutOfRange) {
   together({"--mirostat", "2", "--top-nsigma", "1"}, "--top-nsigma", "Mirostat");
 }
 
+TEST_F(BadInput, RotaryScaling) {
+  const auto rope = [](std::vector<std::string> options, std::vector<std::string> words) {
+    options.insert(options.begin(), {"run", tiny(), "-p", "x"});
+    refused(options, words);
+  };
+  rope({"--context", "100000"}, {"--context", "--rope-scaling"});
+  rope({"--context", "100000", "--rope-scale", "2"}, {"--context", "--rope-scaling"});
+  rope({"--rope-scaling", "stretch"}, {"--rope-scaling", "yarn"});
+  rope({"--rope-scaling", "yarn"}, {"--rope-scale", "yarn"});
+  rope({"--rope-scaling", "none", "--rope-scale", "2"}, {"--rope-scale", "none"});
+  rope({"--rope-scaling", "longrope"}, {"--rope-scaling", "search"});
+  rope({"--rope-scale", "0.5"}, {"--rope-scale", "at least 1"});
+  rope({"--rope-freq-scale", "2"}, {"--rope-freq-scale", "at most 1"});
+  rope({"--rope-freq-scale", "0.5", "--rope-scale", "2"}, {"--rope-freq-scale", "--rope-scale"});
+  rope({"--rope-freq-base", "0"}, {"--rope-freq-base", "above 1"});
+  rope({"--rope-scale", "2", "--yarn-beta-fast", "8"}, {"--yarn-beta-fast", "linear"});
+}
+
 TEST_F(BadInput, Routing) {
   refused({"run", tiny(), "-p", "x", "--experts-per-token", "9"}, {"experts"});
   refused({"run", tiny(), "-p", "x", "--experts-per-token", "0"}, {"experts"});
