@@ -12,11 +12,12 @@ import sys
 # What reads, what tells, under which heading, and further sources of words.
 TABLES = [
     ("src/families/config/router_keys.cpp", "docs/guides/own-config.md", "The router", "src/layers/moe/routers/*.cpp"),
+    ("src/surgery/merge_recipe.cpp", "docs/guides/merge.md", "Keys", None),
     ("src/train/recipe.cpp", "docs/guides/train.md", "The recipe", None),
     ("src/train/tune_recipe.cpp", "docs/guides/tune.md", "The section `tune`", None),
 ]
 READS = re.compile(
-    r"\b(?:integers?|numbers?|boolean|strings?|object|value|count|list|choice<[\w:]+>|real|read_name|asked|texts|Section \w+)"
+    r"\b(?:integers?|numbers?|boolean|strings?|object|value|count|list|choice<[\w:]+>|real|read_name|asked|texts|recipe_dtype|list|setting|has|Section \w+)"
     r'\(\s*(?:[\w.]+,\s*)?"([a-z_]+)"')
 WORDS = re.compile(r'\{"([a-z0-9_]+)",\s')
 RULES = re.compile(r'\.name = "(\w+)"')

@@ -62,6 +62,15 @@ struct GenerateOptions {
   double repeat_penalty = 1;
   int64_t repeat_last_n = 64;  // -1 = all tokens
   double presence_penalty = 0, frequency_penalty = 0;
+  // The rest is off unless set; docs/guides/sampling.md has the formulas.
+  double dry_multiplier = 0, dry_base = 1.75;  // DRY: against repetitions of dry_allowed_length tokens and more
+  int64_t dry_allowed_length = 2, dry_penalty_last_n = 64;
+  std::vector<std::string> dry_sequence_breakers = {"\n", ":", "\"", "*"};
+  double xtc_probability = 0, xtc_threshold = 0.1;  // XTC: excludes top choices
+  double top_n_sigma = -1;                          // only logits so many standard deviations below the best
+  double dynatemp_range = 0, dynatemp_exp = 1;      // the temperature by the entropy, within +- range
+  int64_t mirostat = 0;                             // 2: holds the surprise; wants top_k = 0, top_p = 1, min_p = 0
+  double mirostat_lr = 0.1, mirostat_ent = 5;
   std::vector<std::pair<int32_t, float>> logit_bias;
   uint64_t seed = 0;
   std::vector<std::string> stop;                 // the text ends before any of these

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/option_names.h"
 #include "cli/terminal.h"
 #include "runtime/version.h"
 
@@ -19,7 +20,7 @@ namespace {
 constexpr int kUsage = 2;
 
 int report(const base::Error& error) {
-  const std::string where = error.where().empty() ? "" : error.where() + ": ";
+  const std::string where = error.where().empty() ? "" : option_of(error.where()) + ": ";
   print_error(where + error.message(), error.hint());
   return base::exit_code(error.kind());
 }

@@ -8,6 +8,7 @@
 #include "cli/commands.h"
 #include "cli/gate_words.h"
 #include "cli/line_reader.h"
+#include "cli/option_names.h"
 #include "cli/options.h"
 #include "cli/terminal.h"
 #include "runtime/conversation.h"
@@ -151,7 +152,7 @@ int Chat::talk() {
         break;
     } catch (const base::Error& error) {
       if (error.kind() == base::ErrorKind::internal) throw;
-      print_error((error.where().empty() ? "" : error.where() + ": ") + error.message(), error.hint());
+      print_error((error.where().empty() ? "" : option_of(error.where()) + ": ") + error.message(), error.hint());
       // A script learns that a line failed; the lines after it are still answered.
       if (!interactive_) code = base::exit_code(error.kind());
     }

@@ -67,7 +67,7 @@ int merge_command(MergeCommand command) {
   if (command.plan) {
     if (!experts)
       base::fail(base::ErrorKind::bad_input, "--plan",
-                 "a merge of whole models has as many parameters as each of them");
+                 "counts mixtures of experts alone: whole models merged have as many parameters as each of them");
     return print_plan(surgery::plan_experts(surgery::read_moe_recipe(recipe, command.recipe), sources), command.json);
   }
   if (command.out.empty()) throw base::Error(base::ErrorKind::bad_input, "--output", "is missing", "-o FOLDER");
@@ -106,7 +106,7 @@ void add_merge(CLI::App& app, Action& action) {
       ->add_flag("--plan", options->plan,
                  "Only count what the mixture would have: sources may be config.json files, without weights")
       ->excludes(out);
-  command->add_option("--seed", options->options.seed, "Of random gates, of noise, of what DARE drops")
+  command->add_option("--seed", options->options.seed, "Of random gates, of noise, of what DARE and DELLA drop")
       ->capture_default_str();
   add_output_options(*command, options->dtype, options->shard_gb);
   add_check_options(*command, options->text, options->options.tokens, options->no_check);
@@ -115,8 +115,9 @@ void add_merge(CLI::App& app, Action& action) {
   command->footer(
       "A recipe with experts makes a mixture of dense models: one gives attention, norms and embeddings, each gives "
       "its\n"
-      "FFNs, and the router is made of prompts. One with merge_method (linear, slerp, task_arithmetic, ties,\n"
-      "dare_linear, dare_ties) makes one model of several of its shape.\n"
+      "FFNs, and the router is made of prompts. One with merge_method makes one model of several of its shape\n"
+      "(linear, slerp, task_arithmetic, ties, dare_linear, dare_ties, breadcrumbs, breadcrumbs_ties, della,\n"
+      "della_linear, model_stock, nearswap) or puts their layers one after the other (passthrough).\n"
       "Examples:\n"
       "  coterie merge two-tales.yaml -o ./two-tales\n"
       "  coterie merge ties.yaml -o ./merged --dtype bf16 --seed 7\n"

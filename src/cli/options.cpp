@@ -121,6 +121,7 @@ void ModelOptions::add_engine(CLI::App& app, bool with_context) {
     app.add_option("--context,-c", context, "Positions of context (default: as many as the model was made for)")
         ->type_name("N")
         ->check(at_least(1));
+  rope.add(app);
   app.add_option("--precision", precision,
                  "fast: int8 activations on block formats; f32: decode weights, all sums in f32")
       ->type_name("P")
@@ -138,6 +139,7 @@ families::OpenOptions ModelOptions::open_options() const {
   families::OpenOptions options;
   options.strict = strict;
   options.experts_per_token = experts_per_token;
+  options.rope = rope.options(context);
   if (!router.empty()) read_router_option(router, options);
   if (!adapter.empty()) std::tie(options.adapter, options.adapter_factor) = read_adapter_option(adapter);
   return options;
@@ -229,6 +231,7 @@ void SamplingOptions::add(CLI::App& app) {
       ->capture_default_str();
   app.add_option("--typical", typical, "Only the most typical tokens that sum to this mass; 1 = off")
       ->capture_default_str();
+  rules.add(app);
   app.add_option("--repeat-penalty", repeat_penalty, "Divides the logits of recent tokens; 1 = off")
       ->capture_default_str();
   app.add_option("--repeat-last-n", repeat_last_n, "How many tokens count as recent; -1 = all, 0 = none")
@@ -256,6 +259,8 @@ runtime::GenerationOptions SamplingOptions::generation_options() {
   sampler.top_k = top_k, sampler.top_p = top_p, sampler.min_p = min_p, sampler.typical = typical;
   sampler.repeat_penalty = repeat_penalty, sampler.repeat_last_n = repeat_last_n;
   sampler.presence_penalty = presence_penalty, sampler.frequency_penalty = frequency_penalty;
+  rules.set(sampler);
+  for (std::string& text : sampler.dry_sequence_breakers) text = unescaped(text);
   for (const std::string& bias : logit_bias) sampler.logit_bias.push_back(parse_bias(bias));
   sampler.seed = *seed;
   options.max_tokens = tokens;

@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "cli/rope_options.h"
+#include "cli/sampling_rules.h"
 #include "families/open.h"
 #include "runtime/engine.h"
 #include "runtime/engines.h"
@@ -33,13 +35,14 @@ struct ModelOptions {
   std::optional<int64_t> experts_per_token;
   std::string router;
   std::string adapter;
+  RopeArguments rope;
   bool strict = false, file_pages = false;
 
   void add_model_or_gate(CLI::App& app);         // MODEL, or a gate over several
   void add_model(CLI::App& app);                 // MODEL
   void add_routing(CLI::App& app);               // --experts-per-token, --router, --strict
   void add_adapter(CLI::App& app);               // --adapter
-  void add_engine(CLI::App& app, bool context);  // --threads, --context, --precision, --cache-type
+  void add_engine(CLI::App& app, bool context);  // --threads, --context, --rope-…, --precision, --cache-type
 
   families::OpenOptions open_options() const;
   runtime::EngineOptions engine_options() const;
@@ -74,6 +77,7 @@ struct SamplingOptions {
   double top_p = 0.95;
   double min_p = 0.05;
   double typical = 1;
+  SamplingRules rules;
   double repeat_penalty = 1;
   int64_t repeat_last_n = 64;
   double presence_penalty = 0;

@@ -79,6 +79,7 @@ void warn_of(models::ModelSpec& spec) {
 }  // namespace
 
 void apply(const OpenOptions& options, models::ModelSpec& spec) {
+  models::apply(options.rope, spec);
   const char* const option = options.experts_per_token ? "--experts-per-token" : "--router";
   bool routed = false;
   for (models::BlockSpec& block : spec.blocks) {

@@ -8,6 +8,7 @@
 
 #include "checkpoint/tensor_source.h"
 #include "models/decoder.h"
+#include "models/rope_override.h"
 #include "models/spec.h"
 #include "text/tokenizer.h"
 
@@ -28,6 +29,7 @@ struct OpenOptions {
   // the factor.
   std::filesystem::path adapter = {};
   double adapter_factor = 1;
+  models::RopeOptions rope = {};  // --rope-scaling and its like
 
   bool changes_routers() const { return router_sample || router_noise || router_jitter || router_capacity; }
 };
@@ -38,9 +40,10 @@ models::ModelSpec read_spec(const checkpoint::ModelPath& path, const OpenOptions
 models::ModelSpec read_spec(const checkpoint::ModelPath& path, const checkpoint::TensorSource* source,
                             const OpenOptions& options);
 
-/// Changes every router of the spec as the options say. Refuses experts_per_token outside [1, E], a temperature that is
-/// not above zero, noise, jitter or capacity that the model says nothing of, and any of them for a model without
-/// routers. Warns (spec.warnings) where a model's or the asked rules look at tokens to come or at other sequences.
+/// Changes every router of the spec as the options say, and its rotary embeddings (rope_override.h). Refuses
+/// experts_per_token outside [1, E], a temperature that is not above zero, noise, jitter or capacity that the model
+/// says nothing of, and any of them for a model without routers. Warns (spec.warnings) where a model's or the asked
+/// rules look at tokens to come or at other sequences.
 void apply(const OpenOptions& options, models::ModelSpec& spec);
 
 /// A model ready to run: its files mapped, its tensors found, checked against the spec, and bound. Throws naming

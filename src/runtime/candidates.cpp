@@ -70,6 +70,40 @@ void penalise_occurrence(std::span<float> logits, std::span<const TokenId> recen
   }
 }
 
+std::unordered_map<TokenId, int64_t> repeats(std::span<const TokenId> recent, int64_t limit) {
+  const int64_t size = std::ssize(recent);
+  const auto from_end = [&](int64_t i) { return recent[static_cast<size_t>(size - 1 - i)]; };
+  // length[k]: how many tokens that end k before the end are those that end `recent` (the Z function of the reversed
+  // sequence: Gusfield 1997, §1.3). [left, right) is the match found so far that reaches furthest back.
+  std::vector<int64_t> length(static_cast<size_t>(size));
+  std::unordered_map<TokenId, int64_t> longest;
+  for (int64_t k = 1, left = 0, right = 0; k < size; ++k) {
+    int64_t n = k < right ? std::min(length[static_cast<size_t>(k - left)], right - k) : 0;
+    while (k + n < size && from_end(n) == from_end(k + n)) ++n;
+    length[static_cast<size_t>(k)] = n;
+    if (k + n > right) left = k, right = k + n;
+    if (const int64_t found = std::min(n, limit); found > 0) {
+      int64_t& most = longest[from_end(k - 1)];
+      most = std::max(most, found);
+    }
+  }
+  return longest;
+}
+
+void top_n_sigma(std::span<float> logits, double n) {
+  double sum = 0, squares = 0, highest = static_cast<double>(kNever);
+  int64_t count = 0;
+  for (const float logit : logits)
+    if (logit != kNever)
+      sum += static_cast<double>(logit), highest = std::max(highest, static_cast<double>(logit)), ++count;
+  const double mean = sum / static_cast<double>(count);
+  for (const float logit : logits)
+    if (logit != kNever) squares += (static_cast<double>(logit) - mean) * (static_cast<double>(logit) - mean);
+  const double least = highest - n * std::sqrt(squares / static_cast<double>(count));
+  for (float& logit : logits)
+    if (static_cast<double>(logit) < least) logit = kNever;
+}
+
 TokenId greedy(std::span<const float> logits) {
   TokenId best = 0;
   float highest = kNever;
@@ -117,6 +151,16 @@ void softmax(Candidates& candidates, double temperature) {
   renormalise(candidates);
 }
 
+double dynamic_temperature(Candidates candidates, double low, double high, double exponent) {
+  softmax(candidates, 1);
+  double entropy = 0;
+  for (const Candidate& candidate : candidates)
+    if (candidate.probability > 0) entropy -= candidate.probability * std::log(candidate.probability);
+  const double most = std::log(static_cast<double>(candidates.size()));
+  const double share = most > 0 ? std::min(entropy / most, 1.0) : 0;
+  return std::max(low + (high - low) * std::pow(share, exponent), std::numeric_limits<double>::min());
+}
+
 void top_p(Candidates& candidates, double p) { keep_mass(candidates, p, better); }
 
 void min_p(Candidates& candidates, double min_p) {
@@ -135,6 +179,26 @@ void typical(Candidates& candidates, double mass) {
     const double from_b = std::abs(-std::log(b.probability) - entropy);
     return from_a != from_b ? from_a < from_b : better(a, b);
   });
+}
+
+void exclude_top_choices(Candidates& candidates, double threshold) {
+  const Candidate* last = nullptr;  // never one whose probability is too small to be a number
+  for (const Candidate& candidate : candidates)
+    if (candidate.probability >= threshold && candidate.probability > 0 && (!last || better(*last, candidate)))
+      last = &candidate;
+  if (!last) return;
+  const Candidate kept = *last;
+  std::erase_if(candidates, [&](const Candidate& candidate) { return better(candidate, kept); });
+  renormalise(candidates);
+}
+
+void limit_surprise(Candidates& candidates, double mu) {
+  const auto best = std::min_element(candidates.begin(), candidates.end(), better);
+  const TokenId kept = best->id;
+  std::erase_if(candidates, [&](const Candidate& candidate) {
+    return candidate.id != kept && -std::log2(candidate.probability) > mu;
+  });
+  renormalise(candidates);
 }
 
 TokenId draw(const Candidates& candidates, base::Rng& rng) {

@@ -21,9 +21,11 @@ int64_t checked_context(const models::Decoder& decoder, int64_t context) {
   const models::ModelSpec& spec = decoder.spec();
   if (context < 0) base::fail(base::ErrorKind::bad_input, "--context", "is {}, expected at least 1", context);
   if (spec.context > 0 && context > spec.context && !models::grows_with_length(decoder))
-    throw base::Error(base::ErrorKind::bad_input, "--context",
-                      fmt::format("{} positions, but the model was made for {}", context, spec.context),
-                      "its positions beyond that were never trained");
+    throw base::Error(
+        base::ErrorKind::bad_input, "--context",
+        fmt::format("{} positions, but the model was made for {}", context, spec.context),
+        "its positions beyond that were never trained; --rope-scaling yarn (or linear, dynamic) stretches "
+        "those that were");
   return context > 0 ? context : spec.context;
 }
 

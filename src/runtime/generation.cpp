@@ -30,7 +30,8 @@ Generation::Generation(Engine& engine, TokenCache& tokens, std::span<const Token
     : engine_(engine),
       tokens_(tokens),
       options_(std::move(options)),
-      sampler_(options_.sampler, engine.spec().vocabulary),
+      sampler_(options_.sampler, engine.spec().vocabulary,
+               engine.model().tokenizer ? &*engine.model().tokenizer : nullptr),
       stops_(options_.stop),
       all_(prompt.begin(), prompt.end()),
       prompt_size_(prompt.size()) {
@@ -44,7 +45,8 @@ Generation::Generation(Engine& engine, TokenCache& tokens, std::span<const Token
                       fmt::format("has {} tokens, which leaves no room in a context of {}", size, context),
                       context < engine.spec().context
                           ? fmt::format("--context may be up to {}", engine.spec().context)
-                          : "this is as long as the model was made for: shorten the prompt");
+                          : "this is as long as the model was made for: shorten the prompt, or stretch its positions "
+                            "with --rope-scaling");
   if (!options_.stop.empty()) (void)engine.tokenizer();
 
   // The last token is evaluated in any case: its logits are what is continued.

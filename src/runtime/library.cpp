@@ -45,6 +45,14 @@ runtime::GenerationOptions options_of(const GenerateOptions& options, const Mode
   sampler.temperature = options.temperature;
   sampler.top_k = options.top_k, sampler.top_p = options.top_p, sampler.min_p = options.min_p;
   sampler.typical = options.typical;
+  sampler.dry_multiplier = options.dry_multiplier, sampler.dry_base = options.dry_base;
+  sampler.dry_allowed_length = options.dry_allowed_length, sampler.dry_penalty_last_n = options.dry_penalty_last_n;
+  sampler.dry_sequence_breakers = options.dry_sequence_breakers;
+  sampler.xtc_probability = options.xtc_probability, sampler.xtc_threshold = options.xtc_threshold;
+  sampler.top_n_sigma = options.top_n_sigma;
+  sampler.dynatemp_range = options.dynatemp_range, sampler.dynatemp_exp = options.dynatemp_exp;
+  sampler.mirostat = options.mirostat;
+  sampler.mirostat_lr = options.mirostat_lr, sampler.mirostat_ent = options.mirostat_ent;
   sampler.seed = options.seed;
   out.max_tokens = options.max_tokens;
   out.stop = options.stop;

@@ -16,7 +16,7 @@ namespace coterie::surgery {
 
 /// What merging commands have in common beside the recipe.
 struct MergeOptions {
-  uint64_t seed = 0;                        // of random gates, of noise, of what DARE drops
+  uint64_t seed = 0;                        // of random gates, of noise, of what DARE and DELLA drop
   std::optional<tensor::DType> dtype = {};  // in place of the recipe's
   int64_t shard_bytes = 5'000'000'000;
   bool check = true;  // run what was written and compare it with the base model

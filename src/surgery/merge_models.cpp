@@ -12,7 +12,8 @@
 #include "families/ensemble/same_tokenizer.h"
 #include "families/family.h"
 #include "models/account.h"
-#include "quant/codec.h"
+#include "surgery/merge_values.h"
+#include "surgery/passthrough.h"
 #include "surgery/same_model.h"
 #include "surgery/sibling.h"
 
@@ -25,35 +26,6 @@ using base::fail;
 using checkpoint::TensorInfo;
 using checkpoint::TensorToWrite;
 using families::Model;
-using Write = std::function<void(std::span<const std::byte>)>;
-
-constexpr int64_t kPieceValues = 1 << 20;
-
-bool is_float(tensor::DType dtype) {
-  return dtype == tensor::DType::f32 || dtype == tensor::DType::f16 || dtype == tensor::DType::bf16;
-}
-
-std::vector<float> decoded(const TensorInfo& info, threads::Pool& pool) {
-  const int64_t count = tensor::element_count(info.shape);
-  std::vector<float> values(static_cast<size_t>(count));
-  pool.split(count, 64, [&](int64_t begin, int64_t end, int) {
-    quant::decode(info.dtype, info.bytes.data() + tensor::row_bytes(info.dtype, begin), values.data() + begin,
-                  end - begin);
-  });
-  return values;
-}
-
-void write_encoded(const std::vector<float>& values, tensor::DType dtype, threads::Pool& pool, const Write& write) {
-  std::vector<std::byte> out;
-  for (int64_t first = 0; first < std::ssize(values); first += kPieceValues) {
-    const int64_t count = std::min(kPieceValues, std::ssize(values) - first);
-    out.resize(static_cast<size_t>(tensor::row_bytes(dtype, count)));
-    pool.split(count, 64, [&](int64_t begin, int64_t end, int) {
-      quant::encode(dtype, values.data() + first + begin, out.data() + tensor::row_bytes(dtype, begin), end - begin);
-    });
-    write(out);
-  }
-}
 
 class ModelMerging {
  public:
@@ -132,17 +104,13 @@ class ModelMerging {
   // By the number behind "layers.": embeddings come before the layers, everything else after them.
   Place place_of(const std::string& name) const {
     const auto layers = std::ssize(base_.decoder->spec().blocks);
-    for (const std::string_view before : {"layers.", "blocks."}) {
-      const size_t at = name.find(before);
-      if (at == std::string::npos || (at > 0 && name[at - 1] != '.')) continue;
-      const int64_t layer = std::atoll(name.c_str() + at + before.size());
+    if (const int64_t layer = layer_in_name(name).layer; layer >= 0)
       for (size_t s = 0; s < recipe_.slices.size(); ++s) {
         const int64_t first = recipe_.slices[s].first;
         const int64_t end = recipe_.slices[s].end < 0 ? layers : recipe_.slices[s].end;
         if (layer < first || layer >= end) continue;
         return {s, end - first > 1 ? static_cast<double>(layer - first) / static_cast<double>(end - first - 1) : 1.0};
       }
-    }
     if (name.find("embed") != std::string::npos) return {0, 0.0};
     return {recipe_.slices.size() - 1, 1.0};
   }
@@ -173,7 +141,7 @@ class ModelMerging {
       fail(ErrorKind::unsupported, model.path.path.string(), "{} is {}, expected {}", like.name,
            tensor::to_string(info->shape), tensor::to_string(like.shape));
     for (const TensorInfo* one : {info, &like})
-      if (!is_float(one->dtype))
+      if (!is_plain_float(one->dtype))
         fail(ErrorKind::unsupported, model.path.path.string(), "{} is in {}: only f32, f16 and bf16 are merged",
              like.name, tensor::name(one->dtype));
     return *info;
@@ -185,15 +153,30 @@ class ModelMerging {
     size_t models = 0;
     for (const TensorToWrite& tensor : tensors) largest = std::max(largest, tensor::element_count(tensor.shape));
     for (const MergeSlice& slice : recipe_.slices) models = std::max(models, slice.sources.size());
-    base::require_memory(largest * static_cast<int64_t>((models + 2) * sizeof(float)),
+    const size_t copies = models + 2 + (traits_of(rule_.method).drop == MergeTraits::Drop::outliers ? 1 : 0);
+    base::require_memory(largest * static_cast<int64_t>(copies * sizeof(float)),
                          fmt::format("the largest tensor of {} models", models + 1),
                          "merge fewer models at once, one after the other");
   }
 
   struct Input {
     const TensorInfo* info;
-    double weight, density;
+    MergeInput says = {};  // without values
   };
+
+  void check_share(const MergeRule& rule, const MergeInput& says, const std::string& where,
+                   const std::string& name) const {
+    if (!(says.density > 0 && says.density <= 1))
+      fail(ErrorKind::bad_input, where, "density is {} for {}, expected more than 0 and at most 1", says.density, name);
+    if (!(says.gamma >= 0 && says.gamma < 1))
+      fail(ErrorKind::bad_input, where, "gamma is {} for {}, expected at least 0 and less than 1", says.gamma, name);
+    if (traits_of(rule.method).drop == MergeTraits::Drop::by_rank && says.density < 1 &&
+        !(says.epsilon >= 0 && says.density - says.epsilon > 0 && says.density + says.epsilon < 1))
+      fail(
+          ErrorKind::bad_input, where,
+          "epsilon is {} for {}: with a density of {} the probabilities go from {:g} to {:g}, expected between 0 and 1",
+          says.epsilon, name, says.density, says.density - says.epsilon, says.density + says.epsilon);
+  }
 
   TensorToWrite merged(const TensorInfo& info) const {
     const auto [at, along] = place_of(info.name);
@@ -205,21 +188,25 @@ class ModelMerging {
       const Model& model = *models_[at][s];
       const TensorInfo& tensor = in(model, info);
       if (rule.method != MergeMethod::linear && &model == &base_) continue;
-      Input input{&tensor, 1, 1};
-      if (rule.method != MergeMethod::slerp)
-        input.weight = needed(setting(&MergeParameters::weight, &source.parameters, slice, info.name, along), "weight",
-                              source.where, info.name);
-      input.density = setting(&MergeParameters::density, &source.parameters, slice, info.name, along).value_or(1.0);
-      if (!(input.density > 0 && input.density <= 1))
-        fail(ErrorKind::bad_input, source.where, "density is {} for {}, expected more than 0 and at most 1",
-             input.density, info.name);
+      Input input{&tensor};
+      const auto said = [&](Setting which) { return setting(which, &source.parameters, slice, info.name, along); };
+      if (traits_of(rule.method).weights)
+        input.says.weight = needed(said(&MergeParameters::weight), "weight", source.where, info.name);
+      input.says.density = said(&MergeParameters::density).value_or(input.says.density);
+      input.says.gamma = said(&MergeParameters::gamma).value_or(input.says.gamma);
+      input.says.epsilon = said(&MergeParameters::epsilon).value_or(input.says.epsilon);
+      check_share(rule, input.says, source.where, info.name);
       inputs.push_back(input);
     }
-    if (rule.method == MergeMethod::slerp)
+    if (rule.method == MergeMethod::model_stock && inputs.size() < 2)
+      fail(ErrorKind::bad_input, "models", "model_stock needs two models or more that are not the base model");
+    rule.shape = info.shape;
+    if (rule.method == MergeMethod::slerp || rule.method == MergeMethod::nearswap)
       rule.t = needed(setting(&MergeParameters::t, nullptr, slice, info.name, along), "t", "parameters", info.name);
     const tensor::DType dtype = dtype_.value_or(info.dtype);
-    return {info.name, dtype, info.shape, [this, info, rule, dtype, inputs = std::move(inputs)](const Write& write) {
-              write_encoded(compute(info, rule, inputs), dtype, context_.pool, write);
+    return {info.name, dtype, info.shape,
+            [this, info, rule, dtype, inputs = std::move(inputs)](const WriteBytes& write) {
+              write_values(compute(info, rule, inputs), dtype, context_.pool, write);
             }};
   }
 
@@ -227,19 +214,26 @@ class ModelMerging {
     threads::Pool& pool = context_.pool;
     std::vector<std::vector<float>> values;
     std::vector<MergeInput> merged;
-    for (const Input& input : inputs) values.push_back(decoded(*input.info, pool));
-    for (size_t i = 0; i < inputs.size(); ++i) merged.push_back({values[i], inputs[i].weight, inputs[i].density});
+    for (const Input& input : inputs) values.push_back(decoded_values(*input.info, pool));
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      merged.push_back(inputs[i].says);
+      merged.back().values = values[i];
+    }
     std::vector<float> out(static_cast<size_t>(tensor::element_count(info.shape)));
     if (rule.method == MergeMethod::linear) {
       merge_linear(merged, rule.normalize, out, pool);
       return out;
     }
-    const std::vector<float> base = decoded(info, pool);
-    // A slerp of the base model with itself.
-    if (rule.method == MergeMethod::slerp)
-      merge_slerp(base, values.empty() ? base : values.front(), rule.t, out, pool);
-    else
-      merge_changes(rule, base, merged, info.name, out, pool);
+    const std::vector<float> base = decoded_values(info, pool);
+    switch (rule.method) {
+      // A slerp of the base model with itself.
+      case MergeMethod::slerp: merge_slerp(base, values.empty() ? base : values.front(), rule.t, out, pool); break;
+      case MergeMethod::nearswap:
+        merge_nearswap(base, values.empty() ? base : values.front(), rule.t, out, pool);
+        break;
+      case MergeMethod::model_stock: merge_stock(rule, base, merged, out, pool); break;
+      default: merge_changes(rule, base, merged, info.name, out, pool);
+    }
     return out;
   }
 
@@ -270,6 +264,7 @@ class ModelMerging {
 
 Merged merge_models(ops::Context& context, const MergeRecipe& recipe, MergeSources& sources,
                     const std::filesystem::path& out, const MergeOptions& options) {
+  if (recipe.rule.method == MergeMethod::passthrough) return merge_passthrough(context, recipe, sources, out, options);
   return ModelMerging(context, recipe, sources, options).run(out);
 }
 

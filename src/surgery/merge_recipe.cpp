@@ -30,10 +30,7 @@ std::vector<double> gradient_of(const Json& json, const std::string& where) {
   return numbers;
 }
 
-bool uses_weights(MergeMethod method) { return method != MergeMethod::slerp; }
-bool is_of_changes(MergeMethod method) { return method != MergeMethod::slerp && method != MergeMethod::linear; }
-bool uses_density(MergeMethod method) { return is_of_changes(method) && method != MergeMethod::task_arithmetic; }
-bool drops(MergeMethod method) { return method == MergeMethod::dare_linear || method == MergeMethod::dare_ties; }
+using Drop = MergeTraits::Drop;
 
 class Reader {
  public:
@@ -74,30 +71,35 @@ class Reader {
           base::did_you_mean(word, std::vector<std::string>(names.begin(), names.end())));
     }
     recipe_.rule.method = static_cast<MergeMethod>(found - names.begin());
-    recipe_.rule.normalize = recipe_.rule.method == MergeMethod::linear || recipe_.rule.method == MergeMethod::ties;
+    recipe_.rule.normalize = traits().normalizes;
   }
 
   // What is one for all tensors.
   void read_rule(JsonReader& keys) {
     MergeRule& rule = recipe_.rule;
-    if (uses_weights(rule.method)) rule.normalize = keys.boolean("normalize", rule.normalize);
-    if (is_of_changes(rule.method)) rule.lambda = keys.number("lambda", 1.0);
-    if (drops(rule.method)) rule.rescale = keys.boolean("rescale", true);
+    if (traits().weights) rule.normalize = keys.boolean("normalize", rule.normalize);
+    if (traits().changes) rule.lambda = keys.number("lambda", 1.0);
+    if (traits().drop != Drop::none) rule.rescale = keys.boolean("rescale", traits().rescales);
+    if (rule.method == MergeMethod::model_stock) rule.filter_wise = keys.boolean("filter_wise", false);
     if (!std::isfinite(rule.lambda)) fail(ErrorKind::bad_input, keys.where(), "lambda is {}", rule.lambda);
     keys.inert({"int8_mask"});  // in how many bytes mergekit holds its masks
   }
 
   MergeParameters read_parameters(JsonReader& keys) {
+    const MergeMethod method = recipe_.rule.method;
     MergeParameters parameters;
-    const auto read = [&](const char* key, bool means_something, std::optional<MergeSetting>& setting) {
+    const auto setting = [&](const char* key, bool means_something, std::optional<MergeSetting>& value) {
       if (!keys.has(key)) return;
       if (!means_something)
-        fail(ErrorKind::bad_input, keys.where(), "{} is no parameter of merge_method {}", key, method_name());
-      setting.emplace(*keys.value(key), keys.where() + ": " + key);
+        fail(ErrorKind::bad_input, keys.where(), "{} is no parameter of merge_method {}", key, traits().name);
+      value.emplace(*keys.value(key), keys.where() + ": " + key);
     };
-    read("weight", uses_weights(recipe_.rule.method), parameters.weight);
-    read("density", uses_density(recipe_.rule.method), parameters.density);
-    read("t", recipe_.rule.method == MergeMethod::slerp, parameters.t);
+    setting("weight", traits().weights, parameters.weight);
+    setting("density", traits().drop != Drop::none, parameters.density);
+    setting("t", method == MergeMethod::slerp || method == MergeMethod::nearswap, parameters.t);
+    setting("gamma", traits().drop == Drop::outliers, parameters.gamma);
+    setting("epsilon", traits().drop == Drop::by_rank, parameters.epsilon);
+    setting("scale", method == MergeMethod::passthrough, parameters.scale);
     keys.refuse_unread();
     return parameters;
   }
@@ -151,30 +153,43 @@ class Reader {
                range[1], slice.first, slice.end);
       }
       keys.refuse_unread();
+      if (recipe_.rule.method == MergeMethod::passthrough) {
+        recipe_.slices.push_back(std::move(slice));
+        continue;
+      }
       const int64_t expected = recipe_.slices.empty() ? 0 : recipe_.slices.back().end;
       if (slice.first != expected)
         fail(ErrorKind::unsupported, keys.where(),
-             "it begins at layer {}, expected {}: layers keep their order, none is left out or repeated", slice.first,
-             expected);
+             "it begins at layer {}, expected {}: layers keep their order, none is left out or repeated but by "
+             "passthrough",
+             slice.first, expected);
       recipe_.slices.push_back(std::move(slice));
     }
   }
 
   void check() const {
     const MergeMethod method = recipe_.rule.method;
-    if (method != MergeMethod::linear && recipe_.base_model.empty())
-      fail(ErrorKind::not_found, keys_.where(), "base_model is missing, and merge_method {} needs one", method_name());
+    if (traits().needs_base && recipe_.base_model.empty())
+      fail(ErrorKind::not_found, keys_.where(), "base_model is missing, and merge_method {} needs one", traits().name);
     for (const MergeSlice& slice : recipe_.slices) {
       std::vector<std::string> others;
       for (const MergeSlice::Source& source : slice.sources)
         if (source.model != recipe_.base_model) others.push_back(source.model);
-      if (method == MergeMethod::slerp && (others.size() != 1 || slice.sources.size() > 2))
-        fail(ErrorKind::bad_input, keys_.where(), "slerp goes from the base model to one other, {} are given",
-             others.size());
+      if ((method == MergeMethod::slerp || method == MergeMethod::nearswap) &&
+          (others.size() != 1 || slice.sources.size() > 2))
+        fail(ErrorKind::bad_input, keys_.where(), "{} goes from the base model to one other, {} are given",
+             traits().name, others.size());
+      if (method == MergeMethod::model_stock && others.size() < 2)
+        fail(ErrorKind::bad_input, keys_.where(),
+             "model_stock needs two models or more beside the base model, {} given", others.size());
+      if (method == MergeMethod::passthrough && slice.sources.size() != 1)
+        fail(ErrorKind::bad_input, keys_.where(),
+             "passthrough takes each layer from one model, {} are given; put them one after the other, as slices",
+             slice.sources.size());
     }
   }
 
-  std::string_view method_name() const { return merge_method_names()[static_cast<size_t>(recipe_.rule.method)]; }
+  const MergeTraits& traits() const { return traits_of(recipe_.rule.method); }
 
   JsonReader keys_;
   MergeRecipe recipe_;

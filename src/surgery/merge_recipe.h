@@ -33,10 +33,11 @@ class MergeSetting {
 
 /// Settings under `parameters`.
 struct MergeParameters {
-  std::optional<MergeSetting> weight, density, t;
+  std::optional<MergeSetting> weight, density, t, gamma, epsilon, scale;
 };
 
-/// A run of layers and what each model brings to it.
+/// A run of layers and what each model brings to it. A passthrough has one source, whose layers [first, end) come after
+/// those of the slice before; elsewhere layers keep their numbers.
 struct MergeSlice {
   struct Source {
     std::string model;
@@ -51,7 +52,7 @@ struct MergeSlice {
 /// mergekit's recipe of a whole-model merge: merge_method, base_model, models or slices, parameters, dtype.
 struct MergeRecipe {
   MergeRule rule;
-  std::string base_model;  // empty: none (linear)
+  std::string base_model;  // empty: none (linear, passthrough)
   std::vector<MergeSlice> slices;
   MergeParameters parameters;
   std::optional<tensor::DType> dtype;

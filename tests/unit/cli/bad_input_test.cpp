@@ -95,6 +95,39 @@ TEST_F(BadInput, SamplingOptionsOutOfRange) {
   option("--logit-bias", "3=much");
   refused({"run", tiny(), "-p", "x", "--logit-bias", "259=1"}, {"--logit-bias", "259", "vocabulary"});
   refused({"run", tiny(), "-p", "x", "--stop", ""}, {"--stop"});
+  const auto together = [](std::vector<std::string> options, const std::string& name, const std::string& word) {
+    options.insert(options.begin(), {"run", tiny(), "-p", "x"});
+    refused(options, {name, word});
+  };
+  together({"--xtc-probability", "2"}, "--xtc-probability", "0 to 1");
+  together({"--xtc-probability", "0.5", "--greedy"}, "--xtc-probability", "temperature of 0");
+  together({"--xtc-threshold", "0.2"}, "--xtc-threshold", "--xtc-probability");
+  together({"--dry-base", "2"}, "--dry-base", "--dry-multiplier");
+  together({"--dry-multiplier", "1", "--dry-base", "0.5"}, "--dry-base", "at least 1");
+  together({"--dry-multiplier", "1", "--dry-sequence-breaker", ""}, "--dry-sequence-breaker", "empty");
+  together({"--dynatemp-exp", "2"}, "--dynatemp-exp", "--dynatemp-range");
+  together({"--mirostat", "1"}, "--mirostat", "Mirostat 2.0");
+  together({"--mirostat-lr", "0.2"}, "--mirostat-lr", "--mirostat");
+  together({"--mirostat", "2", "--top-k", "20"}, "--top-k", "Mirostat");
+  together({"--mirostat", "2", "--top-nsigma", "1"}, "--top-nsigma", "Mirostat");
+}
+
+TEST_F(BadInput, RotaryScaling) {
+  const auto rope = [](std::vector<std::string> options, std::vector<std::string> words) {
+    options.insert(options.begin(), {"run", tiny(), "-p", "x"});
+    refused(options, words);
+  };
+  rope({"--context", "100000"}, {"--context", "--rope-scaling"});
+  rope({"--context", "100000", "--rope-scale", "2"}, {"--context", "--rope-scaling"});
+  rope({"--rope-scaling", "stretch"}, {"--rope-scaling", "yarn"});
+  rope({"--rope-scaling", "yarn"}, {"--rope-scale", "yarn"});
+  rope({"--rope-scaling", "none", "--rope-scale", "2"}, {"--rope-scale", "none"});
+  rope({"--rope-scaling", "longrope"}, {"--rope-scaling", "search"});
+  rope({"--rope-scale", "0.5"}, {"--rope-scale", "at least 1"});
+  rope({"--rope-freq-scale", "2"}, {"--rope-freq-scale", "at most 1"});
+  rope({"--rope-freq-scale", "0.5", "--rope-scale", "2"}, {"--rope-freq-scale", "--rope-scale"});
+  rope({"--rope-freq-base", "0"}, {"--rope-freq-base", "above 1"});
+  rope({"--rope-scale", "2", "--yarn-beta-fast", "8"}, {"--yarn-beta-fast", "linear"});
 }
 
 TEST_F(BadInput, Routing) {

@@ -146,6 +146,12 @@ TEST_F(Commands, EveryOptionOfRunChangesWhatItSays) {
                                              {"--repeat-penalty", "8", "--repeat-last-n", "-1"},
                                              {"--presence-penalty", "9"},
                                              {"--frequency-penalty", "9"},
+                                             {"--xtc-probability", "1", "--xtc-threshold", "0.003"},
+                                             {"--top-nsigma", "0.5"},
+                                             {"--dynatemp-range", "3"},
+                                             {"--rope-scale", "8"},
+                                             {"--rope-scaling", "yarn", "--context", "4096"},
+                                             {"--rope-freq-base", "10"},
                                              {"--logit-bias", "97=30"},
                                              {"--experts-per-token", "5"},
                                              {"--router", "sample:4"},
@@ -161,8 +167,10 @@ TEST_F(Commands, EveryOptionOfRunChangesWhatItSays) {
                                              {"--temperature", "3", "--top-k", "0", "--top-p", "0.1", "--min-p", "0"},
                                              {"--temperature", "3", "--top-k", "0", "--top-p", "1", "--min-p", "0.9"}})
     EXPECT_NE(text(option), plain) << option[1] << option[3] << option[5] << option[7];
+  EXPECT_NE(text({"--temperature", "3", "--mirostat", "2", "--mirostat-ent", "2"}), plain);
   const auto forced = text({"--logit-bias", "98+1000"});
   EXPECT_EQ(forced, base::Json(std::vector<int>(24, 98)));
+  EXPECT_NE(text({"--greedy", "--logit-bias", "98+1000", "--dry-multiplier", "5000"}), forced);
 }
 
 TEST_F(Commands, RunStopsBeforeAStopString) {

@@ -190,31 +190,31 @@ TEST(Sampler, TheSeedDecides) {
 
 TEST(Sampler, RefusesWhatIsOutOfRangeByName) {
   using Options = SamplerOptions;
-  const auto refused = [](const std::string& option, auto set) {
+  const auto refused = [](const std::string& field, auto set) {
     SamplerOptions options;
     set(options);
     try {
       Sampler sampler(options, 24);
-      ADD_FAILURE() << option << " was accepted";
+      ADD_FAILURE() << field << " was accepted";
     } catch (const base::Error& error) {
       EXPECT_EQ(error.kind(), base::ErrorKind::bad_input);
-      EXPECT_EQ(error.where(), option);
+      EXPECT_EQ(error.where(), field);
     }
   };
-  refused("--temperature", [](Options& o) { o.temperature = -1; });
-  refused("--temperature", [](Options& o) { o.temperature = NAN; });
-  refused("--top-k", [](Options& o) { o.top_k = -1; });
-  refused("--top-p", [](Options& o) { o.top_p = 0; });
-  refused("--top-p", [](Options& o) { o.top_p = 1.1; });
-  refused("--min-p", [](Options& o) { o.min_p = 1.1; });
-  refused("--typical", [](Options& o) { o.typical = 0; });
-  refused("--repeat-penalty", [](Options& o) { o.repeat_penalty = 0; });
-  refused("--repeat-last-n", [](Options& o) { o.repeat_last_n = -2; });
-  refused("--presence-penalty", [](Options& o) { o.presence_penalty = NAN; });
-  refused("--frequency-penalty", [](Options& o) { o.frequency_penalty = INFINITY; });
-  refused("--logit-bias", [](Options& o) { o.logit_bias = {{24, 1.0f}}; });
-  refused("--logit-bias", [](Options& o) { o.logit_bias = {{-1, 1.0f}}; });
-  refused("--logit-bias", [](Options& o) { o.logit_bias = {{1, NAN}}; });
+  refused("temperature", [](Options& o) { o.temperature = -1; });
+  refused("temperature", [](Options& o) { o.temperature = NAN; });
+  refused("top_k", [](Options& o) { o.top_k = -1; });
+  refused("top_p", [](Options& o) { o.top_p = 0; });
+  refused("top_p", [](Options& o) { o.top_p = 1.1; });
+  refused("min_p", [](Options& o) { o.min_p = 1.1; });
+  refused("typical", [](Options& o) { o.typical = 0; });
+  refused("repeat_penalty", [](Options& o) { o.repeat_penalty = 0; });
+  refused("repeat_last_n", [](Options& o) { o.repeat_last_n = -2; });
+  refused("presence_penalty", [](Options& o) { o.presence_penalty = NAN; });
+  refused("frequency_penalty", [](Options& o) { o.frequency_penalty = INFINITY; });
+  refused("logit_bias", [](Options& o) { o.logit_bias = {{24, 1.0f}}; });
+  refused("logit_bias", [](Options& o) { o.logit_bias = {{-1, 1.0f}}; });
+  refused("logit_bias", [](Options& o) { o.logit_bias = {{1, NAN}}; });
 }
 
 }  // namespace
