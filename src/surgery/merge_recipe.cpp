@@ -90,14 +90,17 @@ class Reader {
   MergeParameters read_parameters(JsonReader& keys) {
     MergeParameters parameters;
     const auto read = [&](const char* key, bool means_something, std::optional<MergeSetting>& setting) {
+      if (means_something) keys.inert({key});  // known here, and so what a misspelt one may have meant
       if (!keys.has(key)) return;
       if (!means_something)
-        fail(ErrorKind::bad_input, keys.where(), "{} is no parameter of merge_method {}", key, method_name());
+        fail(ErrorKind::bad_input, keys.where(), "{} is not a parameter of merge_method {}", key, method_name());
       setting.emplace(*keys.value(key), keys.where() + ": " + key);
     };
     read("weight", uses_weights(recipe_.rule.method), parameters.weight);
     read("density", uses_density(recipe_.rule.method), parameters.density);
     read("t", recipe_.rule.method == MergeMethod::slerp, parameters.t);
+    if (parameters.density) parameters.density->expect(0, 1, keys.where() + ": density");
+    if (parameters.t) parameters.t->expect(0, 1, keys.where() + ": t");
     keys.refuse_unread();
     return parameters;
   }
@@ -169,7 +172,7 @@ class Reader {
       for (const MergeSlice::Source& source : slice.sources)
         if (source.model != recipe_.base_model) others.push_back(source.model);
       if (method == MergeMethod::slerp && (others.size() != 1 || slice.sources.size() > 2))
-        fail(ErrorKind::bad_input, keys_.where(), "slerp goes from the base model to one other, {} are given",
+        fail(ErrorKind::bad_input, keys_.where(), "slerp goes from the base model to one other, and the recipe has {}",
              others.size());
     }
   }
@@ -183,6 +186,10 @@ class Reader {
 }  // namespace
 
 MergeSetting::MergeSetting(const Json& json, const std::string& where) {
+  // YAML's .nan and .inf, as base::parse_yaml has them.
+  if (json.is_object() && json.contains("__float__"))
+    fail(ErrorKind::bad_input, where, "is {}, expected a finite number or a list of them",
+         json["__float__"].is_string() ? json["__float__"].get<std::string>() : "not a number");
   const bool filtered = json.is_array() && !json.empty() && json.front().is_object();
   if (!filtered && !json.is_object()) {
     choices_.push_back({"", gradient_of(json, where)});
@@ -199,6 +206,13 @@ MergeSetting::MergeSetting(const Json& json, const std::string& where) {
     choices_.push_back({std::move(filter), gradient_of(*value, where)});
     keys.refuse_unread();
   }
+}
+
+void MergeSetting::expect(double least, double most, std::string_view where) const {
+  for (const Choice& choice : choices_)
+    for (const double number : choice.gradient)
+      if (!(number >= least && number <= most))
+        fail(ErrorKind::bad_input, where, "is {}, expected {} to {}", number, least, most);
 }
 
 std::optional<double> MergeSetting::at(std::string_view tensor, double place) const {
