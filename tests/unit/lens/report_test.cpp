@@ -61,7 +61,7 @@ TEST_F(Reports, TheTableSaysHowRunsEnded) {
   EXPECT_EQ(run_table(runs),
             "run    steps  tokens  train  validation  max load  load CV  dead  entropy  dropped  overflow  ended\n"
             "one        3  1.50 M  1.000       1.250      1.50     0.50     1     0.55   25.0 %     0.0 %     no\n"
-            "dense      0  0.00 M      -           -         -        -     -        -        -         -     no\n");
+            "dense      0       0      -           -         -        -     -        -        -         -     no\n");
   EXPECT_EQ(runs_in(folder.path()).size(), 2u);
   EXPECT_EQ(runs_in(folder / "one"), std::vector{folder / "one"});
 }
@@ -77,9 +77,9 @@ TEST_F(Reports, RunsOfOneNameAreToldApart) {
 }
 
 TEST_F(Reports, WhatIsNoLogIsRefused) {
-  EXPECT_EQ(message_of(""), "does not say how the run started");
+  EXPECT_EQ(message_of(""), "does not say how the run began");
   EXPECT_EQ(message_of(std::string(kStart) + "[1]\n"), "expected an object, found array");
-  EXPECT_EQ(message_of(std::string(kStart) + "{\"kind\":\"stop\",\"step\":1}\n"), "\"stop\" is no kind of event");
+  EXPECT_EQ(message_of(std::string(kStart) + "{\"kind\":\"stop\",\"step\":1}\n"), "\"stop\" is not a kind of event");
   EXPECT_EQ(message_of(std::string(kStart) + "{\"kind\":\"step\"}\n"), "key \"step\" is missing");
   EXPECT_THROW(read_run_log(folder / "absent"), base::Error);
 }
