@@ -40,7 +40,8 @@ std::vector<std::string> line(const RunLog& run) {
   const Json& evaluation = run.evaluations.empty() ? none : run.evaluations.back();
   const Json& routers = run.routers.empty() ? none : run.routers.back();
   // How far the run is; the losses are of the evaluation before, if it was stopped between two.
-  const Json& last = run.steps.empty() ? evaluation : run.steps.back();
+  const bool steps_end = !run.steps.empty() && run.steps.back()["step"] > evaluation.value("step", int64_t{0});
+  const Json& last = steps_end ? run.steps.back() : evaluation;
   return {run.name,
           fmt::format("{}", last.value("step", int64_t{0})),
           abbreviated(last.value("tokens", int64_t{0})),
