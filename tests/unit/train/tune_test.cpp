@@ -451,8 +451,7 @@ TEST_F(Tuning, OtherFormsOfDataAreNamed) {
   };
   refused(ErrorKind::bad_input, R"({"instruction": "a", "input": "", "output": "b"})", {"line 1", "Alpaca"});
   refused(ErrorKind::bad_input, R"({"conversations": [{"from": "human", "value": "a"}]})", {"line 1", "ShareGPT"});
-  refused(ErrorKind::unsupported,
-          R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]})",
+  refused(ErrorKind::unsupported, R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]})",
           {"line 1: messages[0]", "list of parts"});
   refused(ErrorKind::bad_input, R"({"messages": [{"role": "user", "content": "a"}]})", {"no answer to learn"});
   refused(ErrorKind::bad_input, "{\"text\": \"caf\xe9\"}", {"line 1", "UTF-8"});
