@@ -66,7 +66,8 @@ class Upcycling {
   }
 
   Upcycled run(const std::filesystem::path& out) {
-    const families::NameTable names = families::family_of_model_type(result_.model_type, "upcycle").hugging_face_names();
+    const families::NameTable names =
+        families::family_of_model_type(result_.model_type, "upcycle").hugging_face_names();
     require_memory_for_list(sibling_.spec, names, "fewer --experts make a shorter list");
     ModelFolder folder(out);
     std::vector<checkpoint::TensorToWrite> tensors = tensors_of(

@@ -8,8 +8,8 @@
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/memory.h"
+#include "families/open.h"
 #include "kernels/table.h"
-#include "models/model.h"
 #include "support/temp_folder.h"
 #include "train/memory_forecast.h"
 #include "train/run_folder.h"
@@ -142,7 +142,7 @@ TEST_F(Resuming, WhatDoesNotFitIsRefusedBeforeItIsTaken) {
   Trainer trainer(recipe, {folder / "wide", false, 0}, pool, kernels::select(), {});
   const int64_t before = base::resident_memory();
   ASSERT_TRUE(trainer.run(false));
-  const models::ModelSpec spec = models::read_spec(checkpoint::resolve_model(folder / "wide" / "config.json"));
+  const models::ModelSpec spec = families::read_spec(checkpoint::resolve_model(folder / "wide" / "config.json"));
   const MemoryForecast forecast = forecast_memory(spec, 0, recipe.micro_batch * recipe.sequence, false);
   const auto taken = static_cast<double>(base::peak_resident_memory() - before);
   EXPECT_LT(static_cast<double>(forecast.activations), 1.1 * taken);

@@ -442,7 +442,7 @@ TEST_F(Tuning, WeightsOfMessagesSayWhichAnswersAreScored) {
 
 // Forms of data that others know say how to write them here.
 TEST_F(Tuning, OtherFormsOfDataAreNamed) {
-  const models::Model opened = models::open_model(model);
+  const families::Model opened = families::open_model(model);
   const auto refused = [&](ErrorKind kind, const std::string& line, std::initializer_list<std::string_view> words) {
     const fs::path files[] = {folder.write("chat.jsonl", line + "\n")};
     expect_error(kind, words, [&] {
