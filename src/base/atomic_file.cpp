@@ -1,6 +1,7 @@
 #include "base/atomic_file.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -33,6 +34,7 @@ AtomicFile::AtomicFile(std::filesystem::path target) : target_(std::move(target)
     if (descriptor_ < 0) fail_io(target_, "opened");
     return;
   }
+  folders_.emplace(target_);
   temporary_ = target_;
   temporary_ += fmt::format(".{}-{}.part", ::getpid(), serial++);
   descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
@@ -72,6 +74,7 @@ void AtomicFile::commit() {
     errno = code;
     fail_io(target_, "written");
   }
+  folders_->keep();
 }
 
 void write_text(const std::filesystem::path& path, std::string_view text) {
@@ -84,8 +87,13 @@ std::string read_text(const std::filesystem::path& path, int64_t limit) {
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) {
     const int code = errno;
-    fail(code == ENOENT ? ErrorKind::not_found : ErrorKind::io, path.string(), "cannot be opened: {}",
-         std::strerror(code));
+    fail(code == ENOENT || code == ENOTDIR ? ErrorKind::not_found : ErrorKind::io, path.string(),
+         "cannot be opened: {}", std::strerror(code));
+  }
+  struct stat status {};
+  if (::fstat(descriptor, &status) == 0 && S_ISDIR(status.st_mode)) {
+    ::close(descriptor);
+    fail(ErrorKind::bad_input, path.string(), "is a folder, expected a file");
   }
   std::string text;
   char chunk[1 << 16];

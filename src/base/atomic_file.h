@@ -3,15 +3,18 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 
+#include "base/folders.h"
+
 namespace coterie::base {
 
 /// Writes beside the target under a temporary name and renames on commit(): a reader sees the old file or the new
-/// one, never half of one. Without commit() the temporary is removed. A symbolic link is followed; a device or a pipe
-/// is written directly.
+/// one, never half of one. Without commit() the temporary is removed. Missing folders above the target are made, and
+/// removed again without commit(). A symbolic link is followed; a device or a pipe is written directly.
 class AtomicFile {
  public:
   /// Throws io when the folder cannot be written, bad_input when the target is a folder.
@@ -28,6 +31,7 @@ class AtomicFile {
 
  private:
   std::filesystem::path target_, temporary_;  // no temporary: written directly
+  std::optional<FoldersAbove> folders_;
   int descriptor_ = -1;
   int64_t position_ = 0;
 };
@@ -35,7 +39,7 @@ class AtomicFile {
 /// Writes a small text file whole or not at all, as AtomicFile does.
 void write_text(const std::filesystem::path& path, std::string_view text);
 
-/// The whole of a small text file. Throws not_found, io, or bad_input when it is larger than `limit` bytes.
+/// The whole of a small text file. Throws not_found, io, or bad_input when it is a folder or larger than `limit` bytes.
 std::string read_text(const std::filesystem::path& path, int64_t limit = 256 << 20);
 
 }  // namespace coterie::base

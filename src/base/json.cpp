@@ -96,6 +96,8 @@ Json read_json(const std::filesystem::path& path, DuplicateKeys duplicates) {
 
 JsonReader::JsonReader(const Json& object, std::string where) : object_(object), where_(std::move(where)) {
   if (!object.is_object()) fail(ErrorKind::bad_input, where_, "expected a JSON object, found {}", object.type_name());
+  if (const auto number = as_number(object))
+    fail(ErrorKind::bad_input, where_, "expected an object, found {}", *number);
 }
 
 bool JsonReader::has(std::string_view key) const {

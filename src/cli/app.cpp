@@ -18,8 +18,19 @@ namespace coterie::cli {
 namespace {
 
 constexpr int kUsage = 2;
+constexpr std::string_view kLess =
+    "smaller sizes or fewer --threads take less; coterie inspect says what a model needs";
 
 int report(const base::Error& error) {
+  // Who asked to stop made no error.
+  if (error.kind() == base::ErrorKind::interrupted) {
+    if (!error.message().empty()) print_note((error.where().empty() ? "" : error.where() + ": ") + error.message());
+    return base::exit_code(error.kind());
+  }
+  if (error.kind() == base::ErrorKind::out_of_memory && error.where() == "buffer") {
+    print_error("out of memory: " + error.message(), std::string(kLess));
+    return base::exit_code(error.kind());
+  }
   const std::string where = error.where().empty() ? "" : option_of(error.where()) + ": ";
   print_error(where + error.message(), error.hint());
   return base::exit_code(error.kind());
@@ -66,7 +77,9 @@ int run(int argc, char** argv) {
   app.footer(
       "A MODEL is a folder with config.json and safetensors, a .gguf file, or (for inspect) a config.json.\n"
       "coterie COMMAND --help has examples.\n"
-      "Exit codes: 0 done, 1 a file could not be read or written, 2 bad input or usage, 70 a bug, 130 interrupted.");
+      "Exit codes: 0 done; 1 the system refused to read or write (no permission, a full disk); 2 bad usage or input, "
+      "a\n"
+      "missing file included; 70 a bug; 130 interrupted.");
   Action action;
   add_run(app, action);
   add_chat(app, action);
@@ -105,7 +118,7 @@ int run(int argc, char** argv) {
   } catch (const base::Error& error) {
     return report(error);
   } catch (const std::bad_alloc&) {
-    return report({base::ErrorKind::out_of_memory, "", "the system gave no more memory", ""});
+    return report({base::ErrorKind::out_of_memory, "", "out of memory", std::string(kLess)});
   } catch (const std::exception& error) {
     return report({base::ErrorKind::internal, "", error.what(), "this is a bug in coterie: please report it"});
   }

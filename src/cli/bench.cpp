@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <memory>
 #include <optional>
@@ -7,13 +8,16 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/plural.h"
 #include "cli/commands.h"
+#include "cli/format_words.h"
 #include "cli/number_words.h"
 #include "cli/options.h"
 #include "cli/terminal.h"
 #include "runtime/bench.h"
 #include "runtime/memory_plan.h"
 #include "runtime/shape_model.h"
+#include "runtime/turned_weights.h"
 #include "runtime/version.h"
 #include "threads/topology.h"
 
@@ -41,12 +45,16 @@ struct BenchCommand {
 families::Model model_of(BenchCommand& command, Progress& progress) {
   if (command.shape.shape.empty()) return families::open_model(command.model.model, command.model.open_options());
   if (!command.write.empty()) refuse_existing_output(command.write, command.force);
-  command.shape.quant = tensor::dtype_by_name(command.quant);
+  command.shape.quant = weight_format("--quant", command.quant);
   progress.show(fmt::format("making random weights of {}", command.shape.shape));
   families::Model model = runtime::shape_model(command.shape, command.model.open_options());
   if (!command.write.empty()) {
     progress.show(fmt::format("writing {}", command.write));
     runtime::write_shape_model(model, command.write);
+    for (const std::string& note : runtime::notes_of_written(model)) {
+      progress.clear();
+      print_warning(note);
+    }
   }
   progress.clear();
   return model;
@@ -119,11 +127,11 @@ std::string as_text(const BenchCommand& command, const runtime::Engine& engine, 
   using base::human_bytes;
   const runtime::BenchOptions& bench = command.bench;
   std::string text = fmt::format(
-      "{}\n  {}, {} threads, {}{}; read bandwidth {:.1f} GB/s, multiply-add {:.0f} GFLOP/s f32, "
+      "{}\n  {}, {}, {}{}; read bandwidth {:.1f} GB/s, multiply-add {:.0f} GFLOP/s f32, "
       "{:.0f} GOP/s int8{}\n\n",
-      styled(engine.model().name, Style::bold), engine.isa(), engine.threads(), command.model.precision,
-      load_before ? fmt::format(", load {:.1f} before", *load_before) : "", machine.read_bytes_per_second / 1e9,
-      machine.f32_flops / 1e9, machine.int8_ops / 1e9,
+      styled(engine.model().name, Style::bold), engine.isa(), base::plural(engine.threads(), "thread"),
+      command.model.precision, load_before ? fmt::format(", load {:.1f} before", *load_before) : "",
+      machine.read_bytes_per_second / 1e9, machine.f32_flops / 1e9, machine.int8_ops / 1e9,
       machine.tile_ops > 0 ? fmt::format(", {:.0f} GOP/s int8 by tiles", machine.tile_ops / 1e9) : "");
   const std::string batch = bench.batch == 1 ? "" : fmt::format(", {} sequences, all", bench.batch);
   const std::string depth = bench.depth == 0 ? "" : fmt::format(" after {}", bench.depth);
@@ -157,8 +165,17 @@ int bench_command(BenchCommand& command) {
   runtime::MemoryForecast forecast =
       runtime::forecast_memory(engine.model(), longest, command.step_tokens, engine.cache().dtype, engine.threads());
   forecast.cache *= command.bench.batch;
+  if (!command.model.file_pages && command.model.precision == "fast")
+    forecast.doubled =
+        runtime::TurnedWeights(*engine.model().decoder, *engine.model().source, engine.context().kernels.matmul)
+            .doubled_bytes();
 
   command.bench.on_progress = [&](std::string_view text) { progress.show(text); };
+  command.bench.on_long = [&](double seconds) {
+    progress.clear();
+    print_warning(fmt::format("this will take about {:.0f} minutes: a smaller --batch, --prompt or --repeat takes less",
+                              std::ceil(seconds / 60)));
+  };
   const runtime::BenchResult result = runtime::bench(engine, command.bench);
   // Now, with the threads that ran the model: a shared machine has less an hour, or a minute, later. Where memory has
   // no room for it beside the weights, what was measured another time.

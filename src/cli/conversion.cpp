@@ -5,6 +5,8 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/plural.h"
+#include "cli/format_words.h"
 #include "cli/number_words.h"
 #include "cli/terminal.h"
 
@@ -19,7 +21,8 @@ layers::Place place_by_name(const std::string& word) {
     if (layers::name(place) == word) return place;
     if (place != layers::Place::norms) known += (known.empty() ? "" : ", ") + std::string(layers::name(place));
   }
-  base::fail(base::ErrorKind::bad_input, "--at", "\"{}\" is no place of matrices; places are {}", word, known);
+  base::fail(base::ErrorKind::bad_input, "--at", "\"{}\" is not a place where matrices are; places are {}", word,
+             known);
 }
 
 base::Json as_json(const std::string& out, const surgery::Converted& converted) {
@@ -58,7 +61,7 @@ surgery::ConvertOptions ConversionOptions::options() const {
     const layers::Place place = place_by_name(pair.substr(0, equals));
     if (place == layers::Place::norms)
       base::fail(base::ErrorKind::unsupported, "--at", "norms are vectors, kept as f32");
-    if (!options.places.try_emplace(place, tensor::dtype_by_name(pair.substr(equals + 1))).second)
+    if (!options.places.try_emplace(place, weight_format("--at", pair.substr(equals + 1))).second)
       base::fail(base::ErrorKind::bad_input, "--at", "{} is given twice", pair.substr(0, equals));
   }
   options.requantise = requantise;
@@ -75,7 +78,7 @@ int write_model(const ConversionOptions& conversion, surgery::ConvertOptions opt
   const InterruptFlag interrupt;
   options.on_progress = [&](std::string_view name, int64_t done, int64_t all) {
     if (interrupt.raised())
-      throw base::Error(base::ErrorKind::interrupted, conversion.out, "the writing was interrupted", "");
+      throw base::Error(base::ErrorKind::interrupted, conversion.out, "interrupted: nothing was written");
     progress.show(fmt::format("{}: {}", percent(static_cast<double>(done) / static_cast<double>(all)), name));
   };
   const surgery::Converted converted = surgery::convert(model, conversion.out, options);
@@ -92,8 +95,8 @@ int write_model(const ConversionOptions& conversion, surgery::ConvertOptions opt
     if (loss != converted.losses.end() && loss->second.squared_error > 0)
       formats += fmt::format(" (error {:.2g} %)", 100 * loss->second.relative());
   }
-  print_note(fmt::format("{}: {}, {} tensors; parameters {}", conversion.out, base::human_bytes(converted.file_bytes),
-                         converted.tensors, formats));
+  print_note(fmt::format("{}: {}, {}; parameters {}", conversion.out, base::human_bytes(converted.file_bytes),
+                         base::plural(converted.tensors, "tensor"), formats));
   return 0;
 }
 

@@ -2,6 +2,7 @@
 
 #include "cli/commands.h"
 #include "cli/conversion.h"
+#include "cli/format_words.h"
 
 namespace coterie::cli {
 
@@ -14,7 +15,7 @@ struct ConvertCommand {
 
 int convert_command(const ConvertCommand& command) {
   surgery::ConvertOptions options = command.conversion.options();
-  if (!command.to.empty()) options.to = tensor::dtype_by_name(command.to);
+  if (!command.to.empty()) options.to = weight_format("--to", command.to);
   return write_model(command.conversion, std::move(options));
 }
 

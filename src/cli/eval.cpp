@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "base/plural.h"
 #include "cli/commands.h"
 #include "cli/eval_choices.h"
 #include "cli/gate_words.h"
@@ -24,7 +25,7 @@ struct EvalOptions {
   ModelOptions model;
   std::string text, choices;
   std::optional<int64_t> window, tokens, questions;
-  bool json = false;
+  bool json = false, truncate = false;
 };
 
 void print_gate(const runtime::Engines& engines) {
@@ -63,9 +64,9 @@ int perplexity_command(runtime::Engines& engines, const EvalOptions& options) {
     add_gate_report(engines.report(), result);
     print(result.dump(2) + "\n");
   } else {
-    print(fmt::format("perplexity {:.4f} ± {:.4f} · {} predictions in windows of {} · {} · {:.1f} s, {:.1f} tokens/s\n",
-                      perplexity, error, cross_entropy.predictions(), windows.window(), options.model.precision,
-                      seconds, static_cast<double>(windows.tokens()) / seconds));
+    print(fmt::format("perplexity {:.4f} ± {:.4f} · {} in windows of {} · {} · {:.1f} s, {:.1f} tokens/s\n", perplexity,
+                      error, base::plural(cross_entropy.predictions(), "prediction"), windows.window(),
+                      options.model.precision, seconds, static_cast<double>(windows.tokens()) / seconds));
     print_gate(engines);
   }
   return 0;
@@ -79,15 +80,32 @@ int choices_command(runtime::Engines& engines, const EvalOptions& options) {
   const base::Stopwatch clock;
   ChoiceScores scores;
   base::Json each = base::Json::array();
+  int64_t truncated = 0;
+  if (options.truncate && engines.all().size() > 1)
+    base::fail(base::ErrorKind::unsupported, "--truncate", "a gate that chooses by prompt reads all of it");
+  for (const Question& question : questions)
+    truncated += check_question(engines.front().tokenizer(), engines.context_size(), question, options.truncate);
   for (const Question& question : questions) {
     progress.show(fmt::format("question {} of {}", scores.questions + 1, questions.size()));
     runtime::Engine& engine = engines.choose(std::string_view(question.prompt));
-    const std::vector<double> log_probabilities = score_choices(engine, question);
+    const std::vector<double> log_probabilities = score_choices(engine, question, options.truncate);
     add_scores(question, log_probabilities, scores);
     each.push_back(log_probabilities);
   }
   progress.clear();
+  if (truncated > 0)
+    print_warning(fmt::format("{} longer than the context: the beginning of the prompt was left out",
+                              truncated == 1 ? "1 question was" : fmt::format("{} questions were", truncated)));
   const double seconds = clock.seconds();
+  const auto error = [&](int64_t count) {
+    const std::optional<double> value = scores.error(count);
+    return value ? base::Json(*value) : base::Json(nullptr);
+  };
+  // Of a single question nothing is known of how far the share is off.
+  const auto share = [&](double value, int64_t count) {
+    const std::optional<double> off = scores.error(count);
+    return off ? fmt::format("{:.4f} ± {:.4f}", value, *off) : fmt::format("{:.4f}", value);
+  };
   if (options.json) {
     base::Json result = {{"model", engines.name()},
                          {"choices", options.choices},
@@ -95,19 +113,20 @@ int choices_command(runtime::Engines& engines, const EvalOptions& options) {
                          {"precision", options.model.precision},
                          {"questions", scores.questions},
                          {"accuracy", scores.accuracy()},
-                         {"accuracy_standard_error", scores.error(scores.right)},
+                         {"accuracy_standard_error", error(scores.right)},
                          {"accuracy_by_length", scores.accuracy_by_length()},
-                         {"accuracy_by_length_standard_error", scores.error(scores.right_by_length)},
+                         {"accuracy_by_length_standard_error", error(scores.right_by_length)},
+                         {"truncated", truncated},
                          {"accuracy_by_chance", scores.by_chance()},
                          {"log_probabilities", each},
                          {"seconds", seconds}};
     add_gate_report(engines.report(), result);
     print(result.dump(2) + "\n");
   } else {
-    print(fmt::format(
-        "accuracy {:.4f} ± {:.4f} · by length {:.4f} ± {:.4f} · chance {:.4f} · {} questions · {} · {:.1f} s\n",
-        scores.accuracy(), scores.error(scores.right), scores.accuracy_by_length(),
-        scores.error(scores.right_by_length), scores.by_chance(), scores.questions, options.model.precision, seconds));
+    print(fmt::format("accuracy {} · by length {} · chance {:.4f} · {} · {} · {:.1f} s\n",
+                      share(scores.accuracy(), scores.right),
+                      share(scores.accuracy_by_length(), scores.right_by_length), scores.by_chance(),
+                      base::plural(scores.questions, "question"), options.model.precision, seconds));
     print_gate(engines);
   }
   return 0;
@@ -120,6 +139,7 @@ int eval_command(const EvalOptions& options) {
   if (!text && (options.window || options.tokens))
     base::fail(base::ErrorKind::bad_input, "eval", "--window and --tokens are for --text");
   if (text && options.questions) base::fail(base::ErrorKind::bad_input, "eval", "--questions is for --choices");
+  if (text && options.truncate) base::fail(base::ErrorKind::bad_input, "eval", "--truncate is for --choices");
   runtime::Engines engines = open_engines(options.model);
   return text ? perplexity_command(engines, options) : choices_command(engines, options);
 }
@@ -145,6 +165,9 @@ void add_eval(CLI::App& app, Action& action) {
   command->add_option("--questions", options->questions, "Only the first N questions")
       ->type_name("N")
       ->check(at_least(1));
+  command->add_flag(
+      "--truncate", options->truncate,
+      "Leave out the beginning of prompts that are longer than the context, as lm-evaluation-harness does");
   command->add_flag("--json", options->json, "As JSON");
   options->model.add_routing(*command);
   options->model.add_adapter(*command);

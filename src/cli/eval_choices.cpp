@@ -9,6 +9,8 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/plural.h"
+#include "base/utf8.h"
 #include "cli/options.h"
 #include "cli/text_windows.h"
 
@@ -43,12 +45,19 @@ Question question_of(const Json& line, const std::string& where) {
   if (reader.has("prompt") && reader.has("question"))
     base::fail(ErrorKind::bad_input, where, "has both a prompt and a question: put what is to be read into prompt");
   Question question;
+  question.where = where;
   question.prompt = reader.string(reader.has("question") ? "question" : "prompt");
   question.choices = reader.strings("choices");
   if (question.choices.size() < 2)
-    base::fail(ErrorKind::bad_input, where, "choices are {}: expected two or more", question.choices.size());
-  for (const std::string& choice : question.choices)
-    if (choice.empty()) base::fail(ErrorKind::bad_input, where, "a choice is empty");
+    base::fail(ErrorKind::bad_input, where, "has {}, expected two or more",
+               base::plural(std::ssize(question.choices), "choice"));
+  for (size_t i = 0; i < question.choices.size(); ++i) {
+    const std::string& choice = question.choices[i];
+    if (choice.empty()) base::fail(ErrorKind::bad_input, where, "choice {} is empty", i);
+    for (size_t j = 0; j < i; ++j)
+      if (question.choices[j] == choice)
+        base::fail(ErrorKind::bad_input, where, "choices {} and {} are the same: \"{}\"", j, i, choice);
+  }
   const Json* answer = reader.value("answer");
   if (!answer) base::fail(ErrorKind::not_found, where, "\"answer\" is missing");
   question.answer = answer_of(*answer, question.choices, where);
@@ -69,50 +78,87 @@ std::vector<Question> read_questions(const std::string& file) {
   std::string line;
   for (int64_t number = 1; std::getline(lines, line); ++number) {
     if (std::all_of(line.begin(), line.end(), space)) continue;
-    const std::string where = fmt::format("{}, line {}", file, number);
+    const std::string where = fmt::format("{}: line {}", file == "-" ? "standard input" : file, number);
+    base::require_utf8(line, where, "the line");
     questions.push_back(question_of(base::parse_json(line, where, base::DuplicateKeys::refuse), where));
   }
   if (questions.empty()) base::fail(ErrorKind::bad_input, file, "holds no question");
   return questions;
 }
 
-std::vector<double> score_choices(runtime::Engine& engine, const Question& question) {
-  const text::Tokenizer& tokenizer = engine.tokenizer();
+namespace {
+
+struct Tokens {
+  std::vector<std::vector<int32_t>> wholes;  // the prompt and each choice
+  int64_t context = 0;                       // tokens of the prompt
+  size_t shared = 0;                         // that all wholes begin with, the last of the prompt not among them
+};
+
+Tokens tokens_of(const text::Tokenizer& tokenizer, const Question& question) {
   // White space at the end of the prompt belongs to the choice's first token.
   std::string prompt = question.prompt, between;
   while (!prompt.empty() && space(prompt.back())) between.insert(between.begin(), prompt.back()), prompt.pop_back();
   const std::vector<int32_t> context = tokenizer.encode(prompt, true);
   if (context.empty())
-    base::fail(ErrorKind::bad_input, "prompt", "has no token, so that nothing predicts a choice's first");
-  std::vector<std::vector<int32_t>> wholes;
-  size_t shared = context.size() - 1;  // the last of the prompt predicts
+    base::fail(ErrorKind::bad_input, question.where,
+               "the prompt is empty, and the model has no token that begins a text: nothing predicts a choice's first");
+  Tokens tokens{{}, std::ssize(context), context.size() - 1};  // the last of the prompt predicts
   for (const std::string& choice : question.choices) {
     const std::string joint = between.empty() && !space(choice.front()) ? " " : between;
-    wholes.push_back(tokenizer.encode(prompt + joint + choice, true));
-    // An end that the tokenizer puts behind every text is no part of the choice.
+    std::vector<int32_t>& whole = tokens.wholes.emplace_back(tokenizer.encode(prompt + joint + choice, true));
+    // An end that the tokenizer puts behind every text is not part of the choice.
     const std::vector<text::TokenId>& ends = tokenizer.end_tokens();
-    while (!context.empty() && wholes.back().size() > context.size() &&
-           std::find(ends.begin(), ends.end(), wholes.back().back()) != ends.end() &&
+    while (whole.size() > context.size() && std::find(ends.begin(), ends.end(), whole.back()) != ends.end() &&
            std::find(ends.begin(), ends.end(), context.back()) != ends.end())
-      wholes.back().pop_back();
-    if (wholes.back().size() <= context.size())
-      base::fail(ErrorKind::unsupported, "choices", "\"{}\" adds no token to its prompt", choice);
-    const auto first = std::mismatch(wholes[0].begin(), wholes[0].end(), wholes.back().begin(), wholes.back().end());
-    shared = std::min(shared, static_cast<size_t>(first.first - wholes[0].begin()));
+      whole.pop_back();
+    if (whole.size() <= context.size())
+      base::fail(ErrorKind::unsupported, question.where, "the choice \"{}\" adds no token to its prompt", choice);
+    const std::vector<int32_t>& first = tokens.wholes[0];
+    const auto differ = std::mismatch(first.begin(), first.end(), whole.begin(), whole.end());
+    tokens.shared = std::min(tokens.shared, static_cast<size_t>(differ.first - first.begin()));
+  }
+  return tokens;
+}
+
+int64_t longest(const Tokens& tokens) {
+  int64_t most = 0;
+  for (const std::vector<int32_t>& whole : tokens.wholes) most = std::max(most, std::ssize(whole));
+  return most;
+}
+
+}  // namespace
+
+bool check_question(const text::Tokenizer& tokenizer, int64_t context, const Question& question, bool truncate) {
+  const Tokens tokens = tokens_of(tokenizer, question);
+  const int64_t most = longest(tokens), over = most - context;
+  if (over <= 0) return false;
+  if (truncate && over < tokens.context) return true;
+  throw base::Error(ErrorKind::bad_input, question.where,
+                    fmt::format("the prompt and its longest choice have {} tokens, the context has {}", most, context),
+                    truncate ? "the choice alone does not fit: take the question out"
+                             : "--truncate leaves out the beginning of such prompts, as lm-evaluation-harness does");
+}
+
+std::vector<double> score_choices(runtime::Engine& engine, const Question& question, bool truncate) {
+  Tokens tokens = tokens_of(engine.tokenizer(), question);
+  if (const int64_t over = longest(tokens) - engine.context_size(); truncate && over > 0) {
+    for (std::vector<int32_t>& whole : tokens.wholes) whole.erase(whole.begin(), whole.begin() + over);
+    tokens.context -= over;
+    tokens.shared -= std::min(tokens.shared, static_cast<size_t>(over));
   }
   runtime::KvCache cache = engine.make_cache();
   std::vector<double> scores;
-  for (const std::vector<int32_t>& whole : wholes) {
-    if (cache.length() > static_cast<int64_t>(shared)) cache.truncate(static_cast<int64_t>(shared));
+  for (const std::vector<int32_t>& whole : tokens.wholes) {
+    if (cache.length() > static_cast<int64_t>(tokens.shared)) cache.truncate(static_cast<int64_t>(tokens.shared));
     models::CrossEntropy cross_entropy;
-    score(engine, cache, whole, std::ssize(context), cross_entropy);
+    score(engine, cache, whole, tokens.context, cross_entropy);
     scores.push_back(-cross_entropy.mean() * static_cast<double>(cross_entropy.predictions()));
   }
   return scores;
 }
 
-double ChoiceScores::error(int64_t count) const {
-  if (questions < 2) return 0;
+std::optional<double> ChoiceScores::error(int64_t count) const {
+  if (questions < 2) return {};
   const double p = share(count);
   return std::sqrt(p * (1 - p) / static_cast<double>(questions - 1));
 }

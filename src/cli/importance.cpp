@@ -60,7 +60,7 @@ int importance_command(ImportanceCommand& command) {
     const TextWindows windows(engine, text, command.texts.window, command.texts.tokens);
     for (int64_t w = 0; w < windows.count(); ++w) {
       if (interrupt.raised())
-        throw base::Error(base::ErrorKind::interrupted, command.out, "the counting was interrupted", "");
+        throw base::Error(base::ErrorKind::interrupted, command.out, "interrupted: nothing was written");
       progress.show(fmt::format("{}: window {} of {}", text, w + 1, windows.count()));
       read_window(engine, windows.at(w));
     }

@@ -6,6 +6,7 @@
 #include "base/cpu.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/plural.h"
 #include "cli/commands.h"
 #include "cli/terminal.h"
 #include "kernels/table.h"
@@ -132,9 +133,10 @@ std::string as_text(const InfoOptions& options, const threads::Topology& topolog
   const auto line = [&](std::string_view what, const std::string& value) {
     text += fmt::format("{:<14}{}\n", what, value);
   };
-  line("CPU", fmt::format("{}: {} cores, {} logical CPUs, {} NUMA node{}{}", topology.model, topology.cores,
-                          topology.cpus.size(), topology.nodes, topology.nodes == 1 ? "" : "s",
-                          topology.quota > 0 ? fmt::format(", quota of {:g} CPUs", topology.quota) : ""));
+  line("CPU",
+       fmt::format("{}: {}, {}, {}{}", topology.model, base::plural(topology.cores, "core"),
+                   base::plural(std::ssize(topology.cpus), "logical CPU"), base::plural(topology.nodes, "NUMA node"),
+                   topology.quota > 0 ? fmt::format(", quota of {:g} CPUs", topology.quota) : ""));
   line("instructions", fmt::format("{}", fmt::join(base::cpu().features, " ")));
   bool first = true;
   for (const kernels::Candidate& candidate : kernels::candidates()) {

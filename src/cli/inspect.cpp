@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "cli/commands.h"
+#include "cli/format_words.h"
 #include "cli/model_words.h"
 #include "cli/number_words.h"
 #include "cli/options.h"
@@ -115,8 +116,10 @@ std::string places_table(const Inspection& model) {
 
 std::string layers_table(const Inspection& model) {
   const auto& layers = model.account.layers;
-  std::string text =
-      styled(fmt::format("{:<14}{:>16}{:>16}   {}\n", "per layer", "held", "active", "held by place"), Style::bold);
+  struct Row {
+    std::string layers, held, active, places;
+  };
+  std::vector<Row> rows = {{"per layer", "held", "active", "held by place"}};
   std::vector<bool> told(layers.size(), false);
   for (size_t i = 0; i < layers.size(); ++i) {
     if (told[i]) continue;
@@ -128,8 +131,16 @@ std::string layers_table(const Inspection& model) {
     for (int p = 0; p < kPlaces; ++p)
       if (const int64_t held = layers[i].held[static_cast<size_t>(p)]; held > 0)
         where += fmt::format("{}{} {}", where.empty() ? "" : ", ", title(static_cast<Place>(p), model), grouped(held));
-    text += fmt::format("{:<14}{:>16}{:>16}   {}\n", ranges(alike), grouped(sum(layers[i].held)),
-                        grouped(sum(layers[i].active)), where);
+    rows.push_back({ranges(alike), grouped(sum(layers[i].held)), grouped(sum(layers[i].active)), where});
+  }
+  // Lists of layers that alternate are long.
+  size_t width = 12;
+  for (const Row& row : rows) width = std::max(width, row.layers.size());
+  std::string text;
+  for (const Row& row : rows) {
+    const std::string line =
+        fmt::format("{:<{}}{:>16}{:>16}   {}\n", row.layers, width + 2, row.held, row.active, row.places);
+    text += text.empty() ? styled(line, Style::bold) : line;
   }
   return text;
 }
@@ -151,7 +162,7 @@ std::string memory_words(const Inspection& model, const MachineLimits& machine) 
                      human_bytes(model.account.cache_bytes_per_token * model.spec.context),
                      grouped(model.spec.context)));
   if (model.account.state_bytes > 0)
-    line("recurrent state, at any length (f32)",
+    line("recurrent state, any length (f32)",
          fmt::format("{}, and as much for each copy kept to go back to", human_bytes(model.account.state_bytes)));
   line(fmt::format("expected resident at context {}", model.context),
        fmt::format("{}: weights {}, cache {}, scratch {}, process {}", human_bytes(memory.resident()),
@@ -179,11 +190,7 @@ int inspect_command(const InspectOptions& options) {
   runtime::InspectionOptions wanted;
   wanted.open = options.model.open_options();
   wanted.context = options.model.context;
-  if (!options.dtype.empty()) {
-    wanted.dtype = tensor::dtype_by_name(options.dtype);
-    if (!tensor::info(*wanted.dtype).weight)
-      base::fail(base::ErrorKind::bad_input, "--dtype", "{} is no format for weights", options.dtype);
-  }
+  if (!options.dtype.empty()) wanted.dtype = weight_format("--dtype", options.dtype);
   threads::Pool pool(options.model.threads);
   wanted.threads = pool.threads();
   const Inspection model = runtime::inspect(options.model.model, wanted);

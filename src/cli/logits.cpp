@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <limits>
 #include <memory>
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/plural.h"
 #include "checkpoint/tensor_sink.h"
 #include "checkpoint/tensor_source.h"
 #include "cli/commands.h"
@@ -32,7 +34,7 @@ struct LogitsOptions {
   ModelOptions model;
   std::string ids, out;
   int64_t greedy = 0;
-  bool gradients = false;
+  bool gradients = false, force = false;
 };
 
 struct Ids {
@@ -153,6 +155,7 @@ void check_output(const LogitsOptions& options) {
       fs::equivalent(folder, options.model.model, absent))
     throw base::Error(ErrorKind::bad_input, options.out, "is one of the files to be read: it would be overwritten",
                       "give -o another name");
+  refuse_existing_output(options.out, options.force);
 }
 
 int logits_command(LogitsOptions options) {
@@ -183,10 +186,14 @@ int logits_command(LogitsOptions options) {
     }
     progress.clear();
   };
+  const double weight = engine.spec().router_aux_loss;
+  // Where nothing is predicted the mean is of nothing, as in PyTorch.
+  const auto loss = [&] {
+    if (cross_entropy.predictions() == 0) return std::numeric_limits<double>::quiet_NaN();
+    return cross_entropy.mean() + (weight > 0 ? weight * balance.loss() : 0);
+  };
   const auto produce_loss = [&](const Write& write) {
-    double loss = cross_entropy.mean();
-    if (const float weight = engine.spec().router_aux_loss; weight > 0) loss += weight * balance.loss();
-    const float rounded = static_cast<float>(loss);
+    const float rounded = static_cast<float>(loss());
     write(std::as_bytes(std::span(&rounded, 1)));
   };
   const auto produce_greedy = [&](const Write& write) {
@@ -208,9 +215,14 @@ int logits_command(LogitsOptions options) {
   if (options.greedy > 0)
     tensors.push_back({"greedy", tensor::DType::i64, {ids.batch, options.greedy}, produce_greedy});
   checkpoint::write_safetensors(options.out, tensors);
-  print_note(fmt::format("{}: logits {}, loss {:.6f}{}", options.out,
-                         tensor::to_string({ids.batch, ids.length, engine.spec().vocabulary}), cross_entropy.mean(),
-                         options.greedy > 0 ? fmt::format(", {} greedy tokens a row", options.greedy) : ""));
+  std::string words = ", no loss: a single id predicts nothing";
+  if (cross_entropy.predictions() > 0) words = fmt::format(", loss {:.6f}", loss());
+  if (cross_entropy.predictions() > 0 && weight > 0)
+    words += fmt::format(" (cross-entropy {:.6f}, the routers' balance loss {:.6f} times {:g})", cross_entropy.mean(),
+                         balance.loss(), weight);
+  if (options.greedy > 0) words += fmt::format(", {} a row", base::plural(options.greedy, "greedy token"));
+  print_note(fmt::format("{}: logits {}{}", options.out,
+                         tensor::to_string({ids.batch, ids.length, engine.spec().vocabulary}), words));
   return 0;
 }
 
@@ -230,6 +242,7 @@ void add_logits(CLI::App& app, Action& action) {
                    "Written as safetensors: logits [B, T, V] f32, loss [1] f32, greedy [B, N] i64")
       ->type_name("FILE")
       ->required();
+  add_force(*command, options->force);
   command
       ->add_option("--greedy", options->greedy,
                    "Also decode N tokens greedily, with the cache, after the first 8 ids of each row")
@@ -242,7 +255,9 @@ void add_logits(CLI::App& app, Action& action) {
   options->model.add_adapter(*command);
   options->model.add_engine(*command, false);
   command->footer(
-      "The loss is the mean cross-entropy of the next token, and what the family's reference adds to it.\n"
+      "The loss is the mean cross-entropy of the next token, plus the balance loss of the routers where the config "
+      "asks for\n"
+      "it (output_router_logits), as the family's reference reports it.\n"
       "Examples:\n"
       "  coterie logits ./OLMoE-1B-7B --ids ids.safetensors -o ours.safetensors --greedy 16\n"
       "  coterie logits model.gguf --ids ids.safetensors -o fast.safetensors --precision fast");

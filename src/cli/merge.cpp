@@ -49,7 +49,7 @@ int merge_command(MergeCommand command) {
   options.dtype = output_dtype(command.dtype);
   options.shard_bytes = shard_bytes(command.shard_gb);
   options.check = !command.no_check;
-  if (!command.text.empty()) options.text = file_contents(command.text);
+  if (!command.text.empty()) options.text = text_to_compare(command.text);
   const base::Json recipe = base::read_yaml(command.recipe);
   if (!recipe.is_object())
     base::fail(base::ErrorKind::bad_input, command.recipe, "expected keys: base_model, experts or merge_method, …");
@@ -83,7 +83,7 @@ int merge_command(MergeCommand command) {
                                    : surgery::merge_models(context, surgery::read_merge_recipe(recipe, command.recipe),
                                                            sources, command.out, options);
   progress.clear();
-  print_written(done, command.out, command.json, "beside the base model", "it");
+  print_written(done, command.out, command.json, "beside the base model", "the base model");
   for (size_t e = 0; !command.json && e < done.routing.size(); ++e) {
     std::string line = fmt::format("prompts of expert {}: choices", e);
     for (const double share : done.routing[e]) line += " " + percent(share);

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/plural.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/terminal.h"
@@ -28,15 +29,15 @@ int merge_adapter_command(const MergeAdapterCommand& command) {
   const InterruptFlag interrupt;
   const surgery::MergedAdapter merged = surgery::merge_adapter(model, command.out, [&](std::string_view tensor) {
     if (interrupt.raised())
-      throw base::Error(base::ErrorKind::interrupted, command.out, "the merging was interrupted", "");
+      throw base::Error(base::ErrorKind::interrupted, command.out, "interrupted: nothing was written");
     progress.show(std::string(tensor));
   });
   progress.clear();
   if (command.json)
     print(base::Json{{"output", command.out}, {"tensors", merged.tensors}, {"changed", merged.changed}}.dump(2) + "\n");
   else
-    print_note(
-        fmt::format("{}: {} tensors, the adapter went into {} of them", command.out, merged.tensors, merged.changed));
+    print_note(fmt::format("{}: {}, the adapter went into {} of them", command.out,
+                           base::plural(merged.tensors, "tensor"), merged.changed));
   return 0;
 }
 
@@ -56,7 +57,7 @@ void add_merge_adapter(CLI::App& app, Action& action) {
       "Each adapted weight becomes W + scale·B·A, rounded to its own format; all other bytes stay. Weights in block\n"
       "formats (q4_k, …) are refused: merge into the model that was quantised, and quantise the result.\n"
       "Examples:\n"
-      "  coterie merge-adapter ./OLMoE-1B-7B runs/tune/best -o olmoe-tuned\n"
+      "  coterie merge-adapter ./OLMoE-1B-7B runs/tuned/checkpoints/step-0000300 -o olmoe-tuned\n"
       "  coterie merge-adapter model-bf16.gguf adapter:0.5 -o half.gguf");
   command->callback([=, &action] { action = [options] { return merge_adapter_command(*options); }; });
 }

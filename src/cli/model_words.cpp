@@ -6,6 +6,7 @@
 #include <cmath>
 #include <utility>
 
+#include "base/plural.h"
 #include "cli/number_words.h"
 #include "cli/router_words.h"
 
@@ -206,7 +207,8 @@ std::vector<std::string> describe(const models::ModelSpec& spec) {
     add(std::visit([](const auto& ffn) { return lines(ffn); }, spec.blocks[i].ffn), i);
   for (const auto& [sentences, layers] : kinds) {
     const bool all = layers.size() == spec.blocks.size();
-    const std::string where = all ? "" : fmt::format("layers {}: ", ranges(layers));
+    const std::string where =
+        all ? "" : fmt::format("{} {}: ", base::noun(std::ssize(layers), "layer"), ranges(layers));
     out.push_back(where + sentences.front());
     for (size_t i = 1; i < sentences.size(); ++i) out.push_back("  " + sentences[i]);
   }

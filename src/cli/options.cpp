@@ -11,6 +11,7 @@
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/plural.h"
 #include "cli/router_option.h"
 #include "cli/terminal.h"
 #include "surgery/folder.h"
@@ -156,7 +157,7 @@ runtime::EngineOptions ModelOptions::engine_options() const {
 }
 
 CLI::Option* add_force(CLI::App& app, bool& force) {
-  return app.add_flag("--force", force, "Replace a file that is there; a folder is never written over");
+  return app.add_flag("--force", force, "Replace a file that exists; a folder is never written over");
 }
 
 void refuse_existing_output(const std::filesystem::path& out, bool force) {
@@ -164,8 +165,9 @@ void refuse_existing_output(const std::filesystem::path& out, bool force) {
   if (!std::filesystem::exists(out, code)) return;
   const bool folder = std::filesystem::is_directory(out, code);
   if (folder ? std::filesystem::is_empty(out, code) : force) return;
-  throw base::Error(base::ErrorKind::bad_input, out.string(), "is there already",
-                    folder ? "name a folder that is not, or remove it" : "name another file, or --force to replace it");
+  throw base::Error(base::ErrorKind::bad_input, out.string(), "already exists",
+                    folder ? "choose a folder that does not exist yet, or delete this one"
+                           : "choose another name, or --force to replace it");
 }
 
 void refuse_existing_output(const families::Model& made_of, const std::filesystem::path& out, bool force) {
@@ -286,12 +288,12 @@ std::string text_or_file(const std::string& argument) {
 
 std::string describe(const runtime::GenerationStatistics& statistics, runtime::Finish finish,
                      std::optional<uint64_t> seed) {
-  std::string text = fmt::format("prompt {} tokens", statistics.prompt_tokens);
+  std::string text = "prompt " + base::plural(statistics.prompt_tokens, "token");
   if (statistics.reused_tokens > 0)
     text += fmt::format(" ({} from the cache, {} evaluated)", statistics.reused_tokens,
                         statistics.prompt_tokens - statistics.reused_tokens);
   if (statistics.prompt_seconds > 0) text += fmt::format(", {:.1f} t/s", statistics.prompt_tokens_per_second());
-  text += fmt::format(" · generated {} tokens", statistics.generated_tokens);
+  text += " · generated " + base::plural(statistics.generated_tokens, "token");
   if (statistics.generated_tokens > 1) text += fmt::format(", {:.1f} t/s", statistics.decode_tokens_per_second());
   text += fmt::format(" · {}", name(finish));
   if (seed) text += fmt::format(" · seed {}", *seed);

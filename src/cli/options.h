@@ -55,10 +55,10 @@ runtime::Engines open_engines(const ModelOptions& options);
 /// Warnings of the model, and of weights that are larger than the machine's memory.
 void warn_about(const families::Model& model);
 
-/// --force, of commands that write one file: replace what is there.
+/// --force, of commands that write one file: replace what exists.
 CLI::Option* add_force(CLI::App& app, bool& force);
-/// What is there already is not written over, which is said before anything is computed: throws bad_input for a folder
-/// that is not empty, and for a file unless `force`.
+/// What exists is not written over, which is said before anything is computed: throws bad_input for a folder that is
+/// not empty, and for a file unless `force`. The rule of all commands that write.
 void refuse_existing_output(const std::filesystem::path& out, bool force);
 /// The same of what is made out of a model, which is not written over even so.
 void refuse_existing_output(const families::Model& made_of, const std::filesystem::path& out, bool force);

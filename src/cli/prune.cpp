@@ -47,6 +47,15 @@ base::Json layers_as_json(const surgery::ExpertSaliency& saliency, const surgery
   return layers;
 }
 
+// A copy without a remark is not what anybody asks for.
+void expect_fewer(const models::ModelSpec& spec, const surgery::KeptExperts& kept, int64_t keep) {
+  for (const auto& [layer, experts] : kept)
+    if (std::ssize(experts) < std::get<layers::MoeSpec>(spec.blocks[static_cast<size_t>(layer)].ffn).router.experts)
+      return;
+  throw base::Error(base::ErrorKind::bad_input, "--keep", fmt::format("{} of {} experts drops none", keep, keep),
+                    "keep fewer");
+}
+
 int prune_command(const PruneCommand& command) {
   double before = 0;
   surgery::KeptExperts kept;
@@ -57,7 +66,7 @@ int prune_command(const PruneCommand& command) {
   const InterruptFlag interrupt;
   const auto stop = [&] {
     if (interrupt.raised())
-      throw base::Error(base::ErrorKind::interrupted, command.out, "the pruning was interrupted", "");
+      throw base::Error(base::ErrorKind::interrupted, command.out, "interrupted: nothing was written");
   };
   {
     // The experts' outputs are told apart by where their weights lie, so those stay where they are.
@@ -68,7 +77,8 @@ int prune_command(const PruneCommand& command) {
     surgery::check_pruned_form(engine.model(), command.out, command.uneven);
     surgery::ExpertSaliency saliency(*engine.model().decoder);
     // Refuses a count that cannot be before anything is computed.
-    surgery::choose_experts(engine.spec(), saliency.layers(), command.keep, command.uneven);
+    expect_fewer(engine.spec(), surgery::choose_experts(engine.spec(), saliency.layers(), command.keep, command.uneven),
+                 command.keep);
     for (const std::string& text : command.texts.files) {
       const TextWindows windows(engine, text, command.texts.window, command.texts.tokens);
       if (&text == &command.texts.files.front()) before = loss_of(engine, windows);
@@ -97,7 +107,8 @@ int prune_command(const PruneCommand& command) {
       loss_of(engine, TextWindows(engine, command.texts.files.front(), command.texts.window, command.texts.tokens));
   progress.clear();
   if (unseen > 0)
-    pruned.notes.push_back(fmt::format("{} experts were never chosen on this text; they go first", unseen));
+    pruned.notes.push_back(fmt::format("{} never chosen on this text; they go first",
+                                       unseen == 1 ? "1 expert was" : fmt::format("{} experts were", unseen)));
   for (const std::string& note : pruned.notes) print_warning(note);
   if (command.json) {
     print(base::Json{{"file", command.out},
@@ -137,7 +148,7 @@ void add_prune(CLI::App& app, Action& action) {
       ->type_name("OUT")
       ->required();
   command->add_flag("--uneven", options->uneven,
-                    "As many in all, but more in the layers where they matter (GGUF, and this engine alone)");
+                    "As many in all, but more in the layers where they matter (GGUF, which this engine alone reads)");
   add_force(*command, options->force);
   command->add_flag("--json", options->json, "Say what was done, layer by layer, as JSON");
   options->model.add_routing(*command);

@@ -26,8 +26,8 @@ const surgery::Mix& chosen_mix(const std::string& word) {
     known += (known.empty() ? "" : ", ") + names.back();
   }
   const std::string near = base::nearest(word, names);
-  throw base::Error(base::ErrorKind::bad_input, "--to", fmt::format("\"{}\" is no mixture of formats", word),
-                    (near.empty() ? "" : "is it " + near + "? ") + "Known are " + known +
+  throw base::Error(base::ErrorKind::bad_input, "--to", fmt::format("\"{}\" is not a mixture of formats", word),
+                    (near.empty() ? "" : "did you mean \"" + near + "\"? ") + "Known are " + known +
                         "; convert --to takes one format for all matrices");
 }
 

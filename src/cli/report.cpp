@@ -3,7 +3,10 @@
 #include <memory>
 
 #include "base/atomic_file.h"
+#include "base/error.h"
+#include "base/plural.h"
 #include "cli/commands.h"
+#include "cli/options.h"
 #include "cli/terminal.h"
 #include "lens/report.h"
 #include "lens/run_table.h"
@@ -15,20 +18,27 @@ namespace {
 struct ReportOptions {
   std::vector<std::string> runs;
   std::string out = "report.html";
-  bool table = false;
+  bool table = false, force = false;
 };
 
 int report(const ReportOptions& options) {
+  // Before the logs are read: one that is named as the output by mistake is not lost.
+  if (!options.table) refuse_existing_output(options.out, options.force || lens::is_training_report(options.out));
   std::vector<lens::RunLog> logs;
   for (const std::string& given : options.runs)
-    for (const auto& run : lens::runs_in(given)) logs.push_back(lens::read_run_log(run));
+    for (const auto& run : lens::runs_in(given)) {
+      logs.push_back(lens::read_run_log(run));
+      std::error_code absent;
+      if (!options.table && std::filesystem::equivalent(logs.back().folder / "log.jsonl", options.out, absent))
+        base::fail(base::ErrorKind::bad_input, options.out, "is the log that is read: a source is never written over");
+    }
   lens::tell_apart(logs);
   if (options.table) {
     print(lens::run_table(logs));
     return 0;
   }
   base::write_text(options.out, lens::training_report(logs));
-  print_note(fmt::format("{}: {} run{}", options.out, logs.size(), logs.size() == 1 ? "" : "s"));
+  print_note(fmt::format("{}: {}", options.out, base::plural(std::ssize(logs), "run")));
   return 0;
 }
 
@@ -41,9 +51,12 @@ void add_report(CLI::App& app, Action& action) {
       ->add_option("RUN", options->runs,
                    "Folders that coterie train wrote into (those of variants too), or their log.jsonl")
       ->required();
-  auto* out = command->add_option("-o,--output", options->out, "The page, one self-contained HTML file")
+  auto* out = command
+                  ->add_option("-o,--output", options->out,
+                               "The page, one self-contained HTML file; an earlier report of that name is replaced")
                   ->type_name("FILE")
                   ->capture_default_str();
+  add_force(*command, options->force);
   command->add_flag("--table", options->table, "Print where each run is, a line each, instead of a page")
       ->excludes(out);
   command->footer(

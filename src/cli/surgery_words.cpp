@@ -7,6 +7,9 @@
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/plural.h"
+#include "base/utf8.h"
+#include "cli/format_words.h"
 #include "cli/number_words.h"
 #include "cli/options.h"
 
@@ -21,7 +24,7 @@ void add_output_options(CLI::App& app, std::string& dtype, double& shard_gb) {
 
 std::optional<tensor::DType> output_dtype(const std::string& word) {
   if (word.empty()) return {};
-  const tensor::DType dtype = tensor::dtype_by_name(word);
+  const tensor::DType dtype = weight_format("--dtype", word);
   if (dtype != tensor::DType::f32 && dtype != tensor::DType::f16 && dtype != tensor::DType::bf16)
     base::fail(ErrorKind::unsupported, "--dtype", "\"{}\": expected f32, f16 or bf16", word);
   return dtype;
@@ -39,19 +42,27 @@ void add_check_options(CLI::App& app, std::string& text, int64_t& tokens, bool& 
   app.add_flag("--no-check", no_check, "Do not run what was written")->excludes(file);
 }
 
+std::string text_to_compare(const std::string& file) {
+  std::string text = file_contents(file);
+  base::require_utf8(text, file == "-" ? "standard input" : file, "the text");
+  return text;
+}
+
 std::string describe(const surgery::Comparison& c, std::string_view what, std::string_view from) {
   return fmt::format(
-      "{} on {} tokens: logits differ from {} by {:.3g} at most, {:.2g} of their spread; KL {:.3g} nats; the same best "
-      "token in {}; cross-entropy {:.4f}, {} {:.4f}\n",
-      what, c.tokens, from, c.largest, c.relative(), std::max(c.divergence, 0.0), percent(c.same_best), c.second_loss,
-      from, c.first_loss);
+      "{} on {}: logits differ from {} by {:.3g} at most, {:.2g} of their spread; KL {:.3g} nats; the same best token "
+      "in "
+      "{}; cross-entropy {:.4f}, of {}: {:.4f}\n",
+      what, base::plural(c.tokens, "token"), from, c.largest, c.relative(), std::max(c.divergence, 0.0),
+      percent(c.same_best), c.second_loss, from, c.first_loss);
 }
 
 void print_written(const surgery::Written& done, const std::string& out, bool json, std::string_view what,
                    std::string_view from) {
   for (const std::string& note : done.notes) print_warning(note);
   if (json) return print(base::read_text(std::filesystem::path(out) / surgery::kReceipt));
-  print(fmt::format("{}: {}, {} in {} tensors\n", out, done.model_type, base::human_bytes(done.bytes), done.tensors));
+  print(fmt::format("{}: {}, {} in {}\n", out, done.model_type, base::human_bytes(done.bytes),
+                    base::plural(done.tensors, "tensor")));
   print(fmt::format("parameters {}, {} of them active for a token\n", grouped(done.parameters),
                     grouped(done.active_parameters)));
   if (done.comparison) print(describe(*done.comparison, what, from));
@@ -59,8 +70,7 @@ void print_written(const surgery::Written& done, const std::string& out, bool js
 
 surgery::OnProgress WritingProgress::listener() {
   return [this](std::string_view name, int64_t done, int64_t all) {
-    if (interrupt_.raised())
-      throw base::Error(ErrorKind::interrupted, std::string(name), "the writing was interrupted: nothing was left");
+    if (interrupt_.raised()) throw base::Error(ErrorKind::interrupted, "", "interrupted: nothing was written");
     progress_.show(fmt::format("{}: {}", percent(static_cast<double>(done) / static_cast<double>(all)), name));
   };
 }

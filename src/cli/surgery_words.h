@@ -24,6 +24,9 @@ int64_t shard_bytes(double gigabytes);
 /// --text, --tokens and --no-check: how what was written is compared with what it was made of.
 void add_check_options(CLI::App& app, std::string& text, int64_t& tokens, bool& no_check);
 
+/// The text in the file of --text. Throws bad_input, naming it, for what is not UTF-8.
+std::string text_to_compare(const std::string& file);
+
 /// "step 0 on 128 tokens: logits differ by …"
 std::string describe(const surgery::Comparison& comparison, std::string_view what, std::string_view from);
 

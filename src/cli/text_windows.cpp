@@ -3,13 +3,17 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/plural.h"
+#include "base/utf8.h"
 #include "cli/options.h"
 
 namespace coterie::cli {
 
 TextWindows::TextWindows(const runtime::Engine& engine, const std::string& file, int64_t window, int64_t tokens)
     : window_(std::min(window, engine.context_size())) {
-  ids_ = engine.tokenizer().encode(file_contents(file), false);
+  const std::string text = file_contents(file);
+  base::require_utf8(text, file == "-" ? "standard input" : file, "the text");
+  ids_ = engine.tokenizer().encode(text, false);
   if (tokens > 0 && tokens < std::ssize(ids_)) ids_.resize(static_cast<size_t>(tokens));
   // A window begins as the model expects a text to begin; that is not scored.
   start_ = engine.tokenizer().encode("", true);
@@ -18,7 +22,8 @@ TextWindows::TextWindows(const runtime::Engine& engine, const std::string& file,
   if (fresh_ < 2)
     base::fail(base::ErrorKind::bad_input, "--window", "is {}, which leaves no token to predict", window_);
   if (std::ssize(ids_) < 2)
-    base::fail(base::ErrorKind::bad_input, file, "holds {} tokens: there is nothing to predict", ids_.size());
+    base::fail(base::ErrorKind::bad_input, file, "holds {}: there is nothing to predict",
+               base::plural(std::ssize(ids_), "token"));
 }
 
 std::vector<int32_t> TextWindows::at(int64_t index) const {

@@ -5,6 +5,9 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/folders.h"
+#include "base/plural.h"
+#include "base/utf8.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/terminal.h"
@@ -33,11 +36,18 @@ TokenizerRecipe::Kind kind_of(const std::string& name) {
 
 int train(const TrainOptions& options) {
   const std::filesystem::path folder = options.out;
+  // Made before the training, which takes minutes, and taken away again if that fails.
+  base::FoldersAbove made(folder / "tokenizer.json");
+  if (!std::filesystem::is_directory(folder))
+    base::fail(ErrorKind::bad_input, options.out, "is not a folder, expected a folder for tokenizer.json");
   if (std::filesystem::exists(folder / "tokenizer.json") && !options.force)
-    throw base::Error(ErrorKind::bad_input, (folder / "tokenizer.json").string(), "is there already",
-                      "give another folder, or --force to replace it");
+    throw base::Error(ErrorKind::bad_input, (folder / "tokenizer.json").string(), "already exists",
+                      "choose another folder, or --force to replace it");
   std::vector<std::string> texts;
-  for (const std::string& file : options.files) texts.push_back(file_contents(file));
+  for (const std::string& file : options.files) {
+    texts.push_back(file_contents(file));
+    base::require_utf8(texts.back(), file == "-" ? "standard input" : file, "the text");
+  }
   const std::vector<std::string_view> views(texts.begin(), texts.end());
   TokenizerRecipe recipe{kind_of(options.kind), options.vocabulary, options.min_frequency, {}};
   for (const std::string& token : options.special)
@@ -56,12 +66,12 @@ int train(const TrainOptions& options) {
     bytes += static_cast<int64_t>(texts[i].size()), tokens += static_cast<int64_t>(ids.size());
   }
   progress.clear();
-  std::filesystem::create_directories(folder);
   text::write_tokenizer(recipe, json, folder);
-  print_note(fmt::format("{}: {} tokens; {} bytes of text became {} tokens, {:.2f} bytes each, in {:.1f} s",
-                         options.out, tokenizer.vocabulary_size(), bytes, tokens,
-                         static_cast<double>(bytes) / static_cast<double>(std::max<int64_t>(tokens, 1)),
-                         watch.seconds()));
+  made.keep();
+  print_note(fmt::format(
+      "{}: {}; {} of text became {}, {:.2f} bytes each, in {:.1f} s", options.out,
+      base::plural(tokenizer.vocabulary_size(), "token"), base::plural(bytes, "byte"), base::plural(tokens, "token"),
+      static_cast<double>(bytes) / static_cast<double>(std::max<int64_t>(tokens, 1)), watch.seconds()));
   return 0;
 }
 
@@ -88,7 +98,7 @@ void add_tokenizer(CLI::App& app, Action& action) {
   sub->add_option("--special", options->special, "Tokens that no text is made of; the first ends a text. \"\" for none")
       ->type_name("TOKEN")
       ->capture_default_str();
-  sub->add_flag("--force", options->force, "Replace a tokenizer.json that is there");
+  sub->add_flag("--force", options->force, "Replace a tokenizer.json that exists");
   command->footer(
       "Examples:\n"
       "  coterie tokenizer train shakespeare.txt -o tokens --vocabulary 4096\n"

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -13,6 +14,7 @@
 #include "kernels/table.h"
 #include "runtime/machine.h"
 #include "threads/pool.h"
+#include "train/run_checks.h"
 #include "train/trainer.h"
 
 namespace coterie::cli {
@@ -117,7 +119,23 @@ class Reporter {
 
 void TrainOptions::add_run(CLI::App& app) {
   app.add_option("-o,--output", out, "The folder of the run (default: runs/NAME of the recipe)")->type_name("FOLDER");
-  app.add_flag("--resume", resume, "Go on from the newest checkpoint; begin where there is none");
+  app.add_option_function<std::string>(
+         "--resume", [this](const std::string& folder) { resume = true, run = folder; },
+         "Go on from the newest checkpoint: of the run in FOLDER by its own recipe, without RECIPE; or of RECIPE's "
+         "run, "
+         "which begins where there is none")
+      ->type_name("[FOLDER]")
+      ->expected(0, 1);
+  app.add_option("--extend", extensions,
+                 "With --resume: change how long the run goes on or at which rates: steps=3000; schedule, warmup, "
+                 "decay, floor, learning_rate; recorded in the run; repeatable")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false)
+      ->needs("--resume");
+  app.add_option("--from", from, "With --resume: go on from the checkpoint of this step; later ones are removed")
+      ->type_name("STEP")
+      ->check(at_least(0))
+      ->needs("--resume");
   auto* variant = app.add_option("--variant", variants,
                                  "One of the recipe's variants, into a folder of its own below the run's; repeatable")
                       ->type_name("NAME");
@@ -130,9 +148,38 @@ void TrainOptions::add_run(CLI::App& app) {
   app.add_flag("--json", json, "Print the log's events, one object a line");
 }
 
-bool train_one(const TrainOptions& options, const std::string& variant, const fs::path& out,
-               const InterruptFlag& interrupt) {
-  train::Recipe recipe = train::read_recipe(options.recipe, {variant, options.settings, options.tuned});
+void TrainOptions::sort_names() {
+  std::vector<std::string> names;
+  for (const std::string& name : {std::exchange(tuned, {}), std::exchange(recipe, {})})
+    if (!name.empty()) names.push_back(name);
+  const size_t wanted = tunes ? 2 : 1;
+  std::error_code absent;
+  // A file, or a folder without a run beside the other name: it was to stand before --resume.
+  const bool is_name = fs::is_regular_file(run, absent) || (!names.empty() && train::RunFolder::runs_in(run).empty());
+  if (!run.empty() && names.size() < wanted && is_name) names.insert(names.begin(), std::exchange(run, {}));
+  if (names.empty() && !run.empty()) {
+    if (!variants.empty() || all || !settings.empty() || !out.empty())
+      throw CLI::ValidationError("--resume " + run,
+                                 "a run goes on with the recipe it began with: --set, --variant, --all and -o are for "
+                                 "runs that begin, --extend changes its length and rates");
+    return;
+  }
+  if (names.size() < wanted)
+    throw CLI::RequiredError(tunes && names.empty() ? "MODEL and RECIPE, or --resume FOLDER,"
+                             : tunes                ? "RECIPE"
+                                                    : "RECIPE, or --resume FOLDER,");
+  recipe = names.back();
+  if (tunes) tuned = names.front();
+  if (run.empty()) return;
+  if (!out.empty() && out != run)
+    throw CLI::ValidationError("--output", "is " + out + ", and the run to go on with is " + run);
+  out = run;
+}
+
+namespace {
+
+// Trains one variant into `out` and says on the screen how it goes. Whether it was finished; else it was interrupted.
+bool train_one(const TrainOptions& options, train::Recipe recipe, const fs::path& out, const InterruptFlag& interrupt) {
   const std::string name = recipe.name;
   const int64_t steps = recipe.schedule.steps;
   Reporter reporter(name, options.json);
@@ -145,18 +192,31 @@ bool train_one(const TrainOptions& options, const std::string& variant, const fs
   // In the precision of the run: a CPU without products of bf16 refuses such a recipe soon.
   const runtime::MachineLimits limits = runtime::machine_limits(pool, kernels);
   const double peak = recipe.precision == ops::Precision::bf16 ? limits.bf16_flops : limits.f32_flops;
-  train::Trainer trainer(std::move(recipe), {out, options.resume, peak}, pool, kernels, listener);
+  const base::Json extended = recipe.extended;
+  const bool tunes = recipe.tune.has_value();
+  train::Trainer trainer(std::move(recipe), {out, options.resume, peak, options.from}, pool, kernels, listener);
   reporter.clear();
   for (const std::string& warning : trainer.warnings()) print_warning(warning);
+  for (const auto& [key, change] : extended.items())
+    print_note(fmt::format("{}: {} was {} and is {} from step {} on", name, key, change["was"].dump(),
+                           change["is"].dump(), trainer.step()));
+  if (trainer.finished()) {
+    print_note(fmt::format("{}: finished already at step {}: {}", name, trainer.step(), trainer.result().string()));
+    return true;
+  }
   if (options.resume && trainer.step() > 0) print_note(fmt::format("{}: goes on after step {}", name, trainer.step()));
   const bool finished = trainer.run(interrupt.flag());
+  reporter.clear();
   if (finished && trainer.stopped_early())
     print_note(
         fmt::format("{}: stopped at step {} of {}: the validation loss got no better", name, trainer.step(), steps));
   print_note(finished ? fmt::format("{}: {}", name, trainer.result().string())
-                      : fmt::format("{}: stopped at step {} of {}; go on with --resume", name, trainer.step(), steps));
+                      : fmt::format("{}: stopped at step {} of {}; go on with coterie {} --resume {}", name,
+                                    trainer.step(), steps, tunes ? "tune" : "train", out.string()));
   return finished;
 }
+
+}  // namespace
 
 std::vector<std::string> variants_asked_for(const TrainOptions& options) {
   std::vector<std::string> variants = options.variants;
@@ -169,16 +229,44 @@ std::vector<std::string> variants_asked_for(const TrainOptions& options) {
   return variants;
 }
 
-void train_variants(const TrainOptions& options) {
-  const std::vector<std::string> variants = variants_asked_for(options);
+namespace {
+
+struct Run {
+  train::Recipe recipe;
+  fs::path out;
+};
+
+std::vector<Run> runs_asked_for(const TrainOptions& options) {
+  std::vector<Run> runs;
+  if (options.recipe.empty()) {
+    std::vector<fs::path> folders = train::RunFolder::runs_in(options.run);
+    if (folders.empty()) folders.emplace_back(options.run);  // refused, with what is missing
+    for (const fs::path& folder : folders) {
+      runs.push_back({train::read_recipe_of_run(folder, options.extensions), folder});
+      if (runs.back().recipe.tune.has_value() != options.tunes)
+        throw base::Error(base::ErrorKind::bad_input, folder.string(),
+                          options.tunes ? "is a run of coterie train" : "is a run of coterie tune",
+                          fmt::format("coterie {} --resume {}", options.tunes ? "train" : "tune", folder.string()));
+    }
+    return runs;
+  }
   const fs::path out = options.out.empty() ? fs::path("runs") / fs::path(options.recipe).stem() : fs::path(options.out);
+  for (const std::string& variant : variants_asked_for(options))
+    runs.push_back({train::read_recipe(options.recipe, {variant, options.settings, options.tuned, options.extensions}),
+                    variant.empty() ? out : out / variant});
+  return runs;
+}
+
+}  // namespace
+
+void train_variants(const TrainOptions& options) {
   const InterruptFlag interrupt;
   // All are read before the first begins: a fault in the last does not wait for hours.
-  for (const std::string& variant : variants)
-    train::read_recipe(options.recipe, {variant, options.settings, options.tuned});
-  for (const std::string& variant : variants)
-    if (!train_one(options, variant, variant.empty() ? out : out / variant, interrupt))
-      throw base::Error(base::ErrorKind::interrupted, out.string(), "the run was interrupted", "");
+  std::vector<Run> runs = runs_asked_for(options);
+  for (const Run& run : runs) train::require_precision(run.recipe, kernels::select());
+  for (Run& run : runs)
+    if (!train_one(options, std::move(run.recipe), run.out, interrupt))
+      throw base::Error(base::ErrorKind::interrupted, "", "");  // said already
 }
 
 }  // namespace coterie::cli

@@ -57,9 +57,9 @@ void add_tune(CLI::App& app, Action& action) {
   auto options = std::make_shared<TuneOptions>();
   CLI::App* command =
       app.add_subcommand("tune", "Fine-tune a model as a recipe says: its weights, or an adapter (LoRA)");
-  command->add_option("MODEL", options->tuned, "A folder with config.json and safetensors, or a .gguf file")
-      ->required();
-  command->add_option("RECIPE", options->recipe, "The YAML file; docs/guides/tune.md lists its keys")->required();
+  options->tunes = true;
+  command->add_option("MODEL", options->tuned, "A folder with config.json and safetensors, or a .gguf file");
+  command->add_option("RECIPE", options->recipe, "The YAML file; docs/guides/tune.md lists its keys");
   options->add_run(*command);
   command->add_flag("--dry-run", options->dry_run, "Only say how many parameters would be trained at each place")
       ->excludes("--resume");
@@ -69,8 +69,13 @@ void add_tune(CLI::App& app, Action& action) {
       "Examples:\n"
       "  coterie tune ./OLMoE-1B-7B recipe.yaml --dry-run\n"
       "  coterie tune model-q4_k.gguf recipe.yaml -o runs/tuned\n"
-      "  coterie run model-q4_k.gguf --adapter runs/tuned/best -p \"Once upon a time\"");
-  command->callback([=, &action] { action = [options] { return tune_command(*options); }; });
+      "  coterie tune --resume runs/tuned\n"
+      "  coterie run model-q4_k.gguf --adapter runs/tuned/checkpoints/step-0000300 -p \"Once upon a time\"\n"
+      "With patience in the recipe the adapter to take is runs/tuned/best.");
+  command->callback([=, &action] {
+    options->sort_names();
+    action = [options] { return tune_command(*options); };
+  });
 }
 
 }  // namespace coterie::cli

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/plural.h"
 #include "base/yaml.h"
 #include "cli/commands.h"
 #include "cli/number_words.h"
@@ -34,7 +35,7 @@ int64_t number(std::string_view text, std::string_view all) {
   int64_t value = -1;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size() || value < 0)
-    fail(ErrorKind::bad_input, "--layers", "\"{}\" in \"{}\" is no number of a layer", text, all);
+    fail(ErrorKind::bad_input, "--layers", "\"{}\" in \"{}\" is not the number of a layer", text, all);
   return value;
 }
 
@@ -112,7 +113,7 @@ int upcycle_command(UpcycleCommand command) {
   options.dtype = output_dtype(command.dtype);
   options.shard_bytes = shard_bytes(command.shard_gb);
   options.check = !command.no_check;
-  if (!command.text.empty()) options.text = file_contents(command.text);
+  if (!command.text.empty()) options.text = text_to_compare(command.text);
   const families::Model model = families::open_model(command.model.model, command.model.open_options());
   warn_about(model);
   if (!command.layers.empty()) options.layers = read_layers(command.layers, model.decoder->spec().blocks.size());
@@ -125,7 +126,9 @@ int upcycle_command(UpcycleCommand command) {
   const surgery::Upcycled done = surgery::upcycle(context, model, command.out, options);
   progress.clear();
   print_written(done, command.out, command.json, "step 0", "the parent");
-  if (!command.json) print(fmt::format("the parent has {} parameters\n", grouped(done.parent_parameters)));
+  if (!command.json)
+    print(fmt::format("the parent has {} {}\n", grouped(done.parent_parameters),
+                      base::noun(done.parent_parameters, "parameter")));
   return 0;
 }
 

@@ -71,6 +71,18 @@ void accept_names_without_prefix(NameTable& table, const checkpoint::TensorSourc
   for (std::string& name : table.inert) strip(name);
 }
 
+// Generation would never end by a token that the model cannot say.
+void warn_of_ids(const base::Json& config, const std::string& where, ModelSpec& spec) {
+  for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"}) {
+    const auto found = config.find(key);
+    if (found == config.end()) continue;
+    for (const base::Json& id : found->is_array() ? *found : base::Json::array({*found}))
+      if (id.is_number_integer() && id.get<int64_t>() >= spec.vocabulary)
+        spec.warnings.push_back(fmt::format("{}: {} is {}, outside of the vocabulary of {}", where, key,
+                                            id.get<int64_t>(), spec.vocabulary));
+  }
+}
+
 }  // namespace
 
 std::string supported_model_types() {
@@ -91,12 +103,13 @@ const Family& family_of_architecture(std::string_view architecture, std::string_
 }
 
 ModelSpec read_config(const base::Json& config, const std::string& where, bool strict) {
-  if (!config.is_object()) base::fail(ErrorKind::bad_input, where, "the config is no JSON object");
+  if (!config.is_object()) base::fail(ErrorKind::bad_input, where, "the config is not a JSON object");
   ConfigReader reader(config, where);
   const Family& family = family_of_model_type(reader.keys.string("model_type"), where);
   ModelSpec spec = family.from_config(reader);
   reader.refuse_foreign_keys();
   spec.warnings = std::move(reader.warnings);
+  warn_of_ids(config, where, spec);
   settle_unread(reader.keys.unread(), where, strict, spec, &reader.keys);
   check(spec, where);
   return spec;

@@ -1,5 +1,7 @@
 #include "lens/report.h"
 
+#include <fstream>
+
 #include "base/error.h"
 #include "lens/report_page.h"
 
@@ -37,6 +39,16 @@ std::string training_report(std::span<const RunLog> runs) {
   const size_t place = page.find(kPlace);
   base::require(place != std::string::npos, "lens::training_report", "the page has no place for the data");
   return page.replace(place, kPlace.size(), for_script(data));
+}
+
+bool is_training_report(const std::filesystem::path& file) {
+  // By how the page begins, up to and with its title.
+  const std::string_view page = report_page();
+  const size_t end = page.find("</title>");
+  base::require(end != std::string_view::npos, "lens::is_training_report", "the page has no title");
+  std::string begins(end, '\0');
+  std::ifstream in(file, std::ios::binary);
+  return in.read(begins.data(), static_cast<std::streamsize>(end)) && begins == page.substr(0, end);
 }
 
 }  // namespace coterie::lens

@@ -12,4 +12,7 @@ namespace coterie::lens {
 /// the routers, and a heat map of each layer's expert load over time, for one run or several to compare.
 std::string training_report(std::span<const RunLog> runs);
 
+/// Whether a file is a page that training_report() made, which the next one may replace.
+bool is_training_report(const std::filesystem::path& file);
+
 }  // namespace coterie::lens

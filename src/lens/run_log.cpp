@@ -32,6 +32,7 @@ void add(RunLog& log, Json event, const std::string& where) {
   const int64_t step = reader.integer("step");
   if (kind == "resume") {
     log.ended = false;
+    if (event.contains("steps")) log.start["steps"] = event["steps"];  // the run was made longer or shorter
     for (std::vector<Json>* events : {&log.steps, &log.routers, &log.evaluations}) drop_after(*events, step);
   } else if (kind == "step") {
     log.steps.push_back(std::move(event));
@@ -42,7 +43,7 @@ void add(RunLog& log, Json event, const std::string& where) {
     if (!log.evaluations.empty() && log.evaluations.back()["step"] == step) log.evaluations.pop_back();
     log.evaluations.push_back(std::move(event));
   } else {
-    base::fail(ErrorKind::bad_input, where, "\"{}\" is no kind of event", kind);
+    base::fail(ErrorKind::bad_input, where, "\"{}\" is not a kind of event", kind);
   }
 }
 
@@ -71,7 +72,7 @@ RunLog read_run_log(const std::filesystem::path& run) {
     add(log, std::move(event), where);
     begin = end + 1;
   }
-  if (log.start.empty()) base::fail(ErrorKind::bad_input, path.string(), "does not say how the run started");
+  if (log.start.empty()) base::fail(ErrorKind::bad_input, path.string(), "does not say how the run began");
   return log;
 }
 

@@ -19,6 +19,12 @@ double sum(const Json& list) {
   return total;
 }
 
+std::string abbreviated(int64_t tokens) {
+  if (tokens < 1000) return fmt::format("{}", tokens);
+  const double count = static_cast<double>(tokens);
+  return tokens < 1'000'000 ? fmt::format("{:.1f} k", count / 1e3) : fmt::format("{:.2f} M", count / 1e6);
+}
+
 std::string mean(const Json& event, const char* key, const char* format, double factor = 1) {
   const Json list = event.value(key, Json::array());
   if (list.empty()) return kNone;
@@ -33,9 +39,12 @@ std::vector<std::string> line(const RunLog& run) {
   const Json none = Json::object();
   const Json& evaluation = run.evaluations.empty() ? none : run.evaluations.back();
   const Json& routers = run.routers.empty() ? none : run.routers.back();
+  // How far the run is; the losses are of the evaluation before, if it was stopped between two.
+  const bool steps_end = !run.steps.empty() && run.steps.back()["step"] > evaluation.value("step", int64_t{0});
+  const Json& last = steps_end ? run.steps.back() : evaluation;
   return {run.name,
-          fmt::format("{}", evaluation.value("step", int64_t{0})),
-          fmt::format("{:.2f} M", 1e-6 * static_cast<double>(evaluation.value("tokens", int64_t{0}))),
+          fmt::format("{}", last.value("step", int64_t{0})),
+          abbreviated(last.value("tokens", int64_t{0})),
           loss(evaluation, "train"),
           loss(evaluation, "validation"),
           mean(routers, "max_load", "{:.2f}"),

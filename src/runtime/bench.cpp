@@ -1,14 +1,18 @@
 #include "runtime/bench.h"
 
 #include <algorithm>
+#include <functional>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/function_ref.h"
 #include "base/memory.h"
+#include "base/plural.h"
 #include "base/rng.h"
 #include "models/account.h"
+#include "runtime/memory_plan.h"
 #include "runtime/weight_bytes.h"
 
 namespace coterie::runtime {
@@ -30,13 +34,30 @@ void check(const Engine& engine, const BenchOptions& options) {
   if (options.prompt + options.generate == 0)
     base::fail(base::ErrorKind::bad_input, "bench", "--prompt 0 and --generate 0 leave nothing to measure");
   const bool by_prompt = options.prompt >= options.generate;
-  const int64_t added = by_prompt ? options.prompt : options.generate, longest = options.depth + added;
-  if (longest > engine.context_size())
-    throw base::Error(base::ErrorKind::bad_input, "bench",
-                      fmt::format("--depth {} and {} {} make sequences of {} tokens, the context has {}", options.depth,
-                                  by_prompt ? "--prompt" : "--generate", added, longest, engine.context_size()),
+  const int64_t added = by_prompt ? options.prompt : options.generate, context = engine.context_size();
+  if (options.depth > context - added) {
+    const std::string tokens =
+        by_prompt ? base::plural(added, "token") + " of prompt" : base::plural(added, "token") + " generated";
+    throw base::Error(base::ErrorKind::bad_input,
+                      options.depth > 0 ? "--depth"
+                      : by_prompt       ? "--prompt"
+                                        : "--generate",
+                      options.depth > 0
+                          ? fmt::format("{} and {} do not fit in the context of {}", options.depth, tokens, context)
+                          : fmt::format("{} do not fit in the context of {}", tokens, context),
                       "ask for fewer, or for a longer --context where the model has one");
+  }
+  const int64_t longest = options.depth + added;
+  constexpr int64_t kMost = int64_t{1} << 40;  // of tokens: far above any memory, far below overflow
+  if (options.batch > kMost / (longest + ops::kCacheBlock))
+    base::fail(base::ErrorKind::bad_input, "--batch", "{} sequences of {} tokens are more than any machine holds",
+               options.batch, longest);
   engine.require_cache(options.batch * (longest + ops::kCacheBlock));
+  // Decoding computes a row of logits for each sequence of the batch.
+  if (options.generate > 0)
+    base::require_memory(scratch_bytes(engine.spec(), options.batch, options.batch, engine.threads()),
+                         fmt::format("a decode step of {}", base::plural(options.batch, "sequence")),
+                         "a smaller --batch needs less");
 }
 
 // Experts that a step's tokens were routed to, of all experts of all layers.
@@ -86,11 +107,17 @@ double matmul_flops(const models::ModelSpec& spec, int64_t prompt) {
   return 2 * (others + head / static_cast<double>(prompt));
 }
 
+// A measurement of more than kLong seconds is foretold, once kSlow seconds of it have shown how fast it goes.
+constexpr double kSlow = 3, kLong = 60;
+
 class Run {
  public:
   Run(Engine& engine, const BenchOptions& options) : engine_(engine), options_(options), rng_(options.seed) {
     for (int64_t i = 0; i < options.batch; ++i) caches_.push_back(engine.make_cache());
   }
+
+  /// Called once, with the sequences that are done and the seconds they took, when a round takes long.
+  std::function<void(int64_t done, double seconds)> on_slow;
 
   void fill(int64_t depth) {
     for (KvCache& cache : caches_) {
@@ -107,13 +134,17 @@ class Run {
   double prefill() {
     fill(options_.depth);
     const base::Stopwatch clock;
-    for (KvCache& cache : caches_)
+    int64_t done = 0;
+    for (KvCache& cache : caches_) {
+      if (on_slow && done > 0 && clock.seconds() > kSlow) std::exchange(on_slow, {})(done, clock.seconds());
+      ++done;
       for (int64_t left = options_.prompt; left > 0;) {
         const auto ids = random_ids(std::min(engine_.step_tokens(), left));
         left -= static_cast<int64_t>(ids.size());
         const Evaluation evaluation{ids, &cache, left == 0 ? Logits::last : Logits::none, 0};
         engine_.evaluate({&evaluation, 1});
       }
+    }
     return clock.seconds();
   }
 
@@ -182,6 +213,11 @@ double flops_share(const BenchResult& result, const MachineLimits& machine) {
 BenchResult bench(Engine& engine, const BenchOptions& options) {
   check(engine, options);
   Run run(engine, options);
+  const auto rounds_of = static_cast<double>(options.repeat + 1);
+  run.on_slow = [&](int64_t done, double seconds) {
+    const double whole = seconds / static_cast<double>(done) * static_cast<double>(options.batch) * rounds_of;
+    if (options.on_long && whole > kLong) options.on_long(whole);
+  };
   BenchResult result;
   if (options.prompt > 0) {
     const std::vector<double> seconds = rounds(engine, options, "prefill", [&] { return run.prefill(); });

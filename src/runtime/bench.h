@@ -17,6 +17,7 @@ struct BenchOptions {
   int64_t repeat = 3;     // the median counts
   uint64_t seed = 1;      // of the token ids
   std::function<void(std::string_view)> on_progress;
+  std::function<void(double seconds)> on_long;  // called once where the prompts will take more than a minute
 };
 
 /// Tokens a second of the slowest and of the fastest round.

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "runtime/not_finite.h"
 
 namespace coterie::runtime {
 
@@ -88,7 +89,18 @@ void Generation::evaluated(std::span<const TokenId> ids) {
 }
 
 void Generation::choose(std::span<const float> logits) {
-  const TokenId id = sampler_.sample(logits, all_);
+  TokenId id = 0;
+  try {
+    id = sampler_.sample(logits, all_);
+  } catch (const base::Error& error) {
+    if (error.kind() != base::ErrorKind::bad_input) throw;
+    const std::string weight = first_not_finite(*engine_.model().source);
+    if (weight.empty())
+      throw base::Error(error.kind(), engine_.model().name, error.message(),
+                        "its weights are finite: a sum overflows; --precision f32 may have room for it");
+    throw base::Error(error.kind(), engine_.model().name, error.message() + ": " + weight,
+                      "the file is damaged, or was made from a training that went wrong");
+  }
   all_.push_back(id);
   if (statistics_.generated_tokens++ == 0) {
     statistics_.prompt_seconds = clock_.seconds();

@@ -18,9 +18,10 @@ struct MemoryForecast {
   int64_t weights = 0;  // mapped from the files
   int64_t cache = 0;
   int64_t scratch = 0;
+  int64_t doubled = 0;  // weights that are there twice while they are moved (TurnedWeights::doubled_bytes)
   int64_t process = 0;  // code, tokenizer, decoded vectors: what was resident when the forecast was made
 
-  int64_t resident() const { return weights + cache + scratch + process; }
+  int64_t resident() const { return weights + cache + scratch + doubled + process; }
   /// What cannot be given back to the disk and read again: the rest of resident().
   int64_t required() const { return resident() - weights; }
 };

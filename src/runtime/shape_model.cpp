@@ -14,7 +14,7 @@ std::string shape_names() { return fmt::format("{}", fmt::join(families::shape_n
 
 families::Model shape_model(const ShapeOptions& options, const families::OpenOptions& open) {
   if (!tensor::info(options.quant).weight)
-    base::fail(base::ErrorKind::bad_input, "--quant", "{} is no format for weights", tensor::name(options.quant));
+    base::fail(base::ErrorKind::bad_input, "--quant", "{} is not a format of weights", tensor::name(options.quant));
   models::ModelSpec spec = families::shape(options.shape, options.layers);
   std::string name =
       fmt::format("{} of {} layers, random {}", options.shape, spec.blocks.size(), tensor::name(options.quant));
@@ -35,10 +35,34 @@ families::Model shape_model(const ShapeOptions& options, const families::OpenOpt
 }
 
 void write_shape_model(const families::Model& model, const std::filesystem::path& path) {
+  try {
+    const models::ModelSpec again =
+        families::read_spec({checkpoint::ModelPath::Kind::gguf_file, path, {}}, model.source.get(), {});
+    base::require(again.blocks.size() == model.decoder->spec().blocks.size(), "write_shape_model",
+                  "{} layers are read again", again.blocks.size());
+  } catch (const base::Error& error) {
+    if (error.kind() == base::ErrorKind::internal) throw;
+    throw base::Error(
+        base::ErrorKind::unsupported, "--write",
+        fmt::format("{}: a GGUF file of this model could not be read again: {}", path.string(), error.message()),
+        "more --layers, until each kind of layer is among them, can be written");
+  }
   std::vector<checkpoint::TensorToWrite> tensors;
   for (const checkpoint::TensorInfo& tensor : model.source->tensors())
     tensors.push_back({tensor.name, tensor.dtype, tensor.shape, [&tensor](const auto& write) { write(tensor.bytes); }});
   checkpoint::write_gguf(path, tensors, model.source->metadata());
+}
+
+std::vector<std::string> notes_of_written(const families::Model& model) {
+  // llama.cpp (src/llama-model.cpp) takes queries without a low rank from the number of layers of DeepSeek-V2-Lite.
+  constexpr size_t kLite = 27;
+  const models::ModelSpec& spec = model.decoder->spec();
+  const auto* latent = std::get_if<layers::LatentAttentionSpec>(&spec.blocks.front().mixer);
+  if (!latent || latent->q_rank > 0 || spec.blocks.size() == kLite) return {};
+  return {
+      fmt::format("llama.cpp and ik_llama.cpp open latent attention whose queries have no low rank in models of {} "
+                  "layers alone: they will refuse this file",
+                  kLite)};
 }
 
 }  // namespace coterie::runtime

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "families/open.h"
 #include "tensor/dtype.h"
@@ -23,7 +24,11 @@ std::string shape_names();
 /// format, out_of_memory, with the figure, before it makes what would not fit.
 families::Model shape_model(const ShapeOptions& options, const families::OpenOptions& open);
 
-/// Its tensors as a GGUF file, so that other engines can be measured on the same weights.
+/// Its tensors as a GGUF file, so that other engines can be measured on the same weights. Throws unsupported, before
+/// anything is written, for a model that could not be read from such a file again (a few layers of a hybrid, none of
+/// them with attention).
 void write_shape_model(const families::Model& model, const std::filesystem::path& path);
+/// What other engines are known to refuse in it, in sentences.
+std::vector<std::string> notes_of_written(const families::Model& model);
 
 }  // namespace coterie::runtime

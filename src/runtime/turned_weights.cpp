@@ -168,6 +168,15 @@ void TurnedWeights::advance(threads::Pool& pool, double seconds, int64_t spare) 
   if (waiting_.empty()) point_there();
 }
 
+int64_t TurnedWeights::doubled_bytes() const {
+  int64_t most = 0, unread = 0;
+  for (const Part& part : waiting_) {
+    most = std::max(most, unread += part.size);
+    if (kShare * unread >= total_bytes_) unread = 0;
+  }
+  return most;
+}
+
 bool TurnedWeights::make_room(Part& part, int64_t spare) const {
   if (base::available_memory() < part.size + spare) return false;
   try {

@@ -34,6 +34,9 @@ class TurnedWeights {
   /// from the disk, unless there is time without end: then all are turned. Memory that is short ends it.
   void advance(threads::Pool& pool, double seconds, int64_t spare);
 
+  /// Bytes that are there twice, turned and in the file, at most: those that the decoder is not told of yet and the
+  /// tensor under way.
+  int64_t doubled_bytes() const;
   /// Nothing waits any more.
   bool done() const { return waiting_.empty(); }
   int64_t turned_bytes() const { return turned_bytes_; }

@@ -241,7 +241,7 @@ class Writer {
 Converted convert(const families::Model& model, const std::filesystem::path& out, const ConvertOptions& options) {
   const auto check = [](DType dtype, const char* option) {
     if (!tensor::info(dtype).weight)
-      base::fail(ErrorKind::bad_input, option, "{} is no format of weights", tensor::name(dtype));
+      base::fail(ErrorKind::bad_input, option, "{} is not a format of weights", tensor::name(dtype));
   };
   if (options.to) check(*options.to, "--to");
   for (const auto& [place, dtype] : options.places) check(dtype, "--at");

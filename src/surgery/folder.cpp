@@ -17,7 +17,8 @@ using base::ErrorKind;
 void refuse_existing(const fs::path& out) {
   std::error_code code;
   if (!fs::exists(out, code) || (fs::is_directory(out, code) && fs::is_empty(out, code))) return;
-  throw base::Error(ErrorKind::bad_input, out.string(), "is there already", "name a folder that is not, or remove it");
+  throw base::Error(ErrorKind::bad_input, out.string(), "already exists",
+                    "choose a folder that does not exist yet, or delete this one");
 }
 
 void refuse_same_file(const fs::path& source, const fs::path& out) {
@@ -40,6 +41,7 @@ std::map<std::string, std::string, std::less<>> text_files(const fs::path& folde
 NewFolder::NewFolder(fs::path target) : target_(std::move(target)) {
   if (!target_.has_filename()) target_ = target_.parent_path();  // "name/"
   refuse_existing(target_);
+  folders_.emplace(target_);
   temporary_ = target_;
   temporary_ += fmt::format(".{}.partial", ::getpid());
   std::error_code code;
@@ -83,6 +85,7 @@ void NewFolder::commit() {
   fs::rename(temporary_, target_, code);
   if (code) base::fail(ErrorKind::io, target_.string(), "cannot be given its name: {}", code.message());
   temporary_.clear();
+  folders_->keep();
 }
 
 }  // namespace coterie::surgery

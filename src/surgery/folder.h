@@ -3,8 +3,11 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
+
+#include "base/folders.h"
 
 namespace coterie::surgery {
 
@@ -18,7 +21,7 @@ void refuse_same_file(const std::filesystem::path& source, const std::filesystem
 std::map<std::string, std::string, std::less<>> text_files(const std::filesystem::path& folder);
 
 /// A folder that is written under a temporary name beside its own and gets that on commit(). Without commit() it is
-/// removed.
+/// removed, and so are missing folders above it that were made.
 class NewFolder {
  public:
   /// Throws bad_input where refuse_existing does, io when it cannot be made.
@@ -34,6 +37,7 @@ class NewFolder {
 
  private:
   std::filesystem::path target_, temporary_;
+  std::optional<base::FoldersAbove> folders_;
 };
 
 }  // namespace coterie::surgery

@@ -143,9 +143,10 @@ MergedAdapter merge_adapter(const families::Model& model, const fs::path& out,
   const bool gguf = model.source->format() == checkpoint::Format::gguf;
   gguf ? refuse_same_file(model.path.path, out) : refuse_existing(out);
   if (gguf != (out.extension() == ".gguf"))
-    throw base::Error(ErrorKind::bad_input, out.string(),
-                      gguf ? "a .gguf becomes a .gguf" : "a folder becomes a folder, this names a .gguf",
-                      "coterie convert makes the one of the other");
+    throw base::Error(
+        ErrorKind::bad_input, out.string(),
+        gguf ? "is not a .gguf file, and the model is one" : "is a .gguf file, and the model is a folder",
+        "merge-adapter writes the form it reads; coterie convert changes a folder into a .gguf file and back");
   const Patches patches = place(model);
   std::vector<TensorToWrite> tensors;
   for (const TensorInfo& tensor : model.source->tensors()) {

@@ -127,7 +127,7 @@ class ModelMerging {
 
   double needed(std::optional<double> value, std::string_view key, const std::string& where,
                 const std::string& name) const {
-    if (!value) fail(ErrorKind::bad_input, where, "{} is not said for {}", key, name);
+    if (!value) fail(ErrorKind::bad_input, where, "{} is not given for {}", key, name);
     return *value;
   }
 

@@ -89,9 +89,10 @@ class Reader {
     const MergeMethod method = recipe_.rule.method;
     MergeParameters parameters;
     const auto setting = [&](const char* key, bool means_something, std::optional<MergeSetting>& value) {
+      if (means_something) keys.inert({key});  // known here, and so what a misspelt one may have meant
       if (!keys.has(key)) return;
       if (!means_something)
-        fail(ErrorKind::bad_input, keys.where(), "{} is no parameter of merge_method {}", key, traits().name);
+        fail(ErrorKind::bad_input, keys.where(), "{} is not a parameter of merge_method {}", key, traits().name);
       value.emplace(*keys.value(key), keys.where() + ": " + key);
     };
     setting("weight", traits().weights, parameters.weight);
@@ -100,6 +101,8 @@ class Reader {
     setting("gamma", traits().drop == Drop::outliers, parameters.gamma);
     setting("epsilon", traits().drop == Drop::by_rank, parameters.epsilon);
     setting("scale", method == MergeMethod::passthrough, parameters.scale);
+    if (parameters.density) parameters.density->expect(0, 1, keys.where() + ": density");
+    if (parameters.t && method == MergeMethod::slerp) parameters.t->expect(0, 1, keys.where() + ": t");
     keys.refuse_unread();
     return parameters;
   }
@@ -177,7 +180,7 @@ class Reader {
         if (source.model != recipe_.base_model) others.push_back(source.model);
       if ((method == MergeMethod::slerp || method == MergeMethod::nearswap) &&
           (others.size() != 1 || slice.sources.size() > 2))
-        fail(ErrorKind::bad_input, keys_.where(), "{} goes from the base model to one other, {} are given",
+        fail(ErrorKind::bad_input, keys_.where(), "{} goes from the base model to one other, and the recipe has {}",
              traits().name, others.size());
       if (method == MergeMethod::model_stock && others.size() < 2)
         fail(ErrorKind::bad_input, keys_.where(),
@@ -198,6 +201,10 @@ class Reader {
 }  // namespace
 
 MergeSetting::MergeSetting(const Json& json, const std::string& where) {
+  // YAML's .nan and .inf, as base::parse_yaml has them.
+  if (json.is_object() && json.contains("__float__"))
+    fail(ErrorKind::bad_input, where, "is {}, expected a finite number or a list of them",
+         json["__float__"].is_string() ? json["__float__"].get<std::string>() : "not a number");
   const bool filtered = json.is_array() && !json.empty() && json.front().is_object();
   if (!filtered && !json.is_object()) {
     choices_.push_back({"", gradient_of(json, where)});
@@ -214,6 +221,13 @@ MergeSetting::MergeSetting(const Json& json, const std::string& where) {
     choices_.push_back({std::move(filter), gradient_of(*value, where)});
     keys.refuse_unread();
   }
+}
+
+void MergeSetting::expect(double least, double most, std::string_view where) const {
+  for (const Choice& choice : choices_)
+    for (const double number : choice.gradient)
+      if (!(number >= least && number <= most))
+        fail(ErrorKind::bad_input, where, "is {}, expected {} to {}", number, least, most);
 }
 
 std::optional<double> MergeSetting::at(std::string_view tensor, double place) const {

@@ -20,6 +20,8 @@ class MergeSetting {
   /// Throws bad_input for anything else.
   MergeSetting(const base::Json& json, const std::string& where);
 
+  /// Throws bad_input, naming the number, when one is outside of [least, most].
+  void expect(double least, double most, std::string_view where) const;
   /// `place` is 0 in the first layer, 1 in the last. Nothing where no filter fits.
   std::optional<double> at(std::string_view tensor, double place) const;
 

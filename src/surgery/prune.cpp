@@ -124,8 +124,8 @@ void check_pruned_form(const families::Model& model, const std::filesystem::path
   const bool gguf = model.source->format() == checkpoint::Format::gguf;
   if (gguf != (out.extension() == ".gguf"))
     throw base::Error(ErrorKind::bad_input, out.string(),
-                      gguf ? "a GGUF is pruned into a file that ends in .gguf" : "a folder is pruned into a folder",
-                      "coterie convert makes the one from the other");
+                      gguf ? "is not a .gguf file, and the model is one" : "is a .gguf file, and the model is a folder",
+                      "prune writes the form it reads; coterie convert changes a folder into a .gguf file and back");
   if (!uneven) return;
   if (!gguf)
     throw base::Error(ErrorKind::unsupported, out.string(), "a config.json has one number of experts for all layers",

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/fnv.h"
+#include "base/memory.h"
 #include "models/network.h"
 #include "quant/codec.h"
 
@@ -102,8 +103,8 @@ class Planner : public layers::TensorVisitor {
       return put(families::expand(in_file.pattern, layer, -1, item), in_file.piece, std::move(rows), whole);
     }
     for (int64_t e = 0; e < experts; ++e) {
-      Rows one = rows;
-      one.experts = 1;
+      // Not a copy of `rows`, whose list of all experts every one of them would hold.
+      Rows one{1, rows.rows, rows.cols, rows.dtype, {}, {}};
       if (!rows.verbatim.empty()) one.verbatim = {rows.verbatim[static_cast<size_t>(e)]};
       if (rows.fill) one.fill = [fill = rows.fill, e](int64_t, int64_t row, float* v) { fill(e, row, v); };
       put(families::expand(in_file.pattern, layer, e, item), in_file.piece, std::move(one), shape);
@@ -225,6 +226,38 @@ const Weight& Weights::matrix(const std::string& path) const {
 const layers::Vector* Weights::vector(const std::string& path) const {
   const auto found = vectors_.find(path);
   return found == vectors_.end() ? nullptr : found->second.vector;
+}
+
+namespace {
+
+class TensorCounter : public layers::TensorVisitor {
+ public:
+  explicit TensorCounter(const families::NameTable& names) : names_(names) {}
+  void matrix(const Tensor& tensor, int64_t, int64_t, Weight&) override { add(tensor, 1); }
+  void vector(const Tensor& tensor, int64_t, layers::Vector&) override { add(tensor, 1); }
+  void stack(const Tensor& tensor, int64_t experts, int64_t, int64_t, std::vector<Weight>&) override {
+    add(tensor, experts);
+  }
+  int64_t count = 0;
+
+ private:
+  void add(const Tensor& tensor, int64_t experts) {
+    const std::vector<NameInFile>* names = names_.find(families::path_pattern(tensor.path).pattern);
+    const bool each = names && !names->empty() && names->front().pattern.find("{expert}") != std::string::npos;
+    count += each ? experts : 1;
+  }
+  const families::NameTable& names_;
+};
+
+}  // namespace
+
+void require_memory_for_list(const models::ModelSpec& spec, const families::NameTable& names, std::string_view hint) {
+  // Measured: names, shapes and places of a tensor while it is written, and when the result is opened to be tried.
+  constexpr int64_t kTensor = 3000;
+  models::Network network(spec);
+  TensorCounter counter(names);
+  network.visit(counter);
+  base::require_memory(counter.count * kTensor, fmt::format("a list of {} tensors", counter.count), hint);
 }
 
 std::vector<TensorToWrite> tensors_of(const models::ModelSpec& spec, const families::NameTable& names,

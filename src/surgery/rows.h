@@ -64,6 +64,10 @@ using Supply = std::function<Rows(const layers::TensorVisitor::Tensor& tensor)>;
 std::vector<checkpoint::TensorToWrite> tensors_of(const models::ModelSpec& spec, const families::NameTable& names,
                                                   const Supply& supply, threads::Pool& pool);
 
+/// Values are written as they are made, but what is known of each tensor (its name, shape and source) is in memory.
+/// Throws out_of_memory, with both figures and the hint, before a list is made that would not fit.
+void require_memory_for_list(const models::ModelSpec& spec, const families::NameTable& names, std::string_view hint);
+
 /// Random numbers of one row: a function of the seed, a name and the row alone.
 base::Rng row_rng(uint64_t seed, std::string_view name, int64_t expert, int64_t row);
 

@@ -32,6 +32,9 @@ class Comparison {
     same(field, a.has_value(), b.has_value());
     return a.has_value();
   }
+  [[noreturn]] void differ(std::string_view field, std::string_view a, std::string_view b) const {
+    refuse(field, told(a, b));
+  }
   [[noreturn]] void refuse(std::string_view field, const std::string& what) const {
     throw base::Error(base::ErrorKind::unsupported, place_, fmt::format("{} {}: {}", words_.cannot, field, what),
                       words_.hint);
@@ -46,6 +49,19 @@ class Comparison {
   std::string place_;
   const DifferenceWords& words_;
 };
+
+std::string_view kind_name(const layers::DenseFfnSpec&) { return "dense"; }
+std::string_view kind_name(const layers::MoeSpec&) { return "mixture of experts"; }
+std::string_view kind_name(const layers::NoFfnSpec&) { return "none"; }
+std::string_view kind_name(const layers::AttentionSpec&) { return "attention"; }
+std::string_view kind_name(const layers::LatentAttentionSpec&) { return "latent attention"; }
+std::string_view kind_name(const layers::MambaSpec&) { return "Mamba"; }
+std::string_view kind_name(const layers::Mamba2Spec&) { return "Mamba-2"; }
+
+template <typename Variant>
+std::string_view kind_of(const Variant& layer) {
+  return std::visit([](const auto& spec) { return kind_name(spec); }, layer);
+}
 
 void compare(const Comparison& c, std::string_view field, const std::optional<layers::NormSpec>& a,
              const std::optional<layers::NormSpec>& b) {
@@ -179,7 +195,7 @@ void compare(const Comparison&, const layers::NoFfnSpec&, const layers::NoFfnSpe
 
 template <typename Variant>
 void compare_kinds(const Comparison& c, std::string_view field, const Variant& a, const Variant& b) {
-  c.same(field, a.index(), b.index());
+  if (a.index() != b.index()) c.differ(field, kind_of(a), kind_of(b));
   std::visit([&](const auto& kind) { compare(c, kind, std::get<std::remove_cvref_t<decltype(kind)>>(b)); }, a);
 }
 

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "base/plural.h"
 #include "families/config/router_keys.h"
 #include "families/family.h"
 #include "models/account.h"
@@ -65,10 +66,13 @@ class Upcycling {
   }
 
   Upcycled run(const std::filesystem::path& out) {
+    const families::NameTable names =
+        families::family_of_model_type(result_.model_type, "upcycle").hugging_face_names();
+    require_memory_for_list(sibling_.spec, names, "fewer --experts make a shorter list");
     ModelFolder folder(out);
     std::vector<checkpoint::TensorToWrite> tensors = tensors_of(
-        sibling_.spec, families::family_of_model_type(result_.model_type, "upcycle").hugging_face_names(),
-        [this](const layers::TensorVisitor::Tensor& tensor) { return supply(tensor); }, context_.pool);
+        sibling_.spec, names, [this](const layers::TensorVisitor::Tensor& tensor) { return supply(tensor); },
+        context_.pool);
     result_.tensors = std::ssize(tensors);
     folder.write_json("config.json", sibling_.config);
     folder.copy_text_files(dense_.path.path);
@@ -94,10 +98,10 @@ class Upcycling {
     const models::ModelSpec& spec = dense_.decoder->spec();
     for (const models::BlockSpec& block : spec.blocks)
       if (std::holds_alternative<layers::MoeSpec>(block.ffn))
-        fail(ErrorKind::unsupported, dense_.path.path.string(), "has experts already: a dense model is upcycled");
+        fail(ErrorKind::unsupported, dense_.path.path.string(), "already has experts: a dense model is upcycled");
     if (!options_.layers.empty() && options_.layers.size() != spec.blocks.size())
-      fail(ErrorKind::bad_input, "--layers", "{} layers are spoken of, the model has {}", options_.layers.size(),
-           spec.blocks.size());
+      fail(ErrorKind::bad_input, "--layers", "{} named, the model has {}",
+           base::plural(std::ssize(options_.layers), "layer"), spec.blocks.size());
     bool found = false;
     for (size_t i = 0; i < spec.blocks.size(); ++i) {
       const auto* dense = std::get_if<layers::DenseFfnSpec>(&spec.blocks[i].ffn);
@@ -131,10 +135,10 @@ class Upcycling {
     cut_.noise = options_.noise, cut_.reinit = options_.reinit, cut_.seed = options_.seed;
     scale();
     if (options_.experts_per_token % options_.granularity != 0)
-      result_.notes.push_back(
-          fmt::format("{} experts for a token are no multiple of the granularity {}: they make no whole copies of the "
-                      "parent's FFN, so that step 0 is not the parent",
-                      options_.experts_per_token, options_.granularity));
+      result_.notes.push_back(fmt::format(
+          "{} experts for a token are not a multiple of the granularity {}: they make no whole copies of the "
+          "parent's FFN, so that step 0 is not the parent",
+          options_.experts_per_token, options_.granularity));
   }
 
   // Rules whose weights cannot be renormalised by their own definition keep them as they are.
@@ -282,7 +286,7 @@ Upcycled upcycle(ops::Context& context, const families::Model& dense, const std:
                  const UpcycleOptions& options) {
   if (dense.path.kind != checkpoint::ModelPath::Kind::safetensors_folder)
     throw base::Error(ErrorKind::unsupported, dense.path.path.string(),
-                      "is no folder with config.json and safetensors, which this starts from",
+                      "is not a folder with config.json and safetensors, which this starts from",
                       "convert a GGUF file to such a folder first");
   return Upcycling(context, dense, options).run(out);
 }

@@ -36,8 +36,8 @@ DType dtype_by_name(std::string_view name) {
 
 int64_t row_bytes(DType dtype, int64_t values) {
   const DTypeInfo& i = info(dtype);
-  base::require(values % i.block_values == 0, "tensor::row_bytes", "{} values are no whole number of {} blocks of {}",
-                values, i.name, i.block_values);
+  base::require(values % i.block_values == 0, "tensor::row_bytes",
+                "{} values are not a whole number of {} blocks of {}", values, i.name, i.block_values);
   return values / i.block_values * i.block_bytes;
 }
 

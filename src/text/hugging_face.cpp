@@ -77,11 +77,34 @@ void add_ids(const Json& json, const char* key, std::vector<TokenId>& ids) {
     add(*found);
 }
 
+// The library says "data did not match any variant of untagged enum ModelUntagged" for a part whose type it does not
+// know: names the part and its type instead.
+void refuse_unknown_kind(std::string_view error, std::string_view json, std::string_view where) {
+  if (error.find("untagged enum") == std::string_view::npos) return;
+  static constexpr std::pair<std::string_view, const char*> kParts[] = {{"enum Model", "model"},
+                                                                        {"enum Normalizer", "normalizer"},
+                                                                        {"enum PreTokenizer", "pre_tokenizer"},
+                                                                        {"enum PostProcessor", "post_processor"},
+                                                                        {"enum Decoder", "decoder"}};
+  for (const auto& [mark, part] : kParts) {
+    if (error.find(mark) == std::string_view::npos) continue;
+    const Json all = base::parse_json(json, where);
+    const Json value = all.is_object() ? all.value(part, Json()) : Json();
+    const std::string type = value.is_object() ? value.value("type", Json()).dump() : "missing";
+    throw base::Error(
+        ErrorKind::unsupported, std::string(where),
+        fmt::format("its {} is of type {}, or lacks what such a one has: this is not read", part, type),
+        "models of type BPE, Unigram, WordPiece and WordLevel are read, as the tokenizers library has them");
+  }
+}
+
 std::shared_ptr<TokenizerState> parse(std::string_view json, const Json& extra, std::string_view where) {
   CoterieTokenizer* made = nullptr;
   BridgeBytes error;
   const std::string tokens = extra.dump();
-  check_bridge(coterie_tokenizer_from_json(slice(json), slice(tokens), &made, error.out()), where, error);
+  const int32_t code = coterie_tokenizer_from_json(slice(json), slice(tokens), &made, error.out());
+  refuse_unknown_kind(error.view(), json, where);
+  check_bridge(code, where, error);
   return std::make_shared<TokenizerState>(made, where);
 }
 

@@ -59,6 +59,16 @@ class Reader {
   // A line says what is learned in one way, and nothing that would be passed over. What only says where it comes from
   // may stay.
   static void expect_one_form(const Json& line, const std::string& where) {
+    if (line.contains("conversations"))
+      throw base::Error(
+          ErrorKind::bad_input, where, "is in ShareGPT's form (conversations), which is not read",
+          "write {\"messages\": [{\"role\": \"user\", \"content\": …}, …]}: from: human is role user, gpt "
+          "is assistant, and value is content");
+    if (line.contains("instruction"))
+      throw base::Error(ErrorKind::bad_input, where,
+                        "is in Alpaca's form (instruction, input, output), which is not read",
+                        "write {\"messages\": [{\"role\": \"user\", \"content\": instruction and input}, {\"role\": "
+                        "\"assistant\", \"content\": output}]}");
     base::JsonReader(line, where)
         .expect({"messages", "tools", "prompt", "completion", "text", "id", "source", "metadata"});
     const bool messages = line.contains("messages"), text = line.contains("text");
@@ -73,6 +83,16 @@ class Reader {
                         "take out what is not to be learned, or make a line of each");
     if (line.contains("tools") && !messages)
       base::fail(ErrorKind::bad_input, where, "tools have no effect without messages: take them out");
+  }
+
+  // OpenAI's form for images and text: most templates read a text alone.
+  static void expect_text(const Json& message, const std::string& where) {
+    const auto content = message.find("content");
+    if (content == message.end() || content->is_null() || content->is_string()) return;
+    if (content->is_array())
+      throw base::Error(ErrorKind::unsupported, where, "content is a list of parts, expected a text",
+                        "write the text of its parts as one string: \"content\": \"…\"");
+    base::fail(ErrorKind::bad_input, where, "content is {}, expected a text", content->type_name());
   }
 
   // OpenAI's form of fine-tuning data: an answer of weight 0 is read and not scored.
@@ -106,7 +126,7 @@ class Reader {
     Json so_far = Json::array();
     for (const Json& message : messages) {
       if (!message.is_object() || !message.contains("role") || !message.at("role").is_string())
-        base::fail(ErrorKind::bad_input, where, "a message is no object with a role");
+        base::fail(ErrorKind::bad_input, where, "a message is not an object with a role");
       // What templates read of a message, in the forms of OpenAI and transformers.
       const base::JsonReader keys(message, fmt::format("{}: messages[{}]", where, so_far.size()));
       keys.expect({"role", "content", "weight", "name", "tool_calls", "tool_call_id", "reasoning", "reasoning_content",
@@ -114,6 +134,7 @@ class Reader {
       const bool scored = is_scored(message, keys.where());
       const bool answer = message.at("role") == "assistant";
       const std::string prompt = answer ? render(so_far, true, extra, where) : "";
+      expect_text(message, keys.where());
       so_far.push_back(message);
       so_far.back().erase("weight");
       if (!answer) continue;
@@ -203,9 +224,11 @@ InstructionCounts write_instruction_file(const fs::path& path, std::span<const f
   InstructionCounts counts;
   std::vector<int32_t> tokens, scored;
   std::vector<int64_t> ends;
+  int64_t without_answer = 0;  // of those that were dropped
   for (const fs::path& file : files) {
     for_each_line(file, [&](const Json& line, const std::string& where) {
       Sample sample = reader.read(line, where);
+      const auto answers = std::count(sample.scored.begin(), sample.scored.end(), 1);
       const auto most = static_cast<size_t>(length) + 1;
       const bool cut = sample.ids.size() > most;
       if (cut) sample.ids.resize(most), sample.scored.resize(most);
@@ -214,6 +237,7 @@ InstructionCounts write_instruction_file(const fs::path& path, std::span<const f
           sample.scored.size() < 2 ? 0 : std::count(sample.scored.begin() + 1, sample.scored.end(), 1);
       if (targets == 0) {
         ++counts.dropped;
+        without_answer += answers == 0;
         return;
       }
       ++counts.samples;
@@ -225,9 +249,15 @@ InstructionCounts write_instruction_file(const fs::path& path, std::span<const f
       if (progress) progress(counts);
     });
   }
-  if (ends.empty())
-    base::fail(ErrorKind::bad_input, files.empty() ? "data" : files.front().string(),
-               "holds no sample with an answer that fits in {} tokens", length);
+  if (ends.empty()) {
+    const std::string where = files.empty() ? "data" : files.front().string();
+    if (without_answer == counts.dropped)
+      throw base::Error(ErrorKind::bad_input, where, "holds no answer to learn",
+                        "what is learned is what messages of the role assistant say, a completion, or a text");
+    throw base::Error(ErrorKind::bad_input, where,
+                      fmt::format("holds no sample with an answer that fits in {} tokens", length),
+                      "a larger training.sequence has room for it");
+  }
   const auto bytes = [](const auto& list) {
     return [&list](const auto& write) { write(std::as_bytes(std::span(list))); };
   };

@@ -48,9 +48,12 @@ struct BalanceRecipe {
 
 /// A training run, as its YAML file says it. Paths are relative to that file.
 struct Recipe {
-  std::string name;         // of the file, without its ending
-  std::string description;  // first words of the report
-  base::Json source;        // the file, for the log
+  std::string name;                            // of the file, without its ending
+  std::string description;                     // first words of the report
+  base::Json source;                           // the file with variant, settings and extensions, for the log
+  base::Json origin;                           // of what it was read: name, file (absolute), variant
+  base::Json before;                           // `source` before it was extended; null where it was not
+  base::Json extended = base::Json::object();  // by key: {"was": …, "is": …}
   uint64_t seed = 0;
 
   base::Json config;  // config.json's keys; vocab_size is the tokenizer's where it is not given
@@ -90,10 +93,19 @@ struct RecipeChoice {
   std::string variant;                // one of variants_of(); empty: the file without them
   std::vector<std::string> settings;  // "training.steps=100", the value in YAML
   std::filesystem::path tuned = {};   // the model that is tuned; empty: the recipe makes one
+  // "steps=3000": of training, how long it goes on and at which rates, for a run that has begun (extensible_keys()).
+  std::vector<std::string> extensions = {};
 };
+
+/// Keys of `training` that may be changed while a run is resumed: what was trained before does not depend on them.
+const std::vector<std::string>& extensible_keys();
 
 /// Throws bad_input naming the file and the key, with the nearest known key for one that is misspelt.
 Recipe read_recipe(const std::filesystem::path& path, const RecipeChoice& choice = {});
+
+/// The recipe that the run in a folder began with, and what it was extended by since; `extensions` come on top. Throws
+/// not_found where there is no run, and bad_input for a run that does not say which file it was read from.
+Recipe read_recipe_of_run(const std::filesystem::path& run, const std::vector<std::string>& extensions = {});
 
 /// The names under `variants`, in alphabetical order: each is an object of keys that replace those of the recipe
 /// (a null takes one away), so that runs that are to be compared are in one file.

@@ -1,6 +1,7 @@
 #include "train/run_folder.h"
 
 #include <fcntl.h>
+#include <fmt/ranges.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -31,17 +32,33 @@ void sync(const fs::path& path) {
   ::close(descriptor);
 }
 
-// The keys of two recipes that differ, by name.
-void differences(const Json& was, const Json& is, const std::string& path, std::string& found) {
+std::string shown(const Json& value) {
+  std::string text = value.is_null() ? "nothing" : value.dump();
+  if (text.size() > 40) text = text.substr(0, 37) + "…";
+  return text;
+}
+
+// The keys of two recipes that differ, by name, with both values.
+void differences(const Json& was, const Json& is, const std::string& path, std::vector<std::string>& found) {
   if (was == is) return;
   if (!was.is_object() || !is.is_object()) {
-    found += (found.empty() ? "" : ", ") + path;
+    found.push_back(fmt::format("{} is {} there and {} here", path, shown(was), shown(is)));
     return;
   }
   Json keys = was;
   keys.update(is);
   for (const auto& [key, value] : keys.items())
     differences(was.value(key, Json()), is.value(key, Json()), path.empty() ? key : path + "." + key, found);
+}
+
+// How to go on with a run whose recipe is not the one that was asked for.
+std::string advice(const Json& was, const Json& is, const fs::path& run) {
+  std::string text = fmt::format("coterie {} --resume {} goes on with the run's own recipe",
+                                 is.contains("tune") ? "tune" : "train", run.string());
+  const Json before = was.value("training", Json::object()), now = is.value("training", Json::object());
+  if (before.value("steps", Json()) != now.value("steps", Json()))
+    text += fmt::format(", with --extend steps={} beside it for so many steps", now.value("steps", Json()).dump());
+  return text + "; -o with another folder begins another run";
 }
 
 // Of a run that tunes: whether the model's weights are still those it began with. What is known of them is not compared
@@ -87,22 +104,23 @@ void remove_checkpoint(const fs::path& folder) {
 bool RunFolder::take_up(const Json& asked, bool resume) const {
   const bool there = fs::exists(recipe());
   if (there && !resume)
-    throw base::Error(ErrorKind::bad_input, path_.string(), "holds a training run already",
+    throw base::Error(ErrorKind::bad_input, path_.string(), "already holds a training run",
                       "--resume goes on with it; or give another folder with -o");
   if (there) {
     Json was = base::read_json(recipe());
+    if (was.is_object()) was.erase("run"), was.erase("extended");
     expect_same_base(was, asked, path_);
-    std::string different;
+    std::vector<std::string> different;
     differences(was, asked, "", different);
     if (!different.empty())
       throw base::Error(ErrorKind::bad_input, path_.string(),
-                        fmt::format("holds a run of another recipe: {} differ", different),
-                        "a run goes on with the recipe it began with; give another folder with -o for this one");
+                        fmt::format("holds a run of another recipe: {}", fmt::join(different, "; ")),
+                        advice(was, asked, path_));
     return true;
   }
   std::error_code error;
   if (!fs::exists(path_, error)) return false;
-  if (!fs::is_directory(path_, error)) base::fail(ErrorKind::bad_input, path_.string(), "is no folder");
+  if (!fs::is_directory(path_, error)) base::fail(ErrorKind::bad_input, path_.string(), "is not a folder");
   // Runs of a recipe's variants lie in folders of their own below its own. A start that was killed leaves files by
   // which it is known, and they are nobody else's.
   const bool starting = is_starting();
@@ -110,10 +128,34 @@ bool RunFolder::take_up(const Json& asked, bool resume) const {
     const std::string name = entry.path().filename().string();
     if (name != kLock && !(starting && is_of_start(name)) && (!entry.is_directory() || !holds_run(entry.path())))
       throw base::Error(ErrorKind::bad_input, path_.string(),
-                        fmt::format("is there already and is no training run: it holds {}", name),
+                        fmt::format("already exists and is not a training run: it holds {}", name),
                         "name a new or an empty folder with -o");
   }
   return false;
+}
+
+void RunFolder::extend(const Json& source, const Json& change) const {
+  Json now = source;
+  const Json was = base::read_json(recipe());
+  now["run"] = was.value("run", Json());
+  now["extended"] = was.value("extended", Json::array());
+  now["extended"].push_back(change);
+  base::write_text(recipe(), now.dump(2) + "\n");
+}
+
+void RunFolder::remove_after(int64_t step) const {
+  for (const int64_t later : checkpoints())
+    if (later > step) remove_checkpoint(checkpoint(later));
+}
+
+std::vector<fs::path> RunFolder::runs_in(const fs::path& folder) {
+  std::error_code error;
+  if (fs::exists(RunFolder(folder).recipe(), error)) return {folder};
+  std::vector<fs::path> runs;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error))
+    if (fs::exists(RunFolder(entry.path()).recipe(), error)) runs.push_back(entry.path());
+  std::sort(runs.begin(), runs.end());
+  return runs;
 }
 
 bool RunFolder::holds_run(const fs::path& folder) {
@@ -211,11 +253,7 @@ RunStart::RunStart(const RunFolder& folder, const Json& recipe, bool resumed) : 
     return;
   }
   std::error_code error;
-  for (fs::path at = fs::absolute(folder.path(), error).lexically_normal();
-       at.has_parent_path() && !fs::exists(at, error); at = at.parent_path())
-    if (at.has_filename()) made_.insert(made_.begin(), at);  // not "name/"
-  fs::create_directories(folder.path(), error);
-  if (error) base::fail(ErrorKind::io, folder.path().string(), "cannot be made: {}", error.message());
+  folders_.emplace(folder.recipe());
   try {
     lock_.emplace(folder.path());
     if (fs::exists(folder.recipe(), error))  // since it was looked at
@@ -224,7 +262,6 @@ RunStart::RunStart(const RunFolder& folder, const Json& recipe, bool resumed) : 
     base::write_text(folder.starting(), recipe.dump(2) + "\n");
   } catch (...) {
     if (lock_ && !fs::exists(folder.recipe(), error)) fs::remove(folder.path() / kLock, error);
-    remove_folders();
     throw;
   }
 }
@@ -235,24 +272,21 @@ void RunStart::done() {
   fs::rename(folder_.starting(), folder_.recipe(), error);
   if (error) base::fail(ErrorKind::io, folder_.recipe().string(), "cannot be given its name: {}", error.message());
   done_ = true;
-}
-
-void RunStart::remove_folders() const {
-  std::error_code error;
-  for (auto at = made_.rbegin(); at != made_.rend(); ++at)
-    if (!fs::remove(*at, error)) break;  // as far as they are empty
+  folders_->keep();
 }
 
 RunStart::~RunStart() {
   if (done_) return;
   std::error_code error;
-  if (fs::exists(folder_.recipe(), error)) return;
+  if (fs::exists(folder_.recipe(), error)) {  // another process has begun a run in it
+    folders_->keep();
+    return;
+  }
   std::vector<fs::path> own;  // and nothing that somebody else put there meanwhile
   for (fs::directory_iterator at(folder_.path(), error), end; !error && at != end; at.increment(error))
     if (const std::string name = at->path().filename().string(); name == kLock || is_of_start(name))
       own.push_back(at->path());
   for (const fs::path& path : own) fs::remove_all(path, error);
-  remove_folders();
 }
 
 }  // namespace coterie::train

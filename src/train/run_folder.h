@@ -7,14 +7,16 @@
 #include <string>
 #include <vector>
 
+#include "base/folders.h"
 #include "base/json.h"
 #include "checkpoint/run_layout.h"
 
 namespace coterie::train {
 
 /// The folder of a run, and what lies where in it:
-///   recipe.json           the recipe as it was read; a run resumes only with the same. A folder without it is taken
-///                         for nobody's only when it is empty
+///   recipe.json           the recipe as it was read; a run resumes only with the same. Beside its sections `run`: of
+///                         which file it was read, and `extended`: what was changed by --extend, and at which step. A
+///                         folder without it is taken for nobody's only when it is empty
 ///   log.jsonl             what happened (lens/run_log.h reads it)
 ///   tokenizer/            the vocabulary of the run
 ///   config.json           of the model, for whoever looks at the folder
@@ -43,6 +45,14 @@ class RunFolder {
 
   /// recipe.json until a run has begun: whose folder it is, should the process be killed before.
   std::filesystem::path starting() const { return path_ / "recipe.json.part"; }
+  /// Writes the recipe anew as it is once it was extended, and `change` behind those that it was extended by before:
+  /// {"step": …, "changes": …} under the key "extended". What the run was read from stays.
+  void extend(const base::Json& source, const base::Json& change) const;
+  /// Removes the checkpoints after that of `step`, from which the run goes on.
+  void remove_after(int64_t step) const;
+  /// The folder where it holds a run that has begun, else those directly below it that do, by name: a recipe's
+  /// variants.
+  static std::vector<std::filesystem::path> runs_in(const std::filesystem::path& folder);
   /// Whether a run is in `folder`, or began to be.
   static bool holds_run(const std::filesystem::path& folder);
   bool is_starting() const;
@@ -93,10 +103,8 @@ class RunStart {
   void done();
 
  private:
-  void remove_folders() const;
-
   const RunFolder& folder_;
-  std::vector<std::filesystem::path> made_;  // folders that were not there, outermost first
+  std::optional<base::FoldersAbove> folders_;  // the run's own and those above it
   bool done_;
   std::optional<RunLock> lock_;
 };

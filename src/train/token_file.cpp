@@ -6,6 +6,7 @@
 #include "base/fnv.h"
 #include "base/json.h"
 #include "base/mapped_file.h"
+#include "base/utf8.h"
 #include "checkpoint/tensor_sink.h"
 
 namespace coterie::train {
@@ -28,11 +29,24 @@ int64_t id_at(const checkpoint::TensorInfo& tensor, int64_t i) {
   return id;
 }
 
+// The files of a recipe that is in this repository are fetched, not kept.
+base::MappedFile open_data(const std::filesystem::path& path) {
+  try {
+    return base::MappedFile::open(path);
+  } catch (const base::Error& error) {
+    if (error.kind() != ErrorKind::not_found) throw;
+    throw base::Error(
+        error.kind(), error.where(), error.message(),
+        "paths are relative to the recipe's file; recipes/README.md says how the data of the recipes there "
+        "is fetched");
+  }
+}
+
 }  // namespace
 
 void for_each_line(const std::filesystem::path& path,
                    const std::function<void(const base::Json& object, const std::string& where)>& line) {
-  const base::MappedFile file = base::MappedFile::open(path);
+  const base::MappedFile file = open_data(path);
   std::string_view rest(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
   for (int64_t number = 1; !rest.empty(); ++number) {
     const size_t end = std::min(rest.find('\n'), rest.size());
@@ -40,6 +54,7 @@ void for_each_line(const std::filesystem::path& path,
     rest.remove_prefix(std::min(end + 1, rest.size()));
     if (text.find_first_not_of(" \t\r") == std::string_view::npos) continue;
     const std::string where = fmt::format("{}: line {}", path.string(), number);
+    base::require_utf8(text, where, "the line");
     const base::Json json = base::parse_json(text, where);
     if (!json.is_object())
       base::fail(ErrorKind::bad_input, where, "expected a JSON object, found {}", json.type_name());
@@ -49,8 +64,10 @@ void for_each_line(const std::filesystem::path& path,
 
 void for_each_document(const TextSource& source, const std::function<void(std::string_view text)>& document) {
   if (source.format == TextSource::Format::text) {
-    const base::MappedFile file = base::MappedFile::open(source.path);
-    return document({reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()});
+    const base::MappedFile file = open_data(source.path);
+    const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+    base::require_utf8(text, source.path.string(), "the text");
+    return document(text);
   }
   for_each_line(source.path, [&](const base::Json& json, const std::string& where) {
     document(base::JsonReader(json, where).string(source.field));

@@ -14,6 +14,7 @@
 #include "train/not_finite.h"
 #include "train/pass.h"
 #include "train/router_watch.h"
+#include "train/run_checks.h"
 #include "train/run_data.h"
 #include "train/run_folder.h"
 #include "train/tuned_model.h"
@@ -50,8 +51,9 @@ struct Trainer::State {
         options(run_options),
         listener(std::move(to_tell)),
         folder(options.run),
-        resumed(folder.take_up(recipe.source, options.resume)),
-        start(folder, recipe.source, resumed),
+        resumed(folder.take_up(recipe.before.is_null() ? recipe.source : recipe.before, options.resume)),
+        taken(checkpoint_to_take(folder, recipe, resumed, options.from)),
+        start(folder, with_origin(recipe), resumed),
         tuned(open_tuned()),
         data(open_data(recipe, folder, resumed, tuned.get(), listener.note)),
         config(recipe.config),
@@ -76,7 +78,12 @@ struct Trainer::State {
       optimiser.add(p.path, {p.values, count}, {p.gradient, count},
                     p.matrix ? recipe.weight_decay : recipe.vector_decay);
     }
-    if (has_checkpoint()) progress = read_progress(folder.checkpoint(folder.checkpoints().back()), optimiser);
+    if (taken) progress = read_progress(folder.checkpoint(*taken), optimiser);
+    if (!recipe.extended.empty() && recipe.schedule.steps <= progress.step)
+      throw base::Error(ErrorKind::bad_input, "--extend",
+                        fmt::format("the run is at step {} of {}: there is nothing left to change", progress.step,
+                                    recipe.schedule.steps),
+                        fmt::format("--extend steps=N with more than {} makes it go on", progress.step));
     opened.reset();  // every weight is a copy now
     tape = std::make_unique<ops::Tape>(arena, parameters->gradients());
     pass = std::make_unique<Pass>(*decoder, recipe.sequence);
@@ -96,16 +103,21 @@ struct Trainer::State {
     for (std::string& sentence : unheard_keys(tuned ? tuned->config() : config, recipe))
       warnings.push_back(std::move(sentence));
     // Without a checkpoint everything is done again, and logged again.
-    log = std::make_unique<LogFile>(folder.log(), has_checkpoint());
-    // Last: a start that failed leaves no run behind.
-    start.done();
+    log = std::make_unique<LogFile>(folder.log(), taken.has_value());
+    if (options.from) folder.remove_after(*options.from);
+    if (!recipe.extended.empty()) folder.extend(recipe.source, {{"step", progress.step}, {"changes", recipe.extended}});
+  }
+
+  static Json with_origin(const Recipe& recipe) {
+    Json json = recipe.source;
+    json["run"] = recipe.origin;
+    return json;
   }
 
   std::unique_ptr<TunedModel> open_tuned() {
     if (!recipe.tune) return nullptr;
     listener.note("opening the model");
-    return std::make_unique<TunedModel>(*recipe.tune, recipe.seed,
-                                        has_checkpoint() ? folder.checkpoint(folder.checkpoints().back()) : fs::path());
+    return std::make_unique<TunedModel>(*recipe.tune, recipe.seed, taken ? folder.checkpoint(*taken) : fs::path());
   }
 
   // What keeps a model from learning its data by heart, where there is nothing for it to act on.
@@ -126,17 +138,21 @@ struct Trainer::State {
   void open_decoder() {
     if (tuned) {
       decoder = tuned->take_decoder();
+      require_room(recipe, decoder->spec());
       return;
     }
     const fs::path path = folder.path() / "config.json";
     base::write_text(path, config.dump(2) + "\n");
-    if (has_checkpoint()) {
-      opened = families::open_model(folder.checkpoint(folder.checkpoints().back()));
+    if (taken) {
+      opened = families::open_model(folder.checkpoint(*taken));
+      require_room(recipe, opened->decoder->spec());
       decoder = std::move(opened->decoder);
     } else {
       families::OpenOptions strict;
       strict.strict = true;
-      decoder = models::blank_decoder(families::read_spec(checkpoint::resolve_model(path), strict));
+      const models::ModelSpec spec = families::read_spec(checkpoint::resolve_model(path), strict);
+      require_room(recipe, spec);
+      decoder = models::blank_decoder(spec);
     }
     if (decoder->spec().router_aux_loss > 0)
       throw base::Error(ErrorKind::bad_input, recipe.name, "the config asks for its family's own balance loss",
@@ -151,7 +167,6 @@ struct Trainer::State {
     return {{"kind", kind}, {"step", progress.step}, {"tokens", progress.tokens}, {"seconds", progress.seconds}};
   }
 
-  bool has_checkpoint() const { return resumed && !folder.checkpoints().empty(); }
   void begin(const std::atomic<bool>& stop);
   double step_losses();
   void step();
@@ -182,6 +197,7 @@ struct Trainer::State {
   TrainerListener listener;
   RunFolder folder;
   bool resumed;
+  std::optional<int64_t> taken;  // the step of the checkpoint that was taken up
   RunStart start;
   std::unique_ptr<TunedModel> tuned;
   RunData data;
@@ -203,8 +219,10 @@ struct Trainer::State {
 };
 
 void Trainer::State::begin(const std::atomic<bool>& stop) {
-  if (has_checkpoint()) {
-    tell(at("resume"));
+  if (taken) {
+    Json event = at("resume");
+    if (!recipe.extended.empty()) event.update(Json{{"steps", recipe.schedule.steps}, {"extended", recipe.extended}});
+    tell(event);
     // An evaluation that was stopped is made up for. Patience counts those that its checkpoint knows of.
     const int64_t evaluated = recipe.patience > 0 ? progress.judged_step : log->evaluated();
     if (progress.step < recipe.schedule.steps && progress.step % recipe.evaluate_every == 0 &&
@@ -381,15 +399,23 @@ void Trainer::State::stop_at_no_number(const char* what, const std::string& plac
 }
 
 Trainer::Trainer(Recipe recipe, const TrainerOptions& options, threads::Pool& pool, const kernels::KernelTable& kernels,
-                 TrainerListener listener)
-    : state_(std::make_unique<State>(std::move(recipe), options, pool, kernels, std::move(listener))) {}
+                 TrainerListener listener) {
+  require_precision(recipe, kernels);
+  try {
+    state_ = std::make_unique<State>(std::move(recipe), options, pool, kernels, std::move(listener));
+  } catch (const base::Error& error) {
+    if (options.resume) offer_earlier(error, options.run, options.from);
+    throw;
+  }
+}
 Trainer::~Trainer() = default;
 
 bool Trainer::run(const std::atomic<bool>& stop) {
   State& s = *state_;
   const int64_t steps = s.recipe.schedule.steps;
-  if ((s.progress.step >= steps || s.out_of_patience()) && s.log->ended()) return true;
+  if (finished()) return true;
   s.begin(stop);
+  s.start.done();  // a start that failed, in its first evaluation even, leaves no run behind
   while (s.progress.step < steps && !stop && !s.out_of_patience()) {
     s.step();
     const bool last = s.progress.step == steps;
@@ -411,6 +437,10 @@ bool Trainer::run(const std::atomic<bool>& stop) {
 const models::Account& Trainer::account() const { return state_->account; }
 const std::vector<std::string>& Trainer::warnings() const { return state_->warnings; }
 int64_t Trainer::step() const { return state_->progress.step; }
+bool Trainer::finished() const {
+  const State& s = *state_;
+  return (s.progress.step >= s.recipe.schedule.steps || s.out_of_patience()) && s.log->ended();
+}
 bool Trainer::stopped_early() const {
   return state_->out_of_patience() && state_->progress.step < state_->recipe.schedule.steps;
 }

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,10 +17,11 @@
 namespace coterie::train {
 
 struct TrainerOptions {
-  std::filesystem::path run;  // the folder to write into
-  bool resume = false;        // go on from its newest checkpoint
-  double peak_flops = 0;      // multiply-adds × 2 a second that the machine was measured to do in the recipe's
-                              // precision; 0: not known
+  std::filesystem::path run;         // the folder to write into
+  bool resume = false;               // go on from its newest checkpoint
+  double peak_flops = 0;             // multiply-adds × 2 a second that the machine was measured to do in the recipe's
+                                     // precision; 0: not known
+  std::optional<int64_t> from = {};  // or from the checkpoint of this step; those after it are removed
 };
 
 /// Called with what happens: sentences about what is done before the first step, events as the log has them.
@@ -35,8 +37,9 @@ struct TrainerListener {
 class Trainer {
  public:
   /// Reads or makes vocabulary and tokens, builds the model and draws its weights, or takes a checkpoint up again.
-  /// Throws bad_input when the folder holds a run and `resume` is not set, or one of another recipe; and what reading
-  /// the data throws. The pool and the kernels must outlive it.
+  /// Throws bad_input when the folder holds a run and `resume` is not set, or one of another recipe; out_of_memory
+  /// before it takes what there is not; and what reading the data throws. Where the checkpoint is damaged the error
+  /// names the one before it. The pool and the kernels must outlive it.
   Trainer(Recipe recipe, const TrainerOptions& options, threads::Pool& pool, const kernels::KernelTable& kernels,
           TrainerListener listener = {});
   ~Trainer();
@@ -51,6 +54,8 @@ class Trainer {
   /// go by), in sentences.
   const std::vector<std::string>& warnings() const;
   int64_t step() const;
+  /// Whether it has come to its end already, so that run() would do nothing.
+  bool finished() const;
   /// Whether the recipe's patience ended it before its last step.
   bool stopped_early() const;
   /// The folder of the best evaluation, where the recipe has patience, else the newest checkpoint's; empty before the

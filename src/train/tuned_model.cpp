@@ -7,8 +7,11 @@
 
 #include "base/error.h"
 #include "base/fnv.h"
+#include "base/memory.h"
+#include "base/plural.h"
 #include "checkpoint/tensor_source.h"
 #include "train/checkpoint_files.h"
+#include "train/memory_forecast.h"
 
 namespace coterie::train {
 
@@ -31,6 +34,12 @@ TunedModel::TunedModel(const TuneRecipe& recipe, uint64_t seed, const fs::path& 
                       "full tuning writes a Hugging Face folder, and this is a .gguf",
                       "tune the folder it was made of; or lora, which goes over any format");
   trainable_ = train::trainable(*base_.decoder, recipe);
+  const int64_t trained = std::accumulate(trainable_.begin(), trainable_.end(), int64_t{0});
+  base::require_memory(parameter_bytes(trained),
+                       fmt::format("tune: training {} with gradients and moments", base::plural(trained, "parameter")),
+                       recipe.lora
+                           ? fmt::format("a smaller rank (it is {}) or fewer targets need less", recipe.lora->rank)
+                           : "fewer places under full, or lora, need less");
   if (!recipe.lora) return;
   adapter_.emplace(checkpoint.empty() ? families::Adapter::fresh(*base_.decoder, *recipe.lora, seed)
                                       : families::Adapter::load(*base_.decoder, checkpoint));

@@ -49,7 +49,7 @@ ModelSpec ConfigReader::decoder(const ConfigDefaults& defaults) {
     attention.head_dim = keys.integer("head_dim", defaults.head_dim);
   } else {
     if (spec.width % attention.heads != 0)
-      fail(ErrorKind::bad_input, keys.where(), "hidden_size {} is no multiple of num_attention_heads {}", spec.width,
+      fail(ErrorKind::bad_input, keys.where(), "hidden_size {} is not a multiple of num_attention_heads {}", spec.width,
            attention.heads);
     attention.head_dim = spec.width / attention.heads;
     keys.inert({"head_dim"});
@@ -85,7 +85,7 @@ ModelSpec ConfigReader::decoder(const ConfigDefaults& defaults) {
 
 void ConfigReader::note_default(std::string_view key, const std::string& value) {
   if (keys.string("model_type") == "coterie") return;  // our own: docs/guides/own-config.md says its defaults
-  warnings.push_back(fmt::format("{}: {} is not said; {} is taken, as the reference does", keys.where(), key, value));
+  warnings.push_back(fmt::format("{}: {} is not given; {} is taken, as the reference does", keys.where(), key, value));
 }
 
 ops::Activation ConfigReader::activation(std::string_view key, std::string_view otherwise) {

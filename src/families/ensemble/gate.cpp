@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/nearest.h"
+#include "base/plural.h"
 #include "checkpoint/gate_file.h"
 #include "checkpoint/tensor_source.h"
 #include "quant/codec.h"
@@ -62,7 +63,8 @@ Gate::Kind gate_kind(const std::string& word, std::string_view where) {
 }
 
 void check(const Gate& gate, std::string_view where) {
-  if (gate.count() < 2) fail(ErrorKind::bad_input, where, "{} models: a gate needs two or more", gate.count());
+  if (gate.count() < 2)
+    fail(ErrorKind::bad_input, where, "names {}, and a gate needs two or more", base::plural(gate.count(), "model"));
   if (gate.top_k < 1 || gate.top_k > gate.count())
     fail(ErrorKind::bad_input, where, "top_k is {}, expected 1 to {}, the number of models", gate.top_k, gate.count());
   if (!gate.reads() && gate.top_k != gate.count())

@@ -4,6 +4,8 @@
 #include <set>
 #include <utility>
 
+#include "base/error.h"
+#include "checkpoint/gate_file.h"
 #include "families/ensemble/same_tokenizer.h"
 
 namespace coterie::families {
@@ -66,7 +68,13 @@ const text::ChatTemplate* template_of(const Model& answers, std::span<const Mode
 std::vector<Model> open_models(const Gate& gate, const std::filesystem::path& folder, const OpenOptions& options) {
   std::vector<Model> models;
   for (const std::filesystem::path& path : gate.models) {
-    models.push_back(open_model((folder / path).lexically_normal(), options));
+    const std::filesystem::path place = (folder / path).lexically_normal();
+    std::error_code absent;
+    if (!std::filesystem::exists(place, absent))
+      throw base::Error(base::ErrorKind::not_found, (folder / checkpoint::kGateFile).string(),
+                        fmt::format("names the model {}, which is not at {}", path.generic_string(), place.string()),
+                        "put the model back there, or write where it is now under models in that file");
+    models.push_back(open_model(place, options));
     if (models.size() > 1) require_same_tokenizer(models.front(), models.back());
   }
   return models;

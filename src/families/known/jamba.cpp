@@ -35,7 +35,9 @@ ModelSpec jamba_from_config(ConfigReader& config) {
                                    .heads = 32,
                                    .kv_heads = 8,
                                    .hidden = 14336,
-                                   .context = 262144});
+                                   .context = 262144,
+                                   .rope_by_layer = true});  // no layer has positions
+  config.keys.inert({"rope_theta", "rope_scaling", "rope_parameters"});
   layers::MambaSpec mamba = ssm::mamba(config, kKeys, spec.width);
   mamba.inner_norm = layers::MambaSpec::InnerNorm::weighted;
   mamba.inner_norm_eps = spec.final_norm.eps;

@@ -59,7 +59,7 @@ constexpr Unsupported kUnsupported[] = {
     {"cohere", "command-r", "attention and FFN side by side on one LayerNorm without a bias"},
     {"cohere2", "cohere2", "attention and FFN side by side on one LayerNorm without a bias"},
     {"phi", "phi2", "attention and FFN side by side; Phi-3, Phi-4 and Phi-3.5-MoE are supported"},
-    {"gpt2", "gpt2", "learned positions"},
+    {"gpt2", "gpt2", "a reader of its transposed projections, with query, key and value fused"},
     {"gpt_neox", "gptneox", "attention and FFN side by side, and a fused query, key and value in another order"},
     {"falcon", "falcon", "attention and FFN side by side, and a fused query, key and value in another order"},
     {"mpt", "mpt", "ALiBi positions"},

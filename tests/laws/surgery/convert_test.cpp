@@ -147,12 +147,12 @@ TEST(ConvertRefuses, WhatCannotBeWritten) {
   });
   expect_error(ErrorKind::bad_input, {"--to", "i32"}, [&] { saved.convert({.to = DType::i32}); });
   expect_error(ErrorKind::bad_input, {".gguf"}, [&] { surgery::convert(saved.model, saved.folder / "out.bin", {}); });
-  expect_error(ErrorKind::io, {"nowhere"},
-               [&] { surgery::convert(saved.model, saved.folder / "nowhere" / "out.gguf", {}); });
+  saved.folder.write("file", "");
+  expect_error(ErrorKind::io, {"file"}, [&] { surgery::convert(saved.model, saved.folder / "file" / "out.gguf", {}); });
   saved.convert();
   expect_error(ErrorKind::bad_input, {"never written over"},
                [&] { surgery::convert(saved.converted(), saved.folder / "out.gguf", {}); });
-  expect_error(ErrorKind::bad_input, {"there already"},
+  expect_error(ErrorKind::bad_input, {"already exists"},
                [&] { surgery::convert(saved.model, saved.folder.path(), {}); });
   expect_error(ErrorKind::unsupported, {"q8_0", "safetensors"},
                [&] { surgery::convert(saved.model, saved.folder / "folder", {.to = DType::q8_0}); });

@@ -98,7 +98,7 @@ TEST_P(MergeAdapter, IsTheOverlaidModel) {
       same += std::equal(a.bytes.begin(), a.bytes.end(), b->bytes.begin(), b->bytes.end());
     }
     EXPECT_GT(same, 0);
-    expect_error(ErrorKind::bad_input, {"is there already"}, [&] { surgery::merge_adapter(overlaid, out); });
+    expect_error(ErrorKind::bad_input, {"already exists"}, [&] { surgery::merge_adapter(overlaid, out); });
   }
   const families::Model overlaid = open(model, make_adapter(model, false));
   const auto count = [&] { return std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()); };

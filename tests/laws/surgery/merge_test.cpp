@@ -370,8 +370,8 @@ TEST(MergeModelsRefuse, WhatIsMisspeltOrDoesNotGoTogether) {
   refused(bad, pair("linear", "b", "basemodel: a\n"), {"basemodel", "base_model"});
   refused(bad, pair("linear", "b", "parameters: {normalise: true}\n"), {"normalise", "normalize"});
   refused(bad, pair("linear", "b", "parameters: {density: 0.5}\n"), {"density", "linear"});
-  refused(bad, pair("task_arithmetic", "b", "base_model: a\nparameters: {t: 0.5}\n"), {"t is no parameter"});
-  refused(bad, "merge_method: linear\nmodels: [{model: a}, {model: b}]\n", {"models[0]", "weight is not said"});
+  refused(bad, pair("task_arithmetic", "b", "base_model: a\nparameters: {t: 0.5}\n"), {"t is not a parameter"});
+  refused(bad, "merge_method: linear\nmodels: [{model: a}, {model: b}]\n", {"models[0]", "weight is not given"});
   refused(bad, models_of("ties", "base_model: a\n", "{weight: 1, density: 0}"), {"density is 0"});
   refused(bad, models_of("slerp", "base_model: a\nparameters: {t: 0.5}\n", "{}"), {"slerp", "2"});
   refused(bad, "merge_method: linear\nbase_model: a\n", {"models or slices"});

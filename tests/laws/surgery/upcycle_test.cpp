@@ -215,7 +215,7 @@ TEST(UpcycleRefuses, ToWriteOverAnythingAndToLeaveHalfAModel) {
   Dense dense(tiny_of("mistral"));
   dense.folder.write("there/file", "");
   expect_error(ErrorKind::bad_input, {"there"}, [&] { dense.upcycle({.experts = 4}, "there"); });
-  expect_error(ErrorKind::io, {"nowhere"}, [&] { dense.upcycle({.experts = 4}, "nowhere/out"); });
+  expect_error(ErrorKind::io, {"file"}, [&] { dense.upcycle({.experts = 4}, "there/file/out"); });
   int64_t calls = 0;
   UpcycleOptions stopped{.experts = 4};
   stopped.on_progress = [&](std::string_view, int64_t, int64_t) {

@@ -156,13 +156,20 @@ TEST_F(BadInput, Convert) {
   refused({"convert", model, "-o", file("x.bin")}, {"x.bin", ".gguf"});
   refused({"convert", tiny(), "-o", tiny()}, {"tiny.gguf", "never written over"});
   refused({"convert", fixture("zamba"), "-o", file("x.gguf")}, {"zamba"});
-  convert({"--to", "q9_9"}, {"q9_9"});
+  convert({"--to", "q9_9"}, {"--to", "q9_9", "formats are"});
   convert({"--at", "experts"}, {"--at", "PLACE=TYPE"});
   convert({"--at", "expert=q4_k"}, {"--at", "experts"});
   convert({"--at", "router=q4_0"}, {"router", "8 bits"});
   convert({"--at", "norms=f16"}, {"norms"});
   convert({"--at", "experts=q4_k", "--at", "experts=q8_0"}, {"experts", "twice"});
-  EXPECT_EQ(test::coterie({"convert", model, "-o", file("nowhere/x.gguf")}).code, 1);
+  // Missing folders are made, and nothing is left of those where it fails.
+  write("file", "");
+  EXPECT_EQ(test::coterie({"convert", model, "-o", file("file/x.gguf")}).code, 1);
+  EXPECT_EQ(test::coterie({"convert", model, "-o", file("new/folder/x.gguf")}).code, 0);
+  EXPECT_EQ(test::coterie({"convert", model, "-o", file("other/x.gguf")}, {.largest_file = 100}).code, 1);
+  EXPECT_FALSE(std::filesystem::exists(file("other")));
+  convert({"--to", "q4_k_m"}, {"--to", "q4_k_m", "mixture", "quantize --to q4_k_m"});
+  convert({"--to", "i32"}, {"--to", "i32", "not a format of weights"});
 }
 
 TEST_F(BadInput, ModelsThatAreNone) {

@@ -264,7 +264,7 @@ TEST_F(Commands, InspectCountsRecurrentStatesAndSharedBlocks) {
   EXPECT_EQ(jamba["cache_bytes_per_token"], 2 * (12 + 12) * 2);
   const test::Outcome words = test::coterie({"inspect", runtime::test::fixture("zamba2") + "/config.json"});
   for (const char* sentence : {"layers 1, 3: begin with one transformer block, stored once", "adapters of rank 8",
-                               "attention and SSM", "recurrent state, at any length", "Mamba-2: 6 heads of 16"})
+                               "attention and SSM", "recurrent state, any length (f32)   ", "Mamba-2: 6 heads of 16"})
     EXPECT_NE(words.out.find(sentence), std::string::npos) << sentence << words.out;
   const test::Outcome mamba = test::coterie({"inspect", runtime::test::fixture("mamba") + "/config.json"});
   EXPECT_NE(mamba.out.find("state space (SSM)"), std::string::npos) << mamba.out;
@@ -320,6 +320,19 @@ TEST_F(Commands, LogitsAreTheReferences) {
   for (size_t i = 0; i < ours.size(); ++i) ASSERT_NEAR(ours[i], theirs[i], 1e-4);
   EXPECT_NEAR(floats(*found->find("loss"))[0], floats(*expected->find("loss"))[0], 1e-5 * 6);
   EXPECT_TRUE(std::ranges::equal(found->find("greedy")->bytes, expected->find("greedy")->bytes));
+  // What is printed is what is written.
+  EXPECT_NE(outcome.err.find(fmt::format("loss {:.4f}", floats(*found->find("loss"))[0])), std::string::npos)
+      << outcome.err;
+  EXPECT_NE(outcome.err.find("cross-entropy"), std::string::npos) << outcome.err;
+}
+
+TEST_F(Commands, BenchWritesNothingThatCannotBeRead) {
+  // The first four layers of Jamba have no attention, of which its GGUF takes the sizes.
+  const test::Outcome outcome = test::coterie({"bench", "--shape", runtime::test::fixture("jamba") + "/config.json",
+                                               "--layers", "1", "--quant", "f16", "--write", file("jamba.gguf")});
+  EXPECT_EQ(outcome.code, 2) << outcome.err;
+  EXPECT_NE(outcome.err.find("could not be read again"), std::string::npos) << outcome.err;
+  EXPECT_FALSE(std::filesystem::exists(file("jamba.gguf")));
 }
 
 TEST_F(Commands, BenchAsJson) {

@@ -138,6 +138,12 @@ TEST_F(MergeCommands, MergeRefusesRecipesThatAreNone) {
   expect_refused(merge("base_modle: x\nexperts: []\n"), "did you mean \"base_model\"");
   expect_refused(merge("base_model: x\nexperts: [{source: x}]\n"), "\"source\" is not known");
   expect_refused(merge("merge_method: linear\nmodels: [{modl: x}]\n"), "did you mean \"model\"");
+  const auto two = [](const std::string& method, const std::string& parameters) {
+    return "merge_method: " + method + "\nbase_model: a\nmodels: [{model: b, parameters: {" + parameters + "}}]\n";
+  };
+  expect_refused(merge(two("ties", "weight: 0.5, densitty: 0.5")), "did you mean \"density\"");
+  expect_refused(merge(two("slerp", "t: 5")), "t: is 5, expected 0 to 1");
+  expect_refused(merge(two("ties", "weight: .nan")), "is NaN, expected a finite number");
   expect_refused(merge("base_model: [\n"), "recipe.yaml");
   expect_refused(merge("merge_method: linear\nmodels: [{model: nowhere, parameters: {weight: 1}}]\n"), "nowhere");
   expect_refused(test::coterie({"merge", (folder / "none.yaml").string(), "-o", out()}), "none.yaml");

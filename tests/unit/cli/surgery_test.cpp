@@ -86,7 +86,7 @@ TEST_F(Surgery, WhatIsThereIsNotWrittenOver) {
       {"bench", "--shape", model + "/config.json", "--write", there, "--prompt", "2", "--generate", "0", "--quant",
        "f16", "--repeat", "1"}};
   for (std::vector<std::string> command : to_file) {
-    refused(command, {"there.gguf", "is there already", "--force"});
+    refused(command, {"there.gguf", "already exists", "--force"});
     EXPECT_EQ(base::read_text(there), "mine");
     command.emplace_back("--force");
     const test::Outcome forced = test::coterie(command);
@@ -95,8 +95,8 @@ TEST_F(Surgery, WhatIsThereIsNotWrittenOver) {
     folder.write("there.gguf", "mine");
   }
   folder.write("full/file", "mine");
-  refused({"convert", model, "-o", file("full")}, {"full", "is there already", "remove it"});
-  refused({"convert", model, "-o", file("full"), "--force"}, {"full", "is there already", "remove it"});
+  refused({"convert", model, "-o", file("full")}, {"full", "already exists", "delete"});
+  refused({"convert", model, "-o", file("full"), "--force"}, {"full", "already exists", "delete"});
   std::filesystem::create_directory(file("empty"));
   EXPECT_EQ(test::coterie({"convert", model, "-o", file("empty")}).code, 0);
   EXPECT_TRUE(std::filesystem::exists(file("empty/config.json")));
@@ -158,6 +158,7 @@ TEST_F(Surgery, PruneDropsExpertsAndSaysWhatItCost) {
   EXPECT_EQ(test::coterie({"run", file("pruned.gguf"), "-p", "hello", "-n", "3", "-q"}).code, 0);
   refused({"prune", tiny(), "--keep", "1", "--text", file("text.txt"), "-o", file("x.gguf")}, {"--keep", "takes 2"});
   refused({"prune", tiny(), "--keep", "99", "--text", file("text.txt"), "-o", file("x.gguf")}, {"--keep", "99"});
+  refused({"prune", tiny(), "--keep", "8", "--text", file("text.txt"), "-o", file("x.gguf")}, {"--keep", "drops none"});
   refused({"prune", tiny(), "--keep", "3", "--text", file("text.txt"), "-o", file("x")}, {".gguf", "convert"});
   // Before the text is read, which takes hours for a large model: there is none.
   refused({"prune", tiny(), "--keep", "3", "--text", file("nowhere.txt"), "-o", file("x")}, {".gguf", "convert"});
@@ -174,7 +175,7 @@ TEST_F(Surgery, AFolderComesBackFromItsGguf) {
   EXPECT_EQ(test::coterie({"convert", file("m.gguf"), "-o", file("folder")}).code, 0);
   EXPECT_EQ(json_of({"inspect", file("folder"), "--json"})["total_parameters"],
             json_of({"inspect", source, "--json"})["total_parameters"]);
-  refused({"convert", file("m.gguf"), "-o", file("folder")}, {"there already"});
+  refused({"convert", file("m.gguf"), "-o", file("folder")}, {"already exists"});
   refused({"convert", file("m.gguf"), "-o", file("other"), "--to", "q8_0"}, {"q8_0", "safetensors"});
   refused({"convert", file("m.gguf"), "-o", file("other"), "--at", "experts=f16"}, {".gguf"});
 }
@@ -190,16 +191,14 @@ TEST_F(Surgery, EvalScoresChoices) {
   const double accuracy = said["accuracy"];
   EXPECT_NEAR(said["accuracy_standard_error"].get<double>(), std::sqrt(accuracy * (1 - accuracy) / 2), 1e-12);
   EXPECT_NEAR(said["accuracy_by_chance"].get<double>(), (0.5 + 1.0 / 3 + 0.5) / 3, 1e-12);
-  // A choice that repeats the right one's text cannot be told from it; the first of equals is taken.
-  folder.write("same.jsonl", "{\"prompt\": \"a\", \"choices\": [\"b\", \"b\"], \"answer\": 0}\n");
-  EXPECT_EQ(json_of({"eval", tiny(), "--choices", file("same.jsonl"), "--json"})["accuracy"], 1);
   Words first = eval;
   first.insert(first.end(), {"--questions", "1"});
   EXPECT_EQ(json_of(first)["questions"], 1);
+  EXPECT_TRUE(json_of(first)["accuracy_standard_error"].is_null()) << "of one question nothing is known";
 
   const auto bad = [&](const std::string& line, const Words& words) {
     folder.write("bad.jsonl", "{\"prompt\": \"a\", \"choices\": [\"b\", \"c\"], \"answer\": 0}\n" + line + "\n");
-    Words all = {"bad.jsonl, line 2"};
+    Words all = {"bad.jsonl: line 2"};
     all.insert(all.end(), words.begin(), words.end());
     refused({"eval", tiny(), "--choices", file("bad.jsonl")}, all);
   };
@@ -209,6 +208,18 @@ TEST_F(Surgery, EvalScoresChoices) {
   bad("{\"prompt\": \"a\", \"choices\": [\"b\", \"c\"], \"answer\": \"D\"}", {"neither"});
   bad("{\"prompt\": \"a\", \"question\": \"a\", \"choices\": [\"b\", \"c\"], \"answer\": 0}", {"both"});
   bad("not json", {});
+  bad("{\"prompt\": \"a\", \"choices\": [\"b\", \"b\"], \"answer\": 0}", {"0 and 1 are the same"});
+  // A prompt that is too long is said before the first question is scored, or shortened when that is asked for.
+  const std::string words = [] {
+    std::string text;
+    for (int i = 0; i < 400; ++i) text += "word ";
+    return text;
+  }();
+  const std::string long_question = "{\"prompt\": \"" + words + "\", \"choices\": [\"b\", \"c\"], \"answer\": 0}";
+  bad(long_question, {"tokens, the context has", "--truncate"});
+  const Json shortened = json_of({"eval", tiny(), "--choices", file("bad.jsonl"), "--truncate", "--json"});
+  EXPECT_EQ(shortened["questions"], 2);
+  EXPECT_EQ(shortened["truncated"], 1);
   refused({"eval", tiny()}, {"--text", "--choices"});
   refused({"eval", tiny(), "--text", file("text.txt"), "--choices", file("bad.jsonl")}, {"either"});
   refused({"eval", tiny(), "--choices", file("bad.jsonl"), "--window", "9"}, {"--window"});

@@ -34,7 +34,7 @@ TEST_F(TokenizerCommand, KeepsWhatIsThere) {
   ASSERT_EQ(train({"--kind", "bytes"}).code, 0);
   const test::Outcome again = train({"--kind", "characters"});
   EXPECT_EQ(again.code, 2);
-  EXPECT_NE(again.err.find("is there already"), std::string::npos) << again.err;
+  EXPECT_NE(again.err.find("already exists"), std::string::npos) << again.err;
   EXPECT_EQ(text::Tokenizer::load(out()).vocabulary_size(), 257);
   ASSERT_EQ(train({"--kind", "characters", "--special", "", "--force"}).code, 0);
   EXPECT_EQ(text::Tokenizer::load(out()).vocabulary_size(), 14);
@@ -44,6 +44,16 @@ TEST_F(TokenizerCommand, RefusesWhatCannotBe) {
   EXPECT_EQ(train({"--vocabulary", "200"}).code, 2);
   EXPECT_EQ(train({"--kind", "words"}).code, 2);
   EXPECT_EQ(test::coterie({"tokenizer", "train", (folder / "absent.txt").string(), "-o", out()}).code, 2);
+  EXPECT_FALSE(std::filesystem::exists(out()));
+  // A folder that cannot be made is the system's refusal, not a bug; a text that is not UTF-8 is named.
+  const std::string text = folder.write("a text.txt", "abc").string();
+  EXPECT_EQ(test::coterie({"tokenizer", "train", text, "-o", text + "/sub"}).code, 1);
+  EXPECT_EQ(test::coterie({"tokenizer", "train", text, "-o", text}).code, 2);
+  const std::string bad = folder.write("bad.txt", "caf\xe9\n").string();
+  const test::Outcome refused = test::coterie({"tokenizer", "train", bad, "-o", out()});
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_NE(refused.err.find("bad.txt: the text is not UTF-8: bad byte 0xe9 at offset 3"), std::string::npos)
+      << refused.err;
   EXPECT_FALSE(std::filesystem::exists(out()));
 }
 

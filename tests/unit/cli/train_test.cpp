@@ -78,7 +78,7 @@ TEST_F(TrainCommand, KilledAtAnyMomentItResumesToTheSameBits) {
 TEST_F(TrainCommand, CtrlCWritesACheckpointAndSaysHowToGoOn) {
   const test::Outcome stopped = train("run", {"--variant", "long"}, {.interrupt = true});
   EXPECT_EQ(stopped.code, 130);
-  EXPECT_NE(stopped.err.find("go on with --resume"), std::string::npos) << stopped.err;
+  EXPECT_NE(stopped.err.find("go on with coterie train --resume"), std::string::npos) << stopped.err;
   EXPECT_EQ(halves("run/long"), 0);
 }
 
@@ -94,6 +94,62 @@ TEST_F(TrainCommand, AFullDiskStopsItAndTheLastCheckpointStays) {
   EXPECT_TRUE(fs::is_empty(folder / "small" / "checkpoints"));
   // With room again it goes on.
   EXPECT_EQ(train("small", {"--resume"}).code, 0);
+}
+
+TEST_F(TrainCommand, ARunGoesOnByItsFolderAlone) {
+  const std::string run = (folder / "run").string();
+  ASSERT_EQ(train("run", {"--set", "training.steps=7"}).code, 0);
+  const test::Outcome done = test::coterie({"train", "--resume", run});
+  EXPECT_EQ(done.code, 0) << done.err;
+  EXPECT_NE(done.err.find("finished already at step 7"), std::string::npos) << done.err;
+  const test::Outcome longer = test::coterie({"train", "--resume", run, "--extend", "steps=9"});
+  EXPECT_EQ(longer.code, 0) << longer.err;
+  EXPECT_NE(longer.err.find("training.steps was 7 and is 9 from step 7 on"), std::string::npos) << longer.err;
+  EXPECT_TRUE(fs::exists(folder / "run" / "checkpoints" / "step-0000009"));
+  // With the recipe, which says 60, beside it the values are named, and the way to go on.
+  const test::Outcome other = train("run", {"--resume"});
+  EXPECT_EQ(other.code, 2);
+  EXPECT_NE(other.err.find("training.steps is 9 there and 60 here"), std::string::npos) << other.err;
+  EXPECT_NE(other.err.find("coterie train --resume " + run), std::string::npos) << other.err;
+  EXPECT_EQ(
+      test::coterie({"train", "--resume", recipe, "-o", (folder / "new").string(), "--set", "training.steps=1"}).code,
+      0)
+      << "a recipe behind --resume is the recipe";
+  const auto refused = [](std::vector<std::string> arguments, const std::string& word) {
+    const test::Outcome outcome = test::coterie(arguments);
+    EXPECT_EQ(outcome.code, 2) << outcome.err;
+    EXPECT_NE(outcome.err.find(word), std::string::npos) << outcome.err;
+  };
+  refused({"train"}, "RECIPE, or --resume FOLDER");
+  refused({"train", "--resume", run, "--set", "training.steps=3"}, "--extend");
+  refused({"train", "--resume", (folder / "none").string()}, "holds no training run");
+  refused({"train", recipe, "--extend", "steps=3"}, "--resume");
+  refused({"tune", "--resume", run}, "coterie train --resume");
+}
+
+// Who asks for what this CPU cannot do hears it before anything is made.
+TEST_F(TrainCommand, Bf16IsRefusedAtTheStartWhereThereIsNone) {
+  const test::Outcome outcome =
+      train("run", {"--set", "training.precision=bf16"}, {.variables = {{"COTERIE_ISA", "scalar"}}});
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_NE(outcome.err.find("training.precision is bf16"), std::string::npos) << outcome.err;
+  EXPECT_FALSE(fs::exists(folder / "run"));
+}
+
+TEST_F(TrainCommand, AReportReplacesReportsAlone) {
+  ASSERT_EQ(train("run", {"--set", "training.steps=1"}).code, 0);
+  const std::string run = (folder / "run").string(), page = (folder / "page.html").string();
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(test::coterie({"report", run, "-o", page}).code, 0);
+  const std::string log = run + "/log.jsonl", before = base::read_text(log);
+  for (const std::vector<std::string>& more : {std::vector<std::string>{}, {"--force"}}) {
+    std::vector<std::string> command = {"report", run, "-o", log};
+    command.insert(command.end(), more.begin(), more.end());
+    EXPECT_EQ(test::coterie(command).code, 2);
+    EXPECT_EQ(base::read_text(log), before);
+  }
+  const std::string other = folder.write("other.json", "{}").string();
+  EXPECT_EQ(test::coterie({"report", run, "-o", other}).code, 2);
+  EXPECT_EQ(test::coterie({"report", run, "-o", other, "--force"}).code, 0);
 }
 
 TEST_F(TrainCommand, WhatIsWrongIsSaid) {

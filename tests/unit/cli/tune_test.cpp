@@ -88,7 +88,7 @@ TEST_F(TuneCommand, AnAdapterFromADryRunToAMergedModelAndOverBlocks) {
   EXPECT_NEAR(perplexity({"eval", merged}), after, 1e-4 * after);
   const test::Outcome again = test::coterie({"merge-adapter", model, best, "-o", merged});
   EXPECT_EQ(again.code, 2);
-  EXPECT_NE(again.err.find("is there already"), std::string::npos) << again.err;
+  EXPECT_NE(again.err.find("already exists"), std::string::npos) << again.err;
 
   // Over weights in blocks, which stay as they are.
   const std::string gguf = (folder / "q8.gguf").string(), over = (folder / "over").string();
@@ -135,8 +135,7 @@ TEST_F(TuneCommand, AFullDiskLeavesNothingHalfWrittenAndAnotherModelsAdapterIsRe
   const fs::path adapter = folder / "run" / "best" / "adapter_model.safetensors";
   const test::Outcome full = tune("small", {.largest_file = static_cast<int64_t>(fs::file_size(adapter)) - 100});
   EXPECT_EQ(full.code, 1) << full.err;
-  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder / "small"))
-    EXPECT_EQ(entry.path().string().find("adapter"), std::string::npos) << entry.path();
+  EXPECT_FALSE(fs::exists(folder / "small")) << "a run that did not come to begin leaves nothing";
 
   const std::string merged = (folder / "merged").string();
   const auto size = static_cast<int64_t>(fs::file_size(fs::path(model) / "model.safetensors"));
@@ -146,7 +145,7 @@ TEST_F(TuneCommand, AFullDiskLeavesNothingHalfWrittenAndAnotherModelsAdapterIsRe
   EXPECT_NE(no_room.err.find(merged + "/model.safetensors"), std::string::npos) << no_room.err;
   EXPECT_EQ(no_room.err.find(".partial"), std::string::npos) << no_room.err;
   const test::Outcome nowhere =
-      test::coterie({"merge-adapter", model, adapter.parent_path().string(), "-o", (folder / "no/where").string()});
+      test::coterie({"merge-adapter", model, adapter.parent_path().string(), "-o", (model + "/config.json/where")});
   EXPECT_EQ(nowhere.code, 1) << nowhere.err;
   EXPECT_EQ(nowhere.err.find(".partial"), std::string::npos) << nowhere.err;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder.path()))

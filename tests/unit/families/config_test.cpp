@@ -242,10 +242,19 @@ TEST(Config, DefaultsThatDecideAreTold) {
                        [&](const std::string& warning) { return warning.find(words) != std::string::npos; });
   };
   for (const char* words :
-       {"vocab_size is not said; 32000", "num_hidden_layers is not said; 32", "rope_theta is not said; 1e+06",
-        "num_key_value_heads is not said; 8", "rms_norm_eps is not said; 1e-05"})
+       {"vocab_size is not given; 32000", "num_hidden_layers is not given; 32", "rope_theta is not given; 1e+06",
+        "num_key_value_heads is not given; 8", "rms_norm_eps is not given; 1e-05"})
     EXPECT_TRUE(told(words)) << words;
   EXPECT_FALSE(told("hidden_size"));
+  // Jamba has no positions to turn.
+  for (const std::string& warning : read({{"model_type", "jamba"}}).warnings)
+    EXPECT_EQ(warning.find("rope"), std::string::npos) << warning;
+}
+
+TEST(Config, TokensOutsideOfTheVocabularyAreWarnedOf) {
+  const Json json = {{"model_type", "llama"}, {"vocab_size", 4096}, {"eos_token_id", {2, 999999}}};
+  EXPECT_NE(read(json).warnings.back().find("eos_token_id is 999999, outside of the vocabulary of 4096"),
+            std::string::npos);
 }
 
 TEST(Config, KnownFamiliesThatAreNotSupportedSayWhatTheyNeed) {

@@ -55,13 +55,14 @@ TEST_F(Reports, TheTableSaysHowRunsEnded) {
       log(std::string(kStart) +
               "{\"kind\":\"evaluation\",\"step\":3,\"tokens\":1500000,\"train\":1,\"validation\":1.25}\n"
               "{\"kind\":\"routers\",\"step\":3,\"load\":[[2,0],[1,1]],\"max_load\":[2,1],\"load_cv\":[1,0],"
-              "\"dead\":[1,0],\"entropy\":[0.5,0.6],\"dropped\":[0.5,0],\"overflow\":[0,0]}\n",
+              "\"dead\":[1,0],\"entropy\":[0.5,0.6],\"dropped\":[0.5,0],\"overflow\":[0,0]}\n"
+              "{\"kind\":\"step\",\"step\":5,\"tokens\":2500000}\n",
           "one"),
       log(kStart, "dense")};
   EXPECT_EQ(run_table(runs),
             "run    steps  tokens  train  validation  max load  load CV  dead  entropy  dropped  overflow  ended\n"
-            "one        3  1.50 M  1.000       1.250      1.50     0.50     1     0.55   25.0 %     0.0 %     no\n"
-            "dense      0  0.00 M      -           -         -        -     -        -        -         -     no\n");
+            "one        5  2.50 M  1.000       1.250      1.50     0.50     1     0.55   25.0 %     0.0 %     no\n"
+            "dense      0       0      -           -         -        -     -        -        -         -     no\n");
   EXPECT_EQ(runs_in(folder.path()).size(), 2u);
   EXPECT_EQ(runs_in(folder / "one"), std::vector{folder / "one"});
 }
@@ -77,9 +78,9 @@ TEST_F(Reports, RunsOfOneNameAreToldApart) {
 }
 
 TEST_F(Reports, WhatIsNoLogIsRefused) {
-  EXPECT_EQ(message_of(""), "does not say how the run started");
+  EXPECT_EQ(message_of(""), "does not say how the run began");
   EXPECT_EQ(message_of(std::string(kStart) + "[1]\n"), "expected an object, found array");
-  EXPECT_EQ(message_of(std::string(kStart) + "{\"kind\":\"stop\",\"step\":1}\n"), "\"stop\" is no kind of event");
+  EXPECT_EQ(message_of(std::string(kStart) + "{\"kind\":\"stop\",\"step\":1}\n"), "\"stop\" is not a kind of event");
   EXPECT_EQ(message_of(std::string(kStart) + "{\"kind\":\"step\"}\n"), "key \"step\" is missing");
   EXPECT_THROW(read_run_log(folder / "absent"), base::Error);
 }

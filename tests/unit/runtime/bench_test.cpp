@@ -105,8 +105,8 @@ TEST(Bench, RefusesWhatCannotBeMeasured) {
   refused({"--batch"}, [](BenchOptions& o) { o.batch = 0; });
   refused({"--repeat"}, [](BenchOptions& o) { o.repeat = 0; });
   refused({"nothing to measure"}, [](BenchOptions& o) { o.prompt = o.generate = 0; });
-  refused({"--prompt 257", "context has 256"}, [](BenchOptions& o) { o.prompt = 257; });
-  refused({"--depth 250", "--generate 21", "271", "256"}, [](BenchOptions& o) { o.depth = 250, o.generate = 21; });
+  refused({"--prompt", "257", "context of 256"}, [](BenchOptions& o) { o.prompt = 257; });
+  refused({"--depth", "250", "21 tokens generated", "256"}, [](BenchOptions& o) { o.depth = 250, o.generate = 21; });
 }
 
 }  // namespace

@@ -234,9 +234,13 @@ TEST_F(Training, ACheckpointIsAModel) {
 TEST_F(Training, ARunIsNotOverwrittenAndKeepsItsRecipe) {
   ASSERT_TRUE(train(kMixtral, "run"));
   EXPECT_EQ(message_of(kMixtral, "run"),
-            "holds a training run already | --resume goes on with it; or give another folder with -o");
-  EXPECT_EQ(message_of(changed(kMixtral, "1e-2", "2e-2"), "run", true).substr(0, 74),
-            "holds a run of another recipe: training.learning_rate differ | a run goes ");
+            "already holds a training run | --resume goes on with it; or give another folder with -o");
+  EXPECT_EQ(
+      message_of(changed(kMixtral, "1e-2", "2e-2"), "run", true),
+      "holds a run of another recipe: training.learning_rate is 0.01 there and 0.02 here | coterie train --resume " +
+          (folder / "run").string() + " goes on with the run's own recipe; -o with another folder begins another run");
+  EXPECT_NE(message_of(changed(kMixtral, "steps: 12", "steps: 20"), "run", true).find("--extend steps=20"),
+            std::string::npos);
 }
 
 // The config may be a file of its own, which may change.
@@ -255,8 +259,8 @@ TEST_F(Training, AModelThatChangedIsAnotherRecipe) {
   config(24);
   ASSERT_FALSE(train(by_path, "run", false, 3));
   config(28);
-  EXPECT_EQ(message_of(by_path, "run", true).substr(0, 67),
-            "holds a run of another recipe: model.config.intermediate_size diffe");
+  EXPECT_EQ(message_of(by_path, "run", true).substr(0, 84),
+            "holds a run of another recipe: model.config.intermediate_size is 24 there and 28 her");
   config(24);
   EXPECT_TRUE(train(by_path, "run", true));
 }

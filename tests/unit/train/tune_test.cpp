@@ -440,6 +440,23 @@ TEST_F(Tuning, WeightsOfMessagesSayWhichAnswersAreScored) {
   refused(R"({"prompt": "a", "completion": "b", "tools": []})", {"line 3", "tools"});
 }
 
+// Forms of data that others know say how to write them here.
+TEST_F(Tuning, OtherFormsOfDataAreNamed) {
+  const families::Model opened = families::open_model(model);
+  const auto refused = [&](ErrorKind kind, const std::string& line, std::initializer_list<std::string_view> words) {
+    const fs::path files[] = {folder.write("chat.jsonl", line + "\n")};
+    expect_error(kind, words, [&] {
+      write_instruction_file(folder / "s.safetensors", files, *opened.tokenizer, &*opened.chat_template, 40);
+    });
+  };
+  refused(ErrorKind::bad_input, R"({"instruction": "a", "input": "", "output": "b"})", {"line 1", "Alpaca"});
+  refused(ErrorKind::bad_input, R"({"conversations": [{"from": "human", "value": "a"}]})", {"line 1", "ShareGPT"});
+  refused(ErrorKind::unsupported, R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]})",
+          {"line 1: messages[0]", "list of parts"});
+  refused(ErrorKind::bad_input, R"({"messages": [{"role": "user", "content": "a"}]})", {"no answer to learn"});
+  refused(ErrorKind::bad_input, "{\"text\": \"caf\xe9\"}", {"line 1", "UTF-8"});
+}
+
 // DoRA and dropout over linear projections, through the trainer.
 TEST_F(Tuning, MagnitudesAndDropoutResumeToTheBit) {
   const std::string recipe = changed(kLora, "targets: [attention, experts, router], rank: 3",
