@@ -3,13 +3,16 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <new>
 
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/help.h"
 #include "cli/terminal.h"
+#include "cli/usage.h"
 #include "runtime/version.h"
 
 namespace coterie::cli {
@@ -33,25 +36,6 @@ void report_shrunken_file(int) {
   ::_exit(base::exit_code(base::ErrorKind::io));
 }
 
-// CLI11's own messages are sentences already; its exit codes are not ours.
-int report_usage(const CLI::App& app, const CLI::ParseError& error) {
-  std::string command = "coterie";
-  for (const CLI::App* sub : app.get_subcommands()) command += " " + sub->get_name();
-  print_error(error.what(), command + " --help lists what there is");
-  return kUsage;
-}
-
-// CLI11 would only say that a subcommand is missing.
-void check_command(const CLI::App& app, std::string_view word) {
-  if (word.starts_with("-")) return;
-  std::string known;
-  for (const CLI::App* sub : app.get_subcommands({})) {
-    if (sub->get_name() == word) return;
-    known += (known.empty() ? "" : ", ") + sub->get_name();
-  }
-  throw base::Error(base::ErrorKind::bad_input, "", fmt::format("\"{}\" is no command", word), "there are " + known);
-}
-
 }  // namespace
 
 int run(int argc, char** argv) {
@@ -60,11 +44,15 @@ int run(int argc, char** argv) {
   std::signal(SIGBUS, report_shrunken_file);
 
   CLI::App app("Coterie runs Mixture-of-Experts and dense language models on CPUs.", "coterie");
+  app.formatter(std::make_shared<HelpFormatter>());
+  // The last of a repeated option with one value counts, as everywhere else: scripts build on it.
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  app.set_help_flag("-h,--help", "Print this help and exit");
   app.set_version_flag("--version", "coterie " + std::string(runtime::version()));
   app.require_subcommand(1);
   app.footer(
       "A MODEL is a folder with config.json and safetensors, a .gguf file, or (for inspect) a config.json.\n"
-      "coterie COMMAND --help has examples.\n"
+      "coterie help COMMAND has its options and examples.\n"
       "Exit codes: 0 done, 1 a file could not be read or written, 2 bad input or usage, 70 a bug, 130 interrupted.");
   Action action;
   add_run(app, action);
@@ -92,15 +80,18 @@ int run(int argc, char** argv) {
     return kUsage;
   }
   try {
-    check_command(app, argv[1]);
-    app.parse(argc, argv);
+    std::vector<std::string> words = command_line(app, argc, argv);
+    std::reverse(words.begin(), words.end());  // as CLI11 wants them
+    app.parse(words);
     const int code = action();
     flush_output();
     return code;
   } catch (const CLI::Success& wanted) {  // --help, --version
     return app.exit(wanted);
   } catch (const CLI::ParseError& error) {
-    return report_usage(app, error);
+    const UsageFault fault = usage_fault(app, error);
+    print_error(fault.message, fault.hint);
+    return kUsage;
   } catch (const base::Error& error) {
     return report(error);
   } catch (const std::bad_alloc&) {

@@ -10,6 +10,7 @@
 #include "cli/line_reader.h"
 #include "cli/options.h"
 #include "cli/terminal.h"
+#include "cli/text_input.h"
 #include "runtime/conversation.h"
 
 namespace coterie::cli {
@@ -164,7 +165,7 @@ int chat_command(ChatOptions& options) {
   runtime::Engines engines = open_engines(options.model);
   (void)engines.front().tokenizer();
   runtime::Conversation conversation(engines.front(), chosen_template(engines, engines.front(), options.chat_template),
-                                     text_or_file(options.system));
+                                     text_or_file(options.system, "--system"));
   if (!options.load.empty()) conversation.load(options.load);
   return Chat(engines, conversation, options).talk();
 }

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "cli/options.h"
+#include "cli/text_input.h"
 #include "cli/text_windows.h"
 
 namespace coterie::cli {

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "cli/options.h"
+#include "cli/text_input.h"
 
 namespace coterie::cli {
 
