@@ -60,6 +60,9 @@ int run(int argc, char** argv) {
   add_inspect(app, action);
   add_logits(app, action);
   add_eval(app, action);
+  add_tokenize(app, action);
+  add_detokenize(app, action);
+  add_embed(app, action);
   add_bench(app, action);
   add_info(app, action);
   add_tokenizer(app, action);

@@ -12,6 +12,7 @@
 #include "cli/help.h"
 #include "cli/options.h"
 #include "cli/prompt_source.h"
+#include "cli/run_lines.h"
 #include "cli/terminal.h"
 #include "cli/text_input.h"
 
@@ -23,7 +24,8 @@ struct RunOptions {
   ModelOptions model;
   SamplingOptions sampling;
   PromptSource source;
-  std::string system, chat_template;
+  std::string system, chat_template, jsonl, out;
+  int64_t batch = 8;
   bool chat = false, raw = false, json = false, quiet = false, experts = false;
 };
 
@@ -61,6 +63,11 @@ base::Json as_json(const runtime::Generation& generation, uint64_t seed) {
 }
 
 int run_command(RunOptions& options) {
+  if (!options.jsonl.empty()) {
+    options.system = text_or_file(options.system, "--system");
+    return run_lines({options.model, options.sampling, options.jsonl, options.out, options.system,
+                      options.chat_template, options.batch, options.chat, options.raw, options.quiet});
+  }
   runtime::GenerationOptions generation_options = options.sampling.generation_options();
   options.system = text_or_file(options.system, "--system");
   const std::string text = prompt_text(options);
@@ -115,6 +122,12 @@ void add_run(CLI::App& app, Action& action) {
   options->source.add(*command, "The text to continue");
   {
     const Heading heading(*command, kInput);
+    command
+        ->add_option("--jsonl", options->jsonl, "Answer every line of a file: {\"prompt\": …} or {\"messages\": […]}")
+        ->type_name("FILE")
+        ->excludes("--prompt")
+        ->excludes("--file")
+        ->excludes("--escape");
     CLI::Option* chat =
         command->add_flag("--chat", options->chat, "Put the prompt as a user's message through the chat template");
     command
@@ -131,19 +144,35 @@ void add_run(CLI::App& app, Action& action) {
   options->model.add_adapter(*command);
   {
     const Heading heading(*command, kOutput);
-    command->add_flag("--json", options->json, "Print one JSON object at the end instead of streaming");
-    command->add_flag("--experts", options->experts, "At the end: which experts the tokens went to, layer by layer");
+    command->add_flag("--json", options->json, "Print one JSON object at the end instead of streaming")
+        ->excludes("--jsonl");
+    command->add_flag("--experts", options->experts, "At the end: which experts the tokens went to, layer by layer")
+        ->excludes("--jsonl");
     command->add_flag("-q,--quiet", options->quiet, "No line of statistics");
+    command
+        ->add_option("-o,--output", options->out,
+                     "With --jsonl: append a line of JSON for each prompt to this file, and go on where it ends")
+        ->type_name("FILE")
+        ->needs("--jsonl");
   }
   options->sampling.add(*command);
   options->model.add_routing(*command);
   options->model.add_engine(*command, true);
+  {
+    const Heading heading(*command, kMachine);
+    command->add_option("--batch", options->batch, "With --jsonl: prompts that are answered side by side")
+        ->type_name("N")
+        ->check(between(1, 256))
+        ->capture_default_str()
+        ->needs("--jsonl");
+  }
   command->footer(
       "Examples:\n"
       "  coterie run model.gguf -p \"The capital of France is\" -n 32 --greedy\n"
       "  coterie run ./OLMoE-1B-7B --file story.txt --temperature 1 --top-p 0.9 --seed 7\n"
       "  coterie run model.gguf --chat -p \"Why is the sky blue?\" --stop \"\\n\\n\"\n"
       "  git diff | coterie run model.gguf --chat\n"
+      "  coterie run model.gguf --jsonl prompts.jsonl -o answers.jsonl --batch 16\n"
       "  coterie run ./Mixtral-8x7B -p @prompt.txt --experts-per-token 3 --router sample:0.5");
   command->callback([=, &action] { action = [options] { return run_command(*options); }; });
 }
