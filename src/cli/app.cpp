@@ -77,6 +77,8 @@ int run(int argc, char** argv) {
   add_merge(app, action);
   add_tune(app, action);
   add_merge_adapter(app, action);
+  add_completions(app, action);
+  add_man(app, action);
 
   if (argc == 1) {
     std::fputs(app.help().c_str(), stderr);

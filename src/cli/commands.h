@@ -19,6 +19,8 @@ void add_info(CLI::App& app, Action& action);
 void add_tokenize(CLI::App& app, Action& action);
 void add_detokenize(CLI::App& app, Action& action);
 void add_embed(CLI::App& app, Action& action);
+void add_completions(CLI::App& app, Action& action);
+void add_man(CLI::App& app, Action& action);
 void add_tokenizer(CLI::App& app, Action& action);
 void add_convert(CLI::App& app, Action& action);
 void add_quantize(CLI::App& app, Action& action);
