@@ -24,6 +24,24 @@ install(FILES ${PROJECT_BINARY_DIR}/libcoterie.a $<TARGET_FILE:coterie_text_brid
 install(FILES ${PROJECT_SOURCE_DIR}/include/coterie/coterie.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/coterie)
 if(TARGET coterie)
   install(TARGETS coterie RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  # The program writes its manual pages and completions itself, from the definitions of its options.
+  if(NOT CMAKE_CROSSCOMPILING)
+    install(CODE "
+      set(words \"${PROJECT_BINARY_DIR}/words\")
+      file(MAKE_DIRECTORY \"\${words}/man\")
+      set(coterie \"$<TARGET_FILE:coterie>\")
+      execute_process(COMMAND \${coterie} man --output \${words}/man COMMAND_ERROR_IS_FATAL ANY)
+      foreach(shell bash zsh fish)
+        execute_process(COMMAND \${coterie} completions \${shell} OUTPUT_FILE \${words}/\${shell}
+          COMMAND_ERROR_IS_FATAL ANY)
+      endforeach()")
+    install(DIRECTORY ${PROJECT_BINARY_DIR}/words/man/ DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
+    install(FILES ${PROJECT_BINARY_DIR}/words/bash DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions
+      RENAME coterie)
+    install(FILES ${PROJECT_BINARY_DIR}/words/zsh DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/site-functions RENAME _coterie)
+    install(FILES ${PROJECT_BINARY_DIR}/words/fish DESTINATION ${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d
+      RENAME coterie.fish)
+  endif()
 endif()
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/coterie)

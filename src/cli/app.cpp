@@ -3,14 +3,17 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <new>
 
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/help.h"
 #include "cli/option_names.h"
 #include "cli/terminal.h"
+#include "cli/usage.h"
 #include "runtime/version.h"
 
 namespace coterie::cli {
@@ -45,25 +48,6 @@ void report_shrunken_file(int) {
   ::_exit(base::exit_code(base::ErrorKind::io));
 }
 
-// CLI11's own messages are sentences already; its exit codes are not ours.
-int report_usage(const CLI::App& app, const CLI::ParseError& error) {
-  std::string command = "coterie";
-  for (const CLI::App* sub : app.get_subcommands()) command += " " + sub->get_name();
-  print_error(error.what(), command + " --help lists what there is");
-  return kUsage;
-}
-
-// CLI11 would only say that a subcommand is missing.
-void check_command(const CLI::App& app, std::string_view word) {
-  if (word.starts_with("-")) return;
-  std::string known;
-  for (const CLI::App* sub : app.get_subcommands({})) {
-    if (sub->get_name() == word) return;
-    known += (known.empty() ? "" : ", ") + sub->get_name();
-  }
-  throw base::Error(base::ErrorKind::bad_input, "", fmt::format("\"{}\" is no command", word), "there are " + known);
-}
-
 }  // namespace
 
 int run(int argc, char** argv) {
@@ -72,11 +56,15 @@ int run(int argc, char** argv) {
   std::signal(SIGBUS, report_shrunken_file);
 
   CLI::App app("Coterie runs Mixture-of-Experts and dense language models on CPUs.", "coterie");
+  app.formatter(std::make_shared<HelpFormatter>());
+  // The last of a repeated option with one value counts, as everywhere else: scripts build on it.
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  app.set_help_flag("-h,--help", "Print this help and exit");
   app.set_version_flag("--version", "coterie " + std::string(runtime::version()));
   app.require_subcommand(1);
   app.footer(
       "A MODEL is a folder with config.json and safetensors, a .gguf file, or (for inspect) a config.json.\n"
-      "coterie COMMAND --help has examples.\n"
+      "coterie help COMMAND has its options and examples.\n"
       "Exit codes: 0 done; 1 the system refused to read or write (no permission, a full disk); 2 bad usage or input, "
       "a\n"
       "missing file included; 70 a bug; 130 interrupted.");
@@ -86,6 +74,9 @@ int run(int argc, char** argv) {
   add_inspect(app, action);
   add_logits(app, action);
   add_eval(app, action);
+  add_tokenize(app, action);
+  add_detokenize(app, action);
+  add_embed(app, action);
   add_bench(app, action);
   add_info(app, action);
   add_tokenizer(app, action);
@@ -100,21 +91,26 @@ int run(int argc, char** argv) {
   add_merge(app, action);
   add_tune(app, action);
   add_merge_adapter(app, action);
+  add_completions(app, action);
+  add_man(app, action);
 
   if (argc == 1) {
     std::fputs(app.help().c_str(), stderr);
     return kUsage;
   }
   try {
-    check_command(app, argv[1]);
-    app.parse(argc, argv);
+    std::vector<std::string> words = command_line(app, argc, argv);
+    std::reverse(words.begin(), words.end());  // as CLI11 wants them
+    app.parse(words);
     const int code = action();
     flush_output();
     return code;
   } catch (const CLI::Success& wanted) {  // --help, --version
     return app.exit(wanted);
   } catch (const CLI::ParseError& error) {
-    return report_usage(app, error);
+    const UsageFault fault = usage_fault(app, error);
+    print_error(fault.message, fault.hint);
+    return kUsage;
   } catch (const base::Error& error) {
     return report(error);
   } catch (const std::bad_alloc&) {

@@ -12,6 +12,7 @@
 #include "cli/commands.h"
 #include "cli/eval_choices.h"
 #include "cli/gate_words.h"
+#include "cli/help.h"
 #include "cli/options.h"
 #include "cli/terminal.h"
 #include "cli/text_windows.h"
@@ -150,27 +151,34 @@ void add_eval(CLI::App& app, Action& action) {
   auto options = std::make_shared<EvalOptions>();
   CLI::App* command = app.add_subcommand(
       "eval", "Perplexity of a text, or accuracy on questions with choices, with its standard error");
+  command->alias("perplexity");
   options->model.add_model_or_gate(*command);
-  command->add_option("--text", options->text, "The text, UTF-8; \"-\": standard input")->type_name("FILE");
-  command->add_option("--choices", options->choices, "Questions, a JSON object a line: prompt, choices, answer")
-      ->type_name("FILE.jsonl");
-  command
-      ->add_option("--window", options->window,
-                   "Tokens that are read together, from an empty context; at most the context (default: 512)")
-      ->type_name("N")
-      ->check(at_least(2));
-  command->add_option("--tokens", options->tokens, "Only the first N tokens of the text")
-      ->type_name("N")
-      ->check(at_least(2));
-  command->add_option("--questions", options->questions, "Only the first N questions")
-      ->type_name("N")
-      ->check(at_least(1));
-  command->add_flag(
-      "--truncate", options->truncate,
-      "Leave out the beginning of prompts that are longer than the context, as lm-evaluation-harness does");
-  command->add_flag("--json", options->json, "As JSON");
-  options->model.add_routing(*command);
+  {
+    const Heading heading(*command, kInput);
+    command->add_option("--text,-f,--file", options->text, "The text, UTF-8; - is standard input")->type_name("FILE");
+    command->add_option("--choices", options->choices, "Questions, a JSON object a line: prompt, choices, answer")
+        ->type_name("FILE.jsonl");
+    command
+        ->add_option("--window", options->window,
+                     "Tokens that are read together, from an empty context; at most the context (default: 512)")
+        ->type_name("N")
+        ->check(at_least(2));
+    command->add_option("--tokens", options->tokens, "Only the first N tokens of the text")
+        ->type_name("N")
+        ->check(at_least(2));
+    command->add_option("--questions", options->questions, "Only the first N questions")
+        ->type_name("N")
+        ->check(at_least(1));
+    command->add_flag(
+        "--truncate", options->truncate,
+        "Leave out the beginning of prompts that are longer than the context, as lm-evaluation-harness does");
+  }
   options->model.add_adapter(*command);
+  {
+    const Heading heading(*command, kOutput);
+    command->add_flag("--json", options->json, "As JSON");
+  }
+  options->model.add_routing(*command);
   options->model.add_engine(*command, false);
   command->footer(
       "The text is cut into windows, one after the other, each behind the token that begins a text where the model "
@@ -189,6 +197,7 @@ void add_eval(CLI::App& app, Action& action) {
       "is worth at most ln N nats a window.\n"
       "Examples:\n"
       "  coterie eval model.gguf --text book.txt\n"
+      "  coterie perplexity model.gguf -f book.txt        (the same)\n"
       "  coterie eval model.gguf --text book.txt --precision f32 --tokens 20000 --json\n"
       "  coterie eval model.gguf --choices arc-easy.jsonl");
   command->callback([=, &action] { action = [options] { return eval_command(*options); }; });

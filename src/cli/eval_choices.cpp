@@ -12,6 +12,7 @@
 #include "base/plural.h"
 #include "base/utf8.h"
 #include "cli/options.h"
+#include "cli/text_input.h"
 #include "cli/text_windows.h"
 
 namespace coterie::cli {

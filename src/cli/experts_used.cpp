@@ -36,6 +36,12 @@ std::string most_used(const layers::RouterLoad& load) {
 
 }  // namespace
 
+bool has_routers(const runtime::Engine& engine) {
+  const auto& blocks = engine.spec().blocks;
+  return std::any_of(blocks.begin(), blocks.end(),
+                     [](const models::BlockSpec& block) { return std::holds_alternative<layers::MoeSpec>(block.ffn); });
+}
+
 layers::RouterLoads experts_listener(const runtime::Engine& engine) {
   const models::ModelSpec& spec = engine.spec();
   for (const models::BlockSpec& block : spec.blocks)

@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "base/plural.h"
 #include "cli/commands.h"
+#include "cli/options.h"
 #include "cli/terminal.h"
 #include "kernels/table.h"
 #include "runtime/machine.h"
@@ -186,9 +187,7 @@ void add_info(CLI::App& app, Action& action) {
                     "Also what each weight format is computed with, and how repacked weights are read");
   command->add_flag("--json", options->json, "As JSON, kernels included");
   command->add_flag("--remeasure", options->remeasure, "Measure the machine again instead of remembering");
-  command->add_option("--threads,-t", options->threads, "Threads to measure with")
-      ->type_name("N")
-      ->check(CLI::Range(1, 4096));
+  add_threads(*command, options->threads);
   command->footer(
       "Examples:\n"
       "  coterie info --kernels\n"

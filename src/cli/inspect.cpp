@@ -212,19 +212,16 @@ int inspect_command(const InspectOptions& options) {
 void add_inspect(CLI::App& app, Action& action) {
   auto options = std::make_shared<InspectOptions>();
   CLI::App* command = app.add_subcommand("inspect", "What a model is, where its parameters live, what it needs");
-  command
-      ->add_option("MODEL", options->model.model,
-                   "A folder, a .gguf file, or a config.json alone (no weights are read)")
-      ->required();
+  options->model.add_model_as(*command, "A folder, a .gguf file, or a config.json alone (no weights are read)");
   command->add_flag("--json", options->json, "As JSON");
   command->add_option("--dtype", options->dtype, "Count bytes as if the matrices were stored in T (q4_k, bf16, ...)")
       ->type_name("T");
-  command->add_option("--context,-c", options->model.context, "Tokens of cache in the expected memory (default: 512)")
+  command
+      ->add_option("-c,--context,--ctx-size", options->model.context,
+                   "Tokens of cache in the expected memory (default: 512)")
       ->type_name("N")
       ->check(at_least(1));
-  command->add_option("--threads,-t", options->model.threads, "Threads whose read bandwidth is meant")
-      ->type_name("N")
-      ->check(CLI::Range(1, 4096));
+  add_threads(*command, options->model.threads);
   command->add_flag("--remeasure", options->remeasure, "Measure the machine again instead of remembering");
   options->model.add_routing(*command);
   command->footer(

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <limits>
 #include <memory>
+#include <sstream>
 
 #include "base/error.h"
 #include "base/memory.h"
@@ -14,6 +15,7 @@
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/terminal.h"
+#include "cli/text_input.h"
 #include "families/family.h"
 #include "families/weights/gradients.h"
 #include "models/loss.h"
@@ -32,7 +34,7 @@ constexpr int64_t kStepLogits = 2 << 20, kShortestStep = 32;
 
 struct LogitsOptions {
   ModelOptions model;
-  std::string ids, out;
+  std::string ids, text, out;
   int64_t greedy = 0;
   bool gradients = false, force = false;
 };
@@ -69,6 +71,40 @@ Ids read_ids(const std::string& path, int64_t vocabulary) {
                  i / ids.length, i % ids.length, vocabulary);
     ids.values.push_back(static_cast<int32_t>(id));
   }
+  return ids;
+}
+
+// A file, or ids by commas.
+bool names_ids(const std::string& argument) {
+  return !argument.empty() && argument.find_first_not_of("0123456789, ") == std::string::npos;
+}
+
+Ids ids_of(const LogitsOptions& options, const families::Model& model) {
+  const int64_t vocabulary = model.decoder->spec().vocabulary;
+  if (options.text.empty() && options.ids.empty())
+    base::fail(ErrorKind::bad_input, "--text", "is empty: it holds no token");
+  if (options.text.empty() && !names_ids(options.ids)) return read_ids(options.ids, vocabulary);
+  Ids ids;
+  ids.batch = 1;
+  if (!options.text.empty()) {
+    if (!model.tokenizer)
+      throw base::Error(ErrorKind::unsupported, options.model.model,
+                        model.no_tokenizer.empty() ? "has no tokenizer" : model.no_tokenizer,
+                        "--ids takes ids, which need none");
+    const std::vector<text::TokenId> encoded = model.tokenizer->encode(text_or_file(options.text, "--text"), true);
+    ids.values.assign(encoded.begin(), encoded.end());
+  } else {
+    std::istringstream words(options.ids);
+    for (std::string word; std::getline(words, word, ',');) {
+      int64_t id = -1;
+      std::istringstream(word) >> id;
+      if (id < 0 || id >= vocabulary)
+        base::fail(ErrorKind::bad_input, "--ids", "\"{}\" is not an id of the vocabulary of {}", word, vocabulary);
+      ids.values.push_back(static_cast<int32_t>(id));
+    }
+  }
+  ids.length = std::ssize(ids.values);
+  if (ids.length == 0) base::fail(ErrorKind::bad_input, options.text.empty() ? "--ids" : "--text", "holds no token");
   return ids;
 }
 
@@ -162,14 +198,14 @@ int logits_command(LogitsOptions options) {
   check_output(options);
   families::Model model = families::open_model(options.model.model, options.model.open_options());
   warn_about(model);
-  const Ids ids = read_ids(options.ids, model.decoder->spec().vocabulary);
+  const Ids ids = ids_of(options, model);
   const int64_t needed = std::max(ids.length, options.greedy > 0 ? kGreedyPrompt + options.greedy : 0);
   if (options.model.context == 0 && models::grows_with_length(*model.decoder))
     options.model.context = std::max(model.decoder->spec().context, needed);
   runtime::Engine engine(std::move(model), options.model.engine_options());
   if (ids.length > engine.context_size())
-    base::fail(ErrorKind::bad_input, options.ids + ": input_ids", "has {} positions, the context is {}", ids.length,
-               engine.context_size());
+    base::fail(ErrorKind::bad_input, options.text.empty() ? options.ids + ": input_ids" : "--text",
+               "has {} positions, the context is {}", ids.length, engine.context_size());
   if (options.greedy > 0 && (ids.length < kGreedyPrompt || kGreedyPrompt + options.greedy > engine.context_size()))
     base::fail(ErrorKind::bad_input, "--greedy", "{} tokens after the first {} need {} ids a row, and a context of {}",
                options.greedy, kGreedyPrompt, kGreedyPrompt, kGreedyPrompt + options.greedy);
@@ -234,9 +270,15 @@ void add_logits(CLI::App& app, Action& action) {
   CLI::App* command =
       app.add_subcommand("logits", "Logits, loss and greedy tokens for given ids, to check a conversion");
   options->model.add_model(*command);
-  command->add_option("--ids", options->ids, "A safetensors file with input_ids, I64 or I32 of shape [B, T]")
-      ->type_name("FILE")
-      ->required();
+  CLI::Option* ids =
+      command
+          ->add_option("--ids", options->ids,
+                       "Token ids by commas, or a safetensors file with input_ids, I64 or I32 of shape [B, T]")
+          ->type_name("IDS");
+  CLI::Option* text =
+      command->add_option("--text", options->text, "A text in their place; @FILE reads it from a file (@-: a pipe)")
+          ->type_name("TEXT")
+          ->excludes(ids);
   command
       ->add_option("-o,--output", options->out,
                    "Written as safetensors: logits [B, T, V] f32, loss [1] f32, greedy [B, N] i64")
@@ -260,8 +302,13 @@ void add_logits(CLI::App& app, Action& action) {
       "it (output_router_logits), as the family's reference reports it.\n"
       "Examples:\n"
       "  coterie logits ./OLMoE-1B-7B --ids ids.safetensors -o ours.safetensors --greedy 16\n"
+      "  coterie logits model.gguf --text \"The capital of France is\" -o logits.safetensors\n"
+      "  coterie logits model.gguf --ids 1,2,3 -o logits.safetensors\n"
       "  coterie logits model.gguf --ids ids.safetensors -o fast.safetensors --precision fast");
-  command->callback([=, &action] { action = [options] { return logits_command(*options); }; });
+  command->callback([=, &action] {
+    if (ids->count() + text->count() == 0) throw CLI::RequiredError("--ids or --text");
+    action = [options] { return logits_command(*options); };
+  });
 }
 
 }  // namespace coterie::cli

@@ -4,18 +4,20 @@
 
 #include <charconv>
 #include <cmath>
-#include <cstdio>
+#include <limits>
 #include <random>
 #include <tuple>
 
-#include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/plural.h"
+#include "cli/help.h"
 #include "cli/router_option.h"
 #include "cli/terminal.h"
+#include "cli/text_input.h"
 #include "surgery/folder.h"
 #include "tensor/dtype.h"
+#include "threads/topology.h"
 
 namespace coterie::cli {
 
@@ -44,21 +46,6 @@ std::pair<text::TokenId, float> parse_bias(const std::string& argument) {
              argument);
 }
 
-// A shell hands over "\n" as two characters; in a stop string it means the line break.
-std::string unescaped(std::string_view text) {
-  std::string result;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char next = text[i] == '\\' && i + 1 < text.size() ? text[i + 1] : '\0';
-    if (next != 'n' && next != 't' && next != '\\') {
-      result += text[i];
-      continue;
-    }
-    result += next == 'n' ? '\n' : next == 't' ? '\t' : '\\';
-    ++i;
-  }
-  return result;
-}
-
 }  // namespace
 
 std::pair<std::filesystem::path, double> read_adapter_option(const std::string& argument) {
@@ -72,31 +59,52 @@ std::pair<std::filesystem::path, double> read_adapter_option(const std::string& 
   return {argument.substr(0, colon), factor};
 }
 
-CLI::Validator at_least(int64_t least) {
+CLI::Validator at_least(int64_t least) { return between(least, std::numeric_limits<int64_t>::max()); }
+
+CLI::Validator between(int64_t least, int64_t most) {
   return CLI::Validator(
-      [least](std::string& text) {
+      [=](std::string& text) {
         int64_t value = 0;
-        if (!parse_number(text, value)) return fmt::format("is \"{}\", expected a whole number", text);
-        return value < least ? fmt::format("is {}, expected at least {}", value, least) : std::string();
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+        const bool whole = end == text.data() + text.size();
+        if (error == std::errc::result_out_of_range && whole) return fmt::format("{} is too large a number", text);
+        if (error != std::errc() || !whole) return fmt::format("is \"{}\", expected a whole number", text);
+        if (value < least && most == std::numeric_limits<int64_t>::max())
+          return fmt::format("is {}, expected at least {}", value, least);
+        return value < least || value > most ? fmt::format("is {}, expected {} to {}", value, least, most)
+                                             : std::string();
       },
       "");
 }
 
-void add_threads(CLI::App& app, int& threads) {
-  app.add_option("--threads,-t", threads, "Threads (default: one for each physical core)")->check(at_least(1));
+CLI::Option* add_threads(CLI::App& app, int& threads) {
+  return app.add_option("-t,--threads", threads, "Worker threads (default: one for each physical core)")
+      ->type_name("N")
+      ->check(between(1, 4096))
+      ->each([](const std::string& text) {
+        int wanted = 0;
+        const auto there = static_cast<int>(std::ssize(threads::Topology::read().cpus));
+        if (parse_number(text, wanted) && wanted > there)
+          print_warning(fmt::format("--threads {} on {} {}: threads that take turns on one are slower than fewer",
+                                    wanted, there, there == 1 ? "processor" : "processors"));
+      });
 }
 
 void ModelOptions::add_model_or_gate(CLI::App& app) {
-  app.add_option("MODEL", model,
-                 "A folder with config.json and safetensors, a .gguf file, or a gate over models (coterie gate)")
-      ->required();
+  add_model_as(app, "A folder with config.json and safetensors, a .gguf file, or a gate over models (coterie gate)");
 }
 
 void ModelOptions::add_model(CLI::App& app) {
-  app.add_option("MODEL", model, "A folder with config.json and safetensors, or a .gguf file")->required();
+  add_model_as(app, "A folder with config.json and safetensors, or a .gguf file");
+}
+
+void ModelOptions::add_model_as(CLI::App& app, const std::string& text) {
+  const Heading heading(app, kInput);
+  app.add_option("MODEL,-m,--model", model, text)->type_name("MODEL")->required();
 }
 
 void ModelOptions::add_routing(CLI::App& app) {
+  const Heading heading(app, kRouting);
   app.add_option("--experts-per-token", experts_per_token, "Route to K experts instead of the checkpoint's number")
       ->type_name("K");
   app.add_option(
@@ -109,17 +117,18 @@ void ModelOptions::add_routing(CLI::App& app) {
 }
 
 void ModelOptions::add_adapter(CLI::App& app) {
-  app.add_option("--adapter", adapter,
+  const Heading heading(app, kInput);
+  app.add_option("--adapter,--lora", adapter,
                  "Lay an adapter (LoRA, as peft and coterie tune write it) over the weights; what it adds times SCALE")
       ->type_name("DIR[:SCALE]");
 }
 
 void ModelOptions::add_engine(CLI::App& app, bool with_context) {
-  app.add_option("--threads,-t", threads, "Worker threads (default: one for each physical core)")
-      ->type_name("N")
-      ->check(CLI::Range(1, 4096));
+  const Heading heading(app, kMachine);
+  add_threads(app, threads);
   if (with_context)
-    app.add_option("--context,-c", context, "Positions of context (default: as many as the model was made for)")
+    app.add_option("-c,--context,--ctx-size", context,
+                   "Tokens of prompt and answer that the model can hold at once (default: as many as it was made for)")
         ->type_name("N")
         ->check(at_least(1));
   rope.add(app);
@@ -129,9 +138,10 @@ void ModelOptions::add_engine(CLI::App& app, bool with_context) {
       ->check(CLI::IsMember({"fast", "f32"}))
       ->capture_default_str();
   app.add_flag("--file-pages", file_pages,
-               "leave the weights in the pages of the file; otherwise they are copied in the order the kernels like, "
-               "to large pages, while memory has room");
-  app.add_option("--cache-type", cache_type, "f32, f16, bf16 or q8_0 (default: f16, and f32 with --precision f32)")
+               "Read the weights from the file as it is mapped (mmap) and copy nothing; otherwise they are copied into "
+               "memory in the order the kernels read, while there is room");
+  app.add_option("--cache-type", cache_type,
+                 "Of keys and values: f32, f16, bf16 or q8_0 (default: f16, and f32 with --precision f32)")
       ->type_name("T")
       ->check(CLI::IsMember({"f32", "f16", "bf16", "q8_0"}));
 }
@@ -215,23 +225,25 @@ text::ChatTemplate chosen_template(const runtime::Engines& engines, const runtim
     return id && model.tokenizer ? model.tokenizer->token(*id).value_or("") : std::string();
   };
   const auto ends = model.tokenizer ? model.tokenizer->end_tokens() : std::vector<text::TokenId>{};
-  return text::ChatTemplate(base::read_text(file), model.tokenizer ? special(model.tokenizer->bos()) : "",
+  return text::ChatTemplate(file_contents(file), model.tokenizer ? special(model.tokenizer->bos()) : "",
                             ends.empty() ? "" : special(ends.front()), file);
 }
 
 void SamplingOptions::add(CLI::App& app) {
-  app.add_option("-n,--tokens", tokens, "Tokens to generate at most; -1: until the model ends its text")
+  const Heading heading(app, kSampling);
+  app.add_option("-n,--tokens,--n-predict,--predict", tokens,
+                 "Tokens to generate at most; -1: no limit, until the model ends its text")
       ->type_name("N")
       ->check(at_least(-1))
       ->capture_default_str();
-  CLI::Option* heat =
-      app.add_option("--temperature", temperature, "Logits are divided by it; 0 = greedy")->capture_default_str();
+  CLI::Option* heat = app.add_option("--temperature,--temp", temperature, "Logits are divided by it; 0 = greedy")
+                          ->capture_default_str();
   app.add_flag("--greedy", greedy, "Always the most probable token (the same as --temperature 0)")->excludes(heat);
   app.add_option("--top-k", top_k, "Only the k most probable tokens; 0 = off")->capture_default_str();
   app.add_option("--top-p", top_p, "Only the most probable tokens that sum to p; 1 = off")->capture_default_str();
   app.add_option("--min-p", min_p, "Only tokens with this share of the best one's probability; 0 = off")
       ->capture_default_str();
-  app.add_option("--typical", typical, "Only the most typical tokens that sum to this mass; 1 = off")
+  app.add_option("--typical,--typical-p", typical, "Only the most typical tokens that sum to this mass; 1 = off")
       ->capture_default_str();
   rules.add(app);
   app.add_option("--repeat-penalty", repeat_penalty, "Divides the logits of recent tokens; 1 = off")
@@ -245,10 +257,12 @@ void SamplingOptions::add(CLI::App& app) {
   app.add_option("--logit-bias", logit_bias, "Added to a token's logit, such as 1234=-5 (=-inf forbids it); repeatable")
       ->type_name("ID=BIAS")
       ->allow_extra_args(false);
-  app.add_option("--seed", seed, "Of the draws (default: a new one each time, shown at the end)")
+  app.add_option("-s,--seed", seed, "Of the random draws (default: a new one each time, shown at the end)")
       ->type_name("N")
       ->check(at_least(0));
-  app.add_option("--stop", stop, "End before this text appears; \\n and \\t are understood; repeatable")
+  app.add_flag("--ignore-eos", ignore_end, "Go on where the model would end its text");
+  app.add_option("-r,--stop,--reverse-prompt", stop,
+                 "End before this text appears; \\n and \\t are understood; repeatable")
       ->type_name("TEXT")
       ->allow_extra_args(false);
 }
@@ -266,24 +280,9 @@ runtime::GenerationOptions SamplingOptions::generation_options() {
   for (const std::string& bias : logit_bias) sampler.logit_bias.push_back(parse_bias(bias));
   sampler.seed = *seed;
   options.max_tokens = tokens;
+  options.ignore_end = ignore_end;
   for (const std::string& text : stop) options.stop.push_back(unescaped(text));
   return options;
-}
-
-std::string file_contents(const std::string& path) {
-  if (path != "-") return base::read_text(path);
-  std::string text;
-  char piece[1 << 16];
-  while (const size_t got = std::fread(piece, 1, sizeof(piece), stdin)) {
-    text.append(piece, got);
-    if (text.size() > size_t{256} << 20)
-      base::fail(base::ErrorKind::bad_input, "standard input", "is larger than 256 MiB");
-  }
-  return text;
-}
-
-std::string text_or_file(const std::string& argument) {
-  return argument.starts_with("@") ? file_contents(argument.substr(1)) : argument;
 }
 
 std::string describe(const runtime::GenerationStatistics& statistics, runtime::Finish finish,

@@ -19,8 +19,9 @@ namespace coterie::cli {
 
 /// A check of CLI11 that says what was found and what is expected, in place of its ranges to the largest double.
 CLI::Validator at_least(int64_t least);
-/// --threads of commands that make files of models.
-void add_threads(CLI::App& app, int& threads);
+CLI::Validator between(int64_t least, int64_t most);
+/// --threads; warns where that is more than the processors there are.
+CLI::Option* add_threads(CLI::App& app, int& threads);
 
 /// DIR or DIR:SCALE.
 std::pair<std::filesystem::path, double> read_adapter_option(const std::string& argument);
@@ -43,6 +44,8 @@ struct ModelOptions {
   void add_routing(CLI::App& app);               // --experts-per-token, --router, --strict
   void add_adapter(CLI::App& app);               // --adapter
   void add_engine(CLI::App& app, bool context);  // --threads, --context, --rope-…, --precision, --cache-type
+
+  void add_model_as(CLI::App& app, const std::string& text);  // MODEL, which `text` explains
 
   families::OpenOptions open_options() const;
   runtime::EngineOptions engine_options() const;
@@ -84,17 +87,13 @@ struct SamplingOptions {
   double frequency_penalty = 0;
   std::vector<std::string> logit_bias;
   std::optional<uint64_t> seed;
+  bool ignore_end = false;
   std::vector<std::string> stop;
 
   void add(CLI::App& app);
   /// A seed that was not given is drawn, so that the statistics can name it.
   runtime::GenerationOptions generation_options();
 };
-
-/// TEXT, or the contents of FILE for "@FILE" ("@-": standard input).
-std::string text_or_file(const std::string& argument);
-/// The contents of a file, or of standard input for "-". At most 256 MiB.
-std::string file_contents(const std::string& path);
 
 /// "prompt 12 tokens 85.3/s · answer 64 tokens 23.1/s · …"
 std::string describe(const runtime::GenerationStatistics& statistics, runtime::Finish finish,

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
@@ -8,8 +9,12 @@
 #include "cli/commands.h"
 #include "cli/experts_used.h"
 #include "cli/gate_words.h"
+#include "cli/help.h"
 #include "cli/options.h"
+#include "cli/prompt_source.h"
+#include "cli/run_lines.h"
 #include "cli/terminal.h"
+#include "cli/text_input.h"
 
 namespace coterie::cli {
 
@@ -18,12 +23,14 @@ namespace {
 struct RunOptions {
   ModelOptions model;
   SamplingOptions sampling;
-  std::string prompt, file, system, chat_template;
+  PromptSource source;
+  std::string system, chat_template, jsonl, out;
+  int64_t batch = 8;
   bool chat = false, raw = false, json = false, quiet = false, experts = false;
 };
 
 std::string prompt_text(const RunOptions& options) {
-  std::string text = options.file.empty() ? text_or_file(options.prompt) : file_contents(options.file);
+  std::string text = options.source.read();
   if (text.empty()) base::fail(base::ErrorKind::bad_input, "prompt", "is empty: there is nothing to continue");
   return text;
 }
@@ -56,9 +63,15 @@ base::Json as_json(const runtime::Generation& generation, uint64_t seed) {
 }
 
 int run_command(RunOptions& options) {
+  if (!options.jsonl.empty()) {
+    options.system = text_or_file(options.system, "--system");
+    return run_lines({options.model, options.sampling, options.jsonl, options.out, options.system,
+                      options.chat_template, options.batch, options.chat, options.raw, options.quiet});
+  }
   runtime::GenerationOptions generation_options = options.sampling.generation_options();
-  runtime::Engines engines = open_engines(options.model);
+  options.system = text_or_file(options.system, "--system");
   const std::string text = prompt_text(options);
+  runtime::Engines engines = open_engines(options.model);
   runtime::Engine& engine = engines.choose(std::string_view(text));
   const std::vector<text::TokenId> ids = prompt_ids(options, engines, engine, text);
   std::optional<layers::RouterLoads> loads;
@@ -67,6 +80,8 @@ int run_command(RunOptions& options) {
   InterruptFlag interrupt;
   Progress progress;
   generation_options.interrupt = &interrupt.flag();
+  interrupt.announce(true);  // reading a long prompt may take a moment to stop
+  generation_options.on_token = [&](text::TokenId) { interrupt.announce(false); };
   if (!options.json) generation_options.on_text = [&](std::string_view piece) { progress.clear(), print(piece); };
 
   runtime::TokenCache tokens{engine.make_cache(), {}};
@@ -104,40 +119,62 @@ void add_run(CLI::App& app, Action& action) {
   options->sampling.tokens = 256;
   CLI::App* command = app.add_subcommand("run", "Continue a text, streaming to standard output");
   options->model.add_model_or_gate(*command);
-  CLI::Option* prompt =
-      command->add_option("-p,--prompt", options->prompt, "The text to continue; @FILE reads it from a file")
-          ->type_name("TEXT");
-  CLI::Option* file =
-      command->add_option("-f,--file", options->file, "Read the prompt from a file; - is standard input")
-          ->type_name("FILE")
-          ->excludes(prompt);
-  CLI::Option* chat =
-      command->add_flag("--chat", options->chat, "Put the prompt as a user's message through the chat template");
-  command->add_option("--system", options->system, "With --chat: the system message; @FILE reads it from a file")
-      ->type_name("TEXT")
-      ->needs(chat);
-  command->add_option("--chat-template", options->chat_template, "With --chat: a Jinja file instead of the model's own")
-      ->type_name("FILE")
-      ->needs(chat);
-  command->add_flag("--raw", options->raw, "Add no special tokens (such as a BOS) to the prompt")->excludes(chat);
-  command->add_flag("--json", options->json, "Print one JSON object at the end instead of streaming");
-  command->add_flag("--experts", options->experts, "At the end: which experts the tokens went to, layer by layer");
-  command->add_flag("-q,--quiet", options->quiet, "No line of statistics");
+  options->source.add(*command, "The text to continue");
+  {
+    const Heading heading(*command, kInput);
+    command
+        ->add_option("--jsonl", options->jsonl, "Answer every line of a file: {\"prompt\": …} or {\"messages\": […]}")
+        ->type_name("FILE")
+        ->excludes("--prompt")
+        ->excludes("--file")
+        ->excludes("--escape");
+    CLI::Option* chat =
+        command->add_flag("--chat", options->chat, "Put the prompt as a user's message through the chat template");
+    command
+        ->add_option("--system,--system-prompt", options->system,
+                     "With --chat: the system message; @FILE reads it from a file")
+        ->type_name("TEXT")
+        ->needs(chat);
+    command
+        ->add_option("--chat-template", options->chat_template, "With --chat: a Jinja file instead of the model's own")
+        ->type_name("FILE")
+        ->needs(chat);
+    command->add_flag("--raw", options->raw, "Add no special tokens (such as a BOS) to the prompt")->excludes(chat);
+  }
+  options->model.add_adapter(*command);
+  {
+    const Heading heading(*command, kOutput);
+    command->add_flag("--json", options->json, "Print one JSON object at the end instead of streaming")
+        ->excludes("--jsonl");
+    command->add_flag("--experts", options->experts, "At the end: which experts the tokens went to, layer by layer")
+        ->excludes("--jsonl");
+    command->add_flag("-q,--quiet", options->quiet, "No line of statistics");
+    command
+        ->add_option("-o,--output", options->out,
+                     "With --jsonl: append a line of JSON for each prompt to this file, and go on where it ends")
+        ->type_name("FILE")
+        ->needs("--jsonl");
+  }
   options->sampling.add(*command);
   options->model.add_routing(*command);
-  options->model.add_adapter(*command);
   options->model.add_engine(*command, true);
+  {
+    const Heading heading(*command, kMachine);
+    command->add_option("--batch", options->batch, "With --jsonl: prompts that are answered side by side")
+        ->type_name("N")
+        ->check(between(1, 256))
+        ->capture_default_str()
+        ->needs("--jsonl");
+  }
   command->footer(
       "Examples:\n"
       "  coterie run model.gguf -p \"The capital of France is\" -n 32 --greedy\n"
       "  coterie run ./OLMoE-1B-7B --file story.txt --temperature 1 --top-p 0.9 --seed 7\n"
       "  coterie run model.gguf --chat -p \"Why is the sky blue?\" --stop \"\\n\\n\"\n"
+      "  git diff | coterie run model.gguf --chat\n"
+      "  coterie run model.gguf --jsonl prompts.jsonl -o answers.jsonl --batch 16\n"
       "  coterie run ./Mixtral-8x7B -p @prompt.txt --experts-per-token 3 --router sample:0.5");
-  command->callback([=, &action] {
-    if (prompt->count() + file->count() == 0) throw CLI::RequiredError("--prompt or --file");
-    options->system = text_or_file(options->system);
-    action = [options] { return run_command(*options); };
-  });
+  command->callback([=, &action] { action = [options] { return run_command(*options); }; });
 }
 
 }  // namespace coterie::cli

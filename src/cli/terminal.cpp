@@ -19,7 +19,14 @@ std::atomic<bool> interrupted{false};
 static_assert(std::atomic<bool>::is_always_lock_free, "set in a signal handler");
 struct sigaction before_flag;
 
-void on_interrupt(int) { interrupted.store(true, std::memory_order_relaxed); }
+std::atomic<bool> announced{false};
+
+void on_interrupt(int) {
+  constexpr char kStopping[] = "stopping …\n";
+  if (!interrupted.exchange(true, std::memory_order_relaxed) && announced.load(std::memory_order_relaxed))
+      [[maybe_unused]]
+    const ssize_t written = ::write(STDERR_FILENO, kStopping, sizeof(kStopping) - 1);
+}
 
 bool colours() {
   const char* no = std::getenv("NO_COLOR");
@@ -95,7 +102,7 @@ void Progress::clear() {
 }
 
 InterruptFlag::InterruptFlag() {
-  interrupted = false;
+  interrupted = false, announced = false;
   struct sigaction action {};
   action.sa_handler = on_interrupt;  // no SA_RESTART: a read at the prompt comes back
   sigemptyset(&action.sa_mask);
@@ -106,5 +113,6 @@ InterruptFlag::~InterruptFlag() { ::sigaction(SIGINT, &before_flag, nullptr); }
 
 const std::atomic<bool>& InterruptFlag::flag() const { return interrupted; }
 void InterruptFlag::lower() { interrupted = false; }
+void InterruptFlag::announce(bool wanted) { announced = wanted; }
 
 }  // namespace coterie::cli

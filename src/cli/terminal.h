@@ -49,6 +49,8 @@ class InterruptFlag {
   InterruptFlag& operator=(const InterruptFlag&) = delete;
   const std::atomic<bool>& flag() const;
   bool raised() const { return flag().load(); }
+  /// Whether Ctrl-C says "stopping …" on stderr at once: while what it stops may take a moment to come back.
+  void announce(bool wanted);
   void lower();
 };
 

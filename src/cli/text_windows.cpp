@@ -6,6 +6,7 @@
 #include "base/plural.h"
 #include "base/utf8.h"
 #include "cli/options.h"
+#include "cli/text_input.h"
 
 namespace coterie::cli {
 

@@ -11,6 +11,7 @@
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/terminal.h"
+#include "cli/text_input.h"
 #include "text/tokenizer.h"
 #include "text/tokenizer_training.h"
 

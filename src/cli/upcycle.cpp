@@ -12,6 +12,7 @@
 #include "cli/options.h"
 #include "cli/surgery_words.h"
 #include "cli/terminal.h"
+#include "cli/text_input.h"
 #include "kernels/table.h"
 #include "surgery/upcycle.h"
 

@@ -43,6 +43,48 @@ std::vector<TokenId> Conversation::prompt_ids(const Speaker& speaker, const std:
   return ids;
 }
 
+std::vector<text::Message> Conversation::read_by(const Speaker& speaker) const {
+  const auto first = messages_.begin() + (has_system() ? 1 : 0);
+  std::vector<text::Message> read(messages_.begin(), first);
+  read.insert(read.end(), first + static_cast<std::ptrdiff_t>(speaker.skipped), messages_.end());
+  return read;
+}
+
+int64_t Conversation::tokens() const {
+  if (messages_.empty()) return 0;
+  return std::ssize(prompt_ids(*speaker_, speaker_->chat_template.render(read_by(*speaker_), false)));
+}
+
+std::optional<std::string> Conversation::last_user_message() const {
+  const auto last = std::find_if(messages_.rbegin(), messages_.rend(), [](const auto& m) { return m.role == "user"; });
+  if (last == messages_.rend()) return std::nullopt;
+  return last->content;
+}
+
+void Conversation::set_system(std::string text) {
+  if (has_system()) messages_.erase(messages_.begin());
+  if (!text.empty()) messages_.insert(messages_.begin(), {"system", std::move(text)});
+}
+
+Reply Conversation::reply_instead(std::string_view user, GenerationOptions options,
+                                  const std::function<void(int64_t messages)>& on_dropped, layers::Tap* tap) {
+  const std::vector<text::Message> before = messages_;
+  const size_t skipped = speaker_->skipped;
+  const auto last = std::find_if(messages_.rbegin(), messages_.rend(), [](const auto& m) { return m.role == "user"; });
+  if (last == messages_.rend()) base::fail(base::ErrorKind::bad_input, "", "there is no message to answer anew yet");
+  messages_.erase(last.base() - 1, messages_.end());
+  // Nobody can have dropped more than is left: the last turn is always read.
+  for (auto& [engine, speaker] : speakers_)
+    speaker.skipped = std::min(speaker.skipped, messages_.size() - (has_system() ? 1 : 0));
+  try {
+    return reply(user, std::move(options), on_dropped, tap);
+  } catch (...) {
+    messages_ = before;
+    speaker_->skipped = skipped;
+    throw;
+  }
+}
+
 int64_t Conversation::make_prompt(Speaker& speaker, int64_t answer, std::string& rendered,
                                   std::vector<TokenId>& ids) const {
   // Room for an answer worth starting; a limit the user gave counts in full where it can.
@@ -52,9 +94,7 @@ int64_t Conversation::make_prompt(Speaker& speaker, int64_t answer, std::string&
   int64_t dropped = 0;
   for (;;) {
     const auto oldest = first + static_cast<std::ptrdiff_t>(speaker.skipped);
-    std::vector<text::Message> read(messages_.begin(), first);
-    read.insert(read.end(), oldest, messages_.end());
-    rendered = speaker.chat_template.render(read, true);
+    rendered = speaker.chat_template.render(read_by(speaker), true);
     ids = prompt_ids(speaker, rendered);
     if (static_cast<int64_t>(ids.size()) + room <= context) return dropped;
     if (messages_.end() - oldest <= 1) {
@@ -73,7 +113,7 @@ int64_t Conversation::make_prompt(Speaker& speaker, int64_t answer, std::string&
 }
 
 Reply Conversation::reply(std::string_view user, GenerationOptions options,
-                          const std::function<void(int64_t messages)>& on_dropped) {
+                          const std::function<void(int64_t messages)>& on_dropped, layers::Tap* tap) {
   const size_t before = messages_.size(), skipped = speaker_->skipped;
   messages_.push_back({"user", std::string(user)});
   Speaker& speaker = *speaker_;
@@ -84,7 +124,7 @@ Reply Conversation::reply(std::string_view user, GenerationOptions options,
     reply.dropped_messages = make_prompt(speaker, options.max_tokens, rendered, ids);
     if (reply.dropped_messages > 0 && on_dropped) on_dropped(reply.dropped_messages);
     Generation generation(*speaker.engine, speaker.cache, ids, std::move(options));
-    run(*speaker.engine, generation);
+    run(*speaker.engine, generation, tap);
     reply.text = generation.text(), reply.finish = generation.finish(), reply.statistics = generation.statistics();
     messages_.push_back({"assistant", reply.text});
 

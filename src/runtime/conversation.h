@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,13 +34,27 @@ class Conversation {
   /// Adds what the user says and answers it. When the answer fails, the conversation is as before; when it is
   /// interrupted, its text so far is kept as the answer. Throws bad_input when the message alone is too long.
   /// `on_dropped` hears before the answer begins how many of the oldest messages the model reads no more.
+  /// `tap` looks on while the model reads and answers.
   Reply reply(std::string_view user, GenerationOptions options,
-              const std::function<void(int64_t messages)>& on_dropped = {});
+              const std::function<void(int64_t messages)>& on_dropped = {}, layers::Tap* tap = nullptr);
+  /// The same in the place of the last thing that the user said and of what followed it. When it fails the
+  /// conversation is as before. Throws bad_input when the user has said nothing yet.
+  Reply reply_instead(std::string_view user, GenerationOptions options,
+                      const std::function<void(int64_t messages)>& on_dropped = {}, layers::Tap* tap = nullptr);
+  /// What the user said last; nothing before the first message.
+  std::optional<std::string> last_user_message() const;
 
   /// Lets another model with the same tokenizer answer from now on, prompted with the template that it first came
   /// with. Each has a cache of its own, which holds the conversation as far as it has read it, and drops turns by its
   /// own context. `engine` must outlive the conversation.
   void answer_with(Engine& engine, const text::ChatTemplate& chat_template);
+
+  /// Replaces the system message, or takes it away when `text` is empty; the other messages stay.
+  void set_system(std::string text);
+  /// Empty when there is none.
+  std::string system() const { return has_system() ? messages_.front().content : std::string(); }
+  /// Tokens of all messages that the model which answers still reads, with the template around them.
+  int64_t tokens() const;
 
   /// Forgets all but the system message.
   void reset();
@@ -67,6 +82,7 @@ class Conversation {
   static std::vector<TokenId> prompt_ids(const Speaker& speaker, const std::string& rendered);
   /// The messages as one prompt for the speaker, who skips turns until it fits. Returns how many messages that took.
   int64_t make_prompt(Speaker& speaker, int64_t answer, std::string& rendered, std::vector<TokenId>& ids) const;
+  std::vector<text::Message> read_by(const Speaker& speaker) const;
   bool has_system() const { return !messages_.empty() && messages_.front().role == "system"; }
 
   std::vector<text::Message> messages_;

@@ -79,6 +79,12 @@ void Generation::settle_cache() {
     tokens_.keep_prefix({});
 }
 
+void Generation::broken_off() {
+  // Recurrent states went back to an earlier copy of them.
+  tokens_.ids.resize(static_cast<size_t>(tokens_.cache.length()));
+  if (options_.interrupt && options_.interrupt->load(std::memory_order_relaxed)) end(Finish::interrupted);
+}
+
 void Generation::evaluated(std::span<const TokenId> ids) {
   tokens_.written_for = static_cast<int64_t>(all_.size());
   statistics_.evaluated_tokens += static_cast<int64_t>(ids.size());
@@ -134,6 +140,37 @@ void Generation::end(Finish finish) {
   if (stops_.stopped()) finish_ = Finish::stop_string;
 }
 
+namespace {
+
+struct Interrupted {};
+
+/// Hands on what it sees and breaks a step off when the flag of one of its sequences goes up.
+class InterruptTap final : public layers::Tap {
+ public:
+  InterruptTap(std::vector<const std::atomic<bool>*> flags, layers::Tap* next)
+      : flags_(std::move(flags)), next_(next) {}
+  void routed(const layers::Routed& router) override {
+    if (next_) next_->routed(router);
+  }
+  void mixed(const layers::Mixture& mixture) override {
+    if (next_) next_->mixed(mixture);
+  }
+  void ffn_input(int64_t layer, tensor::ConstMatrix x) override {
+    if (next_) next_->ffn_input(layer, x);
+  }
+  void block(int64_t layer, tensor::ConstMatrix x) override {
+    for (const std::atomic<bool>* flag : flags_)
+      if (flag->load(std::memory_order_relaxed)) throw Interrupted();
+    if (next_) next_->block(layer, x);
+  }
+
+ private:
+  std::vector<const std::atomic<bool>*> flags_;
+  layers::Tap* next_;
+};
+
+}  // namespace
+
 void step(Engine& engine, std::span<Generation* const> generations, layers::Tap* tap) {
   std::vector<Generation*> taking_part;
   int64_t decoding = 0;
@@ -153,12 +190,14 @@ void step(Engine& engine, std::span<Generation* const> generations, layers::Tap*
   size_t budget = static_cast<size_t>(std::max<int64_t>(engine.step_tokens() - decoding, 1));
   std::vector<Generation*> evaluating;
   std::vector<Evaluation> evaluations;
+  std::vector<const std::atomic<bool>*> flags;  // of those that read a prompt: a step of single tokens is short
   for (Generation* generation : taking_part) {
     std::span<const TokenId> ids = generation->pending();
     if (ids.size() > 1) {
       ids = ids.first(std::min({ids.size(), budget, generation->until_checkpoint()}));
       budget -= ids.size();
       if (ids.empty()) continue;
+      if (generation->options_.interrupt) flags.push_back(generation->options_.interrupt);
     }
     using Logits = models::SequenceStep::Logits;
     evaluating.push_back(generation);
@@ -168,7 +207,14 @@ void step(Engine& engine, std::span<Generation* const> generations, layers::Tap*
   }
   if (evaluations.empty()) return;
 
-  const tensor::Matrix logits = engine.evaluate(evaluations, tap);
+  tensor::Matrix logits;
+  try {
+    InterruptTap interrupt(flags, tap);
+    logits = engine.evaluate(evaluations, flags.empty() ? tap : &interrupt);
+  } catch (const Interrupted&) {
+    for (Generation* generation : evaluating) generation->broken_off();
+    return;
+  }
   for (size_t i = 0; i < evaluating.size(); ++i) evaluating[i]->evaluated(evaluations[i].ids);
   int64_t row = 0;
   for (size_t i = 0; i < evaluating.size(); ++i)
@@ -176,9 +222,9 @@ void step(Engine& engine, std::span<Generation* const> generations, layers::Tap*
       evaluating[i]->choose({logits.row(row++), static_cast<size_t>(logits.cols)});
 }
 
-void run(Engine& engine, Generation& generation) {
+void run(Engine& engine, Generation& generation, layers::Tap* tap) {
   Generation* const one = &generation;
-  while (!generation.finished()) step(engine, {&one, 1});
+  while (!generation.finished()) step(engine, {&one, 1}, tap);
 }
 
 }  // namespace coterie::runtime

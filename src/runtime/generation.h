@@ -24,7 +24,9 @@ struct GenerationOptions {
   bool ignore_end = false;                             // go on past the model's end tokens (benchmarks)
   std::function<void(std::string_view text)> on_text;  // whole UTF-8, as soon as it is certain
   std::function<void(TokenId id)> on_token;
-  const std::atomic<bool>* interrupt = nullptr;  // looked at before each step
+  // Looked at before each step, and after each block of a step that reads a prompt: what that step has read is then
+  // lost, and read again when it is needed.
+  const std::atomic<bool>* interrupt = nullptr;
 };
 
 enum class Finish { not_yet, end_token, stop_string, max_tokens, context_full, interrupted };
@@ -68,6 +70,8 @@ class Generation {
   /// Tokens that the next step may evaluate without passing a checkpoint of recurrent states.
   size_t until_checkpoint() const;
   void evaluated(std::span<const TokenId> ids);
+  /// A step that took part of it was not finished.
+  void broken_off();
   void choose(std::span<const float> logits);
   void emit(std::string_view text);
   void end(Finish finish);
@@ -91,6 +95,6 @@ class Generation {
 void step(Engine& engine, std::span<Generation* const> generations, layers::Tap* tap = nullptr);
 
 /// The one-sequence use of step(): runs until it has finished.
-void run(Engine& engine, Generation& generation);
+void run(Engine& engine, Generation& generation, layers::Tap* tap = nullptr);
 
 }  // namespace coterie::runtime

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "base/nearest.h"
 #include "base/rng.h"
 #include "checkpoint/tensor_sink.h"
 #include "train/token_file.h"
@@ -95,6 +96,19 @@ class Reader {
     base::fail(ErrorKind::bad_input, where, "content is {}, expected a text", content->type_name());
   }
 
+  // A misspelt "assistant" would be text that is read and never learned. A template may know roles of its own.
+  void check_role(const std::string& role, const std::string& where) const {
+    static const std::vector<std::string> usual = {"system", "developer", "user", "assistant", "tool"};
+    if (std::find(usual.begin(), usual.end(), role) != usual.end()) return;
+    for (const char quote : {'"', '\''})
+      if (template_->source().find(quote + role + quote) != std::string::npos) return;
+    const std::string near = base::did_you_mean(role, usual);
+    throw base::Error(ErrorKind::bad_input, where, fmt::format("role \"{}\" is not known", role),
+                      near.empty() ? "roles are system, developer, user, assistant, tool and those that the chat "
+                                     "template names"
+                                   : near);
+  }
+
   // OpenAI's form of fine-tuning data: an answer of weight 0 is read and not scored.
   static bool is_scored(const Json& message, const std::string& where) {
     const auto weight = message.find("weight");
@@ -131,6 +145,7 @@ class Reader {
       const base::JsonReader keys(message, fmt::format("{}: messages[{}]", where, so_far.size()));
       keys.expect({"role", "content", "weight", "name", "tool_calls", "tool_call_id", "reasoning", "reasoning_content",
                    "thinking"});
+      check_role(message.at("role").get<std::string>(), keys.where());
       const bool scored = is_scored(message, keys.where());
       const bool answer = message.at("role") == "assistant";
       const std::string prompt = answer ? render(so_far, true, extra, where) : "";

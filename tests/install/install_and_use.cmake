@@ -11,7 +11,9 @@ function(must)
 endfunction()
 
 must(${CMAKE_COMMAND} --install ${BUILD} --prefix ${work}/prefix)
-foreach(file bin/coterie include/coterie/coterie.h)
+foreach(file bin/coterie include/coterie/coterie.h share/man/man1/coterie.1 share/man/man1/coterie-run.1
+    share/bash-completion/completions/coterie share/zsh/site-functions/_coterie
+    share/fish/vendor_completions.d/coterie.fish)
   if(NOT EXISTS ${work}/prefix/${file})
     message(FATAL_ERROR "${file} was not installed")
   endif()

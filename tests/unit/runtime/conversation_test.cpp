@@ -2,10 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <fstream>
 
 #include "base/atomic_file.h"
 #include "base/json.h"
+#include "layers/tap.h"
 #include "support/expect_error.h"
 #include "support/temp_folder.h"
 #include "unit/runtime/tiny_model.h"
@@ -174,6 +176,58 @@ TEST_F(ConversationTest, AnInterruptedAnswerIsKept) {
   EXPECT_EQ(reply.text.size(), 4u);
   EXPECT_EQ(conversation.messages().back().content, reply.text);
   EXPECT_GT(conversation.reply("go on", letters(4)).statistics.reused_tokens, 30);
+}
+
+/// Raises a flag when the last block of the model has been passed so many times.
+struct FlagAfterBlocks final : layers::Tap {
+  explicit FlagAfterBlocks(int blocks) : left(blocks) {}
+  void block(int64_t, tensor::ConstMatrix) override { flag = flag || --left == 0; }
+  std::atomic<bool> flag{false};
+  int left;
+};
+
+TEST_F(ConversationTest, APromptIsBrokenOffBetweenBlocksAndReadAgain) {
+  const Reply whole = conversation.reply("hello", letters(6));
+  Conversation broken(engine, test::tiny_template(), "be kind");
+  FlagAfterBlocks tap(1);
+  GenerationOptions options = letters(6);
+  options.interrupt = &tap.flag;
+  const Reply reply = broken.reply("hello", options, {}, &tap);
+  EXPECT_EQ(reply.finish, Finish::interrupted);
+  EXPECT_EQ(reply.statistics.evaluated_tokens, 0) << "the step was not finished";
+  EXPECT_EQ(tap.left, 0) << "and ended after the first of two blocks";
+  EXPECT_EQ(broken.reply_instead("hello", letters(6)).text, whole.text);
+}
+
+TEST_F(ConversationTest, AnAnswerInsteadIsThatOfTheShorterConversation) {
+  conversation.reply("hello", letters(6));
+  const Reply expected = conversation.reply("more", letters(6));
+  Conversation other(engine, test::tiny_template(), "be kind");
+  expect_error(ErrorKind::bad_input, {"no message"}, [&] { other.reply_instead("x", letters(4)); });
+  other.reply("hello", letters(6));
+  other.reply("less", letters(9));
+  EXPECT_EQ(other.last_user_message(), "less");
+  const Reply instead = other.reply_instead("more", letters(6));
+  EXPECT_EQ(instead.text, expected.text);
+  EXPECT_GT(instead.statistics.reused_tokens, 20);
+  ASSERT_EQ(other.messages().size(), 5u);
+  EXPECT_EQ(other.messages()[3].content, "more");
+  // One that fails changes nothing.
+  expect_error(ErrorKind::bad_input, {"do not fit"}, [&] { other.reply_instead(std::string(600, 'x'), letters(4)); });
+  ASSERT_EQ(other.messages().size(), 5u);
+  EXPECT_EQ(other.messages()[4].content, expected.text);
+}
+
+TEST_F(ConversationTest, TheSystemMessageIsReplacedAndTakenAway) {
+  conversation.reply("hello", letters(4));
+  EXPECT_EQ(conversation.system(), "be kind");
+  const int64_t tokens = conversation.tokens();
+  conversation.set_system("be");
+  EXPECT_EQ(conversation.tokens(), tokens - 5);
+  conversation.set_system("");
+  EXPECT_EQ(conversation.system(), "");
+  ASSERT_EQ(conversation.messages().size(), 2u);
+  EXPECT_EQ(conversation.messages()[0].role, "user");
 }
 
 TEST_F(ConversationTest, AStopStringEndsAnAnswerAndTheNextTurnIsRight) {

@@ -432,6 +432,13 @@ TEST_F(Tuning, WeightsOfMessagesSayWhichAnswersAreScored) {
   refused(R"({"messages": [{"role": "user", "content": "a", "weight": 1}, {"role": "assistant", "content": "b"}]})",
           {"line 3: messages[0]", "user"});
   refused(chat(none, ", \"wieght\": 0"), {"line 3: messages[3]", "wieght", "did you mean \"weight\"?"});
+  const auto roles = [](const std::string& user, const std::string& assistant) {
+    return R"({"messages": [{"role": ")" + user + R"(", "content": "a"}, {"role": ")" + assistant +
+           R"(", "content": "b"}]})";
+  };
+  refused(roles("user", "asistant"), {"line 3: messages[1]", "asistant", "did you mean \"assistant\"?"});
+  refused(roles("usr", "assistant"), {"line 3: messages[0]", "usr", "did you mean \"user\"?"});
+  refused(roles("human", "assistant"), {"line 3: messages[0]", "human", "roles are system"});
   refused(R"({"prompt": "a", "completoin": "b"})", {"line 3", "completoin", "did you mean \"completion\"?"});
   refused(R"({"text": "a", "labels": [1]})", {"line 3", "labels", "known here"});
   refused(R"({"prompt": "a", "completion": "b", "messages": []})", {"line 3", "messages and prompt", "side by side"});

@@ -1,0 +1,310 @@
+#include "cli/run_lines.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <list>
+#include <map>
+#include <memory>
+#include <optional>
+
+#include "base/atomic_file.h"
+#include "base/error.h"
+#include "base/fnv.h"
+#include "base/json.h"
+#include "cli/terminal.h"
+#include "cli/text_input.h"
+#include "runtime/generation.h"
+
+namespace coterie::cli {
+
+namespace {
+
+using base::ErrorKind;
+using base::Json;
+
+/// A prompt of the file.
+struct Line {
+  int64_t number = 0;  // in the file, from 1
+  std::string prompt;
+  Json messages;    // a list in its place; null otherwise
+  Json id;          // null when there is none
+  std::string key;  // of prompt and options: what the answer depends on besides the model and the seed
+};
+
+std::string key_of(const std::string& text) {
+  uint64_t hash = base::kFnvBegin;
+  for (const char c : text) hash = base::fnv_step(hash, static_cast<unsigned char>(c));
+  return fmt::format("{:016x}", hash);
+}
+
+// Of options, what changes an answer; threads, batch and the cache's place do not.
+std::string options_text(const LinesOptions& o) {
+  const SamplingOptions& s = o.sampling;
+  return Json({o.system,
+               o.chat_template,
+               o.chat,
+               o.raw,
+               s.tokens,
+               s.greedy,
+               s.temperature,
+               s.top_k,
+               s.top_p,
+               s.min_p,
+               s.typical,
+               s.repeat_penalty,
+               s.repeat_last_n,
+               s.presence_penalty,
+               s.frequency_penalty,
+               s.logit_bias,
+               s.stop,
+               s.ignore_end,
+               o.model.precision,
+               o.model.cache_type,
+               o.model.router,
+               o.model.adapter,
+               o.model.experts_per_token.value_or(-1),
+               o.model.context})
+      .dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+std::vector<Line> read_lines(const LinesOptions& options) {
+  const std::string text = file_contents(options.in), settings = options_text(options);
+  std::vector<Line> lines;
+  int64_t number = 0;
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = std::min(text.find('\n', at), text.size());
+    const std::string line = text.substr(at, end - at);
+    at = end + 1;
+    ++number;
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    const std::string where = fmt::format("{}, line {}", name_of_input(options.in), number);
+    const Json json = base::parse_json(line, where, base::DuplicateKeys::refuse);
+    if (!json.is_object())
+      throw base::Error(ErrorKind::bad_input, where, fmt::format("is {}, expected an object", json.type_name()),
+                        "a line is {\"prompt\": \"…\"} or {\"messages\": […]}, with an \"id\" if you like");
+    base::JsonReader reader(json, where);
+    reader.expect({"prompt", "messages", "id"});
+    Line read;
+    read.number = number;
+    if (const Json* id = reader.value("id")) read.id = *id;
+    if (reader.has("prompt") == reader.has("messages"))
+      base::fail(ErrorKind::bad_input, where, "expected one of \"prompt\" and \"messages\"");
+    if (const Json* messages = reader.value("messages")) {
+      if (!messages->is_array()) base::fail(ErrorKind::bad_input, where, "\"messages\" is not a list");
+      read.messages = *messages;
+    } else {
+      read.prompt = reader.string("prompt");
+    }
+    read.key = key_of(settings + read.prompt + (read.messages.is_null() ? "" : read.messages.dump()));
+    lines.push_back(std::move(read));
+  }
+  if (lines.empty()) base::fail(ErrorKind::bad_input, name_of_input(options.in), "holds no prompt");
+  return lines;
+}
+
+/// The answers, in order: a file that is appended to, or standard output.
+class Answers {
+ public:
+  Answers(const LinesOptions& options, const std::vector<Line>& lines, std::optional<uint64_t>& seed)
+      : path_(options.out) {
+    if (path_.empty()) return;
+    std::error_code absent;
+    std::string text = std::filesystem::exists(path_, absent) ? base::read_text(path_) : "";
+    const size_t whole = text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1;
+    check(std::string_view(text).substr(0, whole), lines, seed);
+    descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    if (descriptor_ < 0) fail();
+    // What a full disk or a kill has left of a line.
+    if (whole < text.size() && ::ftruncate(descriptor_, static_cast<off_t>(whole)) != 0) fail();
+  }
+  ~Answers() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+  }
+  Answers(const Answers&) = delete;
+  Answers& operator=(const Answers&) = delete;
+
+  int64_t done() const { return done_; }
+  void add(const Json& answer) {
+    const std::string line = answer.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+    if (descriptor_ < 0) return print(line);
+    if (::write(descriptor_, line.data(), line.size()) != static_cast<ssize_t>(line.size())) fail();
+  }
+
+ private:
+  [[noreturn]] void fail() const { base::fail(ErrorKind::io, path_, "cannot be written: {}", std::strerror(errno)); }
+
+  void check(std::string_view text, const std::vector<Line>& lines, std::optional<uint64_t>& seed) {
+    for (size_t at = 0; at < text.size(); ++done_) {
+      const size_t end = text.find('\n', at);
+      const std::string where = fmt::format("{}, line {}", path_, done_ + 1);
+      const auto other = [&](const std::string& what) {
+        throw base::Error(ErrorKind::bad_input, where, what,
+                          "give -o another file, or remove this one to answer all prompts anew");
+      };
+      const Json answer = Json::parse(text.substr(at, end - at), nullptr, false);
+      if (!answer.is_object() || !answer.contains("key")) other("is not an answer that coterie run --jsonl wrote");
+      if (done_ >= std::ssize(lines)) other("answers a prompt more than there are");
+      if (answer["key"] != lines[static_cast<size_t>(done_)].key) other("answers another prompt, or by other options");
+      if (answer.contains("seed") && answer["seed"].is_number_unsigned()) {
+        const auto base = answer["seed"].get<uint64_t>() - static_cast<uint64_t>(done_);
+        if (!seed) seed = base;
+        if (*seed != base) other(fmt::format("was drawn with --seed {}", base));
+      }
+      at = end + 1;
+    }
+  }
+
+  std::string path_;
+  int descriptor_ = -1;
+  int64_t done_ = 0;
+};
+
+/// A prompt that is being answered.
+struct Running {
+  size_t index;
+  runtime::TokenCache tokens;
+  std::unique_ptr<runtime::Generation> generation;
+};
+
+class Runner {
+ public:
+  Runner(const LinesOptions& options, const std::vector<Line>& lines, runtime::Engines& engines, Answers& answers)
+      : options_(options), lines_(lines), engines_(engines), answers_(answers) {}
+
+  int run() {
+    size_t next = static_cast<size_t>(answers_.done());
+    written_ = next;
+    while (written_ < lines_.size()) {
+      while (next < lines_.size() && std::ssize(running_) < options_.batch && !interrupt_.raised()) begin(next++);
+      if (interrupt_.raised()) break;
+      progress_.show(fmt::format("{} of {} prompts answered", written_, lines_.size()));
+      step_all();
+      collect();
+    }
+    progress_.clear();
+    if (written_ == lines_.size()) return failed_ ? base::exit_code(ErrorKind::bad_input) : 0;
+    print_note(fmt::format("stopped: {} of {} prompts are answered{}", written_, lines_.size(),
+                           options_.out.empty() ? "" : "; the same command goes on from there"));
+    return base::exit_code(ErrorKind::interrupted);
+  }
+
+ private:
+  std::vector<text::TokenId> prompt_ids(const Line& line, runtime::Engine& engine) const {
+    const text::Tokenizer& tokenizer = engine.tokenizer();
+    if (line.messages.is_null() && !options_.chat) return tokenizer.encode(line.prompt, !options_.raw);
+    Json messages = line.messages;
+    if (messages.is_null()) {
+      messages = Json::array();
+      if (!options_.system.empty()) messages.push_back({{"role", "system"}, {"content", options_.system}});
+      messages.push_back({{"role", "user"}, {"content", line.prompt}});
+    }
+    const text::ChatTemplate chat_template = chosen_template(engines_, engine, options_.chat_template);
+    return tokenizer.encode(chat_template.render(messages, true, Json::object()), false);
+  }
+
+  // A line that cannot be answered is an answer that says why: the others are worth having.
+  void begin(size_t index) {
+    const Line& line = lines_[index];
+    try {
+      runtime::GenerationOptions generation = SamplingOptions(options_.sampling).generation_options();
+      generation.sampler.seed += index;
+      generation.interrupt = &interrupt_.flag();
+      const std::string text = line.messages.is_null() ? line.prompt : line.messages.dump();
+      runtime::Engine& engine = engines_.choose(std::string_view(text));
+      Running running{index, runtime::TokenCache{engine.make_cache(), {}}, nullptr};
+      const std::vector<text::TokenId> ids = prompt_ids(line, engine);
+      std::list<Running>& list = running_by_[&engine];
+      list.push_back(std::move(running));
+      try {
+        list.back().generation =
+            std::make_unique<runtime::Generation>(engine, list.back().tokens, ids, std::move(generation));
+      } catch (...) {
+        list.pop_back();
+        throw;
+      }
+      running_.push_back(&list.back());
+    } catch (const base::Error& error) {
+      if (error.kind() == ErrorKind::internal || error.kind() == ErrorKind::out_of_memory) throw;
+      failed_ = true;
+      Json answer = head(index);
+      answer["error"] = (error.where().empty() ? "" : error.where() + ": ") + error.message();
+      ready_.emplace(index, std::move(answer));
+    }
+  }
+
+  Json head(size_t index) const {
+    Json answer = {{"index", index}, {"key", lines_[index].key}};
+    if (!lines_[index].id.is_null()) answer["id"] = lines_[index].id;
+    return answer;
+  }
+
+  void step_all() {
+    for (auto& [engine, list] : running_by_) {
+      std::vector<runtime::Generation*> generations;
+      for (Running& running : list) generations.push_back(running.generation.get());
+      if (!generations.empty()) runtime::step(*engine, generations);
+    }
+  }
+
+  void collect() {
+    for (auto& [engine, list] : running_by_)
+      for (auto at = list.begin(); at != list.end();) {
+        const runtime::Generation& generation = *at->generation;
+        if (!generation.finished() || generation.finish() == runtime::Finish::interrupted) {
+          ++at;
+          continue;
+        }
+        Json answer = head(at->index);
+        answer["text"] = generation.text(), answer["finish"] = name(generation.finish());
+        answer["seed"] = *options_.sampling.seed + at->index;
+        answer["prompt_tokens"] = generation.statistics().prompt_tokens;
+        answer["generated_tokens"] = generation.statistics().generated_tokens;
+        ready_.emplace(at->index, std::move(answer));
+        std::erase(running_, &*at);
+        at = list.erase(at);
+      }
+    for (auto at = ready_.find(written_); at != ready_.end(); at = ready_.find(++written_)) {
+      answers_.add(at->second);
+      ready_.erase(at);
+    }
+  }
+
+  const LinesOptions& options_;
+  const std::vector<Line>& lines_;
+  runtime::Engines& engines_;
+  Answers& answers_;
+  InterruptFlag interrupt_;
+  Progress progress_;
+  std::map<runtime::Engine*, std::list<Running>> running_by_;
+  std::vector<Running*> running_;
+  std::map<size_t, Json> ready_;  // answered, and waiting for those before them
+  size_t written_ = 0;
+  bool failed_ = false;
+};
+
+}  // namespace
+
+int run_lines(LinesOptions options) {
+  const std::vector<Line> lines = read_lines(options);
+  std::error_code absent;
+  if (!options.out.empty() && std::filesystem::equivalent(options.in, options.out, absent))
+    base::fail(ErrorKind::bad_input, options.out, "is the file to be read: give -o another name");
+  Answers answers(options, lines, options.sampling.seed);
+  (void)options.sampling.generation_options();  // draws the seed where none was given
+  if (answers.done() == std::ssize(lines)) {
+    if (!options.quiet) print_note(fmt::format("{}: all {} prompts are answered already", options.out, lines.size()));
+    return 0;
+  }
+  if (answers.done() > 0 && !options.quiet)
+    print_note(fmt::format("{}: {} of {} prompts are answered already", options.out, answers.done(), lines.size()));
+  runtime::Engines engines = open_engines(options.model);
+  return Runner(options, lines, engines, answers).run();
+}
+
+}  // namespace coterie::cli
