@@ -10,6 +10,7 @@
 #include "families/family.h"
 #include "models/account.h"
 #include "surgery/ffn_rows.h"
+#include "surgery/folder.h"
 #include "surgery/sibling.h"
 
 namespace coterie::surgery {
@@ -284,6 +285,7 @@ Upcycled upcycle(ops::Context& context, const families::Model& dense, const std:
     throw base::Error(ErrorKind::unsupported, dense.path.path.string(),
                       "is no folder with config.json and safetensors, which this starts from",
                       "convert a GGUF file to such a folder first");
+  refuse_quantised(*dense.source);
   return Upcycling(context, dense, options).run(out);
 }
 
