@@ -171,9 +171,11 @@ void experts(benchmark::State& state) {
   state.SetLabel(std::string(tensor::name(dtype)) + " qwen3-30b-a3b layer");
 }
 
-constexpr DType kAll[] = {DType::q2_k,  DType::q3_k, DType::q4_k, DType::q5_k, DType::q6_k, DType::iq4_xs,
-                          DType::q4_0,  DType::q4_1, DType::q5_0, DType::q5_1, DType::q8_0, DType::iq4_nl,
-                          DType::mxfp4, DType::bf16, DType::f16,  DType::f32};
+constexpr DType kAll[] = {DType::q2_k,    DType::q3_k,   DType::q4_k,  DType::q5_k,    DType::q6_k,
+                          DType::iq4_xs,  DType::q4_0,   DType::q4_1,  DType::q5_0,    DType::q5_1,
+                          DType::q8_0,    DType::iq4_nl, DType::mxfp4, DType::iq1_s,   DType::iq1_m,
+                          DType::iq2_xxs, DType::iq2_xs, DType::iq2_s, DType::iq3_xxs, DType::iq3_s,
+                          DType::tq1_0,   DType::tq2_0,  DType::bf16,  DType::f16,     DType::f32};
 
 // With one thread the rates are by CPU time, with more by wall time.
 void each_dtype(benchmark::internal::Benchmark* bench, std::initializer_list<int64_t> tokens, int64_t threads) {

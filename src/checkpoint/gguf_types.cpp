@@ -31,26 +31,26 @@ constexpr std::array<GgmlType, 43> kTypes = {{
     {"q5_k", DType::q5_k},
     {"q6_k", DType::q6_k},
     {"q8_k", {}},
-    {"iq2_xxs", {}},
-    {"iq2_xs", {}},
-    {"iq3_xxs", {}},
-    {"iq1_s", {}},
+    {"iq2_xxs", DType::iq2_xxs},
+    {"iq2_xs", DType::iq2_xs},
+    {"iq3_xxs", DType::iq3_xxs},
+    {"iq1_s", DType::iq1_s},
     {"iq4_nl", DType::iq4_nl},
-    {"iq3_s", {}},
-    {"iq2_s", {}},
+    {"iq3_s", DType::iq3_s},
+    {"iq2_s", DType::iq2_s},
     {"iq4_xs", DType::iq4_xs},
     {"i8", DType::i8},
     {"i16", DType::i16},
     {"i32", DType::i32},
     {"i64", DType::i64},
     {"f64", DType::f64},
-    {"iq1_m", {}},
+    {"iq1_m", DType::iq1_m},
     {"bf16", DType::bf16},
     {"q4_0_4_4 (withdrawn)", {}},
     {"q4_0_4_8 (withdrawn)", {}},
     {"q4_0_8_8 (withdrawn)", {}},
-    {"tq1_0", {}},
-    {"tq2_0", {}},
+    {"tq1_0", DType::tq1_0},
+    {"tq2_0", DType::tq2_0},
     {"iq4_nl_4_4 (withdrawn)", {}},
     {"iq4_nl_4_8 (withdrawn)", {}},
     {"iq4_nl_8_8 (withdrawn)", {}},
@@ -75,7 +75,9 @@ DType dtype_of_ggml(uint32_t id, std::string_view where) {
 uint32_t ggml_id(DType dtype, std::string_view where) {
   for (uint32_t id = 0; id < kTypes.size(); ++id)
     if (kTypes[id].dtype == dtype) return id;
-  base::fail(base::ErrorKind::unsupported, where, "GGUF has no type for {}", tensor::name(dtype));
+  throw base::Error(base::ErrorKind::unsupported, std::string(where),
+                    fmt::format("GGUF has no type for {}", tensor::name(dtype)),
+                    "choose one that it has: --to bf16, q8_0, q4_k_m, …");
 }
 
 int64_t least_bytes(GgufType type) {

@@ -1,7 +1,9 @@
 #include <algorithm>
 #include <fstream>
 
+#include "base/json.h"
 #include "checkpoint/gate_file.h"
+#include "checkpoint/quantized_source.h"
 #include "checkpoint/run_layout.h"
 #include "checkpoint/split_name.h"
 #include "checkpoint/tensor_source.h"
@@ -117,7 +119,12 @@ ModelPath resolve_model(const fs::path& path) {
 
 std::unique_ptr<TensorSource> open_source(const ModelPath& model) {
   switch (model.kind) {
-    case ModelPath::Kind::safetensors_folder: return open_safetensors(model.path);
+    case ModelPath::Kind::safetensors_folder: {
+      std::unique_ptr<TensorSource> files = open_safetensors(model.path);
+      if (model.config.empty()) return files;
+      const auto quantization = read_quantization(base::read_json(model.config), model.config.string());
+      return quantization ? quantized_source(std::move(files), *quantization) : std::move(files);
+    }
     case ModelPath::Kind::gguf_file: return open_gguf(model.path);
     case ModelPath::Kind::config_only: return nullptr;
   }

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "quant/blocks.h"
 #include "quant/codec.h"
+#include "quant/grids.h"
 #include "tensor/half.h"
 
 // Blocks are made of random bytes, which are valid codes in every format; then each gets one of 256 heads (scales and
@@ -93,8 +94,27 @@ void draw_head(Unit& unit, int k, quant::BlockIQ4_XS& block) {
     block.scales_high = static_cast<uint16_t>(block.scales_high | (scale >> 4) << (2 * s));
   }
 }
+template <typename Block>
+void draw_nibble_scales(Unit& unit, int k, Block& block) {
+  block.d = f32_to_f16(unit.next(k));
+  for (uint8_t& scale : block.scales) scale = static_cast<uint8_t>(unit.scale(6, 15) | unit.scale(6, 15) << 4);
+}
+void draw_head(Unit& unit, int k, quant::BlockIQ2_XS& block) { draw_nibble_scales(unit, k, block); }
+void draw_head(Unit& unit, int k, quant::BlockIQ2_S& block) { draw_nibble_scales(unit, k, block); }
+void draw_head(Unit& unit, int k, quant::BlockIQ3_S& block) { draw_nibble_scales(unit, k, block); }
+void draw_head(Unit& unit, int k, quant::BlockIQ1_M& block) {
+  for (int s = 0; s < 4; ++s) {
+    int scales = 0;
+    for (int i = 0; i < 4; ++i) scales |= unit.scale(3, 7) << (3 * i);
+    block.scales[s] = static_cast<uint16_t>(scales);
+  }
+  put_scale_half(f32_to_f16(unit.next(k)), block);
+}
 
 // The same head for values `factor` times as large.
+void rescale(quant::BlockIQ1_M& block, float factor) {
+  put_scale_half(f32_to_f16(f16_to_f32(scale_half(block)) * factor), block);
+}
 template <typename Block>
 void rescale(Block& block, float factor) {
   const float d = f16_to_f32(block.d) * factor;
@@ -111,7 +131,7 @@ void rescale(Block& block, float factor) {
 
 template <typename Block>
 void copy_head(const Block& from, Block& to) {
-  to.d = from.d;
+  if constexpr (requires { from.d; }) to.d = from.d;
   if constexpr (requires { from.m; }) to.m = from.m;
   if constexpr (requires { from.dmin; }) to.dmin = from.dmin;
   if constexpr (requires { from.scales; }) std::memcpy(to.scales, from.scales, sizeof to.scales);
@@ -119,6 +139,13 @@ void copy_head(const Block& from, Block& to) {
     std::memcpy(to.scales_low, from.scales_low, sizeof to.scales_low);
     to.scales_high = from.scales_high;
   }
+}
+
+template <typename Block>
+void settle_codes(Block&) {}
+/// Of the four codes three are used: 3 becomes 1, whose value is 0.
+void settle_codes(quant::BlockTQ2_0& block) {
+  for (uint8_t& four : block.codes) four = static_cast<uint8_t>(four & ~((four & four >> 1 & 0x55) << 1));
 }
 
 /// Heads for values of standard deviation 1/`deviation`; drawn and measured once for each format.
@@ -143,12 +170,22 @@ struct UnitHeads {
         Block block;
         stream.fill(std::as_writable_bytes(std::span(&block, 1)));
         copy_head(head, block);
+        settle_codes(block);
         quant::decode(dtype, reinterpret_cast<const std::byte*>(&block), values.data(), length);
         for (const float value : values) squares += double{value} * value;
       }
     deviation = std::sqrt(squares / static_cast<double>(kRounds * kHeads) / static_cast<double>(length));
   }
 };
+
+/// Of those that the head replaces.
+template <typename Block>
+size_t random_byte(const Block& block) {
+  if constexpr (requires { block.d; })
+    return block.d & 0xff;
+  else
+    return block.scales[0] & 0xff;
+}
 
 template <typename Block>
 RandomFill fill_blocks(DType dtype, float scale) {
@@ -158,7 +195,10 @@ RandomFill fill_blocks(DType dtype, float scale) {
   return [heads](RandomStream& stream, std::span<std::byte> target) {
     stream.fill(target);
     Block* blocks = reinterpret_cast<Block*>(target.data());
-    for (size_t b = 0; b < target.size() / sizeof(Block); ++b) copy_head((*heads)[blocks[b].d & 0xff], blocks[b]);
+    for (size_t b = 0; b < target.size() / sizeof(Block); ++b) {
+      copy_head((*heads)[random_byte(blocks[b])], blocks[b]);
+      settle_codes(blocks[b]);
+    }
   };
 }
 
@@ -200,6 +240,15 @@ RandomFill random_fill(DType dtype, float scale, float offset) {
     case DType::iq4_nl: return fill_blocks<quant::BlockIQ4_NL>(dtype, scale);
     case DType::iq4_xs: return fill_blocks<quant::BlockIQ4_XS>(dtype, scale);
     case DType::mxfp4: return fill_mxfp4(scale);
+    case DType::iq2_xxs: return fill_blocks<quant::BlockIQ2_XXS>(dtype, scale);
+    case DType::iq2_xs: return fill_blocks<quant::BlockIQ2_XS>(dtype, scale);
+    case DType::iq2_s: return fill_blocks<quant::BlockIQ2_S>(dtype, scale);
+    case DType::iq3_xxs: return fill_blocks<quant::BlockIQ3_XXS>(dtype, scale);
+    case DType::iq3_s: return fill_blocks<quant::BlockIQ3_S>(dtype, scale);
+    case DType::iq1_s: return fill_blocks<quant::BlockIQ1_S>(dtype, scale);
+    case DType::iq1_m: return fill_blocks<quant::BlockIQ1_M>(dtype, scale);
+    case DType::tq1_0: return fill_blocks<quant::BlockTQ1_0>(dtype, scale);
+    case DType::tq2_0: return fill_blocks<quant::BlockTQ2_0>(dtype, scale);
     default: break;
   }
   base::fail(base::ErrorKind::unsupported, "random weights", "{} is no weight format", tensor::name(dtype));

@@ -22,7 +22,8 @@ struct TensorInfo {
   std::string name;
   tensor::DType dtype;
   tensor::Shape shape;
-  std::span<const std::byte> bytes;  // in the mapping; null data when the source has no weights (a config alone)
+  std::span<const std::byte> bytes;  // in the mapping; null data when the source has no
+                                     // weights (a config alone), and before load() where that makes them
 };
 
 /// One value of GGUF metadata.
@@ -44,6 +45,11 @@ class TensorSource {
   virtual std::span<const TensorInfo> tensors() const = 0;
   /// nullptr when absent.
   virtual const TensorInfo* find(std::string_view name) const = 0;
+  /// A tensor's bytes, which are put together now where they lie in no file as they are read (quantized_source.h); they
+  /// last as long as the source.
+  virtual std::span<const std::byte> load(const TensorInfo& tensor) const { return tensor.bytes; }
+  /// The tensors as the files hold them, where these are not.
+  virtual const TensorSource& stored() const { return *this; }
   /// GGUF's key-values, or safetensors' __metadata__ (strings).
   virtual const Metadata& metadata() const = 0;
   /// Bytes on disk, all files.
@@ -71,7 +77,8 @@ struct ModelPath {
 /// A folder with config.json (with or without weights), a .gguf, or a config.json. Throws with what was looked for.
 ModelPath resolve_model(const std::filesystem::path& path);
 
-/// Opens the weights of a resolved model; nullptr for config_only.
+/// Opens the weights of a resolved model; nullptr for config_only. Those that config.json says to be quantised are put
+/// together (quantized_source.h).
 std::unique_ptr<TensorSource> open_source(const ModelPath& model);
 
 }  // namespace coterie::checkpoint

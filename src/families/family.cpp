@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "checkpoint/quantization.h"
 #include "families/config/config_reader.h"
 #include "families/gguf/metadata_reader.h"
 #include "families/known/families.h"
@@ -106,6 +107,8 @@ ModelSpec read_config(const base::Json& config, const std::string& where, bool s
   if (!config.is_object()) base::fail(ErrorKind::bad_input, where, "the config is not a JSON object");
   ConfigReader reader(config, where);
   const Family& family = family_of_model_type(reader.keys.string("model_type"), where);
+  // How weights lie in the files is the matter of who opens them, and changes nothing in what the model is.
+  if (checkpoint::read_quantization(config, where)) reader.keys.inert({"quantization_config", "compression_config"});
   ModelSpec spec = family.from_config(reader);
   reader.refuse_foreign_keys();
   spec.warnings = std::move(reader.warnings);

@@ -12,14 +12,16 @@
 // What an output is, to the bit, depends on the weight's row, the row of x and nothing else; for a given precision all
 // instruction sets agree, because everything but one fixed sequence of f32 operations an output is exact in integers:
 //
-//   fast, 256-value blocks (q2_k … q6_k, iq4_xs), for each block in order:
+//   fast, 256-value blocks (q2_k … q6_k, iq1_s … iq4_xs, tq1_0, tq2_0), for each block in order:
 //       y = fma(d * dx, Σ_sub scale_sub * Σ q x, y);  where there are mins: y = fma(-(dmin * dx), Σ_sub min_sub * Σ x,
 //       y)
 //   fast, 32-value blocks (q4_0 … q8_0, iq4_nl, mxfp4), for each block in order:
 //       y = fma(d * dx, Σ q x, y);                     where there is an m: y = fma(m, dx * Σ x, y)
-//   floats, and every format in exact: for each 256 values in order, chunk = fma(w, x, chunk) from 0; y = y + chunk
+//   floats, blocks of quantised safetensors, and every format in exact: for each 256 values in order, chunk = fma(w, x,
+//   chunk) from 0; y = y + chunk
 //
-// d, m, dmin are the weight's (f16, widened), q its codes with their offset taken off, x the int8 activations.
+// d, m, dmin are the weight's (f16, widened; of iq1, iq2 and iq3_xxs over the power of two that makes q and the scales
+// integers), q its codes with their offset taken off, x the int8 activations.
 namespace coterie::kernels {
 
 /// How the rows of x come: as they are, or quantised to int8 in blocks.

@@ -112,6 +112,86 @@ struct COTERIE_PACKED BlockMXFP4 {
   uint8_t codes[16];
 };
 
+// The formats below hold groups of values as entries of a codebook, a grid (quant/grids.h), with signs or offsets
+// apart. "index e" is of the entry for values [w e, w e + w), w = 8 in iq1 and iq2, 4 in iq3; "sign i" is negative
+// where the bit is set. Where there are seven bits of signs for eight values, the eighth makes the number of negative
+// ones even.
+
+// 8 sub-blocks of 32. value = d / 8 * (2 scale + 1) * sign * grid. Of sub-block s: four bytes of indices, then a word
+// whose bits 7j … 7j + 6 are the signs of its eight values j and whose top four are the scale.
+struct COTERIE_PACKED BlockIQ2_XXS {
+  uint16_t d;
+  uint32_t words[16];
+};
+
+// 16 sub-blocks of 16. value = d / 8 * (2 scale + 1) * sign * grid. codes[e]: index e in nine bits, seven of signs
+// above. A byte of scales holds two, the first in its low nibble.
+struct COTERIE_PACKED BlockIQ2_XS {
+  uint16_t d;
+  uint16_t codes[32];
+  uint8_t scales[8];
+};
+
+// As iq2_xs, with ten bits of index: the low eight in codes[e], two from bits 2 (e % 4).. of high_bits[e / 4]. Bit i of
+// signs (little-endian) is the sign of value i.
+struct COTERIE_PACKED BlockIQ2_S {
+  uint16_t d;
+  uint8_t codes[32];
+  uint8_t signs[32];
+  uint8_t high_bits[8];
+  uint8_t scales[8];
+};
+
+// 8 sub-blocks of 32. value = d / 4 * (2 scale + 1) * sign * grid. codes[e]: index e; signs_and_scales as the second
+// word of a sub-block of iq2_xxs.
+struct COTERIE_PACKED BlockIQ3_XXS {
+  uint16_t d;
+  uint8_t codes[64];
+  uint32_t signs_and_scales[8];
+};
+
+// 8 sub-blocks of 32. value = d * (2 scale + 1) * sign * grid. Index e: codes[e] and, as its ninth bit, bit e of
+// high_bits (little-endian). Signs and scales as in iq2_s.
+struct COTERIE_PACKED BlockIQ3_S {
+  uint16_t d;
+  uint8_t codes[64];
+  uint8_t high_bits[8];
+  uint8_t signs[32];
+  uint8_t scales[4];
+};
+
+// 8 sub-blocks of 32. value = d * (2 scale + 1) * (grid + delta), delta = 1/8, or -1/8 where bit 15 of heads[s] is set;
+// bits 12.. of it are the scale and bits 3j.. the upper three bits of the index of its eight values j, codes[4 s + j]
+// the lower eight.
+struct COTERIE_PACKED BlockIQ1_S {
+  uint16_t d;
+  uint8_t codes[32];
+  uint16_t heads[8];
+};
+
+// 16 sub-blocks of 16. As iq1_s; the upper three bits of index e and its delta's sign are a nibble of high_bits, low
+// for even e. Scale s: bits 3 (s % 4).. of scales[s / 4]. The top nibbles of scales, the first lowest, are d.
+struct COTERIE_PACKED BlockIQ1_M {
+  uint8_t codes[32];
+  uint8_t high_bits[16];
+  uint16_t scales[4];
+};
+
+// value = d * (q - 1), q = 0, 1, 2: the five digits of base 3 after the point of codes / 256, the most significant
+// first. Digit n of byte j: value 32 n + j of the first 32 bytes, 160 + 16 n + j of the next 16, 240 + 4 n + j of
+// last_codes.
+struct COTERIE_PACKED BlockTQ1_0 {
+  uint8_t codes[48];
+  uint8_t last_codes[4];
+  uint16_t d;
+};
+
+// value = d * (q - 1). Codes of 2 bits as in q2_k.
+struct COTERIE_PACKED BlockTQ2_0 {
+  uint8_t codes[64];
+  uint16_t d;
+};
+
 #undef COTERIE_PACKED
 
 static_assert(sizeof(BlockQ4_0) == 18 && sizeof(BlockQ4_1) == 20 && sizeof(BlockQ5_0) == 22);
@@ -119,6 +199,10 @@ static_assert(sizeof(BlockQ5_1) == 24 && sizeof(BlockQ8_0) == 34);
 static_assert(sizeof(BlockQ2_K) == 84 && sizeof(BlockQ3_K) == 110 && sizeof(BlockQ4_K) == 144);
 static_assert(sizeof(BlockQ5_K) == 176 && sizeof(BlockQ6_K) == 210);
 static_assert(sizeof(BlockIQ4_NL) == 18 && sizeof(BlockIQ4_XS) == 136 && sizeof(BlockMXFP4) == 17);
+static_assert(sizeof(BlockIQ2_XXS) == 66 && sizeof(BlockIQ2_XS) == 74 && sizeof(BlockIQ2_S) == 82);
+static_assert(sizeof(BlockIQ3_XXS) == 98 && sizeof(BlockIQ3_S) == 110);
+static_assert(sizeof(BlockIQ1_S) == 50 && sizeof(BlockIQ1_M) == 56);
+static_assert(sizeof(BlockTQ1_0) == 54 && sizeof(BlockTQ2_0) == 66);
 static_assert(std::endian::native == std::endian::little, "blocks are read as they lie in the file");
 
 inline constexpr int kSmallBlock = 32;

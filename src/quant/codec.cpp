@@ -55,6 +55,23 @@ std::vector<float> normalised(std::span<const float> importance) {
 
 }  // namespace
 
+bool is_grid(DType dtype) {
+  switch (dtype) {
+    case DType::iq2_xxs:
+    case DType::iq2_xs:
+    case DType::iq2_s:
+    case DType::iq3_xxs:
+    case DType::iq3_s:
+    case DType::iq1_s:
+    case DType::iq1_m:
+    case DType::tq1_0:
+    case DType::tq2_0: return true;
+    default: return false;
+  }
+}
+
+bool is_scaled(DType dtype) { return dtype >= DType::fp8_64; }
+
 void decode(DType dtype, const std::byte* source, float* target, int64_t count) {
   base::require(count >= 0 && count % tensor::info(dtype).block_values == 0, "quant::decode",
                 "{} values are no whole number of {} blocks", count, tensor::name(dtype));
@@ -75,6 +92,35 @@ void decode(DType dtype, const std::byte* source, float* target, int64_t count) 
     case DType::iq4_nl: return decode_as<BlockIQ4_NL>(dtype, source, target, count);
     case DType::iq4_xs: return decode_as<BlockIQ4_XS>(dtype, source, target, count);
     case DType::mxfp4: return decode_as<BlockMXFP4>(dtype, source, target, count);
+    case DType::iq2_xxs: return decode_as<BlockIQ2_XXS>(dtype, source, target, count);
+    case DType::iq2_xs: return decode_as<BlockIQ2_XS>(dtype, source, target, count);
+    case DType::iq2_s: return decode_as<BlockIQ2_S>(dtype, source, target, count);
+    case DType::iq3_xxs: return decode_as<BlockIQ3_XXS>(dtype, source, target, count);
+    case DType::iq3_s: return decode_as<BlockIQ3_S>(dtype, source, target, count);
+    case DType::iq1_s: return decode_as<BlockIQ1_S>(dtype, source, target, count);
+    case DType::iq1_m: return decode_as<BlockIQ1_M>(dtype, source, target, count);
+    case DType::tq1_0: return decode_as<BlockTQ1_0>(dtype, source, target, count);
+    case DType::tq2_0: return decode_as<BlockTQ2_0>(dtype, source, target, count);
+    case DType::fp8_64:
+      return decode_fp8(reinterpret_cast<const BlockFp8<64>*>(source), target, count / 64, Rounding::none);
+    case DType::fp8_64_bf16:
+      return decode_fp8(reinterpret_cast<const BlockFp8<64>*>(source), target, count / 64, Rounding::bf16);
+    case DType::int4_64_f16:
+      return decode_int(reinterpret_cast<const BlockInt<4, 64>*>(source), target, count / 64, Rounding::f16);
+    case DType::int4_32_f16:
+      return decode_int(reinterpret_cast<const BlockInt<4, 32>*>(source), target, count / 32, Rounding::f16);
+    case DType::int4_64_bf16:
+      return decode_int(reinterpret_cast<const BlockInt<4, 64>*>(source), target, count / 64, Rounding::bf16);
+    case DType::int4_32_bf16:
+      return decode_int(reinterpret_cast<const BlockInt<4, 32>*>(source), target, count / 32, Rounding::bf16);
+    case DType::int8_64_f16:
+      return decode_int(reinterpret_cast<const BlockInt<8, 64>*>(source), target, count / 64, Rounding::f16);
+    case DType::int8_32_f16:
+      return decode_int(reinterpret_cast<const BlockInt<8, 32>*>(source), target, count / 32, Rounding::f16);
+    case DType::int8_64_bf16:
+      return decode_int(reinterpret_cast<const BlockInt<8, 64>*>(source), target, count / 64, Rounding::bf16);
+    case DType::int8_32_bf16:
+      return decode_int(reinterpret_cast<const BlockInt<8, 32>*>(source), target, count / 32, Rounding::bf16);
     case DType::f64:
     case DType::i8:
     case DType::i16:
@@ -90,7 +136,8 @@ void decode(DType dtype, const std::byte* source, float* target, int64_t count) 
 
 void encode(DType dtype, const float* source, std::byte* target, int64_t count, std::span<const float> importance) {
   if (!has_encoder(dtype))
-    base::fail(base::ErrorKind::unsupported, "quant::encode", "{} is no weight format", tensor::name(dtype));
+    base::fail(base::ErrorKind::unsupported, "quant::encode", "{}: {}", tensor::name(dtype),
+               tensor::info(dtype).weight ? "this format is read, not written" : "not a weight format");
   base::require(count >= 0 && count % tensor::info(dtype).block_values == 0, "quant::encode",
                 "{} values are no whole number of {} blocks", count, tensor::name(dtype));
   if (dtype == DType::f32) return encode_f32(source, target, count);
@@ -118,6 +165,6 @@ void encode(DType dtype, const float* source, std::byte* target, int64_t count, 
   base::fail(base::ErrorKind::internal, "quant::encode", "{} has no case", tensor::name(dtype));
 }
 
-bool has_encoder(DType dtype) { return tensor::info(dtype).weight; }
+bool has_encoder(DType dtype) { return tensor::info(dtype).weight && !is_grid(dtype) && !is_scaled(dtype); }
 
 }  // namespace coterie::quant

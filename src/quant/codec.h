@@ -21,4 +21,9 @@ void encode(tensor::DType dtype, const float* source, std::byte* target, int64_t
             std::span<const float> importance = {});
 bool has_encoder(tensor::DType dtype);
 
+/// Whether its values are entries of a codebook or ternary: the formats of 1 to 3 bits, which are read, not written.
+bool is_grid(tensor::DType dtype);
+/// Whether it is a block that quantised safetensors are put together to: no file has those.
+bool is_scaled(tensor::DType dtype);
+
 }  // namespace coterie::quant

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "quant/blocks.h"
+#include "quant/scaled_blocks.h"
 
 // Inside the room: a decoder and an encoder for each format.
 namespace coterie::quant {
@@ -25,6 +26,20 @@ void decode_blocks(const BlockQ6_K* source, float* target, int64_t blocks);
 void decode_blocks(const BlockIQ4_NL* source, float* target, int64_t blocks);
 void decode_blocks(const BlockIQ4_XS* source, float* target, int64_t blocks);
 void decode_blocks(const BlockMXFP4* source, float* target, int64_t blocks);
+void decode_blocks(const BlockIQ2_XXS* source, float* target, int64_t blocks);
+void decode_blocks(const BlockIQ2_XS* source, float* target, int64_t blocks);
+void decode_blocks(const BlockIQ2_S* source, float* target, int64_t blocks);
+void decode_blocks(const BlockIQ3_XXS* source, float* target, int64_t blocks);
+void decode_blocks(const BlockIQ3_S* source, float* target, int64_t blocks);
+void decode_blocks(const BlockIQ1_S* source, float* target, int64_t blocks);
+void decode_blocks(const BlockIQ1_M* source, float* target, int64_t blocks);
+void decode_blocks(const BlockTQ1_0* source, float* target, int64_t blocks);
+void decode_blocks(const BlockTQ2_0* source, float* target, int64_t blocks);
+
+template <int kValues>
+void decode_fp8(const BlockFp8<kValues>* source, float* target, int64_t blocks, Rounding rounding);
+template <int kBits, int kValues>
+void decode_int(const BlockInt<kBits, kValues>* source, float* target, int64_t blocks, Rounding rounding);
 
 void encode_f32(const float* source, std::byte* target, int64_t count);
 void encode_f16(const float* source, std::byte* target, int64_t count);

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "kernels/table.h"
+#include "quant/codec.h"
 #include "runtime/memory_plan.h"
 #include "runtime/walk.h"
 
@@ -158,7 +159,7 @@ Engine::Products Engine::products() const {
   for (const checkpoint::TensorInfo& tensor : model_.source->tensors()) {
     const int64_t bytes = static_cast<int64_t>(tensor.bytes.size());
     all += bytes;
-    if (!tensor::is_block(tensor.dtype)) continue;
+    if (!tensor::is_block(tensor.dtype) || quant::is_scaled(tensor.dtype)) continue;
     blocks += bytes;
     if (context_.kernels.matmul.fast[static_cast<size_t>(tensor.dtype)].tiles_from > 0) tiles += bytes;
   }

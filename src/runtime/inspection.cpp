@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "checkpoint/quantization.h"
 #include "runtime/kv_cache.h"
 #include "runtime/weight_bytes.h"
 
@@ -34,11 +35,20 @@ DType config_dtype(const std::filesystem::path& config) {
   return DType::bf16;
 }
 
-// Whether the config says that the experts are published in MXFP4 (gpt-oss): the rest then is in config_dtype.
-bool experts_in_mxfp4(const std::filesystem::path& config) {
-  const base::Json json = base::read_json(config);
-  const auto quantisation = json.find("quantization_config");
-  return quantisation != json.end() && quantisation->is_object() && quantisation->value("quant_method", "") == "mxfp4";
+/// In which format a config says that the matrices at `place` are published, where not in config_dtype: the experts of
+/// gpt-oss in MXFP4; those of all layers in FP8 or in codes of 4 or 8 bits.
+std::optional<DType> published_format(const base::Json& config, const std::string& where, Place place) {
+  const auto found = config.find("quantization_config");
+  if (found != config.end() && found->is_object() && found->value("quant_method", "") == "mxfp4")
+    return place == Place::experts ? std::optional(DType::mxfp4) : std::nullopt;
+  const bool layer =
+      place == Place::mixer || place == Place::experts || place == Place::shared_experts || place == Place::dense_ffn;
+  const auto quantised = layer ? checkpoint::read_quantization(config, where) : std::nullopt;
+  if (!quantised) return {};
+  if (quantised->floats) return DType::fp8_64;
+  const bool wide = quantised->group % 64 == 0;
+  if (quantised->bits == 4) return wide ? DType::int4_64_f16 : DType::int4_32_f16;
+  return wide ? DType::int8_64_f16 : DType::int8_32_f16;
 }
 
 // Norms are vectors and stay in f32 in every format; so does what a router needs to decide in f32.
@@ -93,10 +103,12 @@ Inspection inspect(const std::filesystem::path& path, const InspectionOptions& o
 
   if (result.dtype) {
     const auto touched = touched_parameters(spec, result.account);
-    const bool mxfp4 = !options.dtype && experts_in_mxfp4(resolved.config);
+    const base::Json config = options.dtype ? base::Json() : base::read_json(resolved.config);
     for (int i = 0; i < kPlaces; ++i) {
       const auto place = static_cast<size_t>(i);
-      const DType dtype = mxfp4 && static_cast<Place>(i) == Place::experts ? DType::mxfp4 : *result.dtype;
+      const auto published =
+          options.dtype ? std::nullopt : published_format(config, resolved.config.string(), static_cast<Place>(i));
+      const DType dtype = published.value_or(*result.dtype);
       result.bytes_held[place] = bytes_in(dtype, static_cast<Place>(i), result.account.held[place]);
       result.bytes_touched[place] = bytes_in(dtype, static_cast<Place>(i), touched[place]);
     }

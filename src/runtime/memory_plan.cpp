@@ -120,7 +120,10 @@ MemoryForecast forecast_memory(const families::Model& model, int64_t context, in
     // Of the files, headers have been read and weights hardly: count the former once and the latter in full.
     int64_t tensors = 0;
     for (const checkpoint::TensorInfo& tensor : model.source->tensors())
-      tensors += static_cast<int64_t>(tensor.bytes.size());
+      tensors += tensor.bytes.empty() && !tensor.shape.empty()  // put together in memory: quantised
+                     ? tensor::element_count(tensor.shape) / tensor.shape.back() *
+                           tensor::row_bytes(tensor.dtype, tensor.shape.back())
+                     : static_cast<int64_t>(tensor.bytes.size());
     forecast.process = std::max<int64_t>(base::resident_memory() - resident_pages(*model.source), 0) +
                        std::max<int64_t>(model.source->file_bytes() - tensors, 0);
   }

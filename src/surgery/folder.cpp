@@ -8,6 +8,7 @@
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "checkpoint/split_name.h"
+#include "quant/codec.h"
 
 namespace coterie::surgery {
 
@@ -77,6 +78,14 @@ void NewFolder::write(std::string_view name, std::string_view text) const {
     file.write(text);
     file.commit();
   });
+}
+
+void refuse_quantised(const checkpoint::TensorSource& source) {
+  for (const checkpoint::TensorInfo& tensor : source.tensors())
+    if (quant::is_scaled(tensor.dtype))
+      throw base::Error(ErrorKind::unsupported, source.where(),
+                        fmt::format("{} is quantised ({})", tensor.name, tensor::name(tensor.dtype)),
+                        "make a copy in bf16 first: coterie convert MODEL -o FOLDER --to bf16");
 }
 
 void NewFolder::commit() {

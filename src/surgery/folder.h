@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "base/folders.h"
+#include "checkpoint/tensor_source.h"
 
 namespace coterie::surgery {
 
@@ -15,6 +16,10 @@ namespace coterie::surgery {
 void refuse_existing(const std::filesystem::path& out);
 /// Throws bad_input when `out` is the file (or a part of the set) a model is read from.
 void refuse_same_file(const std::filesystem::path& source, const std::filesystem::path& out);
+
+/// Throws unsupported for a model of quantised safetensors (FP8, GPTQ, AWQ, compressed-tensors), whose blocks are in
+/// memory only: what works on the tensors as the files hold them cannot take it.
+void refuse_quantised(const checkpoint::TensorSource& source);
 
 /// Of a model's folder all that says how it reads and writes text: the tokenizer's files, chat templates and
 /// generation_config.json, by name.

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "surgery/folder.h"
 
 namespace coterie::surgery {
 
@@ -34,6 +35,7 @@ const families::Model& MergeSources::open(const std::string& name, const std::st
     throw base::Error(ErrorKind::unsupported, where,
                       fmt::format("{} is no folder with config.json and safetensors", path.string()),
                       "convert a GGUF file to such a folder first");
+  refuse_quantised(*model.source);
   return open_.emplace(key, std::move(model)).first->second;
 }
 

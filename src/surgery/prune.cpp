@@ -121,6 +121,7 @@ checkpoint::Metadata metadata_with(const families::Model& model, int64_t experts
 }  // namespace
 
 void check_pruned_form(const families::Model& model, const std::filesystem::path& out, bool uneven) {
+  refuse_quantised(*model.source);
   const bool gguf = model.source->format() == checkpoint::Format::gguf;
   if (gguf != (out.extension() == ".gguf"))
     throw base::Error(ErrorKind::bad_input, out.string(),

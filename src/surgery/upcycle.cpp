@@ -11,6 +11,7 @@
 #include "families/family.h"
 #include "models/account.h"
 #include "surgery/ffn_rows.h"
+#include "surgery/folder.h"
 #include "surgery/sibling.h"
 
 namespace coterie::surgery {
@@ -288,6 +289,7 @@ Upcycled upcycle(ops::Context& context, const families::Model& dense, const std:
     throw base::Error(ErrorKind::unsupported, dense.path.path.string(),
                       "is not a folder with config.json and safetensors, which this starts from",
                       "convert a GGUF file to such a folder first");
+  refuse_quantised(*dense.source);
   return Upcycling(context, dense, options).run(out);
 }
 

@@ -5,8 +5,8 @@
 
 namespace coterie::tensor {
 
-/// Element types of tensors in files and memory. The q*, iq* and mx* ones are GGUF block formats: a row is a sequence
-/// of blocks, so its length is a multiple of block_values.
+/// Element types of tensors in files and memory. The q*, iq*, tq* and mx* ones are GGUF block formats: a row is a
+/// sequence of blocks, so its length is a multiple of block_values.
 enum class DType : uint8_t {
   f32,
   f16,
@@ -33,8 +33,28 @@ enum class DType : uint8_t {
   iq4_nl,
   iq4_xs,
   mxfp4,
+  iq2_xxs,
+  iq2_xs,
+  iq2_s,
+  iq3_xxs,
+  iq3_s,
+  iq1_s,
+  iq1_m,
+  tq1_0,
+  tq2_0,
+  // Blocks that quantised safetensors are put together to (quant/scaled_blocks.h): in memory only.
+  fp8_64,
+  fp8_64_bf16,
+  int4_64_f16,
+  int4_32_f16,
+  int4_64_bf16,
+  int4_32_bf16,
+  int8_64_f16,
+  int8_32_f16,
+  int8_64_bf16,
+  int8_32_bf16,
 };
-inline constexpr int kDTypes = static_cast<int>(DType::mxfp4) + 1;
+inline constexpr int kDTypes = static_cast<int>(DType::int8_32_bf16) + 1;
 
 struct DTypeInfo {
   std::string_view name;  // "q4_k"

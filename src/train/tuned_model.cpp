@@ -136,7 +136,7 @@ Json describe_base(const fs::path& model) {
   if (!source) base::fail(ErrorKind::not_found, model.string(), "there are no weights beside this config");
   return {{"path", fs::canonical(model).string()},
           {"bytes", source->file_bytes()},
-          {"fingerprint", fingerprint_of(*source)}};
+          {"fingerprint", fingerprint_of(source->stored())}};
 }
 
 }  // namespace coterie::train

@@ -207,7 +207,16 @@ tensor::DType fitting_format(tensor::DType dtype, int64_t cols) {
       case DType::q5_k: dtype = DType::q5_1; break;
       case DType::q6_k: dtype = DType::q8_0; break;
       case DType::q2_k:
-      case DType::q3_k: dtype = DType::q4_0; break;
+      case DType::q3_k:
+      case DType::tq1_0:
+      case DType::tq2_0: dtype = DType::q4_0; break;
+      case DType::iq1_s:
+      case DType::iq1_m:
+      case DType::iq2_xxs:
+      case DType::iq2_xs:
+      case DType::iq2_s:
+      case DType::iq3_xxs:
+      case DType::iq3_s:
       case DType::iq4_xs: dtype = DType::iq4_nl; break;
       default: dtype = DType::f16;
     }

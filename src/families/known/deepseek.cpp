@@ -118,15 +118,6 @@ ModelSpec v3_from_config(ConfigReader& config) {
   moe.hidden = config.keys.integer("moe_intermediate_size", 2048);
   deepseek::set_experts(config, spec, moe, {.shared = 1, .dense_layers = 3});
   deepseek::set_prediction_layers(config, spec, 1);
-  // The published weights are 8-bit floats, which the binder refuses by name; what the model is does not depend on it.
-  if (const base::Json* quantised = config.keys.object("quantization_config")) {
-    const auto method = quantised->find("quant_method");
-    if (method == quantised->end() || *method != "fp8")
-      fail(ErrorKind::unsupported, config.keys.where(), "quantization_config is {}", quantised->dump());
-    config.warnings.push_back(config.keys.where() +
-                              ": these are files of 8-bit floats (quantization_config); running needs a bf16 copy or a "
-                              "GGUF");
-  }
   return spec;
 }
 

@@ -224,7 +224,7 @@ class Binder : public layers::TensorVisitor {
       const int64_t count = found.per_expert ? experts : 1;
       for (int64_t e = 0; e < count; ++e) {
         const std::string in_file = expand(name.pattern, layer, e, item);
-        const TensorInfo* info = source_.find(in_file);
+        const TensorInfo* info = loaded(source_.find(in_file));
         if (!info && e > 0)
           throw Error(ErrorKind::not_found, source_.where(), fmt::format("tensor {} is missing", in_file),
                       fmt::format("expert 0 is there; the config says {} experts", experts));
@@ -242,16 +242,29 @@ class Binder : public layers::TensorVisitor {
                                   : fmt::format("no tensor for {}; looked for {}", path, fmt::join(tried, ", ")));
   }
 
+  /// The tensor with its bytes, which may have to be made first.
+  const TensorInfo* loaded(const TensorInfo* info) {
+    if (!info) return nullptr;
+    const std::span<const std::byte> bytes = source_.load(*info);
+    if (bytes.data() == info->bytes.data()) return info;
+    TensorInfo& copy = loaded_.try_emplace(info->name, *info).first->second;
+    copy.bytes = bytes;
+    return &copy;
+  }
+
   std::string where(const TensorInfo& info) const { return source_.file_of(info) + ": " + info.name; }
 
   [[noreturn]] void refuse_dtype(const TensorInfo& info) const {
     if (info.dtype == DType::f8_e4m3 || info.dtype == DType::f8_e5m2)
-      throw Error(ErrorKind::unsupported, where(info),
-                  fmt::format("8-bit floats ({}) are not supported as weights", tensor::name(info.dtype)),
-                  "use the bf16 checkpoint, or a GGUF of the model");
+      throw Error(
+          ErrorKind::unsupported, where(info),
+          fmt::format("8-bit floats ({}) without scales are not supported as weights", tensor::name(info.dtype)),
+          "config.json says in quantization_config how they are scaled; without it, use the bf16 checkpoint, or "
+          "a GGUF of the model");
     throw Error(ErrorKind::unsupported, where(info),
                 fmt::format("elements of type {} cannot be weights here", tensor::name(info.dtype)),
-                "quantised safetensors (GPTQ, AWQ, bitsandbytes) are not read; GGUF is");
+                "of quantised safetensors FP8, GPTQ, AWQ and compressed-tensors are read, as config.json says in "
+                "quantization_config; or use a GGUF of the model");
   }
 
   void check(const TensorInfo& info, const Shape& expected) const {
@@ -359,6 +372,7 @@ class Binder : public layers::TensorVisitor {
   const checkpoint::TensorSource& source_;
   const NameTable& table_;
   std::set<std::string, std::less<>> used_;
+  std::map<std::string, TensorInfo> loaded_;    // those that are not read as they lie in the files
   std::map<const TensorInfo*, int64_t> taken_;  // rows of fused tensors
 };
 

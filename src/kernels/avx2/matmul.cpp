@@ -34,8 +34,10 @@ MatmulKernels matmul_kernels() {
   kernels.peak_int8 = peak_int8;
   kernels.read = read;
   add_matmul_floats(kernels.exact.data(), kernels.fast.data());
+  add_matmul_scaled(kernels.exact.data(), kernels.fast.data());
   add_matmul_blocks32(kernels.fast.data());
   add_matmul_blocks256(kernels.fast.data());
+  add_matmul_grids(kernels.fast.data());
   return kernels;
 }
 

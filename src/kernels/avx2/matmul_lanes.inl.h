@@ -56,6 +56,18 @@ COTERIE_INLINE Int sub_int(Int a, Int b) { return _mm256_sub_epi32(a, b); }
 COTERIE_INLINE Int sub_bytes(Int a, Int b) { return _mm256_sub_epi8(a, b); }
 COTERIE_INLINE Int mul_int(Int a, Int b) { return _mm256_mullo_epi32(a, b); }
 COTERIE_INLINE Int shuffle_bytes(Int v, Int pattern) { return _mm256_shuffle_epi8(v, pattern); }
+/// Four bytes of a table for each lane, from byte kScale * index on.
+template <int kScale>
+COTERIE_INLINE Int gather4(const void* table, Int index) {
+  return _mm256_i32gather_epi32(static_cast<const int*>(table), index, kScale);
+}
+/// Codes to which kOffset has been added: negative in the bytes where `signs` has the one of `bits`.
+template <int kOffset>
+COTERIE_INLINE Int negate_where(Int codes, Int signs, Int bits) {
+  const Int negative = _mm256_cmpeq_epi8(_mm256_and_si256(signs, bits), bits);
+  if constexpr (kOffset == 0) return _mm256_sign_epi8(codes, either(negative, set_int(0x01010101)));
+  return _mm256_blendv_epi8(codes, sub_bytes(set_int(2 * kOffset * 0x01010101u), codes), negative);
+}
 COTERIE_INLINE Int max_unsigned(Int a, Int b) { return _mm256_max_epu32(a, b); }
 COTERIE_INLINE Int where_less(Int a, Int b, Int yes, Int no) {
   return _mm256_blendv_epi8(no, yes, _mm256_cmpgt_epi32(b, a));
@@ -87,6 +99,10 @@ COTERIE_INLINE Float half_to_float(Int v) {
   const __m256i low = _mm256_and_si256(v, _mm256_set1_epi32(0xffff));
   return _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1)));
 }
+/// To the nearest f16, the even one of two.
+COTERIE_INLINE Float round_to_half(Float v) {
+  return _mm256_cvtph_ps(_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 
 COTERIE_INLINE uint32_t reduce_max_unsigned(Int v) {
   __m128i m = _mm_max_epu32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
@@ -114,8 +130,8 @@ COTERIE_INLINE void hold(Int& v) { asm("" : "+x"(v)); }
 /// they were stored from instead of broadcasting them from memory.
 COTERIE_INLINE void read_again(const void* p) { asm volatile("" : : "r"(p) : "memory"); }
 
-/// acc + the products of each lane's bytes, two by two in 16 bits; codes unsigned, x signed. Of signed codes just one
-/// group may be summed: 2 * 128 * 127 < 2^15.
+/// acc + the products of each lane's bytes, two by two in 16 bits; codes unsigned, x signed. Of signed codes of 8
+/// bits just one group may be summed: 2 * 128 * 127 < 2^15.
 template <bool kSigned>
 COTERIE_INLINE Int dot4(Int acc, Int codes, Int x) {
   if constexpr (kSigned) {

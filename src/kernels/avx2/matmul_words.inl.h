@@ -36,16 +36,19 @@ COTERIE_INLINE void add_words(const int16_t (*const (&codes)[P])[2 * kLanes], co
 }
 
 /// Takes a format's codes apart into words; with `scale`, times what their sub-block is weighed with.
-template <int kValues>
+template <int kValues, int kSub>
 struct StoreWords {
   int16_t (&codes)[kValues / 2][2 * kLanes];
-  const Int* scale;  // of each 32 values, as spread_scale makes them, or null
+  const Int* scale;  // of each kSub values, as spread_scale makes them, or null
   template <int u>
   COTERIE_INLINE void unit(const Int (&columns)[4]) {
     COTERIE_UNROLL
     for (int i = 0; i < 4; ++i) {
       Int first = spread_pair<0, true>(columns[i]), second = spread_pair<1, true>(columns[i]);
-      if (scale) first = _mm256_mullo_epi16(first, scale[u / 2]), second = _mm256_mullo_epi16(second, scale[u / 2]);
+      if (scale) {
+        const Int by = scale[16 * u / kSub];
+        first = _mm256_mullo_epi16(first, by), second = _mm256_mullo_epi16(second, by);
+      }
       store_int(codes[8 * u + 2 * i], first), store_int(codes[8 * u + 2 * i + 1], second);
     }
   }
@@ -71,10 +74,13 @@ struct Words : Few {
       Header header;
       Format::header(rows, header);
       store_float(panels[b].d, header.d);
-      const Int* scale = nullptr;
-      if constexpr (requires { header.scale; }) scale = header.scale;
-      StoreWords<kWords> store{panels[b].codes, scale};
-      Format::codes(rows, store);
+      if constexpr (requires { header.scale; }) {
+        StoreWords<kWords, Format::kSub> store{panels[b].codes, header.scale};
+        Format::codes(rows, store);
+      } else {
+        StoreWords<kWords, 32> store{panels[b].codes, nullptr};
+        Format::codes(rows, store);
+      }
     }
   }
 

@@ -55,6 +55,16 @@ COTERIE_INLINE Int sub_int(Int a, Int b) { return _mm512_sub_epi32(a, b); }
 COTERIE_INLINE Int sub_bytes(Int a, Int b) { return _mm512_sub_epi8(a, b); }
 COTERIE_INLINE Int mul_int(Int a, Int b) { return _mm512_mullo_epi32(a, b); }
 COTERIE_INLINE Int shuffle_bytes(Int v, Int pattern) { return _mm512_shuffle_epi8(v, pattern); }
+/// Four bytes of a table for each lane, from byte kScale * index on.
+template <int kScale>
+COTERIE_INLINE Int gather4(const void* table, Int index) {
+  return _mm512_i32gather_epi32(index, table, kScale);
+}
+/// Codes to which kOffset has been added: negative in the bytes where `signs` has one of `bits`.
+template <int kOffset>
+COTERIE_INLINE Int negate_where(Int codes, Int signs, Int bits) {
+  return _mm512_mask_sub_epi8(codes, _mm512_test_epi8_mask(signs, bits), set_int(2 * kOffset * 0x01010101u), codes);
+}
 COTERIE_INLINE Int max_unsigned(Int a, Int b) { return _mm512_max_epu32(a, b); }
 COTERIE_INLINE Int where_less(Int a, Int b, Int yes, Int no) {
   return _mm512_mask_mov_epi32(no, _mm512_cmplt_epi32_mask(a, b), yes);
@@ -81,6 +91,10 @@ COTERIE_INLINE Float as_float(Int v) { return _mm512_castsi512_ps(v); }
 COTERIE_INLINE Int as_int(Float v) { return _mm512_castps_si512(v); }
 /// The f16 in the low half of each lane.
 COTERIE_INLINE Float half_to_float(Int v) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v)); }
+/// To the nearest f16, the even one of two.
+COTERIE_INLINE Float round_to_half(Float v) {
+  return _mm512_cvtph_ps(_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 
 COTERIE_INLINE uint32_t reduce_max_unsigned(Int v) { return _mm512_reduce_max_epu32(v); }
 COTERIE_INLINE int32_t reduce_add(Int v) { return _mm512_reduce_add_epi32(v); }

@@ -12,7 +12,6 @@ constexpr bool offset_in_dots() {
 template <class Format>
 constexpr int span256() {
   if (offset_in_dots<Format>()) return Format::kSub / 4;
-  if (Format::kSigned) return 1;
   const int limit = span_limit(Format::kMaxCode), sub = Format::kSub / 4;
   int span = 1;
   while (2 * span <= limit && 2 * span <= sub) span *= 2;

@@ -287,6 +287,6 @@ struct UnpackDecoded {
   }
 };
 
-void run_decoded(const MatmulTask& task) noexcept {
+[[maybe_unused]] void run_decoded(const MatmulTask& task) noexcept {  // where blocks with scales are, it is not
   run_packed_floats(task, reinterpret_cast<float*>(task.scratch + 2 * kFloatCopyBytes), UnpackDecoded{task});
 }

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <cstring>
+
 #include "quant/blocks.h"
+#include "quant/grids.h"
 
 // What a block says in integers, the slow and plain way: the scalar kernels' view of each format.
 namespace coterie::kernels {
@@ -81,6 +84,21 @@ inline void read_integers(const quant::BlockIQ4_XS& block, IntegerBlock256& out)
     const uint8_t code = block.codes[16 * (i / 32) + i % 16];
     out.q[i] = quant::kIq4Values[(i % 32 < 16) ? code & 15 : code >> 4];
   }
+}
+
+/// The codebook and ternary formats. Their factor is a power of two, which d takes without being rounded.
+template <typename Block>
+requires requires(const Block& block, quant::GridIntegers& integers) { quant::read_grid(block, integers); }
+void read_integers(const Block& block, IntegerBlock256& out) {
+  quant::GridIntegers integers;
+  quant::read_grid(block, integers);
+  std::memcpy(out.q, integers.q, sizeof out.q), std::memcpy(out.scale, integers.scale, sizeof out.scale);
+  std::memset(out.min, 0, sizeof out.min);
+  if constexpr (requires { block.d; })
+    out.d = tensor::f16_to_f32(block.d) * quant::grid_factor(block);
+  else
+    out.d = tensor::f16_to_f32(quant::scale_half(block)) * quant::grid_factor(block);
+  out.dmin = 0;
 }
 
 inline int nibble(const uint8_t* codes, int i) { return i < 16 ? codes[i] & 15 : codes[i - 16] >> 4; }

@@ -41,7 +41,9 @@ struct FormatKernel {
 namespace avx2 {
 void add_matmul_blocks32(MatmulKernel* fast);
 void add_matmul_blocks256(MatmulKernel* fast);
+void add_matmul_grids(MatmulKernel* fast);
 void add_matmul_floats(MatmulKernel* exact, MatmulKernel* fast);
+void add_matmul_scaled(MatmulKernel* exact, MatmulKernel* fast);
 /// One token by rows that follow each other without a gap, in the order of memory; false, and nothing done, where they
 /// do not. AVX-512 uses them too: its own way of reading a row is quicker in the cache and slower from memory.
 bool stream_q4_k(const MatmulTask&) noexcept;
@@ -51,11 +53,14 @@ bool stream_q6_k(const MatmulTask&) noexcept;
 namespace avx512 {
 void add_matmul_blocks32(MatmulKernel* fast);
 void add_matmul_blocks256(MatmulKernel* fast);
+void add_matmul_grids(MatmulKernel* fast);
 void add_matmul_floats(MatmulKernel* exact, MatmulKernel* fast);
+void add_matmul_scaled(MatmulKernel* exact, MatmulKernel* fast);
 }  // namespace avx512
 namespace amx {  // over those of AVX-512, which they call for few tokens
 int64_t peak_tiles(int64_t rounds, int32_t* sink) noexcept;
 void add_matmul_blocks256(MatmulKernel* fast);
+void add_matmul_grids(MatmulKernel* fast);
 }  // namespace amx
 
 }  // namespace coterie::kernels

@@ -174,6 +174,9 @@ MatmulKernels matmul_kernels() {
   const auto fast = [&](DType dtype) -> MatmulKernel& { return kernels.fast[static_cast<size_t>(dtype)]; };
   for (DType dtype : {DType::f32, DType::f16, DType::bf16})
     fast(dtype) = {run_floats, floats_scratch, ActivationForm::floats};
+  for (int i = 0; i < tensor::kDTypes; ++i)
+    if (const DType dtype = static_cast<DType>(i); quant::is_scaled(dtype))
+      fast(dtype) = {run_floats, floats_scratch, ActivationForm::floats};
   fast(DType::q4_0) = blocks32<quant::BlockQ4_0, false>();
   fast(DType::q4_1) = blocks32<quant::BlockQ4_1, true>();
   fast(DType::q5_0) = blocks32<quant::BlockQ5_0, false>();
@@ -187,6 +190,15 @@ MatmulKernels matmul_kernels() {
   fast(DType::q5_k) = blocks256<quant::BlockQ5_K, true>();
   fast(DType::q6_k) = blocks256<quant::BlockQ6_K, false>();
   fast(DType::iq4_xs) = blocks256<quant::BlockIQ4_XS, false>();
+  fast(DType::iq2_xxs) = blocks256<quant::BlockIQ2_XXS, false>();
+  fast(DType::iq2_xs) = blocks256<quant::BlockIQ2_XS, false>();
+  fast(DType::iq2_s) = blocks256<quant::BlockIQ2_S, false>();
+  fast(DType::iq3_xxs) = blocks256<quant::BlockIQ3_XXS, false>();
+  fast(DType::iq3_s) = blocks256<quant::BlockIQ3_S, false>();
+  fast(DType::iq1_s) = blocks256<quant::BlockIQ1_S, false>();
+  fast(DType::iq1_m) = blocks256<quant::BlockIQ1_M, false>();
+  fast(DType::tq1_0) = blocks256<quant::BlockTQ1_0, false>();
+  fast(DType::tq2_0) = blocks256<quant::BlockTQ2_0, false>();
   kernels.quantise32 = quantise32;
   kernels.quantise256 = quantise256;
   kernels.peak_f32 = peak_f32;

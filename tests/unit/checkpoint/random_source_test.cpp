@@ -32,7 +32,8 @@ std::vector<std::byte> bytes_of(const checkpoint::TensorSource& source, std::str
 std::vector<DType> weight_types() {
   std::vector<DType> types;
   for (int i = 0; i < tensor::kDTypes; ++i)
-    if (tensor::info(static_cast<DType>(i)).weight) types.push_back(static_cast<DType>(i));
+    if (tensor::info(static_cast<DType>(i)).weight && !quant::is_scaled(static_cast<DType>(i)))
+      types.push_back(static_cast<DType>(i));
   return types;
 }
 

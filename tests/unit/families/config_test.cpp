@@ -197,7 +197,7 @@ TEST(Config, SpellingsOfExpertCounts) {
 
 TEST(Config, WhatWouldChangeTheResultIsRefusedByName) {
   const Json mixtral = {{"model_type", "mixtral"}};
-  expect_refused(mixtral, "quantization_config", {{"quant_method", "gptq"}});
+  expect_refused(mixtral, "quantization_config", {{"quant_method", "bitsandbytes"}});
   expect_refused(mixtral, "attention_bias", true);
   expect_refused(mixtral, "hidden_act", "quick_gelu");
   expect_refused(mixtral, "routed_scaling_factor", 2.5);

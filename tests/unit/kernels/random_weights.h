@@ -5,6 +5,8 @@
 
 #include "base/rng.h"
 #include "quant/blocks.h"
+#include "quant/codec.h"
+#include "quant/grids.h"
 #include "tensor/buffer.h"
 #include "tensor/half.h"
 #include "tensor/view.h"
@@ -44,6 +46,7 @@ inline void random_row(tensor::DType dtype, base::Rng& rng, int64_t cols, std::b
     return;
   }
   const tensor::DTypeInfo& info = tensor::info(dtype);
+  const bool brain = info.name.ends_with("_bf16");
   for (int64_t b = 0; b < cols / info.block_values; ++b, row += info.block_bytes) {
     for (int64_t i = 0; i < info.block_bytes; ++i)
       row[i] = static_cast<std::byte>(fill < 0 ? rng.bits() & 255 : static_cast<uint64_t>(fill));
@@ -51,12 +54,30 @@ inline void random_row(tensor::DType dtype, base::Rng& rng, int64_t cols, std::b
       case DType::q2_k: put_half(row + 80, scale()), put_half(row + 82, scale()); break;
       case DType::q3_k: put_half(row + 108, scale()); break;
       case DType::q6_k: put_half(row + 208, scale()); break;
+      case DType::tq1_0: put_half(row + 52, scale()); break;
+      case DType::tq2_0: put_half(row + 64, scale()); break;
+      case DType::iq1_m:
+        quant::put_scale_half(tensor::f32_to_f16(scale()), *reinterpret_cast<quant::BlockIQ1_M*>(row));
+        break;
       case DType::q4_1:
       case DType::q5_1:
       case DType::q4_k:
       case DType::q5_k: put_half(row, scale()), put_half(row + 2, scale()); break;
       case DType::mxfp4: row[0] = static_cast<std::byte>(rng.below(8) == 0 ? rng.below(3) : 118 + rng.below(8)); break;
-      default: put_half(row, scale());
+      case DType::fp8_64:
+      case DType::fp8_64_bf16: {
+        const float value = scale();
+        std::memcpy(row, &value, 4);
+        break;
+      }
+      default:
+        if (quant::is_scaled(dtype)) {
+          const uint16_t bits = brain ? tensor::f32_to_bf16(scale()) : tensor::f32_to_f16(scale());
+          const auto zero = static_cast<int16_t>(rng.below(info.block_bytes < 68 ? 17 : 257));
+          std::memcpy(row, &bits, 2), std::memcpy(row + 2, &zero, 2);
+        } else {
+          put_half(row, scale());
+        }
     }
   }
 }

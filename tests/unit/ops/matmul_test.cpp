@@ -115,6 +115,15 @@ Reference fast_reference(const Weight& w, int64_t row, const float* x) {
     case DType::q5_k: return fast_blocks<quant::BlockQ5_K, IntegerBlock256, 256>(w, row, x);
     case DType::q6_k: return fast_blocks<quant::BlockQ6_K, IntegerBlock256, 256>(w, row, x);
     case DType::iq4_xs: return fast_blocks<quant::BlockIQ4_XS, IntegerBlock256, 256>(w, row, x);
+    case DType::iq2_xxs: return fast_blocks<quant::BlockIQ2_XXS, IntegerBlock256, 256>(w, row, x);
+    case DType::iq2_xs: return fast_blocks<quant::BlockIQ2_XS, IntegerBlock256, 256>(w, row, x);
+    case DType::iq2_s: return fast_blocks<quant::BlockIQ2_S, IntegerBlock256, 256>(w, row, x);
+    case DType::iq3_xxs: return fast_blocks<quant::BlockIQ3_XXS, IntegerBlock256, 256>(w, row, x);
+    case DType::iq3_s: return fast_blocks<quant::BlockIQ3_S, IntegerBlock256, 256>(w, row, x);
+    case DType::iq1_s: return fast_blocks<quant::BlockIQ1_S, IntegerBlock256, 256>(w, row, x);
+    case DType::iq1_m: return fast_blocks<quant::BlockIQ1_M, IntegerBlock256, 256>(w, row, x);
+    case DType::tq1_0: return fast_blocks<quant::BlockTQ1_0, IntegerBlock256, 256>(w, row, x);
+    case DType::tq2_0: return fast_blocks<quant::BlockTQ2_0, IntegerBlock256, 256>(w, row, x);
     default: return exact_reference(w, row, x);
   }
 }
@@ -123,6 +132,7 @@ Reference fast_reference(const Weight& w, int64_t row, const float* x) {
 std::vector<int64_t> row_lengths(DType dtype) {
   const int64_t block = tensor::info(dtype).block_values;
   if (block == 256) return {256, 512, 768, 2304};
+  if (block == 64) return {64, 128, 192, 256, 320, 576};
   if (block == 32) return {32, 64, 96, 256, 288, 576};
   return {1, 3, 15, 16, 17, 48, 72, 255, 256, 257, 515, 576};
 }

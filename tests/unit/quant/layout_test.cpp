@@ -28,6 +28,15 @@ TEST(Layout, SizesAreThoseOfTheDTypes) {
   expect(DType::iq4_nl, kSmallBlock, sizeof(BlockIQ4_NL));
   expect(DType::iq4_xs, kSuperBlock, sizeof(BlockIQ4_XS));
   expect(DType::mxfp4, kSmallBlock, sizeof(BlockMXFP4));
+  expect(DType::iq2_xxs, kSuperBlock, sizeof(BlockIQ2_XXS));
+  expect(DType::iq2_xs, kSuperBlock, sizeof(BlockIQ2_XS));
+  expect(DType::iq2_s, kSuperBlock, sizeof(BlockIQ2_S));
+  expect(DType::iq3_xxs, kSuperBlock, sizeof(BlockIQ3_XXS));
+  expect(DType::iq3_s, kSuperBlock, sizeof(BlockIQ3_S));
+  expect(DType::iq1_s, kSuperBlock, sizeof(BlockIQ1_S));
+  expect(DType::iq1_m, kSuperBlock, sizeof(BlockIQ1_M));
+  expect(DType::tq1_0, kSuperBlock, sizeof(BlockTQ1_0));
+  expect(DType::tq2_0, kSuperBlock, sizeof(BlockTQ2_0));
 }
 
 TEST(Layout, PackedScalesComeBack) {

@@ -1,0 +1,53 @@
+#include <immintrin.h>
+
+#include "kernels/matmul.h"
+#include "kernels/matmul/grid_tables.h"
+#include "kernels/matmul/rows.h"
+#include "kernels/simd/target.h"
+
+COTERIE_BEGIN_AVX2
+
+namespace coterie::kernels::avx2 {
+
+namespace {
+#include "kernels/avx2/matmul_lanes.inl.h"
+
+#include "kernels/matmul/turned.inl.h"
+
+#include "kernels/matmul/formats256.inl.h"
+
+#include "kernels/matmul/formats_grid.inl.h"
+
+#include "kernels/matmul/tile.inl.h"
+
+#include "kernels/matmul/blocks256.inl.h"
+
+#include "kernels/avx2/matmul_words.inl.h"
+
+#include "kernels/matmul/panels.inl.h"
+
+#include "kernels/matmul/streams.inl.h"
+
+#include "kernels/matmul/block_kernel.inl.h"
+
+/// Signed codes: many tokens as words.
+template <class Format>
+using WordGrid = Words<Format, Blocks256<Format>, ActivationBlock256, Header256<256 / Format::kSub>>;
+}  // namespace
+
+void add_matmul_grids(MatmulKernel* fast) {
+  using tensor::DType;
+  fast[static_cast<int>(DType::iq2_xxs)] = block_kernel<WordGrid<IQ2XXS>>();
+  fast[static_cast<int>(DType::iq2_xs)] = block_kernel<WordGrid<IQ2XS>>();
+  fast[static_cast<int>(DType::iq2_s)] = block_kernel<WordGrid<IQ2S>>();
+  fast[static_cast<int>(DType::iq3_xxs)] = block_kernel<WordGrid<IQ3XXS>>();
+  fast[static_cast<int>(DType::iq3_s)] = block_kernel<Blocks256<IQ3S>>();
+  fast[static_cast<int>(DType::iq1_s)] = block_kernel<Blocks256<IQ1S>>();
+  fast[static_cast<int>(DType::iq1_m)] = block_kernel<Blocks256<IQ1M>>();
+  fast[static_cast<int>(DType::tq1_0)] = block_kernel<Blocks256<TQ1_0>>();
+  fast[static_cast<int>(DType::tq2_0)] = block_kernel<Blocks256<TQ2_0>>();
+}
+
+}  // namespace coterie::kernels::avx2
+
+COTERIE_END

@@ -1,0 +1,37 @@
+#include <immintrin.h>
+
+#include "kernels/matmul.h"
+#include "kernels/matmul/rows.h"
+#include "kernels/simd/target.h"
+#include "quant/codec.h"
+#include "quant/scaled_blocks.h"
+
+// GCC 12 sees uninitialised variables in its own intrinsics (its bug 105593).
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+
+COTERIE_BEGIN_AVX512
+
+namespace coterie::kernels::avx512 {
+
+namespace {
+#include "kernels/avx512/matmul_lanes.inl.h"
+
+#include "kernels/matmul/turned.inl.h"
+
+#include "kernels/matmul/tile.inl.h"
+
+#include "kernels/matmul/panels.inl.h"
+
+#include "kernels/matmul/streams.inl.h"
+
+#include "kernels/matmul/floats.inl.h"
+
+#include "kernels/matmul/scaled_floats.inl.h"
+}  // namespace
+
+void add_matmul_scaled(MatmulKernel* exact, MatmulKernel* fast) { add_all_scaled(exact, fast); }
+
+}  // namespace coterie::kernels::avx512
+
+COTERIE_END

@@ -1,0 +1,146 @@
+// The blocks that quantised safetensors are put together to (quant/scaled_blocks.h): each value is decoded to the f32
+// that the reference has, to the bit, and then is a float like any other, in both precisions. A class says
+//   kValues, kBytes   of a block: a word with the scale (and the zero), then whole words of codes
+//   kOfWord           values in a word of codes
+//   Head(word)        what all values of a block need
+//   value(head, word, i)
+
+COTERIE_INLINE Float round_to_bf16(Float v) {
+  const Int bits = as_int(v), even = both(shift<-16>(bits), set_int(1));
+  return as_float(both(add_int(bits, add_int(even, set_int(0x7fff))), set_int(0xffff0000)));
+}
+template <quant::Rounding kRounding>
+COTERIE_INLINE Float round_product(Float v) {
+  if constexpr (kRounding == quant::Rounding::f16) return round_to_half(v);
+  if constexpr (kRounding == quant::Rounding::bf16) return round_to_bf16(v);
+  return v;
+}
+
+template <quant::Rounding kRounding>
+struct ReadFp8 {
+  static constexpr int kValues = 64, kBytes = 68, kOfWord = 4;
+  struct Head {
+    Float scale;
+    explicit COTERIE_INLINE Head(Int word) : scale(mul(as_float(word), set_float(256))) {}
+  };
+  static COTERIE_INLINE Float value(const Head& head, Int word, int i) {
+    // As f16, which has no trouble with small numbers: 2^-8 of it. Of the lane's low half.
+    const Int code = shift_by(word, -8 * i);
+    const Int half = either(shift<7>(both(code, set_int(0x7f))), shift<8>(both(code, set_int(0x80))));
+    return round_product<kRounding>(mul(half_to_float(half), head.scale));
+  }
+};
+
+template <int kBits, int kValuesOfBlock, quant::Rounding kRounding>
+struct ReadInt {
+  static constexpr int kValues = kValuesOfBlock, kBytes = 4 + kValues * kBits / 8, kOfWord = 32 / kBits;
+  struct Head {
+    Float scale;
+    Int zero;
+    explicit COTERIE_INLINE Head(Int word) : zero(shift_right_signed<16>(word)) {
+      if constexpr (kRounding == quant::Rounding::f16)
+        scale = half_to_float(word);
+      else
+        scale = as_float(shift<16>(word));
+    }
+  };
+  static COTERIE_INLINE Float value(const Head& head, Int word, int i) {
+    const Int q = both(shift_by(word, -kBits * i), set_int((1u << kBits) - 1));
+    return round_product<kRounding>(mul(to_float(sub_int(q, head.zero)), head.scale));
+  }
+};
+
+template <class Read, typename Sink>
+COTERIE_INLINE void read_word(const typename Read::Head& head, Int bytes, int first, const Sink& sink) {
+  COTERIE_UNROLL
+  for (int i = 0; i < Read::kOfWord; ++i) sink(first + i, Read::value(head, bytes, i));
+}
+
+/// The values of a block of kLanes rows, to sink(i, lanes).
+template <class Read, typename Sink>
+COTERIE_INLINE void read_scaled(Rows rows, const Sink& sink) {
+  static_assert(Read::kBytes % 16 == 4);
+  Int c[4];
+  load_columns(rows, 0, c);
+  const typename Read::Head head(c[0]);
+  constexpr int kOfWord = Read::kOfWord;
+  COTERIE_UNROLL
+  for (int i = 1; i < 4; ++i) read_word<Read>(head, c[i], (i - 1) * kOfWord, sink);
+  int at = 16;
+#pragma GCC unroll 1
+  for (; at + 16 <= Read::kBytes; at += 16) {
+    load_columns(rows, at, c);
+    COTERIE_UNROLL
+    for (int i = 0; i < 4; ++i) read_word<Read>(head, c[i], (at / 4 - 1 + i) * kOfWord, sink);
+  }
+  load_columns(rows, Read::kBytes - 16, c);  // what is left: one word
+  read_word<Read>(head, c[3], (at / 4 - 1) * kOfWord, sink);
+}
+
+/// A chunk has a whole number of blocks, and so has a row.
+template <class Read>
+COTERIE_INLINE int64_t scaled_bytes(int64_t values) {
+  static_assert(kChunk % Read::kValues == 0);
+  return values / Read::kValues * Read::kBytes;
+}
+
+template <class Read>
+struct UnpackScaled {
+  const MatmulTask& task;
+  COTERIE_INLINE void operator()(int64_t first, int64_t begin, int64_t count, float* panel) const {
+    Rows rows = chunk_rows(task, first, scaled_bytes<Read>(begin), scaled_bytes<Read>(count), task.scratch);
+    for (int64_t k = 0; k < count; k += Read::kValues, rows.data += Read::kBytes)
+      read_scaled<Read>(rows, StoreColumns{panel + k * kLanes});
+  }
+};
+
+template <class Read, int T>
+void run_few_scaled(const MatmulTask& task) {
+  for (int64_t first = 0; first < task.rows; first += kLanes) {
+    for (int64_t begin = 0; begin < task.cols; begin += kChunk) {
+      const int64_t count = smaller(kChunk, task.cols - begin);
+      Rows rows = chunk_rows(task, first, scaled_bytes<Read>(begin), scaled_bytes<Read>(count), task.scratch);
+      const float* x[T];
+      Float acc[T];
+      COTERIE_UNROLL
+      for (int t = 0; t < T; ++t) {
+        x[t] = reinterpret_cast<const float*>(task.x[t]) + begin, acc[t] = zero_float();
+      }
+      for (int64_t k = 0; k < count; k += Read::kValues, rows.data += Read::kBytes) {
+        read_scaled<Read>(rows, FuseColumns<T>{x, acc});
+        COTERIE_UNROLL
+        for (int t = 0; t < T; ++t) x[t] += Read::kValues;
+      }
+      COTERIE_UNROLL
+      for (int t = 0; t < T; ++t) add_rows(task, t, first, begin == 0, acc[t]);
+    }
+  }
+}
+
+template <class Read>
+void run_scaled(const MatmulTask& task) noexcept {
+  if (task.tokens == 1) return run_few_scaled<Read, 1>(task);
+  if (task.tokens == 2) return run_few_scaled<Read, 2>(task);
+  run_packed_floats(task, reinterpret_cast<float*>(task.scratch + 2 * kFloatCopyBytes), UnpackScaled<Read>{task});
+}
+
+template <class Read>
+void add_scaled(tensor::DType dtype, MatmulKernel* exact, MatmulKernel* fast) {
+  exact[static_cast<int>(dtype)] =
+      fast[static_cast<int>(dtype)] = {run_scaled<Read>, floats_scratch, ActivationForm::floats};
+}
+
+void add_all_scaled(MatmulKernel* exact, MatmulKernel* fast) {
+  using quant::Rounding;
+  using tensor::DType;
+  add_scaled<ReadFp8<Rounding::none>>(DType::fp8_64, exact, fast);
+  add_scaled<ReadFp8<Rounding::bf16>>(DType::fp8_64_bf16, exact, fast);
+  add_scaled<ReadInt<4, 64, Rounding::f16>>(DType::int4_64_f16, exact, fast);
+  add_scaled<ReadInt<4, 32, Rounding::f16>>(DType::int4_32_f16, exact, fast);
+  add_scaled<ReadInt<4, 64, Rounding::bf16>>(DType::int4_64_bf16, exact, fast);
+  add_scaled<ReadInt<4, 32, Rounding::bf16>>(DType::int4_32_bf16, exact, fast);
+  add_scaled<ReadInt<8, 64, Rounding::f16>>(DType::int8_64_f16, exact, fast);
+  add_scaled<ReadInt<8, 32, Rounding::f16>>(DType::int8_32_f16, exact, fast);
+  add_scaled<ReadInt<8, 64, Rounding::bf16>>(DType::int8_64_bf16, exact, fast);
+  add_scaled<ReadInt<8, 32, Rounding::bf16>>(DType::int8_32_bf16, exact, fast);
+}
