@@ -1,7 +1,5 @@
 #include "cli/surgery_words.h"
 
-#include "cli/text_input.h"
-
 #include <fmt/format.h>
 
 #include <filesystem>
@@ -10,6 +8,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/plural.h"
+#include "cli/text_input.h"
 #include "base/utf8.h"
 #include "cli/format_words.h"
 #include "cli/number_words.h"
