@@ -5,7 +5,7 @@
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "checkpoint/memory_source.h"
-#include "families/config/config_export.h"
+#include "families/config/config_writer.h"
 #include "families/family.h"
 #include "families/gguf/gguf_metadata.h"
 #include "families/gguf/gguf_vocabulary.h"

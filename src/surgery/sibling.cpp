@@ -6,7 +6,7 @@
 #include <set>
 
 #include "base/error.h"
-#include "families/config/config_export.h"
+#include "families/config/config_writer.h"
 #include "families/config/router_keys.h"
 #include "families/family.h"
 #include "surgery/same_model.h"
