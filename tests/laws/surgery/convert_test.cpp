@@ -48,6 +48,15 @@ std::vector<Case> convertible() {
   });
   return all;
 }
+TEST(ConvertFolder, BlocksThatLayersShareAreWrittenAsTheyAre) {
+  for (const char* family : {"zamba", "zamba2"}) {
+    const Saved saved(tiny::configs().at(family));
+    surgery::convert(saved.model, saved.folder / "again", {});
+    const families::Model again = saved.converted("again");
+    expect_same_tensors(*saved.model.source, *again.source);
+  }
+}
+
 /// Families whose config.json can be made from a GGUF.
 class ThereAndBack : public testing::TestWithParam<std::string> {};
 
