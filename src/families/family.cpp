@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "checkpoint/quantization.h"
 #include "families/config/config_reader.h"
@@ -88,6 +90,36 @@ void warn_of_ids(const base::Json& config, const std::string& where, ModelSpec& 
 
 std::string supported_model_types() {
   return join([](const Family& family) { return std::string(family.model_type); });
+}
+
+std::string written_model_types() {
+  return join([](const Family& family) { return std::string(family.to_config ? family.model_type : ""); });
+}
+
+std::vector<const Family*> families_saying(const ModelSpec& spec, std::string_view architecture) {
+  std::vector<const Family*> found;
+  for (const Family* family : kFamilies)
+    if (family->to_config && family->architecture == architecture && (!family->says || family->says(spec)))
+      found.push_back(family);
+  return found;
+}
+
+const Family& own_family() { return kCoterie; }
+
+const Family& published_mixture(const Family& dense, bool shared) {
+  return dense.moe_type ? family_of_model_type(dense.moe_type(shared), "moe_type") : own_family();
+}
+
+std::vector<const Family*> mixture_families() {
+  std::vector<const Family*> mixtures;
+  const auto add = [&](const Family& family) {
+    if (std::find(mixtures.begin(), mixtures.end(), &family) == mixtures.end()) mixtures.push_back(&family);
+  };
+  for (const Family* family : kFamilies)
+    for (const bool shared : {false, true})
+      if (family->moe_type) add(published_mixture(*family, shared));
+  add(own_family());
+  return mixtures;
 }
 
 const Family& family_of_model_type(std::string_view model_type, std::string_view where) {

@@ -3,6 +3,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/json.h"
 #include "checkpoint/tensor_source.h"
@@ -15,16 +16,31 @@ using models::BlockSpec;
 using models::ModelSpec;
 
 class ConfigReader;
+class ConfigWriter;
 class MetadataReader;
 
-/// A family of models: how its config.json and its GGUF metadata say what a model is, and what its files call the
-/// tensors. A new family is one file here that defines one of these, and a line in family.cpp.
+/// A family of models: how its config.json and its GGUF metadata say what a model is, in both directions, and what its
+/// files call the tensors. A new family is one file in known/ that defines one of these, and a line in family.cpp. What
+/// is null, empty or false is so for most.
 struct Family {
-  std::string_view model_type;    // of config.json
-  std::string_view architecture;  // general.architecture of GGUF; several model_types may share one, and some have none
+  std::string_view model_type = {};    // of config.json
+  std::string_view architecture = {};  // general.architecture of GGUF; several families may share one, some have none
+  std::string_view class_name = {};    // in transformers, as config.json's architectures have it
   ModelSpec (*from_config)(ConfigReader& config);
   ModelSpec (*from_gguf)(MetadataReader& metadata);
   NameTable (*hugging_face_names)();
+  // Writes the config.json of a model that is made here: converted from GGUF, or a mixture of dense models. Null: none
+  // is written.
+  void (*to_config)(const ModelSpec& spec, ConfigWriter& config) = nullptr;
+  // The family that a dense one's mixture of experts is published as, without or with a shared expert, by model_type;
+  // null: as the engine's own.
+  std::string_view (*moe_type)(bool shared) = nullptr;
+  // Its mixtures always have a shared expert, behind a gate.
+  bool gated_shared_expert = false;
+  // What recipes of other programs call it, for mixtures.
+  std::string_view aliases[2] = {};
+  // Of families that share an architecture: whether a model that was read from GGUF may be this one's. Null: always.
+  bool (*says)(const ModelSpec& spec) = nullptr;
   // In GGUF: shared experts are as wide as the routed ones and counted, where others say how wide they are together.
   bool counts_shared_experts = false;
 };
@@ -36,6 +52,13 @@ const Family& family_of_architecture(std::string_view architecture, std::string_
 /// What a family that is known and not supported needs and this engine has not; empty for one nobody knows. By
 /// model_type or by GGUF architecture, the other empty.
 std::string_view what_is_missing(std::string_view model_type, std::string_view architecture);
+/// The engine's own, which says most of what the engine runs.
+const Family& own_family();
+/// What mixtures of dense models are written as: every family that is some family's moe_type, and the engine's own.
+std::vector<const Family*> mixture_families();
+/// The family that the mixture of a dense family's models is published as, or the engine's own.
+const Family& published_mixture(const Family& dense, bool shared);
+
 /// "llama, mistral, …"
 std::string supported_model_types();
 
@@ -44,6 +67,12 @@ std::string supported_model_types();
 ModelSpec read_config(const base::Json& config, const std::string& where, bool strict);
 /// Reads a GGUF file's metadata (and the presence and shapes of its tensors, where that is what says it).
 ModelSpec read_gguf(const checkpoint::TensorSource& source, bool strict);
+
+/// The families whose files may be called `architecture` in GGUF and which write a config.json for `spec`, the most
+/// likely one first; empty where there is none.
+std::vector<const Family*> families_saying(const ModelSpec& spec, std::string_view architecture);
+/// "mixtral, …": all that write a config.json.
+std::string written_model_types();
 
 /// What files of any family call a router: patterns, as NameTable::inert.
 std::vector<std::string> router_patterns();

@@ -2,7 +2,7 @@
 
 #include "base/atomic_file.h"
 #include "base/error.h"
-#include "families/config/config_export.h"
+#include "families/config/config_writer.h"
 #include "families/family.h"
 #include "families/weights/export.h"
 #include "surgery/draft.h"
@@ -33,18 +33,18 @@ Json config_of_gguf(const families::Model& model, ModelSpec& read) {
     read = spec;
     return base::parse_json(own, "coterie.config");
   }
-  const std::vector<std::string> types = families::hugging_face_types(spec, spec.family);
-  if (types.empty())
+  const std::vector<const families::Family*> candidates = families::families_saying(spec, spec.family);
+  if (candidates.empty())
     throw base::Error(ErrorKind::unsupported, model.source->where(),
                       fmt::format("no config.json is made for the architecture {}", spec.family),
-                      "one is made for " + families::exported_model_types());
+                      "one is made for " + families::written_model_types());
   std::optional<base::Error> refused;
-  for (const std::string& type : types) try {
-      Json config = families::hugging_face_config(spec, type);
+  for (const families::Family* family : candidates) try {
+      Json config = families::write_config(*family, spec);
       read = families::read_config(config, std::string(kConfig), false);
-      require_same(
-          spec, read, model.source->where(),
-          {.cannot = "a config.json of model_type " + type + " cannot say the", .hint = "the model runs as it is"});
+      require_same(spec, read, model.source->where(),
+                   {.cannot = fmt::format("a config.json of model_type {} cannot say the", family->model_type),
+                    .hint = "the model runs as it is"});
       return config;
     } catch (const base::Error& error) {
       if (!refused) refused = error;

@@ -5,7 +5,7 @@
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "checkpoint/memory_source.h"
-#include "families/config/config_export.h"
+#include "families/config/config_writer.h"
 #include "families/family.h"
 #include "families/gguf/gguf_metadata.h"
 #include "families/gguf/gguf_vocabulary.h"
@@ -195,11 +195,13 @@ Change change_between(const ModelSpec& ours, const ModelSpec& theirs, const Role
   const bool q = path.pattern.find(".attention.q") != std::string::npos;
   const bool k = path.pattern.find(".attention.k") != std::string::npos;
   if ((!q && !k) || path.pattern.ends_with("_norm")) return change;
-  const auto& before = std::get<layers::AttentionSpec>(ours.blocks[static_cast<size_t>(path.layer)].mixer);
-  const auto& after = std::get<layers::AttentionSpec>(theirs.blocks[static_cast<size_t>(path.layer)].mixer);
-  if (!before.rope || before.rope->style == after.rope->style) return change;
-  change.head = before.head_dim, change.turned = before.rope->dims;
-  change.back = before.rope->style == ops::RopeTable::Style::interleaved;
+  const auto layer = static_cast<size_t>(path.layer);
+  const layers::AttentionSpec* before = models::attention_of(ours, ours.blocks[layer]);
+  const layers::AttentionSpec* after = models::attention_of(theirs, theirs.blocks[layer]);
+  if (!before || !after) return change;
+  if (!before->rope || before->rope->style == after->rope->style) return change;
+  change.head = before->head_dim, change.turned = before->rope->dims;
+  change.back = before->rope->style == ops::RopeTable::Style::interleaved;
   return change;
 }
 

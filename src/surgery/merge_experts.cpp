@@ -64,7 +64,7 @@ void require_same_shape(const Named& base, const Named& source, const std::strin
 
 /// What the recipe makes of a base model.
 struct Mixture {
-  std::string model_type;
+  const families::Family* family = nullptr;
   layers::MoeSpec moe;
   std::vector<std::string> notes;
 };
@@ -77,32 +77,33 @@ Mixture mixture_of(const MoeRecipe& recipe, const Named& base) {
   moe.router.experts_per_token = recipe.experts_per_token;
   moe.router.renormalise = true;
   moe.hidden = ffn.hidden, moe.activation = ffn.activation, moe.gated = ffn.gated, moe.bias = ffn.bias;
-  const std::string& family = base.spec.family;
-  mixture.model_type =
-      recipe.architecture.empty() ? published_sibling(family, recipe.shared.has_value()) : recipe.architecture;
-  if (recipe.architecture.empty() && mixture.model_type == "coterie" && family != "coterie")
-    mixture.notes.push_back(
-        fmt::format("{} has no published mixture: it is written as coterie, the engine's own model_type", family));
-  const bool gated = mixture.model_type == "qwen2_moe";
+  const families::Family& dense = families::family_of_model_type(base.spec.family, base.name);
+  mixture.family = recipe.architecture.empty() ? &families::published_mixture(dense, recipe.shared.has_value())
+                                               : &mixture_family(recipe.architecture);
+  const std::string note = recipe.architecture.empty() ? own_type_note(dense, *mixture.family) : "";
+  if (!note.empty()) mixture.notes.push_back(note);
+  const bool gated = mixture.family->gated_shared_expert;
   if (recipe.shared) {
     moe.shared_hidden = ffn.hidden, moe.shared_gate = gated;
     const ExpertRecipe& shared = *recipe.shared;
     if (moe.bias) fail(ErrorKind::unsupported, shared.where, "a shared expert has no biases, and these FFNs have");
     if (gated && recipe.reads_prompts() && shared.positive_prompts.empty())
       fail(ErrorKind::bad_input, shared.where,
-           "positive_prompts is missing: the shared expert of qwen2_moe has a gate, which is made of them");
+           "positive_prompts is missing: the shared expert of {} has a gate, which is made of them",
+           mixture.family->model_type);
     if (!gated && (!shared.positive_prompts.empty() || !shared.negative_prompts.empty()))
       fail(ErrorKind::bad_input, shared.where, "prompts have no effect: the shared expert of {} has no gate",
-           mixture.model_type);
+           mixture.family->model_type);
   } else if (gated) {
     moe.shared_hidden = std::min<int64_t>(256, ffn.hidden), moe.shared_gate = true;
-    mixture.notes.push_back("qwen2_moe must have a shared expert: it gets a small one without effect");
+    mixture.notes.push_back(
+        fmt::format("{} must have a shared expert: it gets a small one without effect", mixture.family->model_type));
   }
   return mixture;
 }
 
 Sibling sibling_of(const Mixture& mixture, const ModelSpec& base, const std::filesystem::path& config) {
-  return make_sibling(base, config, mixture.moe, std::vector<bool>(base.blocks.size(), true), mixture.model_type);
+  return make_sibling(base, config, mixture.moe, std::vector<bool>(base.blocks.size(), true), *mixture.family);
 }
 
 class Merging {
@@ -115,7 +116,7 @@ class Merging {
     for (const ExpertRecipe& expert : recipe.experts) experts_.push_back(take(sources, expert));
     if (recipe.shared) shared_ = take(sources, *recipe.shared);
     const Mixture mixture = mixture_of(recipe, named(base_));
-    moe_ = mixture.moe, result_.model_type = mixture.model_type;
+    moe_ = mixture.moe, family_ = mixture.family, result_.model_type = family_->model_type;
     result_.notes.insert(result_.notes.end(), mixture.notes.begin(), mixture.notes.end());
     sibling_ = sibling_of(mixture, base_.decoder->spec(), base_.path.config);
     sibling_.config["torch_dtype"] = dtype_word(dtype_.value_or(base_weights_->dtype()));
@@ -126,7 +127,7 @@ class Merging {
     gates_ = make_gates(context_, base_, recipe_, shared_ && moe_.shared_gate, options_.seed, options_.on_progress);
     result_.notes.insert(result_.notes.end(), gates_.notes.begin(), gates_.notes.end());
     std::vector<checkpoint::TensorToWrite> tensors = tensors_of(
-        sibling_.spec, families::family_of_model_type(result_.model_type, "merge").hugging_face_names(),
+        sibling_.spec, family_->hugging_face_names(),
         [this](const layers::TensorVisitor::Tensor& tensor) { return supply(tensor); }, context_.pool);
     result_.tensors = std::ssize(tensors);
     folder.write_json("config.json", sibling_.config);
@@ -292,6 +293,7 @@ class Merging {
   std::shared_ptr<const Weights> base_weights_;
   std::vector<Source> experts_;
   std::optional<Source> shared_;
+  const families::Family* family_ = nullptr;
   layers::MoeSpec moe_;
   Sibling sibling_;
   Gates gates_;
@@ -316,7 +318,11 @@ MergePlan plan_experts(const MoeRecipe& recipe, const MergeSources& sources) {
   }
   const Mixture mixture = mixture_of(recipe, named);
   const models::Account account = models::account(sibling_of(mixture, spec, base.config).spec);
-  MergePlan plan{mixture.model_type, account.total(), account.total_active(), models::account(spec).total(), {}};
+  MergePlan plan{std::string(mixture.family->model_type),
+                 account.total(),
+                 account.total_active(),
+                 models::account(spec).total(),
+                 {}};
   plan.notes = recipe.notes;
   plan.notes.insert(plan.notes.end(), mixture.notes.begin(), mixture.notes.end());
   return plan;

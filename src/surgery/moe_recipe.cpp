@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/nearest.h"
+#include "families/family.h"
 
 namespace coterie::surgery {
 
@@ -67,16 +68,21 @@ MoeRecipe::Gates read_gates(JsonReader& keys) {
                     base::did_you_mean(word, names));
 }
 
-/// mergekit's words for what it writes, and model_types.
+/// A model_type that mixtures are written as, also by the name that other programs' recipes have for it.
 std::string read_architecture(JsonReader& keys) {
   std::string word = keys.string("architecture", "");
   std::transform(word.begin(), word.end(), word.begin(), [](unsigned char c) { return std::tolower(c); });
-  if (word == "qwen" || word == "qwen moe") return "qwen2_moe";
-  if (word == "qwen3" || word == "qwen3 moe") return "qwen3_moe";
-  if (word == "deepseek" || word == "deepseek moe")
-    fail(ErrorKind::unsupported, keys.where(),
-         "architecture \"{}\" is not written here: its files run only with code of their own", word);
-  return word;
+  if (word.empty()) return "";
+  std::string known;
+  for (const families::Family* family : families::mixture_families()) {
+    const auto called = [&](std::string_view alias) { return !alias.empty() && alias == word; };
+    if (family->model_type == word || std::any_of(std::begin(family->aliases), std::end(family->aliases), called))
+      return std::string(family->model_type);
+    known += (known.empty() ? "" : ", ") + std::string(family->model_type);
+  }
+  throw base::Error(ErrorKind::unsupported, keys.where(),
+                    fmt::format("architecture \"{}\" is not one that mixtures are written as", word),
+                    "there are " + known);
 }
 
 }  // namespace

@@ -62,13 +62,12 @@ class Upcycling {
     choose_layers();
     check(options, ffn_.hidden);
     describe();
-    sibling_ = make_sibling(dense.decoder->spec(), dense.path.config, moe_, sparse_, result_.model_type);
+    sibling_ = make_sibling(dense.decoder->spec(), dense.path.config, moe_, sparse_, *family_);
     sibling_.config["torch_dtype"] = dtype_word(options.dtype.value_or(weights_.dtype()));
   }
 
   Upcycled run(const std::filesystem::path& out) {
-    const families::NameTable names =
-        families::family_of_model_type(result_.model_type, "upcycle").hugging_face_names();
+    const families::NameTable names = family_->hugging_face_names();
     require_memory_for_list(sibling_.spec, names, "fewer --experts make a shorter list");
     ModelFolder folder(out);
     std::vector<checkpoint::TensorToWrite> tensors = tensors_of(
@@ -125,12 +124,13 @@ class Upcycling {
     moe_.router = families::read_router(keys, "--router");
     moe_.hidden = ffn_.hidden / options_.granularity;
     moe_.activation = ffn_.activation, moe_.gated = ffn_.gated, moe_.bias = ffn_.bias;
-    const std::string& family = dense_.decoder->spec().family;
+    const families::Family& dense = families::family_of_model_type(dense_.decoder->spec().family, "upcycle");
     const bool asked = options_.shared == Shared::copy || options_.shared == Shared::idle;
-    result_.model_type = options_.model_type.empty() ? published_sibling(family, asked) : options_.model_type;
-    if (options_.model_type.empty() && result_.model_type == "coterie" && family != "coterie")
-      result_.notes.push_back(
-          fmt::format("{} has no published mixture: it is written as coterie, the engine's own model_type", family));
+    const bool published = options_.model_type.empty();
+    family_ = published ? &families::published_mixture(dense, asked) : &mixture_family(options_.model_type);
+    result_.model_type = family_->model_type;
+    if (const std::string note = published ? own_type_note(dense, *family_) : ""; !note.empty())
+      result_.notes.push_back(note);
     share();
     cut_.experts = options_.experts, cut_.granularity = options_.granularity;
     cut_.noise = options_.noise, cut_.reinit = options_.reinit, cut_.seed = options_.seed;
@@ -151,13 +151,14 @@ class Upcycling {
   void share() {
     Shared shared = options_.shared;
     if (shared == Shared::automatic) {
-      shared = result_.model_type == "qwen2_moe" ? Shared::idle : Shared::none;
+      shared = family_->gated_shared_expert ? Shared::idle : Shared::none;
       if (shared == Shared::idle)
-        result_.notes.push_back("qwen2_moe must have a shared expert: it gets a small one that starts without effect");
+        result_.notes.push_back(fmt::format(
+            "{} must have a shared expert: it gets a small one that starts without effect", family_->model_type));
     }
     shared_ = shared;
     if (shared == Shared::none) return;
-    moe_.shared_gate = result_.model_type == "qwen2_moe";
+    moe_.shared_gate = family_->gated_shared_expert;
     moe_.shared_hidden = ffn_.hidden;
     if (shared == Shared::idle)
       moe_.shared_hidden = options_.shared_hidden > 0 ? options_.shared_hidden : std::min<int64_t>(256, ffn_.hidden);
@@ -274,6 +275,7 @@ class Upcycling {
   const Weights weights_;
   layers::DenseFfnSpec ffn_;
   std::vector<bool> sparse_;
+  const families::Family* family_ = nullptr;
   layers::MoeSpec moe_;
   Shared shared_ = Shared::none;
   ExpertCut cut_;

@@ -35,13 +35,13 @@ struct UpcycleOptions {
   std::vector<bool> layers = {};  // that get experts; empty: all
   base::Json router = base::Json::object();  // keys of read_router beside experts, experts_per_token; renormalise: true
   enum class Shared {
-    automatic,  // none; `idle` where the family must have one (qwen2_moe)
+    automatic,  // none; `idle` where the family must have one
     none,
     copy,  // the parent's FFN once more, which gives half of the sum and the chosen experts the other half
     idle,  // a new one that starts with a down projection of zeros, and so with no effect
   } shared = Shared::automatic;
   int64_t shared_hidden = 0;                // F of an idle one; 0: 256, or the parent's where that is less
-  std::string model_type = {};              // to write; empty: published_sibling()
+  std::string model_type = {};              // to write; empty: families::published_mixture()
   std::optional<tensor::DType> dtype = {};  // f32, f16 or bf16; nothing: as each tensor is
   uint64_t seed = 0;
   int64_t shard_bytes = 5'000'000'000;

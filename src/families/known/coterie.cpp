@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "families/config/router_keys.h"
+#include "families/known/coterie_writer.h"
 #include "families/known/families.h"
 #include "families/known/ssm.h"
 
@@ -294,6 +295,13 @@ NameTable coterie_names() {
 
 }  // namespace
 
-const Family kCoterie = {"coterie", "coterie", coterie_from_config, coterie_from_gguf, coterie_names};
+const Family kCoterie = {
+    .model_type = "coterie",
+    .architecture = "coterie",
+    .from_config = coterie_from_config,
+    .from_gguf = coterie_from_gguf,
+    .hugging_face_names = coterie_names,
+    .to_config = coterie_to_config,
+};
 
 }  // namespace coterie::families

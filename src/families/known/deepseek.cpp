@@ -3,9 +3,11 @@
 
 #include "base/error.h"
 #include "families/config/config_reader.h"
+#include "families/config/config_writer.h"
 #include "families/gguf/metadata_reader.h"
 #include "families/known/deepseek.h"
 #include "families/known/families.h"
+#include "layers/attention/rope.h"
 
 // DeepSeek-V2 (arXiv:2405.04434) and DeepSeek-V3 (arXiv:2412.19437): latent attention, fine-grained experts beside
 // shared ones, dense first layers. V2 chooses by softmax, V3 by sigmoid with a bias that balances the load; both may
@@ -174,9 +176,63 @@ NameTable names() {
   return table;
 }
 
+void latent_to_config(const ModelSpec& spec, ConfigWriter& config) {
+  config.decoder();
+  const auto& mla = std::get<layers::LatentAttentionSpec>(spec.blocks.front().mixer);
+  config.json["q_lora_rank"] = mla.q_rank > 0 ? base::Json(mla.q_rank) : base::Json(nullptr);
+  config.json["kv_lora_rank"] = mla.kv_rank;
+  config.json["qk_nope_head_dim"] = mla.nope_dim, config.json["qk_rope_head_dim"] = mla.rope_dim;
+  config.json["v_head_dim"] = mla.value_dim;
+  config.json["attention_bias"] = mla.bias;
+  deepseek::experts_to_config(spec, config);
+  if (mla.rope.scaling != layers::RopeSpec::Scaling::yarn) return;
+  // The scores' scale is that of the width times the square of 0.1 mscale_all_dim ln(factor) + 1.
+  const double magnitude = std::sqrt(static_cast<double>(mla.scale) * std::sqrt(static_cast<double>(mla.head_dim())));
+  const double mscale = (magnitude - 1) / (0.1 * std::log(mla.rope.factor));
+  if (std::abs(magnitude - 1) < 1e-6) return;
+  base::Json& scaling = config.json["rope_scaling"];
+  scaling["mscale_all_dim"] = std::round(mscale * 1e4) / 1e4;
+  // Beside it the rotary part's own magnitude is said by mscale, or outright.
+  if (std::abs(static_cast<double>(layers::rope_table(mla.rope).magnitude) - 1) > 1e-6) return;
+  scaling["mscale"] = scaling["mscale_all_dim"];
+  scaling.erase("attention_factor");
+}
+
+void v2_to_config(const ModelSpec& spec, ConfigWriter& config) {
+  latent_to_config(spec, config);
+  config.json["topk_method"] = first_moe(spec)->router.groups > 1 ? "group_limited_greedy" : "greedy";
+}
+
+void v3_to_config(const ModelSpec& spec, ConfigWriter& config) {
+  latent_to_config(spec, config);
+  config.json["num_nextn_predict_layers"] = 0;
+}
+
+bool has_experts(const ModelSpec& spec) { return first_moe(spec) != nullptr; }
+
 }  // namespace
 
-const Family kDeepseekV2 = {"deepseek_v2", "deepseek2", v2_from_config, from_gguf, names, true};
-const Family kDeepseekV3 = {"deepseek_v3", "deepseek2", v3_from_config, from_gguf, names, true};
+const Family kDeepseekV2 = {
+    .model_type = "deepseek_v2",
+    .architecture = "deepseek2",
+    .class_name = "DeepseekV2ForCausalLM",
+    .from_config = v2_from_config,
+    .from_gguf = from_gguf,
+    .hugging_face_names = names,
+    .to_config = v2_to_config,
+    .says = has_experts,
+    .counts_shared_experts = true,
+};
+const Family kDeepseekV3 = {
+    .model_type = "deepseek_v3",
+    .architecture = "deepseek2",
+    .class_name = "DeepseekV3ForCausalLM",
+    .from_config = v3_from_config,
+    .from_gguf = from_gguf,
+    .hugging_face_names = names,
+    .to_config = v3_to_config,
+    .says = has_experts,
+    .counts_shared_experts = true,
+};
 
 }  // namespace coterie::families

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "families/config/config_reader.h"
+#include "families/config/config_writer.h"
 #include "families/gguf/metadata_reader.h"
 #include "families/names/name_table.h"
 #include "models/spec.h"
@@ -26,6 +27,9 @@ struct ExpertLayers {
 /// `moe` in every layer from first_k_dense_replace on whose number moe_layer_freq divides, with n_shared_experts as one
 /// shared expert.
 void set_experts(ConfigReader& config, ModelSpec& spec, layers::MoeSpec moe, const ExpertLayers& defaults);
+
+/// The same keys, from the first layer with experts.
+void experts_to_config(const ModelSpec& spec, ConfigWriter& config);
 
 /// num_nextn_predict_layers: layers after the last, for multi-token prediction, whose tensors are left alone.
 void set_prediction_layers(ConfigReader& config, ModelSpec& spec, int64_t otherwise);

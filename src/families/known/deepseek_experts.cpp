@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "families/known/deepseek.h"
 
@@ -46,6 +48,19 @@ void set_experts(ConfigReader& config, ModelSpec& spec, layers::MoeSpec moe, con
   }
   // What balances the load in training.
   config.keys.inert({"seq_aux", "aux_loss_alpha", "ep_size"});
+}
+
+void experts_to_config(const ModelSpec& spec, ConfigWriter& config) {
+  config.experts("n_routed_experts");
+  const layers::MoeSpec& moe = *first_moe(spec);
+  config.json["moe_intermediate_size"] = moe.hidden;
+  config.json["n_shared_experts"] = moe.shared_hidden / std::max<int64_t>(moe.hidden, 1);
+  int64_t dense = 0;
+  while (!std::holds_alternative<layers::MoeSpec>(spec.blocks[static_cast<size_t>(dense)].ffn)) ++dense;
+  config.json["first_k_dense_replace"] = dense;
+  config.json["n_group"] = moe.router.groups, config.json["topk_group"] = moe.router.groups_kept;
+  config.json["norm_topk_prob"] = moe.router.renormalise;
+  config.json["routed_scaling_factor"] = decimal(moe.router.scale);
 }
 
 void set_prediction_layers(ConfigReader& config, ModelSpec& spec, int64_t otherwise) {

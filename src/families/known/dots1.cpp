@@ -1,4 +1,5 @@
 #include "base/error.h"
+#include "families/config/config_writer.h"
 #include "families/known/deepseek.h"
 #include "families/known/families.h"
 
@@ -58,8 +59,24 @@ ModelSpec from_gguf(MetadataReader& metadata) {
   return spec;
 }
 
+void to_config(const ModelSpec& spec, ConfigWriter& config) {
+  config.decoder();
+  config.attention_bias();
+  deepseek::experts_to_config(spec, config);
+  config.sliding_window();
+}
+
 }  // namespace
 
-const Family kDots1 = {"dots1", "dots1", from_config, from_gguf, deepseek::expert_names, true};
+const Family kDots1 = {
+    .model_type = "dots1",
+    .architecture = "dots1",
+    .class_name = "Dots1ForCausalLM",
+    .from_config = from_config,
+    .from_gguf = from_gguf,
+    .hugging_face_names = deepseek::expert_names,
+    .to_config = to_config,
+    .counts_shared_experts = true,
+};
 
 }  // namespace coterie::families

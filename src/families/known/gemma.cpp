@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "families/config/config_reader.h"
+#include "families/config/config_writer.h"
 #include "families/gguf/metadata_reader.h"
 #include "families/known/families.h"
 
@@ -176,9 +177,55 @@ NameTable gemma_names() {
   return table;
 }
 
+void gemma_to_config(const ModelSpec& spec, ConfigWriter& config) {
+  config.decoder();
+  config.attention_bias();
+  const AttentionSpec& attention = config.attention();
+  const double scalar = 1 / (static_cast<double>(attention.scale) * static_cast<double>(attention.scale));
+  // The reference takes whole numbers only.
+  config.json["query_pre_attn_scalar"] =
+      std::abs(scalar - std::round(scalar)) < 1e-3 ? base::Json(std::llround(scalar)) : base::Json(scalar);
+  const auto cap = [](float value) { return value > 0 ? base::Json(decimal(value)) : base::Json(nullptr); };
+  config.json["final_logit_softcapping"] = cap(spec.logits_softcap.value_or(0));
+  config.json["attn_logit_softcapping"] = cap(attention.softcap);
+  config.json["hidden_activation"] = config.json["hidden_act"];
+  config.json["layer_types"] = config.layer_types();
+  if (config.window() > 0) config.sliding_window();
+}
+
+void gemma2_to_config(const ModelSpec& spec, ConfigWriter& config) { gemma_to_config(spec, config); }
+
+void gemma3_to_config(const ModelSpec& spec, ConfigWriter& config) {
+  gemma_to_config(spec, config);
+  for (const BlockSpec& block : spec.blocks) {
+    const auto& attention = std::get<AttentionSpec>(block.mixer);
+    if (!attention.rope) continue;
+    if (attention.window == 0)
+      config.rope(*attention.rope);
+    else
+      config.json["rope_local_base_freq"] = decimal(attention.rope->theta);
+  }
+}
+
 }  // namespace
 
-const Family kGemma2 = {"gemma2", "gemma2", gemma2_from_config, gemma2_from_gguf, gemma_names};
-const Family kGemma3 = {"gemma3_text", "gemma3", gemma3_from_config, gemma3_from_gguf, gemma_names};
+const Family kGemma2 = {
+    .model_type = "gemma2",
+    .architecture = "gemma2",
+    .class_name = "Gemma2ForCausalLM",
+    .from_config = gemma2_from_config,
+    .from_gguf = gemma2_from_gguf,
+    .hugging_face_names = gemma_names,
+    .to_config = gemma2_to_config,
+};
+const Family kGemma3 = {
+    .model_type = "gemma3_text",
+    .architecture = "gemma3",
+    .class_name = "Gemma3ForCausalLM",
+    .from_config = gemma3_from_config,
+    .from_gguf = gemma3_from_gguf,
+    .hugging_face_names = gemma_names,
+    .to_config = gemma3_to_config,
+};
 
 }  // namespace coterie::families

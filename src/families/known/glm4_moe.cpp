@@ -1,3 +1,4 @@
+#include "families/config/config_writer.h"
 #include "families/known/deepseek.h"
 #include "families/known/families.h"
 
@@ -49,8 +50,28 @@ ModelSpec from_gguf(MetadataReader& metadata) {
   return spec;
 }
 
+void to_config(const ModelSpec& spec, ConfigWriter& config) {
+  config.decoder();
+  config.attention_bias();
+  deepseek::experts_to_config(spec, config);
+  const layers::AttentionSpec& attention = config.attention();
+  config.json["use_qk_norm"] = attention.qk_norm != layers::AttentionSpec::QkNorm::none;
+  config.json["partial_rotary_factor"] =
+      static_cast<double>(attention.rope->dims) / static_cast<double>(attention.head_dim);
+  config.json["num_nextn_predict_layers"] = 0;
+}
+
 }  // namespace
 
-const Family kGlm4Moe = {"glm4_moe", "glm4moe", from_config, from_gguf, deepseek::expert_names, true};
+const Family kGlm4Moe = {
+    .model_type = "glm4_moe",
+    .architecture = "glm4moe",
+    .class_name = "Glm4MoeForCausalLM",
+    .from_config = from_config,
+    .from_gguf = from_gguf,
+    .hugging_face_names = deepseek::expert_names,
+    .to_config = to_config,
+    .counts_shared_experts = true,
+};
 
 }  // namespace coterie::families

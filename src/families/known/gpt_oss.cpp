@@ -106,6 +106,13 @@ NameTable gpt_oss_names() {
 
 }  // namespace
 
-const Family kGptOss = {"gpt_oss", "gpt-oss", gpt_oss_from_config, gpt_oss_from_gguf, gpt_oss_names};
+const Family kGptOss = {
+    .model_type = "gpt_oss",
+    .architecture = "gpt-oss",
+    .class_name = "GptOssForCausalLM",
+    .from_config = gpt_oss_from_config,
+    .from_gguf = gpt_oss_from_gguf,
+    .hugging_face_names = gpt_oss_names,
+};
 
 }  // namespace coterie::families

@@ -1,5 +1,6 @@
 #include "base/error.h"
 #include "families/config/config_reader.h"
+#include "families/config/config_writer.h"
 #include "families/gguf/metadata_reader.h"
 #include "families/known/families.h"
 
@@ -92,11 +93,71 @@ NameTable moe_names() {
   return table;
 }
 
+void granite_to_config(ConfigWriter& config) {
+  config.decoder();
+  config.attention_bias();
+  config.multipliers();
+}
+
+void dense_to_config(const ModelSpec&, ConfigWriter& config) {
+  granite_to_config(config);
+  config.ffn_bias();
+}
+
+void moe_to_config(const ModelSpec& spec, ConfigWriter& config) {
+  granite_to_config(config);
+  config.experts("num_local_experts");
+  config.json["intermediate_size"] = first_moe(spec)->hidden;
+  if (config.parent()) config.json.erase("head_dim");  // published configs leave it to these classes
+}
+
+void moe_shared_to_config(const ModelSpec& spec, ConfigWriter& config) {
+  moe_to_config(spec, config);
+  config.json["shared_intermediate_size"] = first_moe(spec)->shared_hidden;
+}
+
+std::string_view moe_type(bool shared) { return shared ? "granitemoeshared" : "granitemoe"; }
+
+bool has_routed_experts_only(const ModelSpec& spec) {
+  const layers::MoeSpec* moe = first_moe(spec);
+  return moe && moe->shared_hidden == 0;
+}
+bool has_shared_expert(const ModelSpec& spec) {
+  const layers::MoeSpec* moe = first_moe(spec);
+  return moe && moe->shared_hidden > 0;
+}
+
 }  // namespace
 
-const Family kGranite = {"granite", "granite", dense_from_config, granite_from_gguf, hugging_face_names};
-const Family kGraniteMoe = {"granitemoe", "granitemoe", moe_from_config, granite_from_gguf, moe_names};
-const Family kGraniteMoeShared = {"granitemoeshared", "granitemoe", moe_shared_from_config, granite_from_gguf,
-                                  moe_names};
+const Family kGranite = {
+    .model_type = "granite",
+    .architecture = "granite",
+    .class_name = "GraniteForCausalLM",
+    .from_config = dense_from_config,
+    .from_gguf = granite_from_gguf,
+    .hugging_face_names = hugging_face_names,
+    .to_config = dense_to_config,
+    .moe_type = moe_type,
+};
+const Family kGraniteMoe = {
+    .model_type = "granitemoe",
+    .architecture = "granitemoe",
+    .class_name = "GraniteMoeForCausalLM",
+    .from_config = moe_from_config,
+    .from_gguf = granite_from_gguf,
+    .hugging_face_names = moe_names,
+    .to_config = moe_to_config,
+    .says = has_routed_experts_only,
+};
+const Family kGraniteMoeShared = {
+    .model_type = "granitemoeshared",
+    .architecture = "granitemoe",
+    .class_name = "GraniteMoeSharedForCausalLM",
+    .from_config = moe_shared_from_config,
+    .from_gguf = granite_from_gguf,
+    .hugging_face_names = moe_names,
+    .to_config = moe_shared_to_config,
+    .says = has_shared_expert,
+};
 
 }  // namespace coterie::families

@@ -128,7 +128,13 @@ NameTable granite_names() {
 
 }  // namespace
 
-const Family kGraniteMoeHybrid = {"granitemoehybrid", "granitehybrid", granite_from_config, granite_from_gguf,
-                                  granite_names};
+const Family kGraniteMoeHybrid = {
+    .model_type = "granitemoehybrid",
+    .architecture = "granitehybrid",
+    .class_name = "GraniteMoeHybridForCausalLM",
+    .from_config = granite_from_config,
+    .from_gguf = granite_from_gguf,
+    .hugging_face_names = granite_names,
+};
 
 }  // namespace coterie::families

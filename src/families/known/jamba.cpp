@@ -103,6 +103,13 @@ NameTable jamba_names() {
 
 }  // namespace
 
-const Family kJamba = {"jamba", "jamba", jamba_from_config, jamba_from_gguf, jamba_names};
+const Family kJamba = {
+    .model_type = "jamba",
+    .architecture = "jamba",
+    .class_name = "JambaForCausalLM",
+    .from_config = jamba_from_config,
+    .from_gguf = jamba_from_gguf,
+    .hugging_face_names = jamba_names,
+};
 
 }  // namespace coterie::families

@@ -1,5 +1,6 @@
 #include "base/error.h"
 #include "families/config/config_reader.h"
+#include "families/config/config_writer.h"
 #include "families/gguf/metadata_reader.h"
 #include "families/known/families.h"
 
@@ -46,9 +47,45 @@ ModelSpec llama_from_gguf(MetadataReader& metadata) {
   return spec;
 }
 
+void llama_to_config(const ModelSpec&, ConfigWriter& config) {
+  config.decoder();
+  config.attention_bias();
+  config.ffn_bias();
+}
+
+void mistral_to_config(const ModelSpec&, ConfigWriter& config) {
+  config.decoder();
+  config.sliding_window();
+}
+
+// Without a shared expert a mixture is Mixtral's; with one Qwen2-MoE can say it.
+std::string_view moe_type(bool shared) { return shared ? "qwen2_moe" : "mixtral"; }
+
+bool is_dense(const ModelSpec& spec) { return first_moe(spec) == nullptr; }
+
 }  // namespace
 
-const Family kLlama = {"llama", "llama", llama_from_config, llama_from_gguf, hugging_face_names};
-const Family kMistral = {"mistral", "llama", mistral_from_config, llama_from_gguf, hugging_face_names};
+const Family kLlama = {
+    .model_type = "llama",
+    .architecture = "llama",
+    .class_name = "LlamaForCausalLM",
+    .from_config = llama_from_config,
+    .from_gguf = llama_from_gguf,
+    .hugging_face_names = hugging_face_names,
+    .to_config = llama_to_config,
+    .moe_type = moe_type,
+    .says = is_dense,
+};
+const Family kMistral = {
+    .model_type = "mistral",
+    .architecture = "llama",
+    .class_name = "MistralForCausalLM",
+    .from_config = mistral_from_config,
+    .from_gguf = llama_from_gguf,
+    .hugging_face_names = hugging_face_names,
+    .to_config = mistral_to_config,
+    .moe_type = moe_type,
+    .says = is_dense,
+};
 
 }  // namespace coterie::families

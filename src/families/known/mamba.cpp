@@ -57,7 +57,21 @@ NameTable mamba_names() {
 
 }  // namespace
 
-const Family kMamba = {"mamba", "mamba", mamba_from_config, mamba_from_gguf, mamba_names};
-const Family kFalconMamba = {"falcon_mamba", "mamba", falcon_mamba_from_config, mamba_from_gguf, mamba_names};
+const Family kMamba = {
+    .model_type = "mamba",
+    .architecture = "mamba",
+    .class_name = "MambaForCausalLM",
+    .from_config = mamba_from_config,
+    .from_gguf = mamba_from_gguf,
+    .hugging_face_names = mamba_names,
+};
+const Family kFalconMamba = {
+    .model_type = "falcon_mamba",
+    .architecture = "mamba",
+    .class_name = "FalconMambaForCausalLM",
+    .from_config = falcon_mamba_from_config,
+    .from_gguf = mamba_from_gguf,
+    .hugging_face_names = mamba_names,
+};
 
 }  // namespace coterie::families

@@ -56,6 +56,13 @@ NameTable mamba2_names() {
 
 }  // namespace
 
-const Family kMamba2 = {"mamba2", "mamba2", mamba2_from_config, mamba2_from_gguf, mamba2_names};
+const Family kMamba2 = {
+    .model_type = "mamba2",
+    .architecture = "mamba2",
+    .class_name = "Mamba2ForCausalLM",
+    .from_config = mamba2_from_config,
+    .from_gguf = mamba2_from_gguf,
+    .hugging_face_names = mamba2_names,
+};
 
 }  // namespace coterie::families

@@ -1,5 +1,6 @@
 #include "base/error.h"
 #include "families/config/config_reader.h"
+#include "families/config/config_writer.h"
 #include "families/gguf/metadata_reader.h"
 #include "families/known/families.h"
 
@@ -35,8 +36,26 @@ ModelSpec mixtral_from_config(ConfigReader& config) {
 
 NameTable mixtral_names() { return hugging_face_moe_names("block_sparse_moe", "w1", "w3", "w2"); }
 
+void mixtral_to_config(const ModelSpec& spec, ConfigWriter& config) {
+  config.decoder();
+  config.sliding_window();
+  config.experts("num_local_experts");
+  config.json["intermediate_size"] = first_moe(spec)->hidden;
+}
+
+bool has_experts(const ModelSpec& spec) { return first_moe(spec) != nullptr; }
+
 }  // namespace
 
-const Family kMixtral = {"mixtral", "llama", mixtral_from_config, kLlama.from_gguf, mixtral_names};
+const Family kMixtral = {
+    .model_type = "mixtral",
+    .architecture = "llama",
+    .class_name = "MixtralForCausalLM",
+    .from_config = mixtral_from_config,
+    .from_gguf = kLlama.from_gguf,
+    .hugging_face_names = mixtral_names,
+    .to_config = mixtral_to_config,
+    .says = has_experts,
+};
 
 }  // namespace coterie::families

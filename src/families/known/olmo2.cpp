@@ -1,4 +1,5 @@
 #include "families/config/config_reader.h"
+#include "families/config/config_writer.h"
 #include "families/gguf/metadata_reader.h"
 #include "families/known/families.h"
 
@@ -40,8 +41,21 @@ NameTable olmo2_names() {
   return table;
 }
 
+void olmo2_to_config(const ModelSpec&, ConfigWriter& config) {
+  config.decoder();
+  config.attention_bias();
+}
+
 }  // namespace
 
-const Family kOlmo2 = {"olmo2", "olmo2", olmo2_from_config, olmo2_from_gguf, olmo2_names};
+const Family kOlmo2 = {
+    .model_type = "olmo2",
+    .architecture = "olmo2",
+    .class_name = "Olmo2ForCausalLM",
+    .from_config = olmo2_from_config,
+    .from_gguf = olmo2_from_gguf,
+    .hugging_face_names = olmo2_names,
+    .to_config = olmo2_to_config,
+};
 
 }  // namespace coterie::families

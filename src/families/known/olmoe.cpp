@@ -1,5 +1,6 @@
 #include "base/error.h"
 #include "families/config/config_reader.h"
+#include "families/config/config_writer.h"
 #include "families/gguf/metadata_reader.h"
 #include "families/known/families.h"
 
@@ -48,8 +49,25 @@ ModelSpec olmoe_from_gguf(MetadataReader& metadata) {
 
 NameTable olmoe_names() { return hugging_face_moe_names("mlp", "gate_proj", "up_proj", "down_proj"); }
 
+void olmoe_to_config(const ModelSpec& spec, ConfigWriter& config) {
+  config.decoder();
+  config.experts("num_experts");
+  config.attention_bias();
+  config.json["norm_topk_prob"] = first_moe(spec)->router.renormalise;
+  const std::optional<float> clip = config.attention().clip_qkv;
+  config.json["clip_qkv"] = clip ? base::Json(decimal(*clip)) : base::Json(nullptr);
+}
+
 }  // namespace
 
-const Family kOlmoe = {"olmoe", "olmoe", olmoe_from_config, olmoe_from_gguf, olmoe_names};
+const Family kOlmoe = {
+    .model_type = "olmoe",
+    .architecture = "olmoe",
+    .class_name = "OlmoeForCausalLM",
+    .from_config = olmoe_from_config,
+    .from_gguf = olmoe_from_gguf,
+    .hugging_face_names = olmoe_names,
+    .to_config = olmoe_to_config,
+};
 
 }  // namespace coterie::families

@@ -1,5 +1,6 @@
 #include "base/error.h"
 #include "families/config/config_reader.h"
+#include "families/config/config_writer.h"
 #include "families/gguf/metadata_reader.h"
 #include "families/known/families.h"
 
@@ -48,8 +49,26 @@ NameTable phi3_names() {
   return table;
 }
 
+void phi3_to_config(const ModelSpec&, ConfigWriter& config) {
+  config.decoder();
+  config.sliding_window();
+  config.json["pad_token_id"] = nullptr;  // the reference's own may be outside of the vocabulary
+  const layers::AttentionSpec& attention = config.attention();
+  if (attention.rope && attention.rope->dims != attention.head_dim)
+    config.json["partial_rotary_factor"] =
+        static_cast<double>(attention.rope->dims) / static_cast<double>(attention.head_dim);
+}
+
 }  // namespace
 
-const Family kPhi3 = {"phi3", "phi3", phi3_from_config, phi3_from_gguf, phi3_names};
+const Family kPhi3 = {
+    .model_type = "phi3",
+    .architecture = "phi3",
+    .class_name = "Phi3ForCausalLM",
+    .from_config = phi3_from_config,
+    .from_gguf = phi3_from_gguf,
+    .hugging_face_names = phi3_names,
+    .to_config = phi3_to_config,
+};
 
 }  // namespace coterie::families

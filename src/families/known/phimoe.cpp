@@ -91,6 +91,13 @@ NameTable phimoe_names() {
 
 }  // namespace
 
-const Family kPhimoe = {"phimoe", "phimoe", phimoe_from_config, phimoe_from_gguf, phimoe_names};
+const Family kPhimoe = {
+    .model_type = "phimoe",
+    .architecture = "phimoe",
+    .class_name = "PhimoeForCausalLM",
+    .from_config = phimoe_from_config,
+    .from_gguf = phimoe_from_gguf,
+    .hugging_face_names = phimoe_names,
+};
 
 }  // namespace coterie::families

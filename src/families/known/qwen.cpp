@@ -1,4 +1,5 @@
 #include "families/config/config_reader.h"
+#include "families/config/config_writer.h"
 #include "families/gguf/metadata_reader.h"
 #include "families/known/families.h"
 
@@ -60,9 +61,40 @@ ModelSpec qwen3_from_gguf(MetadataReader& metadata) {
   return spec;
 }
 
+void qwen2_to_config(const ModelSpec&, ConfigWriter& config) {
+  config.decoder();
+  config.json["use_sliding_window"] = false;
+}
+
+void qwen3_to_config(const ModelSpec& spec, ConfigWriter& config) {
+  qwen2_to_config(spec, config);
+  config.attention_bias();
+}
+
+std::string_view qwen2_moe_type(bool) { return "qwen2_moe"; }
+std::string_view qwen3_moe_type(bool) { return "qwen3_moe"; }
+
 }  // namespace
 
-const Family kQwen2 = {"qwen2", "qwen2", qwen2_from_config, qwen2_from_gguf, hugging_face_names};
-const Family kQwen3 = {"qwen3", "qwen3", qwen3_from_config, qwen3_from_gguf, hugging_face_names};
+const Family kQwen2 = {
+    .model_type = "qwen2",
+    .architecture = "qwen2",
+    .class_name = "Qwen2ForCausalLM",
+    .from_config = qwen2_from_config,
+    .from_gguf = qwen2_from_gguf,
+    .hugging_face_names = hugging_face_names,
+    .to_config = qwen2_to_config,
+    .moe_type = qwen2_moe_type,
+};
+const Family kQwen3 = {
+    .model_type = "qwen3",
+    .architecture = "qwen3",
+    .class_name = "Qwen3ForCausalLM",
+    .from_config = qwen3_from_config,
+    .from_gguf = qwen3_from_gguf,
+    .hugging_face_names = hugging_face_names,
+    .to_config = qwen3_to_config,
+    .moe_type = qwen3_moe_type,
+};
 
 }  // namespace coterie::families

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "families/config/config_reader.h"
+#include "families/config/config_writer.h"
 #include "families/gguf/metadata_reader.h"
 #include "families/known/families.h"
 
@@ -107,9 +108,57 @@ ModelSpec qwen3_moe_from_gguf(MetadataReader& metadata) {
 
 NameTable qwen_moe_names() { return hugging_face_moe_names("mlp", "gate_proj", "up_proj", "down_proj"); }
 
+void qwen_moe_to_config(const ModelSpec& spec, ConfigWriter& config) {
+  config.decoder();
+  config.experts("num_experts");
+  const layers::MoeSpec& moe = *first_moe(spec);
+  config.json["moe_intermediate_size"] = moe.hidden;
+  config.json["norm_topk_prob"] = moe.router.renormalise;
+  config.json["decoder_sparse_step"] = 1;
+  std::vector<size_t> dense;
+  for (size_t i = 0; i < spec.blocks.size(); ++i)
+    if (!std::holds_alternative<layers::MoeSpec>(spec.blocks[i].ffn)) dense.push_back(i);
+  config.json["mlp_only_layers"] = dense;
+  config.json["use_sliding_window"] = config.window() > 0;
+  if (config.window() > 0) config.sliding_window();
+}
+
+void qwen2_moe_to_config(const ModelSpec& spec, ConfigWriter& config) {
+  qwen_moe_to_config(spec, config);
+  config.json["shared_expert_intermediate_size"] = first_moe(spec)->shared_hidden;
+  config.json["qkv_bias"] = config.attention().q_bias;
+  if (config.window() == 0) return;
+  config.json["max_window_layers"] = spec.blocks.size();
+  config.json["layer_types"] = config.layer_types();
+}
+
+void qwen3_moe_to_config(const ModelSpec& spec, ConfigWriter& config) {
+  qwen_moe_to_config(spec, config);
+  config.attention_bias();
+}
+
 }  // namespace
 
-const Family kQwen2Moe = {"qwen2_moe", "qwen2moe", qwen2_moe_from_config, qwen2_moe_from_gguf, qwen_moe_names};
-const Family kQwen3Moe = {"qwen3_moe", "qwen3moe", qwen3_moe_from_config, qwen3_moe_from_gguf, qwen_moe_names};
+const Family kQwen2Moe = {
+    .model_type = "qwen2_moe",
+    .architecture = "qwen2moe",
+    .class_name = "Qwen2MoeForCausalLM",
+    .from_config = qwen2_moe_from_config,
+    .from_gguf = qwen2_moe_from_gguf,
+    .hugging_face_names = qwen_moe_names,
+    .to_config = qwen2_moe_to_config,
+    .gated_shared_expert = true,
+    .aliases = {"qwen", "qwen moe"},  // mergekit's
+};
+const Family kQwen3Moe = {
+    .model_type = "qwen3_moe",
+    .architecture = "qwen3moe",
+    .class_name = "Qwen3MoeForCausalLM",
+    .from_config = qwen3_moe_from_config,
+    .from_gguf = qwen3_moe_from_gguf,
+    .hugging_face_names = qwen_moe_names,
+    .to_config = qwen3_moe_to_config,
+    .aliases = {"qwen3", "qwen3 moe"},  // mergekit's
+};
 
 }  // namespace coterie::families

@@ -74,6 +74,12 @@ NameTable zamba_names() {
 
 }  // namespace
 
-const Family kZamba = {"zamba", "", zamba_from_config, no_gguf, zamba_names};
+const Family kZamba = {
+    .model_type = "zamba",
+    .class_name = "ZambaForCausalLM",
+    .from_config = zamba_from_config,
+    .from_gguf = no_gguf,
+    .hugging_face_names = zamba_names,
+};
 
 }  // namespace coterie::families

@@ -109,6 +109,12 @@ NameTable zamba2_names() {
 
 }  // namespace
 
-const Family kZamba2 = {"zamba2", "", zamba2_from_config, no_gguf, zamba2_names};
+const Family kZamba2 = {
+    .model_type = "zamba2",
+    .class_name = "Zamba2ForCausalLM",
+    .from_config = zamba2_from_config,
+    .from_gguf = no_gguf,
+    .hugging_face_names = zamba2_names,
+};
 
 }  // namespace coterie::families
