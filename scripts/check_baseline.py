@@ -14,7 +14,7 @@ import sys
 
 NAMESPACES = re.compile(r"\bcoterie::kernels::(avx2|avx512|amx)::")
 # Of their functions, those that fill the tables run on every CPU.
-FILLS_TABLES = re.compile(r"::(\w+_kernels|add_matmul_\w+|permitted)\(")
+FILLS_TABLES = re.compile(r"::(\w+_kernels|add_matmul_\w+|permitted)$")
 # Crates that choose at run time, each with where it asks; symbols as objdump demangles them.
 ASKS_ITSELF = {
     r"\bmemchr::": "memchr asks std_detect before it calls its AVX2 searchers",
@@ -23,8 +23,10 @@ ASKS_ITSELF = {
     r"\bcompiler_builtins::math::libm_math::arch::x86::": "fma() asks CPUID on its first call",
     r"\bcore::core_arch::x86::": "intrinsics that were not inlined into the crates above",
     r"\bstd_detect::": "std_detect is what asks the CPU",
-    r"^(coterie::base::.*read|__cpu_indicator_init|get_available_features)": "reads XCR0 once CPUID says that it can",
 }
+# These read XCR0 once CPUID says that they can, and nothing more.
+READS_XCR0 = re.compile(r"^(coterie::base::\(anonymous namespace\)::(read|saved_registers)|__cpu_indicator_init|"
+                        r"get_available_features|init_have_avx)\b")
 ASKS = {re.compile(pattern): reason for pattern, reason in ASKS_ITSELF.items()}
 
 # What SSE2 x86-64 has although the name looks younger: verr, verw; tzcnt is bsf to a CPU that does not know it, and
@@ -47,38 +49,60 @@ BEYOND = {
     "adox", "movbe", "aesenc", "aesenclast", "aesdec", "aesdeclast", "aesimc", "aeskeygenassist", "pclmulqdq",
     "pclmullqlqdq", "pclmulhqlqdq", "pclmullqhqdq", "pclmulhqhqdq", "sha1rnds4", "sha1nexte", "sha1msg1", "sha1msg2",
     "sha256rnds2", "sha256msg1", "sha256msg2", "gf2p8mulb", "gf2p8affineqb", "gf2p8affineinvqb", "rdrand", "rdseed",
-    "xgetbv", "xsave", "xrstor", "clflushopt", "clwb", "cmpxchg16b", "ldtilecfg", "sttilecfg", "tilerelease",
+    "xgetbv", "xsave", "xsave64", "xsavec", "xsavec64", "xsaveopt", "xsaveopt64", "xsaves", "xrstor", "xrstor64",
+    "rdtscp", "rdpid", "rdfsbase", "rdgsbase", "wrfsbase", "wrgsbase", "xbegin", "xend", "xabort", "xtest", "movdiri",
+    "movdir64b", "tpause", "umwait", "umonitor", "serialize", "movntss", "movntsd", "extrq", "insertq", "prefetchw",
+    "tdpfp16ps", "clflushopt", "clwb", "cmpxchg16b", "ldtilecfg", "sttilecfg", "tilerelease",
     "tilezero", "tileloadd", "tileloaddt1", "tilestored", "tdpbssd", "tdpbsud", "tdpbusd", "tdpbuud", "tdpbf16ps",
-    "kmovb", "kmovw", "kmovd", "kmovq", "kortestb", "kortestw", "kortestd", "kortestq",
 }  # fmt: skip
 
 FUNCTION = re.compile(r"^[0-9a-f]+ <(.*)>:$")
 # "  401136:\tvaddps %ymm0,..." with --no-show-raw-insn
-INSTRUCTION = re.compile(r"^\s+[0-9a-f]+:\t(?:(?:lock|rep|repz|repnz|data16|cs|notrack|bnd|addr32|rex\S*) )*([a-z][a-z0-9]*)")
+INSTRUCTION = re.compile(
+    r"^\s+[0-9a-f]+:\t(?:(?:lock|rep|repz|repnz|data16|[c-gs]s|notrack|bnd|addr32|xacquire|xrelease|rex\S*|\{\w+\}) )*"
+    r"([a-z][a-z0-9]*)\s*(.*)")
 
 
-def beyond(mnemonic: str) -> bool:
+def beyond(mnemonic: str, operands: str = "") -> bool:
     """Whether a first x86-64 lacks the instruction."""
-    if mnemonic.startswith("v"):
+    if mnemonic.startswith(("v", "k")):
         return mnemonic not in VEX_LIKE_BASELINE
+    if mnemonic == "pextrw":  # SSE2's writes a register, SSE4.1's memory
+        return operands.endswith(")")
     return mnemonic in BEYOND
 
 
-def allowed(function: str) -> bool:
-    if NAMESPACES.search(function):
-        return not FILLS_TABLES.search(function)
+def own_name(function: str) -> str:
+    """The function's qualified name, without its parameters, template arguments and return type."""
+    function = re.sub(r" \[clone [^]]*\]", "", function).replace("(anonymous namespace)", "{anonymous}")
+    name, depth = "", 0
+    for character in function:
+        if character in "(<":
+            depth += 1
+        elif character in ")>" and depth > 0:
+            depth -= 1
+        elif depth == 0:
+            name += character
+    return name.strip().split(" ")[-1] if "operator" not in name else name
+
+
+def allowed(function: str, mnemonic: str) -> bool:
+    name = own_name(function)
+    if NAMESPACES.search(name):
+        return not FILLS_TABLES.search(name)
+    if READS_XCR0.search(function):
+        return mnemonic == "xgetbv"
     return any(pattern.search(function) for pattern in ASKS)
 
 
 def check(lines) -> tuple[dict[str, collections.Counter], int]:
     """The functions that may not have what they have, each with its instructions; and how many were looked at."""
     faults: dict[str, collections.Counter] = {}
-    function, permitted, functions = "", False, 0
+    function, functions = "", 0
     for line in lines:
         if match := FUNCTION.match(line):
             function, functions = match[1], functions + 1
-            permitted = allowed(function)
-        elif not permitted and (match := INSTRUCTION.match(line)) and beyond(match[1]):
+        elif (match := INSTRUCTION.match(line)) and beyond(match[1], match[2]) and not allowed(function, match[1]):
             faults.setdefault(function, collections.Counter())[match[1]] += 1
     return faults, functions
 

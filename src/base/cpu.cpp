@@ -71,7 +71,7 @@ Cpu read() {
                                      {"avx512dq", seven.ebx, 17, kZmm},
                                      {"avx512bw", seven.ebx, 30, kZmm},
                                      {"avx512vl", seven.ebx, 31, kZmm},
-                                     {"avx512_vbmi", seven.ecx, 1, kZmm},
+                                     {"avx512vbmi", seven.ecx, 1, kZmm},
                                      {"avx512_vnni", seven.ecx, 11, kZmm},
                                      {"avx512_bf16", seven1.eax, 5, kZmm},
                                      {"avx512_fp16", seven.edx, 23, kZmm},

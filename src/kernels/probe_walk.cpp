@@ -20,7 +20,7 @@ namespace {
 constexpr std::array<ReadAhead, 6> kWalks = {{{1, 0}, {1, 2304}, {1, 4608}, {2, 2304}, {4, 0}, {4, 2304}}};
 
 constexpr int64_t kCols = 2048, kTaskRows = 256;  // a piece of a matrix as ops::matmul cuts them
-constexpr int kRounds = 9;
+constexpr int kRounds = 12;                       // twice each walk first, forwards and backwards
 constexpr int64_t kTrialBytes = 32 << 20;
 
 int64_t default_buffer() {
@@ -42,6 +42,7 @@ std::vector<WalkTrial> measure_walks(const KernelTable& table, threads::Pool& po
 
   const int64_t row_bytes = kCols / 256 * kernel.turned.block_bytes, task_bytes = kTaskRows * row_bytes;
   int64_t bytes = buffer_bytes > 0 ? buffer_bytes : default_buffer();
+  bytes = std::max(bytes, 8 * pool.threads() * task_bytes);
   bytes = std::min(bytes, base::available_memory() / 4);
   const int64_t tasks = bytes / task_bytes;
   // In one trial each worker walks as many tasks, one after the other.
@@ -49,18 +50,22 @@ std::vector<WalkTrial> measure_walks(const KernelTable& table, threads::Pool& po
   if (tasks < 2 * tasks_each * pool.threads()) return {};
 
   tensor::Buffer<std::byte> weights(tasks * task_bytes);
-  pool.split(tasks, 1, [&](int64_t begin, int64_t end, int) {
-    std::memset(weights.data() + begin * task_bytes, 1, static_cast<size_t>((end - begin) * task_bytes));
+  pool.run([&](int worker) {
+    const int64_t each = tasks / pool.threads();
+    std::memset(weights.data() + worker * each * task_bytes, 1, static_cast<size_t>(each * task_bytes));
   });
   std::vector<float> ones(kCols, 1.0f);
   std::vector<ActivationBlock256> x(kCols / 256);
   table.matmul.quantise256(ones.data(), kCols, x.data());
   const std::byte* const row = reinterpret_cast<const std::byte*>(x.data());
-  const int64_t scratch_bytes = kernel.scratch_bytes(tensor::DType::q4_k, kCols);
+  const int64_t scratch_bytes = (kernel.scratch_bytes(tensor::DType::q4_k, kCols) + 63) / 64 * 64;
   tensor::Buffer<std::byte> scratch(scratch_bytes * pool.threads());
   tensor::Buffer<float> y(kTaskRows * pool.threads());
 
-  int64_t first = 0;  // task; each trial begins where the last one ended, so that no cache holds what it reads
+  // Each worker walks the share of the buffer that it touched first, which lies on its node of memory. A trial begins
+  // where the last one ended, so that no cache holds what it reads.
+  const int64_t share = tasks / pool.threads();
+  int64_t first = 0;
   const auto trial = [&](ReadAhead walk) {
     const base::Stopwatch watch;
     pool.run([&](int worker) {
@@ -69,15 +74,13 @@ std::vector<WalkTrial> measure_walks(const KernelTable& table, threads::Pool& po
       task.turned = true, task.x = &row, task.tokens = 1, task.read_ahead = walk;
       task.y = y.data() + worker * kTaskRows, task.y_stride = kTaskRows;
       task.scratch = scratch.data() + worker * scratch_bytes;
-      const auto at = [&](int64_t i) {
-        return weights.data() + (first + worker * tasks_each + i) % tasks * task_bytes;
-      };
+      const auto at = [&](int64_t i) { return weights.data() + (worker * share + (first + i) % share) * task_bytes; };
       for (int64_t i = 0; i < tasks_each; ++i) {
         task.weights = at(i), task.next = at(i + 1), task.next_bytes = task_bytes;
         kernel.run(task);
       }
     });
-    first += tasks_each * pool.threads();
+    first += tasks_each;
     return static_cast<double>(tasks_each * pool.threads() * task_bytes) / watch.seconds() / 1e9;
   };
 
@@ -85,7 +88,8 @@ std::vector<WalkTrial> measure_walks(const KernelTable& table, threads::Pool& po
   trial(kWalks.front());  // wakes the workers, and the processor
   for (int round = 0; round < kRounds; ++round)
     for (size_t i = 0; i < kWalks.size(); ++i) {
-      const size_t which = (i + static_cast<size_t>(round)) % kWalks.size();
+      const size_t place = round % 2 == 0 ? i : kWalks.size() - 1 - i;
+      const size_t which = (place + static_cast<size_t>(round / 2)) % kWalks.size();
       rates[which].push_back(trial(kWalks[which]));
     }
   std::vector<WalkTrial> trials;

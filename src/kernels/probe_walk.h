@@ -15,10 +15,10 @@ struct WalkTrial {
   double gb_s = 0;  // 10^9 bytes of weights a second, all threads: the median of its rounds
 };
 
-/// Decodes one token by repacked q4_k rows that no cache holds, by each walk in turn, some 0.3 s in all. The walks are
-/// compared within each round, so a machine whose speed drifts still ranks them. Empty where the kernels have no
-/// repacked rows, under an emulator, whose speeds say nothing, and where memory is too short for the buffer.
-/// `buffer_bytes`: 0 = one and a half times the last cache, from 256 MB to 768 MB.
+/// Decodes one token by repacked q4_k rows that no cache holds, by each walk in turn, some 0.3 s beside filling the
+/// buffer. The walks are compared within each round, so a machine whose speed drifts still ranks them. Empty where the
+/// kernels have no repacked rows, under an emulator, whose speeds say nothing, and where memory is too short for the
+/// buffer. `buffer_bytes`: 0 = one and a half times the last cache, from 256 MB to 768 MB.
 std::vector<WalkTrial> measure_walks(const KernelTable& table, threads::Pool& pool, int64_t buffer_bytes = 0);
 
 /// The fastest; the simplest, one stream that asks for nothing, of none.

@@ -28,7 +28,8 @@ std::string lacking(std::span<const std::string_view> features) {
 }
 
 // As in kernels/simd/target.h.
-constexpr std::array<std::string_view, 3> kAvx2 = {"avx2", "fma", "f16c"};
+// avx2 implies avx and popcnt to the compiler, and a hypervisor may mask single features.
+constexpr std::array<std::string_view, 5> kAvx2 = {"avx2", "fma", "f16c", "avx", "popcnt"};
 constexpr std::array<std::string_view, 8> kAvx512 = {"avx512f",     "avx512bw", "avx512dq", "avx512vl",
                                                      "avx512_vnni", "avx2",     "fma",      "f16c"};
 constexpr std::array<std::string_view, 2> kAmx = {"amx_tile", "amx_int8"};

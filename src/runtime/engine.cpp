@@ -71,9 +71,12 @@ Engine::Engine(families::Model model, const EngineOptions& options)
   if (!settled_ && options_.precision == ops::Precision::fast &&
       model_.source->file_bytes() + base::total_memory() / 8 < base::total_memory())
     turned_.emplace(*model_.decoder, *model_.source, context_.kernels.matmul);
-  // Smaller models are read from the caches, where the ways of walking weights do not differ.
+  // Smaller models are read from the caches, where the ways of walking weights do not differ: nothing is measured for
+  // them.
   constexpr int64_t kLarge = 64 << 20;
-  if (turned_ && model_.source->file_bytes() >= kLarge)
+  if (const auto forced = forced_walk())
+    context_.read_ahead = *forced;
+  else if (turned_ && model_.source->file_bytes() >= kLarge)
     context_.read_ahead = walk_of_this_machine(pool_, context_.kernels).read_ahead;
 }
 

@@ -13,8 +13,9 @@ namespace {
 
 constexpr const char* kVariable = "COTERIE_READ_AHEAD";
 
+/// The number is that of the list of walks: figures of another list are measured anew.
 std::string key(const threads::Pool& pool, const kernels::KernelTable& kernels) {
-  return fmt::format("walk · {} · {} · {} threads", base::cpu().model, kernels.isa, pool.threads());
+  return fmt::format("walk 1 · {} · {} · {} threads", base::cpu().model, kernels.isa, pool.threads());
 }
 
 base::Json as_json(const std::vector<kernels::WalkTrial>& trials) {
@@ -74,10 +75,15 @@ kernels::ReadAhead parse_read_ahead(std::string_view text) {
   return walk;
 }
 
+std::optional<kernels::ReadAhead> forced_walk() {
+  const char* forced = std::getenv(kVariable);
+  if (!forced || !*forced) return {};
+  return parse_read_ahead(forced);
+}
+
 Walk walk_of_this_machine(threads::Pool& pool, const kernels::KernelTable& kernels, bool measure_again,
                           const MeasureWalks& measure) {
-  if (const char* forced = std::getenv(kVariable); forced && *forced)
-    return {parse_read_ahead(forced), Walk::Chosen::forced, {}};
+  if (const auto forced = forced_walk()) return {*forced, Walk::Chosen::forced, {}};
   const std::string name = key(pool, kernels);
   if (!measure_again) {
     std::vector<kernels::WalkTrial> trials = from_json(recall(name));

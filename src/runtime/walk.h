@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -38,5 +39,7 @@ Walk walk_of_this_machine(
 
 /// The value that COTERIE_READ_AHEAD may have.
 kernels::ReadAhead parse_read_ahead(std::string_view text);
+/// That of the variable; nothing where it is not set or empty. Throws bad_input for another value.
+std::optional<kernels::ReadAhead> forced_walk();
 
 }  // namespace coterie::runtime

@@ -8,6 +8,7 @@ the C library's exp and the like, which differ in the last place between CPUs, s
 import argparse
 import array
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -47,37 +48,53 @@ def tensors(path: pathlib.Path) -> dict[str, bytes]:
             for name, entry in header.items() if name != "__metadata__"}
 
 
-def cpu_has_avx2() -> bool:
-    info = subprocess.run([arguments.binary, "info", "--json"], capture_output=True, text=True, check=True)
-    return any(kernels["isa"] == "avx2" and kernels["usable"] for kernels in json.loads(info.stdout)["kernels"])
+def usable_here(isa: str) -> bool:
+    """Whether this CPU runs these kernels: the binary refuses to be forced to others."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [arguments.binary, "inspect", MODEL]
+        forced = os.environ | {"COTERIE_ISA": isa, "XDG_CACHE_HOME": folder}
+        return subprocess.run(command, capture_output=True, env=forced).returncode == 0
+
+
+def floats(data: bytes) -> array.array:
+    return array.array("f", data)
 
 
 class Emulated(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         if shutil.which(EMULATOR) is None:
-            raise unittest.SkipTest(f"{EMULATOR} is not installed (Debian's qemu-user; ./dev test installs it)")
+            print(f"skipped: {EMULATOR} is not installed (Debian's qemu-user; ./dev test installs it)")
+            sys.exit(77)
         cls.folder = pathlib.Path(tempfile.mkdtemp())
         cls.isa = EXPECTED[arguments.cpu]
         cls.environment = os.environ | {"XDG_CACHE_HOME": str(cls.folder)}
         cls.environment.pop("COTERIE_ISA", None)
-        cls.same_bits = cls.isa == "avx2" and cpu_has_avx2()
+        cls.native_isa = cls.isa if usable_here(cls.isa) else "scalar"
+        cls.same_bits = cls.isa == cls.native_isa == "avx2"
 
     @classmethod
     def tearDownClass(cls):
-        if shutil.which(EMULATOR):
-            shutil.rmtree(cls.folder)
+        shutil.rmtree(cls.folder)
 
     def emulated(self, *command) -> str:
         return self.run_as([EMULATOR, "-cpu", arguments.cpu, arguments.binary, *map(str, command)], {})
 
     def native(self, *command) -> str:
-        return self.run_as([arguments.binary, *map(str, command)], {"COTERIE_ISA": self.isa})
+        return self.run_as([arguments.binary, *map(str, command)], {"COTERIE_ISA": self.native_isa})
 
     def run_as(self, command: list[str], more: dict) -> str:
         result = subprocess.run(command, capture_output=True, text=True, env=self.environment | more, stdin=subprocess.DEVNULL)
         self.assertEqual(result.returncode, 0, f"{' '.join(command)}\n{result.stdout}\n{result.stderr}")
         return result.stdout
+
+    def compare(self, found: bytes, expected: bytes, tolerance: float) -> None:
+        if self.same_bits:
+            self.assertEqual(found, expected)
+        a, b = floats(found), floats(expected)
+        self.assertEqual(len(a), len(b))
+        self.assertTrue(all(math.isfinite(x) for x in a))
+        self.assertLessEqual(max(abs(x - y) for x, y in zip(a, b)), tolerance)
 
     def test_info_shows_the_emulated_cpu(self):
         info = json.loads(self.emulated("info", "--json", "-t", 1))
@@ -89,7 +106,10 @@ class Emulated(unittest.TestCase):
 
     def test_the_own_model_writes_the_same_text(self):
         command = ("run", MODEL, "-p", "And it came to pass", "-n", 6, "--greedy", "-t", 1)
-        self.assertEqual(self.emulated(*command), self.native(*command))
+        text = self.emulated(*command)
+        self.assertGreater(len(text.strip()), 10)
+        if self.same_bits or self.isa == self.native_isa:
+            self.assertEqual(text, self.native(*command))
 
     def test_logits(self):
         for family in FAMILIES:
@@ -101,12 +121,7 @@ class Emulated(unittest.TestCase):
                     out[name] = self.folder / f"{name}.safetensors"
                     run("logits", model, "--ids", folder / "expected.safetensors", "-o", out[name], "-t", 1)
                 found, expected = tensors(out["emulated"])["logits"], tensors(out["native"])["logits"]
-                if self.same_bits:
-                    self.assertEqual(found, expected)
-                else:
-                    a, b = array.array("f", found), array.array("f", expected)
-                    self.assertEqual(len(a), len(b))
-                    self.assertLess(max(abs(x - y) for x, y in zip(a, b)), 1e-4)
+                self.compare(found, expected, 1e-4)
 
     def test_bench(self):
         report = json.loads(self.emulated("bench", MODEL, "--prompt", 4, "--generate", 2, "--repeat", 1, "-t", 1, "--json"))
@@ -120,8 +135,8 @@ class Emulated(unittest.TestCase):
             run("train", self.folder / "recipe.yaml", "-o", self.folder / name, "-t", 1)
             weights.append(tensors(self.folder / name / "checkpoints/step-0000002/model.safetensors"))
         self.assertEqual(weights[0].keys(), weights[1].keys())
-        if self.same_bits:
-            self.assertEqual(weights[0], weights[1])
+        for name in weights[0]:
+            self.compare(weights[0][name], weights[1][name], 1e-4)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <bit>
+#include <cstdlib>
 #include <limits>
 #include <numeric>
 #include <vector>
@@ -190,6 +191,32 @@ TEST(TurnedWeights, InF32NothingIsTurned) {
     engine.settle_weights();
     EXPECT_EQ(count(*engine.model().decoder).turned, 0) << tensor::name(dtype);
   }
+}
+
+// A law: how repacked weights are walked is a matter of speed alone.
+TEST(TurnedWeights, NoWalkChangesABit) {
+  for (const tensor::DType dtype : {tensor::DType::q4_k, tensor::DType::q8_0, tensor::DType::bf16}) {
+    std::vector<std::vector<uint32_t>> first;
+    for (const char* walk : {"1:0", "1:2304", "2:2304", "4:0", "4:2304"}) {
+      ::setenv("COTERIE_READ_AHEAD", walk, 1);
+      File file(dtype);
+      EngineOptions options;
+      options.threads = 2;
+      Engine engine(std::move(file.model), options);
+      ::unsetenv("COTERIE_READ_AHEAD");
+      EXPECT_EQ(engine.context().read_ahead.streams, walk[0] - '0');
+      const std::vector<std::vector<uint32_t>> found = steps_of(engine, true);
+      if (first.empty()) first = found;
+      EXPECT_EQ(found, first) << tensor::name(dtype) << " by " << walk;
+    }
+  }
+}
+
+TEST(TurnedWeights, AnUnknownWalkIsRefusedForAnyModel) {
+  ::setenv("COTERIE_READ_AHEAD", "3:2304", 1);
+  File file(tensor::DType::f32);
+  EXPECT_THROW(Engine(std::move(file.model), EngineOptions{}), base::Error);
+  ::unsetenv("COTERIE_READ_AHEAD");
 }
 
 }  // namespace
