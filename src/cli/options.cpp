@@ -239,7 +239,9 @@ void SamplingOptions::add(CLI::App& app) {
   CLI::Option* heat = app.add_option("--temperature,--temp", temperature, "Logits are divided by it; 0 = greedy")
                           ->capture_default_str();
   app.add_flag("--greedy", greedy, "Always the most probable token (the same as --temperature 0)")->excludes(heat);
-  app.add_option("--top-k", top_k, "Only the k most probable tokens; 0 = off")->capture_default_str();
+  app.add_option("--top-k", top_k, "Only the k most probable tokens; 0 = off")
+      ->check(at_least(0))
+      ->capture_default_str();
   app.add_option("--top-p", top_p, "Only the most probable tokens that sum to p; 1 = off")->capture_default_str();
   app.add_option("--min-p", min_p, "Only tokens with this share of the best one's probability; 0 = off")
       ->capture_default_str();

@@ -118,7 +118,7 @@ class Emulated(unittest.TestCase):
                 model = next(folder.glob("*.gguf"), folder)
                 out = {}
                 for name, run in (("emulated", self.emulated), ("native", self.native)):
-                    out[name] = self.folder / f"{name}.safetensors"
+                    out[name] = self.folder / f"{family}-{name}.safetensors"
                     run("logits", model, "--ids", folder / "expected.safetensors", "-o", out[name], "-t", 1)
                 found, expected = tensors(out["emulated"])["logits"], tensors(out["native"])["logits"]
                 self.compare(found, expected, 1e-4)

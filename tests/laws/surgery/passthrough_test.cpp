@@ -194,8 +194,8 @@ TEST(MergeRecipes, RefuseWhatTheMethodHasNot) {
   refused(models_of("ties", base, "{weight: 1, epsilon: 0.1}"), {"epsilon", "ties"});
   refused(models_of("model_stock", base, "{weight: 1}"), {"weight", "model_stock"});
   refused("merge_method: model_stock\nmodels: [{model: b}]\n" + base, {"two models", "1 given"});
-  refused(models_of("nearswap", base + "parameters: {t: 1}\n", "{}"), {"nearswap", "2 are given"});
-  refused("merge_method: nearswap\nmodels: [{model: b}]\n" + base, {"t is not said"});
+  refused(models_of("nearswap", base + "parameters: {t: 1}\n", "{}"), {"nearswap", "the recipe has 2"});
+  refused("merge_method: nearswap\nmodels: [{model: b}]\n" + base, {"t is not given"});
 }
 
 }  // namespace

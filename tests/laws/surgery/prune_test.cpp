@@ -231,7 +231,7 @@ TEST(PruneRefuses, WhatCannotBe) {
                             moe_of(groups.decoder->spec(), of_groups.layers().begin()->first).router.experts - 1,
                             false);
   });
-  expect_error(ErrorKind::bad_input, {"into a folder"},
+  expect_error(ErrorKind::bad_input, {"is a .gguf file, and the model is a folder"},
                [&] { surgery::prune(saved.model, choose(3), saved.folder / "pruned.gguf"); });
   KeptExperts uneven = choose(3);
   uneven.begin()->second.push_back(5);

@@ -201,7 +201,7 @@ TEST(UpcycleRefuses, WhatTheSiblingCannotSay) {
   refused(tiny_of("qwen3"), {.model_type = "mixtral"}, no, {"norm of queries and keys"});
   refused(tiny_of("granite"), {}, no, {"granitemoe", "biases of the experts"});
   refused(tiny_of("gemma2"), {.model_type = "mixtral"}, no, {"mixtral"});
-  refused(tiny_of("mixtral"), {}, no, {"experts already"});
+  refused(tiny_of("mixtral"), {}, no, {"already has experts"});
   refused(tiny_of("mamba"), {}, bad, {"--layers"});
   refused(tiny_of("mistral"), {.experts_per_token = 5}, bad, {"--top-k", "5"});
   refused(tiny_of("mistral"), {.granularity = 3}, bad, {"--granularity", "3"});

@@ -46,9 +46,16 @@ TEST(AtomicFile, TwoWritersDoNotMeet) {
   EXPECT_EQ(read_text(folder / "a"), "one");
 }
 
-TEST(AtomicFile, RefusesAFolderThatIsNotThere) {
+TEST(AtomicFile, MissingFoldersAreMadeAndGoAgainWhereItFails) {
   const TempFolder folder;
-  expect_error(ErrorKind::io, {"absent/a", "cannot be written"}, [&] { AtomicFile(folder / "absent/a"); });
+  { AtomicFile file(folder / "absent/deep/a"); }  // never committed
+  EXPECT_FALSE(std::filesystem::exists(folder / "absent"));
+  AtomicFile file(folder / "absent/deep/a");
+  file.write("x");
+  file.commit();
+  EXPECT_EQ(read_text(folder / "absent/deep/a"), "x");
+  folder.write("file", "x");
+  expect_error(ErrorKind::io, {"file"}, [&] { AtomicFile(folder / "file/a"); });
 }
 
 TEST(AtomicFile, CannotReplaceAFolder) {
@@ -115,7 +122,7 @@ TEST(ReadText, WholeFilesUpToALimit) {
   EXPECT_EQ(read_text(folder.write("empty", "")), "");
   expect_error(ErrorKind::bad_input, {"larger than the 100 bytes"}, [&] { read_text(folder / "a", 100); });
   expect_error(ErrorKind::not_found, {"absent"}, [&] { read_text(folder / "absent"); });
-  expect_error(ErrorKind::io, {"cannot be read"}, [&] { read_text(folder.path()); });
+  expect_error(ErrorKind::bad_input, {"is a folder, expected a file"}, [&] { read_text(folder.path()); });
 }
 
 TEST(MappedFile, MapsAndMoves) {

@@ -165,7 +165,7 @@ TEST_F(TextCommands, AFileOfPromptsInOrderAndGoneOnWith) {
 
 TEST_F(TextCommands, LogitsOfATextAreThoseOfItsIds) {
   const auto logits = [&](const Words& more) {
-    Words arguments = {"logits", tiny(), "-o", file("l.safetensors")};
+    Words arguments = {"logits", tiny(), "--force", "-o", file("l.safetensors")};
     arguments.insert(arguments.end(), more.begin(), more.end());
     out_of(arguments);
     return floats(*checkpoint::open_safetensors(file("l.safetensors"))->find("logits"));

@@ -277,7 +277,7 @@ TEST_F(ConversationTest, WhatIsNoConversationIsRefusedAndChangesNothing) {
   refused(ErrorKind::not_found, {"messages[0]", "content"},
           R"({"format": "coterie conversation 1", "messages": [{"role": "user"}]})");
   expect_error(ErrorKind::not_found, {"absent.json"}, [&] { conversation.load(folder / "absent.json"); });
-  expect_error(ErrorKind::io, {"no/such"}, [&] { conversation.save("/no/such/folder/c.json"); });
+  expect_error(ErrorKind::io, {"c.json"}, [&] { conversation.save(folder / "c.json" / "below-a-file"); });
 }
 
 }  // namespace

@@ -73,7 +73,7 @@ TEST_F(TokenFiles, BadDataIsNamed) {
             }),
             "b.jsonl: line 1: key \"text\" is missing");
   EXPECT_EQ(message_of([&] { tokens_of({{write("c.txt", "a\xFF")}}); }),
-            "c.txt: the text is not UTF-8: bad byte at offset 1");
+            "c.txt: the text is not UTF-8: bad byte 0xff at offset 1");
   EXPECT_FALSE(std::filesystem::exists(folder / "out.safetensors"));
 }
 

@@ -345,11 +345,11 @@ TEST_F(Tuning, ARunGoesOnOverTheWeightsItBeganWith) {
 // A folder of somebody is left alone; an empty one, that of a start that was killed and those of variants are not.
 TEST_F(Tuning, OnlyRunsAreGoneInto) {
   folder.write("foreign/notes.txt", "mine");
-  expect_error(ErrorKind::bad_input, {"foreign", "no training run", "notes.txt"}, [&] { tune(kLora, "foreign"); });
-  expect_error(ErrorKind::bad_input, {"no training run"}, [&] { tune(kLora, "foreign", true); });
+  expect_error(ErrorKind::bad_input, {"foreign", "is not a training run", "notes.txt"}, [&] { tune(kLora, "foreign"); });
+  expect_error(ErrorKind::bad_input, {"is not a training run"}, [&] { tune(kLora, "foreign", true); });
   EXPECT_EQ(std::distance(fs::directory_iterator(folder / "foreign"), fs::directory_iterator()), 1);
   folder.write("file", "mine");
-  expect_error(ErrorKind::bad_input, {"no folder"}, [&] { tune(kLora, "file"); });
+  expect_error(ErrorKind::bad_input, {"is not a folder"}, [&] { tune(kLora, "file"); });
 
   const std::string quick = changed(kLora, "steps: 12", "steps: 1");
   fs::create_directories(folder / "empty");
@@ -368,7 +368,7 @@ TEST_F(Tuning, OnlyRunsAreGoneInto) {
   // What a start that was killed left excuses nothing else.
   folder.write("group/recipe.json.part", "{}");
   folder.write("group/notes.txt", "mine");
-  expect_error(ErrorKind::bad_input, {"group", "no training run", "notes.txt"}, [&] { tune(quick, "group"); });
+  expect_error(ErrorKind::bad_input, {"group", "is not a training run", "notes.txt"}, [&] { tune(quick, "group"); });
   EXPECT_TRUE(fs::exists(folder / "group" / "notes.txt"));
 }
 
