@@ -8,11 +8,11 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/plural.h"
-#include "cli/text_input.h"
 #include "base/utf8.h"
 #include "cli/format_words.h"
 #include "cli/number_words.h"
 #include "cli/options.h"
+#include "cli/text_input.h"
 
 namespace coterie::cli {
 

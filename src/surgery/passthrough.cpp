@@ -6,9 +6,9 @@
 
 #include "base/error.h"
 #include "base/memory.h"
-#include "models/account.h"
-#include "families/family.h"
 #include "families/ensemble/same_tokenizer.h"
+#include "families/family.h"
+#include "models/account.h"
 #include "surgery/merge_values.h"
 #include "surgery/same_model.h"
 #include "surgery/sibling.h"

@@ -1,9 +1,9 @@
 // A rotary scaling given at run time is the same one in the model's config.
 #include <cmath>
 
+#include "families/family.h"
 #include "laws/models/bench.h"
 #include "layers/attention/rope.h"
-#include "families/family.h"
 #include "support/expect_error.h"
 
 namespace coterie::laws {

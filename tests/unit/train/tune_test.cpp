@@ -345,7 +345,8 @@ TEST_F(Tuning, ARunGoesOnOverTheWeightsItBeganWith) {
 // A folder of somebody is left alone; an empty one, that of a start that was killed and those of variants are not.
 TEST_F(Tuning, OnlyRunsAreGoneInto) {
   folder.write("foreign/notes.txt", "mine");
-  expect_error(ErrorKind::bad_input, {"foreign", "is not a training run", "notes.txt"}, [&] { tune(kLora, "foreign"); });
+  expect_error(ErrorKind::bad_input, {"foreign", "is not a training run", "notes.txt"},
+               [&] { tune(kLora, "foreign"); });
   expect_error(ErrorKind::bad_input, {"is not a training run"}, [&] { tune(kLora, "foreign", true); });
   EXPECT_EQ(std::distance(fs::directory_iterator(folder / "foreign"), fs::directory_iterator()), 1);
   folder.write("file", "mine");
