@@ -18,6 +18,7 @@ using models::ModelSpec;
 class ConfigReader;
 class ConfigWriter;
 class MetadataReader;
+class MetadataWriter;
 
 /// A family of models: how its config.json and its GGUF metadata say what a model is, in both directions, and what its
 /// files call the tensors. A new family is one file in known/ that defines one of these, and a line in family.cpp. What
@@ -32,6 +33,8 @@ struct Family {
   // Writes the config.json of a model that is made here: converted from GGUF, or a mixture of dense models. Null: none
   // is written.
   void (*to_config)(const ModelSpec& spec, ConfigWriter& config) = nullptr;
+  // Changes what MetadataWriter::describe says of a model in GGUF's keys, where the architecture says it otherwise.
+  void (*to_gguf)(const ModelSpec& spec, MetadataWriter& metadata) = nullptr;
   // The family that a dense one's mixture of experts is published as, without or with a shared expert, by model_type;
   // null: as the engine's own.
   std::string_view (*moe_type)(bool shared) = nullptr;
@@ -41,8 +44,6 @@ struct Family {
   std::string_view aliases[2] = {};
   // Of families that share an architecture: whether a model that was read from GGUF may be this one's. Null: always.
   bool (*says)(const ModelSpec& spec) = nullptr;
-  // In GGUF: shared experts are as wide as the routed ones and counted, where others say how wide they are together.
-  bool counts_shared_experts = false;
 };
 
 /// The family of a config.json's model_type, or of a GGUF architecture. Throws unsupported with the list of those

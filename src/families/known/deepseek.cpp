@@ -229,8 +229,8 @@ const Family kDeepseekV2 = {
     .from_gguf = from_gguf,
     .hugging_face_names = names,
     .to_config = v2_to_config,
+    .to_gguf = deepseek::experts_to_gguf,
     .says = has_experts,
-    .counts_shared_experts = true,
 };
 const Family kDeepseekV3 = {
     .model_type = "deepseek_v3",
@@ -240,8 +240,8 @@ const Family kDeepseekV3 = {
     .from_gguf = from_gguf,
     .hugging_face_names = names,
     .to_config = v3_to_config,
+    .to_gguf = deepseek::experts_to_gguf,
     .says = has_experts,
-    .counts_shared_experts = true,
 };
 
 }  // namespace coterie::families

@@ -71,7 +71,7 @@ const Family kGlm4Moe = {
     .from_gguf = from_gguf,
     .hugging_face_names = deepseek::expert_names,
     .to_config = to_config,
-    .counts_shared_experts = true,
+    .to_gguf = deepseek::experts_to_gguf,
 };
 
 }  // namespace coterie::families

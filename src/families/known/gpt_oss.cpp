@@ -1,6 +1,7 @@
 #include "base/error.h"
 #include "families/config/config_reader.h"
 #include "families/gguf/metadata_reader.h"
+#include "families/gguf/metadata_writer.h"
 #include "families/known/families.h"
 
 // gpt-oss (OpenAI 2025, arXiv:2508.10925): every other layer slides; each head has a sink, a logit that takes part in
@@ -104,6 +105,8 @@ NameTable gpt_oss_names() {
   return table;
 }
 
+void gpt_oss_to_gguf(const ModelSpec& spec, MetadataWriter& metadata) { metadata.window_pattern(spec); }
+
 }  // namespace
 
 const Family kGptOss = {
@@ -113,6 +116,7 @@ const Family kGptOss = {
     .from_config = gpt_oss_from_config,
     .from_gguf = gpt_oss_from_gguf,
     .hugging_face_names = gpt_oss_names,
+    .to_gguf = gpt_oss_to_gguf,
 };
 
 }  // namespace coterie::families
