@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -219,6 +221,26 @@ void v3_to_config(const ModelSpec& spec, ConfigWriter& config) {
 
 bool has_experts(const ModelSpec& spec) { return first_moe(spec) != nullptr; }
 
+/// moe_layer_freq is honoured by DeepSeek's own code and ignored by transformers, so a file may have experts where the
+/// config says there are none: the file knows.
+void settle_sparse_layers(ModelSpec& spec, const checkpoint::TensorSource& source, const NameTable& names,
+                          std::vector<std::string>& warnings) {
+  const auto sparse = std::find_if(spec.blocks.begin(), spec.blocks.end(), [](const BlockSpec& block) {
+    return std::holds_alternative<layers::MoeSpec>(block.ffn);
+  });
+  const std::vector<NameInFile>* router = names.find("blocks.{layer}.moe.router");
+  if (sparse == spec.blocks.end() || !router) return;
+  const layers::MoeSpec moe = std::get<layers::MoeSpec>(sparse->ffn);
+  for (size_t i = 0; i < spec.blocks.size(); ++i) {
+    const std::string name = expand(router->front().pattern, static_cast<int64_t>(i));
+    if (!std::holds_alternative<layers::DenseFfnSpec>(spec.blocks[i].ffn) || !source.find(name)) continue;
+    spec.blocks[i].ffn = moe;
+    warnings.push_back(
+        fmt::format("{}: by the config layer {} is dense, but there is {}; its experts are used, as the reference does",
+                    source.where(), i, name));
+  }
+}
+
 }  // namespace
 
 const Family kDeepseekV2 = {
@@ -230,6 +252,7 @@ const Family kDeepseekV2 = {
     .hugging_face_names = names,
     .to_config = v2_to_config,
     .to_gguf = deepseek::experts_to_gguf,
+    .settle = settle_sparse_layers,
     .says = has_experts,
 };
 const Family kDeepseekV3 = {
@@ -241,6 +264,7 @@ const Family kDeepseekV3 = {
     .hugging_face_names = names,
     .to_config = v3_to_config,
     .to_gguf = deepseek::experts_to_gguf,
+    .settle = settle_sparse_layers,
     .says = has_experts,
 };
 

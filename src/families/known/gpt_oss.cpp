@@ -1,3 +1,5 @@
+#include <utility>
+
 #include "base/error.h"
 #include "families/config/config_reader.h"
 #include "families/gguf/metadata_reader.h"
@@ -107,6 +109,12 @@ NameTable gpt_oss_names() {
 
 void gpt_oss_to_gguf(const ModelSpec& spec, MetadataWriter& metadata) { metadata.window_pattern(spec); }
 
+// llama.cpp calls the norm before the FFN one after the attention.
+void adjust_gguf_names(NameTable& table, Direction, const checkpoint::TensorSource*) {
+  std::vector<NameInFile>& names = table.names["blocks.{layer}.ffn_norm"];
+  std::swap(names[0], names[1]);
+}
+
 }  // namespace
 
 const Family kGptOss = {
@@ -117,6 +125,7 @@ const Family kGptOss = {
     .from_gguf = gpt_oss_from_gguf,
     .hugging_face_names = gpt_oss_names,
     .to_gguf = gpt_oss_to_gguf,
+    .adjust_gguf_names = adjust_gguf_names,
 };
 
 }  // namespace coterie::families
