@@ -75,6 +75,12 @@ void accept_names_without_prefix(NameTable& table, const checkpoint::TensorSourc
 
 }  // namespace
 
+std::vector<Shape> all_shapes() {
+  std::vector<Shape> shapes;
+  for (const Family* family : kFamilies) shapes.insert(shapes.end(), family->shapes.begin(), family->shapes.end());
+  return shapes;
+}
+
 std::string supported_model_types() {
   return join([](const Family& family) { return std::string(family.model_type); });
 }

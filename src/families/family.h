@@ -20,6 +20,11 @@ class ConfigWriter;
 class MetadataReader;
 class MetadataWriter;
 
+/// A published size of a model: the keys of its config.json that say what the model is; no defaults are relied on.
+struct Shape {
+  std::string_view name, config;
+};
+
 /// Whether tensors are looked for in a file, or named in one that is made.
 enum class Direction { reading, writing };
 
@@ -53,6 +58,8 @@ struct Family {
   bool gated_shared_expert = false;
   // What recipes of other programs call it, for mixtures.
   std::string_view aliases[2] = {};
+  // Published sizes that `bench --shape` knows by name.
+  std::span<const Shape> shapes = {};
   // Of families that share an architecture: whether a model that was read from GGUF may be this one's. Null: always.
   bool (*says)(const ModelSpec& spec) = nullptr;
 };
@@ -77,6 +84,9 @@ const Family& own_family();
 std::vector<const Family*> mixture_families();
 /// The family that the mixture of a dense family's models is published as, or the engine's own.
 const Family& published_mixture(const Family& dense, bool shared);
+
+/// Those of every family.
+std::vector<Shape> all_shapes();
 
 /// "llama, mistral, …"
 std::string supported_model_types();

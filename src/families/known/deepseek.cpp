@@ -241,6 +241,17 @@ void settle_sparse_layers(ModelSpec& spec, const checkpoint::TensorSource& sourc
   }
 }
 
+constexpr Shape kV2Shapes[] = {
+    {"deepseek-v2-lite", R"({"model_type": "deepseek_v2", "vocab_size": 102400, "hidden_size": 2048,
+      "intermediate_size": 10944, "moe_intermediate_size": 1408, "num_hidden_layers": 27, "num_attention_heads": 16,
+      "num_key_value_heads": 16, "n_routed_experts": 64, "num_experts_per_tok": 6, "n_shared_experts": 2,
+      "first_k_dense_replace": 1, "kv_lora_rank": 512, "q_lora_rank": null, "qk_nope_head_dim": 128,
+      "qk_rope_head_dim": 64, "v_head_dim": 128, "topk_method": "greedy", "routed_scaling_factor": 1.0,
+      "max_position_embeddings": 163840, "rms_norm_eps": 1e-6, "rope_theta": 10000,
+      "rope_scaling": {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096, "beta_fast": 32,
+                       "beta_slow": 1, "mscale": 0.707, "mscale_all_dim": 0.707}})"},
+};
+
 }  // namespace
 
 const Family kDeepseekV2 = {
@@ -253,6 +264,7 @@ const Family kDeepseekV2 = {
     .to_config = v2_to_config,
     .to_gguf = deepseek::experts_to_gguf,
     .settle = settle_sparse_layers,
+    .shapes = kV2Shapes,
     .says = has_experts,
 };
 const Family kDeepseekV3 = {
