@@ -103,6 +103,23 @@ const Family& published_mixture(const Family& dense, bool shared) {
   return dense.moe_type ? family_of_model_type(dense.moe_type(shared), "moe_type") : own_family();
 }
 
+std::string describe_mixtures() {
+  std::vector<std::pair<const Family*, std::string>> mixtures;  // and what becomes them
+  for (const Family* family : kFamilies) {
+    if (!family->moe_type) continue;
+    const Family* mixture = &published_mixture(*family, false);
+    if (!mixtures.empty() && mixtures.back().first == mixture)
+      mixtures.back().second += " and " + std::string(family->model_type);
+    else
+      mixtures.emplace_back(mixture, family->model_type);
+  }
+  std::string text;
+  for (const auto& [mixture, dense] : mixtures)
+    text +=
+        fmt::format("{}{} {}{}", text.empty() ? "" : ", ", dense, text.empty() ? "become " : "", mixture->model_type);
+  return text + fmt::format("; others {}", own_family().model_type);
+}
+
 std::vector<const Family*> mixture_families() {
   std::vector<const Family*> mixtures;
   const auto add = [&](const Family& family) {

@@ -85,6 +85,10 @@ std::vector<const Family*> mixture_families();
 /// The family that the mixture of a dense family's models is published as, or the engine's own.
 const Family& published_mixture(const Family& dense, bool shared);
 
+/// What upcycling makes of which dense families, for people: "llama and mistral become mixtral, qwen2 qwen2_moe; others
+/// …".
+std::string describe_mixtures();
+
 /// Those of every family.
 std::vector<Shape> all_shapes();
 
