@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "cli/terminal.h"
+#include "families/ensemble/gated_decoder.h"
 
 namespace coterie::cli {
 
@@ -46,7 +47,7 @@ layers::RouterLoads experts_listener(const runtime::Engine& engine) {
   const models::ModelSpec& spec = engine.spec();
   for (const models::BlockSpec& block : spec.blocks)
     if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn)) return layers::RouterLoads(moe->router.score);
-  if (spec.family == "gate")
+  if (dynamic_cast<const families::GatedDecoder*>(engine.model().decoder.get()))
     base::fail(base::ErrorKind::bad_input, "--experts", "none of the models behind {} has routers",
                engine.model().name);
   base::fail(base::ErrorKind::bad_input, "--experts", "{}: a {} model has no routers", engine.model().name,

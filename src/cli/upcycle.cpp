@@ -13,6 +13,7 @@
 #include "cli/surgery_words.h"
 #include "cli/terminal.h"
 #include "cli/text_input.h"
+#include "families/family.h"
 #include "kernels/table.h"
 #include "surgery/upcycle.h"
 
@@ -181,7 +182,8 @@ void add_upcycle(CLI::App& app, Action& action) {
   command->add_flag("--strict", options->model.strict, "Refuse config keys that are not known");
   command->add_flag("--json", options->json, "Print the receipt, which is written beside the model too");
   command->footer(
-      "llama and mistral become mixtral, qwen2 qwen2_moe, qwen3 qwen3_moe, granite granitemoe; others coterie, the\n"
+      families::describe_mixtures() +
+      ", the\n"
       "engine's own model_type. Written and parent are run on the same text; receipt.json says how far they are "
       "apart.\n"
       "Examples:\n"

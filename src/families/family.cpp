@@ -88,6 +88,12 @@ void warn_of_ids(const base::Json& config, const std::string& where, ModelSpec& 
 
 }  // namespace
 
+std::vector<Shape> all_shapes() {
+  std::vector<Shape> shapes;
+  for (const Family* family : kFamilies) shapes.insert(shapes.end(), family->shapes.begin(), family->shapes.end());
+  return shapes;
+}
+
 std::string supported_model_types() {
   return join([](const Family& family) { return std::string(family.model_type); });
 }
@@ -108,6 +114,23 @@ const Family& own_family() { return kCoterie; }
 
 const Family& published_mixture(const Family& dense, bool shared) {
   return dense.moe_type ? family_of_model_type(dense.moe_type(shared), "moe_type") : own_family();
+}
+
+std::string describe_mixtures() {
+  std::vector<std::pair<const Family*, std::string>> mixtures;  // and what becomes them
+  for (const Family* family : kFamilies) {
+    if (!family->moe_type) continue;
+    const Family* mixture = &published_mixture(*family, false);
+    if (!mixtures.empty() && mixtures.back().first == mixture)
+      mixtures.back().second += " and " + std::string(family->model_type);
+    else
+      mixtures.emplace_back(mixture, family->model_type);
+  }
+  std::string text;
+  for (const auto& [mixture, dense] : mixtures)
+    text +=
+        fmt::format("{}{} {}{}", text.empty() ? "" : ", ", dense, text.empty() ? "become " : "", mixture->model_type);
+  return text + fmt::format("; others {}", own_family().model_type);
 }
 
 std::vector<const Family*> mixture_families() {
@@ -176,27 +199,51 @@ std::vector<std::string> router_patterns() {
   return patterns;
 }
 
-NameTable names_for(std::string_view family, const checkpoint::TensorSource& source) {
-  if (family == kCoterie.model_type) return kCoterie.hugging_face_names();  // in GGUF too
+namespace {
+
+/// By model_type or by architecture; nullptr for a name that no family has.
+const Family* family_called(std::string_view name) {
+  for (const Family* family : kFamilies)
+    if (family->model_type == name) return family;
+  for (const Family* family : kFamilies)
+    if (!name.empty() && family->architecture == name) return family;
+  return nullptr;
+}
+
+}  // namespace
+
+const Family& family_of(const ModelSpec& spec) {
+  const auto says = [&](const Family& family) { return !family.says || family.says(spec); };
+  for (const Family* family : kFamilies)
+    if (family->model_type == spec.family && says(*family)) return *family;
+  for (const Family* family : kFamilies)
+    if (family->architecture == spec.family && says(*family)) return *family;
+  const Family* family = family_called(spec.family);
+  return family ? *family : family_of_model_type(spec.family, "family_of");  // refuses
+}
+
+std::string config_key_in_gguf(std::string_view architecture) {
+  for (const Family* family : kFamilies)
+    if (family->as_it_is_in_gguf && family->architecture == architecture) return std::string(architecture) + ".config";
+  return "";
+}
+
+NameTable gguf_names_of(const Family& family, Direction direction, const checkpoint::TensorSource* source) {
+  if (family.as_it_is_in_gguf) return family.hugging_face_names();
+  NameTable table = gguf_names();
+  if (family.adjust_gguf_names) family.adjust_gguf_names(table, direction, source);
+  return table;
+}
+
+NameTable names_for(std::string_view name, const checkpoint::TensorSource& source) {
+  const Family* family = family_called(name);
+  if (!family) return family_of_model_type(name, source.where()).hugging_face_names();  // refuses
   const bool gguf = source.format() == checkpoint::Format::gguf ||
                     (source.format() == checkpoint::Format::memory && source.find("token_embd.weight"));
-  if (gguf) {
-    NameTable table = gguf_names(family);
-    // llama.cpp's phi3 keeps gate and up merged, under the name of up.
-    if (family == "phi3" && !source.find("blk.0.ffn_gate.weight")) {
-      table.names["blocks.{layer}.ffn.gate"] = {{"blk.{layer}.ffn_up.weight", Piece::first_half}};
-      table.names["blocks.{layer}.ffn.up"] = {{"blk.{layer}.ffn_up.weight", Piece::second_half}};
-    }
-    return table;
-  }
-  for (const Family* known : kFamilies)
-    if (known->model_type == family) {
-      NameTable table = known->hugging_face_names();
-      accept_names_without_prefix(table, source);
-      return table;
-    }
-  // A spec that was read from GGUF with weights under Hugging Face's names: the first family of the architecture.
-  return family_of_architecture(family, source.where()).hugging_face_names();
+  if (gguf) return gguf_names_of(*family, Direction::reading, &source);
+  NameTable table = family->hugging_face_names();
+  if (!family->as_it_is_in_gguf) accept_names_without_prefix(table, source);
+  return table;
 }
 
 }  // namespace coterie::families

@@ -18,6 +18,15 @@ using models::ModelSpec;
 class ConfigReader;
 class ConfigWriter;
 class MetadataReader;
+class MetadataWriter;
+
+/// A published size of a model: the keys of its config.json that say what the model is; no defaults are relied on.
+struct Shape {
+  std::string_view name, config;
+};
+
+/// Whether tensors are looked for in a file, or named in one that is made.
+enum class Direction { reading, writing };
 
 /// A family of models: how its config.json and its GGUF metadata say what a model is, in both directions, and what its
 /// files call the tensors. A new family is one file in known/ that defines one of these, and a line in family.cpp. What
@@ -32,6 +41,16 @@ struct Family {
   // Writes the config.json of a model that is made here: converted from GGUF, or a mixture of dense models. Null: none
   // is written.
   void (*to_config)(const ModelSpec& spec, ConfigWriter& config) = nullptr;
+  // Changes what MetadataWriter::describe says of a model in GGUF's keys, where the architecture says it otherwise.
+  void (*to_gguf)(const ModelSpec& spec, MetadataWriter& metadata) = nullptr;
+  // Changes the table of GGUF's names (gguf_names) where the architecture's differ: for reading `source`, for reading
+  // what is made up (null), or for writing (null).
+  void (*adjust_gguf_names)(NameTable& table, Direction direction, const checkpoint::TensorSource* source) = nullptr;
+  // Its GGUF holds the config.json whole, as {architecture}.config, and the tensors under the names of a folder.
+  bool as_it_is_in_gguf = false;
+  // Where the weights say more than the config: changes the spec by the tensors that there are, warning of it.
+  void (*settle)(ModelSpec& spec, const checkpoint::TensorSource& source, const NameTable& names,
+                 std::vector<std::string>& warnings) = nullptr;
   // The family that a dense one's mixture of experts is published as, without or with a shared expert, by model_type;
   // null: as the engine's own.
   std::string_view (*moe_type)(bool shared) = nullptr;
@@ -39,16 +58,23 @@ struct Family {
   bool gated_shared_expert = false;
   // What recipes of other programs call it, for mixtures.
   std::string_view aliases[2] = {};
+  // Published sizes that `bench --shape` knows by name.
+  std::span<const Shape> shapes = {};
   // Of families that share an architecture: whether a model that was read from GGUF may be this one's. Null: always.
   bool (*says)(const ModelSpec& spec) = nullptr;
-  // In GGUF: shared experts are as wide as the routed ones and counted, where others say how wide they are together.
-  bool counts_shared_experts = false;
 };
 
 /// The family of a config.json's model_type, or of a GGUF architecture. Throws unsupported with the list of those
 /// that are supported.
 const Family& family_of_model_type(std::string_view model_type, std::string_view where);
 const Family& family_of_architecture(std::string_view architecture, std::string_view where);
+/// The family of a spec. Of several that share the architecture it was read as, the first that says it.
+const Family& family_of(const ModelSpec& spec);
+/// The key of GGUF metadata that holds an architecture's config.json whole; empty for most, which have none.
+std::string config_key_in_gguf(std::string_view architecture);
+/// The names of a family's tensors in GGUF (Family::adjust_gguf_names).
+NameTable gguf_names_of(const Family& family, Direction direction, const checkpoint::TensorSource* source = nullptr);
+
 /// What a family that is known and not supported needs and this engine has not; empty for one nobody knows. By
 /// model_type or by GGUF architecture, the other empty.
 std::string_view what_is_missing(std::string_view model_type, std::string_view architecture);
@@ -58,6 +84,13 @@ const Family& own_family();
 std::vector<const Family*> mixture_families();
 /// The family that the mixture of a dense family's models is published as, or the engine's own.
 const Family& published_mixture(const Family& dense, bool shared);
+
+/// What upcycling makes of which dense families, for people: "llama and mistral become mixtral, qwen2 qwen2_moe; others
+/// …".
+std::string describe_mixtures();
+
+/// Those of every family.
+std::vector<Shape> all_shapes();
 
 /// "llama, mistral, …"
 std::string supported_model_types();

@@ -131,26 +131,6 @@ void settle_tying(models::ModelSpec& spec, const checkpoint::TensorSource& sourc
   }
 }
 
-/// moe_layer_freq is honoured by DeepSeek's own code and ignored by transformers, so a file may have experts where the
-/// config says there are none: the file knows.
-void settle_sparse_layers(models::ModelSpec& spec, const checkpoint::TensorSource& source, const NameTable& names,
-                          std::vector<std::string>& warnings) {
-  const auto sparse = std::find_if(spec.blocks.begin(), spec.blocks.end(), [](const models::BlockSpec& block) {
-    return std::holds_alternative<layers::MoeSpec>(block.ffn);
-  });
-  const std::vector<NameInFile>* router = names.find("blocks.{layer}.moe.router");
-  if (sparse == spec.blocks.end() || !router) return;
-  const layers::MoeSpec moe = std::get<layers::MoeSpec>(sparse->ffn);
-  for (size_t i = 0; i < spec.blocks.size(); ++i) {
-    const std::string name = expand(router->front().pattern, static_cast<int64_t>(i));
-    if (!std::holds_alternative<layers::DenseFfnSpec>(spec.blocks[i].ffn) || !source.find(name)) continue;
-    spec.blocks[i].ffn = moe;
-    warnings.push_back(
-        fmt::format("{}: by the config layer {} is dense, but there is {}; its experts are used, as the reference does",
-                    source.where(), i, name));
-  }
-}
-
 /// The tensors of layers after the last that take no part are left alone, whatever they are.
 void leave_prediction_layers(const models::ModelSpec& spec, NameTable& names) {
   const std::string norm = names.find("blocks.{layer}.mixer_norm")->front().pattern;
@@ -168,7 +148,7 @@ std::unique_ptr<models::Decoder> bind_decoder(const models::ModelSpec& given, co
   NameTable names = names_for(spec.family, source);
   std::vector<std::string> found;
   settle_tying(spec, source, names, found);
-  if (spec.family == "deepseek_v2" || spec.family == "deepseek_v3") settle_sparse_layers(spec, source, names, found);
+  if (const Family& family = family_of(spec); family.settle) family.settle(spec, source, names, found);
   leave_prediction_layers(spec, names);
   const bool tied = spec.tied_embeddings;
   auto decoder = std::make_unique<models::BoundDecoder>(

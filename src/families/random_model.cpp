@@ -5,6 +5,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "families/family.h"
 #include "families/gguf/gguf_metadata.h"
 #include "families/names/merged_rows.h"
 #include "families/names/name_table.h"
@@ -19,7 +20,7 @@ using tensor::DType;
 
 class Drawer : public layers::TensorVisitor {
  public:
-  Drawer(DType quant, std::string_view architecture) : quant_(quant), names_(gguf_names(architecture)) {}
+  Drawer(DType quant, const Family& family) : quant_(quant), names_(gguf_names_of(family, Direction::reading)) {}
 
   void matrix(const Tensor& tensor, int64_t rows, int64_t cols, tensor::Weight&) override {
     DType dtype = quant_;
@@ -77,9 +78,9 @@ class Drawer : public layers::TensorVisitor {
 RandomModel random_model(const models::ModelSpec& spec, DType quant, const std::string& name) {
   if (!tensor::info(quant).weight)
     base::fail(base::ErrorKind::bad_input, "--quant", "{} is no format of weights", tensor::name(quant));
-  const std::string architecture = gguf_architecture(spec);
+  gguf_architecture(spec);  // or refuse
   models::Network network(spec);
-  Drawer drawer(quant, architecture);
+  Drawer drawer(quant, family_of(spec));
   network.visit(drawer);
 
   RandomModel model;

@@ -29,9 +29,10 @@ std::string string_of(const checkpoint::Metadata& metadata, std::string_view key
 /// The config of a GGUF: of the model_types its architecture may be, the first that says the model.
 Json config_of_gguf(const families::Model& model, ModelSpec& read) {
   const ModelSpec& spec = model.decoder->spec();
-  if (const std::string own = string_of(model.source->metadata(), "coterie.config"); !own.empty()) {
+  const std::string key = families::config_key_in_gguf(spec.family);
+  if (const std::string own = string_of(model.source->metadata(), key); !own.empty()) {
     read = spec;
-    return base::parse_json(own, "coterie.config");
+    return base::parse_json(own, key);
   }
   const std::vector<const families::Family*> candidates = families::families_saying(spec, spec.family);
   if (candidates.empty())

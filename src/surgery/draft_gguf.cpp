@@ -26,13 +26,14 @@ using layers::Place;
 using models::ModelSpec;
 using tensor::DType;
 
-constexpr std::string_view kOwn = "coterie";
-
 /// From a folder.
 class Maker {
  public:
   Maker(const families::Model& model, bool tokenizer)
-      : model_(model), spec_(model.decoder->spec()), architecture_(families::gguf_architecture(spec_)) {
+      : model_(model),
+        spec_(model.decoder->spec()),
+        architecture_(families::gguf_architecture(spec_)),
+        config_key_(families::config_key_in_gguf(architecture_)) {
     std::set<std::string, std::less<>> minus_exp;
     const NameTable names = gguf_names_to_write(architecture_, &minus_exp);
     draft.roles = roles_to_write(*model.decoder, names);
@@ -55,7 +56,7 @@ class Maker {
  private:
   // The values of scalings that GGUF keeps as what each frequency is divided by.
   void add_rope_tensors() {
-    if (architecture_ == kOwn) return;
+    if (!config_key_.empty()) return;
     for (const models::BlockSpec& block : spec_.blocks) {
       const layers::RopeSpec* rope = models::rope_of(spec_, block);
       if (!rope) continue;
@@ -80,11 +81,11 @@ class Maker {
 
   void describe(bool tokenizer) {
     checkpoint::Metadata& metadata = draft.metadata;
-    if (architecture_ == kOwn) {
+    if (!config_key_.empty()) {
       metadata["general.architecture"] = architecture_;
       metadata["general.name"] = model_.name;
       metadata["general.quantization_version"] = uint64_t{2};
-      metadata["coterie.config"] = base::read_text(model_.path.config);
+      metadata[config_key_] = base::read_text(model_.path.config);
     } else {
       metadata = families::gguf_metadata(spec_, model_.name);
     }
@@ -144,7 +145,7 @@ class Maker {
 
   const families::Model& model_;
   const ModelSpec& spec_;
-  std::string architecture_;
+  std::string architecture_, config_key_;
 };
 
 /// A GGUF as it is, under its own names.
@@ -171,19 +172,12 @@ Draft copy(const families::Model& model, bool tokenizer) {
 }  // namespace
 
 NameTable gguf_names_to_write(const std::string& architecture, std::set<std::string, std::less<>>* minus_exp) {
-  if (architecture == kOwn) return families::family_of_model_type(kOwn, "GGUF").hugging_face_names();
-  NameTable table = families::gguf_names(architecture);
+  NameTable table =
+      families::gguf_names_of(families::family_of_architecture(architecture, "GGUF"), families::Direction::writing);
   if (minus_exp)  // what binding would undo is done by value
     for (auto& [path, names] : table.names)
       for (families::NameInFile& name : names)
         if (std::exchange(name.minus_exp, false)) minus_exp->insert(path);
-  if (architecture == "phi3") {  // llama.cpp has q, k and v, and gate and up, in one tensor each
-    const std::string path = "blocks.{layer}.";
-    for (const std::string part : {"q", "k", "v"})
-      std::swap(table.names[path + "attention." + part][0], table.names[path + "attention." + part][1]);
-    table.names[path + "ffn.gate"] = {{"blk.{layer}.ffn_up.weight", families::Piece::first_half}};
-    table.names[path + "ffn.up"] = {{"blk.{layer}.ffn_up.weight", families::Piece::second_half}};
-  }
   return table;
 }
 

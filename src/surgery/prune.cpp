@@ -108,9 +108,10 @@ int64_t values_of(std::span<const TensorToWrite> tensors) {
 checkpoint::Metadata metadata_with(const families::Model& model, int64_t experts) {
   checkpoint::Metadata metadata = model.source->metadata();
   for (const char* key : {"split.no", "split.count", "split.tensors.count", "general.alignment"}) metadata.erase(key);
-  if (const auto own = metadata.find("coterie.config"); own != metadata.end()) {
-    Json config = base::parse_json(std::get<std::string>(own->second), "coterie.config");
-    set_experts(config, experts, "coterie.config");
+  const std::string config_key = families::config_key_in_gguf(model.decoder->spec().family);
+  if (const auto own = metadata.find(config_key); own != metadata.end()) {
+    Json config = base::parse_json(std::get<std::string>(own->second), config_key);
+    set_experts(config, experts, config_key);
     own->second = config.dump(2);
     return metadata;
   }
@@ -131,8 +132,8 @@ void check_pruned_form(const families::Model& model, const std::filesystem::path
   if (!gguf)
     throw base::Error(ErrorKind::unsupported, out.string(), "a config.json has one number of experts for all layers",
                       "in GGUF each layer may have its own: convert first");
-  if (model.decoder->spec().family == "coterie")
-    base::fail(ErrorKind::unsupported, out.string(), "coterie.config has one number of experts for all layers");
+  if (const std::string config = families::config_key_in_gguf(model.decoder->spec().family); !config.empty())
+    base::fail(ErrorKind::unsupported, out.string(), "{} has one number of experts for all layers", config);
 }
 
 Pruned prune(const families::Model& model, const KeptExperts& kept, const std::filesystem::path& out,

@@ -63,8 +63,9 @@ RouterWatch::RouterWatch(const Recipe& recipe, const models::ModelSpec& spec)
     throw base::Error(base::ErrorKind::bad_input, recipe.name, "balance is asked for in a model without routers",
                       "take the section out");
   if (recipe.balance.bias_rate > 0 && !router_of(spec)->selection_bias)
-    throw base::Error(base::ErrorKind::bad_input, recipe.name, "bias_rate moves a bias that these routers do not have",
-                      "give the model one, or take a model_type that has (deepseek_v3, glm4_moe, dots1, coterie)");
+    throw base::Error(
+        base::ErrorKind::bad_input, recipe.name, "bias_rate moves a bias that these routers do not have",
+        "give the model one: \"selection_bias\": true in the router of its config, where the model_type has the key");
   if (const layers::RouterSpec* router = router_of(spec))
     layers::check_trainable(*router, losses_of(recipe, spec), recipe.name);
 }

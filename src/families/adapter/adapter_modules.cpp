@@ -6,7 +6,6 @@
 
 #include "base/error.h"
 #include "base/nearest.h"
-#include "checkpoint/memory_source.h"
 #include "families/family.h"
 
 namespace coterie::families {
@@ -16,17 +15,6 @@ namespace {
 using layers::TensorVisitor;
 
 constexpr std::string_view kWeight = ".weight";
-
-/// The names of the model's family in transformers.
-NameTable published_names(const models::ModelSpec& spec) {
-  const bool moe = std::any_of(spec.blocks.begin(), spec.blocks.end(), [](const models::BlockSpec& block) {
-    return std::holds_alternative<layers::MoeSpec>(block.ffn);
-  });
-  // GGUF calls both llama.
-  if (spec.family == "llama" && moe) return family_of_model_type("mixtral", "adapter").hugging_face_names();
-  const checkpoint::MemorySource<int> none(0, {}, {}, checkpoint::Format::memory, "adapter");
-  return names_for(spec.family, none);
-}
 
 struct Overlaid {
   TensorVisitor::Tensor tensor;
@@ -112,14 +100,15 @@ std::vector<AdapterModule> adapter_modules(const models::Decoder& decoder, bool 
   const models::ModelSpec& spec = decoder.spec();
   Lister lister;
   decoder.visit(lister);
-  const NameTable table = published_names(spec);
+  const Family& family = family_of(spec);
+  const NameTable table = family.hugging_face_names();
   std::vector<AdapterModule> modules;
   std::map<std::string, size_t> by_name;
   for (const Overlaid& overlaid : lister.list) {
     const auto [pattern, layer, item] = path_pattern(overlaid.tensor.path);
     const std::vector<NameInFile>* names = table.find(pattern);
     const NameInFile* found = names ? in_memory(*names, overlaid.stack > 0, per_expert) : nullptr;
-    const bool own = spec.family == "coterie";  // not in transformers: the paths are the names
+    const bool own = &family == &own_family();  // not in transformers: the paths are the names
     if (!found && own && names) found = &names->front();
     if (!found) continue;
     std::string name = expand(found->pattern, layer, -1, item);

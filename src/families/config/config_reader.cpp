@@ -84,7 +84,7 @@ ModelSpec ConfigReader::decoder(const ConfigDefaults& defaults) {
 }
 
 void ConfigReader::note_default(std::string_view key, const std::string& value) {
-  if (keys.string("model_type") == "coterie") return;  // our own: docs/guides/own-config.md says its defaults
+  if (silent_defaults) return;
   warnings.push_back(fmt::format("{}: {} is not given; {} is taken, as the reference does", keys.where(), key, value));
 }
 

@@ -50,6 +50,8 @@ class ConfigReader {
 
   base::JsonReader keys;
   std::vector<std::string> warnings;
+  /// The family documents its defaults here, where others take the reference's: no warning of what is not said.
+  bool silent_defaults = false;
 
   bool is_null(std::string_view key) const;  // there, and null
 

@@ -242,6 +242,7 @@ void read_norms(ConfigReader& config, ModelSpec& spec) {
 }
 
 ModelSpec coterie_from_config(ConfigReader& config) {
+  config.silent_defaults = true;  // docs/guides/own-config.md says them
   ModelSpec spec;
   spec.family = config.keys.string("model_type");
   spec.vocabulary = config.keys.integer("vocab_size");
@@ -302,6 +303,7 @@ const Family kCoterie = {
     .from_gguf = coterie_from_gguf,
     .hugging_face_names = coterie_names,
     .to_config = coterie_to_config,
+    .as_it_is_in_gguf = true,
 };
 
 }  // namespace coterie::families

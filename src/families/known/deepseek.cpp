@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -210,6 +212,37 @@ void v3_to_config(const ModelSpec& spec, ConfigWriter& config) {
 
 bool has_experts(const ModelSpec& spec) { return first_moe(spec) != nullptr; }
 
+/// moe_layer_freq is honoured by DeepSeek's own code and ignored by transformers, so a file may have experts where the
+/// config says there are none: the file knows.
+void settle_sparse_layers(ModelSpec& spec, const checkpoint::TensorSource& source, const NameTable& names,
+                          std::vector<std::string>& warnings) {
+  const auto sparse = std::find_if(spec.blocks.begin(), spec.blocks.end(), [](const BlockSpec& block) {
+    return std::holds_alternative<layers::MoeSpec>(block.ffn);
+  });
+  const std::vector<NameInFile>* router = names.find("blocks.{layer}.moe.router");
+  if (sparse == spec.blocks.end() || !router) return;
+  const layers::MoeSpec moe = std::get<layers::MoeSpec>(sparse->ffn);
+  for (size_t i = 0; i < spec.blocks.size(); ++i) {
+    const std::string name = expand(router->front().pattern, static_cast<int64_t>(i));
+    if (!std::holds_alternative<layers::DenseFfnSpec>(spec.blocks[i].ffn) || !source.find(name)) continue;
+    spec.blocks[i].ffn = moe;
+    warnings.push_back(
+        fmt::format("{}: by the config layer {} is dense, but there is {}; its experts are used, as the reference does",
+                    source.where(), i, name));
+  }
+}
+
+constexpr Shape kV2Shapes[] = {
+    {"deepseek-v2-lite", R"({"model_type": "deepseek_v2", "vocab_size": 102400, "hidden_size": 2048,
+      "intermediate_size": 10944, "moe_intermediate_size": 1408, "num_hidden_layers": 27, "num_attention_heads": 16,
+      "num_key_value_heads": 16, "n_routed_experts": 64, "num_experts_per_tok": 6, "n_shared_experts": 2,
+      "first_k_dense_replace": 1, "kv_lora_rank": 512, "q_lora_rank": null, "qk_nope_head_dim": 128,
+      "qk_rope_head_dim": 64, "v_head_dim": 128, "topk_method": "greedy", "routed_scaling_factor": 1.0,
+      "max_position_embeddings": 163840, "rms_norm_eps": 1e-6, "rope_theta": 10000,
+      "rope_scaling": {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096, "beta_fast": 32,
+                       "beta_slow": 1, "mscale": 0.707, "mscale_all_dim": 0.707}})"},
+};
+
 }  // namespace
 
 const Family kDeepseekV2 = {
@@ -220,8 +253,10 @@ const Family kDeepseekV2 = {
     .from_gguf = from_gguf,
     .hugging_face_names = names,
     .to_config = v2_to_config,
+    .to_gguf = deepseek::experts_to_gguf,
+    .settle = settle_sparse_layers,
+    .shapes = kV2Shapes,
     .says = has_experts,
-    .counts_shared_experts = true,
 };
 const Family kDeepseekV3 = {
     .model_type = "deepseek_v3",
@@ -231,8 +266,9 @@ const Family kDeepseekV3 = {
     .from_gguf = from_gguf,
     .hugging_face_names = names,
     .to_config = v3_to_config,
+    .to_gguf = deepseek::experts_to_gguf,
+    .settle = settle_sparse_layers,
     .says = has_experts,
-    .counts_shared_experts = true,
 };
 
 }  // namespace coterie::families

@@ -5,6 +5,7 @@
 #include "families/config/config_reader.h"
 #include "families/config/config_writer.h"
 #include "families/gguf/metadata_reader.h"
+#include "families/gguf/metadata_writer.h"
 #include "families/names/name_table.h"
 #include "models/spec.h"
 
@@ -30,6 +31,10 @@ void set_experts(ConfigReader& config, ModelSpec& spec, layers::MoeSpec moe, con
 
 /// The same keys, from the first layer with experts.
 void experts_to_config(const ModelSpec& spec, ConfigWriter& config);
+
+/// leading_dense_block_count, and how many shared experts of a routed one's width there are in place of the width of
+/// all.
+void experts_to_gguf(const ModelSpec& spec, MetadataWriter& metadata);
 
 /// num_nextn_predict_layers: layers after the last, for multi-token prediction, whose tensors are left alone.
 void set_prediction_layers(ConfigReader& config, ModelSpec& spec, int64_t otherwise);

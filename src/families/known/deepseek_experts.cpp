@@ -50,14 +50,31 @@ void set_experts(ConfigReader& config, ModelSpec& spec, layers::MoeSpec moe, con
   config.keys.inert({"seq_aux", "aux_loss_alpha", "ep_size"});
 }
 
+namespace {
+
+size_t dense_layers(const ModelSpec& spec) {
+  size_t dense = 0;
+  while (!std::holds_alternative<layers::MoeSpec>(spec.blocks[dense].ffn)) ++dense;
+  return dense;
+}
+
+}  // namespace
+
+void experts_to_gguf(const ModelSpec& spec, MetadataWriter& metadata) {
+  const layers::MoeSpec* moe = first_moe(spec);
+  if (!moe) return;
+  metadata.put("leading_dense_block_count", static_cast<uint64_t>(dense_layers(spec)));
+  metadata.erase("expert_shared_feed_forward_length");
+  if (moe->shared_hidden > 0)
+    metadata.put("expert_shared_count", static_cast<uint64_t>(moe->shared_hidden / moe->hidden));
+}
+
 void experts_to_config(const ModelSpec& spec, ConfigWriter& config) {
   config.experts("n_routed_experts");
   const layers::MoeSpec& moe = *first_moe(spec);
   config.json["moe_intermediate_size"] = moe.hidden;
   config.json["n_shared_experts"] = moe.shared_hidden / std::max<int64_t>(moe.hidden, 1);
-  int64_t dense = 0;
-  while (!std::holds_alternative<layers::MoeSpec>(spec.blocks[static_cast<size_t>(dense)].ffn)) ++dense;
-  config.json["first_k_dense_replace"] = dense;
+  config.json["first_k_dense_replace"] = dense_layers(spec);
   config.json["n_group"] = moe.router.groups, config.json["topk_group"] = moe.router.groups_kept;
   config.json["norm_topk_prob"] = moe.router.renormalise;
   config.json["routed_scaling_factor"] = decimal(moe.router.scale);

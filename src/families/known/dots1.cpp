@@ -76,7 +76,7 @@ const Family kDots1 = {
     .from_gguf = from_gguf,
     .hugging_face_names = deepseek::expert_names,
     .to_config = to_config,
-    .counts_shared_experts = true,
+    .to_gguf = deepseek::experts_to_gguf,
 };
 
 }  // namespace coterie::families

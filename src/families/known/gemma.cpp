@@ -5,6 +5,7 @@
 #include "families/config/config_reader.h"
 #include "families/config/config_writer.h"
 #include "families/gguf/metadata_reader.h"
+#include "families/gguf/metadata_writer.h"
 #include "families/known/families.h"
 
 // Gemma 2 (arXiv:2408.00118): RMSNorms of (1 + w) before and after each half of a block, embeddings times the root of
@@ -207,6 +208,21 @@ void gemma3_to_config(const ModelSpec& spec, ConfigWriter& config) {
   }
 }
 
+void gemma2_to_gguf(const ModelSpec& spec, MetadataWriter& metadata) {
+  metadata.erase("embedding_scale");  // always the root of the width
+  metadata.window_pattern(spec);
+}
+
+void gemma3_to_gguf(const ModelSpec& spec, MetadataWriter& metadata) {
+  gemma2_to_gguf(spec, metadata);
+  for (const BlockSpec& block : spec.blocks) {
+    const auto& attention = std::get<AttentionSpec>(block.mixer);
+    if (!attention.rope) continue;
+    if (attention.window == 0) metadata.rope(*attention.rope);
+    metadata.put(attention.window > 0 ? "rope.freq_base_swa" : "rope.freq_base", attention.rope->theta);
+  }
+}
+
 }  // namespace
 
 const Family kGemma2 = {
@@ -217,6 +233,7 @@ const Family kGemma2 = {
     .from_gguf = gemma2_from_gguf,
     .hugging_face_names = gemma_names,
     .to_config = gemma2_to_config,
+    .to_gguf = gemma2_to_gguf,
 };
 const Family kGemma3 = {
     .model_type = "gemma3_text",
@@ -226,6 +243,7 @@ const Family kGemma3 = {
     .from_gguf = gemma3_from_gguf,
     .hugging_face_names = gemma_names,
     .to_config = gemma3_to_config,
+    .to_gguf = gemma3_to_gguf,
 };
 
 }  // namespace coterie::families

@@ -1,3 +1,5 @@
+#include <utility>
+
 #include "families/config/config_writer.h"
 #include "families/known/deepseek.h"
 #include "families/known/families.h"
@@ -61,6 +63,12 @@ void to_config(const ModelSpec& spec, ConfigWriter& config) {
   config.json["num_nextn_predict_layers"] = 0;
 }
 
+// llama.cpp calls the norm before the FFN one after the attention.
+void adjust_gguf_names(NameTable& table, Direction, const checkpoint::TensorSource*) {
+  std::vector<NameInFile>& names = table.names["blocks.{layer}.ffn_norm"];
+  std::swap(names[0], names[1]);
+}
+
 }  // namespace
 
 const Family kGlm4Moe = {
@@ -71,7 +79,8 @@ const Family kGlm4Moe = {
     .from_gguf = from_gguf,
     .hugging_face_names = deepseek::expert_names,
     .to_config = to_config,
-    .counts_shared_experts = true,
+    .to_gguf = deepseek::experts_to_gguf,
+    .adjust_gguf_names = adjust_gguf_names,
 };
 
 }  // namespace coterie::families

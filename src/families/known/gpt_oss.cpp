@@ -1,6 +1,9 @@
+#include <utility>
+
 #include "base/error.h"
 #include "families/config/config_reader.h"
 #include "families/gguf/metadata_reader.h"
+#include "families/gguf/metadata_writer.h"
 #include "families/known/families.h"
 
 // gpt-oss (OpenAI 2025, arXiv:2508.10925): every other layer slides; each head has a sink, a logit that takes part in
@@ -104,6 +107,14 @@ NameTable gpt_oss_names() {
   return table;
 }
 
+void gpt_oss_to_gguf(const ModelSpec& spec, MetadataWriter& metadata) { metadata.window_pattern(spec); }
+
+// llama.cpp calls the norm before the FFN one after the attention.
+void adjust_gguf_names(NameTable& table, Direction, const checkpoint::TensorSource*) {
+  std::vector<NameInFile>& names = table.names["blocks.{layer}.ffn_norm"];
+  std::swap(names[0], names[1]);
+}
+
 }  // namespace
 
 const Family kGptOss = {
@@ -113,6 +124,8 @@ const Family kGptOss = {
     .from_config = gpt_oss_from_config,
     .from_gguf = gpt_oss_from_gguf,
     .hugging_face_names = gpt_oss_names,
+    .to_gguf = gpt_oss_to_gguf,
+    .adjust_gguf_names = adjust_gguf_names,
 };
 
 }  // namespace coterie::families

@@ -2,6 +2,7 @@
 #include "families/config/config_reader.h"
 #include "families/config/config_writer.h"
 #include "families/gguf/metadata_reader.h"
+#include "families/gguf/metadata_writer.h"
 #include "families/known/families.h"
 
 // Granite 3 (IBM 2024): llama with four multipliers: of the embeddings, of what each half of a block adds, of q·k in
@@ -127,6 +128,11 @@ bool has_shared_expert(const ModelSpec& spec) {
   return moe && moe->shared_hidden > 0;
 }
 
+void granite_to_gguf(const ModelSpec& spec, MetadataWriter& metadata) {
+  const auto& attention = std::get<layers::AttentionSpec>(spec.blocks.front().mixer);
+  metadata.put("attention.scale", static_cast<double>(attention.scale));
+}
+
 }  // namespace
 
 const Family kGranite = {
@@ -137,6 +143,7 @@ const Family kGranite = {
     .from_gguf = granite_from_gguf,
     .hugging_face_names = hugging_face_names,
     .to_config = dense_to_config,
+    .to_gguf = granite_to_gguf,
     .moe_type = moe_type,
 };
 const Family kGraniteMoe = {
@@ -147,6 +154,7 @@ const Family kGraniteMoe = {
     .from_gguf = granite_from_gguf,
     .hugging_face_names = moe_names,
     .to_config = moe_to_config,
+    .to_gguf = granite_to_gguf,
     .says = has_routed_experts_only,
 };
 const Family kGraniteMoeShared = {
@@ -157,6 +165,7 @@ const Family kGraniteMoeShared = {
     .from_gguf = granite_from_gguf,
     .hugging_face_names = moe_names,
     .to_config = moe_shared_to_config,
+    .to_gguf = granite_to_gguf,
     .says = has_shared_expert,
 };
 

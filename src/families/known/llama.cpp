@@ -63,6 +63,26 @@ std::string_view moe_type(bool shared) { return shared ? "qwen2_moe" : "mixtral"
 
 bool is_dense(const ModelSpec& spec) { return first_moe(spec) == nullptr; }
 
+constexpr Shape kMistralShapes[] = {
+    {"mistral-7b", R"({"model_type": "mistral", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336,
+      "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 32768,
+      "sliding_window": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000})"},
+};
+
+constexpr Shape kLlamaShapes[] = {
+    {"llama-3-8b", R"({"model_type": "llama", "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336,
+      "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192,
+      "rms_norm_eps": 1e-5, "rope_theta": 500000})"},
+    {"llama-3.2-1b", R"({"model_type": "llama", "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192,
+      "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
+      "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 500000, "tie_word_embeddings": true,
+      "rope_scaling": {"rope_type": "llama3", "factor": 32, "low_freq_factor": 1, "high_freq_factor": 4,
+                       "original_max_position_embeddings": 8192}})"},
+    {"smollm2-135m", R"({"model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
+      "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 8192,
+      "rms_norm_eps": 1e-5, "rope_theta": 100000, "tie_word_embeddings": true})"},
+};
+
 }  // namespace
 
 const Family kLlama = {
@@ -74,6 +94,7 @@ const Family kLlama = {
     .hugging_face_names = hugging_face_names,
     .to_config = llama_to_config,
     .moe_type = moe_type,
+    .shapes = kLlamaShapes,
     .says = is_dense,
 };
 const Family kMistral = {
@@ -85,6 +106,7 @@ const Family kMistral = {
     .hugging_face_names = hugging_face_names,
     .to_config = mistral_to_config,
     .moe_type = moe_type,
+    .shapes = kMistralShapes,
     .says = is_dense,
 };
 

@@ -45,6 +45,16 @@ void mixtral_to_config(const ModelSpec& spec, ConfigWriter& config) {
 
 bool has_experts(const ModelSpec& spec) { return first_moe(spec) != nullptr; }
 
+constexpr Shape kShapes[] = {
+    {"mixtral-8x7b", R"({"model_type": "mixtral", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336,
+      "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "num_local_experts": 8,
+      "num_experts_per_tok": 2, "max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "rope_theta": 1e6})"},
+    {"mixtral-8x22b", R"({"model_type": "mixtral", "vocab_size": 32768, "hidden_size": 6144,
+      "intermediate_size": 16384, "num_hidden_layers": 56, "num_attention_heads": 48, "num_key_value_heads": 8,
+      "num_local_experts": 8, "num_experts_per_tok": 2, "max_position_embeddings": 65536, "rms_norm_eps": 1e-5,
+      "rope_theta": 1e6})"},
+};
+
 }  // namespace
 
 const Family kMixtral = {
@@ -55,6 +65,7 @@ const Family kMixtral = {
     .from_gguf = kLlama.from_gguf,
     .hugging_face_names = mixtral_names,
     .to_config = mixtral_to_config,
+    .shapes = kShapes,
     .says = has_experts,
 };
 

@@ -58,6 +58,13 @@ void olmoe_to_config(const ModelSpec& spec, ConfigWriter& config) {
   config.json["clip_qkv"] = clip ? base::Json(decimal(*clip)) : base::Json(nullptr);
 }
 
+constexpr Shape kShapes[] = {
+    {"olmoe-1b-7b", R"({"model_type": "olmoe", "vocab_size": 50304, "hidden_size": 2048, "intermediate_size": 1024,
+      "num_hidden_layers": 16, "num_attention_heads": 16, "num_key_value_heads": 16, "num_experts": 64,
+      "num_experts_per_tok": 8, "norm_topk_prob": false, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
+      "rope_theta": 10000})"},
+};
+
 }  // namespace
 
 const Family kOlmoe = {
@@ -68,6 +75,7 @@ const Family kOlmoe = {
     .from_gguf = olmoe_from_gguf,
     .hugging_face_names = olmoe_names,
     .to_config = olmoe_to_config,
+    .shapes = kShapes,
 };
 
 }  // namespace coterie::families

@@ -1,3 +1,5 @@
+#include <utility>
+
 #include "base/error.h"
 #include "families/config/config_reader.h"
 #include "families/config/config_writer.h"
@@ -59,6 +61,19 @@ void phi3_to_config(const ModelSpec&, ConfigWriter& config) {
         static_cast<double>(attention.rope->dims) / static_cast<double>(attention.head_dim);
 }
 
+// llama.cpp has q, k and v in one tensor, and gate and up, under the name of up.
+void phi3_gguf_names(NameTable& table, Direction direction, const checkpoint::TensorSource* source) {
+  const std::string path = "blocks.{layer}.";
+  if (direction == Direction::writing)
+    for (const std::string part : {"q", "k", "v"}) {
+      std::vector<NameInFile>& names = table.names[path + "attention." + part];
+      std::swap(names[0], names[1]);
+    }
+  if (direction == Direction::reading && (!source || source->find("blk.0.ffn_gate.weight"))) return;
+  table.names[path + "ffn.gate"] = {{"blk.{layer}.ffn_up.weight", Piece::first_half}};
+  table.names[path + "ffn.up"] = {{"blk.{layer}.ffn_up.weight", Piece::second_half}};
+}
+
 }  // namespace
 
 const Family kPhi3 = {
@@ -69,6 +84,7 @@ const Family kPhi3 = {
     .from_gguf = phi3_from_gguf,
     .hugging_face_names = phi3_names,
     .to_config = phi3_to_config,
+    .adjust_gguf_names = phi3_gguf_names,
 };
 
 }  // namespace coterie::families

@@ -74,6 +74,18 @@ void qwen3_to_config(const ModelSpec& spec, ConfigWriter& config) {
 std::string_view qwen2_moe_type(bool) { return "qwen2_moe"; }
 std::string_view qwen3_moe_type(bool) { return "qwen3_moe"; }
 
+constexpr Shape kQwen2Shapes[] = {
+    {"qwen2.5-7b", R"({"model_type": "qwen2", "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944,
+      "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4, "max_position_embeddings": 32768,
+      "rms_norm_eps": 1e-6, "rope_theta": 1e6})"},
+};
+
+constexpr Shape kQwen3Shapes[] = {
+    {"qwen3-8b", R"({"model_type": "qwen3", "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 12288,
+      "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
+      "max_position_embeddings": 40960, "rms_norm_eps": 1e-6, "rope_theta": 1e6})"},
+};
+
 }  // namespace
 
 const Family kQwen2 = {
@@ -85,6 +97,7 @@ const Family kQwen2 = {
     .hugging_face_names = hugging_face_names,
     .to_config = qwen2_to_config,
     .moe_type = qwen2_moe_type,
+    .shapes = kQwen2Shapes,
 };
 const Family kQwen3 = {
     .model_type = "qwen3",
@@ -95,6 +108,7 @@ const Family kQwen3 = {
     .hugging_face_names = hugging_face_names,
     .to_config = qwen3_to_config,
     .moe_type = qwen3_moe_type,
+    .shapes = kQwen3Shapes,
 };
 
 }  // namespace coterie::families

@@ -137,6 +137,30 @@ void qwen3_moe_to_config(const ModelSpec& spec, ConfigWriter& config) {
   config.attention_bias();
 }
 
+constexpr Shape kQwen3MoeShapes[] = {
+    {"qwen3-30b-a3b", R"({"model_type": "qwen3_moe", "vocab_size": 151936, "hidden_size": 2048,
+      "intermediate_size": 6144, "moe_intermediate_size": 768, "num_hidden_layers": 48, "num_attention_heads": 32,
+      "num_key_value_heads": 4, "head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8, "norm_topk_prob": true,
+      "max_position_embeddings": 40960, "rms_norm_eps": 1e-6, "rope_theta": 1e6})"},
+    {"qwen3-235b-a22b", R"({"model_type": "qwen3_moe", "vocab_size": 151936, "hidden_size": 4096,
+      "intermediate_size": 12288, "moe_intermediate_size": 1536, "num_hidden_layers": 94, "num_attention_heads": 64,
+      "num_key_value_heads": 4, "head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8, "norm_topk_prob": true,
+      "max_position_embeddings": 40960, "rms_norm_eps": 1e-6, "rope_theta": 1e6})"},
+};
+
+constexpr Shape kQwen2MoeShapes[] = {
+    {"qwen2-57b-a14b", R"({"model_type": "qwen2_moe", "vocab_size": 151936, "hidden_size": 3584,
+      "intermediate_size": 18944, "moe_intermediate_size": 2560, "shared_expert_intermediate_size": 20480,
+      "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4, "num_experts": 64,
+      "num_experts_per_tok": 8, "norm_topk_prob": false, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6,
+      "rope_theta": 1e6})"},
+    {"qwen1.5-moe-a2.7b", R"({"model_type": "qwen2_moe", "vocab_size": 151936, "hidden_size": 2048,
+      "intermediate_size": 5632, "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632,
+      "num_hidden_layers": 24, "num_attention_heads": 16, "num_key_value_heads": 16, "num_experts": 60,
+      "num_experts_per_tok": 4, "norm_topk_prob": false, "max_position_embeddings": 8192, "rms_norm_eps": 1e-6,
+      "rope_theta": 1e6})"},
+};
+
 }  // namespace
 
 const Family kQwen2Moe = {
@@ -149,6 +173,7 @@ const Family kQwen2Moe = {
     .to_config = qwen2_moe_to_config,
     .gated_shared_expert = true,
     .aliases = {"qwen", "qwen moe"},  // mergekit's
+    .shapes = kQwen2MoeShapes,
 };
 const Family kQwen3Moe = {
     .model_type = "qwen3_moe",
@@ -159,6 +184,7 @@ const Family kQwen3Moe = {
     .hugging_face_names = qwen_moe_names,
     .to_config = qwen3_moe_to_config,
     .aliases = {"qwen3", "qwen3 moe"},  // mergekit's
+    .shapes = kQwen3MoeShapes,
 };
 
 }  // namespace coterie::families

@@ -5,7 +5,7 @@
 // Names of GGUF files (gguf-py's tensor_mapping; llama.cpp's llama-arch.cpp). One table serves all architectures.
 namespace coterie::families {
 
-NameTable gguf_names(std::string_view architecture) {
+NameTable gguf_names() {
   const std::string layer = "blk.{layer}.", path = "blocks.{layer}.";
   NameTable table;
   const auto name = [&](const std::string& ours, const std::string& theirs) { table.names[ours] = {{theirs}}; };
@@ -14,10 +14,8 @@ NameTable gguf_names(std::string_view architecture) {
   name("head", "output.weight"), name("head.bias", "output.bias");
   name("final_norm.bias", "output_norm.bias");
   name(path + "mixer_norm", layer + "attn_norm.weight");
-  // llama.cpp's gpt-oss and glm4moe call the norm before the FFN one after the attention.
+  // Some architectures call the norm before the FFN one after the attention.
   table.names[path + "ffn_norm"] = {{layer + "ffn_norm.weight"}, {layer + "post_attention_norm.weight"}};
-  if (architecture == "glm4moe" || architecture == "gpt-oss")
-    std::swap(table.names[path + "ffn_norm"][0], table.names[path + "ffn_norm"][1]);
   name(path + "mixer_norm.bias", layer + "attn_norm.bias"), name(path + "ffn_norm.bias", layer + "ffn_norm.bias");
   name(path + "attention.sinks", layer + "attn_sinks.weight");
   name(path + "mixer_post_norm", layer + "post_attention_norm.weight");

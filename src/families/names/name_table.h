@@ -84,8 +84,8 @@ NameTable hugging_face_names();
 /// names; the stacked tensors that transformers 5 holds in memory are accepted too.
 NameTable hugging_face_moe_names(const std::string& block, const std::string& gate, const std::string& up,
                                  const std::string& down);
-/// GGUF: token_embd, blk.{layer}.*, output_norm, output; one table for all architectures, but for which name is the
-/// first.
-NameTable gguf_names(std::string_view architecture = "");
+/// GGUF: token_embd, blk.{layer}.*, output_norm, output; one table for all architectures (Family::adjust_gguf_names for
+/// those that differ).
+NameTable gguf_names();
 
 }  // namespace coterie::families
