@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <exception>
 #include <memory>
 #include <utility>
 
@@ -79,6 +80,7 @@ int run_command(RunOptions& options) {
     step(engine, {&one, 1}, loads ? &*loads : nullptr);
   }
   progress.clear();
+  if (generation.error()) std::rethrow_exception(generation.error());
   if (options.json) {
     base::Json json = as_json(generation, *options.sampling.seed);
     if (loads) json["experts"] = experts_as_json(*loads, engines.parts(engine));

@@ -15,6 +15,7 @@ std::string_view name(Finish finish) {
     case Finish::max_tokens: return "token limit";
     case Finish::context_full: return "context full";
     case Finish::interrupted: return "interrupted";
+    case Finish::failed: return "failed";
   }
   return "unknown";
 }
@@ -71,6 +72,8 @@ size_t Generation::until_checkpoint() const {
 }
 
 void Generation::settle_cache() {
+  // A step that failed may have taken recurrent states back to a checkpoint.
+  if (std::ssize(tokens_.ids) > tokens_.cache.length()) tokens_.ids.resize(static_cast<size_t>(tokens_.cache.length()));
   if (!tokens_.ids.empty() &&
       models::starts_anew(*engine_.model().decoder, tokens_.written_for, static_cast<int64_t>(all_.size())))
     tokens_.keep_prefix({});
@@ -120,14 +123,30 @@ void Generation::end(Finish finish) {
   if (stops_.stopped()) finish_ = Finish::stop_string;
 }
 
+void Generation::fail(std::exception_ptr error) noexcept {
+  finish_ = Finish::failed;
+  error_ = std::move(error);
+}
+
 void step(Engine& engine, std::span<Generation* const> generations, layers::Tap* tap) {
+  using Logits = models::SequenceStep::Logits;
+  // What goes wrong with one sequence ends that one: the others have evaluated their tokens with it, and would miss
+  // their rows of logits if it ended the step.
+  const auto alone = [](Generation& generation, auto body) {
+    try {
+      body();
+    } catch (...) {
+      generation.fail(std::current_exception());
+    }
+  };
+
   std::vector<Generation*> taking_part;
   int64_t decoding = 0;
   for (Generation* generation : generations) {
     if (generation->finished()) continue;
     const std::atomic<bool>* interrupt = generation->options_.interrupt;
     if (interrupt && interrupt->load(std::memory_order_relaxed)) {
-      generation->end(Finish::interrupted);
+      alone(*generation, [&] { generation->end(Finish::interrupted); });
       continue;
     }
     generation->settle_cache();
@@ -143,10 +162,12 @@ void step(Engine& engine, std::span<Generation* const> generations, layers::Tap*
     std::span<const TokenId> ids = generation->pending();
     if (ids.size() > 1) {
       ids = ids.first(std::min({ids.size(), budget, generation->until_checkpoint()}));
-      budget -= ids.size();
       if (ids.empty()) continue;
     }
-    using Logits = models::SequenceStep::Logits;
+    alone(*generation,
+          [&] { generation->tokens_.cache.reserve(std::ssize(generation->tokens_.ids) + std::ssize(ids)); });
+    if (generation->finished()) continue;
+    if (generation->pending().size() > 1) budget -= ids.size();
     evaluating.push_back(generation);
     evaluations.push_back({ids, &generation->tokens_.cache,
                            ids.size() == generation->pending().size() ? Logits::last : Logits::none,
@@ -155,16 +176,21 @@ void step(Engine& engine, std::span<Generation* const> generations, layers::Tap*
   if (evaluations.empty()) return;
 
   const tensor::Matrix logits = engine.evaluate(evaluations, tap);
-  for (size_t i = 0; i < evaluating.size(); ++i) evaluating[i]->evaluated(evaluations[i].ids);
   int64_t row = 0;
-  for (size_t i = 0; i < evaluating.size(); ++i)
-    if (evaluations[i].logits == models::SequenceStep::Logits::last)
-      evaluating[i]->choose({logits.row(row++), static_cast<size_t>(logits.cols)});
+  for (size_t i = 0; i < evaluating.size(); ++i) {
+    Generation& generation = *evaluating[i];
+    const int64_t of_this = evaluations[i].logits == Logits::last ? row++ : -1;
+    alone(generation, [&] {
+      generation.evaluated(evaluations[i].ids);
+      if (of_this >= 0) generation.choose({logits.row(of_this), static_cast<size_t>(logits.cols)});
+    });
+  }
 }
 
 void run(Engine& engine, Generation& generation) {
   Generation* const one = &generation;
   while (!generation.finished()) step(engine, {&one, 1});
+  if (generation.error()) std::rethrow_exception(generation.error());
 }
 
 }  // namespace coterie::runtime

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <optional>
 #include <span>
@@ -27,7 +28,7 @@ struct GenerationOptions {
   const std::atomic<bool>* interrupt = nullptr;  // looked at before each step
 };
 
-enum class Finish { not_yet, end_token, stop_string, max_tokens, context_full, interrupted };
+enum class Finish { not_yet, end_token, stop_string, max_tokens, context_full, interrupted, failed };
 std::string_view name(Finish finish);  // "end token", …
 
 struct GenerationStatistics {
@@ -54,6 +55,8 @@ class Generation {
 
   bool finished() const { return finish_ != Finish::not_yet; }
   Finish finish() const { return finish_; }
+  /// What ended it, when finish() is failed: thrown by a callback, or because its cache could not grow. Else null.
+  std::exception_ptr error() const { return error_; }
   /// Text so far, as on_text was given it, and ids so far, an end token included.
   const std::string& text() const { return text_; }
   std::span<const TokenId> generated() const { return std::span(all_).subspan(prompt_size_); }
@@ -71,6 +74,7 @@ class Generation {
   void choose(std::span<const float> logits);
   void emit(std::string_view text);
   void end(Finish finish);
+  void fail(std::exception_ptr error) noexcept;
 
   Engine& engine_;
   TokenCache& tokens_;
@@ -82,15 +86,19 @@ class Generation {
   size_t prompt_size_;
   std::string text_;
   Finish finish_ = Finish::not_yet;
+  std::exception_ptr error_;
   GenerationStatistics statistics_;
   base::Stopwatch clock_;
 };
 
 /// One step of all that are not finished: each that decodes evaluates its one token, those still in their prompt share
 /// what is left of engine.step_tokens(), in order; whoever has evaluated all it knows chooses its next token.
+///
+/// What one sequence's callbacks throw, and memory that its cache alone lacks, ends that sequence (Finish::failed, its
+/// error()) and no other. Throws what concerns all of them; they can then be stepped again.
 void step(Engine& engine, std::span<Generation* const> generations, layers::Tap* tap = nullptr);
 
-/// The one-sequence use of step(): runs until it has finished.
+/// The one-sequence use of step(): runs until it has finished. Throws its error().
 void run(Engine& engine, Generation& generation);
 
 }  // namespace coterie::runtime

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <stdexcept>
+
 #include "checkpoint/tensor_source.h"
 #include "support/expect_error.h"
 #include "unit/runtime/tiny_model.h"
@@ -87,6 +89,54 @@ TEST(Generation, SeveralSequencesMoveOnTogetherAsEachAlone) {
     EXPECT_EQ(std::vector<TokenId>(all[i]->generated().begin(), all[i]->generated().end()), alone[i]) << i;
     EXPECT_EQ(all[i]->finish(), Finish::max_tokens);
   }
+}
+
+// Three sequences in one batch; at its second token the callback of one throws. The others must get their own rows of
+// logits from then on, in every place that the failing one can have among them.
+TEST(Generation, ACallbackThatThrowsEndsItsSequenceAndNoOther) {
+  const std::vector<std::vector<TokenId>> prompts = {prompt_of(5, 1), prompt_of(20, 2), prompt_of(1, 3)};
+  Engine engine(test::tiny_model(), options_of(ops::Precision::fast, 16));
+  std::vector<std::vector<TokenId>> alone;
+  for (const auto& prompt : prompts) alone.push_back(generated(engine, prompt, greedy(12)));
+  for (size_t failing = 0; failing < prompts.size(); ++failing) {
+    std::vector<TokenCache> caches;
+    for (size_t i = 0; i < prompts.size(); ++i) caches.push_back({engine.make_cache(), {}});
+    std::vector<std::unique_ptr<Generation>> owned;
+    std::vector<Generation*> all;
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      GenerationOptions options = greedy(12);
+      int seen = 0;
+      if (i == failing)
+        options.on_token = [seen](TokenId) mutable {
+          if (++seen == 2) throw std::runtime_error("the client has gone");
+        };
+      owned.push_back(std::make_unique<Generation>(engine, caches[i], prompts[i], options));
+      all.push_back(owned.back().get());
+    }
+    for (int steps = 0; steps < 40; ++steps) step(engine, all);
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      const std::vector<TokenId> tokens(all[i]->generated().begin(), all[i]->generated().end());
+      if (i == failing) {
+        EXPECT_EQ(all[i]->finish(), Finish::failed);
+        EXPECT_EQ(tokens.size(), 2u);
+        EXPECT_THROW(std::rethrow_exception(all[i]->error()), std::runtime_error);
+      } else {
+        EXPECT_EQ(all[i]->finish(), Finish::max_tokens);
+        EXPECT_FALSE(all[i]->error());
+        EXPECT_EQ(tokens, alone[i]) << "sequence " << i << " beside " << failing;
+      }
+    }
+  }
+}
+
+TEST(Generation, RunThrowsWhatTheCallbackThrew) {
+  Engine engine(test::tiny_model(), options_of());
+  GenerationOptions options = greedy(5);
+  options.on_token = [](TokenId) { throw std::runtime_error("no more"); };
+  TokenCache tokens{engine.make_cache(), {}};
+  Generation generation(engine, tokens, prompt_of(3), options);
+  EXPECT_THROW(run(engine, generation), std::runtime_error);
+  EXPECT_EQ(generation.finish(), Finish::failed);
 }
 
 TEST(Generation, TheSeedMakesItReproducible) {
