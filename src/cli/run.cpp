@@ -70,11 +70,10 @@ int run_command(RunOptions& options) {
   generation_options.interrupt = &interrupt.flag();
   if (!options.json) generation_options.on_text = [&](std::string_view piece) { progress.clear(), print(piece); };
 
-  runtime::TokenCache tokens{engine.make_cache(), {}};
-  runtime::Generation generation(engine, tokens, ids, std::move(generation_options));
+  runtime::Generation generation(engine, ids, std::move(generation_options));
   runtime::Generation* const one = &generation;
   while (!generation.finished()) {
-    const size_t evaluated = tokens.ids.size();
+    const size_t evaluated = generation.tokens().ids.size();
     if (evaluated < ids.size() && ids.size() > static_cast<size_t>(engine.step_tokens()))
       progress.show(fmt::format("reading the prompt: {} of {} tokens", evaluated, ids.size()));
     step(engine, {&one, 1}, loads ? &*loads : nullptr);

@@ -26,9 +26,9 @@ class GatedDecoder final : public Decoder {
 
   const ModelSpec& spec() const override { return spec_; }
   tensor::Matrix forward(ops::Context& context, std::span<const SequenceStep> steps,
-                         const StepOptions& options) const override;
+                         const PassOptions& options) const override;
   /// Refused: a gate is fitted by `coterie gate`, its models are trained one by one.
-  double loss(ops::Context& context, std::span<const SequenceStep> steps, const LossOptions& options) const override;
+  double loss(ops::Context& context, std::span<const SequenceStep> steps, const PassOptions& options) const override;
   /// Walks the models one after another.
   void visit(layers::TensorVisitor& visitor) const override;
   void rebind(layers::TensorVisitor& visitor) override;

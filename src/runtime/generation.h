@@ -22,10 +22,12 @@ struct GenerationOptions {
   SamplerOptions sampler;
   int64_t max_tokens = -1;  // -1 = until something else ends it
   std::vector<std::string> stop;
-  bool ignore_end = false;                             // go on past the model's end tokens (benchmarks)
+  std::vector<double> model_weights;  // of an ensemble's models, where a prompt has decided them (Engines::choose)
+  bool ignore_end = false;            // go on past the model's end tokens (benchmarks)
   std::function<void(std::string_view text)> on_text;  // whole UTF-8, as soon as it is certain
   std::function<void(TokenId id)> on_token;
-  const std::atomic<bool>* interrupt = nullptr;  // looked at before each step
+  // Either is set from any thread to end it: looked at before each step and, within one, before each layer.
+  const std::atomic<bool>*interrupt = nullptr, *cancel = nullptr;
 };
 
 enum class Finish { not_yet, end_token, stop_string, max_tokens, context_full, interrupted, failed };
@@ -44,14 +46,29 @@ struct GenerationStatistics {
   double decode_tokens_per_second() const;
 };
 
-/// One sequence being continued: what it still has to evaluate, how its next token is chosen and when it ends. step()
-/// moves it on; several move on together.
+/// One sequence being continued: what it holds and still has to evaluate, how its next token is chosen and when it
+/// ends. step() moves it on; several move on together, and each joins, leaves, fails and is interrupted by itself.
 class Generation {
  public:
-  /// Reuses what `tokens` holds of the prompt's beginning. Throws bad_input for an empty prompt, ids outside of the
-  /// vocabulary and a prompt that leaves no room in the context; out_of_memory when the cache of prompt and max_tokens
-  /// cannot fit. `tokens` and what the options point to must outlive it.
-  Generation(Engine& engine, TokenCache& tokens, std::span<const TokenId> prompt, GenerationOptions options);
+  /// Takes `tokens`, of which it keeps the longest beginning it has in common with the prompt. Throws bad_input for an
+  /// empty prompt, ids outside of the vocabulary and a prompt that leaves no room in the context; out_of_memory when
+  /// the cache of prompt and max_tokens cannot fit; `tokens` are still the caller's then. What the options point to
+  /// must outlive it.
+  Generation(Engine& engine, TokenCache&& tokens, std::span<const TokenId> prompt, GenerationOptions options);
+  /// With a cache of its own.
+  Generation(Engine& engine, std::span<const TokenId> prompt, GenerationOptions options);
+
+  /// Another answer to the same prompt. It shares the pages of what has been evaluated of the prompt, and has at most
+  /// the prompt's last token to evaluate again once the prompt has been read. Throws as the constructor does.
+  Generation fork(GenerationOptions options) const;
+
+  /// Ends it by an error, for whoever looks on from outside and cannot go on.
+  void fail(std::exception_ptr error) noexcept;
+
+  /// What has been evaluated so far.
+  const TokenCache& tokens() const { return tokens_; }
+  /// Gives it away, which ends the sequence; it can be asked for its text, ids and statistics alone from then on.
+  TokenCache release() noexcept;
 
   bool finished() const { return finish_ != Finish::not_yet; }
   Finish finish() const { return finish_; }
@@ -65,6 +82,13 @@ class Generation {
  private:
   friend void step(Engine& engine, std::span<Generation* const> generations, layers::Tap* tap);
 
+  void check() const;
+  void begin();
+  bool can_be_interrupted() const { return options_.interrupt || options_.cancel; }
+  bool interrupted() const {
+    return (options_.interrupt && options_.interrupt->load(std::memory_order_relaxed)) ||
+           (options_.cancel && options_.cancel->load(std::memory_order_relaxed));
+  }
   /// Forgets the cache when its keys are not those of a sequence as long as this one has become.
   void settle_cache();
   std::span<const TokenId> pending() const { return std::span(all_).subspan(tokens_.ids.size()); }
@@ -74,16 +98,15 @@ class Generation {
   void choose(std::span<const float> logits);
   void emit(std::string_view text);
   void end(Finish finish);
-  void fail(std::exception_ptr error) noexcept;
 
   Engine& engine_;
-  TokenCache& tokens_;
   GenerationOptions options_;
   Sampler sampler_;
   StopFilter stops_;
   std::optional<text::StreamDecoder> decoder_;
   std::vector<TokenId> all_;  // prompt and answer; the first tokens_.ids.size() are evaluated
   size_t prompt_size_;
+  TokenCache tokens_;
   std::string text_;
   Finish finish_ = Finish::not_yet;
   std::exception_ptr error_;
@@ -100,5 +123,7 @@ void step(Engine& engine, std::span<Generation* const> generations, layers::Tap*
 
 /// The one-sequence use of step(): runs until it has finished. Throws its error().
 void run(Engine& engine, Generation& generation);
+/// The same, and gives the generation's tokens to `tokens` whatever happens.
+void run(Engine& engine, Generation& generation, TokenCache& tokens);
 
 }  // namespace coterie::runtime

@@ -68,8 +68,8 @@ struct Model::Impl {
       : engine(std::move(model), options), account(models::account(engine.spec())), tokens{engine.make_cache(), {}} {}
 
   Generated run(std::span<const int32_t> prompt, const GenerateOptions& options, const OnText& on_text) {
-    runtime::Generation generation(engine, tokens, prompt, options_of(options, on_text));
-    runtime::run(engine, generation);
+    runtime::Generation generation(engine, std::move(tokens), prompt, options_of(options, on_text));
+    runtime::run(engine, generation, tokens);
     const runtime::GenerationStatistics& statistics = generation.statistics();
     return {generation.text(),
             {generation.generated().begin(), generation.generated().end()},
