@@ -36,7 +36,7 @@ class SequenceState {
 
 /// One sequence's part in a step: `ids` are evaluated at positions state->length() …
 struct SequenceStep {
-  std::span<const int32_t> ids;
+  std::span<const int32_t> ids = {};
   SequenceState* state = nullptr;
   enum class Logits { none, last, all } logits = Logits::last;
   uint64_t random_key = 0;  // of draws a router makes for this sequence (Selection::sample)

@@ -26,6 +26,12 @@ int64_t checked_context(const models::Decoder& decoder, int64_t context) {
   return context > 0 ? context : spec.context;
 }
 
+int64_t checked_cache_bytes(const EngineOptions& options) {
+  if (options.cache_bytes < 0)
+    base::fail(base::ErrorKind::bad_input, "cache bytes", "are {}, expected at least 0", options.cache_bytes);
+  return options.cache_bytes;
+}
+
 tensor::DType cache_type(const EngineOptions& options) {
   if (options.cache_type) return *options.cache_type;
   return options.precision == ops::Precision::f32 ? tensor::DType::f32 : tensor::DType::f16;
@@ -49,10 +55,8 @@ Engine::Engine(models::Model model, const EngineOptions& options)
       pool_(options.threads),
       context_{pool_, kernels::select(), arena_, options.precision},
       cache_shape_(std::make_shared<CacheShape>(shape_of(spec(), options))),
-      pages_(std::make_shared<PagePool>(cache_shape_->page_bytes(), options_.cache_bytes)) {
+      pages_(std::make_shared<PagePool>(cache_shape_->page_bytes(), checked_cache_bytes(options_))) {
   release_freed_memory();
-  if (options_.cache_bytes < 0)
-    base::fail(base::ErrorKind::bad_input, "cache bytes", "is {}, expected at least 0", options_.cache_bytes);
   if (options_.step_tokens < 1)
     base::fail(base::ErrorKind::bad_input, "step tokens", "is {}, expected at least 1", options_.step_tokens);
   const int64_t step = std::min(options_.step_tokens, context_size_);
