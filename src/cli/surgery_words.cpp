@@ -1,5 +1,7 @@
 #include "cli/surgery_words.h"
 
+#include "cli/text_input.h"
+
 #include <fmt/format.h>
 
 #include <filesystem>
@@ -8,7 +10,6 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/plural.h"
-#include "cli/text_input.h"
 #include "base/utf8.h"
 #include "cli/format_words.h"
 #include "cli/number_words.h"

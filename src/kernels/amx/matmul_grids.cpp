@@ -35,28 +35,19 @@ namespace {
 #include "kernels/amx/matmul_tiles.inl.h"
 }  // namespace
 
-namespace {
-constexpr TileFormat kFormats[] = {
-    tile_format<Tiles256<IQ2XXS>>(tensor::DType::iq2_xxs), tile_format<Tiles256<IQ2XS>>(tensor::DType::iq2_xs),
-    tile_format<Tiles256<IQ2S>>(tensor::DType::iq2_s),     tile_format<Tiles256<IQ3XXS>>(tensor::DType::iq3_xxs),
-    tile_format<Tiles256<IQ3S>>(tensor::DType::iq3_s),     tile_format<Tiles256<IQ1S>>(tensor::DType::iq1_s),
-    tile_format<Tiles256<IQ1M>>(tensor::DType::iq1_m),     tile_format<Tiles256<TQ1_0>>(tensor::DType::tq1_0),
-    tile_format<Tiles256<TQ2_0>>(tensor::DType::tq2_0),
-};
-}  // namespace
+void add_matmul_grids(MatmulKernel* fast) {
+  using tensor::DType;
+  use_tiles<Tiles256<IQ2XXS>>(fast[static_cast<int>(DType::iq2_xxs)]);
+  use_tiles<Tiles256<IQ2XS>>(fast[static_cast<int>(DType::iq2_xs)]);
+  use_tiles<Tiles256<IQ2S>>(fast[static_cast<int>(DType::iq2_s)]);
+  use_tiles<Tiles256<IQ3XXS>>(fast[static_cast<int>(DType::iq3_xxs)]);
+  use_tiles<Tiles256<IQ3S>>(fast[static_cast<int>(DType::iq3_s)]);
+  use_tiles<Tiles256<IQ1S>>(fast[static_cast<int>(DType::iq1_s)]);
+  use_tiles<Tiles256<IQ1M>>(fast[static_cast<int>(DType::iq1_m)]);
+  use_tiles<Tiles256<TQ1_0>>(fast[static_cast<int>(DType::tq1_0)]);
+  use_tiles<Tiles256<TQ2_0>>(fast[static_cast<int>(DType::tq2_0)]);
+}
 
 }  // namespace coterie::kernels::amx
 
 COTERIE_END
-
-namespace coterie::kernels::amx {
-
-void add_matmul_grids(MatmulKernel* fast) {
-  for (const TileFormat& format : kFormats) {
-    MatmulKernel& kernel = fast[static_cast<int>(format.dtype)];
-    *format.few = kernel;
-    kernel.run = format.run, kernel.scratch_bytes = format.scratch_bytes, kernel.tiles_from = kLeastTokens;
-  }
-}
-
-}  // namespace coterie::kernels::amx

@@ -35,28 +35,19 @@ template <class Format>
 using WordGrid = Words<Format, Blocks256<Format>, ActivationBlock256, Header256<256 / Format::kSub>>;
 }  // namespace
 
-namespace {
-constexpr FormatKernel kFormats[] = {
-    {tensor::DType::iq2_xxs, block_kernel<WordGrid<IQ2XXS>>()},
-    {tensor::DType::iq2_xs, block_kernel<WordGrid<IQ2XS>>()},
-    {tensor::DType::iq2_s, block_kernel<WordGrid<IQ2S>>()},
-    {tensor::DType::iq3_xxs, block_kernel<WordGrid<IQ3XXS>>()},
-    {tensor::DType::iq3_s, block_kernel<Blocks256<IQ3S>>()},
-    {tensor::DType::iq1_s, block_kernel<Blocks256<IQ1S>>()},
-    {tensor::DType::iq1_m, block_kernel<Blocks256<IQ1M>>()},
-    {tensor::DType::tq1_0, block_kernel<Blocks256<TQ1_0>>()},
-    {tensor::DType::tq2_0, block_kernel<Blocks256<TQ2_0>>()},
-};
-}  // namespace
+void add_matmul_grids(MatmulKernel* fast) {
+  using tensor::DType;
+  fast[static_cast<int>(DType::iq2_xxs)] = block_kernel<WordGrid<IQ2XXS>>();
+  fast[static_cast<int>(DType::iq2_xs)] = block_kernel<WordGrid<IQ2XS>>();
+  fast[static_cast<int>(DType::iq2_s)] = block_kernel<WordGrid<IQ2S>>();
+  fast[static_cast<int>(DType::iq3_xxs)] = block_kernel<WordGrid<IQ3XXS>>();
+  fast[static_cast<int>(DType::iq3_s)] = block_kernel<Blocks256<IQ3S>>();
+  fast[static_cast<int>(DType::iq1_s)] = block_kernel<Blocks256<IQ1S>>();
+  fast[static_cast<int>(DType::iq1_m)] = block_kernel<Blocks256<IQ1M>>();
+  fast[static_cast<int>(DType::tq1_0)] = block_kernel<Blocks256<TQ1_0>>();
+  fast[static_cast<int>(DType::tq2_0)] = block_kernel<Blocks256<TQ2_0>>();
+}
 
 }  // namespace coterie::kernels::avx2
 
 COTERIE_END
-
-namespace coterie::kernels::avx2 {
-
-void add_matmul_grids(MatmulKernel* fast) {
-  for (const FormatKernel& format : kFormats) fast[static_cast<int>(format.dtype)] = format.kernel;
-}
-
-}  // namespace coterie::kernels::avx2

@@ -26,15 +26,8 @@ namespace {
 #include "kernels/matmul/scaled_floats.inl.h"
 }  // namespace
 
+void add_matmul_scaled(MatmulKernel* exact, MatmulKernel* fast) { add_all_scaled(exact, fast); }
+
 }  // namespace coterie::kernels::avx2
 
 COTERIE_END
-
-namespace coterie::kernels::avx2 {
-
-void add_matmul_scaled(MatmulKernel* exact, MatmulKernel* fast) {
-  for (MatmulKernel* kernels : {exact, fast})
-    for (const FormatKernel& format : kFormats) kernels[static_cast<int>(format.dtype)] = format.kernel;
-}
-
-}  // namespace coterie::kernels::avx2

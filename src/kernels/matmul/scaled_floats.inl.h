@@ -125,19 +125,22 @@ void run_scaled(const MatmulTask& task) noexcept {
 }
 
 template <class Read>
-constexpr FormatKernel scaled_format(tensor::DType dtype) {
-  return {dtype, {run_scaled<Read>, floats_scratch, ActivationForm::floats}};
+void add_scaled(tensor::DType dtype, MatmulKernel* exact, MatmulKernel* fast) {
+  exact[static_cast<int>(dtype)] =
+      fast[static_cast<int>(dtype)] = {run_scaled<Read>, floats_scratch, ActivationForm::floats};
 }
 
-constexpr FormatKernel kFormats[] = {
-    scaled_format<ReadFp8<quant::Rounding::none>>(tensor::DType::fp8_64),
-    scaled_format<ReadFp8<quant::Rounding::bf16>>(tensor::DType::fp8_64_bf16),
-    scaled_format<ReadInt<4, 64, quant::Rounding::f16>>(tensor::DType::int4_64_f16),
-    scaled_format<ReadInt<4, 32, quant::Rounding::f16>>(tensor::DType::int4_32_f16),
-    scaled_format<ReadInt<4, 64, quant::Rounding::bf16>>(tensor::DType::int4_64_bf16),
-    scaled_format<ReadInt<4, 32, quant::Rounding::bf16>>(tensor::DType::int4_32_bf16),
-    scaled_format<ReadInt<8, 64, quant::Rounding::f16>>(tensor::DType::int8_64_f16),
-    scaled_format<ReadInt<8, 32, quant::Rounding::f16>>(tensor::DType::int8_32_f16),
-    scaled_format<ReadInt<8, 64, quant::Rounding::bf16>>(tensor::DType::int8_64_bf16),
-    scaled_format<ReadInt<8, 32, quant::Rounding::bf16>>(tensor::DType::int8_32_bf16),
-};
+void add_all_scaled(MatmulKernel* exact, MatmulKernel* fast) {
+  using quant::Rounding;
+  using tensor::DType;
+  add_scaled<ReadFp8<Rounding::none>>(DType::fp8_64, exact, fast);
+  add_scaled<ReadFp8<Rounding::bf16>>(DType::fp8_64_bf16, exact, fast);
+  add_scaled<ReadInt<4, 64, Rounding::f16>>(DType::int4_64_f16, exact, fast);
+  add_scaled<ReadInt<4, 32, Rounding::f16>>(DType::int4_32_f16, exact, fast);
+  add_scaled<ReadInt<4, 64, Rounding::bf16>>(DType::int4_64_bf16, exact, fast);
+  add_scaled<ReadInt<4, 32, Rounding::bf16>>(DType::int4_32_bf16, exact, fast);
+  add_scaled<ReadInt<8, 64, Rounding::f16>>(DType::int8_64_f16, exact, fast);
+  add_scaled<ReadInt<8, 32, Rounding::f16>>(DType::int8_32_f16, exact, fast);
+  add_scaled<ReadInt<8, 64, Rounding::bf16>>(DType::int8_64_bf16, exact, fast);
+  add_scaled<ReadInt<8, 32, Rounding::bf16>>(DType::int8_32_bf16, exact, fast);
+}
