@@ -75,6 +75,7 @@ TEST_P(BatchLaw, SampledRoutersAreReproducible) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, BatchLaw, testing::ValuesIn(cases()), name_of);
+INSTANTIATE_TEST_SUITE_P(Slow, BatchLaw, testing::ValuesIn(other_cases()), name_of);
 
 }  // namespace
 }  // namespace coterie::laws

@@ -16,19 +16,48 @@ namespace {
 const bool kFewDraws = ::setenv("RC_PARAMS", "max_success=10 verbose_progress=0", 0) == 0;
 }  // namespace
 
-std::vector<Case> cases() {
+namespace {
+struct Chosen {
+  Case setting;
+  bool by_default;
+};
+std::vector<Chosen> choices() {
   EXPECT_TRUE(kFewDraws);
-  std::vector<Case> result;
-  for (const auto& [family, config] : tiny::configs())
-    for (const kernels::Candidate& candidate : kernels::candidates()) {
+  std::vector<kernels::Candidate> sets;
+  // Rows of these models are too short for the formats that AMX multiplies; TurnedWeights and
+  // InstructionSets.TilesChangeNoBitOfAModel have a model of 256 columns.
+  for (const kernels::Candidate& candidate : kernels::candidates())
+    if (candidate.table->isa != "amx") sets.push_back(candidate);
+  const auto usable = std::count_if(sets.begin(), sets.end(), [](const auto& each) { return each.usable; });
+  std::vector<Chosen> result;
+  int64_t family_number = 0;
+  for (const auto& [family, config] : tiny::configs()) {
+    // The precisions alternate along the instruction sets that can run, with the next family the other way round.
+    int64_t turn = family_number++;
+    for (const kernels::Candidate& candidate : sets) {
       const std::string isa(candidate.table->isa);
-      // Rows of these models are too short for the formats that AMX multiplies; TurnedWeights and
-      // InstructionSets.TilesChangeNoBitOfAModel have a model of 256 columns.
-      if (isa == "amx") continue;
-      result.push_back({family, isa, ops::Precision::f32, tensor::DType::f32});
-      result.push_back({family, isa, ops::Precision::fast, tensor::DType::f16});
-      if (isa == "avx2") result.push_back({family, isa, ops::Precision::fast, tensor::DType::q8_0});
+      const bool f32_first = turn % 2 == 0, both = usable < 2;
+      if (candidate.usable) ++turn;
+      result.push_back({{family, isa, ops::Precision::f32, tensor::DType::f32}, both || f32_first});
+      result.push_back({{family, isa, ops::Precision::fast, tensor::DType::f16}, both || !f32_first});
+      if (isa == "avx2") result.push_back({{family, isa, ops::Precision::fast, tensor::DType::q8_0}, true});
     }
+  }
+  return result;
+}
+std::vector<Case> those(bool by_default) {
+  std::vector<Case> result;
+  for (const Chosen& chosen : choices())
+    if (chosen.by_default == by_default) result.push_back(chosen.setting);
+  return result;
+}
+}  // namespace
+
+std::vector<Case> cases() { return those(true); }
+std::vector<Case> other_cases() { return those(false); }
+std::vector<Case> all_cases() {
+  std::vector<Case> result;
+  for (const Chosen& chosen : choices()) result.push_back(chosen.setting);
   return result;
 }
 

@@ -21,7 +21,11 @@ struct Case {
 };
 /// All families × instruction sets × precisions (fast with an f16 cache, on AVX2 with
 /// one of q8_0 as well, f32 with an f32 one).
+std::vector<Case> all_cases();
+/// Of these, enough for all pairs of a family, an instruction set and a precision: what runs by default. Instantiate a
+/// suite with them, and once more, as Slow, with the others.
 std::vector<Case> cases();
+std::vector<Case> other_cases();
 std::string name_of(const testing::TestParamInfo<Case>& info);
 
 /// A model of the case's family; in `fast` its matrices are q8_0, so that int8 activations take part.

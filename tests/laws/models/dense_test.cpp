@@ -90,7 +90,7 @@ TEST_P(Dense, IdenticalExpertsAreOne) {
 }
 
 std::vector<Case> sparse_cases() {
-  std::vector<Case> all = cases();
+  std::vector<Case> all = all_cases();
   std::erase_if(all, [](const Case& c) { return c.family != "mixtral" && c.family != "qwen3_moe"; });
   return all;
 }

@@ -293,7 +293,7 @@ bool has_plain_layouts(const std::string& family) {
 }
 
 std::vector<Case> f32_cases() {
-  std::vector<Case> all = cases();
+  std::vector<Case> all = all_cases();
   std::erase_if(all, [](const Case& c) { return c.precision != ops::Precision::f32 || !has_plain_layouts(c.family); });
   return all;
 }

@@ -71,6 +71,7 @@ TEST_P(Sequence, ForgettingIsAsIfItNeverWas) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, Sequence, testing::ValuesIn(cases()), name_of);
+INSTANTIATE_TEST_SUITE_P(Slow, Sequence, testing::ValuesIn(other_cases()), name_of);
 
 }  // namespace
 }  // namespace coterie::laws

@@ -41,7 +41,7 @@ TEST_P(Convert, IsTheSameModel) {
 }
 
 std::vector<Case> convertible() {
-  std::vector<Case> all = cases();
+  std::vector<Case> all = all_cases();
   std::erase_if(all, [](const Case& c) {
     return c.isa != "scalar" || c.precision != ops::Precision::f32 ||
            models::family_of_model_type(c.family, "law").architecture.empty();
