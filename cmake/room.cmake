@@ -3,11 +3,25 @@
 # `#include "base/error.h"` must resolve for the rooms that link base and for nobody else, so src/ itself is never an
 # include directory. Instead each room gets a root of its own in the build folder that holds one link, to its folder.
 #
-#   coterie_room(tensor SEES base)                      every *.cpp directly or deeper below src/tensor is compiled
-#   coterie_room(text SEES base LINKS some::library)    LINKS are outside libraries, private to the room
-#   coterie_room(base SEES PUBLIC_LINKS fmt::fmt)       PUBLIC_LINKS are outside libraries its headers include
+# Which rooms it may see is in scripts/arrows.toml, one line a room.
+#
+#   coterie_room(tensor)                        every *.cpp directly or deeper below src/tensor is compiled
+#   coterie_room(text LINKS some::library)      LINKS are outside libraries, private to the room
+#   coterie_room(base PUBLIC_LINKS fmt::fmt)    PUBLIC_LINKS are outside libraries its headers include
+set(arrows ${PROJECT_SOURCE_DIR}/scripts/arrows.toml)
+set_property(DIRECTORY ${PROJECT_SOURCE_DIR} APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${arrows})
+file(STRINGS ${arrows} lines REGEX "^[^#]")
+foreach(line IN LISTS lines)
+  if(NOT line MATCHES "^([a-z]+) *= *\\[([a-z\", ]*)\\]$")
+    message(FATAL_ERROR "scripts/arrows.toml: expected a line like: ops = [\"base\", \"tensor\"]; found: ${line}")
+  endif()
+  set(room ${CMAKE_MATCH_1})
+  string(REGEX MATCHALL "[a-z]+" coterie_sees_${room} "${CMAKE_MATCH_2}")
+  list(TRANSFORM coterie_sees_${room} PREPEND coterie_)
+endforeach()
+
 function(coterie_room name)
-  cmake_parse_arguments(ROOM "" "" "SEES;LINKS;PUBLIC_LINKS;EXCLUDE" ${ARGN})
+  cmake_parse_arguments(ROOM "" "" "LINKS;PUBLIC_LINKS;EXCLUDE" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${name}/*.cpp)
   foreach(pattern IN LISTS ROOM_EXCLUDE)
     list(FILTER sources EXCLUDE REGEX ${pattern})
@@ -17,10 +31,13 @@ function(coterie_room name)
   if(NOT EXISTS ${root}/${name})
     file(CREATE_LINK ${PROJECT_SOURCE_DIR}/src/${name} ${root}/${name} SYMBOLIC)
   endif()
-  set(seen)
-  foreach(other IN LISTS ROOM_SEES)
-    list(APPEND seen coterie_${other})
-  endforeach()
+  if(ROOM_UNPARSED_ARGUMENTS)
+    message(FATAL_ERROR "coterie_room(${name} …): not understood: ${ROOM_UNPARSED_ARGUMENTS}")
+  endif()
+  if(NOT DEFINED coterie_sees_${name})
+    message(FATAL_ERROR "coterie_room(${name} …): scripts/arrows.toml has no line for it")
+  endif()
+  set(seen ${coterie_sees_${name}})
   if(sources)
     add_library(coterie_${name} STATIC ${sources})
     target_include_directories(coterie_${name} PUBLIC ${root})

@@ -1,8 +1,8 @@
 """Checks that the rooms of src/ include only what scripts/arrows.toml allows them.
 
-Three things must agree: the lists of arrows.toml, the SEES lists of coterie_room() in CMakeLists.txt, and every
-#include in src/. CMake hands include roots on from room to room, so a wrong include of a room two steps down would
-compile; this script is what forbids it.
+CMake links the rooms by the same file, and hands include roots on from room to room, so a wrong include of a room two
+steps down would compile; this script is what forbids it. It also refuses an arrow that nothing uses: a room should not
+be allowed more than it needs.
 """
 
 import argparse
@@ -12,8 +12,7 @@ import sys
 import tomllib
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[">]')
-ROOM_CALL = re.compile(r"^\s*coterie_room\(\s*(\w+)([^)]*)\)", re.MULTILINE)
-KEYWORDS = {"SEES", "LINKS", "PUBLIC_LINKS", "EXCLUDE"}
+ROOM_CALL = re.compile(r"^\s*coterie_room\(\s*(\w+)", re.MULTILINE)
 
 
 def check_order(arrows: dict[str, list[str]]) -> list[str]:
@@ -27,32 +26,11 @@ def check_order(arrows: dict[str, list[str]]) -> list[str]:
     return faults
 
 
-def rooms_of_cmake(text: str) -> dict[str, set[str]]:
-    """The SEES list of each coterie_room() call."""
-    text = re.sub(r"#.*", "", text)
-    rooms = {}
-    for name, rest in ROOM_CALL.findall(text):
-        seen, collecting = set(), False
-        for word in rest.split():
-            if word in KEYWORDS:
-                collecting = word == "SEES"
-            elif collecting:
-                seen.add(word)
-        rooms[name] = seen
-    return rooms
-
-
 def check_cmake(arrows: dict[str, list[str]], text: str) -> list[str]:
-    rooms = rooms_of_cmake(text)
+    """Each room is built; what it links CMake takes from arrows.toml itself."""
+    rooms = set(ROOM_CALL.findall(re.sub(r"#.*", "", text)))
     faults = [f"CMakeLists.txt: no coterie_room({room} …)" for room in arrows if room not in rooms]
-    for room, seen in rooms.items():
-        if room not in arrows:
-            faults.append(f"CMakeLists.txt: coterie_room({room} …) is not in scripts/arrows.toml")
-            continue
-        for other in sorted(seen ^ set(arrows[room])):
-            where = "CMakeLists.txt" if other in seen else "scripts/arrows.toml"
-            faults.append(f"coterie_room({room} …): {other} is listed in {where} alone")
-    return faults
+    return faults + [f"CMakeLists.txt: coterie_room({room} …) is not in scripts/arrows.toml" for room in sorted(rooms - set(arrows))]
 
 
 def check_include(room: str, quote: str, path: str, arrows: dict[str, list[str]], source: pathlib.Path) -> str | None:
@@ -73,6 +51,7 @@ def check_include(room: str, quote: str, path: str, arrows: dict[str, list[str]]
 
 def check_sources(root: pathlib.Path, arrows: dict[str, list[str]]) -> list[str]:
     faults, source = [], root / "src"
+    used = {room: set() for room in arrows}
     for file in sorted(source.rglob("*")):
         name = file.relative_to(root).as_posix()
         if file.suffix not in {".h", ".cpp", ".inc"}:
@@ -82,8 +61,13 @@ def check_sources(root: pathlib.Path, arrows: dict[str, list[str]]) -> list[str]
             faults.append(f"{name}: src/{room} is not in scripts/arrows.toml")
             continue
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            if (match := INCLUDE.match(line)) and (fault := check_include(room, *match.groups(), arrows, source)):
-                faults.append(f"{name}:{number}: {fault}")
+            if match := INCLUDE.match(line):
+                used[room].add(match[2].partition("/")[0])
+                if fault := check_include(room, *match.groups(), arrows, source):
+                    faults.append(f"{name}:{number}: {fault}")
+    for room, seen in arrows.items():
+        faults += [f"scripts/arrows.toml: {room} lists {other}, which none of its files includes" for other in seen
+                   if other not in used[room]]
     return faults
 
 
