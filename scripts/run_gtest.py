@@ -112,7 +112,7 @@ def main() -> int:
                                 "GTEST_TOTAL_SHARDS": str(shares), "GTEST_SHARD_INDEX": str(share - 1)}
     arguments.report.unlink(missing_ok=True)
     cases = Cases()
-    with subprocess.Popen([arguments.program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
+    with subprocess.Popen([arguments.program.resolve()], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
                           stdin=subprocess.DEVNULL) as process:
         answered = read_lines(process, arguments.patience, cases.take)
         if not answered:
