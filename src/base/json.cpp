@@ -7,6 +7,8 @@
 #include "base/atomic_file.h"
 #include "base/nearest.h"
 
+template class nlohmann::basic_json<>;
+
 namespace coterie::base {
 
 namespace {

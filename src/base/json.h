@@ -10,6 +10,9 @@
 
 #include "base/error.h"
 
+// Compiled once, in json.cpp, and not in each file that includes this.
+extern template class nlohmann::basic_json<>;
+
 namespace coterie::base {
 
 using Json = nlohmann::json;
