@@ -10,8 +10,8 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/median.h"
 #include "base/rng.h"
-#include "median.h"
 #include "runtime/engine.h"
 #include "runtime/weight_bytes.h"
 #include "tensor/buffer.h"
@@ -95,10 +95,10 @@ void measure(benchmark::State& state) {
         std::any_of(caches.begin(), caches.end(), [&](auto& cache) { return cache.truncate(depth) != depth; }))
       fill();
   }
-  state.counters["ms a step"] = bench::median(steps) * 1e3;
-  state.counters["GB/s read"] = static_cast<double>(share * engine.threads()) / bench::median(reads) / 1e9;
-  state.counters["of_reading"] = bench::median(shares);
-  state.counters["of_plain_sum"] = bench::median(plain_shares);
+  state.counters["ms a step"] = base::median(steps) * 1e3;
+  state.counters["GB/s read"] = static_cast<double>(share * engine.threads()) / base::median(reads) / 1e9;
+  state.counters["of_reading"] = base::median(shares);
+  state.counters["of_plain_sum"] = base::median(plain_shares);
   state.SetLabel("medians");
 }
 

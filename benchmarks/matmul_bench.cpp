@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/median.h"
 #include "base/rng.h"
 #include "kernels/probe.h"
-#include "median.h"
 #include "ops/matmul.h"
 #include "runtime/walk.h"
 
@@ -117,9 +117,9 @@ void turned(benchmark::State& state) {
         [&](int worker) { benchmark::DoNotOptimize(kernels.read(at + worker * share, share, context.read_ahead)); });
     reads.push_back(read.seconds()), shares.push_back(reads.back() / products.back());
   }
-  state.counters["GB/s"] = static_cast<double>(bytes) / bench::median(products) / 1e9;
-  state.counters["sum_GB/s"] = static_cast<double>(bytes) / bench::median(reads) / 1e9;
-  state.counters["of_sum"] = bench::median(shares);
+  state.counters["GB/s"] = static_cast<double>(bytes) / base::median(products) / 1e9;
+  state.counters["sum_GB/s"] = static_cast<double>(bytes) / base::median(reads) / 1e9;
+  state.counters["of_sum"] = base::median(shares);
   state.SetLabel(std::string(tensor::name(dtype)) + ", medians");
 }
 

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/cpu.h"
+#include "base/median.h"
 #include "base/memory.h"
 #include "tensor/buffer.h"
 
@@ -28,12 +29,6 @@ int64_t default_buffer() {
   return std::clamp<int64_t>(last_cache * 3 / 2, 256 << 20, 768 << 20);
 }
 
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
 }  // namespace
 
 std::vector<WalkTrial> measure_walks(const KernelTable& table, threads::Pool& pool, int64_t buffer_bytes) {
@@ -49,10 +44,11 @@ std::vector<WalkTrial> measure_walks(const KernelTable& table, threads::Pool& po
   const int64_t tasks_each = std::max<int64_t>(kTrialBytes / task_bytes / pool.threads(), 2);
   if (tasks < 2 * tasks_each * pool.threads()) return {};
 
+  // Each worker walks the share of the buffer that it touches first here, which lies on its node of memory.
+  const int64_t share = tasks / pool.threads();
   tensor::Buffer<std::byte> weights(tasks * task_bytes);
   pool.run([&](int worker) {
-    const int64_t each = tasks / pool.threads();
-    std::memset(weights.data() + worker * each * task_bytes, 1, static_cast<size_t>(each * task_bytes));
+    std::memset(weights.data() + worker * share * task_bytes, 1, static_cast<size_t>(share * task_bytes));
   });
   std::vector<float> ones(kCols, 1.0f);
   std::vector<ActivationBlock256> x(kCols / 256);
@@ -62,10 +58,7 @@ std::vector<WalkTrial> measure_walks(const KernelTable& table, threads::Pool& po
   tensor::Buffer<std::byte> scratch(scratch_bytes * pool.threads());
   tensor::Buffer<float> y(kTaskRows * pool.threads());
 
-  // Each worker walks the share of the buffer that it touched first, which lies on its node of memory. A trial begins
-  // where the last one ended, so that no cache holds what it reads.
-  const int64_t share = tasks / pool.threads();
-  int64_t first = 0;
+  int64_t first = 0;  // a trial begins where the last one ended, so that no cache holds what it reads
   const auto trial = [&](ReadAhead walk) {
     const base::Stopwatch watch;
     pool.run([&](int worker) {
@@ -93,7 +86,7 @@ std::vector<WalkTrial> measure_walks(const KernelTable& table, threads::Pool& po
       rates[which].push_back(trial(kWalks[which]));
     }
   std::vector<WalkTrial> trials;
-  for (size_t i = 0; i < kWalks.size(); ++i) trials.push_back({kWalks[i], median(rates[i])});
+  for (size_t i = 0; i < kWalks.size(); ++i) trials.push_back({kWalks[i], base::median(rates[i])});
   return trials;
 }
 

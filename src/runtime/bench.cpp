@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/function_ref.h"
+#include "base/median.h"
 #include "base/memory.h"
 #include "base/plural.h"
 #include "base/rng.h"
@@ -72,11 +73,6 @@ class ExpertsRead : public layers::Tap {
  private:
   int64_t used_ = 0, all_ = 0;
 };
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 
 /// Of `tokens` tokens a round; the slowest round has the least.
 Spread spread_of(double tokens, const std::vector<double>& seconds) {
@@ -222,7 +218,7 @@ BenchResult bench(Engine& engine, const BenchOptions& options) {
   if (options.prompt > 0) {
     const std::vector<double> seconds = rounds(engine, options, "prefill", [&] { return run.prefill(); });
     const double tokens = static_cast<double>(options.batch * options.prompt);
-    result.prefill_seconds = median(seconds);
+    result.prefill_seconds = base::median(seconds);
     result.prefill_tokens_per_second = tokens / result.prefill_seconds;
     result.prefill_spread = spread_of(tokens, seconds);
     result.flops_per_token = matmul_flops(engine.spec(), options.prompt) +
@@ -234,7 +230,7 @@ BenchResult bench(Engine& engine, const BenchOptions& options) {
     ExpertsRead experts;
     const std::vector<double> seconds = rounds(engine, options, "decode", [&] { return run.decode(&experts); });
     const double tokens = static_cast<double>(options.batch * options.generate);
-    result.decode_seconds = median(seconds);
+    result.decode_seconds = base::median(seconds);
     result.decode_tokens_per_second = tokens / result.decode_seconds;
     result.decode_spread = spread_of(tokens, seconds);
     account_decode(engine, options, experts.share(), result);

@@ -4,7 +4,7 @@
 #include <iterator>
 #include <vector>
 
-namespace coterie::bench {
+namespace coterie::base {
 
 /// The upper median of some values, at least one.
 inline double median(std::vector<double> values) {
@@ -12,4 +12,4 @@ inline double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-}  // namespace coterie::bench
+}  // namespace coterie::base
