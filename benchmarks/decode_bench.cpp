@@ -51,12 +51,12 @@ void measure(benchmark::State& state) {
   base::Rng rng(1);
   std::vector<int32_t> ids(static_cast<size_t>(batch));
   const auto step = [&] {
-    std::vector<runtime::Evaluation> evaluations;
+    std::vector<models::SequenceStep> steps;
     for (size_t i = 0; i < caches.size(); ++i) {
       ids[i] = static_cast<int32_t>(rng.below(static_cast<uint64_t>(engine.spec().vocabulary)));
-      evaluations.push_back({{&ids[i], 1}, &caches[i]});
+      steps.push_back({.ids = {&ids[i], 1}, .state = &caches[i]});
     }
-    engine.evaluate(evaluations);
+    engine.evaluate(steps);
   };
   for (int i = 0; i < 4; ++i) step();
   engine.settle_weights();
@@ -64,8 +64,8 @@ void measure(benchmark::State& state) {
     const std::vector<int32_t> before(static_cast<size_t>(depth), 1);
     for (runtime::KvCache& cache : caches) {
       cache = engine.make_cache();
-      const runtime::Evaluation evaluation{before, &cache};
-      if (depth > 0) engine.evaluate({&evaluation, 1});
+      const models::SequenceStep whole{.ids = before, .state = &cache};
+      if (depth > 0) engine.evaluate({&whole, 1});
     }
   };
   fill();

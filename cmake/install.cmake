@@ -1,4 +1,5 @@
-# The library as others use it: include/coterie/coterie.h, one archive, find_package(coterie); and the binary.
+# The library as others use it: the headers of include/coterie, an archive and a shared library, find_package(coterie),
+# pkg-config; and the binary.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
@@ -21,7 +22,25 @@ install(CODE "
 # The Rust archive stays one of its own: where an LLVM plugin for binutils is installed, ar cannot read the objects of
 # Rust's standard library (they carry bitcode of a newer LLVM) and a joined archive would miss their symbols.
 install(FILES ${PROJECT_BINARY_DIR}/libcoterie.a $<TARGET_FILE:coterie_text_bridge> DESTINATION ${CMAKE_INSTALL_LIBDIR})
-install(FILES ${PROJECT_SOURCE_DIR}/include/coterie/coterie.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/coterie)
+install(FILES ${PROJECT_SOURCE_DIR}/include/coterie/coterie.h ${PROJECT_SOURCE_DIR}/include/coterie/coterie_c.h
+  DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/coterie)
+
+# The same as one shared library, tokenizers included, which shows what the headers promise and nothing else.
+set(exports ${PROJECT_SOURCE_DIR}/cmake/libcoterie.map)
+add_library(coterie_shared SHARED $<TARGET_OBJECTS:coterie_runtime>)
+target_include_directories(coterie_shared INTERFACE ${PROJECT_SOURCE_DIR}/include)
+target_link_libraries(coterie_shared PRIVATE coterie_families coterie_warnings)
+target_link_options(coterie_shared PRIVATE -Wl,--version-script=${exports} -Wl,--no-undefined)
+set_target_properties(coterie_shared PROPERTIES OUTPUT_NAME coterie VERSION ${PROJECT_VERSION}
+  SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR} LINKER_LANGUAGE CXX LINK_DEPENDS ${exports})
+install(TARGETS coterie_shared LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+# The prefix is known when it is installed.
+install(CODE "
+  set(PROJECT_VERSION ${PROJECT_VERSION})
+  set(CMAKE_INSTALL_LIBDIR ${CMAKE_INSTALL_LIBDIR})
+  set(CMAKE_INSTALL_INCLUDEDIR ${CMAKE_INSTALL_INCLUDEDIR})
+  configure_file(${PROJECT_SOURCE_DIR}/cmake/coterie.pc.in ${PROJECT_BINARY_DIR}/coterie.pc @ONLY)")
+install(FILES ${PROJECT_BINARY_DIR}/coterie.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 if(TARGET coterie)
   install(TARGETS coterie RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
   # The program writes its manual pages and completions itself, from the definitions of its options.

@@ -14,7 +14,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   try {
-    coterie::Model model = coterie::Model::load(argv[1]);
+    const coterie::Model model = coterie::Model::load(argv[1]);
     std::cerr << model.name() << ": " << model.parameters() << " parameters, " << model.active_parameters()
               << " active per token\n";
 
@@ -25,7 +25,7 @@ int main(int argc, char** argv) {
     const std::string prompt = argc > 2 ? argv[2] : "The capital of France is";
     const coterie::Generated answer = model.generate(prompt, options, print);
     std::cout << "\n";
-    std::cerr << answer.tokens.size() << " tokens, ended by: " << answer.finish << "\n";
+    std::cerr << answer.tokens.size() << " tokens, ended by: " << coterie::name(answer.finish) << "\n";
   } catch (const coterie::Error& error) {
     std::cerr << "hello: " << error.what() << "\n";
     return 1;

@@ -96,9 +96,11 @@ Embedding embed(runtime::Engine& engine, const layers::Norm& norm, const std::st
   Embedding result{length, std::vector<double>(static_cast<size_t>(width), 0)};
   for (int64_t t = 0; t < length; t += engine.step_tokens()) {
     const int64_t count = std::min(engine.step_tokens(), length - t);
-    const runtime::Evaluation evaluation{std::span(ids).subspan(static_cast<size_t>(t), static_cast<size_t>(count)),
-                                         &cache, models::SequenceStep::Logits::none, 0, length};
-    engine.evaluate({&evaluation, 1}, &tap);
+    const models::SequenceStep step{.ids = std::span(ids).subspan(static_cast<size_t>(t), static_cast<size_t>(count)),
+                                    .state = &cache,
+                                    .logits = models::SequenceStep::Logits::none,
+                                    .length = length};
+    engine.evaluate({&step, 1}, {.tap = &tap});
     const tensor::Matrix states(tap.states.data(), count, width);
     norm.forward(engine.context(), states, states);
     for (int64_t r = options.pooling == "last" ? count - 1 : 0; r < count; ++r) {

@@ -121,8 +121,8 @@ std::vector<int64_t> decode_greedily(runtime::Engine& engine, const Ids& ids, in
       const auto length = static_cast<int64_t>(sequence.size());
       if (cache.length() > 0 && !decoder.cache_holds(cache.length(), length)) cache = engine.make_cache();
       const auto fresh = std::span<const int32_t>(sequence).subspan(static_cast<size_t>(cache.length()));
-      const runtime::Evaluation evaluation{fresh, &cache, models::SequenceStep::Logits::last, 0, length};
-      const tensor::Matrix logits = engine.evaluate({&evaluation, 1});
+      const models::SequenceStep next{.ids = fresh, .state = &cache, .length = length};
+      const tensor::Matrix logits = engine.evaluate({&next, 1});
       const int64_t best = engine.context().kernels.vector.argmax(logits.row(0), logits.cols);
       sequence.push_back(static_cast<int32_t>(best));
       out.push_back(best);
@@ -143,8 +143,9 @@ void write_sequence(runtime::Engine& engine, std::span<const int32_t> ids, model
   std::vector<float> before;
   for (int64_t t = 0; t < length; t += step) {
     const auto piece = ids.subspan(static_cast<size_t>(t), static_cast<size_t>(std::min(step, length - t)));
-    const runtime::Evaluation evaluation{piece, &cache, models::SequenceStep::Logits::all, 0, length};
-    const tensor::Matrix logits = engine.evaluate({&evaluation, 1}, &balance);
+    const models::SequenceStep next{
+        .ids = piece, .state = &cache, .logits = models::SequenceStep::Logits::all, .length = length};
+    const tensor::Matrix logits = engine.evaluate({&next, 1}, {.tap = &balance});
     cross_entropy.add(logits, piece);
     const auto row = [&](int64_t r) { return std::span<const float>(logits.row(r), static_cast<size_t>(vocabulary)); };
     if (!before.empty()) {

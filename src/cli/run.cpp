@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <exception>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -84,16 +85,16 @@ int run_command(RunOptions& options) {
   generation_options.on_token = [&](text::TokenId) { interrupt.announce(false); };
   if (!options.json) generation_options.on_text = [&](std::string_view piece) { progress.clear(), print(piece); };
 
-  runtime::TokenCache tokens{engine.make_cache(), {}};
-  runtime::Generation generation(engine, tokens, ids, std::move(generation_options));
+  runtime::Generation generation(engine, ids, std::move(generation_options));
   runtime::Generation* const one = &generation;
   while (!generation.finished()) {
-    const size_t evaluated = tokens.ids.size();
+    const size_t evaluated = generation.tokens().ids.size();
     if (evaluated < ids.size() && ids.size() > static_cast<size_t>(engine.step_tokens()))
       progress.show(fmt::format("reading the prompt: {} of {} tokens", evaluated, ids.size()));
     step(engine, {&one, 1}, loads ? &*loads : nullptr);
   }
   progress.clear();
+  if (generation.error()) std::rethrow_exception(generation.error());
   if (options.json) {
     base::Json json = as_json(generation, *options.sampling.seed);
     if (loads) json["experts"] = experts_as_json(*loads, engines.parts(engine));

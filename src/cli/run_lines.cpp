@@ -7,10 +7,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <exception>
 #include <filesystem>
 #include <list>
 #include <map>
-#include <memory>
 #include <optional>
 
 #include "base/atomic_file.h"
@@ -168,8 +168,7 @@ class Answers {
 /// A prompt that is being answered.
 struct Running {
   size_t index;
-  runtime::TokenCache tokens;
-  std::unique_ptr<runtime::Generation> generation;
+  runtime::Generation generation;
 };
 
 class Runner {
@@ -216,26 +215,22 @@ class Runner {
       generation.sampler.seed += index;
       generation.interrupt = &interrupt_.flag();
       const std::string text = line.messages.is_null() ? line.prompt : line.messages.dump();
-      runtime::Engine& engine = engines_.choose(std::string_view(text));
-      Running running{index, runtime::TokenCache{engine.make_cache(), {}}, nullptr};
+      runtime::Engine& engine = engines_.choose(std::string_view(text), &generation.model_weights);
       const std::vector<text::TokenId> ids = prompt_ids(line, engine);
       std::list<Running>& list = running_by_[&engine];
-      list.push_back(std::move(running));
-      try {
-        list.back().generation =
-            std::make_unique<runtime::Generation>(engine, list.back().tokens, ids, std::move(generation));
-      } catch (...) {
-        list.pop_back();
-        throw;
-      }
+      list.push_back({index, runtime::Generation(engine, ids, std::move(generation))});
       running_.push_back(&list.back());
     } catch (const base::Error& error) {
-      if (error.kind() == ErrorKind::internal || error.kind() == ErrorKind::out_of_memory) throw;
-      failed_ = true;
-      Json answer = head(index);
-      answer["error"] = (error.where().empty() ? "" : error.where() + ": ") + error.message();
-      ready_.emplace(index, std::move(answer));
+      refuse(index, error);
     }
+  }
+
+  void refuse(size_t index, const base::Error& error) {
+    if (error.kind() == ErrorKind::internal || error.kind() == ErrorKind::out_of_memory) throw error;
+    failed_ = true;
+    Json answer = head(index);
+    answer["error"] = (error.where().empty() ? "" : error.where() + ": ") + error.message();
+    ready_.emplace(index, std::move(answer));
   }
 
   Json head(size_t index) const {
@@ -244,10 +239,19 @@ class Runner {
     return answer;
   }
 
+  Json answer_of(size_t index, const runtime::Generation& generation) const {
+    Json answer = head(index);
+    answer["text"] = generation.text(), answer["finish"] = name(generation.finish());
+    answer["seed"] = *options_.sampling.seed + index;
+    answer["prompt_tokens"] = generation.statistics().prompt_tokens;
+    answer["generated_tokens"] = generation.statistics().generated_tokens;
+    return answer;
+  }
+
   void step_all() {
     for (auto& [engine, list] : running_by_) {
       std::vector<runtime::Generation*> generations;
-      for (Running& running : list) generations.push_back(running.generation.get());
+      for (Running& running : list) generations.push_back(&running.generation);
       if (!generations.empty()) runtime::step(*engine, generations);
     }
   }
@@ -255,17 +259,20 @@ class Runner {
   void collect() {
     for (auto& [engine, list] : running_by_)
       for (auto at = list.begin(); at != list.end();) {
-        const runtime::Generation& generation = *at->generation;
+        const runtime::Generation& generation = at->generation;
         if (!generation.finished() || generation.finish() == runtime::Finish::interrupted) {
           ++at;
           continue;
         }
-        Json answer = head(at->index);
-        answer["text"] = generation.text(), answer["finish"] = name(generation.finish());
-        answer["seed"] = *options_.sampling.seed + at->index;
-        answer["prompt_tokens"] = generation.statistics().prompt_tokens;
-        answer["generated_tokens"] = generation.statistics().generated_tokens;
-        ready_.emplace(at->index, std::move(answer));
+        if (generation.error()) {
+          try {
+            std::rethrow_exception(generation.error());
+          } catch (const base::Error& error) {
+            refuse(at->index, error);
+          }
+        } else {
+          ready_.emplace(at->index, answer_of(at->index, generation));
+        }
         std::erase(running_, &*at);
         at = list.erase(at);
       }

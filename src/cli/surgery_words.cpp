@@ -1,5 +1,7 @@
 #include "cli/surgery_words.h"
 
+#include "cli/text_input.h"
+
 #include <fmt/format.h>
 
 #include <filesystem>

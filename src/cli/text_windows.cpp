@@ -44,9 +44,11 @@ void read_up_to(runtime::Engine& engine, runtime::KvCache& cache, std::span<cons
                 layers::Tap* tap) {
   while (cache.length() < end) {
     const int64_t t = cache.length(), count = std::min(engine.step_tokens(), end - t);
-    const runtime::Evaluation evaluation{ids.subspan(static_cast<size_t>(t), static_cast<size_t>(count)), &cache,
-                                         models::SequenceStep::Logits::none, 0, std::ssize(ids)};
-    engine.evaluate({&evaluation, 1}, tap);
+    const models::SequenceStep step{.ids = ids.subspan(static_cast<size_t>(t), static_cast<size_t>(count)),
+                                    .state = &cache,
+                                    .logits = models::SequenceStep::Logits::none,
+                                    .length = std::ssize(ids)};
+    engine.evaluate({&step, 1}, {.tap = tap});
   }
 }
 
@@ -71,8 +73,9 @@ void score(runtime::Engine& engine, runtime::KvCache& cache, std::span<const int
   std::vector<float> before;  // the prediction across two steps is scored from a copy of the row before
   for (int64_t t = first - 1; t < length; t += step) {
     const auto piece = ids.subspan(static_cast<size_t>(t), static_cast<size_t>(std::min(step, length - t)));
-    const runtime::Evaluation evaluation{piece, &cache, models::SequenceStep::Logits::all, 0, length};
-    const tensor::Matrix logits = engine.evaluate({&evaluation, 1});
+    const models::SequenceStep next{
+        .ids = piece, .state = &cache, .logits = models::SequenceStep::Logits::all, .length = length};
+    const tensor::Matrix logits = engine.evaluate({&next, 1});
     cross_entropy.add(logits, piece);
     if (!before.empty()) {
       before.resize(2 * before.size());

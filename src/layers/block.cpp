@@ -31,9 +31,9 @@ std::string name_of(const Mamba2&) { return "mamba2"; }
 
 // Keyed so that mixers and FFNs of all layers draw apart.
 void drop(const Batch& batch, int64_t layer, int64_t half, tensor::Matrix y) {
-  if (batch.dropout == 0) return;
+  if (batch.pass.dropout == 0) return;
   const tensor::ArenaScope scratch(batch.context.arena);
-  ops::dropout(batch.context, y, batch.dropout, name_rows(batch), static_cast<uint64_t>(2 * layer + half));
+  ops::dropout(batch.context, y, batch.pass.dropout, name_rows(batch), static_cast<uint64_t>(2 * layer + half));
 }
 
 }  // namespace
@@ -91,7 +91,7 @@ void Block::forward(const Batch& batch, int64_t layer, tensor::Matrix x) const {
 
   if (std::holds_alternative<std::monostate>(ffn_)) return;
   const tensor::ConstMatrix ffn_input = normed(ffn_norm_, x);
-  if (batch.tap) batch.tap->ffn_input(layer, ffn_input);
+  if (batch.pass.tap) batch.pass.tap->ffn_input(layer, ffn_input);
   if (const auto* moe = std::get_if<Moe>(&ffn_)) moe->forward(batch, layer, ffn_input, y);
   if (const auto* dense = std::get_if<DenseFfn>(&ffn_)) dense->forward(batch, ffn_input, y);
   if (ffn_post_norm_) ffn_post_norm_->forward(context, y, y);

@@ -12,7 +12,7 @@ void lay_over(const Batch& batch, tensor::ConstMatrix x, const Overlay& overlay,
   if (!overlay) return;
   ops::Context& context = batch.context;
   const tensor::ArenaScope scratch(context.arena);
-  if (overlay.dropout > 0 && batch.training) {
+  if (overlay.dropout > 0 && batch.pass.training) {
     const tensor::Matrix dropped = context.arena.matrix(x.rows, x.cols);
     ops::copy(context, x, dropped);
     ops::dropout(context, dropped, overlay.dropout, name_rows(batch), overlay.place);

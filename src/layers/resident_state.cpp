@@ -13,6 +13,17 @@ ResidentState::ResidentState(std::vector<int64_t> block_bytes, tensor::DType dty
   forget();
 }
 
+bool ResidentState::is_recurrent() const {
+  return std::any_of(layers_.begin(), layers_.end(), [](const Layer& layer) { return layer.recurrent.size() > 0; });
+}
+
+void ResidentState::abandon() {
+  if (!is_recurrent()) return;
+  if (remembered_ == 0) return forget();
+  for (Layer& layer : layers_) std::copy_n(layer.remembered.data(), layer.remembered.size(), layer.recurrent.data());
+  length_ = remembered_;
+}
+
 void ResidentState::forget() {
   for (Layer& layer : layers_) std::fill_n(layer.recurrent.data(), layer.recurrent.size(), 0.0f);
   length_ = remembered_ = 0;
@@ -28,9 +39,7 @@ void ResidentState::remember() {
 
 void ResidentState::truncate(int64_t length) {
   if (length == 0) return forget();
-  const bool recurrent =
-      std::any_of(layers_.begin(), layers_.end(), [](const Layer& layer) { return layer.recurrent.size() > 0; });
-  if (recurrent && length != length_) {
+  if (is_recurrent() && length != length_) {
     base::require(length == remembered_, "resident state", "recurrent states of {} positions cut to {}", length_,
                   length);
     for (Layer& layer : layers_) std::copy_n(layer.remembered.data(), layer.remembered.size(), layer.recurrent.data());

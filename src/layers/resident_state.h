@@ -27,8 +27,10 @@ class ResidentState : public SequenceState {
 
   /// Makes room for `rows` more positions: before each step.
   void reserve(int64_t rows);
+  void make_room(int64_t rows) override { reserve(rows); }
   /// After each step.
-  void advance(int64_t rows) { length_ += rows; }
+  void advance(int64_t rows) override { length_ += rows; }
+  void abandon() override;
   /// Copies the recurrent states: truncate() can go back to here. One copy is kept, the latest.
   void remember();
   /// Forgets the positions from `length` on. With recurrent states `length` must be 0, the present one or the one
@@ -41,6 +43,7 @@ class ResidentState : public SequenceState {
     std::vector<std::byte*> pointers;
     tensor::Buffer<float> recurrent, remembered;
   };
+  bool is_recurrent() const;
   void forget();
 
   std::vector<int64_t> block_bytes_;

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 
 #include "tensor/dtype.h"
@@ -9,6 +10,7 @@
 namespace coterie::layers {
 
 /// What one sequence carries from step to step. Layers see only this; runtime decides where it lives and how it grows.
+/// Around a step whoever runs it calls make_room() before, and advance() or abandon() after.
 class SequenceState {
  public:
   virtual ~SequenceState() = default;
@@ -22,17 +24,41 @@ class SequenceState {
   /// then what the tokens up to length() have left. Evaluating rows overwrites it with their result, so going back
   /// takes a copy.
   virtual std::span<float> recurrent(int64_t layer) = 0;
+
+  /// Makes room for `rows` more positions after length(). Throws out_of_memory before it allocates what would not fit.
+  virtual void make_room(int64_t rows) = 0;
+  /// After a step that has evaluated `rows` more positions, for which there was room.
+  virtual void advance(int64_t rows) = 0;
+  /// After a step that was not finished: recurrent states of some layers have moved on and those of others have not, so
+  /// they go back to the last copy of them, and length() with them. Keys and values alone stay as they were.
+  virtual void abandon() = 0;
 };
 
-/// The rows of one sequence in a batch: its tokens at positions first_position … first_position + rows - 1.
-struct SequenceRows {
+/// One sequence's part in a step: `ids` are evaluated at positions state->length() …
+struct SequenceStep {
+  std::span<const int32_t> ids = {};
   SequenceState* state = nullptr;
+  enum class Logits { none, last, all } logits = Logits::last;
+  uint64_t random_key = 0;  // of draws a router makes for this sequence (Selection::sample)
+  // Positions the prompt that these tokens are a piece of will reach; 0 = these tokens end it. Only dynamic RoPE
+  // scaling looks at it: with it a prompt cut in pieces gives the bits of the whole.
+  int64_t length = 0;
+  // For Decoder::loss, one for each id: the id that is to be predicted after it, -1 where nothing is scored.
+  std::span<const int32_t> targets = {};
+  // For an ensemble: the weights [N] of its models for this sequence, instead of its gate's.
+  std::span<const double> model_weights = {};
+  // Asked before each layer, by the thread that runs the step; null: never. Once it answers true the sequence leaves
+  // the step: its rows are computed no further where that can be, its rows of logits keep their places and mean
+  // nothing, its state is to be abandoned. The others' bits stay as they are.
+  const std::function<bool(int64_t layer)>* leaves = nullptr;
+};
+
+/// Where the rows of one sequence lie in a batch: its tokens at positions first_position … first_position + rows - 1.
+struct SequenceRows {
+  // Its length is set, to at least first_position + rows.
+  SequenceStep step = {};
   int64_t first_row = 0, rows = 0;
   int64_t first_position = 0;
-  // Positions the sequence is known to reach: at least first_position + rows. Only scalings of the rotary embedding
-  // that depend on the length look at it (dynamic).
-  int64_t length = 0;
-  uint64_t random_key = 0;  // of draws a router makes for this sequence
 };
 
 }  // namespace coterie::layers

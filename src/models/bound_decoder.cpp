@@ -1,6 +1,7 @@
 #include "models/bound_decoder.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "base/error.h"
@@ -17,7 +18,8 @@ namespace coterie::models {
 struct BoundDecoder::Rows {
   std::vector<int32_t> ids, positions, targets;
   std::vector<layers::SequenceRows> sequences;
-  std::vector<int64_t> with_logits;
+  std::vector<int64_t> with_logits, place;  // rows whose logits are asked for, and which of the result's rows is theirs
+  bool may_leave = false;
 };
 
 std::shared_ptr<const BoundDecoder::Rows> BoundDecoder::lay_out(std::span<const SequenceStep> steps,
@@ -27,13 +29,13 @@ std::shared_ptr<const BoundDecoder::Rows> BoundDecoder::lay_out(std::span<const 
   for (const SequenceStep& step : steps) {
     base::require(step.state != nullptr, "decoder", "a step without a state");
     if (step.ids.empty()) continue;
-    layers::SequenceRows sequence{.state = step.state,
+    layers::SequenceRows sequence{.step = step,
                                   .first_row = static_cast<int64_t>(rows.ids.size()),
                                   .rows = static_cast<int64_t>(step.ids.size()),
-                                  .first_position = step.state->length(),
-                                  .random_key = step.random_key};
-    sequence.length = std::max(step.length, sequence.first_position + sequence.rows);
+                                  .first_position = step.state->length()};
     const int64_t end = sequence.first_position + sequence.rows;
+    sequence.step.length = std::max(step.length, end);
+    rows.may_leave |= step.leaves != nullptr;
     if (spec_.learned_positions > 0 && end > spec_.learned_positions)
       base::fail(base::ErrorKind::bad_input, "input", "{} positions, but the model has learned {}", end,
                  spec_.learned_positions);
@@ -49,7 +51,7 @@ std::shared_ptr<const BoundDecoder::Rows> BoundDecoder::lay_out(std::span<const 
     }
     if (step.logits == SequenceStep::Logits::last)
       rows.with_logits.push_back(static_cast<int64_t>(rows.ids.size()) - 1);
-    rows.sequences.push_back(sequence);
+    rows.sequences.push_back(std::move(sequence));
     if (!scored) continue;
     base::require(step.targets.size() == step.ids.size(), "decoder", "{} targets for {} ids", step.targets.size(),
                   step.ids.size());
@@ -59,16 +61,75 @@ std::shared_ptr<const BoundDecoder::Rows> BoundDecoder::lay_out(std::span<const 
                    spec_.vocabulary);
     rows.targets.insert(rows.targets.end(), step.targets.begin(), step.targets.end());
   }
+  rows.place.resize(rows.with_logits.size());
+  std::iota(rows.place.begin(), rows.place.end(), 0);
+  // The caller's ids and targets need not outlive the pass, the rows may (ops::Tape::recompute).
+  for (layers::SequenceRows& sequence : rows.sequences) {
+    const auto first = static_cast<size_t>(sequence.first_row), count = static_cast<size_t>(sequence.rows);
+    sequence.step.ids = std::span(rows.ids).subspan(first, count);
+    if (scored) sequence.step.targets = std::span(rows.targets).subspan(first, count);
+  }
+  return result;
+}
+
+namespace {
+
+bool rows_matter(const ModelSpec& spec) {
+  return std::any_of(spec.blocks.begin(), spec.blocks.end(), [](const BlockSpec& block) {
+    const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn);
+    return moe && moe->router.capacity && moe->router.always.capacity;
+  });
+}
+
+void move_rows(tensor::Matrix x, int64_t from, int64_t to, int64_t count) {
+  for (int64_t r = 0; r < count; ++r) std::copy_n(x.row(from + r), x.cols, x.row(to + r));
+}
+
+}  // namespace
+
+std::shared_ptr<const BoundDecoder::Rows> BoundDecoder::without_leavers(std::shared_ptr<const Rows> rows, int64_t layer,
+                                                                        tensor::Matrix& x,
+                                                                        tensor::Matrix& embedded) const {
+  std::vector<char> stays;
+  for (const layers::SequenceRows& s : rows->sequences) stays.push_back(!s.step.leaves || !(*s.step.leaves)(layer));
+  const auto staying = std::count(stays.begin(), stays.end(), 1);
+  if (staying == std::ssize(stays) || (rows_matter_ && staying > 0)) return rows;
+
+  auto result = std::make_shared<Rows>();
+  Rows& left = *result;
+  left.may_leave = rows->may_leave;
+  size_t logits = 0;  // of rows->with_logits, which ascend
+  for (size_t i = 0; i < stays.size(); ++i) {
+    layers::SequenceRows sequence = rows->sequences[i];
+    const int64_t from = sequence.first_row, end = from + sequence.rows;
+    sequence.first_row = std::ssize(left.ids);
+    for (; logits < rows->with_logits.size() && rows->with_logits[logits] < end; ++logits) {
+      if (!stays[i]) continue;
+      left.with_logits.push_back(rows->with_logits[logits] - from + sequence.first_row);
+      left.place.push_back(rows->place[logits]);
+    }
+    if (!stays[i]) continue;
+    left.ids.insert(left.ids.end(), rows->ids.begin() + from, rows->ids.begin() + end);
+    left.positions.insert(left.positions.end(), rows->positions.begin() + from, rows->positions.begin() + end);
+    move_rows(x, from, sequence.first_row, sequence.rows);
+    if (embedded.data) move_rows(embedded, from, sequence.first_row, sequence.rows);
+    left.sequences.push_back(std::move(sequence));
+  }
+  for (layers::SequenceRows& s : left.sequences)
+    s.step.ids = std::span(left.ids).subspan(static_cast<size_t>(s.first_row), static_cast<size_t>(s.rows));
+  x = x.row_range(0, std::ssize(left.ids));
+  if (embedded.data) embedded = embedded.row_range(0, std::ssize(left.ids));
   return result;
 }
 
 BoundDecoder::BoundDecoder(ModelSpec spec, base::FunctionRef<Binding(Network& network)> bind)
-    : spec_(std::move(spec)), network_(spec_), binding_(bind(network_)) {}
+    : spec_(std::move(spec)), network_(spec_), rows_matter_(rows_matter(spec_)), binding_(bind(network_)) {}
 
-tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, const std::shared_ptr<const Rows>& rows,
-                                        const Pass& pass) const {
+tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, std::shared_ptr<const Rows>& rows,
+                                        const PassOptions& pass) const {
+  base::require(!rows->may_leave || !context.tape, "decoder", "a sequence may not leave a step under a tape");
   const auto tokens = static_cast<int64_t>(rows->ids.size());
-  const tensor::Matrix x = context.arena.matrix(tokens, spec_.width);
+  tensor::Matrix x = context.arena.matrix(tokens, spec_.width);
   network_.embedding.forward(context, rows->ids, rows->positions, x, spec_.embedding_multiplier);
   tensor::Matrix embedded;
   if (!spec_.shared.empty()) {
@@ -77,17 +138,17 @@ tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, const std::shared
   }
   for (size_t layer = 0; layer < network_.blocks.size(); ++layer) {
     const auto at = static_cast<int64_t>(layer);
+    if (rows->may_leave) rows = without_leavers(rows, at, x, embedded);
+    if (rows->sequences.empty()) break;
     const auto run = [this, rows, at, x, embedded, pass](ops::Context& with, layers::Tap* tap) {
+      PassOptions observed = pass;
+      observed.tap = tap;
       const layers::Batch batch{.context = with,
                                 .positions = rows->positions,
                                 .sequences = rows->sequences,
-                                .tap = tap,
-                                .dropout = pass.dropout,
-                                .router_loss = pass.router_loss,
+                                .pass = observed,
                                 .embedded = embedded,
-                                .ids = rows->ids,
-                                .expert_dropout = pass.expert_dropout,
-                                .training = pass.training};
+                                .ids = rows->ids};
       network_.blocks[static_cast<size_t>(at)].forward(batch, at, x);
       if (tap) tap->block(at, x);
     };
@@ -97,7 +158,7 @@ tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, const std::shared
     }
     std::vector<tensor::Matrix> inputs = {x};
     for (const layers::SequenceRows& s : rows->sequences) {
-      const std::span<float> state = s.state->recurrent(at);
+      const std::span<float> state = s.step.state->recurrent(at);
       if (!state.empty()) inputs.emplace_back(state.data(), 1, static_cast<int64_t>(state.size()));
     }
     // Observed the first time only: what is counted is counted once.
@@ -110,35 +171,48 @@ tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, const std::shared
 }
 
 tensor::Matrix BoundDecoder::forward(ops::Context& context, std::span<const SequenceStep> steps,
-                                     const StepOptions& options) const {
-  const std::shared_ptr<const Rows> rows = lay_out(steps, false);
+                                     const PassOptions& options) const {
+  base::require(options.gradient_weight == 1, "decoder", "a gradient's weight is for a loss");
+  std::shared_ptr<const Rows> rows = lay_out(steps, false);
   const auto asked = static_cast<int64_t>(rows->with_logits.size());
-  const tensor::Matrix logits = context.arena.matrix(asked, spec_.vocabulary);
-  if (rows->ids.empty()) return logits;
+  const tensor::Matrix result = context.arena.matrix(asked, options.hidden ? spec_.width : spec_.vocabulary);
+  if (rows->ids.empty()) return result;
 
   const tensor::ArenaScope scope(context.arena);
-  const tensor::Matrix x = run_blocks(context, rows, {.tap = options.tap});
-  if (asked == 0) return logits;
-
-  const tensor::Matrix last = context.arena.matrix(asked, spec_.width);
-  ops::copy_rows(context, x, rows->with_logits, last);
-  network_.final_norm.forward(context, last, last);
-  ops::matmul(context, last, network_.head(), network_.head_bias(), logits);
-  if (spec_.logits_scaling != 1) ops::scale(context, logits, 1 / spec_.logits_scaling);
-  if (spec_.logits_softcap) ops::softcap(context, logits, *spec_.logits_softcap);
-  return logits;
+  const tensor::Matrix x = run_blocks(context, rows, options);
+  const auto kept = static_cast<int64_t>(rows->with_logits.size());
+  if (kept > 0) {
+    const tensor::Matrix of_kept = result.row_range(0, kept);
+    const tensor::Matrix last = options.hidden ? of_kept : context.arena.matrix(kept, spec_.width);
+    ops::copy_rows(context, x, rows->with_logits, last);
+    network_.final_norm.forward(context, last, last);
+    if (!options.hidden) {
+      ops::matmul(context, last, network_.head(), network_.head_bias(), of_kept);
+      if (spec_.logits_scaling != 1) ops::scale(context, of_kept, 1 / spec_.logits_scaling);
+      if (spec_.logits_softcap) ops::softcap(context, of_kept, *spec_.logits_softcap);
+    }
+  }
+  if (kept == asked) return result;
+  // Some have left. The rows of those that stayed lie first and in order: from the last on, each moves to its place.
+  for (int64_t r = asked, next = kept - 1; r-- > 0;) {
+    if (next >= 0 && rows->place[static_cast<size_t>(next)] == r)
+      move_rows(result, next--, r, 1);
+    else
+      std::fill_n(result.row(r), result.cols, 0.0f);
+  }
+  return result;
 }
 
 double BoundDecoder::loss(ops::Context& context, std::span<const SequenceStep> steps,
-                          const LossOptions& options) const {
+                          const PassOptions& options) const {
   base::require(options.training || (options.dropout == 0 && options.expert_dropout == 0), "decoder",
                 "dropout is for training");
-  const std::shared_ptr<const Rows> rows = lay_out(steps, true);
+  base::require(!options.hidden, "decoder", "a loss is of logits");
+  std::shared_ptr<const Rows> rows = lay_out(steps, true);
   if (rows->ids.empty()) return 0;
+  base::require(!rows->may_leave, "decoder", "no sequence may leave a step whose loss is asked for");
   const tensor::ArenaScope scope(context.arena);
-  const tensor::Matrix x = run_blocks(
-      context, rows,
-      {options.tap, options.router_loss, options.dropout, options.expert_dropout, options.recompute, options.training});
+  const tensor::Matrix x = run_blocks(context, rows, options);
   network_.final_norm.forward(context, x, x);
   const ops::HeadShape head{network_.head(), 1 / spec_.logits_scaling, spec_.logits_softcap, network_.head_bias()};
   return ops::next_token_loss(context, x, head, rows->targets, options.gradient_weight);

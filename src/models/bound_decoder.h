@@ -16,8 +16,8 @@ class BoundDecoder : public Decoder {
 
   const ModelSpec& spec() const override { return spec_; }
   tensor::Matrix forward(ops::Context& context, std::span<const SequenceStep> steps,
-                         const StepOptions& options) const override;
-  double loss(ops::Context& context, std::span<const SequenceStep> steps, const LossOptions& options) const override;
+                         const PassOptions& options) const override;
+  double loss(ops::Context& context, std::span<const SequenceStep> steps, const PassOptions& options) const override;
   void visit(layers::TensorVisitor& visitor) const override;
   void rebind(layers::TensorVisitor& visitor) override;
   bool cache_holds(int64_t before, int64_t after) const override;
@@ -26,18 +26,17 @@ class BoundDecoder : public Decoder {
 
  private:
   struct Rows;
-  struct Pass {
-    layers::Tap* tap = nullptr;
-    const layers::RouterLoss* router_loss = nullptr;
-    float dropout = 0, expert_dropout = 0;
-    bool recompute = false, training = false;
-  };
   std::shared_ptr<const Rows> lay_out(std::span<const SequenceStep> steps, bool scored) const;
-  /// The residual stream after the last block, [N, D], in the context's arena.
-  tensor::Matrix run_blocks(ops::Context& context, const std::shared_ptr<const Rows>& rows, const Pass& pass) const;
+  /// The rows without those of sequences that leave before `layer`; what is in x and embedded moves up likewise.
+  std::shared_ptr<const Rows> without_leavers(std::shared_ptr<const Rows> rows, int64_t layer, tensor::Matrix& x,
+                                              tensor::Matrix& embedded) const;
+  /// The residual stream after the last block, [N, D], in the context's arena. `rows` lose those of sequences that
+  /// left.
+  tensor::Matrix run_blocks(ops::Context& context, std::shared_ptr<const Rows>& rows, const PassOptions& pass) const;
 
   ModelSpec spec_;
   Network network_;
+  bool rows_matter_ = false;  // a router's choice for one row depends on the batch's others, so none may be taken out
   Binding binding_;
 };
 

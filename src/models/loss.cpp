@@ -52,7 +52,7 @@ BatchLoss evaluate(ops::Context& context, const Decoder& decoder, const Batch& b
                    layers::Tap* tap) {
   const double weight = static_cast<double>(decoder.spec().router_aux_loss);
   Listeners balance(weight, tap);
-  LossOptions options;
+  PassOptions options;
   options.tap = &balance, options.recompute = recompute;
   options.gradient_weight = batch.scored ? 1 / static_cast<double>(batch.scored) : 0;
   if (weight > 0) options.router_loss = &balance;

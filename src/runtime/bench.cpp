@@ -120,8 +120,8 @@ class Run {
       cache.truncate(std::min(depth, cache.length()));
       while (cache.length() < depth) {
         const auto ids = random_ids(std::min(engine_.step_tokens(), depth - cache.length()));
-        const Evaluation evaluation{ids, &cache, Logits::none, 0};
-        engine_.evaluate({&evaluation, 1});
+        const models::SequenceStep step{.ids = ids, .state = &cache, .logits = Logits::none};
+        engine_.evaluate({&step, 1});
       }
       cache.remember();
     }
@@ -137,8 +137,8 @@ class Run {
       for (int64_t left = options_.prompt; left > 0;) {
         const auto ids = random_ids(std::min(engine_.step_tokens(), left));
         left -= static_cast<int64_t>(ids.size());
-        const Evaluation evaluation{ids, &cache, left == 0 ? Logits::last : Logits::none, 0};
-        engine_.evaluate({&evaluation, 1});
+        const models::SequenceStep step{.ids = ids, .state = &cache, .logits = left == 0 ? Logits::last : Logits::none};
+        engine_.evaluate({&step, 1});
       }
     }
     return clock.seconds();
@@ -149,10 +149,10 @@ class Run {
     const base::Stopwatch clock;
     for (int64_t step = 0; step < options_.generate; ++step) {
       const auto ids = random_ids(options_.batch);
-      std::vector<Evaluation> evaluations;
+      std::vector<models::SequenceStep> steps;
       for (size_t i = 0; i < caches_.size(); ++i)
-        evaluations.push_back({std::span(ids).subspan(i, 1), &caches_[i], Logits::last, 0});
-      engine_.evaluate(evaluations, tap);
+        steps.push_back({.ids = std::span(ids).subspan(i, 1), .state = &caches_[i]});
+      engine_.evaluate(steps, {.tap = tap});
     }
     return clock.seconds();
   }

@@ -123,8 +123,8 @@ Reply Conversation::reply(std::string_view user, GenerationOptions options,
     Reply reply;
     reply.dropped_messages = make_prompt(speaker, options.max_tokens, rendered, ids);
     if (reply.dropped_messages > 0 && on_dropped) on_dropped(reply.dropped_messages);
-    Generation generation(*speaker.engine, speaker.cache, ids, std::move(options));
-    run(*speaker.engine, generation, tap);
+    Generation generation(*speaker.engine, std::move(speaker.cache), ids, std::move(options));
+    run(*speaker.engine, generation, speaker.cache, tap);
     reply.text = generation.text(), reply.finish = generation.finish(), reply.statistics = generation.statistics();
     messages_.push_back({"assistant", reply.text});
 

@@ -30,6 +30,12 @@ int64_t checked_context(const models::Decoder& decoder, int64_t context) {
   return context > 0 ? context : spec.context;
 }
 
+int64_t checked_cache_bytes(const EngineOptions& options) {
+  if (options.cache_bytes < 0)
+    base::fail(base::ErrorKind::bad_input, "cache bytes", "are {}, expected at least 0", options.cache_bytes);
+  return options.cache_bytes;
+}
+
 tensor::DType cache_type(const EngineOptions& options) {
   if (options.cache_type) return *options.cache_type;
   return options.precision == ops::Precision::f32 ? tensor::DType::f32 : tensor::DType::f16;
@@ -53,7 +59,7 @@ Engine::Engine(families::Model model, const EngineOptions& options)
       pool_(options.threads),
       context_{pool_, kernels::select(), arena_, options.precision},
       cache_shape_(std::make_shared<CacheShape>(shape_of(spec(), options))),
-      pages_(std::make_shared<PagePool>(cache_shape_->page_bytes())) {
+      pages_(std::make_shared<PagePool>(cache_shape_->page_bytes(), checked_cache_bytes(options_))) {
   release_freed_memory();
   if (options_.step_tokens < 1)
     base::fail(base::ErrorKind::bad_input, "step tokens", "is {}, expected at least 1", options_.step_tokens);
@@ -104,34 +110,32 @@ void Engine::require_cache(int64_t positions) const {
   pages_->require((positions + ops::kCacheBlock - 1) / ops::kCacheBlock);
 }
 
-tensor::Matrix Engine::evaluate(std::span<const Evaluation> evaluations, layers::Tap* tap) {
-  std::vector<models::SequenceStep> steps;
-  steps.reserve(evaluations.size());
-  for (const Evaluation& evaluation : evaluations) {
-    check_ids(evaluation.ids);
-    const int64_t length = evaluation.cache->length() + static_cast<int64_t>(evaluation.ids.size());
+tensor::Matrix Engine::evaluate(std::span<const models::SequenceStep> given, const layers::PassOptions& pass) {
+  std::vector<models::SequenceStep> steps(given.begin(), given.end());
+  std::vector<char> left(steps.size());
+  std::vector<std::function<bool(int64_t)>> leaves(steps.size());
+  for (size_t i = 0; i < steps.size(); ++i) {
+    const int64_t length = steps[i].state->length() + std::ssize(steps[i].ids);
     if (length > context_size_)
       base::fail(base::ErrorKind::bad_input, "context", "{} positions do not fit in a context of {}", length,
                  context_size_);
-    steps.push_back({evaluation.ids, evaluation.cache, evaluation.logits, evaluation.random_key, evaluation.length});
+    if (!given[i].leaves) continue;
+    leaves[i] = [&, i](int64_t layer) { return left[i] = left[i] || (*given[i].leaves)(layer); };
+    steps[i].leaves = &leaves[i];
   }
-  for (const Evaluation& evaluation : evaluations)
-    evaluation.cache->reserve(evaluation.cache->length() + static_cast<int64_t>(evaluation.ids.size()));
+  for (const models::SequenceStep& step : steps) step.state->make_room(std::ssize(step.ids));
 
   arena_.reset();
   const base::Stopwatch clock;
   tensor::Matrix logits;
   try {
-    logits = model_.decoder->forward(context_, steps, {tap});
+    logits = model_.decoder->forward(context_, steps, pass);
   } catch (...) {
-    // A step that failed half-way has moved some layers' states on and others not.
-    for (const Evaluation& evaluation : evaluations)
-      if (evaluation.cache->has_states() && evaluation.cache->length() > 0)
-        evaluation.cache->truncate(evaluation.cache->length() - 1);
+    for (const models::SequenceStep& step : steps) step.state->abandon();
     throw;
   }
-  for (const Evaluation& evaluation : evaluations)
-    evaluation.cache->advance(static_cast<int64_t>(evaluation.ids.size()));
+  for (size_t i = 0; i < steps.size(); ++i)
+    left[i] ? steps[i].state->abandon() : steps[i].state->advance(std::ssize(steps[i].ids));
   // A quarter as long again as the step took, until all is moved.
   move_weights(clock.seconds() / 4);
   return logits;

@@ -23,20 +23,12 @@ struct EngineOptions {
   std::optional<tensor::DType> cache_type;  // none: f16, or f32 under Precision::f32
   int64_t context = 0;                      // positions a sequence may have; 0 = as many as the model was made for
   int64_t step_tokens = 512;                // tokens that one step evaluates at most
+  int64_t cache_bytes = 0;                  // of the pages of all sequences' caches; 0 = what the machine has
   // While there is memory to spare, weights are turned for the kernels, and what cannot be moves to large pages.
   bool settle = true;
   // Of models with recurrent states: positions between copies of them, and how many copies a sequence keeps. They are
   // what going back to an earlier position costs nothing by.
   int64_t checkpoint_interval = 1024, checkpoints = 8;
-};
-
-/// Tokens of one sequence to be evaluated after those its cache holds.
-struct Evaluation {
-  std::span<const int32_t> ids;
-  KvCache* cache = nullptr;
-  models::SequenceStep::Logits logits = models::SequenceStep::Logits::last;
-  uint64_t random_key = 0;
-  int64_t length = 0;  // that the prompt these are a piece of will reach; 0 = these end it
 };
 
 /// A model with what running it needs: threads, kernels, scratch and the pool of cache pages. Used by one thread at a
@@ -65,10 +57,11 @@ class Engine {
   /// Throws out_of_memory when caches of `positions` positions in all could not be made now.
   void require_cache(int64_t positions) const;
 
-  /// One step of a batch: all of `evaluations` go through the model together, their caches grow and advance. Returns
-  /// the logits asked for, one row each, in order; they live until the next step. Refuses ids outside of the vocabulary
-  /// and sequences longer than the context before anything is computed.
-  tensor::Matrix evaluate(std::span<const Evaluation> evaluations, layers::Tap* tap = nullptr);
+  /// One step of a batch: all of `steps`, whose states are caches of this engine, go through the model together; the
+  /// caches grow and advance, those of sequences that leave are abandoned. Returns the logits asked for, one row each,
+  /// in order; they live until the next step. Refuses ids outside of the vocabulary and sequences longer than the
+  /// context before anything is computed.
+  tensor::Matrix evaluate(std::span<const models::SequenceStep> steps, const layers::PassOptions& pass = {});
 
   /// Turns and moves what is left of the weights now, instead of bit by bit after each step. For whoever wants the
   /// speed of a model that has run for a while.

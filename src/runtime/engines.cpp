@@ -24,7 +24,9 @@ Engines::Engines(const std::filesystem::path& folder, const families::OpenOption
   if (chooses() && gate_->top_k == 1) {
     std::vector<families::Model> models = open_models(*gate_, folder, open);
     report_->models = families::names_of(*gate_, models);
-    for (families::Model& model : models) engines_.push_back(std::make_unique<Engine>(std::move(model), options));
+    EngineOptions each = options;
+    if (each.cache_bytes > 0) each.cache_bytes = std::max<int64_t>(each.cache_bytes / std::ssize(models), 1);
+    for (families::Model& model : models) engines_.push_back(std::make_unique<Engine>(std::move(model), each));
     return;
   }
   families::GatedModel gated = open_gated(*gate_, folder, open);
@@ -44,6 +46,15 @@ Engines::Engines(const std::filesystem::path& folder, const families::OpenOption
 
 Engines::Engines(Engines&&) noexcept = default;
 Engines::~Engines() = default;
+
+std::vector<const families::Model*> Engines::models() const {
+  std::vector<const families::Model*> models;
+  if (together_)
+    for (const families::Model& model : together_->models()) models.push_back(&model);
+  else
+    for (const std::unique_ptr<Engine>& engine : engines_) models.push_back(&engine->model());
+  return models;
+}
 
 int64_t Engines::context_size() const {
   int64_t least = engines_.front()->context_size();
@@ -92,28 +103,32 @@ std::vector<double> Engines::read(std::span<const text::TokenId> prompt) {
   });
   while (cache.length() < length) {
     const auto rest = prompt.subspan(static_cast<size_t>(cache.length()));
-    const Evaluation evaluation{rest.first(std::min(rest.size(), static_cast<size_t>(engine.step_tokens()))), &cache,
-                                models::SequenceStep::Logits::none, 0, length};
-    engine.evaluate({&evaluation, 1}, &reader);
+    const models::SequenceStep step{.ids = rest.first(std::min(rest.size(), static_cast<size_t>(engine.step_tokens()))),
+                                    .state = &cache,
+                                    .logits = models::SequenceStep::Logits::none,
+                                    .length = length};
+    engine.evaluate({&step, 1}, {.tap = &reader});
   }
   return mean;
 }
 
-Engine& Engines::choose(std::span<const text::TokenId> prompt) {
+Engine& Engines::choose(std::span<const text::TokenId> prompt, std::vector<double>* model_weights) {
+  if (model_weights) model_weights->clear();
   if (!chooses()) return *engines_.front();
   const std::vector<double> state = read(prompt), weights = gate_weights(*gate_, state);
   report_->weights = gate_weights(*gate_, state, true);
   for (size_t i = 0; i < weights.size(); ++i) report_->answered[i] += weights[i] > 0;
   ++report_->positions;
   if (together_) {
-    together_->fix(weights);
+    model_weights ? void(*model_weights = weights) : together_->fix(weights);
     return *engines_.front();
   }
   return *engines_[static_cast<size_t>(std::max_element(weights.begin(), weights.end()) - weights.begin())];
 }
 
-Engine& Engines::choose(std::string_view text) {
-  return chooses() ? choose(front().tokenizer().encode(text, true)) : front();
+Engine& Engines::choose(std::string_view text, std::vector<double>* model_weights) {
+  return chooses() ? choose(front().tokenizer().encode(text, true), model_weights)
+                   : choose(std::span<const text::TokenId>(), model_weights);
 }
 
 const text::ChatTemplate* Engines::chat_template(const Engine& answers) const {

@@ -35,21 +35,26 @@ struct GateReport {
 class Engines {
  public:
   Engines(families::Model model, const EngineOptions& options);
-  /// The gate in `folder` and its models. Throws as read_gate, open_model and Engine do.
+  /// The gate in `folder` and its models. Models with an engine each share EngineOptions::cache_bytes. Throws as
+  /// read_gate, open_model and Engine do.
   Engines(const std::filesystem::path& folder, const families::OpenOptions& open, const EngineOptions& options);
   Engines(Engines&&) noexcept;
   ~Engines();
 
   /// The engine that answers `prompt`: the reader reads it where a prompt gate has to choose. Throws bad_input for a
-  /// prompt without tokens, or longer than the reader's context.
-  Engine& choose(std::span<const text::TokenId> prompt);
+  /// prompt without tokens, or longer than the reader's context. Where several models answer together, their weights
+  /// for this prompt go into `weights` ([N]; empty where no prompt decides them), for GenerationOptions::model_weights;
+  /// without it they hold for every sequence until the next choice.
+  Engine& choose(std::span<const text::TokenId> prompt, std::vector<double>* weights = nullptr);
   /// The same for a text, which is not looked at where there is nothing to choose.
-  Engine& choose(std::string_view text);
+  Engine& choose(std::string_view text, std::vector<double>* weights = nullptr);
   /// Any of them: all have the same tokenizer.
   Engine& front() { return *engines_.front(); }
   /// Tokens that a text may have, whichever model has to read it: the least of all contexts.
   int64_t context_size() const;
   std::span<const std::unique_ptr<Engine>> all() const { return engines_; }
+  /// The models, those behind a gate one by one.
+  std::vector<const families::Model*> models() const;
   const std::string& name() const { return name_; }
 
   /// The chat template that `answers`, one of these engines, is prompted with (families::template_of); null for none.

@@ -16,6 +16,7 @@ std::string_view name(Finish finish) {
     case Finish::max_tokens: return "token limit";
     case Finish::context_full: return "context full";
     case Finish::interrupted: return "interrupted";
+    case Finish::failed: return "failed";
   }
   return "unknown";
 }
@@ -27,43 +28,67 @@ double GenerationStatistics::decode_tokens_per_second() const {
   return decode_seconds > 0 ? static_cast<double>(generated_tokens - 1) / decode_seconds : 0;
 }
 
-Generation::Generation(Engine& engine, TokenCache& tokens, std::span<const TokenId> prompt, GenerationOptions options)
+Generation::Generation(Engine& engine, std::span<const TokenId> prompt, GenerationOptions options)
+    : Generation(engine, TokenCache{engine.make_cache(), {}}, prompt, std::move(options)) {}
+
+Generation::Generation(Engine& engine, TokenCache&& tokens, std::span<const TokenId> prompt, GenerationOptions options)
     : engine_(engine),
-      tokens_(tokens),
       options_(std::move(options)),
       sampler_(options_.sampler, engine.spec().vocabulary,
                engine.model().tokenizer ? &*engine.model().tokenizer : nullptr),
       stops_(options_.stop),
       all_(prompt.begin(), prompt.end()),
-      prompt_size_(prompt.size()) {
+      prompt_size_(prompt.size()),
+      tokens_(std::move(tokens)) {
+  try {
+    check();
+    begin();
+  } catch (...) {
+    tokens = std::move(tokens_);
+    throw;
+  }
+}
+
+void Generation::check() const {
+  const std::span<const TokenId> prompt(all_);
   if (prompt.empty()) base::fail(base::ErrorKind::bad_input, "prompt", "is empty: there is nothing to continue");
   if (options_.max_tokens < -1)
     base::fail(base::ErrorKind::bad_input, "-n", "is {}, expected at least 0, or -1 for no limit", options_.max_tokens);
-  engine.check_ids(prompt);
-  const int64_t size = static_cast<int64_t>(prompt.size()), context = engine.context_size();
+  engine_.check_ids(prompt);
+  const int64_t size = std::ssize(prompt), context = engine_.context_size();
   if (size > context || (size == context && options_.max_tokens != 0))
     throw base::Error(base::ErrorKind::bad_input, "prompt",
                       fmt::format("has {} tokens, which leaves no room in a context of {}", size, context),
-                      context < engine.spec().context
-                          ? fmt::format("--context may be up to {}", engine.spec().context)
+                      context < engine_.spec().context
+                          ? fmt::format("--context may be up to {}", engine_.spec().context)
                           : "this is as long as the model was made for: shorten the prompt, or stretch its positions "
                             "with --rope-scaling");
-  if (!options_.stop.empty()) (void)engine.tokenizer();
+  if (!options_.stop.empty()) (void)engine_.tokenizer();
+}
 
+void Generation::begin() {
+  const std::span<const TokenId> prompt(all_);
+  const int64_t size = std::ssize(prompt);
   // The last token is evaluated in any case: its logits are what is continued.
-  statistics_.reused_tokens = tokens_.keep_prefix(prompt.first(prompt.size() - 1));
-  const models::Decoder& model = *engine.model().decoder;
-  if (!model.cache_holds(statistics_.reused_tokens, size) || !model.cache_holds(tokens_.written_for, size))
-    statistics_.reused_tokens = tokens_.keep_prefix({});
+  statistics_.reused_tokens = tokens_.keep_prefix_for(*engine_.model().decoder, prompt.first(prompt.size() - 1), size);
   statistics_.prompt_tokens = size;
-  const int64_t answer = options_.max_tokens < 0 ? 0 : std::min(options_.max_tokens, context - size);
-  engine.require_cache(size + answer - statistics_.reused_tokens);
+  const int64_t answer = options_.max_tokens < 0 ? 0 : std::min(options_.max_tokens, engine_.context_size() - size);
+  engine_.require_cache(size + answer - statistics_.reused_tokens);
 
-  if (engine.model().tokenizer) {
-    decoder_.emplace(engine.tokenizer());
+  if (engine_.model().tokenizer) {
+    decoder_.emplace(engine_.tokenizer());
     decoder_->prime(prompt);
   }
   if (options_.max_tokens == 0) end(Finish::max_tokens);
+}
+
+Generation Generation::fork(GenerationOptions options) const {
+  return Generation(engine_, tokens_.fork(), std::span(all_).first(prompt_size_), std::move(options));
+}
+
+TokenCache Generation::release() noexcept {
+  if (!finished()) finish_ = Finish::interrupted;
+  return std::move(tokens_);
 }
 
 size_t Generation::until_checkpoint() const {
@@ -74,15 +99,11 @@ size_t Generation::until_checkpoint() const {
 }
 
 void Generation::settle_cache() {
+  // A step that failed may have taken recurrent states back to a checkpoint.
+  if (std::ssize(tokens_.ids) > tokens_.cache.length()) tokens_.ids.resize(static_cast<size_t>(tokens_.cache.length()));
   if (!tokens_.ids.empty() &&
       models::starts_anew(*engine_.model().decoder, tokens_.written_for, static_cast<int64_t>(all_.size())))
     tokens_.keep_prefix({});
-}
-
-void Generation::broken_off() {
-  // Recurrent states went back to an earlier copy of them.
-  tokens_.ids.resize(static_cast<size_t>(tokens_.cache.length()));
-  if (options_.interrupt && options_.interrupt->load(std::memory_order_relaxed)) end(Finish::interrupted);
 }
 
 void Generation::evaluated(std::span<const TokenId> ids) {
@@ -140,45 +161,29 @@ void Generation::end(Finish finish) {
   if (stops_.stopped()) finish_ = Finish::stop_string;
 }
 
-namespace {
-
-struct Interrupted {};
-
-/// Hands on what it sees and breaks a step off when the flag of one of its sequences goes up.
-class InterruptTap final : public layers::Tap {
- public:
-  InterruptTap(std::vector<const std::atomic<bool>*> flags, layers::Tap* next)
-      : flags_(std::move(flags)), next_(next) {}
-  void routed(const layers::Routed& router) override {
-    if (next_) next_->routed(router);
-  }
-  void mixed(const layers::Mixture& mixture) override {
-    if (next_) next_->mixed(mixture);
-  }
-  void ffn_input(int64_t layer, tensor::ConstMatrix x) override {
-    if (next_) next_->ffn_input(layer, x);
-  }
-  void block(int64_t layer, tensor::ConstMatrix x) override {
-    for (const std::atomic<bool>* flag : flags_)
-      if (flag->load(std::memory_order_relaxed)) throw Interrupted();
-    if (next_) next_->block(layer, x);
-  }
-
- private:
-  std::vector<const std::atomic<bool>*> flags_;
-  layers::Tap* next_;
-};
-
-}  // namespace
+void Generation::fail(std::exception_ptr error) noexcept {
+  finish_ = Finish::failed;
+  error_ = std::move(error);
+}
 
 void step(Engine& engine, std::span<Generation* const> generations, layers::Tap* tap) {
+  using Logits = models::SequenceStep::Logits;
+  // What goes wrong with one sequence ends that one: the others have evaluated their tokens with it, and would miss
+  // their rows of logits if it ended the step.
+  const auto alone = [](Generation& generation, auto body) {
+    try {
+      body();
+    } catch (...) {
+      generation.fail(std::current_exception());
+    }
+  };
+
   std::vector<Generation*> taking_part;
   int64_t decoding = 0;
   for (Generation* generation : generations) {
     if (generation->finished()) continue;
-    const std::atomic<bool>* interrupt = generation->options_.interrupt;
-    if (interrupt && interrupt->load(std::memory_order_relaxed)) {
-      generation->end(Finish::interrupted);
+    if (generation->interrupted()) {
+      alone(*generation, [&] { generation->end(Finish::interrupted); });
       continue;
     }
     generation->settle_cache();
@@ -189,42 +194,59 @@ void step(Engine& engine, std::span<Generation* const> generations, layers::Tap*
   // At least one token goes to a prompt, so that a batch full of decoding sequences does not starve it.
   size_t budget = static_cast<size_t>(std::max<int64_t>(engine.step_tokens() - decoding, 1));
   std::vector<Generation*> evaluating;
-  std::vector<Evaluation> evaluations;
-  std::vector<const std::atomic<bool>*> flags;  // of those that read a prompt: a step of single tokens is short
+  std::vector<models::SequenceStep> steps;
   for (Generation* generation : taking_part) {
     std::span<const TokenId> ids = generation->pending();
-    if (ids.size() > 1) {
-      ids = ids.first(std::min({ids.size(), budget, generation->until_checkpoint()}));
-      budget -= ids.size();
-      if (ids.empty()) continue;
-      if (generation->options_.interrupt) flags.push_back(generation->options_.interrupt);
-    }
-    using Logits = models::SequenceStep::Logits;
+    const bool in_prompt = ids.size() > 1;
+    if (in_prompt) ids = ids.first(std::min({ids.size(), budget, generation->until_checkpoint()}));
+    if (ids.empty()) continue;
+    alone(*generation, [&] { generation->tokens_.cache.make_room(std::ssize(ids)); });
+    if (generation->finished()) continue;
+    if (in_prompt) budget -= ids.size();
     evaluating.push_back(generation);
-    evaluations.push_back({ids, &generation->tokens_.cache,
-                           ids.size() == generation->pending().size() ? Logits::last : Logits::none,
-                           generation->sampler_.options().seed, static_cast<int64_t>(generation->all_.size())});
+    steps.push_back({.ids = ids,
+                     .state = &generation->tokens_.cache,
+                     .logits = ids.size() == generation->pending().size() ? Logits::last : Logits::none,
+                     .random_key = generation->sampler_.options().seed,
+                     .length = std::ssize(generation->all_),
+                     .model_weights = generation->options_.model_weights});
   }
-  if (evaluations.empty()) return;
+  if (steps.empty()) return;
+  std::vector<char> left(steps.size());
+  std::vector<std::function<bool(int64_t)>> leaves(steps.size());
+  for (size_t i = 0; i < steps.size(); ++i) {
+    if (!evaluating[i]->can_be_interrupted()) continue;
+    leaves[i] = [&, i](int64_t) { return left[i] = left[i] || evaluating[i]->interrupted(); };
+    steps[i].leaves = &leaves[i];
+  }
 
-  tensor::Matrix logits;
-  try {
-    InterruptTap interrupt(flags, tap);
-    logits = engine.evaluate(evaluations, flags.empty() ? tap : &interrupt);
-  } catch (const Interrupted&) {
-    for (Generation* generation : evaluating) generation->broken_off();
-    return;
-  }
-  for (size_t i = 0; i < evaluating.size(); ++i) evaluating[i]->evaluated(evaluations[i].ids);
+  const tensor::Matrix logits = engine.evaluate(steps, {.tap = tap});
   int64_t row = 0;
-  for (size_t i = 0; i < evaluating.size(); ++i)
-    if (evaluations[i].logits == models::SequenceStep::Logits::last)
-      evaluating[i]->choose({logits.row(row++), static_cast<size_t>(logits.cols)});
+  for (size_t i = 0; i < evaluating.size(); ++i) {
+    Generation& generation = *evaluating[i];
+    const int64_t of_this = steps[i].logits == Logits::last ? row++ : -1;
+    alone(generation, [&] {
+      if (left[i]) return generation.end(Finish::interrupted);
+      generation.evaluated(steps[i].ids);
+      if (of_this >= 0) generation.choose({logits.row(of_this), static_cast<size_t>(logits.cols)});
+    });
+  }
 }
 
 void run(Engine& engine, Generation& generation, layers::Tap* tap) {
   Generation* const one = &generation;
   while (!generation.finished()) step(engine, {&one, 1}, tap);
+  if (generation.error()) std::rethrow_exception(generation.error());
+}
+
+void run(Engine& engine, Generation& generation, TokenCache& tokens, layers::Tap* tap) {
+  try {
+    run(engine, generation, tap);
+  } catch (...) {
+    tokens = generation.release();
+    throw;
+  }
+  tokens = generation.release();
 }
 
 }  // namespace coterie::runtime

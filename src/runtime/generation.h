@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <optional>
 #include <span>
@@ -21,15 +22,15 @@ struct GenerationOptions {
   SamplerOptions sampler;
   int64_t max_tokens = -1;  // -1 = until something else ends it
   std::vector<std::string> stop;
-  bool ignore_end = false;                             // go on past the model's end tokens (benchmarks)
+  std::vector<double> model_weights;  // of an ensemble's models, where a prompt has decided them (Engines::choose)
+  bool ignore_end = false;            // go on past the model's end tokens (benchmarks)
   std::function<void(std::string_view text)> on_text;  // whole UTF-8, as soon as it is certain
   std::function<void(TokenId id)> on_token;
-  // Looked at before each step, and after each block of a step that reads a prompt: what that step has read is then
-  // lost, and read again when it is needed.
-  const std::atomic<bool>* interrupt = nullptr;
+  // Either is set from any thread to end it: looked at before each step and, within one, before each layer.
+  const std::atomic<bool>*interrupt = nullptr, *cancel = nullptr;
 };
 
-enum class Finish { not_yet, end_token, stop_string, max_tokens, context_full, interrupted };
+enum class Finish { not_yet, end_token, stop_string, max_tokens, context_full, interrupted, failed };
 std::string_view name(Finish finish);  // "end token", …
 
 struct GenerationStatistics {
@@ -45,17 +46,34 @@ struct GenerationStatistics {
   double decode_tokens_per_second() const;
 };
 
-/// One sequence being continued: what it still has to evaluate, how its next token is chosen and when it ends. step()
-/// moves it on; several move on together.
+/// One sequence being continued: what it holds and still has to evaluate, how its next token is chosen and when it
+/// ends. step() moves it on; several move on together, and each joins, leaves, fails and is interrupted by itself.
 class Generation {
  public:
-  /// Reuses what `tokens` holds of the prompt's beginning. Throws bad_input for an empty prompt, ids outside of the
-  /// vocabulary and a prompt that leaves no room in the context; out_of_memory when the cache of prompt and max_tokens
-  /// cannot fit. `tokens` and what the options point to must outlive it.
-  Generation(Engine& engine, TokenCache& tokens, std::span<const TokenId> prompt, GenerationOptions options);
+  /// Takes `tokens`, of which it keeps the longest beginning it has in common with the prompt. Throws bad_input for an
+  /// empty prompt, ids outside of the vocabulary and a prompt that leaves no room in the context; out_of_memory when
+  /// the cache of prompt and max_tokens cannot fit; `tokens` are still the caller's then. What the options point to
+  /// must outlive it.
+  Generation(Engine& engine, TokenCache&& tokens, std::span<const TokenId> prompt, GenerationOptions options);
+  /// With a cache of its own.
+  Generation(Engine& engine, std::span<const TokenId> prompt, GenerationOptions options);
+
+  /// Another answer to the same prompt. It shares the pages of what has been evaluated of the prompt, and has at most
+  /// the prompt's last token to evaluate again once the prompt has been read. Throws as the constructor does.
+  Generation fork(GenerationOptions options) const;
+
+  /// Ends it by an error, for whoever looks on from outside and cannot go on.
+  void fail(std::exception_ptr error) noexcept;
+
+  /// What has been evaluated so far.
+  const TokenCache& tokens() const { return tokens_; }
+  /// Gives it away, which ends the sequence; it can be asked for its text, ids and statistics alone from then on.
+  TokenCache release() noexcept;
 
   bool finished() const { return finish_ != Finish::not_yet; }
   Finish finish() const { return finish_; }
+  /// What ended it, when finish() is failed: thrown by a callback, or because its cache could not grow. Else null.
+  std::exception_ptr error() const { return error_; }
   /// Text so far, as on_text was given it, and ids so far, an end token included.
   const std::string& text() const { return text_; }
   std::span<const TokenId> generated() const { return std::span(all_).subspan(prompt_size_); }
@@ -64,37 +82,48 @@ class Generation {
  private:
   friend void step(Engine& engine, std::span<Generation* const> generations, layers::Tap* tap);
 
+  void check() const;
+  void begin();
+  bool can_be_interrupted() const { return options_.interrupt || options_.cancel; }
+  bool interrupted() const {
+    return (options_.interrupt && options_.interrupt->load(std::memory_order_relaxed)) ||
+           (options_.cancel && options_.cancel->load(std::memory_order_relaxed));
+  }
   /// Forgets the cache when its keys are not those of a sequence as long as this one has become.
   void settle_cache();
   std::span<const TokenId> pending() const { return std::span(all_).subspan(tokens_.ids.size()); }
   /// Tokens that the next step may evaluate without passing a checkpoint of recurrent states.
   size_t until_checkpoint() const;
   void evaluated(std::span<const TokenId> ids);
-  /// A step that took part of it was not finished.
-  void broken_off();
   void choose(std::span<const float> logits);
   void emit(std::string_view text);
   void end(Finish finish);
 
   Engine& engine_;
-  TokenCache& tokens_;
   GenerationOptions options_;
   Sampler sampler_;
   StopFilter stops_;
   std::optional<text::StreamDecoder> decoder_;
   std::vector<TokenId> all_;  // prompt and answer; the first tokens_.ids.size() are evaluated
   size_t prompt_size_;
+  TokenCache tokens_;
   std::string text_;
   Finish finish_ = Finish::not_yet;
+  std::exception_ptr error_;
   GenerationStatistics statistics_;
   base::Stopwatch clock_;
 };
 
 /// One step of all that are not finished: each that decodes evaluates its one token, those still in their prompt share
 /// what is left of engine.step_tokens(), in order; whoever has evaluated all it knows chooses its next token.
+///
+/// What one sequence's callbacks throw, and memory that its cache alone lacks, ends that sequence (Finish::failed, its
+/// error()) and no other. Throws what concerns all of them; they can then be stepped again.
 void step(Engine& engine, std::span<Generation* const> generations, layers::Tap* tap = nullptr);
 
-/// The one-sequence use of step(): runs until it has finished.
+/// The one-sequence use of step(): runs until it has finished. Throws its error().
 void run(Engine& engine, Generation& generation, layers::Tap* tap = nullptr);
+/// The same, and gives the generation's tokens to `tokens` whatever happens.
+void run(Engine& engine, Generation& generation, TokenCache& tokens, layers::Tap* tap = nullptr);
 
 }  // namespace coterie::runtime

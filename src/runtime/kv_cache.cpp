@@ -23,10 +23,13 @@ int64_t cache_bytes(const CacheShape& shape, int64_t positions) {
 }
 
 KvCache::KvCache(std::shared_ptr<const CacheShape> shape, std::shared_ptr<PagePool> pool)
+    : KvCache(shape, std::move(pool), RecurrentStates(shape->state)) {}
+
+KvCache::KvCache(std::shared_ptr<const CacheShape> shape, std::shared_ptr<PagePool> pool, RecurrentStates states)
     : shape_(std::move(shape)),
       pool_(std::move(pool)),
       blocks_(static_cast<size_t>(shape_->layers())),
-      states_(shape_->state) {
+      states_(std::move(states)) {
   base::require(pool_->page_bytes() >= shape_->page_bytes(), "KV cache", "the pool's pages hold {} bytes, not {}",
                 pool_->page_bytes(), shape_->page_bytes());
 }
@@ -49,14 +52,46 @@ std::span<std::byte* const> KvCache::blocks(int64_t layer) {
   return blocks_[static_cast<size_t>(layer)];
 }
 
+KvCache KvCache::fork() const {
+  KvCache other(shape_, pool_, states_);
+  for (const PagePool::Page& page : pages_) {
+    if (std::ssize(other.pages_) * ops::kCacheBlock >= length_) break;  // reserved, not written
+    other.pages_.push_back(page);
+    pool_->share(page);
+  }
+  other.point_at(0);
+  other.length_ = length_;
+  return other;
+}
+
+void KvCache::point_at(size_t first) {
+  for (size_t layer = 0; layer < blocks_.size(); ++layer) {
+    blocks_[layer].resize(first);
+    for (size_t page = first; page < pages_.size(); ++page)
+      blocks_[layer].push_back(pages_[page].bytes + shape_->offset[layer]);
+  }
+}
+
 void KvCache::reserve(int64_t positions) {
+  if (shape_->page_bytes() == 0) return;
   const int64_t wanted = (positions + ops::kCacheBlock - 1) / ops::kCacheBlock;
+  // The page that the next position lies in has been written in part, perhaps by a sequence that this is a fork of.
+  const auto next = static_cast<size_t>(length_ / ops::kCacheBlock);
+  if (positions > length_ && next < pages_.size()) {
+    const PagePool::Page own = pool_->own(pages_[next]);
+    if (own.bytes != pages_[next].bytes) pages_[next] = own, point_at(next);
+  }
   const size_t had = pages_.size();
-  if (wanted <= static_cast<int64_t>(had) || shape_->page_bytes() == 0) return;
-  pool_->take(wanted - static_cast<int64_t>(had), pages_);
-  for (size_t layer = 0; layer < blocks_.size(); ++layer)
-    for (size_t page = had; page < pages_.size(); ++page)
-      blocks_[layer].push_back(pages_[page] + shape_->offset[layer]);
+  if (wanted <= std::ssize(pages_)) return;
+  pool_->take(wanted - std::ssize(pages_), pages_);
+  point_at(had);
+}
+
+int64_t KvCache::own_bytes() const {
+  int64_t bytes = states_.own_bytes();
+  for (const PagePool::Page& page : pages_)
+    if (pool_->holders(page) == 1) bytes += pool_->page_bytes();
+  return bytes;
 }
 
 void KvCache::advance(int64_t rows) {
@@ -79,6 +114,12 @@ int64_t KvCache::truncate(int64_t length) {
   length_ = length;
   give_back(static_cast<size_t>((length + ops::kCacheBlock - 1) / ops::kCacheBlock));
   return length_;
+}
+
+void KvCache::abandon() {
+  if (!has_states()) return;
+  length_ = states_.restore(length_);
+  give_back(static_cast<size_t>((length_ + ops::kCacheBlock - 1) / ops::kCacheBlock));
 }
 
 void KvCache::give_back(size_t pages_kept) noexcept {

@@ -35,7 +35,8 @@ CacheShape cache_shape(const models::ModelSpec& spec, tensor::DType dtype);
 int64_t cache_bytes(const CacheShape& shape, int64_t positions);
 
 /// What one sequence carries: keys and values in pages from a pool, which grow when asked and are given back when cut,
-/// and recurrent states with the checkpoints that going back needs.
+/// and recurrent states with the checkpoints that going back needs. Sequences that begin alike may share pages (fork):
+/// whoever writes into one that others hold gets a copy first.
 class KvCache final : public layers::SequenceState {
  public:
   KvCache(std::shared_ptr<const CacheShape> shape, std::shared_ptr<PagePool> pool);
@@ -48,14 +49,21 @@ class KvCache final : public layers::SequenceState {
   std::span<std::byte* const> blocks(int64_t layer) override;
   std::span<float> recurrent(int64_t layer) override { return states_.layer(layer); }
 
-  /// Makes room for `positions` positions in all. Throws out_of_memory before it allocates what would not fit.
+  /// A sequence of the same tokens, which goes on by itself from here: it shares the pages, and has the recurrent
+  /// states and their checkpoints. Throws out_of_memory when the states do not fit.
+  KvCache fork() const;
+
+  /// Makes room for `positions` positions in all, of which those from length() on are about to be written. Throws
+  /// out_of_memory before it allocates what would not fit.
   void reserve(int64_t positions);
+  void make_room(int64_t rows) override { reserve(length_ + rows); }
   /// After a step has written `rows` more positions; they must have been reserved. Remembers the recurrent states at
   /// multiples of the checkpoints' interval.
-  void advance(int64_t rows);
+  void advance(int64_t rows) override;
   /// Forgets the positions from `length` on (a rollback); whole pages go back to the pool. With recurrent states it
   /// forgets those after the last checkpoint at or before `length`, too. Returns the length that is left.
   int64_t truncate(int64_t length);
+  void abandon() override;
   /// Makes a checkpoint here.
   void remember() { states_.remember(length_); }
   /// Positions until the next checkpoint: a step that does not cross it leaves one there. Without recurrent states
@@ -63,14 +71,18 @@ class KvCache final : public layers::SequenceState {
   int64_t until_checkpoint() const;
   bool has_states() const { return shape_->state.floats() > 0; }
   std::vector<int64_t> checkpoints() const { return states_.checkpoints(); }
+  /// Bytes that this sequence alone holds: pages that no other does, its recurrent states, and checkpoints of its own.
+  int64_t own_bytes() const;
 
  private:
+  KvCache(std::shared_ptr<const CacheShape> shape, std::shared_ptr<PagePool> pool, RecurrentStates states);
+  void point_at(size_t first);  // blocks_ at pages_ from the page `first` on
   void give_back(size_t pages_kept) noexcept;
 
   std::shared_ptr<const CacheShape> shape_;
   std::shared_ptr<PagePool> pool_;
-  std::vector<std::byte*> pages_;
-  std::vector<std::vector<std::byte*>> blocks_;  // [L][pages]: pages_[p] + offset[l]
+  std::vector<PagePool::Page> pages_;
+  std::vector<std::vector<std::byte*>> blocks_;  // [L][pages]: pages_[p].bytes + offset[l]
   RecurrentStates states_;
   int64_t length_ = 0;
 };

@@ -3,10 +3,25 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/memory.h"
 
 namespace coterie::runtime {
 
 RecurrentStates::RecurrentStates(const StateShape& shape) : shape_(&shape), values_(shape.floats()) { restore(0); }
+
+RecurrentStates::RecurrentStates(const RecurrentStates& other)
+    : shape_(other.shape_), checkpoints_(other.checkpoints_) {
+  if (shape_->floats() > 0)
+    base::require_memory(shape_->bytes(), "recurrent states of another sequence", "fewer sequences need less");
+  values_ = tensor::Buffer<float>(shape_->floats());
+  std::copy_n(other.values_.data(), values_.size(), values_.data());
+}
+
+int64_t RecurrentStates::own_bytes() const {
+  int64_t copies = 1;
+  for (const Checkpoint& checkpoint : checkpoints_) copies += checkpoint.values.use_count() == 1;
+  return copies * shape_->bytes();
+}
 
 std::span<float> RecurrentStates::layer(int64_t layer) {
   base::require(layer >= 0 && layer + 1 < static_cast<int64_t>(shape_->offset.size()), "recurrent states",
@@ -21,7 +36,7 @@ void RecurrentStates::remember(int64_t length) {
   if (!checkpoints_.empty() && checkpoints_.back().length == length) return;
   base::require(checkpoints_.empty() || checkpoints_.back().length < length, "recurrent states",
                 "a checkpoint at {} after one at {}", length, checkpoints_.back().length);
-  tensor::Buffer<float> values;
+  std::shared_ptr<tensor::Buffer<float>> values;
   if (static_cast<int64_t>(checkpoints_.size()) >= shape_->most) {
     size_t least = 0;
     int64_t least_gap = INT64_MAX;
@@ -32,10 +47,9 @@ void RecurrentStates::remember(int64_t length) {
     }
     values = std::move(checkpoints_[least].values);
     checkpoints_.erase(checkpoints_.begin() + static_cast<int64_t>(least));
-  } else {
-    values = tensor::Buffer<float>(shape_->floats());
   }
-  std::copy_n(values_.data(), values_.size(), values.data());
+  if (!values || values.use_count() > 1) values = std::make_shared<tensor::Buffer<float>>(shape_->floats());
+  std::copy_n(values_.data(), values_.size(), values->data());
   checkpoints_.push_back({length, std::move(values)});
 }
 
@@ -45,7 +59,7 @@ int64_t RecurrentStates::restore(int64_t length) {
     std::fill_n(values_.data(), values_.size(), 0.0f);
     return 0;
   }
-  std::copy_n(checkpoints_.back().values.data(), values_.size(), values_.data());
+  std::copy_n(checkpoints_.back().values->data(), values_.size(), values_.data());
   return checkpoints_.back().length;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -24,6 +25,10 @@ class RecurrentStates {
  public:
   /// `shape` must outlive it.
   explicit RecurrentStates(const StateShape& shape);
+  /// A copy, which shares the checkpoints: they are never written again. Throws out_of_memory when it does not fit.
+  RecurrentStates(const RecurrentStates& other);
+  RecurrentStates(RecurrentStates&&) noexcept = default;
+  RecurrentStates& operator=(RecurrentStates&&) noexcept = default;
 
   std::span<float> layer(int64_t layer);
   /// Remembers the states as those of `length` positions. Where there are too many checkpoints, the one goes whose
@@ -34,11 +39,13 @@ class RecurrentStates {
   int64_t restore(int64_t length);
 
   std::vector<int64_t> checkpoints() const;  // their positions, ascending
+  /// Bytes of the states and of checkpoints that no copy of this shares.
+  int64_t own_bytes() const;
 
  private:
   struct Checkpoint {
     int64_t length;
-    tensor::Buffer<float> values;
+    std::shared_ptr<tensor::Buffer<float>> values;
   };
   const StateShape* shape_;
   tensor::Buffer<float> values_;

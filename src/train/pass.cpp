@@ -20,7 +20,7 @@ uint64_t key_of(uint64_t seed, int64_t sample, int64_t sequence) {
 }  // namespace
 
 double Pass::loss(ops::Context& context, const Split& split, int64_t first, int64_t count, uint64_t seed,
-                  const models::LossOptions& options) {
+                  const models::PassOptions& options) {
   const models::ModelSpec& spec = decoder_.spec();
   ids_.clear(), targets_.clear(), lengths_.clear(), sample_.clear();
   for (int64_t s = 0; s < count; ++s) {

@@ -188,7 +188,7 @@ struct Trainer::State {
     working.precision = recipe.precision;
     return working;
   }
-  models::LossOptions loss_options() const;
+  models::PassOptions loss_options() const;
   // Of the part of the step in hand.
   double part_loss(int64_t part, bool backward);
 
@@ -264,8 +264,8 @@ void Trainer::State::begin(const std::atomic<bool>& stop) {
   evaluate(stop);
 }
 
-models::LossOptions Trainer::State::loss_options() const {
-  models::LossOptions asked;
+models::PassOptions Trainer::State::loss_options() const {
+  models::PassOptions asked;
   asked.gradient_weight = 1 / static_cast<double>(scored_of_step());
   asked.training = true;
   asked.dropout = static_cast<float>(recipe.dropout);
@@ -275,7 +275,7 @@ models::LossOptions Trainer::State::loss_options() const {
 }
 
 double Trainer::State::part_loss(int64_t part, bool backward) {
-  models::LossOptions asked = loss_options();
+  models::PassOptions asked = loss_options();
   asked.tap = watch.get();
   if (backward) asked.router_loss = watch->loss();
   const ops::Context working = working_context();
@@ -381,7 +381,7 @@ void Trainer::State::write_checkpoint() {
 // The layer whose output is the first that is no number, when the step in hand is computed once more.
 std::string Trainer::State::layer_of_no_number() {
   FirstNotFinite first;
-  models::LossOptions asked = loss_options();
+  models::PassOptions asked = loss_options();
   asked.tap = &first;
   ops::Context working = working_context();
   for (int64_t part = 0; part < micro_batches() && first.layer() < 0; ++part)

@@ -11,7 +11,8 @@ function(must)
 endfunction()
 
 must(${CMAKE_COMMAND} --install ${BUILD} --prefix ${work}/prefix)
-foreach(file bin/coterie include/coterie/coterie.h share/man/man1/coterie.1 share/man/man1/coterie-run.1
+foreach(file bin/coterie include/coterie/coterie.h lib/libcoterie.so lib/pkgconfig/coterie.pc
+    share/man/man1/coterie.1 share/man/man1/coterie-run.1
     share/bash-completion/completions/coterie share/zsh/site-functions/_coterie
     share/fish/vendor_completions.d/coterie.fish)
   if(NOT EXISTS ${work}/prefix/${file})
@@ -19,12 +20,12 @@ foreach(file bin/coterie include/coterie/coterie.h share/man/man1/coterie.1 shar
   endif()
 endforeach()
 file(GLOB_RECURSE headers RELATIVE ${work}/prefix/include ${work}/prefix/include/*)
-if(NOT headers STREQUAL "coterie/coterie.h")
-  message(FATAL_ERROR "one header is promised, installed were: ${headers}")
+if(NOT headers STREQUAL "coterie/coterie.h;coterie/coterie_c.h")
+  message(FATAL_ERROR "two headers are promised, installed were: ${headers}")
 endif()
 
 # A copy, so that nothing beside it can be found by accident.
-file(COPY ${SOURCE}/tests/install/version.cpp ${SOURCE}/examples/hello.cpp DESTINATION ${work}/consumer)
+file(COPY ${SOURCE}/tests/install/version.cpp ${SOURCE}/examples/hello.cpp ${SOURCE}/examples/sessions.cpp DESTINATION ${work}/consumer)
 configure_file(${SOURCE}/tests/install/project.cmake ${work}/consumer/CMakeLists.txt COPYONLY)
 must(${CMAKE_COMMAND} -S ${work}/consumer -B ${work}/build -G ${GENERATOR} -DCMAKE_BUILD_TYPE=Release
      -DCMAKE_CXX_COMPILER=${COMPILER} -DCMAKE_PREFIX_PATH=${work}/prefix)
@@ -33,5 +34,27 @@ must(${work}/build/version)
 if(NOT out MATCHES "^coterie [0-9]+\\.[0-9]+\\.[0-9]+: ")
   message(FATAL_ERROR "the consumer said: ${out}")
 endif()
+must(${work}/build/sessions ${SOURCE}/models/coterie-small.gguf "One day")
+if(NOT out MATCHES "^One day.*\nor: One day")
+  message(FATAL_ERROR "the shared library's user said: ${out}")
+endif()
 must(${work}/prefix/bin/coterie --version)
+# What the shared library shows is what the headers promise.
+find_program(NM nm)
+if(NM)
+  must(${NM} -DC --defined-only ${work}/prefix/lib/libcoterie.so)
+  string(REGEX MATCHALL "[^\n]+" symbols "${out}")
+  foreach(symbol IN LISTS symbols)
+    if(NOT symbol MATCHES "coterie::(version|name|step|Model|Session|Error)|coterie_[a-z_]+$")
+      message(FATAL_ERROR "libcoterie.so shows ${symbol}")
+    endif()
+  endforeach()
+endif()
+find_program(PKG_CONFIG pkg-config)
+if(PKG_CONFIG)
+  must(${CMAKE_COMMAND} -E env PKG_CONFIG_PATH=${work}/prefix/lib/pkgconfig ${PKG_CONFIG} --libs --cflags coterie)
+  if(NOT out MATCHES "-lcoterie")
+    message(FATAL_ERROR "pkg-config said: ${out}")
+  endif()
+endif()
 file(REMOVE_RECURSE ${work})

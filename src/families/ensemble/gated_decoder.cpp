@@ -23,6 +23,9 @@ class Part final : public layers::SequenceState {
   tensor::DType cache_dtype() const override { return whole_.cache_dtype(); }
   std::span<std::byte* const> blocks(int64_t layer) override { return whole_.blocks(first_ + layer); }
   std::span<float> recurrent(int64_t layer) override { return whole_.recurrent(first_ + layer); }
+  void make_room(int64_t rows) override { whole_.make_room(rows); }
+  void advance(int64_t rows) override { whole_.advance(rows); }
+  void abandon() override { whole_.abandon(); }
 
  private:
   layers::SequenceState& whole_;
@@ -195,8 +198,11 @@ void GatedDecoder::fix(std::vector<double> weights) {
 }
 
 Matrix GatedDecoder::forward(ops::Context& context, std::span<const models::SequenceStep> steps,
-                             const models::StepOptions& options) const {
-  base::require(!context.tape, "gate", "models behind a gate are not trained");
+                             const models::PassOptions& options) const {
+  base::require(!context.tape && !options.training, "gate", "models behind a gate are not trained");
+  if (options.hidden)
+    throw base::Error(ErrorKind::unsupported, "gate", "the models behind a gate have no hidden state in common",
+                      "ask one of them");
   std::vector<int64_t> asked;  // of each row of the batch: which row of the logits, or -1
   int64_t rows = 0;
   for (const models::SequenceStep& step : steps)
@@ -209,18 +215,30 @@ Matrix GatedDecoder::forward(ops::Context& context, std::span<const models::Sequ
   const Matrix out = context.arena.matrix(rows, spec_.vocabulary);
   const tensor::ArenaScope scope(context.arena);
   const Matrix weights = context.arena.matrix(rows, gate_.count());
-  const auto set = [&](int64_t row, const std::vector<double>& of) {
+  const auto set = [&](int64_t row, std::span<const double> of) {
     std::transform(of.begin(), of.end(), weights.row(row), [](double w) { return static_cast<float>(w); });
   };
-  const bool reading = fixed_.empty() && gate_.reads();
-  if (!reading) {
-    const std::vector<double> same = fixed_.empty() ? gate_weights(gate_, {}) : fixed_;
-    for (int64_t r = 0; r < rows; ++r) set(r, same);
+  // Of each row of logits: whether the gate is to weigh it.
+  std::vector<char> by_gate;
+  const bool gated = fixed_.empty() && gate_.reads();
+  const std::vector<double> same = gated ? std::vector<double>() : fixed_.empty() ? gate_weights(gate_, {}) : fixed_;
+  for (const models::SequenceStep& step : steps) {
+    base::require(step.model_weights.empty() || std::ssize(step.model_weights) == gate_.count(), "gate",
+                  "{} weights for {} models", step.model_weights.size(), gate_.count());
+    const std::span<const double> own = step.model_weights.empty() ? std::span<const double>(same) : step.model_weights;
+    const auto count = step.ids.empty() || step.logits == models::SequenceStep::Logits::none ? 0
+                       : step.logits == models::SequenceStep::Logits::all                    ? std::ssize(step.ids)
+                                                                                             : 1;
+    for (int64_t i = 0; i < count; ++i) {
+      if (!own.empty()) set(std::ssize(by_gate), own);
+      by_gate.push_back(own.empty());
+    }
   }
+  const bool reading = std::find(by_gate.begin(), by_gate.end(), 1) != by_gate.end();
   GateReader reader(std::ssize(models_[static_cast<size_t>(gate_.reader)].decoder->spec().blocks),
                     [&](int64_t row, std::span<const double> x) {
                       const int64_t logits = asked[static_cast<size_t>(row)];
-                      if (logits >= 0) set(logits, gate_weights(gate_, x));
+                      if (logits >= 0 && by_gate[static_cast<size_t>(logits)]) set(logits, gate_weights(gate_, x));
                     });
 
   Sum sum(context.pool, out, weights);
@@ -228,18 +246,26 @@ Matrix GatedDecoder::forward(ops::Context& context, std::span<const models::Sequ
   std::vector<int64_t> order = {gate_.reader};
   for (int64_t i = 0; i < gate_.count(); ++i)
     if (i != gate_.reader && !reads_alone_) order.push_back(i);
+  const auto has_left = [&](const models::SequenceStep& step, int64_t layer) {
+    return step.leaves && (*step.leaves)(layer);
+  };
   for (const int64_t i : order) {
     const tensor::ArenaScope of_model(context.arena);
     const int64_t first = first_layer_[static_cast<size_t>(i)];
+    // Rows keep their places, since the gate weighs them by number: the step ends early when all have left.
+    if (std::all_of(steps.begin(), steps.end(),
+                    [&](const models::SequenceStep& step) { return has_left(step, first); }))
+      break;
     std::vector<Part> states;
     states.reserve(steps.size());
     std::vector<models::SequenceStep> parts(steps.begin(), steps.end());
     for (models::SequenceStep& step : parts) {
       base::require(step.state != nullptr, "gate", "a step without a state");
       step.state = &states.emplace_back(*step.state, first);
+      step.leaves = nullptr;
     }
     PartTap tap(options.tap, first, reading && i == gate_.reader ? &reader : nullptr);
-    const Matrix logits = models_[static_cast<size_t>(i)].decoder->forward(context, parts, {&tap});
+    const Matrix logits = models_[static_cast<size_t>(i)].decoder->forward(context, parts, {.tap = &tap});
     if (rows > 0) sum.add(i, logits);
   }
   sum.finish();
@@ -247,7 +273,7 @@ Matrix GatedDecoder::forward(ops::Context& context, std::span<const models::Sequ
   return out;
 }
 
-double GatedDecoder::loss(ops::Context&, std::span<const models::SequenceStep>, const models::LossOptions&) const {
+double GatedDecoder::loss(ops::Context&, std::span<const models::SequenceStep>, const models::PassOptions&) const {
   throw base::Error(ErrorKind::unsupported, "gate", "models behind a gate are not trained",
                     "train them one by one, then fit the gate anew");
 }

@@ -26,10 +26,10 @@ class GatedDecoder final : public models::Decoder {
 
   const models::ModelSpec& spec() const override { return spec_; }
   tensor::Matrix forward(ops::Context& context, std::span<const models::SequenceStep> steps,
-                         const models::StepOptions& options) const override;
+                         const models::PassOptions& options) const override;
   /// Refused: a gate is fitted by `coterie gate`, its models are trained one by one.
   double loss(ops::Context& context, std::span<const models::SequenceStep> steps,
-              const models::LossOptions& options) const override;
+              const models::PassOptions& options) const override;
   /// Walks the models one after another.
   void visit(layers::TensorVisitor& visitor) const override;
   void rebind(layers::TensorVisitor& visitor) override;

@@ -125,17 +125,18 @@ bool Rope::frequencies_change(const RopeSpec& spec, int64_t before, int64_t afte
 
 void Rope::forward(const Batch& batch, int64_t heads, tensor::Matrix x) const {
   const bool grown = std::any_of(batch.sequences.begin(), batch.sequences.end(), [&](const SequenceRows& sequence) {
-    return frequencies_change(spec_, 0, sequence.length);
+    return frequencies_change(spec_, 0, sequence.step.length);
   });
   if (!grown) return ops::rope(batch.context, table_, batch.positions, heads, x);
   for (const SequenceRows& sequence : batch.sequences) {
     const auto positions =
         batch.positions.subspan(static_cast<size_t>(sequence.first_row), static_cast<size_t>(sequence.rows));
     const tensor::Matrix rows = x.row_range(sequence.first_row, sequence.first_row + sequence.rows);
-    if (!frequencies_change(spec_, 0, sequence.length))
+    if (!frequencies_change(spec_, 0, sequence.step.length))
       ops::rope(batch.context, table_, positions, heads, rows);
     else
-      ops::rope(batch.context, long_table_ ? *long_table_ : rope_table(spec_, sequence.length), positions, heads, rows);
+      ops::rope(batch.context, long_table_ ? *long_table_ : rope_table(spec_, sequence.step.length), positions, heads,
+                rows);
   }
 }
 

@@ -16,7 +16,7 @@ void DenseFfn::visit(TensorVisitor& visitor, const std::string& path) {
 
 void DenseFfn::forward(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix y) const {
   for (const Linear* linear : {&gate_, &up_, &down_})
-    if (linear->overlay && (linear->overlay.magnitude || (linear->overlay.dropout > 0 && batch.training)))
+    if (linear->overlay && (linear->overlay.magnitude || (linear->overlay.dropout > 0 && batch.pass.training)))
       return forward_apart(batch, x, y);
   ops::RoutingPlan storage;
   const ops::RoutingPlan& everyone = ops::dense_plan(x.rows, storage);

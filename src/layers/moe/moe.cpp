@@ -33,24 +33,25 @@ constexpr uint64_t kExpertPlaces = uint64_t{1} << 31, kPlacesOfALayer = 1 << 16;
 void Moe::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const {
   ops::Context& context = batch.context;
   const tensor::ArenaScope input(context.arena);
-  if (spec_.jitter > 0 && (batch.training || spec_.router.always.jitter)) {
+  if (spec_.jitter > 0 && (batch.pass.training || spec_.router.always.jitter)) {
     const tensor::Matrix shaken = context.arena.matrix(x.rows, x.cols);
     ops::jitter(context, x, spec_.jitter, name_rows(batch), static_cast<uint64_t>(2 * layer + 1), shaken);
     x = shaken;
   }
   if (soft_) {
     const SoftRouter::Mixed mixed = soft_->to_slots(batch, x);
-    if (batch.tap)
-      batch.tap->mixed(
+    if (batch.pass.tap)
+      batch.pass.tap->mixed(
           {.layer = layer, .experts = spec_.router.experts, .logits = mixed.logits, .sequences = batch.sequences});
     const tensor::Matrix outputs = context.arena.matrix(mixed.x.rows, mixed.x.cols);
-    base::require(batch.expert_dropout == 0 || !batch.training, "moe", "soft mixtures have no expert dropout");
+    base::require(batch.pass.expert_dropout == 0 || !batch.pass.training, "moe",
+                  "soft mixtures have no expert dropout");
     experts_.forward(context, mixed.x, mixed.plan, outputs);
     soft_->to_tokens(batch, mixed, outputs, y);
   } else {
     ops::ExpertDropout dropped;
-    if (batch.expert_dropout > 0 && batch.training)
-      dropped = {batch.expert_dropout, name_rows(batch),
+    if (batch.pass.expert_dropout > 0 && batch.pass.training)
+      dropped = {batch.pass.expert_dropout, name_rows(batch),
                  kExpertPlaces + static_cast<uint64_t>(layer) * kPlacesOfALayer};
     experts_.forward(context, x, router_->forward(batch, layer, x), y, dropped);
   }

@@ -66,7 +66,7 @@ class Choosing {
   int64_t choices() const { return choices_; }
 
   void choose(int32_t* ids, float* weights) const {
-    if (kind_.assign && (batch_.training || !kind_.choose)) {
+    if (kind_.assign && (batch_.pass.training || !kind_.choose)) {
       kind_.assign({spec_, logits_, batch_.sequences}, ids);
       return weigh(spec_, ids, weights);
     }
@@ -110,10 +110,10 @@ class Choosing {
     return {spec_,
             logits_.row(row),
             selection_bias_,
-            {s.random_key, layer_, batch_.positions[static_cast<size_t>(row)],
+            {s.step.random_key, layer_, batch_.positions[static_cast<size_t>(row)],
              batch_.ids.empty() ? -1 : batch_.ids[static_cast<size_t>(row)]},
             {scratch_ + worker * scratch_size_, static_cast<size_t>(scratch_size_)},
-            batch_.training};
+            batch_.pass.training};
   }
   template <typename F>
   void for_tokens(const F& f) const {
@@ -176,9 +176,9 @@ ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, ConstMatrix 
   const int64_t n = x.rows, e = spec_.experts;
   base::require(spec_.selection != RouterSpec::Selection::hash || std::ssize(batch.ids) == n, "hash router",
                 "{} token ids for {} rows", batch.ids.size(), n);
-  const bool jitters = spec_.jitter > 0 && (batch.training || spec_.always.jitter);
-  const bool noises = spec_.noise && (batch.training || spec_.always.noise);
-  const bool limits = spec_.capacity && (batch.training || spec_.always.capacity);
+  const bool jitters = spec_.jitter > 0 && (batch.pass.training || spec_.always.jitter);
+  const bool noises = spec_.noise && (batch.pass.training || spec_.always.noise);
+  const bool limits = spec_.capacity && (batch.pass.training || spec_.always.capacity);
 
   RouterRecord record{.rows = jitters || noises ? name_rows(batch) : std::span<const ops::DropoutRow>()};
   if (jitters) {
@@ -210,7 +210,7 @@ ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, ConstMatrix 
                          .sequences = batch.sequences,
                          .noise = noise,
                          .noisy = noisy};
-  if (batch.tap) batch.tap->routed(routed);
+  if (batch.pass.tap) batch.pass.tap->routed(routed);
   if (context.tape && spec_.has_map()) {
     record.named = {choices.named, count}, record.kept = {choices.kept, count};
     record_router(batch, spec_, routed, record, plan);

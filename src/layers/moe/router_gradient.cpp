@@ -66,7 +66,7 @@ void record_router(const Batch& batch, const RouterSpec& spec, const Routed& rou
                      saved(tape, routed.sequences),
                      {saved(tape, record.rows), saved(tape, record.named), saved(tape, record.kept)}};
   tape.record({}, [spec, kept, noises, logits = routed.logits, noise = routed.noise,
-                   losses = batch.router_loss](ops::Reverse& back) {
+                   losses = batch.pass.router_loss](ops::Reverse& back) {
     const tensor::Matrix dlogits = back.gradient(logits);
     tensor::Matrix dnoise, dnoisy;  // without noise the logits decided themselves
     if (noises) {

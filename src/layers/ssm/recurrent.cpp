@@ -16,7 +16,7 @@ std::vector<ops::Recurrence> recurrences(const Batch& batch, int64_t layer, int6
   std::vector<ops::Recurrence> result;
   result.reserve(batch.sequences.size());
   for (const SequenceRows& s : batch.sequences) {
-    const std::span<float> state = s.state->recurrent(layer);
+    const std::span<float> state = s.step.state->recurrent(layer);
     base::require(static_cast<int64_t>(state.size()) == size, "recurrent state", "{} floats in layer {}, expected {}",
                   state.size(), layer, size);
     result.push_back({s.first_row, s.rows, state.data() + offset});

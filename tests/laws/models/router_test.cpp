@@ -102,7 +102,7 @@ class RouterLaw : public testing::TestWithParam<Form> {
       steps.push_back({.ids = ids, .state = states.back().get(), .random_key = 1000 + i, .targets = targets.back()});
     }
     const double sum = decoder->loss(
-        context, steps, {.tap = tap, .router_loss = losses, .dropout = training ? dropout : 0, .training = training});
+        context, steps, {.tap = tap, .training = training, .dropout = training ? dropout : 0, .router_loss = losses});
     context.tape = nullptr;
     if (back) tape.backward(context);
     return sum;

@@ -149,7 +149,7 @@ TEST(Gated, IsTheSumOfProbabilitiesByTheGatesWeights) {
   layers::ResidentState state = runner.state();
   state.reserve(kTokens);
   const models::SequenceStep step{.ids = ids, .state = &state, .random_key = 1};
-  all.back().decoder->forward(context, {&step, 1}, {&tap});
+  all.back().decoder->forward(context, {&step, 1}, {.tap = &tap});
 
   const Gate gate = gate_over(all, Gate::Kind::token, 2);
   families::GatedDecoder mixture(std::move(all), gate);

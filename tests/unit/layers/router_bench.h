@@ -51,11 +51,12 @@ class TestRouter : public TensorVisitor {
   }
   ops::RoutingPlan run(ops::Context& context, bool training, Tap* tap, int64_t begin, int64_t end) {
     std::vector<SequenceRows> sequences;
-    if (begin < 9) sequences.push_back({.first_row = 0, .rows = std::min<int64_t>(9, end) - begin, .random_key = 100});
+    if (begin < 9)
+      sequences.push_back({.step = {.random_key = 100}, .first_row = 0, .rows = std::min<int64_t>(9, end) - begin});
     if (end > 9)
-      sequences.push_back({.first_row = std::max<int64_t>(9, begin) - begin,
-                           .rows = end - std::max<int64_t>(9, begin),
-                           .random_key = 200});
+      sequences.push_back({.step = {.random_key = 200},
+                           .first_row = std::max<int64_t>(9, begin) - begin,
+                           .rows = end - std::max<int64_t>(9, begin)});
     const auto rows = static_cast<size_t>(end - begin);
     const std::span<const int32_t> at(positions.data() + begin, rows);
     const tensor::Matrix input = context.arena.matrix(end - begin, kWidth);
@@ -63,9 +64,8 @@ class TestRouter : public TensorVisitor {
     return router.forward({.context = context,
                            .positions = at,
                            .sequences = sequences,
-                           .tap = tap,
-                           .ids = {ids.data() + begin, rows},
-                           .training = training},
+                           .pass = {.tap = tap, .training = training},
+                           .ids = {ids.data() + begin, rows}},
                           2, input);
   }
   struct Values {

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <stdexcept>
+
 #include "checkpoint/tensor_source.h"
 #include "support/expect_error.h"
 #include "unit/runtime/tiny_model.h"
@@ -28,8 +30,7 @@ GenerationOptions greedy(int64_t tokens) {
 }
 
 std::vector<TokenId> generated(Engine& engine, std::span<const TokenId> prompt, GenerationOptions options) {
-  TokenCache tokens{engine.make_cache(), {}};
-  Generation generation(engine, tokens, prompt, std::move(options));
+  Generation generation(engine, prompt, std::move(options));
   run(engine, generation);
   return {generation.generated().begin(), generation.generated().end()};
 }
@@ -71,12 +72,10 @@ TEST(Generation, SeveralSequencesMoveOnTogetherAsEachAlone) {
   std::vector<std::vector<TokenId>> alone;
   for (const auto& prompt : prompts) alone.push_back(generated(engine, prompt, greedy(20)));
 
-  std::vector<TokenCache> caches;
-  for (size_t i = 0; i < prompts.size(); ++i) caches.push_back({engine.make_cache(), {}});
   std::vector<std::unique_ptr<Generation>> owned;
   std::vector<Generation*> all;
   for (size_t i = 0; i < prompts.size(); ++i) {
-    owned.push_back(std::make_unique<Generation>(engine, caches[i], prompts[i], greedy(20)));
+    owned.push_back(std::make_unique<Generation>(engine, prompts[i], greedy(20)));
     all.push_back(owned.back().get());
   }
   const auto running = [&] { return std::any_of(all.begin(), all.end(), [](auto* g) { return !g->finished(); }); };
@@ -87,6 +86,51 @@ TEST(Generation, SeveralSequencesMoveOnTogetherAsEachAlone) {
     EXPECT_EQ(std::vector<TokenId>(all[i]->generated().begin(), all[i]->generated().end()), alone[i]) << i;
     EXPECT_EQ(all[i]->finish(), Finish::max_tokens);
   }
+}
+
+// Three sequences in one batch; at its second token the callback of one throws. The others must get their own rows of
+// logits from then on, in every place that the failing one can have among them.
+TEST(Generation, ACallbackThatThrowsEndsItsSequenceAndNoOther) {
+  const std::vector<std::vector<TokenId>> prompts = {prompt_of(5, 1), prompt_of(20, 2), prompt_of(1, 3)};
+  Engine engine(test::tiny_model(), options_of(ops::Precision::fast, 16));
+  std::vector<std::vector<TokenId>> alone;
+  for (const auto& prompt : prompts) alone.push_back(generated(engine, prompt, greedy(12)));
+  for (size_t failing = 0; failing < prompts.size(); ++failing) {
+    std::vector<std::unique_ptr<Generation>> owned;
+    std::vector<Generation*> all;
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      GenerationOptions options = greedy(12);
+      int seen = 0;
+      if (i == failing)
+        options.on_token = [seen](TokenId) mutable {
+          if (++seen == 2) throw std::runtime_error("the client has gone");
+        };
+      owned.push_back(std::make_unique<Generation>(engine, prompts[i], options));
+      all.push_back(owned.back().get());
+    }
+    for (int steps = 0; steps < 40; ++steps) step(engine, all);
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      const std::vector<TokenId> tokens(all[i]->generated().begin(), all[i]->generated().end());
+      if (i == failing) {
+        EXPECT_EQ(all[i]->finish(), Finish::failed);
+        EXPECT_EQ(tokens.size(), 2u);
+        EXPECT_THROW(std::rethrow_exception(all[i]->error()), std::runtime_error);
+      } else {
+        EXPECT_EQ(all[i]->finish(), Finish::max_tokens);
+        EXPECT_FALSE(all[i]->error());
+        EXPECT_EQ(tokens, alone[i]) << "sequence " << i << " beside " << failing;
+      }
+    }
+  }
+}
+
+TEST(Generation, RunThrowsWhatTheCallbackThrew) {
+  Engine engine(test::tiny_model(), options_of());
+  GenerationOptions options = greedy(5);
+  options.on_token = [](TokenId) { throw std::runtime_error("no more"); };
+  Generation generation(engine, prompt_of(3), options);
+  EXPECT_THROW(run(engine, generation), std::runtime_error);
+  EXPECT_EQ(generation.finish(), Finish::failed);
 }
 
 TEST(Generation, TheSeedMakesItReproducible) {
@@ -104,21 +148,21 @@ TEST(Generation, ReusesTheCommonPrefix) {
   Engine engine(test::tiny_model(), options_of());
   const std::vector<TokenId> prompt = prompt_of(30);
   TokenCache tokens{engine.make_cache(), {}};
-  {
-    Generation first(engine, tokens, prompt, greedy(5));
-    run(engine, first);
-    EXPECT_EQ(first.statistics().reused_tokens, 0);
-    EXPECT_EQ(first.statistics().evaluated_tokens, 34) << "the fifth answer token was never needed";
-    EXPECT_EQ(tokens.cache.length(), 34);
-  }
+  Generation first(engine, std::move(tokens), prompt, greedy(5));
+  run(engine, first, tokens);
+  EXPECT_EQ(first.statistics().reused_tokens, 0);
+  EXPECT_EQ(first.statistics().evaluated_tokens, 34) << "the fifth answer token was never needed";
+  EXPECT_EQ(tokens.cache.length(), 34);
   std::vector<TokenId> changed = prompt;
   changed[20] ^= 1;
-  Generation second(engine, tokens, changed, greedy(5));
+  Generation second(engine, std::move(tokens), changed, greedy(5));
   EXPECT_EQ(second.statistics().reused_tokens, 20);
-  run(engine, second);
+  run(engine, second, tokens);
   EXPECT_EQ(std::vector<TokenId>(second.generated().begin(), second.generated().end()),
             generated(engine, changed, greedy(5)));
-  Generation third(engine, tokens, changed, greedy(1));
+  expect_error(ErrorKind::bad_input, {"empty"}, [&] { Generation refused(engine, std::move(tokens), {}, greedy(1)); });
+  EXPECT_EQ(tokens.cache.length(), 34) << "who is refused keeps what he has";
+  Generation third(engine, std::move(tokens), changed, greedy(1));
   EXPECT_EQ(third.statistics().reused_tokens, 29) << "the last prompt token gives the logits";
 }
 
@@ -127,8 +171,7 @@ TEST(Generation, StopsAtEndTokens) {
   GenerationOptions options = greedy(10);
   options.ignore_end = false;
   options.sampler.logit_bias = {{test::kEnd, 1000.0f}};
-  TokenCache tokens{engine.make_cache(), {}};
-  Generation generation(engine, tokens, prompt_of(3), options);
+  Generation generation(engine, prompt_of(3), options);
   run(engine, generation);
   EXPECT_EQ(generation.finish(), Finish::end_token);
   EXPECT_EQ(generation.text(), "");
@@ -142,8 +185,7 @@ TEST(Generation, NeverShowsPartOfAStopString) {
   options.sampler.temperature = 1, options.sampler.seed = 3;
   for (TokenId id = 0; id < 259; ++id)
     if (id < 'a' || id > 'e') options.sampler.logit_bias.push_back({id, -1000.0f});
-  TokenCache tokens{engine.make_cache(), {}};
-  Generation whole(engine, tokens, prompt_of(3), options);
+  Generation whole(engine, prompt_of(3), options);
   run(engine, whole);
   const std::string text = whole.text();
   ASSERT_EQ(text.size(), 40u);
@@ -153,8 +195,7 @@ TEST(Generation, NeverShowsPartOfAStopString) {
       stopped.stop = {text.substr(begin, length)};
       std::string streamed;
       stopped.on_text = [&](std::string_view piece) { streamed += piece; };
-      TokenCache own{engine.make_cache(), {}};
-      Generation generation(engine, own, prompt_of(3), stopped);
+      Generation generation(engine, prompt_of(3), stopped);
       run(engine, generation);
       EXPECT_EQ(generation.finish(), Finish::stop_string);
       EXPECT_EQ(streamed, text.substr(0, text.find(stopped.stop[0])));
@@ -164,8 +205,7 @@ TEST(Generation, NeverShowsPartOfAStopString) {
 
 TEST(Generation, EndsWhenTheContextIsFull) {
   Engine engine(test::tiny_model(true, 24), options_of());
-  TokenCache tokens{engine.make_cache(), {}};
-  Generation generation(engine, tokens, prompt_of(20), greedy(-1));
+  Generation generation(engine, prompt_of(20), greedy(-1));
   run(engine, generation);
   EXPECT_EQ(generation.finish(), Finish::context_full);
   EXPECT_EQ(generation.statistics().generated_tokens, 4);
@@ -178,8 +218,7 @@ TEST(Generation, TheFlagInterrupts) {
   options.interrupt = &flag;
   int tokens_seen = 0;
   options.on_token = [&](TokenId) { flag = ++tokens_seen == 5; };
-  TokenCache tokens{engine.make_cache(), {}};
-  Generation generation(engine, tokens, prompt_of(3), options);
+  Generation generation(engine, prompt_of(3), options);
   run(engine, generation);
   EXPECT_EQ(generation.finish(), Finish::interrupted);
   EXPECT_EQ(generation.statistics().generated_tokens, 5);
@@ -189,10 +228,7 @@ TEST(Generation, RefusesWhatCannotBeContinued) {
   Engine engine(test::tiny_model(true, 32), options_of());
   const auto refused = [&](std::initializer_list<std::string_view> words, const std::vector<TokenId>& prompt,
                            const GenerationOptions& options) {
-    expect_error(ErrorKind::bad_input, words, [&] {
-      TokenCache tokens{engine.make_cache(), {}};
-      Generation generation(engine, tokens, prompt, options);
-    });
+    expect_error(ErrorKind::bad_input, words, [&] { Generation generation(engine, prompt, options); });
   };
   refused({"prompt", "empty"}, {}, greedy(1));
   refused({"id 259 at position 1", "vocabulary of 259"}, {1, 259}, greedy(1));
@@ -209,9 +245,7 @@ TEST(Generation, StopStringsNeedATokenizer) {
   Engine engine(test::tiny_model(false), options_of());
   GenerationOptions options = greedy(1);
   options.stop = {"x"};
-  TokenCache tokens{engine.make_cache(), {}};
-  expect_error(ErrorKind::unsupported, {"tokenizer"},
-               [&] { Generation generation(engine, tokens, prompt_of(3), options); });
+  expect_error(ErrorKind::unsupported, {"tokenizer"}, [&] { Generation generation(engine, prompt_of(3), options); });
 }
 
 TEST(Engine, RefusesAContextTheModelWasNotMadeFor) {

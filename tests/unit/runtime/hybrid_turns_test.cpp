@@ -40,8 +40,8 @@ class HybridTurns : public testing::TestWithParam<const char*> {
     int64_t evaluated;
   };
   static Turn turn(Engine& with, TokenCache& tokens, const std::vector<TokenId>& prompt, int64_t count) {
-    Generation generation(with, tokens, prompt, greedy(count));
-    run(with, generation);
+    Generation generation(with, std::move(tokens), prompt, greedy(count));
+    run(with, generation, tokens);
     const auto answer = generation.generated();
     return {{answer.begin(), answer.end()}, generation.statistics().evaluated_tokens};
   }

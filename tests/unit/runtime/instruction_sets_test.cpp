@@ -34,8 +34,8 @@ std::vector<float> logits(const char* isa, tensor::DType dtype) {
   std::vector<float> result;
   const std::span<const int32_t> all(ids);
   for (const std::span<const int32_t> piece : {all.first(70), all.subspan(70, 30), all.subspan(100)}) {
-    const Evaluation evaluation{piece, &cache, models::SequenceStep::Logits::all};
-    const tensor::Matrix rows = engine.evaluate({&evaluation, 1});
+    const models::SequenceStep step{.ids = piece, .state = &cache, .logits = models::SequenceStep::Logits::all};
+    const tensor::Matrix rows = engine.evaluate({&step, 1});
     for (int64_t r = 0; r < rows.rows; ++r) result.insert(result.end(), rows.row(r), rows.row(r) + rows.cols);
   }
   return result;

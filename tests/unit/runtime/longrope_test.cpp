@@ -36,8 +36,8 @@ class LongRope : public testing::Test {
     greedy.sampler.temperature = 0;
     greedy.max_tokens = count;
     greedy.ignore_end = true;
-    Generation generation(with, tokens, prompt, greedy);
-    run(with, generation);
+    Generation generation(with, std::move(tokens), prompt, greedy);
+    run(with, generation, tokens);
     Turn result{prompt, generation.statistics().evaluated_tokens};
     const auto answer = generation.generated();
     result.all.insert(result.all.end(), answer.begin(), answer.end());

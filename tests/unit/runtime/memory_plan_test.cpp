@@ -24,8 +24,8 @@ TEST(MemoryPlan, ScratchIsWhatTheArenaGrowsTo) {
     Engine engine = shaped("olmoe-1b-7b", 1, tokens);
     std::vector<int32_t> ids(static_cast<size_t>(tokens), 17);
     KvCache cache = engine.make_cache();
-    const Evaluation evaluation{ids, &cache, models::SequenceStep::Logits::last, 0, 0};
-    engine.evaluate({&evaluation, 1});
+    const models::SequenceStep step{.ids = ids, .state = &cache};
+    engine.evaluate({&step, 1});
     const double planned = static_cast<double>(scratch_bytes(engine.spec(), tokens, 1, 2));
     const double held = static_cast<double>(engine.context().arena.capacity());
     // Chunks are rounded up, at most to twice what they hold; a few hundred kilobytes are each worker's own.

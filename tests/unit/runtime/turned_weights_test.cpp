@@ -48,8 +48,8 @@ std::vector<std::vector<uint32_t>> steps_of(Engine& engine, bool settle) {
   KvCache cache = engine.make_cache();
   std::vector<std::vector<uint32_t>> result;
   const auto step = [&](std::span<const int32_t> of, models::SequenceStep::Logits logits) {
-    const Evaluation evaluation{of, &cache, logits};
-    result.push_back(bits(engine.evaluate({&evaluation, 1})));
+    const models::SequenceStep next{.ids = of, .state = &cache, .logits = logits};
+    result.push_back(bits(engine.evaluate({&next, 1})));
   };
   step(ids, models::SequenceStep::Logits::all);
   if (settle) engine.settle_weights();

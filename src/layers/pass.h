@@ -1,0 +1,28 @@
+#pragma once
+
+#include "layers/moe/router_loss.h"
+#include "layers/tap.h"
+
+namespace coterie::layers {
+
+/// How a pass goes: what is the same for all of its sequences and in every layer.
+struct PassOptions {
+  Tap* tap = nullptr;
+  // A step of training: routers draw their noise and jitter and keep to their capacity.
+  bool training = false;
+  // In training: the share of what each mixer and FFN gives that is dropped before it is added to the residual stream,
+  // keyed by SequenceStep::random_key, position and layer; and the same of the values inside each routed expert
+  // (ops/experts.h).
+  float dropout = 0;
+  float expert_dropout = 0;
+  // Under a tape: a loss of the routers' whose gradient is added, and what the sum of the rows' losses is multiplied by
+  // before its gradient is taken (1 / the number of targets of the whole batch for their mean).
+  const RouterLoss* router_loss = nullptr;
+  double gradient_weight = 1;
+  // Under a tape: keep what goes into each block alone, and run the block once more on the way back.
+  bool recompute = false;
+  // forward() returns the rows after the final norm, [rows, D], instead of their logits [rows, V].
+  bool hidden = false;
+};
+
+}  // namespace coterie::layers
