@@ -1,4 +1,4 @@
-#include "surgery/prune.h"
+#include "surgery/prune/prune.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>

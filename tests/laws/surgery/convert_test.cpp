@@ -1,4 +1,4 @@
-#include "surgery/convert.h"
+#include "surgery/write/convert.h"
 
 #include <algorithm>
 #include <fstream>

@@ -1,4 +1,4 @@
-#include "surgery/merge_adapter.h"
+#include "surgery/merge/merge_adapter.h"
 
 #include <algorithm>
 #include <cmath>
@@ -13,7 +13,7 @@
 #include "quant/codec.h"
 #include "support/expect_error.h"
 #include "support/temp_folder.h"
-#include "surgery/convert.h"
+#include "surgery/write/convert.h"
 
 // A model with an adapter merged into its weights is the model with the adapter over them, within rounding.
 namespace coterie::laws {

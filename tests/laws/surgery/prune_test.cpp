@@ -1,4 +1,4 @@
-#include "surgery/prune.h"
+#include "surgery/prune/prune.h"
 
 #include <algorithm>
 #include <cmath>

@@ -3,7 +3,7 @@
 
 #include "laws/surgery/saved.h"
 #include "quant/codec.h"
-#include "surgery/mix.h"
+#include "surgery/quantize/mix.h"
 
 // Quantised models: the formats of each mixture, what importance changes, what is left alone.
 namespace coterie::laws {

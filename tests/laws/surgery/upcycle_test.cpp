@@ -1,4 +1,4 @@
-#include "surgery/upcycle.h"
+#include "surgery/upcycle/upcycle.h"
 
 #include <fstream>
 
