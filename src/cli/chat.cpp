@@ -247,7 +247,7 @@ int Chat::talk() {
     } catch (const base::Error& error) {
       interrupt_.announce(false);
       if (error.kind() == base::ErrorKind::internal) throw;
-      print_error((error.where().empty() ? "" : option_of(error.where()) + ": ") + error.message(), error.hint());
+      print_error(text_of(error), with_options(error.hint()));
       // A script learns that a line failed; the lines after it are still answered.
       if (!interactive) code = base::exit_code(error.kind());
     }

@@ -102,7 +102,7 @@ int64_t Conversation::make_prompt(Speaker& speaker, int64_t answer, std::string&
       throw base::Error(base::ErrorKind::bad_input, "message",
                         fmt::format("has {} tokens with the template around it, which do not fit in a context of {}",
                                     ids.size(), context),
-                        "shorten it, or start with a larger --context");
+                        "shorten it, or start with a larger `context`");
     }
     // A turn is a message of the user and what follows up to the next one.
     auto next = oldest + 1;

@@ -53,16 +53,17 @@ void Generation::check() const {
   const std::span<const TokenId> prompt(all_);
   if (prompt.empty()) base::fail(base::ErrorKind::bad_input, "prompt", "is empty: there is nothing to continue");
   if (options_.max_tokens < -1)
-    base::fail(base::ErrorKind::bad_input, "-n", "is {}, expected at least 0, or -1 for no limit", options_.max_tokens);
+    base::fail(base::ErrorKind::bad_input, "max_tokens", "is {}, expected at least 0, or -1 for no limit",
+               options_.max_tokens);
   engine_.check_ids(prompt);
   const int64_t size = std::ssize(prompt), context = engine_.context_size();
   if (size > context || (size == context && options_.max_tokens != 0))
     throw base::Error(base::ErrorKind::bad_input, "prompt",
                       fmt::format("has {} tokens, which leaves no room in a context of {}", size, context),
                       context < engine_.spec().context
-                          ? fmt::format("--context may be up to {}", engine_.spec().context)
+                          ? fmt::format("`context` may be up to {}", engine_.spec().context)
                           : "this is as long as the model was made for: shorten the prompt, or stretch its positions "
-                            "with --rope-scaling");
+                            "with `rope.scaling`");
   if (!options_.stop.empty()) (void)engine_.tokenizer();
 }
 
@@ -124,7 +125,7 @@ void Generation::choose(std::span<const float> logits) {
     const std::string weight = first_not_finite(*engine_.model().source);
     if (weight.empty())
       throw base::Error(error.kind(), engine_.model().name, error.message(),
-                        "its weights are finite: a sum overflows; --precision f32 may have room for it");
+                        "its weights are finite: a sum overflows; `precision` f32 may have room for it");
     throw base::Error(error.kind(), engine_.model().name, error.message() + ": " + weight,
                       "the file is damaged, or was made from a training that went wrong");
   }

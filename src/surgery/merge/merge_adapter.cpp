@@ -83,7 +83,7 @@ Patches place(const families::Model& model) {
       throw base::Error(
           ErrorKind::unsupported, tensor->name,
           fmt::format("is {}: rounding to it would lose most of what the adapter adds", tensor::name(tensor->dtype)),
-          "merge into the model that was quantised and quantise the result, or run with --adapter");
+          "merge into the model that was quantised and quantise the result, or run with `adapter`");
     result[tensor].push_back(patch);
   }
   if (result.empty()) base::fail(ErrorKind::bad_input, model.name, "no adapter is laid over it");

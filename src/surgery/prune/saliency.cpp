@@ -50,13 +50,15 @@ void check(const layers::RouterSpec& router, int64_t keep, bool uneven) {
                "the routers go by {}: who may go is only known of routers that choose the best k",
                layers::kind_of(router.selection).name);
   if (keep < router.experts_per_token)
-    base::fail(ErrorKind::bad_input, "--keep", "is {}, but a token takes {} experts", keep, router.experts_per_token);
-  if (keep > router.experts) base::fail(ErrorKind::bad_input, "--keep", "is {} of {} experts", keep, router.experts);
+    base::fail(ErrorKind::bad_input, "prune.keep", "is {}, but a token takes {} experts", keep,
+               router.experts_per_token);
+  if (keep > router.experts)
+    base::fail(ErrorKind::bad_input, "prune.keep", "is {} of {} experts", keep, router.experts);
   if (router.groups > 1 && uneven)
-    base::fail(ErrorKind::unsupported, "--uneven", "the router's {} groups must stay equal", router.groups);
+    base::fail(ErrorKind::unsupported, "prune.uneven", "the router's {} groups must stay equal", router.groups);
   if (router.groups > 1 &&
       (keep % router.groups != 0 || keep / router.groups * router.groups_kept < router.experts_per_token))
-    base::fail(ErrorKind::unsupported, "--keep",
+    base::fail(ErrorKind::unsupported, "prune.keep",
                "{} experts in the router's {} groups, of which a token sees {}: expected a multiple of {} with enough "
                "for {} experts",
                keep, router.groups, router.groups_kept, router.groups, router.experts_per_token);

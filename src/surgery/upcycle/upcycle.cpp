@@ -40,20 +40,20 @@ void check(const UpcycleOptions& o, int64_t hidden) {
   const auto need = [](bool holds, std::string_view option, const std::string& what) {
     if (!holds) throw base::Error(ErrorKind::bad_input, std::string(option), what);
   };
-  need(o.experts >= 1, "--experts", fmt::format("is {}, expected at least 1", o.experts));
-  need(o.experts_per_token >= 1 && o.experts_per_token <= o.experts, "--top-k",
+  need(o.experts >= 1, "upcycle.experts", fmt::format("is {}, expected at least 1", o.experts));
+  need(o.experts_per_token >= 1 && o.experts_per_token <= o.experts, "upcycle.experts_per_token",
        fmt::format("is {}, expected 1 to {}, the number of experts", o.experts_per_token, o.experts));
-  need(o.granularity >= 1, "--granularity", fmt::format("is {}, expected at least 1", o.granularity));
-  need(o.experts % o.granularity == 0, "--granularity",
+  need(o.granularity >= 1, "upcycle.granularity", fmt::format("is {}, expected at least 1", o.granularity));
+  need(o.experts % o.granularity == 0, "upcycle.granularity",
        fmt::format("is {}, which does not divide {} experts into whole copies", o.granularity, o.experts));
-  need(hidden % o.granularity == 0, "--granularity",
+  need(hidden % o.granularity == 0, "upcycle.granularity",
        fmt::format("is {}, which does not divide the FFN's {} hidden units", o.granularity, hidden));
-  need(o.noise >= 0 && std::isfinite(o.noise), "--noise", fmt::format("is {}, expected at least 0", o.noise));
-  need(o.reinit >= 0 && o.reinit <= 1, "--reinit", fmt::format("is {}, expected 0 to 1", o.reinit));
-  need(o.router_std >= 0 && std::isfinite(o.router_std), "--router-std",
+  need(o.noise >= 0 && std::isfinite(o.noise), "upcycle.noise", fmt::format("is {}, expected at least 0", o.noise));
+  need(o.reinit >= 0 && o.reinit <= 1, "upcycle.reinit", fmt::format("is {}, expected 0 to 1", o.reinit));
+  need(o.router_std >= 0 && std::isfinite(o.router_std), "upcycle.router_std",
        fmt::format("is {}, expected at least 0", o.router_std));
-  need(o.shared_hidden >= 0, "--shared", fmt::format("is {} wide", o.shared_hidden));
-  need(o.tokens >= 1, "--tokens", fmt::format("is {}, expected at least 1", o.tokens));
+  need(o.shared_hidden >= 0, "upcycle.shared", fmt::format("is {} wide", o.shared_hidden));
+  need(o.tokens >= 1, "upcycle.tokens", fmt::format("is {}, expected at least 1", o.tokens));
 }
 
 class Upcycling {
@@ -69,7 +69,7 @@ class Upcycling {
 
   Upcycled run(const std::filesystem::path& out) {
     const families::NameTable names = family_->hugging_face_names();
-    require_memory_for_list(sibling_.spec, names, "fewer --experts make a shorter list");
+    require_memory_for_list(sibling_.spec, names, "fewer `upcycle.experts` make a shorter list");
     NewModel made(context_, out,
                   {.shard_bytes = options_.shard_bytes,
                    .check = options_.check,
@@ -95,7 +95,7 @@ class Upcycling {
       if (std::holds_alternative<layers::MoeSpec>(block.ffn))
         fail(ErrorKind::unsupported, dense_.path.path.string(), "already has experts: a dense model is upcycled");
     if (!options_.layers.empty() && options_.layers.size() != spec.blocks.size())
-      fail(ErrorKind::bad_input, "--layers", "{} named, the model has {}",
+      fail(ErrorKind::bad_input, "upcycle.layers", "{} named, the model has {}",
            base::plural(std::ssize(options_.layers), "layer"), spec.blocks.size());
     bool found = false;
     for (size_t i = 0; i < spec.blocks.size(); ++i) {
@@ -106,17 +106,17 @@ class Upcycling {
         fail(ErrorKind::unsupported, dense_.path.path.string(), "its layers have FFNs of several kinds");
       ffn_ = *dense, found = true;
     }
-    if (!found) fail(ErrorKind::bad_input, "--layers", "no layer with a dense FFN is left to make experts of");
+    if (!found) fail(ErrorKind::bad_input, "upcycle.layers", "no layer with a dense FFN is left to make experts of");
   }
 
   void describe() {
     base::Json keys = {{"experts", options_.experts}, {"experts_per_token", options_.experts_per_token}};
     for (const auto& [key, value] : options_.router.items()) {
-      if (keys.contains(key)) fail(ErrorKind::bad_input, "--router", "{} has an option of its own", key);
+      if (keys.contains(key)) fail(ErrorKind::bad_input, "upcycle.router", "{} has an option of its own", key);
       keys[key] = value;
     }
     if (!keys.contains("renormalise")) keys["renormalise"] = default_renormalise(keys);
-    moe_.router = families::read_router(keys, "--router");
+    moe_.router = families::read_router(keys, "upcycle.router");
     moe_.hidden = ffn_.hidden / options_.granularity;
     moe_.activation = ffn_.activation, moe_.gated = ffn_.gated, moe_.bias = ffn_.bias;
     const families::Family& dense = families::family_of_model_type(dense_.decoder->spec().family, "upcycle");
@@ -158,7 +158,7 @@ class Upcycling {
     if (shared == Shared::idle)
       moe_.shared_hidden = options_.shared_hidden > 0 ? options_.shared_hidden : std::min<int64_t>(256, ffn_.hidden);
     if (shared == Shared::copy && ffn_.bias)
-      fail(ErrorKind::unsupported, "--shared", "a shared expert has no biases, and the parent's FFN has");
+      fail(ErrorKind::unsupported, "upcycle.shared", "a shared expert has no biases, and the parent's FFN has");
   }
 
   void scale() {

@@ -26,7 +26,7 @@ using tensor::DType;
 void refuse_coarse_router(DType dtype) {
   if (families::too_coarse_for_a_router(dtype))
     throw base::Error(
-        ErrorKind::unsupported, "--at router",
+        ErrorKind::unsupported, "convert.places: router",
         fmt::format("a router is not written in {}: below 8 bits it chooses other experts", tensor::name(dtype)),
         "keep it in f32, which is a thousandth of the model");
 }
@@ -104,7 +104,7 @@ class Writer {
         throw base::Error(ErrorKind::unsupported, tensor.name,
                           fmt::format("is {} already: rounding it again to {} adds to its error",
                                       tensor::name(tensor.dtype), tensor::name(to)),
-                          "take the unquantised model, or say --requantize");
+                          "take the unquantised model, or say `convert.requantize`");
       ++requantised_;
     }
     ColumnWeights weights;
@@ -167,7 +167,7 @@ class Writer {
       if (tensor::is_block(dtype))
         throw base::Error(ErrorKind::unsupported, "convert",
                           fmt::format("matrices are {}, which safetensors have not", tensor::name(dtype)),
-                          "--to bf16, f16 or f32 writes their values");
+                          "`convert.to` bf16, f16 or f32 writes their values");
     return most == values.end() ? DType::f32 : most->first;
   }
 
@@ -243,8 +243,8 @@ Converted convert(const families::Model& model, const std::filesystem::path& out
     if (!tensor::info(dtype).weight)
       base::fail(ErrorKind::bad_input, option, "{} is not a format of weights", tensor::name(dtype));
   };
-  if (options.to) check(*options.to, "--to");
-  for (const auto& [place, dtype] : options.places) check(dtype, "--at");
+  if (options.to) check(*options.to, "convert.to");
+  for (const auto& [place, dtype] : options.places) check(dtype, "convert.places");
   if (out.extension() == ".gguf") {
     refuse_same_file(model.path.path, out);
     return Writer(model, draft_gguf(model, options.tokenizer), options).write_gguf(out);
@@ -258,7 +258,7 @@ Converted convert(const families::Model& model, const std::filesystem::path& out
                "mixtures of formats and importance are for GGUF: a file that ends "
                "in .gguf");
   if (options.to && tensor::is_block(*options.to))
-    throw base::Error(ErrorKind::unsupported, "--to",
+    throw base::Error(ErrorKind::unsupported, "convert.to",
                       fmt::format("{} has no safetensors form", tensor::name(*options.to)),
                       "write a file that ends in .gguf, or take bf16, f16 or f32");
   refuse_existing(out);

@@ -114,7 +114,7 @@ class Maker {
         if (read.encode(text) == model_.tokenizer->encode(text)) continue;
         throw base::Error(ErrorKind::unsupported, file.string(),
                           "the files beside it change its tokens, which a GGUF cannot hold",
-                          "--no-tokenizer leaves the tokenizer out");
+                          "leave the tokenizer out (`convert.tokenizer`)");
       } catch (const base::Error& error) {
         // Characters that a vocabulary of characters has not.
         if (error.kind() == ErrorKind::unsupported) throw;

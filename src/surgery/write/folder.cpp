@@ -85,7 +85,7 @@ void refuse_quantised(const checkpoint::TensorSource& source) {
     if (quant::is_scaled(tensor.dtype))
       throw base::Error(ErrorKind::unsupported, source.where(),
                         fmt::format("{} is quantised ({})", tensor.name, tensor::name(tensor.dtype)),
-                        "make a copy in bf16 first: coterie convert MODEL -o FOLDER --to bf16");
+                        "make a copy in bf16 first (convert with `convert.to` bf16)");
 }
 
 void NewFolder::commit() {

@@ -131,7 +131,7 @@ TEST_P(MergeAdapter, FitsTheSameModelAsGguf) {
   if (GetParam() != "mixtral") return;
   surgery::convert(families::open_model(model), folder / "q8.gguf", {.to = tensor::DType::q8_0, .tokenizer = false});
   const families::Model blocks = open(folder / "q8.gguf", adapter);
-  expect_error(ErrorKind::unsupported, {"q8_0", "--adapter"},
+  expect_error(ErrorKind::unsupported, {"q8_0", "`adapter`"},
                [&] { surgery::merge_adapter(blocks, folder / "never.gguf"); });
   EXPECT_FALSE(fs::exists(folder / "never.gguf"));
 }

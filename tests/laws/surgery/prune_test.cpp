@@ -218,8 +218,8 @@ TEST(PruneRefuses, WhatCannotBe) {
   const auto choose = [&](int64_t keep, bool uneven = false) {
     return surgery::choose_experts(spec, saliency.layers(), keep, uneven);
   };
-  expect_error(ErrorKind::bad_input, {"--keep", "a token takes 2"}, [&] { choose(1); });
-  expect_error(ErrorKind::bad_input, {"--keep", "7 of 6"}, [&] { choose(7); });
+  expect_error(ErrorKind::bad_input, {"prune.keep", "a token takes 2"}, [&] { choose(1); });
+  expect_error(ErrorKind::bad_input, {"prune.keep", "7 of 6"}, [&] { choose(7); });
   const Saved dense(tiny::configs().at("llama"));
   expect_error(ErrorKind::bad_input, {"no experts"}, [&] {
     surgery::choose_experts(dense.model.decoder->spec(), ExpertSaliency(*dense.model.decoder).layers(), 2, false);

@@ -83,7 +83,7 @@ TEST(Quantize, BlocksAreRoundedAgainOnlyWhenAsked) {
   saved.convert({.to = DType::q8_0});
   surgery::ConvertOptions options;
   options.mix = surgery::mix_by_name("q4_0");
-  expect_error(ErrorKind::unsupported, {"is q8_0 already", "--requantize"},
+  expect_error(ErrorKind::unsupported, {"is q8_0 already", "`convert.requantize`"},
                [&] { surgery::convert(saved.converted(), saved.folder / "again.gguf", options); });
   EXPECT_FALSE(std::filesystem::exists(saved.folder / "again.gguf"));
   options.requantise = true;

@@ -159,7 +159,7 @@ TEST(ConversationContext, AMessageThatCannotFitIsRefusedAndForgotten) {
   Engine engine(test::tiny_model(true, 100), engine_options());
   Conversation conversation(engine, test::tiny_template(), "be kind");
   conversation.reply("hi", letters(4));
-  expect_error(ErrorKind::bad_input, {"message", "context of 100", "--context"},
+  expect_error(ErrorKind::bad_input, {"message", "context of 100", "`context`"},
                [&] { conversation.reply(std::string(200, 'x'), letters(4)); });
   EXPECT_EQ(conversation.messages().size(), 3u) << "as before";
   EXPECT_EQ(conversation.reply("hi", letters(4)).text.size(), 4u);
