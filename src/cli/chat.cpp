@@ -180,9 +180,9 @@ void Chat::answer(const std::string& message, bool instead) {
                            ? fmt::format("{} reads the oldest {} messages no more", engine.model().name, dropped)
                            : fmt::format("the oldest {} messages were dropped", dropped)));
   };
-  layers::Tap* const tap = loads_ ? &*loads_ : nullptr;
-  const runtime::Reply reply = instead ? conversation_.reply_instead(message, std::move(options), on_dropped, tap)
-                                       : conversation_.reply(message, std::move(options), on_dropped, tap);
+  layers::Observer* const observer = loads_ ? &*loads_ : nullptr;
+  const runtime::Reply reply = instead ? conversation_.reply_instead(message, std::move(options), on_dropped, observer)
+                                       : conversation_.reply(message, std::move(options), on_dropped, observer);
   answered_ = &engine;
   interrupt_.announce(false);
   progress.clear();

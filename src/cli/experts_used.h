@@ -11,7 +11,7 @@ namespace coterie::cli {
 
 /// Whether any block of the model has a router.
 bool has_routers(const runtime::Engine& engine);
-/// A tap for all routers of the model. Throws bad_input, naming --experts, when it has none: behind a gate the model
+/// An observer of all routers of the model. Throws bad_input, naming --experts, when it has none: behind a gate the model
 /// that answers, or all.
 layers::RouterLoads experts_listener(const runtime::Engine& engine);
 

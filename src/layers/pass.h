@@ -1,13 +1,13 @@
 #pragma once
 
 #include "layers/moe/router_loss.h"
-#include "layers/tap.h"
+#include "layers/observer.h"
 
 namespace coterie::layers {
 
 /// How a pass goes: what is the same for all of its sequences and in every layer.
 struct PassOptions {
-  Tap* tap = nullptr;
+  Observer* observer = nullptr;
   // A step of training: routers draw their noise and jitter and keep to their capacity.
   bool training = false;
   // In training: the share of what each mixer and FFN gives that is dropped before it is added to the residual stream,

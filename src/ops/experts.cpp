@@ -365,7 +365,9 @@ void decode_for_bf16(Context& context, const RoutingPlan& plan, std::vector<Expe
   const auto decode = [&](Weight& weight) {
     if (!weight || weight.dtype == tensor::DType::f32) return;
     const ConstMatrix floats = as_floats(context, weight);
+    const int32_t name = weight.name;
     weight = {reinterpret_cast<const std::byte*>(floats.data), tensor::DType::f32, floats.rows, floats.cols};
+    weight.name = name;
   };
   for (int64_t e = 0; e < plan.experts(); ++e) {
     if (plan.tokens_of(e).empty()) continue;

@@ -244,7 +244,7 @@ void down_combine_apart(Context& context, PreparedRows& prepared, const RoutingP
     if (expert.low)
       adder.add(worker, expert.low, low.row_range(piece.token_begin, piece.token_end), piece.begin, piece.end, part);
   });
-  if (context.observer && context.observer->wants_outputs()) context.observer->outputs(plan, experts, out);
+  if (context.observer && context.observer->wants_outputs(experts)) context.observer->outputs(plan, experts, out);
   for_rows(context, y.rows, plan.slots() / std::max<int64_t>(y.rows, 1) * y.cols, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) combine(context, plan, t, out, y.row(t));
   });
@@ -293,7 +293,7 @@ void down_combine(Context& context, ConstMatrix h, const RoutingPlan& plan, std:
   }
   constexpr int64_t kSecondCache = 1 << 17;  // floats
   const bool many = in_floats && plan.slots() >= kManyTokens * used && plan.slots() * h.cols > kSecondCache;
-  if (many || (context.observer && context.observer->wants_outputs()))
+  if (many || (context.observer && context.observer->wants_outputs(experts)))
     return down_combine_apart(context, prepared, plan, experts, scratch_bytes, y, low);
   // A piece is a range of y's columns, for every slot: the weighted sum then needs no other worker's outputs, and no
   // barrier.

@@ -62,7 +62,7 @@ void check(const Engine& engine, const BenchOptions& options) {
 }
 
 // Experts that a step's tokens were routed to, of all experts of all layers.
-class ExpertsRead : public layers::Tap {
+class ExpertsRead : public layers::Observer {
  public:
   void plan(int64_t, const ops::RoutingPlan& plan, tensor::ConstMatrix) override {
     for (int64_t e = 0; e < plan.experts(); ++e) used_ += plan.tokens_of(e).empty() ? 0 : 1;
@@ -144,7 +144,7 @@ class Run {
     return clock.seconds();
   }
 
-  double decode(layers::Tap* tap) {
+  double decode(layers::Observer* observer) {
     fill(options_.depth);
     const base::Stopwatch clock;
     for (int64_t step = 0; step < options_.generate; ++step) {
@@ -152,7 +152,7 @@ class Run {
       std::vector<models::SequenceStep> steps;
       for (size_t i = 0; i < caches_.size(); ++i)
         steps.push_back({.ids = std::span(ids).subspan(i, 1), .state = &caches_[i]});
-      engine_.evaluate(steps, {.tap = tap});
+      engine_.evaluate(steps, {.observer = observer});
     }
     return clock.seconds();
   }

@@ -142,8 +142,7 @@ tensor::Matrix Engine::evaluate(std::span<const models::SequenceStep> given, con
 }
 
 void Engine::move_weights(double seconds) {
-  // An observer knows weights by where they lie.
-  if (settled_ || context_.observer) return;
+  if (settled_) return;
   const base::Stopwatch clock;
   const int64_t spare = base::total_memory() / 8;
   if (turned_) {

@@ -167,7 +167,7 @@ void Generation::fail(std::exception_ptr error) noexcept {
   error_ = std::move(error);
 }
 
-void step(Engine& engine, std::span<Generation* const> generations, layers::Tap* tap) {
+void step(Engine& engine, std::span<Generation* const> generations, layers::Observer* observer) {
   using Logits = models::SequenceStep::Logits;
   // What goes wrong with one sequence ends that one: the others have evaluated their tokens with it, and would miss
   // their rows of logits if it ended the step.
@@ -210,7 +210,8 @@ void step(Engine& engine, std::span<Generation* const> generations, layers::Tap*
                      .logits = ids.size() == generation->pending().size() ? Logits::last : Logits::none,
                      .random_key = generation->sampler_.options().seed,
                      .length = std::ssize(generation->all_),
-                     .model_weights = generation->options_.model_weights});
+                     .model_weights = generation->options_.model_weights,
+                     .routers = generation->options_.routers});
   }
   if (steps.empty()) return;
   std::vector<char> left(steps.size());
@@ -221,7 +222,7 @@ void step(Engine& engine, std::span<Generation* const> generations, layers::Tap*
     steps[i].leaves = &leaves[i];
   }
 
-  const tensor::Matrix logits = engine.evaluate(steps, {.tap = tap});
+  const tensor::Matrix logits = engine.evaluate(steps, {.observer = observer});
   int64_t row = 0;
   for (size_t i = 0; i < evaluating.size(); ++i) {
     Generation& generation = *evaluating[i];
@@ -234,15 +235,15 @@ void step(Engine& engine, std::span<Generation* const> generations, layers::Tap*
   }
 }
 
-void run(Engine& engine, Generation& generation, layers::Tap* tap) {
+void run(Engine& engine, Generation& generation, layers::Observer* observer) {
   Generation* const one = &generation;
-  while (!generation.finished()) step(engine, {&one, 1}, tap);
+  while (!generation.finished()) step(engine, {&one, 1}, observer);
   if (generation.error()) std::rethrow_exception(generation.error());
 }
 
-void run(Engine& engine, Generation& generation, TokenCache& tokens, layers::Tap* tap) {
+void run(Engine& engine, Generation& generation, TokenCache& tokens, layers::Observer* observer) {
   try {
-    run(engine, generation, tap);
+    run(engine, generation, observer);
   } catch (...) {
     tokens = generation.release();
     throw;

@@ -224,7 +224,7 @@ models::PassOptions Trainer::State::loss_options() const {
 
 double Trainer::State::part_loss(int64_t part, bool backward) {
   models::PassOptions asked = loss_options();
-  asked.tap = watch.get();
+  asked.observer = watch.get();
   if (backward) asked.router_loss = watch->loss();
   const ops::Context working = working_context();
   ops::Context recording = working;
@@ -327,7 +327,7 @@ void Trainer::State::write_checkpoint() {
 std::string Trainer::State::layer_of_no_number() {
   FirstNotFinite first;
   models::PassOptions asked = loss_options();
-  asked.tap = &first;
+  asked.observer = &first;
   ops::Context working = working_context();
   for (int64_t part = 0; part < micro_batches() && first.layer() < 0; ++part)
     pass->loss(working, data.training, first_window(part), recipe.micro_batch, recipe.seed, asked);

@@ -39,9 +39,13 @@ void Moe::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tens
     x = shaken;
   }
   if (soft_) {
+    for (const SequenceRows& s : batch.sequences)
+      if (s.step.routers)
+        base::fail(base::ErrorKind::unsupported, "moe", "a Soft MoE sends no token to an expert: there is no choice to "
+                   "change");
     const SoftRouter::Mixed mixed = soft_->to_slots(batch, x);
-    if (batch.pass.tap)
-      batch.pass.tap->mixed(
+    if (batch.pass.observer)
+      batch.pass.observer->mixed(
           {.layer = layer, .experts = spec_.router.experts, .logits = mixed.logits, .sequences = batch.sequences});
     const tensor::Matrix outputs = context.arena.matrix(mixed.x.rows, mixed.x.cols);
     base::require(batch.pass.expert_dropout == 0 || !batch.pass.training, "moe",

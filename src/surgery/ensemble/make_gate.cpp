@@ -162,12 +162,12 @@ class Maker {
   }
 
   /// Runs all pieces through a model. During a step rows_ says what its rows are.
-  void read(const families::Model& model, layers::Tap* tap, const OnLogits& logits) {
+  void read(const families::Model& model, layers::Observer* observer, const OnLogits& logits) {
     std::vector<Prompt> prompts;
     for (const Piece& piece : pieces_) prompts.push_back(piece.prompt);
     size_t next = 0;
     read_prompts(
-        context_, *model.decoder, prompts, tap,
+        context_, *model.decoder, prompts, observer,
         [&](std::span<const Prompt> step) {
           if (on_progress_) on_progress_("reading with " + model.name, static_cast<int64_t>(next), std::ssize(pieces_));
           rows_.clear();
@@ -180,16 +180,16 @@ class Maker {
   /// States by the reader, and where it is asked for what each model gives to the token that comes, over the vocabulary
   /// that all of them have.
   void read_all() {
-    families::GateReader tap(std::ssize(reader().decoder->spec().blocks), [&](int64_t row, std::span<const double> x) {
+    families::GateReader observer(std::ssize(reader().decoder->spec().blocks), [&](int64_t row, std::span<const double> x) {
       const auto [piece, position] = rows_[static_cast<size_t>(row)];
       const auto [at, share] = sample(piece, position);
       if (at < 0) return;
       float* into = sets_[pieces_[piece].held_out].samples.x.data() + at * std::ssize(x);
       for (size_t d = 0; d < x.size(); ++d) into[d] += static_cast<float>(share * x[d]);
     });
-    if (labels()) return read(reader(), &tap, {});
+    if (labels()) return read(reader(), &observer, {});
     for (size_t m = 0; m < models_.size(); ++m)
-      read(models_[m], static_cast<int64_t>(m) == gate_.reader ? &tap : nullptr,
+      read(models_[m], static_cast<int64_t>(m) == gate_.reader ? &observer : nullptr,
            [&](std::span<const Prompt>, tensor::ConstMatrix logits) { add_likelihoods(m, logits); });
   }
 

@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 #include "layers/resident_state.h"
-#include "layers/tap.h"
+#include "layers/observer.h"
 #include "quant/codec.h"
 
 namespace coterie::surgery {
@@ -16,7 +16,7 @@ using base::ErrorKind;
 // Tokens of a step, and of one whose logits are held.
 constexpr int64_t kStepTokens = 512, kStepLogits = 128;
 
-class MeanStates : public layers::Tap {
+class MeanStates : public layers::Observer {
  public:
   MeanStates(const models::ModelSpec& spec, StateOf state, size_t prompts)
       : result(spec.blocks.size(), std::vector<double>(static_cast<size_t>(spec.width))),
@@ -45,7 +45,7 @@ class MeanStates : public layers::Tap {
   double share_;
 };
 
-class Choices : public layers::Tap {
+class Choices : public layers::Observer {
  public:
   explicit Choices(int64_t experts) : counts(static_cast<size_t>(experts)) {}
   void plan(int64_t, const ops::RoutingPlan& plan, tensor::ConstMatrix) override {
@@ -76,7 +76,7 @@ std::vector<Prompt> prompt_tokens(const families::Model& model, std::span<const 
 }
 
 void read_prompts(ops::Context& context, const models::Decoder& decoder, std::span<const Prompt> prompts,
-                  layers::Tap* tap, const OnPrompts& begin, const OnLogits& with_logits) {
+                  layers::Observer* observer, const OnPrompts& begin, const OnLogits& with_logits) {
   using Logits = models::SequenceStep::Logits;
   const int64_t most = with_logits ? kStepLogits : kStepTokens;
   for (size_t first = 0; first < prompts.size();) {
@@ -98,7 +98,7 @@ void read_prompts(ops::Context& context, const models::Decoder& decoder, std::sp
                        .length = 0});
     }
     begin(prompts.subspan(first, end - first));
-    const tensor::Matrix logits = decoder.forward(context, steps, {.tap = tap});
+    const tensor::Matrix logits = decoder.forward(context, steps, {.observer = observer});
     if (with_logits) with_logits(prompts.subspan(first, end - first), logits);
     context.arena.reset();
     first = end;
@@ -109,9 +109,9 @@ std::vector<std::vector<double>> prompt_states(ops::Context& context, const fami
                                                std::span<const std::string> prompts, StateOf state,
                                                std::string_view where) {
   const std::vector<Prompt> read = prompt_tokens(model, prompts, where);
-  MeanStates tap(model.decoder->spec(), state, read.size());
-  read_prompts(context, *model.decoder, read, &tap, [&](std::span<const Prompt> step) { tap.begin(step); });
-  return std::move(tap.result);
+  MeanStates observer(model.decoder->spec(), state, read.size());
+  read_prompts(context, *model.decoder, read, &observer, [&](std::span<const Prompt> step) { observer.begin(step); });
+  return std::move(observer.result);
 }
 
 std::vector<double> prompt_embedding(const families::Model& model, std::span<const std::string> prompts,
@@ -147,12 +147,12 @@ std::vector<double> prompt_embedding(const families::Model& model, std::span<con
 std::vector<double> prompt_routing(ops::Context& context, const families::Model& model,
                                    std::span<const std::string> prompts, int64_t experts, std::string_view where) {
   const std::vector<Prompt> read = prompt_tokens(model, prompts, where);
-  Choices tap(experts);
-  read_prompts(context, *model.decoder, read, &tap, [](std::span<const Prompt>) {});
+  Choices observer(experts);
+  read_prompts(context, *model.decoder, read, &observer, [](std::span<const Prompt>) {});
   double all = 0;
-  for (const double count : tap.counts) all += count;
-  for (double& count : tap.counts) count = all > 0 ? count / all : 0;
-  return std::move(tap.counts);
+  for (const double count : observer.counts) all += count;
+  for (double& count : observer.counts) count = all > 0 ? count / all : 0;
+  return std::move(observer.counts);
 }
 
 }  // namespace coterie::surgery

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "families/open.h"
-#include "layers/tap.h"
+#include "layers/observer.h"
 #include "ops/context.h"
 
 namespace coterie::surgery {
@@ -21,12 +21,12 @@ struct Prompt {
 std::vector<Prompt> prompt_tokens(const families::Model& model, std::span<const std::string> prompts,
                                   std::string_view where);
 
-/// Runs prompts, several at once as sequences of their own, with a tap. `begin` is told of those of a step before it,
+/// Runs prompts, several at once as sequences of their own, with an observer. `begin` is told of those of a step before it,
 /// `with_logits`, where there is one, gets the logits of all their tokens after it.
 using OnPrompts = std::function<void(std::span<const Prompt> prompts)>;
 using OnLogits = std::function<void(std::span<const Prompt> prompts, tensor::ConstMatrix logits)>;
 void read_prompts(ops::Context& context, const models::Decoder& decoder, std::span<const Prompt> prompts,
-                  layers::Tap* tap, const OnPrompts& begin, const OnLogits& with_logits = {});
+                  layers::Observer* observer, const OnPrompts& begin, const OnLogits& with_logits = {});
 
 /// What of a prompt stands for it.
 enum class StateOf { all_tokens, last_token };

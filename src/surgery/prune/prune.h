@@ -9,14 +9,13 @@
 #include <vector>
 
 #include "families/open.h"
-#include "ops/observer.h"
+#include "layers/observer.h"
 
 namespace coterie::surgery {
 
 /// Router-weighted expert activation (REAP, Lasby et al. 2025, arXiv:2510.13999, eq. 9): of each expert the mean, over
-/// the tokens that are routed to it, of its weight times the norm of what it gives, g_j(x) |f_j(x)|. Counts as
-/// Context::observer of a decoder's passes.
-class ExpertSaliency : public ops::Observer {
+/// the tokens that are routed to it, of its weight times the norm of what it gives, g_j(x) |f_j(x)|.
+class ExpertSaliency final : public layers::Observer {
  public:
   struct Layer {
     std::vector<double> sums;     // [E] of g_j(x) |f_j(x)|
@@ -25,19 +24,14 @@ class ExpertSaliency : public ops::Observer {
     std::vector<double> saliency() const;
   };
 
-  /// The decoder's weights must stay where they are.
-  explicit ExpertSaliency(const models::Decoder& decoder);
+  explicit ExpertSaliency(const models::ModelSpec& spec);
 
-  void input(const tensor::Weight&, tensor::ConstMatrix) override {}
-  void input(const tensor::Weight&, tensor::ConstMatrix, std::span<const int32_t>) override {}
-  bool wants_outputs() const override { return true; }
-  void outputs(const ops::RoutingPlan& plan, std::span<const ops::ExpertOutput> experts,
-               tensor::ConstMatrix out) override;
+  bool wants_expert_outputs() const override { return true; }
+  void expert_outputs(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix out) override;
 
   const std::map<int64_t, Layer>& layers() const { return layers_; }
 
  private:
-  std::map<const std::byte*, int64_t> layer_of_;  // by where expert 0's down lies
   std::map<int64_t, Layer> layers_;
 };
 

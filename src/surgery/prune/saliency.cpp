@@ -3,7 +3,6 @@
 #include <numeric>
 
 #include "base/error.h"
-#include "families/names/name_table.h"
 #include "layers/moe/routers/kind.h"
 #include "surgery/prune/prune.h"
 
@@ -12,20 +11,6 @@ namespace coterie::surgery {
 namespace {
 
 using base::ErrorKind;
-
-class Downs : public layers::TensorVisitor {
- public:
-  void matrix(const Tensor&, int64_t, int64_t, tensor::Weight&) override {}
-  void vector(const Tensor&, int64_t, layers::Vector&) override {}
-  void stack(const Tensor& tensor, int64_t experts, int64_t, int64_t, std::vector<tensor::Weight>& slots) override {
-    if (!tensor.path.ends_with(".experts.down")) return;
-    const int64_t layer = families::path_pattern(tensor.path).layer;
-    first[slots.front().data] = layer;
-    counts[layer] = experts;
-  }
-  std::map<const std::byte*, int64_t> first;
-  std::map<int64_t, int64_t> counts;
-};
 
 /// Of `candidates`, the `count` of highest worth, ascending.
 std::vector<int64_t> best(std::vector<int64_t> candidates, const std::vector<double>& worth, int64_t count) {
@@ -72,21 +57,18 @@ std::vector<double> ExpertSaliency::Layer::saliency() const {
   return means;
 }
 
-ExpertSaliency::ExpertSaliency(const models::Decoder& decoder) {
-  Downs downs;
-  decoder.visit(downs);
-  layer_of_ = std::move(downs.first);
-  for (const auto& [layer, experts] : downs.counts) {
-    layers_[layer].sums.resize(static_cast<size_t>(experts));
-    layers_[layer].tokens.resize(static_cast<size_t>(experts));
+ExpertSaliency::ExpertSaliency(const models::ModelSpec& spec) {
+  for (size_t i = 0; i < spec.blocks.size(); ++i) {
+    const auto* moe = std::get_if<layers::MoeSpec>(&spec.blocks[i].ffn);
+    if (!moe) continue;
+    Layer& layer = layers_[static_cast<int64_t>(i)];
+    layer.sums.resize(static_cast<size_t>(moe->router.experts));
+    layer.tokens.resize(static_cast<size_t>(moe->router.experts));
   }
 }
 
-void ExpertSaliency::outputs(const ops::RoutingPlan& plan, std::span<const ops::ExpertOutput> experts,
-                             tensor::ConstMatrix out) {
-  const auto found = layer_of_.find(experts.front().down.data);
-  if (found == layer_of_.end()) return;  // a dense FFN, the shared expert, or the heads of latent attention
-  Layer& layer = layers_.at(found->second);
+void ExpertSaliency::expert_outputs(int64_t number, const ops::RoutingPlan& plan, tensor::ConstMatrix out) {
+  Layer& layer = layers_.at(number);
   for (int64_t e = 0; e < plan.experts(); ++e) {
     const auto i = static_cast<size_t>(e);
     for (int64_t slot = plan.expert_offset[i]; slot < plan.expert_offset[i + 1]; ++slot) {

@@ -20,30 +20,29 @@ using tensor::DType;
 
 constexpr std::string_view kSums = ".in_sum2", kCounts = ".counts";
 
-/// Every weight, by where its bytes are, under the name GGUF gives it. Of several weights that GGUF has as one tensor
-/// (q, k and v) the first stands for all: they read the same rows.
+/// Every weight under the name GGUF gives it. Of several weights that GGUF has as one tensor (q, k and v) the first
+/// stands for all: they read the same rows.
 class Names : public layers::TensorVisitor {
  public:
-  using Found = std::function<void(const std::string& name, int64_t items, int64_t cols,
-                                   std::span<const tensor::Weight> weights)>;
+  using Found = std::function<void(const std::string& path, const std::string& name, int64_t items, int64_t cols)>;
   Names(const families::NameTable& names, Found found) : names_(names), found_(std::move(found)) {}
 
-  void matrix(const Tensor& tensor, int64_t, int64_t cols, tensor::Weight& slot) override {
+  void matrix(const Tensor& tensor, int64_t, int64_t cols, tensor::Weight&) override {
     // Routers are not rounded, and the head is not run: it would cost more than all it could tell.
     const bool head = tensor.place == layers::Place::output_embeddings || tensor.path == "embedding";
-    if (tensor.place != layers::Place::router && !head) add(tensor.path, 1, cols, {&slot, 1});
+    if (tensor.place != layers::Place::router && !head) add(tensor.path, 1, cols);
   }
   void vector(const Tensor&, int64_t, layers::Vector&) override {}
-  void stack(const Tensor& tensor, int64_t items, int64_t, int64_t cols, std::vector<tensor::Weight>& slots) override {
-    add(tensor.path, items, cols, slots);
+  void stack(const Tensor& tensor, int64_t items, int64_t, int64_t cols, std::vector<tensor::Weight>&) override {
+    add(tensor.path, items, cols);
   }
 
  private:
-  void add(const std::string& path, int64_t items, int64_t cols, std::span<const tensor::Weight> weights) {
+  void add(const std::string& path, int64_t items, int64_t cols) {
     const auto [pattern, layer, item] = families::path_pattern(path);
     const auto* names = names_.find(pattern);
     if (!names) base::fail(ErrorKind::unsupported, "GGUF", "there is no name for {}", path);
-    found_(families::expand(names->front().pattern, layer, -1, item), items, cols, weights);
+    found_(path, families::expand(names->front().pattern, layer, -1, item), items, cols);
   }
   const families::NameTable& names_;
   Found found_;
@@ -168,47 +167,28 @@ void write_importance(const Importance& importance, const std::filesystem::path&
 
 ImportanceCounter::ImportanceCounter(const models::Decoder& decoder, const std::string& architecture) {
   const families::NameTable names = gguf_names_to_write(architecture);
-  Names visitor(names,
-                [&](const std::string& name, int64_t items, int64_t cols, std::span<const tensor::Weight> weights) {
-                  const auto [found, fresh] = counted_.entries.try_emplace(name);
-                  if (!fresh) return;
-                  Importance::Entry& entry = found->second;
-                  entry.items = items;
-                  entry.square_sums.resize(static_cast<size_t>(items * cols));
-                  entry.rows.resize(static_cast<size_t>(items));
-                  for (size_t i = 0; i < weights.size(); ++i)
-                    places_[weights[i].data] = {weights[i].data + weights[i].rows * weights[i].row_stride, &entry,
-                                                static_cast<int64_t>(i)};
-                });
+  Names visitor(names, [&](const std::string& path, const std::string& name, int64_t items, int64_t cols) {
+    const auto [found, fresh] = counted_.entries.try_emplace(name);
+    if (!fresh) return;
+    Importance::Entry& entry = found->second;
+    entry.items = items;
+    entry.square_sums.resize(static_cast<size_t>(items * cols));
+    entry.rows.resize(static_cast<size_t>(items));
+    entries_[path] = &entry;
+  });
   decoder.visit(visitor);
 }
 
-double* ImportanceCounter::sums_of(const tensor::Weight& weight, int64_t rows) {
-  auto found = places_.upper_bound(weight.data);
-  if (found == places_.begin()) return nullptr;
-  --found;
-  const Place& place = found->second;
-  if (weight.data >= place.end) return nullptr;
-  place.entry->rows[static_cast<size_t>(place.item)] += rows;
-  return place.entry->square_sums.data() + place.item * place.entry->cols();
-}
-
-namespace {
-
-void add_squares(const float* x, int64_t cols, double* sums) {
-  for (int64_t c = 0; c < cols; ++c) sums[c] += static_cast<double>(x[c]) * static_cast<double>(x[c]);
-}
-
-}  // namespace
-
-void ImportanceCounter::input(const tensor::Weight& weight, tensor::ConstMatrix x) {
-  if (double* sums = sums_of(weight, x.rows))
-    for (int64_t r = 0; r < x.rows; ++r) add_squares(x.row(r), x.cols, sums);
-}
-
-void ImportanceCounter::input(const tensor::Weight& weight, tensor::ConstMatrix x, std::span<const int32_t> rows) {
-  if (double* sums = sums_of(weight, std::ssize(rows)))
-    for (const int32_t r : rows) add_squares(x.row(r), x.cols, sums);
+void ImportanceCounter::product(const layers::Product& product) {
+  const auto found = entries_.find(product.weight.path);
+  if (found == entries_.end()) return;
+  Importance::Entry& entry = *found->second;
+  entry.rows[static_cast<size_t>(product.weight.item)] += product.count();
+  double* const sums = entry.square_sums.data() + product.weight.item * entry.cols();
+  for (int64_t i = 0; i < product.count(); ++i) {
+    const float* const x = product.row(i);
+    for (int64_t c = 0; c < product.x.cols; ++c) sums[c] += static_cast<double>(x[c]) * static_cast<double>(x[c]);
+  }
 }
 
 }  // namespace coterie::surgery

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "models/decoder.h"
-#include "ops/observer.h"
+#include "layers/observer.h"
 
 namespace coterie::surgery {
 
@@ -42,29 +42,20 @@ Importance read_importance(const std::filesystem::path& path);
 /// Experts that were never seen are in the file with a count of 0, and their number in `coterie.imatrix.unseen`.
 void write_importance(const Importance& importance, const std::filesystem::path& path);
 
-/// Counts, as Context::observer of a decoder's passes. Sums are kept in f64, row by row in the order of the batch.
-class ImportanceCounter : public ops::Observer {
+/// Counts what a decoder's matmuls read. Sums are kept in f64, row by row in the order of the batch.
+class ImportanceCounter final : public layers::Observer {
  public:
-  /// `architecture`: by whose names GGUF calls the tensors (families::gguf_architecture). The decoder's weights must
-  /// stay where they are.
+  /// `architecture`: by whose names GGUF calls the tensors (families::gguf_architecture).
   ImportanceCounter(const models::Decoder& decoder, const std::string& architecture);
 
-  void input(const tensor::Weight& weight, tensor::ConstMatrix x) override;
-  void input(const tensor::Weight& weight, tensor::ConstMatrix x, std::span<const int32_t> rows) override;
+  bool wants_products() const override { return true; }
+  void product(const layers::Product& product) override;
 
   Importance& counted() { return counted_; }
 
  private:
-  struct Place {
-    const std::byte* end;
-    Importance::Entry* entry;
-    int64_t item;
-  };
-  /// The sums of the matrix that the weight is (a part of), of which `rows` rows more are counted; null for others.
-  double* sums_of(const tensor::Weight& weight, int64_t rows);
-
   Importance counted_;
-  std::map<const std::byte*, Place> places_;  // by the first byte
+  std::map<std::string, Importance::Entry*, std::less<>> entries_;  // by the path of the weight
 };
 
 }  // namespace coterie::surgery
