@@ -8,7 +8,7 @@
 
 #include "layers/sequence_state.h"
 #include "layers/weight_names.h"
-#include "ops/plan.h"
+#include "ops/moe/plan.h"
 #include "tensor/view.h"
 
 namespace coterie::layers {

@@ -3,7 +3,8 @@
 #include <cstdint>
 #include <span>
 
-#include "ops/matmul.h"
+#include "ops/moe/expert_weights.h"
+#include "ops/moe/plan.h"
 
 namespace coterie::ops {
 

@@ -222,6 +222,9 @@ void GatedDecoder::fix(std::vector<double> weights) {
 Matrix GatedDecoder::forward(ops::Context& context, std::span<const models::SequenceStep> steps,
                              const models::PassOptions& options) const {
   base::require(!context.tape && !options.training, "gate", "models behind a gate are not trained");
+  if (options.experts)
+    throw base::Error(ErrorKind::unsupported, "gate", "the models of an ensemble hold their experts themselves",
+                      "ask one of them");
   if (options.hidden)
     throw base::Error(ErrorKind::unsupported, "gate", "the models behind a gate have no hidden state in common",
                       "ask one of them");

@@ -11,9 +11,9 @@
 #include "layers/moe/router_hook.h"
 #include "layers/moe/routers/kind.h"
 #include "layers/overlay.h"
-#include "ops/experts.h"
 #include "ops/jitter.h"
 #include "ops/matmul.h"
+#include "ops/moe/experts.h"
 
 namespace coterie::layers {
 

@@ -107,7 +107,7 @@ std::vector<float> Runner::step(std::span<const std::span<const int32_t>> ids,
                      .length = 0,
                      .routers = i == 0 ? hook : nullptr});
   }
-  const tensor::Matrix logits = decoder.forward(context, steps, {.observer = observer});
+  const tensor::Matrix logits = decoder.forward(context, steps, {.observer = observer, .experts = experts});
   for (size_t i = 0; i < ids.size(); ++i) states[i]->advance(static_cast<int64_t>(ids[i].size()));
   std::vector<float> result(logits.data, logits.data + logits.rows * logits.cols);
   arena.reset();

@@ -56,6 +56,7 @@ struct Runner {
   threads::Pool pool;
   tensor::Arena arena;
   layers::Observer* observer = nullptr;
+  layers::ExpertSource* experts = nullptr;
   const layers::RouterHook* hook = nullptr;  // of the first sequence of a step
 };
 

@@ -9,7 +9,8 @@
 #include "laws/models/bench.h"
 #include "layers/moe/router_hook.h"
 
-// Looking on, and stepping in: who observes changes no bit, and what a hook does to one sequence is no other's business.
+// Looking on, and stepping in: who observes changes no bit, and what a hook does to one sequence is no other's
+// business.
 namespace coterie::laws {
 namespace {
 
@@ -75,9 +76,9 @@ class Recorder final : public layers::Observer {
       for (auto c = static_cast<size_t>(r.plan.token_offset[static_cast<size_t>(t)]);
            c < static_cast<size_t>(r.plan.token_offset[static_cast<size_t>(t) + 1]); ++c) {
         const int32_t slot = r.plan.token_slot[c];
-        choice.ids.push_back(static_cast<int32_t>(
-            std::upper_bound(r.plan.expert_offset.begin(), r.plan.expert_offset.end(), slot) -
-            r.plan.expert_offset.begin() - 1));
+        choice.ids.push_back(
+            static_cast<int32_t>(std::upper_bound(r.plan.expert_offset.begin(), r.plan.expert_offset.end(), slot) -
+                                 r.plan.expert_offset.begin() - 1));
         choice.weights.push_back(r.plan.slot_weight[static_cast<size_t>(slot)]);
       }
     }

@@ -5,7 +5,7 @@
 #include "base/error.h"
 #include "base/rng.h"
 #include "kernels/table.h"
-#include "ops/experts.h"
+#include "ops/moe/experts.h"
 #include "ops/matmul.h"
 #include "ops/tape.h"
 

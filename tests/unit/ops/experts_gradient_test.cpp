@@ -1,5 +1,5 @@
 #include "gradient_harness.h"
-#include "ops/experts.h"
+#include "ops/moe/experts.h"
 #include "ops/loss.h"
 
 namespace coterie::ops {

@@ -6,8 +6,8 @@
 #include "layers/batch.h"
 #include "layers/moe/router_spec.h"
 #include "layers/tensor_list.h"
-#include "ops/plan.h"
-#include "ops/soft_mixture.h"
+#include "ops/moe/plan.h"
+#include "ops/moe/soft_mixture.h"
 
 namespace coterie::layers {
 

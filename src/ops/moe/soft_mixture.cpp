@@ -1,4 +1,4 @@
-#include "ops/soft_mixture.h"
+#include "ops/moe/soft_mixture.h"
 
 #include <algorithm>
 #include <cmath>

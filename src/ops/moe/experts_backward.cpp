@@ -1,11 +1,8 @@
-#include "ops/experts.h"
+#include "ops/moe/experts_backward.h"
 
 #include <algorithm>
 #include <functional>
-#include <vector>
 
-#include "base/error.h"
-#include "ops/gated.h"
 #include "ops/gradients.h"
 #include "ops/low_rank_job.h"
 #include "ops/matmul_job.h"
@@ -16,31 +13,11 @@ namespace coterie::ops {
 
 namespace {
 
-/// What the forward leaves for the way back.
-struct Kept {
-  RoutingPlan plan;
-  std::vector<ExpertInput> inputs;
-  std::vector<ExpertOutput> outputs;
-  GateRule rule;
-  Precision precision;
-  ConstMatrix x;              // [N, D] saved
-  Matrix gate = {}, up = {};  // [slots, F] before the activation; gate is empty where experts have none
-  // Where weights have overlays: x · Aᵀ and h · Aᵀ [slots, r], low_gate empty where gate and up have one A.
-  Matrix low_gate = {}, low_up = {}, low_down = {};
-  ConstMatrix x_at;  // where x lay
-  Matrix y_at;
-  float dropped = 0;
-  const DropoutRow* rows = nullptr;
-  uint64_t place = 0;
-
-  bool gated() const { return gate.data != nullptr; }
-};
-
-/// The steps of the way back share buffers of [slots, F]: what was kept becomes, in place, the gradients of gate and
+/// The steps of the backward share buffers of [slots, F]: what was kept becomes, in place, the gradients of gate and
 /// up, and `weighted` what down was applied to, times the slot's weight.
 class Backward {
  public:
-  Backward(const Kept& kept, Reverse& back)
+  Backward(const KeptOfExperts& kept, Reverse& back)
       : kept_(kept), plan_(kept.plan), back_(back), context_(back.context()), dy_(back.gradient(kept.y_at)) {
     context_.precision = kept.precision;
     weighted_ = context_.arena.matrix(plan_.slots(), kept.up.cols);
@@ -330,7 +307,7 @@ class Backward {
     });
   }
 
-  const Kept& kept_;
+  const KeptOfExperts& kept_;
   const RoutingPlan& plan_;
   Reverse& back_;
   Context& context_;
@@ -341,94 +318,6 @@ class Backward {
 
 }  // namespace
 
-namespace {
-
-void drop_hidden(Context& context, const RoutingPlan& plan, const ExpertDropout& dropped, Matrix h) {
-  if (dropped.rate == 0) return;
-  base::require(dropped.rate > 0 && dropped.rate < 1 && std::ssize(dropped.rows) == plan.tokens, "experts",
-                "a dropout of {}, {} rows are named for {} tokens", dropped.rate, dropped.rows.size(), plan.tokens);
-  std::vector<uint64_t> expert(static_cast<size_t>(plan.slots()));
-  for (int64_t e = 0; e < plan.experts(); ++e)
-    std::fill(expert.begin() + plan.expert_offset[static_cast<size_t>(e)],
-              expert.begin() + plan.expert_offset[static_cast<size_t>(e) + 1], static_cast<uint64_t>(e));
-  for_rows(context, h.rows, h.cols * 8, [&](int64_t begin, int64_t end) {
-    for (int64_t s = begin; s < end; ++s)
-      drop_piece(h.row(s), 0, h.cols, dropped.rate,
-                 dropped.rows[static_cast<size_t>(plan.slot_token[static_cast<size_t>(s)])],
-                 dropped.place + expert[static_cast<size_t>(s)]);
-  });
-}
-
-/// bf16 multiplies floats: weights of another format, which are frozen, are decoded for the call.
-void decode_for_bf16(Context& context, const RoutingPlan& plan, std::vector<ExpertInput>& inputs,
-                     std::vector<ExpertOutput>& outputs) {
-  const auto decode = [&](Weight& weight) {
-    if (!weight || weight.dtype == tensor::DType::f32) return;
-    const ConstMatrix floats = as_floats(context, weight);
-    const int32_t name = weight.name;
-    weight = {reinterpret_cast<const std::byte*>(floats.data), tensor::DType::f32, floats.rows, floats.cols};
-    weight.name = name;
-  };
-  for (int64_t e = 0; e < plan.experts(); ++e) {
-    if (plan.tokens_of(e).empty()) continue;
-    ExpertInput& in = inputs[static_cast<size_t>(e)];
-    decode(in.gate), decode(in.up), decode(outputs[static_cast<size_t>(e)].down);
-  }
-}
-
-void forward(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span<const ExpertInput> given_inputs,
-             std::span<const ExpertOutput> given_outputs, const GateRule& rule, Matrix h, Matrix y,
-             const ExpertDropout& dropped, const GatedHalves& halves, Matrix low_down) {
-  std::vector<ExpertInput> inputs;
-  std::vector<ExpertOutput> outputs;
-  if (context.precision == Precision::bf16) {
-    inputs.assign(given_inputs.begin(), given_inputs.end()), outputs.assign(given_outputs.begin(), given_outputs.end());
-    decode_for_bf16(context, plan, inputs, outputs);
-    given_inputs = inputs, given_outputs = outputs;
-  }
-  gated_matmul(context, x, plan, given_inputs, rule, h, halves);
-  drop_hidden(context, plan, dropped, h);
-  down_combine(context, h, plan, given_outputs, y, low_down);
-}
-
-}  // namespace
-
-void experts(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span<const ExpertInput> inputs,
-             std::span<const ExpertOutput> outputs, const GateRule& rule, int64_t hidden, Matrix y,
-             const ExpertDropout& dropped) {
-  base::require(inputs.size() == outputs.size(), "experts", "{} first and {} second halves", inputs.size(),
-                outputs.size());
-  const tensor::ArenaScope scratch(context.arena);
-  const Matrix h = context.arena.matrix(plan.slots(), hidden);
-  if (!context.tape) return forward(context, x, plan, inputs, outputs, rule, h, y, dropped, {}, {});
-  Tape& tape = *context.tape;
-  Context quiet = context;
-  quiet.tape = nullptr;
-  Kept kept{.plan = plan,
-            .inputs = {inputs.begin(), inputs.end()},
-            .outputs = {outputs.begin(), outputs.end()},
-            .rule = rule,
-            .precision = context.precision,
-            .x = tape.save(x),
-            .x_at = x,
-            .y_at = y,
-            .dropped = dropped.rate,
-            .place = dropped.place};
-  if (dropped.rate > 0) kept.rows = tape.save(dropped.rows);
-  kept.up = tape.keep(plan.slots(), hidden);
-  if (!inputs.empty() && inputs.front().gate) kept.gate = tape.keep(plan.slots(), hidden);
-  const auto keep_low = [&](auto&& of) {
-    const int64_t rank = largest_rank(plan, of);
-    return rank > 0 ? tape.keep(plan.slots(), rank) : Matrix();
-  };
-  kept.low_up = keep_low([&](int64_t e) -> const LowRank& { return inputs[static_cast<size_t>(e)].up_low; });
-  if (!one_a(plan, inputs))
-    kept.low_gate = keep_low([&](int64_t e) -> const LowRank& { return inputs[static_cast<size_t>(e)].gate_low; });
-  kept.low_down = keep_low([&](int64_t e) -> const LowRank& { return outputs[static_cast<size_t>(e)].low; });
-  forward(quiet, x, plan, inputs, outputs, rule, h, y, dropped, {kept.gate, kept.up, kept.low_gate, kept.low_up},
-          kept.low_down);
-  tape.written(h);
-  tape.record({y}, [kept = std::move(kept)](Reverse& back) { Backward(kept, back).run(); });
-}
+void experts_backward(const KeptOfExperts& kept, Reverse& back) { Backward(kept, back).run(); }
 
 }  // namespace coterie::ops

@@ -2,10 +2,18 @@
 
 #include <span>
 
-#include "ops/matmul.h"
+#include "ops/moe/expert_weights.h"
+#include "ops/moe/plan.h"
 
-// Inside the room: the grouped matmuls for experts(), which goes back through them.
 namespace coterie::ops {
+
+/// h[s] = act(gate_e · x[t]) * (up_e · x[t]) for each slot s = (token t, expert e) of the plan. x [N, D], h [slots, F].
+/// Each expert's weights are read once for the batch; the activation is applied while the outputs are in cache.
+/// Refuses a tape: experts() has a backward.
+void grouped_gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& plan,
+                          std::span<const ExpertInput> experts, const GateRule& rule, Matrix h);
+
+// Inside the room, for experts(), whose backward reads what the halves were before the activation.
 
 /// Where gate · x and up · x [slots, F] are to be left; `gate` without data where experts have none, both without where
 /// nobody wants them.
@@ -15,9 +23,6 @@ struct GatedHalves {
 };
 void gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span<const ExpertInput> experts,
                   const GateRule& rule, Matrix h, const GatedHalves& halves);
-/// grouped_down_combine, with h · Aᵀ [slots, r] left in `low` where it has data.
-void down_combine(Context& context, ConstMatrix h, const RoutingPlan& plan, std::span<const ExpertOutput> experts,
-                  Matrix y, Matrix low);
 
 /// Whether gate and up of every expert that has an overlay on gate share its A and its scale.
 bool one_a(const RoutingPlan& plan, std::span<const ExpertInput> experts);
