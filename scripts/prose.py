@@ -33,7 +33,7 @@ def blocks(text: str) -> list[Block]:
         if match and (fence is None or line.strip() == fence):
             fence = match[1] if fence is None else None
             prose = False
-        elif fence is not None or not line.strip() or line.startswith(("|", "#", ">")):
+        elif fence is not None or not line.strip() or line.lstrip().startswith(("|", "#", ">")):
             prose, item = False, item and bool(line.strip() == "" or fence)
         elif ITEM.match(line):
             prose, item, goes_on = True, True, False
