@@ -2,7 +2,8 @@
 
 In every Markdown file that git knows (or would add): relative links and their anchors; paths in `code` (src/…, docs/…,
 …; braces and stars are expanded); functions in `code` (`name()`, `Type::name`), which must occur in the sources; the
-verbs of ./dev; and the commands and long options of coterie, which are compared with the binary's own --help.
+verbs of ./dev; and the commands and long options of coterie, which are compared with the binary's own --help. Where a
+sentence says that one function calls another (scripts/doc_calls.py), it does. Prose has lines of at most 120 characters.
 """
 
 import argparse
@@ -12,10 +13,11 @@ import re
 import subprocess
 import sys
 
+import doc_calls
+import prose
 from check_tree import tracked
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-FENCE = re.compile(r"^\s*(```+|~~~+)(.*)$")
 CODE = re.compile(r"`([^`]+)`")
 HEADING = re.compile(r"^#+\s+(.*?)\s*#*$")
 PATH = re.compile(r"(src|include|tests|docs|scripts|examples|cmake|benchmarks|\.ci)/[\w./{},*-]*")
@@ -36,7 +38,7 @@ class Page:
         self.shell: list[tuple[int, str]] = []
         fence = language = None
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            match = FENCE.match(line)
+            match = prose.FENCE.match(line)
             if match and (fence is None or line.strip() == fence):
                 fence, language = (match[1], match[2].strip()) if fence is None else (None, None)
             elif fence is None:
@@ -90,6 +92,7 @@ class Docs:
     def __init__(self, root: pathlib.Path, binary: str | None):
         self.root = root
         self.files = tracked(root)
+        self.sources = doc_calls.Sources(root, self.files)
         self.program = Program(binary) if binary else None
         dev = (root / "dev").read_text(encoding="utf-8") if (root / "dev").is_file() else ""
         self.verbs = set(re.findall(r"^verb_(\w+)\(\)", dev, re.MULTILINE)) | {"help"}
@@ -126,9 +129,20 @@ class Docs:
         faults = [f"./dev has no verb '{verb}'" for verb in DEV_VERB.findall(line) if verb not in self.verbs]
         return faults + (self.program.check(line) if self.program else [])
 
+    def check_prose(self, text: str) -> list[tuple[int, str]]:
+        """The faults of paragraphs and items, each with the number of its line."""
+        faults = []
+        for block in filter(lambda block: block.prose, prose.blocks(text)):
+            faults += [(block.first + i, f"{len(line)} characters; prose has at most {prose.WIDTH} (./dev fmt wraps it)")
+                       for i, line in enumerate(block.lines) if len(line) > prose.WIDTH and prose.wrapped(block) != block.lines]
+            found = [self.sources.fault(*each) for each in doc_calls.statements(block.text)]
+            faults += [(block.first, fault) for fault in found if fault]
+        return faults
+
     def check(self, name: str) -> list[str]:
-        path, faults = self.root / name, []
+        path = self.root / name
         page = Page(path)
+        faults = [f"{name}:{number}: {fault}" for number, fault in self.check_prose(path.read_text(encoding="utf-8"))]
         for number, line in page.prose:
             found = [self.check_link(path, target) for target in LINK.findall(CODE.sub("", line))]
             for code in CODE.findall(line):

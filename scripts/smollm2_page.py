@@ -125,7 +125,7 @@ def stages(page: Page) -> pathlib.Path:
     recipe = ["gate: token", "tokens: 2048", "models:"]
     for text, model in parts.items():
         recipe += [f"  - source_model: {model}", f"    texts: {json.dumps(str(work / (text + '.txt')))}"]
-    page.score("the two as whole models behind a gate by token", page.make("gate", "gate", page.write("gate.yaml", recipe)))
+    page.score("the two as an ensemble, by token", page.make("gate", "gate", page.write("gate.yaml", recipe)))
     texts = [argument for text in TEXTS for argument in ("--text", work / f"{text}.txt")]
     page.score("the merged one in Q4_K_M", page.make("merged-q4_k_m.gguf", "quantize", merged, "--to", "q4_k_m"))
     rounded = page.make("upcycled-q4_k_m.gguf", "quantize", upcycled, "--to", "q4_k_m")

@@ -11,10 +11,10 @@ namespace coterie::layers {
 
 /// What a weight is, wherever its bytes lie at the moment: in the file, repacked, decoded.
 struct WeightName {
-  std::string path;         // "blocks.3.moe.experts.down": as visit() lists it
-  int64_t layer = -1;       // 3; -1 for what is not of a block
-  int64_t item = 0;         // which expert, or head, of a stack
-  int64_t items = 1;        // of the stack
+  std::string path;    // "blocks.3.moe.experts.down": as visit() lists it
+  int64_t layer = -1;  // 3; -1 for what is not of a block
+  int64_t item = 0;    // which expert, or head, of a stack
+  int64_t items = 1;   // of the stack
   Place place = Place::mixer;
 };
 

@@ -7,8 +7,8 @@
 #include "base/error.h"
 #include "layers/attention/rope.h"
 #include "layers/batch.h"
-#include "ops/elementwise.h"
 #include "models/shown_weights.h"
+#include "ops/elementwise.h"
 #include "ops/loss.h"
 #include "ops/matmul.h"
 #include "ops/tape.h"
@@ -143,7 +143,7 @@ tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, std::shared_ptr<c
     if (rows->may_leave) rows = without_leavers(rows, at, x, embedded);
     if (rows->sequences.empty()) break;
     const auto run = [this, rows, at, x, embedded, pass, show = shown.get()](const ops::Context& with,
-                                                                            layers::Observer* observer) {
+                                                                             layers::Observer* observer) {
       PassOptions observed = pass;
       observed.observer = observer;
       ops::Context context_of_layer = with;

@@ -40,7 +40,8 @@ class Conversation {
   /// The same in the place of the last thing that the user said and of what followed it. When it fails the
   /// conversation is as before. Throws bad_input when the user has said nothing yet.
   Reply reply_instead(std::string_view user, GenerationOptions options,
-                      const std::function<void(int64_t messages)>& on_dropped = {}, layers::Observer* observer = nullptr);
+                      const std::function<void(int64_t messages)>& on_dropped = {},
+                      layers::Observer* observer = nullptr);
   /// What the user said last; nothing before the first message.
   std::optional<std::string> last_user_message() const;
 

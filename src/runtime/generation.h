@@ -24,7 +24,7 @@ struct GenerationOptions {
   std::vector<std::string> stop;
   std::vector<double> model_weights;  // of an ensemble's models, where a prompt has decided them (Engines::choose)
   const layers::RouterHook* routers = nullptr;  // changes what routers decide for this sequence (moe/router_hook.h)
-  bool ignore_end = false;            // go on past the model's end tokens (benchmarks)
+  bool ignore_end = false;                      // go on past the model's end tokens (benchmarks)
   std::function<void(std::string_view text)> on_text;  // whole UTF-8, as soon as it is certain
   std::function<void(TokenId id)> on_token;
   // Either is set from any thread to end it: looked at before each step and, within one, before each layer.

@@ -23,6 +23,10 @@ class Docs(TreeTest):
             "dev": "verb_test() {\n}\n",
             "src/ops/matmul.h": "void grouped_matmul();\nstruct Pool { void run(); };\n",
             "src/ops/matmul.cpp": "",
+            "src/layers/moe.cpp": "void Moe::forward(Plan& plan) const {\n  // spread(x)\n  ops::grouped_matmul(plan, gather<int>(x));\n}\n"
+                                  "Pool::Pool() : size_(1) {}\n"
+                                  "void gather() { if (a) { spread(x); } }\n"
+                                  "void Pool::run() { gather(); }\n",
             "coterie": BINARY,
         })
         (self.root / "coterie").chmod(0o755)
@@ -74,6 +78,27 @@ class Docs(TreeTest):
     def test_an_option_in_a_block(self):
         code, said = self.check("```sh\ncoterie run M --wings 2\n```\n")
         self.assertEqual((code, said), (1, "docs/page.md:2: coterie run has no option --wings\n"))
+
+    def test_true_calls(self):
+        self.assertEqual(self.check(
+            "`layers::Moe` (`src/layers/moe.cpp`) calls `ops::grouped_matmul` (once) and `gather()`.\n"
+            "`Moe::forward` takes a plan and\ncalls `gather`. `Pool::run` in `src/layers/moe.cpp` calls `gather()`, then `spread` is\n"
+            "called. `src/layers/moe.cpp` calls `gather`, `spread` and `ops::grouped_matmul`; `gather()` calls `spread`.\n"), (0, ""))
+
+    def test_a_call_that_is_not_there(self):
+        self.assertIn("layers::Moe does not call spread", self.fault("`layers::Moe` (its experts) calls `gather` and `spread`.\n"))
+        self.assertIn("Pool::run does not call spread", self.fault("`Pool::run` calls `spread()`.\n"))
+        self.assertIn("src/ops/matmul.cpp does not call gather", self.fault("`src/ops/matmul.cpp` calls `gather`.\n"))
+
+    def test_a_caller_that_is_not_there(self):
+        self.assertIn("nothing in src/ops/matmul.cpp defines Moe::forward",
+                      self.fault("`Moe::forward` (`src/ops/matmul.cpp`) calls `gather`.\n"))
+
+    def test_a_long_line_of_prose(self):
+        self.assertIn("124 characters; prose has at most 120", self.fault("word " * 24 + "word\n"))
+
+    def test_long_lines_of_tables_and_code(self):
+        self.assertEqual(self.check(f"| {'word ' * 30} |\n|---|\n\n```sh\necho {'word ' * 30}\n```\n"), (0, ""))
 
 
 if __name__ == "__main__":

@@ -180,13 +180,14 @@ class Maker {
   /// States by the reader, and where it is asked for what each model gives to the token that comes, over the vocabulary
   /// that all of them have.
   void read_all() {
-    families::GateReader observer(std::ssize(reader().decoder->spec().blocks), [&](int64_t row, std::span<const double> x) {
-      const auto [piece, position] = rows_[static_cast<size_t>(row)];
-      const auto [at, share] = sample(piece, position);
-      if (at < 0) return;
-      float* into = sets_[pieces_[piece].held_out].samples.x.data() + at * std::ssize(x);
-      for (size_t d = 0; d < x.size(); ++d) into[d] += static_cast<float>(share * x[d]);
-    });
+    families::GateReader observer(std::ssize(reader().decoder->spec().blocks),
+                                  [&](int64_t row, std::span<const double> x) {
+                                    const auto [piece, position] = rows_[static_cast<size_t>(row)];
+                                    const auto [at, share] = sample(piece, position);
+                                    if (at < 0) return;
+                                    float* into = sets_[pieces_[piece].held_out].samples.x.data() + at * std::ssize(x);
+                                    for (size_t d = 0; d < x.size(); ++d) into[d] += static_cast<float>(share * x[d]);
+                                  });
     if (labels()) return read(reader(), &observer, {});
     for (size_t m = 0; m < models_.size(); ++m)
       read(models_[m], static_cast<int64_t>(m) == gate_.reader ? &observer : nullptr,

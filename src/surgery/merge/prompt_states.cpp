@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "layers/resident_state.h"
 #include "layers/observer.h"
+#include "layers/resident_state.h"
 #include "quant/codec.h"
 
 namespace coterie::surgery {

@@ -21,8 +21,8 @@ struct Prompt {
 std::vector<Prompt> prompt_tokens(const families::Model& model, std::span<const std::string> prompts,
                                   std::string_view where);
 
-/// Runs prompts, several at once as sequences of their own, with an observer. `begin` is told of those of a step before it,
-/// `with_logits`, where there is one, gets the logits of all their tokens after it.
+/// Runs prompts, several at once as sequences of their own, with an observer. `begin` is told of those of a step before
+/// it, `with_logits`, where there is one, gets the logits of all their tokens after it.
 using OnPrompts = std::function<void(std::span<const Prompt> prompts)>;
 using OnLogits = std::function<void(std::span<const Prompt> prompts, tensor::ConstMatrix logits)>;
 void read_prompts(ops::Context& context, const models::Decoder& decoder, std::span<const Prompt> prompts,

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "models/decoder.h"
 #include "layers/observer.h"
+#include "models/decoder.h"
 
 namespace coterie::surgery {
 

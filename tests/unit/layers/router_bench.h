@@ -43,7 +43,8 @@ class TestRouter : public TensorVisitor {
   void stack(const Tensor&, int64_t, int64_t, int64_t, std::vector<tensor::Weight>&) override { FAIL(); }
 
   /// Rows begin … end of the two sequences, of which the second begins at row 9.
-  ops::RoutingPlan plan(bool training, Observer* observer = nullptr, int threads = 1, int64_t begin = 0, int64_t end = kTokens) {
+  ops::RoutingPlan plan(bool training, Observer* observer = nullptr, int threads = 1, int64_t begin = 0,
+                        int64_t end = kTokens) {
     threads::Pool pool(threads);
     tensor::Arena arena;
     ops::Context context{pool, kernels::select(), arena};
