@@ -211,10 +211,11 @@ TEST(PruneRefuses, WhatCannotBe) {
   expect_error(ErrorKind::bad_input, {"prune.keep", "7 of 6"}, [&] { choose(7); });
   const Saved dense(tiny::configs().at("llama"));
   expect_error(ErrorKind::bad_input, {"no experts"}, [&] {
-    surgery::choose_experts(dense.model.decoder->spec(), ExpertSaliency(*dense.model.decoder).layers(), 2, false);
+    surgery::choose_experts(dense.model.decoder->spec(), ExpertSaliency(dense.model.decoder->spec()).layers(), 2,
+                            false);
   });
   const tiny::Model groups = tiny::make("deepseek_v3");
-  const ExpertSaliency of_groups(*groups.decoder);
+  const ExpertSaliency of_groups(groups.decoder->spec());
   expect_error(ErrorKind::unsupported, {"groups"}, [&] {
     surgery::choose_experts(groups.decoder->spec(), of_groups.layers(),
                             moe_of(groups.decoder->spec(), of_groups.layers().begin()->first).router.experts - 1,
