@@ -1,4 +1,5 @@
-"""Every command line of README.md runs: those of ./dev with stand-ins for compilers and packages, those of coterie truly.
+"""Every command line of README.md runs, and docs/commands.md leaves no command out. Lines of ./dev run with
+stand-ins for compilers and packages, those of coterie truly.
 
 What `./dev run` hands to the binary is run truly, too; a MODEL is the project's own. Needs the binary: --binary PATH.
 """
@@ -83,6 +84,14 @@ class Readme(StandIns):
                     self.run_truly(re.sub(r"\bMODEL\b", OWN_MODEL, line))
                 else:
                     self.fail("a command that this test does not know how to run")
+
+    def test_the_page_of_commands_has_every_command(self):
+        text = subprocess.run([BINARY, "--help"], check=True, capture_output=True, text=True).stdout
+        rows = re.findall(r"(?m)^  (\w[\w, -]*?)(?:  |$)", text.split("\nCommands:\n")[1])
+        names = [name for row in rows for name in row.split(", ")]
+        self.assertIn("run", names)
+        page = (PROJECT / "docs/commands.md").read_text(encoding="utf-8")
+        self.assertEqual([name for name in names if f"coterie {name}" not in page], [])
 
 
 if __name__ == "__main__":
