@@ -9,6 +9,8 @@
 #include "base/rng.h"
 #include "kernels/probe.h"
 #include "ops/matmul.h"
+#include "ops/moe/down.h"
+#include "ops/moe/gated_matmul.h"
 #include "runtime/walk.h"
 
 // Matmul on weights in their file formats against the machine's limits, on the instruction set that COTERIE_ISA names

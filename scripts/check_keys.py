@@ -12,7 +12,7 @@ import sys
 # What reads, what tells, under which heading, and further sources of words.
 TABLES = [
     ("src/families/config/router_keys.cpp", "docs/guides/own-config.md", "The router", "src/layers/moe/routers/*.cpp"),
-    ("src/surgery/merge_recipe.cpp", "docs/guides/merge.md", "Keys", None),
+    ("src/surgery/merge/merge_recipe.cpp", "docs/guides/merge.md", "Keys", None),
     ("src/train/recipe_sections.cpp", "docs/guides/train.md", "The recipe", None),
     ("src/train/tune_recipe.cpp", "docs/guides/tune.md", "The section `tune`", None),
 ]

@@ -61,6 +61,19 @@ void AtomicFile::write(std::span<const std::byte> bytes) {
 
 void AtomicFile::write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
 
+void AtomicFile::write_at(int64_t position, std::span<const std::byte> bytes) {
+  if (temporary_.empty()) fail(ErrorKind::bad_input, target_.string(), "is a device or a pipe, expected a file");
+  while (!bytes.empty()) {
+    const ssize_t written = ::pwrite(descriptor_, bytes.data(), bytes.size(), position);
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      fail_io(target_, "written");
+    }
+    position += written;
+    bytes = bytes.subspan(static_cast<size_t>(written));
+  }
+}
+
 void AtomicFile::commit() {
   if (temporary_.empty()) {
     if (::close(std::exchange(descriptor_, -1)) != 0) fail_io(target_, "written");

@@ -26,6 +26,9 @@ class AtomicFile {
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text);
   int64_t position() const { return position_; }
+  /// Writes elsewhere than at the end, for files whose parts grow side by side; position() stays. Throws bad_input
+  /// where the target is a device or a pipe, which have no place but the end.
+  void write_at(int64_t position, std::span<const std::byte> bytes);
   /// Flushes to the disk and renames. Throws io (a full disk, say); the target is then untouched.
   void commit();
 

@@ -27,12 +27,18 @@ int64_t FileSource::file_bytes() const {
 }
 
 std::string FileSource::file_of(const TensorInfo& tensor) const {
-  const auto address = reinterpret_cast<uintptr_t>(tensor.bytes.data());
+  const auto place = place_of(tensor.bytes);
+  return place ? place->file.string() : where_;
+}
+
+std::optional<FilePlace> FileSource::place_of(std::span<const std::byte> bytes) const {
+  const auto address = reinterpret_cast<uintptr_t>(bytes.data());
   for (const base::MappedFile& file : files_) {
     const auto begin = reinterpret_cast<uintptr_t>(file.bytes().data());
-    if (address >= begin && address <= begin + file.bytes().size()) return file.path().string();
+    if (address >= begin && address + bytes.size() <= begin + file.bytes().size())
+      return FilePlace{file.path(), static_cast<int64_t>(address - begin)};
   }
-  return where_;
+  return {};
 }
 
 }  // namespace coterie::checkpoint

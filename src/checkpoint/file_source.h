@@ -29,6 +29,7 @@ class FileSource : public TensorSource {
   const Metadata& metadata() const override { return metadata_; }
   int64_t file_bytes() const override;
   std::string file_of(const TensorInfo& tensor) const override;
+  std::optional<FilePlace> place_of(std::span<const std::byte> bytes) const override;
 
  private:
   Format format_;

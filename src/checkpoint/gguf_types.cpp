@@ -77,7 +77,7 @@ uint32_t ggml_id(DType dtype, std::string_view where) {
     if (kTypes[id].dtype == dtype) return id;
   throw base::Error(base::ErrorKind::unsupported, std::string(where),
                     fmt::format("GGUF has no type for {}", tensor::name(dtype)),
-                    "choose one that it has: --to bf16, q8_0, q4_k_m, …");
+                    "choose one that it has: `convert.to` bf16, q8_0, q4_k_m, …");
 }
 
 int64_t least_bytes(GgufType type) {

@@ -71,7 +71,7 @@ ModelPath resolve_folder(const fs::path& path) {
   std::error_code absent;
   if (fs::exists(path / "adapter_config.json", absent))
     throw base::Error(ErrorKind::not_found, path.string(), "is an adapter, and no model by itself",
-                      "name the model, and this with --adapter");
+                      "name the model, and this with `adapter`");
   if (const std::string run = run_hint(path); !run.empty())
     throw base::Error(ErrorKind::not_found, path.string(), "no model in the folder itself", run);
   std::string hint = "a model is a folder with config.json and safetensors, a .gguf file, or a config.json";

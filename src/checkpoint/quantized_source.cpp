@@ -280,6 +280,8 @@ class QuantizedSource : public TensorSource {
     return files_->file_of(found == made_.end() ? tensor : *found->second.codes);
   }
 
+  std::optional<FilePlace> place_of(std::span<const std::byte> bytes) const override { return files_->place_of(bytes); }
+
   std::span<const std::byte> load(const TensorInfo& info) const override {
     const auto found = made_.find(info.name);
     if (found == made_.end()) return info.bytes;

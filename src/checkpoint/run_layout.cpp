@@ -44,7 +44,7 @@ std::string run_hint(const fs::path& folder) {
     found = run_checkpoint(folder, steps.back());
   }
   if (fs::exists(found / "adapter_config.json", error))
-    return fmt::format("it is the folder of a run that trained an adapter: --adapter {}, over the model it tuned",
+    return fmt::format("it is the folder of a run that trained an adapter: `adapter` {}, over the model it tuned",
                        found.string());
   return fmt::format("it is the folder of a training run: name {}", found.string());
 }

@@ -42,7 +42,7 @@ std::string_view safetensors_name(DType dtype, std::string_view where) {
     if (known == dtype) return word;
   throw base::Error(base::ErrorKind::unsupported, std::string(where),
                     fmt::format("safetensors has no dtype for {}", tensor::name(dtype)),
-                    "decode it (--to bf16), or write GGUF instead");
+                    "decode it (`convert.to` bf16), or write GGUF instead");
 }
 
 }  // namespace coterie::checkpoint

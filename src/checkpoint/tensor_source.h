@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -33,6 +34,12 @@ using Metadata = std::map<std::string, MetaValue, std::less<>>;
 
 enum class Format { safetensors, gguf, memory };
 
+/// A place in a file, for whoever reads it without the mapping.
+struct FilePlace {
+  std::filesystem::path file;
+  int64_t offset = 0;  // bytes from its beginning
+};
+
 /// Where weights come from. Opening maps and checks the headers; no weight is read.
 class TensorSource {
  public:
@@ -58,6 +65,12 @@ class TensorSource {
   virtual std::string file_of(const TensorInfo& tensor) const {
     (void)tensor;
     return where();
+  }
+  /// Where bytes lie that a tensor shows, or a part of them (one expert of a stack); nothing where they lie in no file
+  /// as they are.
+  virtual std::optional<FilePlace> place_of(std::span<const std::byte> bytes) const {
+    (void)bytes;
+    return {};
   }
 };
 

@@ -27,15 +27,14 @@ constexpr std::string_view kLess =
 int report(const base::Error& error) {
   // Who asked to stop made no error.
   if (error.kind() == base::ErrorKind::interrupted) {
-    if (!error.message().empty()) print_note((error.where().empty() ? "" : error.where() + ": ") + error.message());
+    if (!error.message().empty()) print_note(text_of(error));
     return base::exit_code(error.kind());
   }
   if (error.kind() == base::ErrorKind::out_of_memory && error.where() == "buffer") {
     print_error("out of memory: " + error.message(), std::string(kLess));
     return base::exit_code(error.kind());
   }
-  const std::string where = error.where().empty() ? "" : option_of(error.where()) + ": ";
-  print_error(where + error.message(), error.hint());
+  print_error(text_of(error), with_options(error.hint()));
   return base::exit_code(error.kind());
 }
 

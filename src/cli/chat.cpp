@@ -180,9 +180,9 @@ void Chat::answer(const std::string& message, bool instead) {
                            ? fmt::format("{} reads the oldest {} messages no more", engine.model().name, dropped)
                            : fmt::format("the oldest {} messages were dropped", dropped)));
   };
-  layers::Tap* const tap = loads_ ? &*loads_ : nullptr;
-  const runtime::Reply reply = instead ? conversation_.reply_instead(message, std::move(options), on_dropped, tap)
-                                       : conversation_.reply(message, std::move(options), on_dropped, tap);
+  layers::Observer* const observer = loads_ ? &*loads_ : nullptr;
+  const runtime::Reply reply = instead ? conversation_.reply_instead(message, std::move(options), on_dropped, observer)
+                                       : conversation_.reply(message, std::move(options), on_dropped, observer);
   answered_ = &engine;
   interrupt_.announce(false);
   progress.clear();
@@ -247,7 +247,7 @@ int Chat::talk() {
     } catch (const base::Error& error) {
       interrupt_.announce(false);
       if (error.kind() == base::ErrorKind::internal) throw;
-      print_error((error.where().empty() ? "" : option_of(error.where()) + ": ") + error.message(), error.hint());
+      print_error(text_of(error), with_options(error.hint()));
       // A script learns that a line failed; the lines after it are still answered.
       if (!interactive) code = base::exit_code(error.kind());
     }

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "cli/options.h"
-#include "surgery/convert.h"
+#include "surgery/write/convert.h"
 
 namespace coterie::cli {
 

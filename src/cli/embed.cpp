@@ -13,7 +13,7 @@
 #include "cli/prompt_source.h"
 #include "cli/terminal.h"
 #include "layers/norm.h"
-#include "layers/tap.h"
+#include "layers/observer.h"
 
 namespace coterie::cli {
 
@@ -62,7 +62,7 @@ layers::Norm final_norm(const families::Model& model) {
 }
 
 /// Keeps what the last block hands on.
-class LastBlock final : public layers::Tap {
+class LastBlock final : public layers::Observer {
  public:
   explicit LastBlock(int64_t layers) : last_(layers - 1) {}
   void block(int64_t layer, tensor::ConstMatrix x) override {
@@ -91,7 +91,7 @@ Embedding embed(runtime::Engine& engine, const layers::Norm& norm, const std::st
     throw base::Error(ErrorKind::bad_input, where,
                       fmt::format("has {} tokens, the context is {}", length, engine.context_size()),
                       "cut it into shorter texts");
-  LastBlock tap(std::ssize(engine.spec().blocks));
+  LastBlock observer(std::ssize(engine.spec().blocks));
   runtime::KvCache cache = engine.make_cache();
   Embedding result{length, std::vector<double>(static_cast<size_t>(width), 0)};
   for (int64_t t = 0; t < length; t += engine.step_tokens()) {
@@ -100,8 +100,8 @@ Embedding embed(runtime::Engine& engine, const layers::Norm& norm, const std::st
                                     .state = &cache,
                                     .logits = models::SequenceStep::Logits::none,
                                     .length = length};
-    engine.evaluate({&step, 1}, {.tap = &tap});
-    const tensor::Matrix states(tap.states.data(), count, width);
+    engine.evaluate({&step, 1}, {.observer = &observer});
+    const tensor::Matrix states(observer.states.data(), count, width);
     norm.forward(engine.context(), states, states);
     for (int64_t r = options.pooling == "last" ? count - 1 : 0; r < count; ++r) {
       if (options.pooling == "last" && t + count < length) break;

@@ -11,8 +11,8 @@ namespace coterie::cli {
 
 /// Whether any block of the model has a router.
 bool has_routers(const runtime::Engine& engine);
-/// A tap for all routers of the model. Throws bad_input, naming --experts, when it has none: behind a gate the model
-/// that answers, or all.
+/// An observer of all routers of the model. Throws bad_input, naming --experts, when it has none: behind a gate the
+/// model that answers, or all.
 layers::RouterLoads experts_listener(const runtime::Engine& engine);
 
 /// A line for each layer: how many of its tokens each expert got, as bars, and the ones used most and never.

@@ -9,7 +9,7 @@
 
 #include "base/error.h"
 #include "base/nearest.h"
-#include "surgery/mix.h"
+#include "surgery/quantize/mix.h"
 
 namespace coterie::cli {
 

@@ -10,7 +10,7 @@
 #include "cli/surgery_words.h"
 #include "cli/terminal.h"
 #include "kernels/table.h"
-#include "surgery/make_gate.h"
+#include "surgery/ensemble/make_gate.h"
 
 namespace coterie::cli {
 

@@ -1,4 +1,4 @@
-#include "surgery/importance.h"
+#include "surgery/quantize/importance.h"
 
 #include <fmt/format.h>
 
@@ -51,7 +51,6 @@ int importance_command(ImportanceCommand& command) {
   surgery::ImportanceCounter counter(*engine.model().decoder,
                                      gguf ? engine.spec().family : families::gguf_architecture(engine.spec()));
   surgery::Importance& importance = counter.counted();
-  engine.context().observer = &counter;
   Progress progress;
   const InterruptFlag interrupt;
   const base::Stopwatch clock;
@@ -62,7 +61,7 @@ int importance_command(ImportanceCommand& command) {
       if (interrupt.raised())
         throw base::Error(base::ErrorKind::interrupted, command.out, "interrupted: nothing was written");
       progress.show(fmt::format("{}: window {} of {}", text, w + 1, windows.count()));
-      read_window(engine, windows.at(w));
+      read_window(engine, windows.at(w), &counter);
     }
     importance.texts.push_back(text);
     importance.chunks += windows.count(), importance.chunk_tokens = windows.window();

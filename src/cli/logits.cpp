@@ -145,7 +145,7 @@ void write_sequence(runtime::Engine& engine, std::span<const int32_t> ids, model
     const auto piece = ids.subspan(static_cast<size_t>(t), static_cast<size_t>(std::min(step, length - t)));
     const models::SequenceStep next{
         .ids = piece, .state = &cache, .logits = models::SequenceStep::Logits::all, .length = length};
-    const tensor::Matrix logits = engine.evaluate({&next, 1}, {.tap = &balance});
+    const tensor::Matrix logits = engine.evaluate({&next, 1}, {.observer = &balance});
     cross_entropy.add(logits, piece);
     const auto row = [&](int64_t r) { return std::span<const float>(logits.row(r), static_cast<size_t>(vocabulary)); };
     if (!before.empty()) {

@@ -13,7 +13,7 @@
 #include "cli/terminal.h"
 #include "cli/text_input.h"
 #include "kernels/table.h"
-#include "surgery/merge_models.h"
+#include "surgery/merge/merge_models.h"
 
 namespace coterie::cli {
 

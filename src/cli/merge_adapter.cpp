@@ -1,4 +1,4 @@
-#include "surgery/merge_adapter.h"
+#include "surgery/merge/merge_adapter.h"
 
 #include <fmt/format.h>
 

@@ -1,49 +1,121 @@
 #include "cli/option_names.h"
 
+#include <algorithm>
 #include <array>
 #include <string_view>
 #include <utility>
 
 namespace coterie::cli {
 
+namespace {
+
+// Sorted by field.
+constexpr std::array<std::pair<std::string_view, std::string_view>, 74> kOptions = {{
+    {"adapter", "--adapter"},
+    {"bench.batch", "--batch"},
+    {"bench.depth", "--depth"},
+    {"bench.generate", "--generate"},
+    {"bench.prompt", "--prompt"},
+    {"bench.repeat", "--repeat"},
+    {"cache_type", "--cache-type"},
+    {"compare.text", "--text"},
+    {"context", "--context"},
+    {"convert.places", "--at"},
+    {"convert.requantize", "--requantize"},
+    {"convert.to", "--to"},
+    {"convert.tokenizer", "--no-tokenizer"},
+    {"dry_allowed_length", "--dry-allowed-length"},
+    {"dry_base", "--dry-base"},
+    {"dry_multiplier", "--dry-multiplier"},
+    {"dry_penalty_last_n", "--dry-penalty-last-n"},
+    {"dry_sequence_breakers", "--dry-sequence-breaker"},
+    {"dtype", "--dtype"},
+    {"dynatemp_exp", "--dynatemp-exp"},
+    {"dynatemp_range", "--dynatemp-range"},
+    {"experts_per_token", "--experts-per-token"},
+    {"extend", "--extend"},
+    {"frequency_penalty", "--frequency-penalty"},
+    {"from", "--from"},
+    {"logit_bias", "--logit-bias"},
+    {"max_tokens", "-n"},
+    {"min_p", "--min-p"},
+    {"mirostat", "--mirostat"},
+    {"mirostat_ent", "--mirostat-ent"},
+    {"mirostat_lr", "--mirostat-lr"},
+    {"model_type", "--as"},
+    {"precision", "--precision"},
+    {"presence_penalty", "--presence-penalty"},
+    {"prune.keep", "--keep"},
+    {"prune.uneven", "--uneven"},
+    {"repeat_last_n", "--repeat-last-n"},
+    {"repeat_penalty", "--repeat-penalty"},
+    {"resume", "--resume"},
+    {"rope.attention_factor", "--yarn-attn-factor"},
+    {"rope.base", "--rope-freq-base"},
+    {"rope.beta_fast", "--yarn-beta-fast"},
+    {"rope.beta_slow", "--yarn-beta-slow"},
+    {"rope.factor", "--rope-scale"},
+    {"rope.high_freq_factor", "--rope-high-freq-factor"},
+    {"rope.low_freq_factor", "--rope-low-freq-factor"},
+    {"rope.original_context", "--yarn-orig-ctx"},
+    {"rope.scaling", "--rope-scaling"},
+    {"router", "--router"},
+    {"run", "-o"},
+    {"settings", "--set"},
+    {"shape", "--shape"},
+    {"shape.layers", "--layers"},
+    {"shape.quant", "--quant"},
+    {"shape.write", "--write"},
+    {"stop", "--stop"},
+    {"strict", "--strict"},
+    {"temperature", "--temperature"},
+    {"top_k", "--top-k"},
+    {"top_n_sigma", "--top-nsigma"},
+    {"top_p", "--top-p"},
+    {"typical", "--typical"},
+    {"upcycle.experts", "--experts"},
+    {"upcycle.experts_per_token", "--top-k"},
+    {"upcycle.granularity", "--granularity"},
+    {"upcycle.layers", "--layers"},
+    {"upcycle.noise", "--noise"},
+    {"upcycle.reinit", "--reinit"},
+    {"upcycle.router", "--router"},
+    {"upcycle.router_std", "--router-std"},
+    {"upcycle.shared", "--shared"},
+    {"upcycle.tokens", "--tokens"},
+    {"xtc_probability", "--xtc-probability"},
+    {"xtc_threshold", "--xtc-threshold"},
+}};
+
+std::string_view option(std::string_view field) {
+  for (const auto& [name, option] : kOptions)
+    if (field == name) return option;
+  return {};
+}
+
+}  // namespace
+
+std::string with_options(const std::string& text) {
+  std::string result;
+  for (size_t at = 0; at < text.size();) {
+    const size_t open = text.find('`', at), close = open == text.npos ? open : text.find('`', open + 1);
+    if (close == text.npos) return result + text.substr(at);
+    const std::string_view found = option(std::string_view(text).substr(open + 1, close - open - 1));
+    result += text.substr(at, open - at);
+    result += found.empty() ? text.substr(open, close + 1 - open) : std::string(found);
+    at = close + 1;
+  }
+  return result;
+}
+
 std::string option_of(const std::string& where) {
-  static constexpr std::array<std::pair<std::string_view, std::string_view>, 32> kOptions = {{
-      {"logit_bias", "--logit-bias"},
-      {"repeat_penalty", "--repeat-penalty"},
-      {"presence_penalty", "--presence-penalty"},
-      {"frequency_penalty", "--frequency-penalty"},
-      {"repeat_last_n", "--repeat-last-n"},
-      {"temperature", "--temperature"},
-      {"top_k", "--top-k"},
-      {"top_p", "--top-p"},
-      {"min_p", "--min-p"},
-      {"typical", "--typical"},
-      {"dry_multiplier", "--dry-multiplier"},
-      {"dry_base", "--dry-base"},
-      {"dry_allowed_length", "--dry-allowed-length"},
-      {"dry_penalty_last_n", "--dry-penalty-last-n"},
-      {"dry_sequence_breakers", "--dry-sequence-breaker"},
-      {"xtc_probability", "--xtc-probability"},
-      {"xtc_threshold", "--xtc-threshold"},
-      {"top_n_sigma", "--top-nsigma"},
-      {"dynatemp_range", "--dynatemp-range"},
-      {"dynatemp_exp", "--dynatemp-exp"},
-      {"mirostat", "--mirostat"},
-      {"mirostat_lr", "--mirostat-lr"},
-      {"mirostat_ent", "--mirostat-ent"},
-      {"rope.scaling", "--rope-scaling"},
-      {"rope.factor", "--rope-scale"},
-      {"rope.base", "--rope-freq-base"},
-      {"rope.original_context", "--yarn-orig-ctx"},
-      {"rope.attention_factor", "--yarn-attn-factor"},
-      {"rope.beta_fast", "--yarn-beta-fast"},
-      {"rope.beta_slow", "--yarn-beta-slow"},
-      {"rope.low_freq_factor", "--rope-low-freq-factor"},
-      {"rope.high_freq_factor", "--rope-high-freq-factor"},
-  }};
-  for (const auto& [field, option] : kOptions)
-    if (where == field) return std::string(option);
-  return where;
+  const size_t end = std::min(where.find(": "), where.size());
+  const std::string_view found = option(std::string_view(where).substr(0, end));
+  return found.empty() ? where : std::string(found) + where.substr(end);
+}
+
+std::string text_of(const base::Error& error) {
+  return (error.where().empty() ? "" : option_of(error.where()) + ": ") + with_options(error.message());
 }
 
 }  // namespace coterie::cli

@@ -2,10 +2,19 @@
 
 #include <string>
 
+#include "base/error.h"
+
 namespace coterie::cli {
 
-/// "--top-k" for "top_k": the library's errors name fields, and a user of the command line knows options. Anything else
-/// is given back as it is.
+/// What a text of the library says of its fields, in the words of the command line: "a smaller `context` needs less"
+/// becomes "a smaller --context needs less". The library's errors name fields in `backticks`; a user of the command
+/// line knows options. Names that are no options stay as they are.
+std::string with_options(const std::string& text);
+
+/// The same of where an error is: "top_k" becomes "--top-k", and "upcycle.router: score" "--router: score".
 std::string option_of(const std::string& where);
+
+/// "where: message" of an error, in the words of the command line.
+std::string text_of(const base::Error& error);
 
 }  // namespace coterie::cli

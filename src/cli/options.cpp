@@ -15,7 +15,7 @@
 #include "cli/router_option.h"
 #include "cli/terminal.h"
 #include "cli/text_input.h"
-#include "surgery/folder.h"
+#include "surgery/write/folder.h"
 #include "tensor/dtype.h"
 #include "threads/topology.h"
 

@@ -1,4 +1,4 @@
-#include "surgery/prune.h"
+#include "surgery/prune/prune.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -69,26 +69,21 @@ int prune_command(const PruneCommand& command) {
       throw base::Error(base::ErrorKind::interrupted, command.out, "interrupted: nothing was written");
   };
   {
-    // The experts' outputs are told apart by where their weights lie, so those stay where they are.
-    ModelOptions in_place = command.model;
-    in_place.file_pages = true;
-    runtime::Engine engine = open_engine(in_place);
+    runtime::Engine engine = open_engine(command.model);
     refuse_existing_output(engine.model(), command.out, command.force);
     surgery::check_pruned_form(engine.model(), command.out, command.uneven);
-    surgery::ExpertSaliency saliency(*engine.model().decoder);
+    surgery::ExpertSaliency saliency(engine.spec());
     // Refuses a count that cannot be before anything is computed.
     expect_fewer(engine.spec(), surgery::choose_experts(engine.spec(), saliency.layers(), command.keep, command.uneven),
                  command.keep);
     for (const std::string& text : command.texts.files) {
       const TextWindows windows(engine, text, command.texts.window, command.texts.tokens);
       if (&text == &command.texts.files.front()) before = loss_of(engine, windows);
-      engine.context().observer = &saliency;
       for (int64_t w = 0; w < windows.count(); ++w) {
         stop();
         progress.show(fmt::format("{}: window {} of {}", text, w + 1, windows.count()));
-        read_window(engine, windows.at(w));
+        read_window(engine, windows.at(w), &saliency);
       }
-      engine.context().observer = nullptr;
     }
     kept = surgery::choose_experts(engine.spec(), saliency.layers(), command.keep, command.uneven);
     for (const auto& [number, layer] : saliency.layers())

@@ -17,6 +17,7 @@
 #include "base/error.h"
 #include "base/fnv.h"
 #include "base/json.h"
+#include "cli/option_names.h"
 #include "cli/terminal.h"
 #include "cli/text_input.h"
 #include "runtime/generation.h"
@@ -229,7 +230,7 @@ class Runner {
     if (error.kind() == ErrorKind::internal || error.kind() == ErrorKind::out_of_memory) throw error;
     failed_ = true;
     Json answer = head(index);
-    answer["error"] = (error.where().empty() ? "" : error.where() + ": ") + error.message();
+    answer["error"] = text_of(error);
     ready_.emplace(index, std::move(answer));
   }
 

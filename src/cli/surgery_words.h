@@ -7,8 +7,8 @@
 #include <string_view>
 
 #include "cli/terminal.h"
-#include "surgery/model_folder.h"
-#include "surgery/written.h"
+#include "surgery/write/model_folder.h"
+#include "surgery/write/written.h"
 #include "tensor/dtype.h"
 
 // What commands that write a model folder share.

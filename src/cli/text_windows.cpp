@@ -41,14 +41,14 @@ constexpr int64_t kStepLogits = 8 << 20, kShortestStep = 32;
 
 /// Without logits, up to position `end`.
 void read_up_to(runtime::Engine& engine, runtime::KvCache& cache, std::span<const int32_t> ids, int64_t end,
-                layers::Tap* tap) {
+                layers::Observer* observer) {
   while (cache.length() < end) {
     const int64_t t = cache.length(), count = std::min(engine.step_tokens(), end - t);
     const models::SequenceStep step{.ids = ids.subspan(static_cast<size_t>(t), static_cast<size_t>(count)),
                                     .state = &cache,
                                     .logits = models::SequenceStep::Logits::none,
                                     .length = std::ssize(ids)};
-    engine.evaluate({&step, 1}, {.tap = tap});
+    engine.evaluate({&step, 1}, {.observer = observer});
   }
 }
 
@@ -85,9 +85,9 @@ void score(runtime::Engine& engine, runtime::KvCache& cache, std::span<const int
   }
 }
 
-void read_window(runtime::Engine& engine, std::span<const int32_t> ids, layers::Tap* tap) {
+void read_window(runtime::Engine& engine, std::span<const int32_t> ids, layers::Observer* observer) {
   runtime::KvCache cache = engine.make_cache();
-  read_up_to(engine, cache, ids, std::ssize(ids), tap);
+  read_up_to(engine, cache, ids, std::ssize(ids), observer);
 }
 
 }  // namespace coterie::cli

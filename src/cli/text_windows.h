@@ -43,6 +43,6 @@ void score(runtime::Engine& engine, runtime::KvCache& cache, std::span<const int
            models::CrossEntropy& cross_entropy);
 
 /// Runs a window through the model, for those that look on; no logits are made.
-void read_window(runtime::Engine& engine, std::span<const int32_t> ids, layers::Tap* tap = nullptr);
+void read_window(runtime::Engine& engine, std::span<const int32_t> ids, layers::Observer* observer = nullptr);
 
 }  // namespace coterie::cli

@@ -26,14 +26,11 @@ struct TuneOptions : TrainOptions {
 void show(const TuneOptions& options, const std::string& variant) {
   const train::Recipe recipe = train::read_recipe(options.recipe, {variant, options.settings, options.tuned});
   train::TunedModel tuned(*recipe.tune, recipe.seed, {});
-  const auto& counts = tuned.trainable();
-  const models::Account account = models::account(tuned.take_decoder()->spec());
-  Json trainable = Json::object(), held = Json::object();
-  for (int p = 0; p < models::kPlaces; ++p) {
-    const std::string place(models::name(static_cast<models::Place>(p)));
-    held[place] = account.held[static_cast<size_t>(p)];
-    if (counts[static_cast<size_t>(p)] > 0) trainable[place] = counts[static_cast<size_t>(p)];
-  }
+  const models::Account account = models::account(tuned.decoder().spec());
+  const Json trainable = tuned.trainable();
+  Json held = Json::object();
+  for (int p = 0; p < models::kPlaces; ++p)
+    held[std::string(models::name(static_cast<models::Place>(p)))] = account.held[static_cast<size_t>(p)];
   if (options.json)
     print(Json{{"name", recipe.name}, {"parameters", account.total()}, {"places", held}, {"trainable", trainable}}
               .dump() +

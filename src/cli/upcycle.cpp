@@ -15,7 +15,7 @@
 #include "cli/text_input.h"
 #include "families/family.h"
 #include "kernels/table.h"
-#include "surgery/upcycle.h"
+#include "surgery/upcycle/upcycle.h"
 
 namespace coterie::cli {
 

@@ -48,7 +48,7 @@ void settle_unread(const std::vector<std::string>& unread, const std::string& wh
     if (const std::string meant = strict && keys ? keys->meant(key) : ""; strict)
       throw Error(ErrorKind::unsupported, where, "key \"" + key + "\" is not known",
                   (meant.empty() ? "" : meant + " Or ") +
-                      "take it out; run, eval and inspect only warn about it without --strict");
+                      "take it out; run, eval and inspect only warn about it without `strict`");
     spec.warnings.push_back(where + ": key \"" + key + "\" is not known and has no effect");
   }
 }

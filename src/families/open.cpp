@@ -27,7 +27,7 @@ using Selection = layers::RouterSpec::Selection;
 /// What --router asks for.
 void change(const OpenOptions& options, layers::MoeSpec& moe) {
   layers::RouterSpec& router = moe.router;
-  constexpr std::string_view kOption = "--router";
+  constexpr std::string_view kOption = "router";
   if (options.router_sample) {
     if (router.selection == Selection::sparsemixer)
       base::fail(ErrorKind::unsupported, kOption, "SparseMixer's weights are those of its own choice");
@@ -80,7 +80,7 @@ void warn_of(models::ModelSpec& spec) {
 
 void apply(const OpenOptions& options, models::ModelSpec& spec) {
   models::apply(options.rope, spec);
-  const char* const option = options.experts_per_token ? "--experts-per-token" : "--router";
+  const char* const option = options.experts_per_token ? "experts_per_token" : "router";
   bool routed = false;
   for (models::BlockSpec& block : spec.blocks) {
     auto* moe = std::get_if<layers::MoeSpec>(&block.ffn);

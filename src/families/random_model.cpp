@@ -77,7 +77,7 @@ class Drawer : public layers::TensorVisitor {
 
 RandomModel random_model(const models::ModelSpec& spec, DType quant, const std::string& name) {
   if (!tensor::info(quant).weight)
-    base::fail(base::ErrorKind::bad_input, "--quant", "{} is no format of weights", tensor::name(quant));
+    base::fail(base::ErrorKind::bad_input, "shape.quant", "{} is not a format of weights", tensor::name(quant));
   gguf_architecture(spec);  // or refuse
   models::Network network(spec);
   Drawer drawer(quant, family_of(spec));

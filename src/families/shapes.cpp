@@ -17,7 +17,7 @@ models::ModelSpec shape(std::string_view name, int64_t layers) {
     if (layers != 0) {
       const auto held = json.find("num_hidden_layers");
       if (held != json.end() && held->is_number_integer() && layers > held->get<int64_t>())
-        base::fail(base::ErrorKind::bad_input, "--layers", "is {}, {} has {}", layers, name, held->get<int64_t>());
+        base::fail(base::ErrorKind::bad_input, "shape.layers", "is {}, {} has {}", layers, name, held->get<int64_t>());
       json["num_hidden_layers"] = layers;
     }
     return read_config(json, std::string(name), true);
@@ -28,8 +28,8 @@ models::ModelSpec shape(std::string_view name, int64_t layers) {
     if (shape.name == name) return spec_of(base::parse_json(shape.config, name));
     known += (known.empty() ? "" : ", ") + std::string(shape.name);
   }
-  base::fail(base::ErrorKind::bad_input, "--shape", "\"{}\" is no config.json and not known; known are {}", name,
-             known);
+  base::fail(base::ErrorKind::bad_input, "shape", "\"{}\" is neither a config.json nor a known shape; known are {}",
+             name, known);
 }
 
 }  // namespace coterie::families

@@ -86,15 +86,17 @@ void Block::forward(const Batch& batch, int64_t layer, tensor::Matrix x) const {
   mixer_input = normed(mixer_norm_, mixer_input);
   std::visit([&](const auto& mixer) { mixer.forward(batch, layer, mixer_input, y); }, mixer_);
   if (mixer_post_norm_) mixer_post_norm_->forward(context, y, y);
+  if (batch.pass.observer) batch.pass.observer->mixer_output(layer, y);
   drop(batch, layer, 0, y);
   ops::add(context, y, x, residual_multiplier_);
 
   if (std::holds_alternative<std::monostate>(ffn_)) return;
   const tensor::ConstMatrix ffn_input = normed(ffn_norm_, x);
-  if (batch.pass.tap) batch.pass.tap->ffn_input(layer, ffn_input);
+  if (batch.pass.observer) batch.pass.observer->ffn_input(layer, ffn_input);
   if (const auto* moe = std::get_if<Moe>(&ffn_)) moe->forward(batch, layer, ffn_input, y);
   if (const auto* dense = std::get_if<DenseFfn>(&ffn_)) dense->forward(batch, ffn_input, y);
   if (ffn_post_norm_) ffn_post_norm_->forward(context, y, y);
+  if (batch.pass.observer) batch.pass.observer->ffn_output(layer, y);
   drop(batch, layer, 1, y);
   ops::add(context, y, x, residual_multiplier_);
 }

@@ -1,18 +1,21 @@
 #pragma once
 
+#include "layers/moe/expert_source.h"
 #include "layers/moe/router_loss.h"
-#include "layers/tap.h"
+#include "layers/observer.h"
 
 namespace coterie::layers {
 
 /// How a pass goes: what is the same for all of its sequences and in every layer.
 struct PassOptions {
-  Tap* tap = nullptr;
+  Observer* observer = nullptr;
+  // Where routed experts come from; null: from the weights that are bound.
+  ExpertSource* experts = nullptr;
   // A step of training: routers draw their noise and jitter and keep to their capacity.
   bool training = false;
   // In training: the share of what each mixer and FFN gives that is dropped before it is added to the residual stream,
   // keyed by SequenceStep::random_key, position and layer; and the same of the values inside each routed expert
-  // (ops/experts.h).
+  // (ops/moe/experts.h).
   float dropout = 0;
   float expert_dropout = 0;
   // Under a tape: a loss of the routers' whose gradient is added, and what the sum of the rows' losses is multiplied by

@@ -9,6 +9,8 @@
 
 namespace coterie::layers {
 
+class RouterHook;
+
 /// What one sequence carries from step to step. Layers see only this; runtime decides where it lives and how it grows.
 /// Around a step whoever runs it calls make_room() before, and advance() or abandon() after.
 class SequenceState {
@@ -47,6 +49,8 @@ struct SequenceStep {
   std::span<const int32_t> targets = {};
   // For an ensemble: the weights [N] of its models for this sequence, instead of its gate's.
   std::span<const double> model_weights = {};
+  // Changes what routers decide for this sequence alone (moe/router_hook.h); null: nothing does.
+  const RouterHook* routers = nullptr;
   // Asked before each layer, by the thread that runs the step; null: never. Once it answers true the sequence leaves
   // the step: its rows are computed no further where that can be, its rows of logits keep their places and mean
   // nothing, its state is to be abandoned. The others' bits stay as they are.

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "layers/attention/rope.h"
 #include "layers/batch.h"
+#include "models/shown_weights.h"
 #include "ops/elementwise.h"
 #include "ops/loss.h"
 #include "ops/matmul.h"
@@ -136,24 +137,28 @@ tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, std::shared_ptr<c
     embedded = context.arena.matrix(x.rows, x.cols);
     ops::copy(context, x, embedded);
   }
+  const auto shown = show_weights(pass.observer, network_.names());
   for (size_t layer = 0; layer < network_.blocks.size(); ++layer) {
     const auto at = static_cast<int64_t>(layer);
     if (rows->may_leave) rows = without_leavers(rows, at, x, embedded);
     if (rows->sequences.empty()) break;
-    const auto run = [this, rows, at, x, embedded, pass](ops::Context& with, layers::Tap* tap) {
+    const auto run = [this, rows, at, x, embedded, pass, show = shown.get()](const ops::Context& with,
+                                                                             layers::Observer* observer) {
       PassOptions observed = pass;
-      observed.tap = tap;
-      const layers::Batch batch{.context = with,
+      observed.observer = observer;
+      ops::Context context_of_layer = with;
+      if (observer && show) show->layer = at, context_of_layer.observer = show;
+      const layers::Batch batch{.context = context_of_layer,
                                 .positions = rows->positions,
                                 .sequences = rows->sequences,
                                 .pass = observed,
                                 .embedded = embedded,
                                 .ids = rows->ids};
       network_.blocks[static_cast<size_t>(at)].forward(batch, at, x);
-      if (tap) tap->block(at, x);
+      if (observer) observer->block(at, x);
     };
     if (!pass.recompute || !context.tape) {
-      run(context, pass.tap);
+      run(context, pass.observer);
       continue;
     }
     std::vector<tensor::Matrix> inputs = {x};
@@ -161,10 +166,10 @@ tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, std::shared_ptr<c
       const std::span<float> state = s.step.state->recurrent(at);
       if (!state.empty()) inputs.emplace_back(state.data(), 1, static_cast<int64_t>(state.size()));
     }
-    // Observed the first time only: what is counted is counted once.
+    // Observed the first time only: what is counted is counted once. The second time outlives `shown`, too.
     context.tape->recompute(context, std::move(inputs),
-                            [run, tap = pass.tap, seen = false](ops::Context& with) mutable {
-                              run(with, std::exchange(seen, true) ? nullptr : tap);
+                            [run, observer = pass.observer, seen = false](ops::Context& with) mutable {
+                              run(with, std::exchange(seen, true) ? nullptr : observer);
                             });
   }
   return x;
@@ -187,12 +192,19 @@ tensor::Matrix BoundDecoder::forward(ops::Context& context, std::span<const Sequ
     ops::copy_rows(context, x, rows->with_logits, last);
     network_.final_norm.forward(context, last, last);
     if (!options.hidden) {
-      ops::matmul(context, last, network_.head(), network_.head_bias(), of_kept);
+      const auto shown = show_weights(options.observer, network_.names());
+      ops::Context of_head = context;
+      if (shown) of_head.observer = shown.get();
+      ops::matmul(of_head, last, network_.head(), network_.head_bias(), of_kept);
       if (spec_.logits_scaling != 1) ops::scale(context, of_kept, 1 / spec_.logits_scaling);
       if (spec_.logits_softcap) ops::softcap(context, of_kept, *spec_.logits_softcap);
     }
   }
-  if (kept == asked) return result;
+  const auto show = [&] {
+    if (options.observer && !options.hidden) options.observer->logits(result);
+    return result;
+  };
+  if (kept == asked) return show();
   // Some have left. The rows of those that stayed lie first and in order: from the last on, each moves to its place.
   for (int64_t r = asked, next = kept - 1; r-- > 0;) {
     if (next >= 0 && rows->place[static_cast<size_t>(next)] == r)
@@ -200,7 +212,7 @@ tensor::Matrix BoundDecoder::forward(ops::Context& context, std::span<const Sequ
     else
       std::fill_n(result.row(r), result.cols, 0.0f);
   }
-  return result;
+  return show();
 }
 
 double BoundDecoder::loss(ops::Context& context, std::span<const SequenceStep> steps,
@@ -215,7 +227,10 @@ double BoundDecoder::loss(ops::Context& context, std::span<const SequenceStep> s
   const tensor::Matrix x = run_blocks(context, rows, options);
   network_.final_norm.forward(context, x, x);
   const ops::HeadShape head{network_.head(), 1 / spec_.logits_scaling, spec_.logits_softcap, network_.head_bias()};
-  return ops::next_token_loss(context, x, head, rows->targets, options.gradient_weight);
+  const auto shown = show_weights(options.observer, network_.names());
+  ops::Context of_head = context;
+  if (shown) of_head.observer = shown.get();
+  return ops::next_token_loss(of_head, x, head, rows->targets, options.gradient_weight);
 }
 
 void BoundDecoder::visit(layers::TensorVisitor& visitor) const {

@@ -32,28 +32,13 @@ struct Batch {
   }
 };
 
-/// The balance loss, and whoever else wants to hear.
-class Listeners : public LoadBalance {
- public:
-  Listeners(double weight, layers::Tap* other) : LoadBalance(weight), other_(other) {}
-  void routed(const layers::Routed& router) override {
-    LoadBalance::routed(router);
-    if (other_) other_->routed(router);
-  }
-  void mixed(const layers::Mixture& mixture) override {
-    if (other_) other_->mixed(mixture);
-  }
-
- private:
-  layers::Tap* other_;
-};
-
 BatchLoss evaluate(ops::Context& context, const Decoder& decoder, const Batch& batch, bool recompute,
-                   layers::Tap* tap) {
+                   layers::Observer* observer) {
   const double weight = static_cast<double>(decoder.spec().router_aux_loss);
-  Listeners balance(weight, tap);
+  LoadBalance balance(weight);
+  layers::Observers observers{&balance, observer};
   PassOptions options;
-  options.tap = &balance, options.recompute = recompute;
+  options.observer = observers.get(), options.recompute = recompute;
   options.gradient_weight = batch.scored ? 1 / static_cast<double>(batch.scored) : 0;
   if (weight > 0) options.router_loss = &balance;
   BatchLoss loss;
@@ -66,8 +51,8 @@ BatchLoss evaluate(ops::Context& context, const Decoder& decoder, const Batch& b
 }  // namespace
 
 BatchLoss batch_loss(ops::Context& context, const Decoder& decoder, std::span<const std::span<const int32_t>> sequences,
-                     layers::Tap* tap) {
-  return evaluate(context, decoder, Batch(decoder.spec(), sequences), false, tap);
+                     layers::Observer* observer) {
+  return evaluate(context, decoder, Batch(decoder.spec(), sequences), false, observer);
 }
 
 BatchLoss add_gradients(ops::Context& context, ops::Tape& tape, const Decoder& decoder,

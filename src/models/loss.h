@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <span>
 
-#include "layers/tap.h"
+#include "layers/observer.h"
 #include "models/decoder.h"
 #include "ops/context.h"
 #include "ops/tape.h"
@@ -15,9 +15,9 @@ namespace coterie::models {
 struct BatchLoss {
   double cross_entropy = 0, balance = 0;
 };
-/// `tap` listens too.
+/// `observer` listens too.
 BatchLoss batch_loss(ops::Context& context, const Decoder& decoder, std::span<const std::span<const int32_t>> sequences,
-                     layers::Tap* tap = nullptr);
+                     layers::Observer* observer = nullptr);
 /// The same, and its gradients are added to the parameters that the tape was made for. Memory grows with the number of
 /// tokens; context.arena and the tape keep theirs for the next batch.
 BatchLoss add_gradients(ops::Context& context, ops::Tape& tape, const Decoder& decoder,

@@ -28,6 +28,7 @@ void Network::visit(layers::TensorVisitor& visitor) {
 }
 
 void Network::arrange() {
+  names_.number([this](layers::TensorVisitor& visitor) { visit(visitor); });
   for (layers::Block& block : blocks) block.arrange();
 }
 

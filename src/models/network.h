@@ -9,6 +9,7 @@
 #include "layers/embedding.h"
 #include "layers/norm.h"
 #include "layers/tensor_list.h"
+#include "layers/weight_names.h"
 #include "models/spec.h"
 #include "tensor/buffer.h"
 
@@ -32,12 +33,15 @@ class Network {
   layers::Norm final_norm;
   const tensor::Weight& head() const { return tied_ ? embedding.table() : head_; }
   const float* head_bias() const { return head_bias_.data(); }  // [V], or null
+  /// What the numbers of weights stand for.
+  const layers::WeightNames& names() const { return names_; }
 
  private:
   int64_t vocabulary_, width_;
   bool tied_, has_head_bias_;
   tensor::Weight head_;       // [V, D]
   layers::Vector head_bias_;  // [V]
+  layers::WeightNames names_;
 };
 
 /// What binding made beside the views into the files.

@@ -89,7 +89,7 @@ double factor_of(const RopeOptions& options, const RopeSpec& was, Scaling scalin
                     fmt::format("is not said, and {} scaling needs one: times how many of its {} positions the model "
                                 "is to reach",
                                 name(scaling), original),
-                    "for 4 times as many: --rope-scale 4, or --context with how many there are to be");
+                    "for 4 times as many: `rope.factor` 4, or `context` with how many there are to be");
 }
 
 RopeSpec changed(const RopeOptions& options, const RopeSpec& was) {
@@ -104,7 +104,7 @@ RopeSpec changed(const RopeOptions& options, const RopeSpec& was) {
           ErrorKind::unsupported, "rope.original_context",
           "is not said, and the file's frequencies are scaled already (rope_freqs.weight), from a context "
           "that it does not name",
-          "say it: --yarn-orig-ctx 8192 for Llama 3.1 and its kin");
+          "say it: `rope.original_context` 8192 for Llama 3.1 and its kin");
     rope.divisors.clear();
   }
   if (scaling == Scaling::longrope) {

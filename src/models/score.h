@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "layers/moe/router_loss.h"
-#include "layers/tap.h"
+#include "layers/observer.h"
 #include "tensor/view.h"
 
 namespace coterie::models {
@@ -29,10 +29,10 @@ class CrossEntropy {
 /// What transformers adds to the loss of a MoE with output_router_logits (load_balancing_loss_func of Mixtral, OLMoE,
 /// Qwen2-MoE, Qwen3-MoE; Fedus et al. 2021, eq. 4-6): E * Σ_e f_e P_e, where f_e is the number of assignments to expert
 /// e per token and P_e the mean softmax probability of e, both over all tokens of all routers. Balanced, it is K.
-/// Listens to the routers: pass it as the tap of every forward.
+/// Listens to the routers: pass it as the observer of every forward.
 /// Under a tape pass it as router_loss too: its gradient, times `weight`, is then that of all the routers that it has
 /// listened to since it was made.
-class LoadBalance : public layers::Tap, public layers::RouterLoss {
+class LoadBalance : public layers::Observer, public layers::RouterLoss {
  public:
   explicit LoadBalance(double weight = 1) : weight_(weight) {}
   void plan(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits) override;

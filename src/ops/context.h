@@ -15,7 +15,7 @@ enum class Precision {
 };
 
 class Tape;
-class Observer;
+class WeightObserver;
 
 /// What an op needs besides its arguments. One for each thread of control; ops are called by one thread at a time.
 struct Context {
@@ -24,7 +24,7 @@ struct Context {
   tensor::Arena& arena;  // scratch and activations
   Precision precision = Precision::fast;
   Tape* tape = nullptr;                // open: each op notes there how to go back (ops/tape.h)
-  Observer* observer = nullptr;        // is shown what matmuls read (ops/observer.h); null costs a branch
+  WeightObserver* observer = nullptr;  // is shown what matmuls read (ops/observer.h); null costs a branch
   kernels::ReadAhead read_ahead = {};  // how repacked weights are walked; changes no result
 };
 

@@ -6,8 +6,8 @@
 #include "ops/attention.h"
 #include "ops/conv.h"
 #include "ops/elementwise.h"
-#include "ops/experts.h"
 #include "ops/matmul.h"
+#include "ops/moe/experts.h"
 #include "ops/scan.h"
 #include "ops/tape.h"
 

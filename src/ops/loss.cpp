@@ -64,9 +64,10 @@ double next_token_loss(Context& given, tensor::ConstMatrix hidden, const HeadSha
   const bool in_bf16 = context.precision == Precision::bf16;
   const ConstMatrix floats = tape || in_bf16 ? as_floats(context, head.weight) : ConstMatrix();
   const bool decodes = in_bf16 && head.weight.dtype != tensor::DType::f32;
-  const Weight weights =
+  Weight weights =
       decodes ? Weight(reinterpret_cast<const std::byte*>(floats.data), tensor::DType::f32, floats.rows, floats.cols)
               : head.weight;
+  weights.name = head.weight.name;
   double loss = 0;
   for (int64_t begin = 0; begin < hidden.rows; begin += chunk) {
     const tensor::ArenaScope scratch(context.arena);

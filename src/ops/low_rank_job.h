@@ -5,6 +5,7 @@
 #include "base/function_ref.h"
 #include "ops/matmul.h"
 #include "ops/matmul_job.h"
+#include "ops/moe/plan.h"
 
 // Inside the room: what the grouped matmuls do with weights that have a LowRank over them.
 namespace coterie::ops {

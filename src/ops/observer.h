@@ -3,25 +3,25 @@
 #include <cstdint>
 #include <span>
 
-#include "ops/matmul.h"
+#include "ops/moe/expert_weights.h"
+#include "ops/moe/plan.h"
 
 namespace coterie::ops {
 
-/// Sees what the matmuls of a pass read and what experts give (Context::observer): calibration counts with it. Called
-/// by the thread that calls the op; what it is shown lives until it returns.
-class Observer {
+/// Is shown by ops what weights are multiplied with and what experts give (Context::observer). The decoder is one, for
+/// as long as somebody observes a pass, and hands it on by the weights' names (layers/observer.h). Called by the thread
+/// that calls the op; what it is shown lives until it returns.
+class WeightObserver {
  public:
-  virtual ~Observer() = default;
+  virtual ~WeightObserver() = default;
   /// Of y = x · Wᵀ: x [N, K], W [M, K].
   virtual void input(const Weight& weight, ConstMatrix x) = 0;
   /// The same of an expert: those rows of x [N, K] that are routed to it.
   virtual void input(const Weight& weight, ConstMatrix x, std::span<const int32_t> rows) = 0;
-  /// Whether outputs() is to be called. It costs memory: what all slots' experts give is held at once.
-  virtual bool wants_outputs() const { return false; }
+  /// Whether outputs() is to be called for these. It costs memory: what all slots' experts give is held at once.
+  virtual bool wants_outputs(std::span<const ExpertOutput> experts) const = 0;
   /// What each slot's expert gave, before it is multiplied by the slot's weight: out [slots, D].
-  virtual void outputs(const RoutingPlan& plan, std::span<const ExpertOutput> experts, ConstMatrix out) {
-    (void)plan, (void)experts, (void)out;
-  }
+  virtual void outputs(const RoutingPlan& plan, std::span<const ExpertOutput> experts, ConstMatrix out) = 0;
 };
 
 }  // namespace coterie::ops

@@ -27,42 +27,42 @@ void check(const Engine& engine, const BenchOptions& options) {
   const auto at_least = [](std::string_view option, int64_t value, int64_t least) {
     if (value < least) base::fail(base::ErrorKind::bad_input, option, "is {}, expected at least {}", value, least);
   };
-  at_least("--prompt", options.prompt, 0);
-  at_least("--generate", options.generate, 0);
-  at_least("--depth", options.depth, 0);
-  at_least("--batch", options.batch, 1);
-  at_least("--repeat", options.repeat, 1);
+  at_least("bench.prompt", options.prompt, 0);
+  at_least("bench.generate", options.generate, 0);
+  at_least("bench.depth", options.depth, 0);
+  at_least("bench.batch", options.batch, 1);
+  at_least("bench.repeat", options.repeat, 1);
   if (options.prompt + options.generate == 0)
-    base::fail(base::ErrorKind::bad_input, "bench", "--prompt 0 and --generate 0 leave nothing to measure");
+    base::fail(base::ErrorKind::bad_input, "bench", "`bench.prompt` 0 and `bench.generate` 0 leave nothing to measure");
   const bool by_prompt = options.prompt >= options.generate;
   const int64_t added = by_prompt ? options.prompt : options.generate, context = engine.context_size();
   if (options.depth > context - added) {
     const std::string tokens =
         by_prompt ? base::plural(added, "token") + " of prompt" : base::plural(added, "token") + " generated";
     throw base::Error(base::ErrorKind::bad_input,
-                      options.depth > 0 ? "--depth"
-                      : by_prompt       ? "--prompt"
-                                        : "--generate",
+                      options.depth > 0 ? "bench.depth"
+                      : by_prompt       ? "bench.prompt"
+                                        : "bench.generate",
                       options.depth > 0
                           ? fmt::format("{} and {} do not fit in the context of {}", options.depth, tokens, context)
                           : fmt::format("{} do not fit in the context of {}", tokens, context),
-                      "ask for fewer, or for a longer --context where the model has one");
+                      "ask for fewer, or for a longer `context` where the model has one");
   }
   const int64_t longest = options.depth + added;
   constexpr int64_t kMost = int64_t{1} << 40;  // of tokens: far above any memory, far below overflow
   if (options.batch > kMost / (longest + ops::kCacheBlock))
-    base::fail(base::ErrorKind::bad_input, "--batch", "{} sequences of {} tokens are more than any machine holds",
+    base::fail(base::ErrorKind::bad_input, "bench.batch", "{} sequences of {} tokens are more than any machine holds",
                options.batch, longest);
   engine.require_cache(options.batch * (longest + ops::kCacheBlock));
   // Decoding computes a row of logits for each sequence of the batch.
   if (options.generate > 0)
     base::require_memory(scratch_bytes(engine.spec(), options.batch, options.batch, engine.threads()),
                          fmt::format("a decode step of {}", base::plural(options.batch, "sequence")),
-                         "a smaller --batch needs less");
+                         "a smaller `bench.batch` needs less");
 }
 
 // Experts that a step's tokens were routed to, of all experts of all layers.
-class ExpertsRead : public layers::Tap {
+class ExpertsRead : public layers::Observer {
  public:
   void plan(int64_t, const ops::RoutingPlan& plan, tensor::ConstMatrix) override {
     for (int64_t e = 0; e < plan.experts(); ++e) used_ += plan.tokens_of(e).empty() ? 0 : 1;
@@ -144,7 +144,7 @@ class Run {
     return clock.seconds();
   }
 
-  double decode(layers::Tap* tap) {
+  double decode(layers::Observer* observer) {
     fill(options_.depth);
     const base::Stopwatch clock;
     for (int64_t step = 0; step < options_.generate; ++step) {
@@ -152,7 +152,7 @@ class Run {
       std::vector<models::SequenceStep> steps;
       for (size_t i = 0; i < caches_.size(); ++i)
         steps.push_back({.ids = std::span(ids).subspan(i, 1), .state = &caches_[i]});
-      engine_.evaluate(steps, {.tap = tap});
+      engine_.evaluate(steps, {.observer = observer});
     }
     return clock.seconds();
   }

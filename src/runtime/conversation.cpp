@@ -67,7 +67,7 @@ void Conversation::set_system(std::string text) {
 }
 
 Reply Conversation::reply_instead(std::string_view user, GenerationOptions options,
-                                  const std::function<void(int64_t messages)>& on_dropped, layers::Tap* tap) {
+                                  const std::function<void(int64_t messages)>& on_dropped, layers::Observer* observer) {
   const std::vector<text::Message> before = messages_;
   const size_t skipped = speaker_->skipped;
   const auto last = std::find_if(messages_.rbegin(), messages_.rend(), [](const auto& m) { return m.role == "user"; });
@@ -77,7 +77,7 @@ Reply Conversation::reply_instead(std::string_view user, GenerationOptions optio
   for (auto& [engine, speaker] : speakers_)
     speaker.skipped = std::min(speaker.skipped, messages_.size() - (has_system() ? 1 : 0));
   try {
-    return reply(user, std::move(options), on_dropped, tap);
+    return reply(user, std::move(options), on_dropped, observer);
   } catch (...) {
     messages_ = before;
     speaker_->skipped = skipped;
@@ -102,7 +102,7 @@ int64_t Conversation::make_prompt(Speaker& speaker, int64_t answer, std::string&
       throw base::Error(base::ErrorKind::bad_input, "message",
                         fmt::format("has {} tokens with the template around it, which do not fit in a context of {}",
                                     ids.size(), context),
-                        "shorten it, or start with a larger --context");
+                        "shorten it, or start with a larger `context`");
     }
     // A turn is a message of the user and what follows up to the next one.
     auto next = oldest + 1;
@@ -113,7 +113,7 @@ int64_t Conversation::make_prompt(Speaker& speaker, int64_t answer, std::string&
 }
 
 Reply Conversation::reply(std::string_view user, GenerationOptions options,
-                          const std::function<void(int64_t messages)>& on_dropped, layers::Tap* tap) {
+                          const std::function<void(int64_t messages)>& on_dropped, layers::Observer* observer) {
   const size_t before = messages_.size(), skipped = speaker_->skipped;
   messages_.push_back({"user", std::string(user)});
   Speaker& speaker = *speaker_;
@@ -124,7 +124,7 @@ Reply Conversation::reply(std::string_view user, GenerationOptions options,
     reply.dropped_messages = make_prompt(speaker, options.max_tokens, rendered, ids);
     if (reply.dropped_messages > 0 && on_dropped) on_dropped(reply.dropped_messages);
     Generation generation(*speaker.engine, std::move(speaker.cache), ids, std::move(options));
-    run(*speaker.engine, generation, speaker.cache, tap);
+    run(*speaker.engine, generation, speaker.cache, observer);
     reply.text = generation.text(), reply.finish = generation.finish(), reply.statistics = generation.statistics();
     messages_.push_back({"assistant", reply.text});
 

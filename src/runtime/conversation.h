@@ -34,13 +34,14 @@ class Conversation {
   /// Adds what the user says and answers it. When the answer fails, the conversation is as before; when it is
   /// interrupted, its text so far is kept as the answer. Throws bad_input when the message alone is too long.
   /// `on_dropped` hears before the answer begins how many of the oldest messages the model reads no more.
-  /// `tap` looks on while the model reads and answers.
+  /// `observer` looks on while the model reads and answers.
   Reply reply(std::string_view user, GenerationOptions options,
-              const std::function<void(int64_t messages)>& on_dropped = {}, layers::Tap* tap = nullptr);
+              const std::function<void(int64_t messages)>& on_dropped = {}, layers::Observer* observer = nullptr);
   /// The same in the place of the last thing that the user said and of what followed it. When it fails the
   /// conversation is as before. Throws bad_input when the user has said nothing yet.
   Reply reply_instead(std::string_view user, GenerationOptions options,
-                      const std::function<void(int64_t messages)>& on_dropped = {}, layers::Tap* tap = nullptr);
+                      const std::function<void(int64_t messages)>& on_dropped = {},
+                      layers::Observer* observer = nullptr);
   /// What the user said last; nothing before the first message.
   std::optional<std::string> last_user_message() const;
 

@@ -20,12 +20,12 @@ constexpr double kNow = std::numeric_limits<double>::infinity();  // of move_wei
 
 int64_t checked_context(const models::Decoder& decoder, int64_t context) {
   const models::ModelSpec& spec = decoder.spec();
-  if (context < 0) base::fail(base::ErrorKind::bad_input, "--context", "is {}, expected at least 1", context);
+  if (context < 0) base::fail(base::ErrorKind::bad_input, "context", "is {}, expected at least 1", context);
   if (spec.context > 0 && context > spec.context && !models::grows_with_length(decoder))
     throw base::Error(
-        base::ErrorKind::bad_input, "--context",
+        base::ErrorKind::bad_input, "context",
         fmt::format("{} positions, but the model was made for {}", context, spec.context),
-        "its positions beyond that were never trained; --rope-scaling yarn (or linear, dynamic) stretches "
+        "its positions beyond that were never trained; `rope.scaling` yarn (or linear, dynamic) stretches "
         "those that were");
   return context > 0 ? context : spec.context;
 }
@@ -71,7 +71,7 @@ Engine::Engine(families::Model model, const EngineOptions& options)
                        cache > 0
                            ? fmt::format("scratch of {} tokens and KV cache of {} positions", step, options.context)
                            : fmt::format("scratch of {} tokens", step),
-                       "a smaller --context needs less");
+                       "a smaller `context` needs less");
   settled_ = !options_.settle;
   // What has been turned cannot be given back to the disk: not where the weights fill the memory.
   if (!settled_ && options_.precision == ops::Precision::fast &&
@@ -142,8 +142,7 @@ tensor::Matrix Engine::evaluate(std::span<const models::SequenceStep> given, con
 }
 
 void Engine::move_weights(double seconds) {
-  // An observer knows weights by where they lie.
-  if (settled_ || context_.observer) return;
+  if (settled_) return;
   const base::Stopwatch clock;
   const int64_t spare = base::total_memory() / 8;
   if (turned_) {

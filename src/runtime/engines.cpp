@@ -107,7 +107,7 @@ std::vector<double> Engines::read(std::span<const text::TokenId> prompt) {
                                     .state = &cache,
                                     .logits = models::SequenceStep::Logits::none,
                                     .length = length};
-    engine.evaluate({&step, 1}, {.tap = &reader});
+    engine.evaluate({&step, 1}, {.observer = &reader});
   }
   return mean;
 }

@@ -53,16 +53,17 @@ void Generation::check() const {
   const std::span<const TokenId> prompt(all_);
   if (prompt.empty()) base::fail(base::ErrorKind::bad_input, "prompt", "is empty: there is nothing to continue");
   if (options_.max_tokens < -1)
-    base::fail(base::ErrorKind::bad_input, "-n", "is {}, expected at least 0, or -1 for no limit", options_.max_tokens);
+    base::fail(base::ErrorKind::bad_input, "max_tokens", "is {}, expected at least 0, or -1 for no limit",
+               options_.max_tokens);
   engine_.check_ids(prompt);
   const int64_t size = std::ssize(prompt), context = engine_.context_size();
   if (size > context || (size == context && options_.max_tokens != 0))
     throw base::Error(base::ErrorKind::bad_input, "prompt",
                       fmt::format("has {} tokens, which leaves no room in a context of {}", size, context),
                       context < engine_.spec().context
-                          ? fmt::format("--context may be up to {}", engine_.spec().context)
+                          ? fmt::format("`context` may be up to {}", engine_.spec().context)
                           : "this is as long as the model was made for: shorten the prompt, or stretch its positions "
-                            "with --rope-scaling");
+                            "with `rope.scaling`");
   if (!options_.stop.empty()) (void)engine_.tokenizer();
 }
 
@@ -124,7 +125,7 @@ void Generation::choose(std::span<const float> logits) {
     const std::string weight = first_not_finite(*engine_.model().source);
     if (weight.empty())
       throw base::Error(error.kind(), engine_.model().name, error.message(),
-                        "its weights are finite: a sum overflows; --precision f32 may have room for it");
+                        "its weights are finite: a sum overflows; `precision` f32 may have room for it");
     throw base::Error(error.kind(), engine_.model().name, error.message() + ": " + weight,
                       "the file is damaged, or was made from a training that went wrong");
   }
@@ -166,7 +167,7 @@ void Generation::fail(std::exception_ptr error) noexcept {
   error_ = std::move(error);
 }
 
-void step(Engine& engine, std::span<Generation* const> generations, layers::Tap* tap) {
+void step(Engine& engine, std::span<Generation* const> generations, layers::Observer* observer) {
   using Logits = models::SequenceStep::Logits;
   // What goes wrong with one sequence ends that one: the others have evaluated their tokens with it, and would miss
   // their rows of logits if it ended the step.
@@ -209,7 +210,8 @@ void step(Engine& engine, std::span<Generation* const> generations, layers::Tap*
                      .logits = ids.size() == generation->pending().size() ? Logits::last : Logits::none,
                      .random_key = generation->sampler_.options().seed,
                      .length = std::ssize(generation->all_),
-                     .model_weights = generation->options_.model_weights});
+                     .model_weights = generation->options_.model_weights,
+                     .routers = generation->options_.routers});
   }
   if (steps.empty()) return;
   std::vector<char> left(steps.size());
@@ -220,7 +222,7 @@ void step(Engine& engine, std::span<Generation* const> generations, layers::Tap*
     steps[i].leaves = &leaves[i];
   }
 
-  const tensor::Matrix logits = engine.evaluate(steps, {.tap = tap});
+  const tensor::Matrix logits = engine.evaluate(steps, {.observer = observer});
   int64_t row = 0;
   for (size_t i = 0; i < evaluating.size(); ++i) {
     Generation& generation = *evaluating[i];
@@ -233,15 +235,15 @@ void step(Engine& engine, std::span<Generation* const> generations, layers::Tap*
   }
 }
 
-void run(Engine& engine, Generation& generation, layers::Tap* tap) {
+void run(Engine& engine, Generation& generation, layers::Observer* observer) {
   Generation* const one = &generation;
-  while (!generation.finished()) step(engine, {&one, 1}, tap);
+  while (!generation.finished()) step(engine, {&one, 1}, observer);
   if (generation.error()) std::rethrow_exception(generation.error());
 }
 
-void run(Engine& engine, Generation& generation, TokenCache& tokens, layers::Tap* tap) {
+void run(Engine& engine, Generation& generation, TokenCache& tokens, layers::Observer* observer) {
   try {
-    run(engine, generation, tap);
+    run(engine, generation, observer);
   } catch (...) {
     tokens = generation.release();
     throw;

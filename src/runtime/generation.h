@@ -23,7 +23,8 @@ struct GenerationOptions {
   int64_t max_tokens = -1;  // -1 = until something else ends it
   std::vector<std::string> stop;
   std::vector<double> model_weights;  // of an ensemble's models, where a prompt has decided them (Engines::choose)
-  bool ignore_end = false;            // go on past the model's end tokens (benchmarks)
+  const layers::RouterHook* routers = nullptr;  // changes what routers decide for this sequence (moe/router_hook.h)
+  bool ignore_end = false;                      // go on past the model's end tokens (benchmarks)
   std::function<void(std::string_view text)> on_text;  // whole UTF-8, as soon as it is certain
   std::function<void(TokenId id)> on_token;
   // Either is set from any thread to end it: looked at before each step and, within one, before each layer.
@@ -80,7 +81,7 @@ class Generation {
   const GenerationStatistics& statistics() const { return statistics_; }
 
  private:
-  friend void step(Engine& engine, std::span<Generation* const> generations, layers::Tap* tap);
+  friend void step(Engine& engine, std::span<Generation* const> generations, layers::Observer* observer);
 
   void check() const;
   void begin();
@@ -119,11 +120,11 @@ class Generation {
 ///
 /// What one sequence's callbacks throw, and memory that its cache alone lacks, ends that sequence (Finish::failed, its
 /// error()) and no other. Throws what concerns all of them; they can then be stepped again.
-void step(Engine& engine, std::span<Generation* const> generations, layers::Tap* tap = nullptr);
+void step(Engine& engine, std::span<Generation* const> generations, layers::Observer* observer = nullptr);
 
 /// The one-sequence use of step(): runs until it has finished. Throws its error().
-void run(Engine& engine, Generation& generation, layers::Tap* tap = nullptr);
+void run(Engine& engine, Generation& generation, layers::Observer* observer = nullptr);
 /// The same, and gives the generation's tokens to `tokens` whatever happens.
-void run(Engine& engine, Generation& generation, TokenCache& tokens, layers::Tap* tap = nullptr);
+void run(Engine& engine, Generation& generation, TokenCache& tokens, layers::Observer* observer = nullptr);
 
 }  // namespace coterie::runtime

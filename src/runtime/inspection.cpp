@@ -96,7 +96,7 @@ Inspection inspect(const std::filesystem::path& path, const InspectionOptions& o
   }
   const models::ModelSpec& spec = result.spec;
   if (options.context < 0 || (spec.context > 0 && options.context > spec.context))
-    base::fail(base::ErrorKind::bad_input, "--context", "is {}, the model was made for {}", options.context,
+    base::fail(base::ErrorKind::bad_input, "context", "is {}, the model was made for {}", options.context,
                spec.context);
   result.context = options.context > 0 ? options.context : std::min(kInspectedContext, spec.context);
   result.account = models::account(spec);

@@ -9,7 +9,7 @@ namespace coterie::runtime {
 
 CacheShape cache_shape(const models::ModelSpec& spec, tensor::DType dtype) {
   if (!kernels::is_cache_type(dtype))
-    throw base::Error(base::ErrorKind::unsupported, "--cache-type",
+    throw base::Error(base::ErrorKind::unsupported, "cache_type",
                       fmt::format("a KV cache of {} is not supported", tensor::name(dtype)), "f32, f16, bf16 or q8_0");
   CacheShape shape{dtype, {0}, {}};
   for (int64_t bytes : models::cache_block_bytes(spec, dtype)) shape.offset.push_back(shape.offset.back() + bytes);

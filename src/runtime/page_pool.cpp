@@ -55,7 +55,7 @@ void PagePool::require_locked(int64_t count) const {
                                   base::human_bytes(held - std::ssize(free_) * page_bytes_), base::human_bytes(limit_)),
                       "end other sequences, or give the cache more memory");
   base::require_memory(bytes, "KV cache",
-                       "a smaller --context needs less, and so does --cache-type q8_0 where it is not set");
+                       "a smaller `context` needs less, and so does `cache_type` q8_0 where it is not set");
 }
 
 void PagePool::require(int64_t count) const {

@@ -14,7 +14,7 @@ std::string shape_names() { return fmt::format("{}", fmt::join(families::shape_n
 
 families::Model shape_model(const ShapeOptions& options, const families::OpenOptions& open) {
   if (!tensor::info(options.quant).weight)
-    base::fail(base::ErrorKind::bad_input, "--quant", "{} is not a format of weights", tensor::name(options.quant));
+    base::fail(base::ErrorKind::bad_input, "shape.quant", "{} is not a format of weights", tensor::name(options.quant));
   models::ModelSpec spec = families::shape(options.shape, options.layers);
   std::string name =
       fmt::format("{} of {} layers, random {}", options.shape, spec.blocks.size(), tensor::name(options.quant));
@@ -43,9 +43,9 @@ void write_shape_model(const families::Model& model, const std::filesystem::path
   } catch (const base::Error& error) {
     if (error.kind() == base::ErrorKind::internal) throw;
     throw base::Error(
-        base::ErrorKind::unsupported, "--write",
+        base::ErrorKind::unsupported, "shape.write",
         fmt::format("{}: a GGUF file of this model could not be read again: {}", path.string(), error.message()),
-        "more --layers, until each kind of layer is among them, can be written");
+        "more `shape.layers`, until each kind of layer is among them, can be written");
   }
   std::vector<checkpoint::TensorToWrite> tensors;
   for (const checkpoint::TensorInfo& tensor : model.source->tensors())

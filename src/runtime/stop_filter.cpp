@@ -9,7 +9,7 @@ namespace coterie::runtime {
 
 StopFilter::StopFilter(std::vector<std::string> stops) : stops_(std::move(stops)) {
   for (const std::string& stop : stops_)
-    if (stop.empty()) base::fail(base::ErrorKind::bad_input, "--stop", "a stop string is empty");
+    if (stop.empty()) base::fail(base::ErrorKind::bad_input, "stop", "a stop string is empty");
 }
 
 std::string StopFilter::push(std::string_view text) {

@@ -107,7 +107,7 @@ std::vector<int32_t> tokens_to_compare(const families::Model& model, const std::
     return ids;
   }
   if (!text.empty())
-    base::fail(base::ErrorKind::bad_input, "--text", "the model has no tokenizer to read it with: {}",
+    base::fail(base::ErrorKind::bad_input, "compare.text", "the model has no tokenizer to read it with: {}",
                model.no_tokenizer);
   base::Rng rng(1, 0);
   for (int64_t i = 0; i < count; ++i)

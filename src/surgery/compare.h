@@ -9,7 +9,7 @@
 #include "families/open.h"
 #include "models/decoder.h"
 #include "ops/context.h"
-#include "surgery/model_folder.h"
+#include "surgery/write/model_folder.h"
 
 namespace coterie::surgery {
 

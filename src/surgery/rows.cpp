@@ -280,4 +280,16 @@ base::Rng row_rng(uint64_t seed, std::string_view name, int64_t expert, int64_t 
   return base::Rng(seed, hash);
 }
 
+Rows constant_rows(int64_t rows, int64_t cols, tensor::DType dtype, float value) {
+  return {1, rows, cols, dtype, [cols, value](int64_t, int64_t, float* values) { std::fill_n(values, cols, value); }};
+}
+
+Rows normal_rows(int64_t rows, int64_t cols, tensor::DType dtype, float deviation, uint64_t seed,
+                 const std::string& path) {
+  return {1, rows, cols, dtype, [cols, deviation, seed, path](int64_t, int64_t row, float* values) {
+            base::Rng rng = row_rng(seed, path, 0, row);
+            for (int64_t c = 0; c < cols; ++c) values[c] = deviation * rng.normal();
+          }};
+}
+
 }  // namespace coterie::surgery

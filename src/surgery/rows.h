@@ -71,4 +71,10 @@ void require_memory_for_list(const models::ModelSpec& spec, const families::Name
 /// Random numbers of one row: a function of the seed, a name and the row alone.
 base::Rng row_rng(uint64_t seed, std::string_view name, int64_t expert, int64_t row);
 
+/// One matrix [rows, cols] of `value`.
+Rows constant_rows(int64_t rows, int64_t cols, tensor::DType dtype, float value = 0);
+/// One matrix [rows, cols] drawn from N(0, deviation²) by row_rng of `seed` and `path`.
+Rows normal_rows(int64_t rows, int64_t cols, tensor::DType dtype, float deviation, uint64_t seed,
+                 const std::string& path);
+
 }  // namespace coterie::surgery

@@ -39,7 +39,7 @@ void require_same_router(const layers::RouterSpec& wanted, const layers::RouterS
     for (const auto& [key, value] : json->items()) keys.insert(key);
   for (const std::string& key : keys)
     if (a.value(key, Json()) != b.value(key, Json()))
-      throw base::Error(ErrorKind::unsupported, "--router",
+      throw base::Error(ErrorKind::unsupported, "upcycle.router",
                         fmt::format("the config of {} cannot say {} {}: its routers have {}", model_type, key,
                                     a.value(key, Json()).dump(), b.value(key, Json()).dump()),
                         hint);
@@ -67,7 +67,7 @@ std::string dtype_word(tensor::DType dtype) {
   if (dtype == tensor::DType::f32) return "float32";
   if (dtype == tensor::DType::f16) return "float16";
   if (dtype == tensor::DType::bf16) return "bfloat16";
-  base::fail(ErrorKind::unsupported, "--dtype", "weights of {} are not written: expected f32, f16 or bf16",
+  base::fail(ErrorKind::unsupported, "dtype", "weights of {} are not written: expected f32, f16 or bf16",
              tensor::name(dtype));
 }
 
@@ -89,9 +89,9 @@ Sibling make_sibling(const ModelSpec& parent, const std::filesystem::path& confi
   words.cannot = fmt::format("the config of {} cannot say the", model_type);
   words.a = "in the parent", words.b = fmt::format("by {}", model_type);
   const Family& own = families::own_family();
-  words.hint = &family == &own
-                   ? ""
-                   : fmt::format("as {0}, the engine's own model_type, more can be said (--as {0})", own.model_type);
+  words.hint = &family == &own ? ""
+                               : fmt::format("as {0}, the engine's own model_type, more can be said (`model_type` {0})",
+                                             own.model_type);
   ModelSpec read;
   try {
     read = families::read_config(sibling.config, model_type, true);

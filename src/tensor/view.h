@@ -45,6 +45,8 @@ struct Weight {
   // Whether panels of rows lie turned (kernels::MatmulKernels::turn): then row(r) and row_range() are for whole panels
   // alone, and only matmuls can read it.
   bool turned = false;
+  // Which of a network's weights this is, or is a part of (layers/weight_names.h); 0: one that has no name.
+  int32_t name = 0;
 
   Weight() = default;
   Weight(const std::byte* data_, DType dtype_, int64_t rows_, int64_t cols_)

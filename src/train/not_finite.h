@@ -2,13 +2,13 @@
 
 #include <string>
 
-#include "layers/tap.h"
+#include "layers/observer.h"
 #include "models/parameters.h"
 
 namespace coterie::train {
 
 /// Listens to a forward pass and finds the first block whose output holds what is no finite number.
-class FirstNotFinite : public layers::Tap {
+class FirstNotFinite : public layers::Observer {
  public:
   void block(int64_t layer, tensor::ConstMatrix x) override;
   /// -1: none.

@@ -28,9 +28,9 @@ Json object_in(const std::filesystem::path& path) {
 void set(Json& json, const std::string& setting) {
   const size_t equals = setting.find('=');
   if (equals == std::string::npos || equals == 0)
-    fail(ErrorKind::bad_input, "--set", "\"{}\" is not of the form section.key=value", setting);
+    fail(ErrorKind::bad_input, "settings", "\"{}\" is not of the form section.key=value", setting);
   // A null takes a key out, as it does in a variant.
-  Json value = base::parse_yaml(setting.substr(equals + 1), "--set " + setting);
+  Json value = base::parse_yaml(setting.substr(equals + 1), "settings: " + setting);
   Json* at = &json;
   std::string key;
   for (size_t begin = 0; begin <= equals;) {
@@ -60,7 +60,7 @@ void extend(Json& json, const std::string& extension, Json& extended) {
   if (extension.find('=') == std::string::npos || std::find(known.begin(), known.end(), key) == known.end()) {
     std::string all;
     for (const std::string& name : known) all += (all.empty() ? "" : ", ") + name;
-    throw base::Error(ErrorKind::bad_input, "--extend",
+    throw base::Error(ErrorKind::bad_input, "extend",
                       fmt::format("\"{}\" is not of the form KEY=VALUE, with one of {}", extension, all),
                       "other keys change what was trained already: begin another run for them");
   }
@@ -141,7 +141,7 @@ Recipe read_recipe_of_run(const std::filesystem::path& run, const std::vector<st
   json.erase("extended");
   if (!origin.is_object() || !origin.contains("file") || !origin.contains("name"))
     throw base::Error(ErrorKind::bad_input, path.string(), "does not say which file the recipe was read from",
-                      "an earlier version began this run: name its RECIPE beside --resume");
+                      "an earlier version began this run: name its RECIPE beside `resume`");
   std::filesystem::path tuned;
   if (json.contains("tune")) {
     tuned = base::JsonReader(json.value("model", Json::object()), path.string() + ": model").string("path");

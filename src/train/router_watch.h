@@ -18,7 +18,7 @@ namespace coterie::train {
 ///
 /// A step is begin_step; when must_count_first and there are several parts, a forward of all of them without a tape,
 /// since a loss over the batch needs the loads of all of it; begin_gradients; begin_part before each part; end_step.
-class RouterWatch : public layers::Tap {
+class RouterWatch : public layers::Observer {
  public:
   RouterWatch(const Recipe& recipe, const models::ModelSpec& spec);
 

@@ -17,7 +17,7 @@ void require_precision(const Recipe& recipe, const kernels::KernelTable& kernels
   if (recipe.precision != ops::Precision::bf16 || kernels.matmul.bf16.run != nullptr) return;
   throw base::Error(ErrorKind::unsupported, recipe.name,
                     fmt::format("training.precision is bf16, which the {} kernels do not multiply", kernels.isa),
-                    "--set training.precision=f32 trains on this CPU; bf16 needs one with AVX512_BF16");
+                    "`settings` training.precision=f32 trains on this CPU; bf16 needs one with AVX512_BF16");
 }
 
 void require_room(const Recipe& recipe, const models::ModelSpec& spec) {
@@ -37,9 +37,9 @@ std::optional<int64_t> checkpoint_to_take(const RunFolder& folder, const Recipe&
     throw base::Error(ErrorKind::not_found, folder.path().string(), fmt::format("has no checkpoint of step {}", *from),
                       steps.empty() ? "it has none" : fmt::format("it has those of {}", fmt::join(steps, ", ")));
   if (!recipe.extended.empty() && !resumed)
-    throw base::Error(ErrorKind::bad_input, "--extend",
+    throw base::Error(ErrorKind::bad_input, "extend",
                       "changes a run that has begun, and there is none in " + folder.path().string(),
-                      "change the recipe, or replace its values with --set");
+                      "change the recipe, or replace its values with `settings`");
   if (from) return from;
   return steps.empty() ? std::nullopt : std::optional(steps.back());
 }
@@ -54,7 +54,7 @@ void offer_earlier(const base::Error& error, const std::filesystem::path& run, s
     if (step < *taken) before = step;
   throw base::Error(
       error.kind(), error.where(), error.message(),
-      before ? fmt::format("the checkpoint before is that of step {0}: --from {0} beside --resume goes on from it",
+      before ? fmt::format("the checkpoint before is that of step {0}: `from` {0} beside `resume` goes on from it",
                            *before)
              : "there is no checkpoint before it: remove the folder and begin anew, or put the file back");
 }

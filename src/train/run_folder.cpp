@@ -53,12 +53,12 @@ void differences(const Json& was, const Json& is, const std::string& path, std::
 
 // How to go on with a run whose recipe is not the one that was asked for.
 std::string advice(const Json& was, const Json& is, const fs::path& run) {
-  std::string text = fmt::format("coterie {} --resume {} goes on with the run's own recipe",
+  std::string text = fmt::format("coterie {} `resume` {} goes on with the run's own recipe",
                                  is.contains("tune") ? "tune" : "train", run.string());
   const Json before = was.value("training", Json::object()), now = is.value("training", Json::object());
   if (before.value("steps", Json()) != now.value("steps", Json()))
-    text += fmt::format(", with --extend steps={} beside it for so many steps", now.value("steps", Json()).dump());
-  return text + "; -o with another folder begins another run";
+    text += fmt::format(", with `extend` steps={} beside it for so many steps", now.value("steps", Json()).dump());
+  return text + "; another folder (`run`) begins another run";
 }
 
 // Of a run that tunes: whether the model's weights are still those it began with. What is known of them is not compared
@@ -76,7 +76,7 @@ void expect_same_base(Json& was, const Json& is, const fs::path& run) {
                   size ? fmt::format("they were {} bytes and are {}", before.value("bytes", Json()).dump(),
                                      now.value("bytes", Json()).dump())
                        : "as many bytes, but others (model.fingerprint)"),
-      "put those weights back to go on with it; or begin a run over these in another folder, with -o");
+      "put those weights back to go on with it; or begin a run over these in another folder (`run`)");
 }
 
 // What a run writes into its folder before it has begun, whole or under the temporary names of base::AtomicFile.
@@ -105,7 +105,7 @@ bool RunFolder::take_up(const Json& asked, bool resume) const {
   const bool there = fs::exists(recipe());
   if (there && !resume)
     throw base::Error(ErrorKind::bad_input, path_.string(), "already holds a training run",
-                      "--resume goes on with it; or give another folder with -o");
+                      "`resume` goes on with it; or give another folder (`run`)");
   if (there) {
     Json was = base::read_json(recipe());
     if (was.is_object()) was.erase("run"), was.erase("extended");
@@ -129,7 +129,7 @@ bool RunFolder::take_up(const Json& asked, bool resume) const {
     if (name != kLock && !(starting && is_of_start(name)) && (!entry.is_directory() || !holds_run(entry.path())))
       throw base::Error(ErrorKind::bad_input, path_.string(),
                         fmt::format("already exists and is not a training run: it holds {}", name),
-                        "name a new or an empty folder with -o");
+                        "name a new or an empty folder (`run`)");
   }
   return false;
 }
@@ -242,7 +242,7 @@ RunLock::RunLock(const fs::path& folder) {
   ::close(descriptor_);
   const std::string who = size > 0 ? " (" + std::string(text, static_cast<size_t>(size)) + ")" : "";
   throw base::Error(ErrorKind::bad_input, folder.string(), "another process" + who + " is training into it",
-                    "wait for it or stop it; or give another folder with -o");
+                    "wait for it or stop it; or give another folder (`run`)");
 }
 
 RunLock::~RunLock() { ::close(descriptor_); }
@@ -258,7 +258,7 @@ RunStart::RunStart(const RunFolder& folder, const Json& recipe, bool resumed) : 
     lock_.emplace(folder.path());
     if (fs::exists(folder.recipe(), error))  // since it was looked at
       throw base::Error(ErrorKind::bad_input, folder.path().string(), "another process has begun a run in it",
-                        "--resume goes on with it; or give another folder with -o");
+                        "`resume` goes on with it; or give another folder (`run`)");
     base::write_text(folder.starting(), recipe.dump(2) + "\n");
   } catch (...) {
     if (lock_ && !fs::exists(folder.recipe(), error)) fs::remove(folder.path() / kLock, error);

@@ -3,13 +3,12 @@
 #include <algorithm>
 #include <cmath>
 
-#include "base/atomic_file.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "families/open.h"
-#include "models/blank_decoder.h"
 #include "models/parameters.h"
 #include "train/checkpoint_files.h"
+#include "train/fresh_model.h"
 #include "train/log_file.h"
 #include "train/not_finite.h"
 #include "train/pass.h"
@@ -33,15 +32,6 @@ constexpr int64_t kRouterEvents = 200;
 // Windows of the training data that an evaluation looks at when it looks at all validation data.
 constexpr int64_t kMostTrainingWindows = 256;
 
-// Slots of an expert where the mixtures of tokens are soft; all layers with experts have one router spec.
-std::optional<int64_t> slots_of(const models::ModelSpec& spec) {
-  for (const models::BlockSpec& block : spec.blocks)
-    if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn))
-      return moe->router.selection == layers::RouterSpec::Selection::soft ? std::optional(moe->router.slots)
-                                                                          : std::nullopt;
-  return {};
-}
-
 }  // namespace
 
 struct Trainer::State {
@@ -56,10 +46,9 @@ struct Trainer::State {
         start(folder, with_origin(recipe), resumed),
         tuned(open_tuned()),
         data(open_data(recipe, folder, resumed, tuned.get(), listener.note)),
-        config(recipe.config),
+        trainee(make_trainee()),
+        decoder(&trainee->decoder()),
         context{pool, kernels, arena, ops::Precision::f32} {
-    if (!tuned && !config.contains("vocab_size")) config["vocab_size"] = data.tokenizer.vocabulary_size();
-    open_decoder();
     const models::ModelSpec& spec = decoder->spec();
     if (spec.vocabulary < data.tokenizer.vocabulary_size())
       base::fail(ErrorKind::bad_input, recipe.name, "vocab_size is {}, and the tokenizer has {} tokens",
@@ -67,11 +56,7 @@ struct Trainer::State {
     if (recipe.sequence > spec.context)
       base::fail(ErrorKind::bad_input, recipe.name, "sequences of {} tokens for a model of {} positions",
                  recipe.sequence, spec.context);
-    parameters = tuned ? tuned->parameters(*decoder) : std::make_unique<models::Parameters>(*decoder);
-    if (!opened && !tuned) {
-      models::initialise(*parameters, spec, recipe.init, recipe.seed);
-      models::weights_changed(*decoder);
-    }
+    parameters = trainee->parameters();
     for (const models::Parameter& p : parameters->list()) {
       if (!p.trained) continue;
       const auto count = static_cast<size_t>(p.count);
@@ -80,28 +65,18 @@ struct Trainer::State {
     }
     if (taken) progress = read_progress(folder.checkpoint(*taken), optimiser);
     if (!recipe.extended.empty() && recipe.schedule.steps <= progress.step)
-      throw base::Error(ErrorKind::bad_input, "--extend",
+      throw base::Error(ErrorKind::bad_input, "extend",
                         fmt::format("the run is at step {} of {}: there is nothing left to change", progress.step,
                                     recipe.schedule.steps),
-                        fmt::format("--extend steps=N with more than {} makes it go on", progress.step));
-    opened.reset();  // every weight is a copy now
+                        fmt::format("`extend` steps=N with more than {} makes it go on", progress.step));
     tape = std::make_unique<ops::Tape>(arena, parameters->gradients());
     pass = std::make_unique<Pass>(*decoder, recipe.sequence);
     watch = std::make_unique<RouterWatch>(recipe, spec);
     account = models::account(spec);
-    // Looking an embedding up is no arithmetic; as output embeddings they multiply.
-    flops_per_token = 6 * static_cast<double>(account.total_active());
-    if (!spec.tied_embeddings)
-      flops_per_token -= 6 * static_cast<double>(account.active[static_cast<size_t>(models::Place::input_embeddings)]);
-    // Experts of a Soft MoE work on their slots, not on every token.
-    if (const auto slots = slots_of(spec))
-      flops_per_token -= 6 * static_cast<double>(account.active[static_cast<size_t>(models::Place::experts)]) *
-                         (1 - static_cast<double>(*slots) / static_cast<double>(recipe.sequence));
-    if (tuned) flops_per_token = tuned->flops_per_token(account);
+    flops_per_token = trainee->flops_per_token(account);
     check_guards();
     warnings = spec.warnings;
-    for (std::string& sentence : unheard_keys(tuned ? tuned->config() : config, recipe))
-      warnings.push_back(std::move(sentence));
+    for (std::string& sentence : unheard_keys(trainee->config(), recipe)) warnings.push_back(std::move(sentence));
     // Without a checkpoint everything is done again, and logged again.
     log = std::make_unique<LogFile>(folder.log(), taken.has_value());
     if (options.from) folder.remove_after(*options.from);
@@ -120,43 +95,23 @@ struct Trainer::State {
     return std::make_unique<TunedModel>(*recipe.tune, recipe.seed, taken ? folder.checkpoint(*taken) : fs::path());
   }
 
+  std::unique_ptr<Trainee> make_trainee() {
+    if (!tuned) return std::make_unique<FreshModel>(recipe, folder, taken, data.tokenizer.vocabulary_size());
+    require_room(recipe, tuned->decoder().spec());
+    return std::move(tuned);
+  }
+
   // What keeps a model from learning its data by heart, where there is nothing for it to act on.
   void check_guards() const {
     if (recipe.expert_dropout > 0 && watch->expert_layers().empty())
       base::fail(ErrorKind::bad_input, recipe.name, "expert_dropout is {}, and the model has no experts",
                  recipe.expert_dropout);
-    if (recipe.expert_dropout > 0 && slots_of(decoder->spec()))
+    if (recipe.expert_dropout > 0 && soft_slots(decoder->spec()))
       base::fail(ErrorKind::bad_input, recipe.name,
                  "expert_dropout is {}, and experts that read mixtures of tokens (Soft MoE) have none",
                  recipe.expert_dropout);
-    const bool router_stays =
-        recipe.tune && (recipe.tune->lora || tuned->trainable()[static_cast<size_t>(models::Place::router)] == 0);
-    if (recipe.balance.bias_rate > 0 && router_stays)
+    if (recipe.balance.bias_rate > 0 && !trainee->trains_routers())
       base::fail(ErrorKind::bad_input, recipe.name, "balance: bias_rate moves a bias of the routers, which are frozen");
-  }
-
-  void open_decoder() {
-    if (tuned) {
-      decoder = tuned->take_decoder();
-      require_room(recipe, decoder->spec());
-      return;
-    }
-    const fs::path path = folder.path() / "config.json";
-    base::write_text(path, config.dump(2) + "\n");
-    if (taken) {
-      opened = families::open_model(folder.checkpoint(*taken));
-      require_room(recipe, opened->decoder->spec());
-      decoder = std::move(opened->decoder);
-    } else {
-      families::OpenOptions strict;
-      strict.strict = true;
-      const models::ModelSpec spec = families::read_spec(checkpoint::resolve_model(path), strict);
-      require_room(recipe, spec);
-      decoder = models::blank_decoder(spec);
-    }
-    if (decoder->spec().router_aux_loss > 0)
-      throw base::Error(ErrorKind::bad_input, recipe.name, "the config asks for its family's own balance loss",
-                        "say balance: loss in the recipe instead, and take output_router_logits out of the config");
   }
 
   void tell(const Json& event) {
@@ -199,13 +154,12 @@ struct Trainer::State {
   bool resumed;
   std::optional<int64_t> taken;  // the step of the checkpoint that was taken up
   RunStart start;
-  std::unique_ptr<TunedModel> tuned;
+  std::unique_ptr<TunedModel> tuned;  // whose vocabulary the data need; it becomes the trainee
   RunData data;
-  Json config;
+  std::unique_ptr<Trainee> trainee;
+  models::Decoder* decoder;
   tensor::Arena arena{16 << 20};
   ops::Context context;
-  std::optional<families::Model> opened;  // while the weights of a checkpoint are read
-  std::unique_ptr<models::Decoder> decoder;
   std::unique_ptr<models::Parameters> parameters;
   AdamW optimiser{recipe.optimiser};
   Progress progress;
@@ -252,13 +206,7 @@ void Trainer::State::begin(const std::atomic<bool>& stop) {
                     {"threads", context.pool.threads()},
                     {"isa", std::string(context.kernels.isa)},
                     {"peak_flops", options.peak_flops}});
-  if (tuned) {
-    Json trainable = Json::object();
-    for (int p = 0; p < models::kPlaces; ++p)
-      if (const int64_t count = tuned->trainable()[static_cast<size_t>(p)])
-        trainable[std::string(models::name(static_cast<models::Place>(p)))] = count;
-    begun["trainable"] = trainable;
-  }
+  if (const Json trainable = trainee->trainable(); !trainable.is_null()) begun["trainable"] = trainable;
   if (!data.instructions.is_null()) begun["instructions"] = data.instructions;
   tell(begun);
   evaluate(stop);
@@ -276,7 +224,7 @@ models::PassOptions Trainer::State::loss_options() const {
 
 double Trainer::State::part_loss(int64_t part, bool backward) {
   models::PassOptions asked = loss_options();
-  asked.tap = watch.get();
+  asked.observer = watch.get();
   if (backward) asked.router_loss = watch->loss();
   const ops::Context working = working_context();
   ops::Context recording = working;
@@ -313,7 +261,7 @@ void Trainer::State::step() {
   const double rate = recipe.learning_rate * recipe.schedule.at(progress.step);
   optimiser.step(context.pool, rate, recipe.clip && norm > *recipe.clip ? *recipe.clip / norm : 1);
   watch->end_step(*parameters);
-  tuned ? tuned->weights_changed(*decoder) : models::weights_changed(*decoder);
+  trainee->weights_changed();
   const double seconds = watch_time.seconds();
   const int64_t tokens = data.training.inputs(progress.step * recipe.batch, recipe.batch);
   ++progress.step;
@@ -365,10 +313,7 @@ void Trainer::State::judge(double loss) {
   folder.write_best([&](const fs::path& path) { write_model(path); });
 }
 
-void Trainer::State::write_model(const fs::path& path) const {
-  tuned ? tuned->write(path, *decoder, folder.tokenizer(), recipe.name)
-        : write_model_files(path, config, folder.tokenizer(), *decoder, recipe.name);
-}
+void Trainer::State::write_model(const fs::path& path) const { trainee->write(path, folder.tokenizer(), recipe.name); }
 
 void Trainer::State::write_checkpoint() {
   if (const std::string place = weight_not_finite(*parameters); !place.empty()) stop_at_no_number("weights", place);
@@ -382,7 +327,7 @@ void Trainer::State::write_checkpoint() {
 std::string Trainer::State::layer_of_no_number() {
   FirstNotFinite first;
   models::PassOptions asked = loss_options();
-  asked.tap = &first;
+  asked.observer = &first;
   ops::Context working = working_context();
   for (int64_t part = 0; part < micro_batches() && first.layer() < 0; ++part)
     pass->loss(working, data.training, first_window(part), recipe.micro_batch, recipe.seed, asked);

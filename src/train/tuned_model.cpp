@@ -55,10 +55,10 @@ const text::Tokenizer& TunedModel::tokenizer() const {
 
 fs::path TunedModel::vocabulary() const { return recipe_.lora ? fs::path() : base_.path.config.parent_path(); }
 
-std::unique_ptr<models::Parameters> TunedModel::parameters(models::Decoder& decoder) {
+std::unique_ptr<models::Parameters> TunedModel::parameters() {
   if (adapter_) return std::make_unique<models::Parameters>(adapter_->parameters());
   return std::make_unique<models::Parameters>(
-      decoder, [&](const layers::TensorVisitor::Tensor& tensor) { return is_tuned(recipe_, tensor); });
+      *base_.decoder, [&](const layers::TensorVisitor::Tensor& tensor) { return is_tuned(recipe_, tensor); });
 }
 
 double TunedModel::flops_per_token(const models::Account& account) const {
@@ -67,18 +67,29 @@ double TunedModel::flops_per_token(const models::Account& account) const {
   return recipe_.lora ? 4 * active + 6 * trained * active / all : 4 * active + 2 * trained * active / all;
 }
 
-void TunedModel::weights_changed(models::Decoder& decoder) {
+void TunedModel::weights_changed() {
   if (adapter_)
     adapter_->renew();
   else
-    models::weights_changed(decoder);
+    models::weights_changed(*base_.decoder);
 }
 
-void TunedModel::write(const fs::path& folder, const models::Decoder& decoder, const fs::path& vocabulary,
-                       const std::string& name) const {
+bool TunedModel::trains_routers() const {
+  return !recipe_.lora && trainable_[static_cast<size_t>(models::Place::router)] > 0;
+}
+
+Json TunedModel::trainable() const {
+  Json counts = Json::object();
+  for (int p = 0; p < models::kPlaces; ++p)
+    if (const int64_t count = trainable_[static_cast<size_t>(p)])
+      counts[std::string(models::name(static_cast<models::Place>(p)))] = count;
+  return counts;
+}
+
+void TunedModel::write(const fs::path& folder, const fs::path& vocabulary, const std::string& name) const {
   if (adapter_) return adapter_->save(folder, recipe_.model.string());
   // Weights that are frozen stay in their own dtype.
-  write_model_files(folder, base::read_json(base_.path.config), vocabulary, decoder, name);
+  write_model_files(folder, base::read_json(base_.path.config), vocabulary, *base_.decoder, name);
 }
 
 Json TunedModel::config() const {

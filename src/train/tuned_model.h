@@ -12,13 +12,14 @@
 #include "families/open.h"
 #include "models/account.h"
 #include "models/parameters.h"
+#include "train/trainee.h"
 #include "train/tune_recipe.h"
 
 namespace coterie::train {
 
 /// The model that a run tunes, and what of it is trained: some of its weights, or an adapter over them. What is frozen
 /// stays mapped from its files, in their format, and has neither gradient nor moments.
-class TunedModel {
+class TunedModel final : public Trainee {
  public:
   /// Opens the model, and with a `checkpoint` of the run what it holds: the adapter, or for full tuning the model.
   /// Throws what open_model, Adapter and trainable() throw, and unsupported for full tuning of a .gguf.
@@ -30,22 +31,17 @@ class TunedModel {
   /// Of a folder, for checkpoints that are models; empty when those are adapters.
   std::filesystem::path vocabulary() const;
 
-  /// The decoder, with the adapter laid over it. It points into this.
-  std::unique_ptr<models::Decoder> take_decoder() { return std::move(base_.decoder); }
-  std::unique_ptr<models::Parameters> parameters(models::Decoder& decoder);
-  const std::array<int64_t, layers::kPlaces>& trainable() const { return trainable_; }
-  /// Its config.json; empty for a .gguf.
-  base::Json config() const;
-  /// Floating point operations that training takes for a token, about: forward and the gradients of activations for
-  /// all weights, the gradients of those that are trained.
-  double flops_per_token(const models::Account& account) const;
-
-  /// After the trained values were changed.
-  void weights_changed(models::Decoder& decoder);
-  /// Puts the files of the result into a folder: an adapter's, or those of a Hugging Face model called `name` with the
-  /// vocabulary's files from `vocabulary`.
-  void write(const std::filesystem::path& folder, const models::Decoder& decoder,
-             const std::filesystem::path& vocabulary, const std::string& name) const;
+  /// With the adapter laid over it.
+  models::Decoder& decoder() override { return *base_.decoder; }
+  std::unique_ptr<models::Parameters> parameters() override;
+  void weights_changed() override;
+  base::Json config() const override;
+  bool trains_routers() const override;
+  base::Json trainable() const override;
+  /// Forward and the gradients of activations for all weights, the gradients of those that are trained.
+  double flops_per_token(const models::Account& account) const override;
+  void write(const std::filesystem::path& folder, const std::filesystem::path& vocabulary,
+             const std::string& name) const override;
 
  private:
   TuneRecipe recipe_;

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/json.h"
-#include "layers/tap.h"
+#include "layers/observer.h"
 
 namespace coterie::families {
 
@@ -55,7 +55,7 @@ base::Json to_json(const Gate& gate);
 std::vector<double> gate_weights(const Gate& gate, std::span<const double> x, bool all = false);
 
 /// Listens to the reader, which has so many layers, and hands on each row of x: what a gate reads.
-class GateReader : public layers::Tap {
+class GateReader : public layers::Observer {
  public:
   using OnRow = std::function<void(int64_t row, std::span<const double> x)>;
   GateReader(int64_t layers, OnRow row) : last_(layers - 1), row_(std::move(row)) {}

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
+#include "layers/moe/router_hook.h"
 
 namespace coterie::families {
 
@@ -32,36 +34,56 @@ class Part final : public layers::SequenceState {
   int64_t first_;
 };
 
-/// What listens to one model of several: the gate, and somebody who counts the layers of all.
-class PartTap final : public layers::Tap {
+/// Somebody who observes the layers of all models, as one of them shows its own.
+class PartObserver final : public layers::Observer {
  public:
-  PartTap(layers::Tap* whole, int64_t first, GateReader* reader) : whole_(whole), first_(first), reader_(reader) {}
+  PartObserver(layers::Observer& whole, int64_t first) : whole_(whole), first_(first) {}
   void routed(const layers::Routed& r) override {
-    if (whole_)
-      whole_->routed({.layer = first_ + r.layer,
-                      .plan = r.plan,
-                      .logits = r.logits,
-                      .chosen = r.chosen,
-                      .sequences = r.sequences,
-                      .noise = r.noise,
-                      .noisy = r.noisy});
+    whole_.routed({.layer = first_ + r.layer,
+                   .plan = r.plan,
+                   .logits = r.logits,
+                   .chosen = r.chosen,
+                   .sequences = r.sequences,
+                   .noise = r.noise,
+                   .noisy = r.noisy,
+                   .input = r.input});
   }
   void mixed(const layers::Mixture& m) override {
-    if (whole_)
-      whole_->mixed({.layer = first_ + m.layer, .experts = m.experts, .logits = m.logits, .sequences = m.sequences});
+    whole_.mixed({.layer = first_ + m.layer, .experts = m.experts, .logits = m.logits, .sequences = m.sequences});
   }
-  void ffn_input(int64_t layer, tensor::ConstMatrix x) override {
-    if (whole_) whole_->ffn_input(first_ + layer, x);
+  void ffn_input(int64_t layer, tensor::ConstMatrix x) override { whole_.ffn_input(first_ + layer, x); }
+  void mixer_output(int64_t layer, tensor::ConstMatrix y) override { whole_.mixer_output(first_ + layer, y); }
+  void ffn_output(int64_t layer, tensor::ConstMatrix y) override { whole_.ffn_output(first_ + layer, y); }
+  void block(int64_t layer, tensor::ConstMatrix x) override { whole_.block(first_ + layer, x); }
+  bool wants_products() const override { return whole_.wants_products(); }
+  void product(const layers::Product& p) override {
+    whole_.product({.layer = p.layer < 0 ? p.layer : first_ + p.layer, .weight = p.weight, .x = p.x, .rows = p.rows});
   }
-  void block(int64_t layer, tensor::ConstMatrix x) override {
-    if (whole_) whole_->block(first_ + layer, x);
-    if (reader_) reader_->block(layer, x);
+  bool wants_expert_outputs() const override { return whole_.wants_expert_outputs(); }
+  void expert_outputs(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix out) override {
+    whole_.expert_outputs(first_ + layer, plan, out);
   }
 
  private:
-  layers::Tap* whole_;
+  layers::Observer& whole_;
   int64_t first_;
-  GateReader* reader_;
+};
+
+/// A sequence's hook, which numbers the layers of all models.
+class PartHook final : public layers::RouterHook {
+ public:
+  PartHook(const layers::RouterHook& whole, int64_t first) : whole_(whole), first_(first) {}
+  void logits(int64_t layer, int64_t position, Matrix logits) const override {
+    whole_.logits(first_ + layer, position, logits);
+  }
+  void choices(int64_t layer, int64_t position, int64_t rows, std::span<int32_t> ids,
+               std::span<float> weights) const override {
+    whole_.choices(first_ + layer, position, rows, ids, weights);
+  }
+
+ private:
+  const layers::RouterHook& whole_;
+  int64_t first_;
 };
 
 /// Adds up the mixture, model by model.
@@ -200,6 +222,9 @@ void GatedDecoder::fix(std::vector<double> weights) {
 Matrix GatedDecoder::forward(ops::Context& context, std::span<const models::SequenceStep> steps,
                              const models::PassOptions& options) const {
   base::require(!context.tape && !options.training, "gate", "models behind a gate are not trained");
+  if (options.experts)
+    throw base::Error(ErrorKind::unsupported, "gate", "the models of an ensemble hold their experts themselves",
+                      "ask one of them");
   if (options.hidden)
     throw base::Error(ErrorKind::unsupported, "gate", "the models behind a gate have no hidden state in common",
                       "ask one of them");
@@ -258,17 +283,24 @@ Matrix GatedDecoder::forward(ops::Context& context, std::span<const models::Sequ
       break;
     std::vector<Part> states;
     states.reserve(steps.size());
+    std::vector<PartHook> hooks;
+    hooks.reserve(steps.size());
     std::vector<models::SequenceStep> parts(steps.begin(), steps.end());
     for (models::SequenceStep& step : parts) {
       base::require(step.state != nullptr, "gate", "a step without a state");
       step.state = &states.emplace_back(*step.state, first);
       step.leaves = nullptr;
+      if (step.routers) step.routers = &hooks.emplace_back(*step.routers, first);
     }
-    PartTap tap(options.tap, first, reading && i == gate_.reader ? &reader : nullptr);
-    const Matrix logits = models_[static_cast<size_t>(i)].decoder->forward(context, parts, {.tap = &tap});
+    std::optional<PartObserver> part;
+    if (options.observer) part.emplace(*options.observer, first);
+    layers::Observers observers{part ? &*part : nullptr, reading && i == gate_.reader ? &reader : nullptr};
+    const Matrix logits =
+        models_[static_cast<size_t>(i)].decoder->forward(context, parts, {.observer = observers.get()});
     if (rows > 0) sum.add(i, logits);
   }
   sum.finish();
+  if (options.observer) options.observer->logits(out);
   if (on_weights_ && rows > 0) on_weights_(weights);
   return out;
 }

@@ -39,8 +39,8 @@ class GatedDecoder final : public models::Decoder {
   std::span<const Model> models() const { return models_; }
   /// The number of model i's first layer among those of all.
   int64_t first_layer(int64_t i) const { return first_layer_[static_cast<size_t>(i)]; }
-  /// While set, the reader alone goes through a step, for a tap: the other models' states stay as they are, and logits
-  /// must not be asked for. So a prompt gate reads with the model that is open already.
+  /// While set, the reader alone goes through a step, for an observer: the other models' states stay as they are, and
+  /// logits must not be asked for. So a prompt gate reads with the model that is open already.
   void read_alone(bool on) { reads_alone_ = on; }
   /// Weights [N] for every position, in place of the gate's: those of a prompt.
   void fix(std::vector<double> weights);

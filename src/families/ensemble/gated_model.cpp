@@ -18,6 +18,7 @@ class JointSource final : public checkpoint::TensorSource {
   explicit JointSource(std::span<const Model> models) {
     for (size_t i = 0; i < models.size(); ++i) {
       const checkpoint::TensorSource& source = *models[i].source;
+      sources_.push_back(&source);
       bytes_ += source.file_bytes();
       where_ += (i ? ", " : "") + source.where();
       for (checkpoint::TensorInfo info : source.tensors()) {
@@ -38,8 +39,14 @@ class JointSource final : public checkpoint::TensorSource {
   const checkpoint::Metadata& metadata() const override { return metadata_; }
   int64_t file_bytes() const override { return bytes_; }
   std::string file_of(const checkpoint::TensorInfo& tensor) const override { return files_.at(tensor.name).second; }
+  std::optional<checkpoint::FilePlace> place_of(std::span<const std::byte> bytes) const override {
+    for (const checkpoint::TensorSource* source : sources_)
+      if (auto place = source->place_of(bytes)) return place;
+    return {};
+  }
 
  private:
+  std::vector<const checkpoint::TensorSource*> sources_;
   std::vector<checkpoint::TensorInfo> tensors_;
   std::map<std::string, std::pair<size_t, std::string>, std::less<>> files_;
   checkpoint::Metadata metadata_;

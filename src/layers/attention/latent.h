@@ -38,11 +38,7 @@ class LatentAttention {
   // q [N, H * (nope_dim + rope_dim)]
   void queries(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix q) const;
   // absorbed [N, H * (rope_dim + kv_rank)]: of each head the rotary part, then W_k q_nope
-  void absorb(ops::Context& context, const ops::RoutingPlan& by_head, tensor::ConstMatrix q,
-              tensor::Matrix absorbed) const;
-  // mixed [N, H * kv_rank], out [N, H * value_dim]: W_v mixed, of each head
-  void expand(ops::Context& context, const ops::RoutingPlan& by_head, tensor::ConstMatrix mixed,
-              tensor::Matrix out) const;
+  void absorb(ops::Context& context, tensor::ConstMatrix q, tensor::Matrix absorbed) const;
 
   LatentAttentionSpec spec_;
   int64_t width_;
@@ -50,8 +46,6 @@ class LatentAttention {
   Linear q_, q_a_, q_b_, kv_a_, o_;
   Vector q_a_norm_, kv_a_norm_;
   std::vector<tensor::Weight> k_b_, v_b_;  // [H] of [kv_rank, nope_dim] and [value_dim, kv_rank]
-  std::vector<ops::ExpertOutput> absorb_;  // the same, as the grouped matmuls take them
-  std::vector<ops::ExpertInput> expand_;
 };
 
 }  // namespace coterie::layers

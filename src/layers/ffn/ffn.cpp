@@ -4,7 +4,7 @@
 
 #include "layers/overlay.h"
 #include "ops/elementwise.h"
-#include "ops/experts.h"
+#include "ops/moe/experts.h"
 
 namespace coterie::layers {
 

@@ -7,7 +7,7 @@
 
 #include "layers/moe/router_loss.h"
 #include "layers/moe/router_spec.h"
-#include "layers/tap.h"
+#include "layers/observer.h"
 
 namespace coterie::layers {
 
@@ -38,13 +38,13 @@ struct RouterLossSpec {
   Scope scope = Scope::micro_batch;
 };
 
-/// Listens as a Tap and goes back as a RouterLoss.
+/// Listens as an Observer and goes back as a RouterLoss.
 ///
 /// The gradient of a step is that of its own tokens' losses, times the step's share of the batch (set_share); so it
 /// needs no listening, and the steps of a batch add up to the batch for losses whose scope is the sequence. Of scope
 /// batch it is that of all tokens listened to since clear(), and the share is not applied: to be exact over several
 /// micro-batches, listen to all of them first (Decoder::loss without a tape) and then go back through each.
-class RouterLosses : public Tap, public RouterLoss {
+class RouterLosses : public Observer, public RouterLoss {
  public:
   explicit RouterLosses(const RouterLossSpec& spec) : spec_(spec) {}
 

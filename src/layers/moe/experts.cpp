@@ -1,7 +1,8 @@
 #include "layers/moe/experts.h"
 
 #include "base/error.h"
-#include "ops/experts.h"
+#include "ops/moe/down.h"
+#include "ops/moe/experts.h"
 
 namespace coterie::layers {
 
@@ -41,6 +42,18 @@ void Experts::forward(ops::Context& context, tensor::ConstMatrix x, const ops::R
                       const ops::ExpertDropout& dropped) const {
   const ops::GateRule rule(spec_.activation, spec_.swiglu_limit, spec_.swiglu_alpha);
   ops::experts(context, x, plan, inputs_, outputs_, rule, spec_.hidden, y, dropped);
+}
+
+void Experts::forward(ops::Context& context, int64_t layer, tensor::ConstMatrix x, const ops::RoutingPlan& plan,
+                      ExpertSource& source, tensor::Matrix y) const {
+  const ops::GateRule rule(spec_.activation, spec_.swiglu_limit, spec_.swiglu_alpha);
+  const tensor::ArenaScope scratch(context.arena);
+  const tensor::Matrix out = context.arena.matrix(plan.slots(), width_);
+  const std::unique_ptr<ExpertLease> lease = source.lease({layer, plan, x, inputs_, outputs_});
+  for (std::span<const int32_t> ids = lease->next(); !ids.empty(); ids = lease->next())
+    ops::expert_outputs(context, x, plan, ids, lease->inputs(), lease->outputs(), rule, spec_.hidden, out);
+  lease->add_outputs(out);
+  ops::combine(context, plan, out, y);
 }
 
 }  // namespace coterie::layers

@@ -5,13 +5,10 @@
 #include <string>
 #include <vector>
 
+#include "layers/moe/expert_source.h"
 #include "layers/specs.h"
 #include "layers/tensor_list.h"
-#include "ops/context.h"
-#include "ops/experts.h"
-#include "ops/matmul.h"
-#include "ops/plan.h"
-#include "tensor/view.h"
+#include "ops/moe/experts.h"
 
 namespace coterie::layers {
 
@@ -23,6 +20,9 @@ class Experts {
   /// y[t] = Σ over the plan's slots of t: weight * down(act(gate x) * up x). x, y [N, D].
   void forward(ops::Context& context, tensor::ConstMatrix x, const ops::RoutingPlan& plan, tensor::Matrix y,
                const ops::ExpertDropout& dropped = {}) const;
+  /// The same with the weights of experts from `source`, to the bit. Not under a tape.
+  void forward(ops::Context& context, int64_t layer, tensor::ConstMatrix x, const ops::RoutingPlan& plan,
+               ExpertSource& source, tensor::Matrix y) const;
   void visit(TensorVisitor& visitor, const std::string& path);
   /// To be called when the weights have been bound.
   void arrange();

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "layers/moe/router_spec.h"
-#include "layers/tap.h"
+#include "layers/observer.h"
 
 namespace coterie::layers {
 
@@ -40,7 +40,7 @@ struct RouterLoad {
 
 /// Listens to routers and adds up, layer by layer. `score`: how the routers make scores of logits (softmax, or sigmoid,
 /// whose shares are of the sum).
-class RouterLoads : public Tap {
+class RouterLoads : public Observer {
  public:
   explicit RouterLoads(RouterSpec::Score score) : score_(score) {}
   void plan(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits) override;

@@ -38,10 +38,20 @@ void Moe::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tens
     ops::jitter(context, x, spec_.jitter, name_rows(batch), static_cast<uint64_t>(2 * layer + 1), shaken);
     x = shaken;
   }
+  if (batch.pass.experts && (soft_ || batch.pass.training))
+    base::fail(base::ErrorKind::unsupported, "moe",
+               "experts that come from elsewhere serve inference of routers that "
+               "choose; {}",
+               soft_ ? "a Soft MoE mixes tokens" : "this is a step of training");
   if (soft_) {
+    for (const SequenceRows& s : batch.sequences)
+      if (s.step.routers)
+        base::fail(base::ErrorKind::unsupported, "moe",
+                   "a Soft MoE sends no token to an expert: there is no choice to "
+                   "change");
     const SoftRouter::Mixed mixed = soft_->to_slots(batch, x);
-    if (batch.pass.tap)
-      batch.pass.tap->mixed(
+    if (batch.pass.observer)
+      batch.pass.observer->mixed(
           {.layer = layer, .experts = spec_.router.experts, .logits = mixed.logits, .sequences = batch.sequences});
     const tensor::Matrix outputs = context.arena.matrix(mixed.x.rows, mixed.x.cols);
     base::require(batch.pass.expert_dropout == 0 || !batch.pass.training, "moe",
@@ -53,7 +63,11 @@ void Moe::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tens
     if (batch.pass.expert_dropout > 0 && batch.pass.training)
       dropped = {batch.pass.expert_dropout, name_rows(batch),
                  kExpertPlaces + static_cast<uint64_t>(layer) * kPlacesOfALayer};
-    experts_.forward(context, x, router_->forward(batch, layer, x), y, dropped);
+    const ops::RoutingPlan plan = router_->forward(batch, layer, x);
+    if (batch.pass.experts)
+      experts_.forward(context, layer, x, plan, *batch.pass.experts, y);
+    else
+      experts_.forward(context, x, plan, y, dropped);
   }
   if (!shared_) return;
 

@@ -1,17 +1,19 @@
 #include "layers/moe/router.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "base/error.h"
 #include "layers/moe/capacity.h"
 #include "layers/moe/noise.h"
 #include "layers/moe/router_gradient.h"
+#include "layers/moe/router_hook.h"
 #include "layers/moe/routers/kind.h"
 #include "layers/overlay.h"
-#include "ops/experts.h"
 #include "ops/jitter.h"
 #include "ops/matmul.h"
+#include "ops/moe/experts.h"
 
 namespace coterie::layers {
 
@@ -139,7 +141,7 @@ class Choosing {
 /// What a batch chose: [N * choices] each, in the context's arena.
 struct Choices {
   const int32_t* chosen = nullptr;    // before a capacity took any away
-  const int32_t* kept = nullptr;      // -1 where it did
+  int32_t* kept = nullptr;            // -1 where it did
   int32_t* named = nullptr;           // kept, and those dropped by the experts they were dropped from
   float* weights = nullptr;           // of those named
   std::vector<int32_t> dropped = {};  // tokens, once for each assignment
@@ -167,6 +169,27 @@ Choices choose(ops::Context& context, const Choosing& choosing, const RouterSpec
   return choices;
 }
 
+/// Calls `f` for the sequences that have a hook.
+template <typename F>
+void for_hooks(const Batch& batch, const F& f) {
+  for (const SequenceRows& s : batch.sequences)
+    if (s.step.routers) f(s, *s.step.routers);
+}
+
+/// Nobody gets a token by a logit of -infinity, whatever the rule; then the hooks have the last word.
+void let_hooks_choose(const Batch& batch, int64_t layer, ConstMatrix logits, int64_t choices, int32_t* ids,
+                      float* weights) {
+  constexpr float kNever = -std::numeric_limits<float>::infinity();
+  for_hooks(batch, [&](const SequenceRows& s, const RouterHook& hook) {
+    for (int64_t r = s.first_row; r < s.first_row + s.rows; ++r)
+      for (int64_t c = r * choices; c < (r + 1) * choices; ++c)
+        if (ids[c] >= 0 && logits.row(r)[ids[c]] == kNever) ids[c] = -1;
+    const auto count = static_cast<size_t>(s.rows * choices);
+    hook.choices(layer, s.first_position, s.rows, {ids + s.first_row * choices, count},
+                 {weights + s.first_row * choices, count});
+  });
+}
+
 }  // namespace
 
 ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, ConstMatrix x) const {
@@ -191,6 +214,10 @@ ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, ConstMatrix 
     map(batch, context, x, logits);
   else
     std::fill_n(logits.data, n * e, 0.0f);
+  for_hooks(batch, [&](const SequenceRows& s, const RouterHook& hook) {
+    base::require(!context.tape, "router", "a sequence with a hook under a tape");
+    hook.logits(layer, s.first_position, logits.row_range(s.first_row, s.first_row + s.rows));
+  });
   Matrix noise, noisy;
   if (noises) {
     noise = context.arena.matrix(n, e), noisy = context.arena.matrix(n, e);
@@ -201,6 +228,7 @@ ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, ConstMatrix 
   const Choosing choosing(batch, spec_, layer, noises ? noisy : logits, selection_bias_.data());
   Choices choices = choose(context, choosing, spec_, n, limits);
   const auto count = static_cast<size_t>(n * choosing.choices());
+  let_hooks_choose(batch, layer, logits, choosing.choices(), choices.kept, choices.weights);
   ops::RoutingPlan plan = ops::make_plan({choices.kept, count}, {choices.weights, count}, n, choosing.choices(), e);
   plan.dropped = std::move(choices.dropped), plan.overflowed = choices.overflowed;
   const Routed routed = {.layer = layer,
@@ -209,8 +237,9 @@ ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, ConstMatrix 
                          .chosen = {choices.chosen, count},
                          .sequences = batch.sequences,
                          .noise = noise,
-                         .noisy = noisy};
-  if (batch.pass.tap) batch.pass.tap->routed(routed);
+                         .noisy = noisy,
+                         .input = x};
+  if (batch.pass.observer) batch.pass.observer->routed(routed);
   if (context.tape && spec_.has_map()) {
     record.named = {choices.named, count}, record.kept = {choices.kept, count};
     record_router(batch, spec_, routed, record, plan);

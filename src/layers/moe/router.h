@@ -6,7 +6,7 @@
 #include "layers/batch.h"
 #include "layers/moe/router_spec.h"
 #include "layers/tensor_list.h"
-#include "ops/plan.h"
+#include "ops/moe/plan.h"
 #include "tensor/view.h"
 
 namespace coterie::layers {

@@ -6,7 +6,7 @@
 #include "layers/batch.h"
 #include "layers/moe/router_spec.h"
 #include "ops/dropout.h"
-#include "ops/plan.h"
+#include "ops/moe/plan.h"
 
 namespace coterie::layers {
 

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "layers/tap.h"
+#include "layers/observer.h"
 #include "tensor/view.h"
 
 namespace coterie::layers {
@@ -14,7 +14,7 @@ struct RoutedGradient {
   tensor::Matrix noise = {}, noisy = {};  // [N, E], where there are such
 };
 
-/// A loss on what routers do (balance, z-loss). It listens on the way forward as a Tap, since most look at a whole
+/// A loss on what routers do (balance, z-loss). It listens on the way forward as a Observer, since most look at a whole
 /// batch, and is asked on the way back for its gradient, router by router: so it is attached wherever it is given to
 /// the batch, and it is computed from the numbers of the whole scope.
 class RouterLoss {

@@ -83,20 +83,14 @@ namespace library {
 void step(Model::Impl& model, std::span<Session::Impl* const> sessions);
 
 /// Hands the decisions of routers on to the sessions whose tokens they are about.
-class RoutingTap final : public layers::Tap {
+class RoutingObserver final : public layers::Observer {
  public:
-  /// `also` sees what comes out of the blocks; may be null.
-  explicit RoutingTap(layers::Tap* also = nullptr) : also_(also) {}
   /// By the state that a session's tokens are evaluated with.
   void watch(const layers::SequenceState* state, Session::Impl& session) { sessions_.emplace(state, &session); }
   bool watches() const { return !sessions_.empty(); }
   void routed(const layers::Routed& router) override;
-  void block(int64_t layer, tensor::ConstMatrix x) override {
-    if (also_) also_->block(layer, x);
-  }
 
  private:
-  layers::Tap* also_;
   std::map<const layers::SequenceState*, Session::Impl*> sessions_;
 };
 

@@ -121,9 +121,11 @@ void Session::Impl::read(std::span<const int32_t> ids, int64_t from, layers::Pas
   engine = &with;
   runtime::TokenCache& tokens = cache(with);
   tokens.keep_prefix_for(*with.model().decoder, ids.first(static_cast<size_t>(from)), length);
-  library::RoutingTap routing(pass.tap);
+  library::RoutingObserver routing;
   routing_error = nullptr;
-  if (on_routing) routing.watch(&tokens.cache, *this), pass.tap = &routing;
+  if (on_routing) routing.watch(&tokens.cache, *this);
+  layers::Observers observers{on_routing ? &routing : nullptr, pass.observer};
+  pass.observer = observers.get();
 
   const int64_t rows_at_once = std::clamp<int64_t>(kStepRows / with.spec().vocabulary,
                                                    std::min(kShortestStep, with.step_tokens()), with.step_tokens());
@@ -235,7 +237,7 @@ std::vector<float> Session::hidden_states(std::span<const int32_t> ids, int64_t 
       impl_->read(ids, 0, {.hidden = true}, [&](int64_t, std::span<const float> row) { add(row); });
       return result;
     }
-    class OfLayer final : public layers::Tap {
+    class OfLayer final : public layers::Observer {
      public:
       OfLayer(int64_t layer, const decltype(add)& add) : layer_(layer), add_(add) {}
       void block(int64_t layer, tensor::ConstMatrix x) override {
@@ -245,8 +247,8 @@ std::vector<float> Session::hidden_states(std::span<const int32_t> ids, int64_t 
      private:
       int64_t layer_;
       const decltype(add)& add_;
-    } tap(layer, add);
-    impl_->read(ids, 0, {.tap = &tap}, nullptr);
+    } observer(layer, add);
+    impl_->read(ids, 0, {.observer = &observer}, nullptr);
     return result;
   });
 }

@@ -8,7 +8,7 @@ namespace coterie {
 
 namespace library {
 
-void RoutingTap::routed(const layers::Routed& router) {
+void RoutingObserver::routed(const layers::Routed& router) {
   const ops::RoutingPlan& plan = router.plan;
   const int64_t experts = router.logits.cols;
   for (const layers::SequenceRows& rows : router.sequences) {
@@ -59,7 +59,7 @@ void step(Model::Impl& model, std::span<Session::Impl* const> sessions) {
   for (const auto& each : model.engines.all()) {
     if (!engines.contains(each.get())) continue;
     std::vector<runtime::Generation*> generations;
-    RoutingTap routing;
+    RoutingObserver routing;
     for (Session::Impl* session : sessions) {
       if (!session->writes() || session->engine != each.get()) continue;
       generations.push_back(&*session->generation);

@@ -97,7 +97,6 @@ tiny::Model model_of(const Case& c, uint64_t seed) {
 std::vector<float> Runner::step(std::span<const std::span<const int32_t>> ids,
                                 std::span<layers::ResidentState* const> states) {
   ops::Context context{pool, kernels, arena, precision};
-  context.observer = observer;
   std::vector<models::SequenceStep> steps;
   for (size_t i = 0; i < ids.size(); ++i) {
     states[i]->reserve(static_cast<int64_t>(ids[i].size()));
@@ -105,9 +104,10 @@ std::vector<float> Runner::step(std::span<const std::span<const int32_t>> ids,
                      .state = states[i],
                      .logits = models::SequenceStep::Logits::all,
                      .random_key = static_cast<uint64_t>(i) + 1,
-                     .length = 0});
+                     .length = 0,
+                     .routers = i == 0 ? hook : nullptr});
   }
-  const tensor::Matrix logits = decoder.forward(context, steps);
+  const tensor::Matrix logits = decoder.forward(context, steps, {.observer = observer, .experts = experts});
   for (size_t i = 0; i < ids.size(); ++i) states[i]->advance(static_cast<int64_t>(ids[i].size()));
   std::vector<float> result(logits.data, logits.data + logits.rows * logits.cols);
   arena.reset();

@@ -55,7 +55,9 @@ struct Runner {
   tensor::DType cache;
   threads::Pool pool;
   tensor::Arena arena;
-  ops::Observer* observer = nullptr;
+  layers::Observer* observer = nullptr;
+  layers::ExpertSource* experts = nullptr;
+  const layers::RouterHook* hook = nullptr;  // of the first sequence of a step
 };
 
 std::vector<int32_t> some_ids(int64_t count, int64_t vocabulary, uint64_t seed);

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "base/function_ref.h"
-#include "layers/tap.h"
+#include "layers/observer.h"
 #include "models/parameters.h"
 
 // Gradients beside finite differences of the loss.
@@ -15,7 +15,7 @@ namespace coterie::laws {
 
 /// Which tokens went where, and for SparseMixer which experts were near the best of those left: a softmax over them is
 /// the weight, so the loss jumps where one comes near.
-class Plans : public layers::Tap {
+class Plans : public layers::Observer {
  public:
   explicit Plans(const models::ModelSpec& spec) {
     for (const models::BlockSpec& block : spec.blocks)

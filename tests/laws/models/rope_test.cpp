@@ -183,7 +183,7 @@ TEST(RopeAtRunTime, RefusesByName) {
   };
   const auto bad = ErrorKind::bad_input, no = ErrorKind::unsupported;
   refused(bad, {"rope.factor", "0.5"}, {.scaling = Scaling::linear, .factor = 0.5});
-  refused(bad, {"rope.factor", "yarn", "--rope-scale"}, {.scaling = Scaling::yarn});
+  refused(bad, {"rope.factor", "yarn", "`rope.factor`"}, {.scaling = Scaling::yarn});
   refused(bad, {"rope.factor", "none"}, {.scaling = Scaling::none, .factor = 2});
   refused(bad, {"rope.original_context", "-1"}, {.factor = 2, .original_context = -1});
   refused(bad, {"rope.base", "0"}, {.base = 0});
@@ -199,7 +199,7 @@ TEST(RopeAtRunTime, RefusesByName) {
     std::get<layers::AttentionSpec>(block.mixer)
         .rope->divisors.assign(static_cast<size_t>(models::rope_of(divided, block)->dims / 2), 2.0f);
   models::ModelSpec again = divided;
-  expect_error(no, {"rope_freqs.weight", "--yarn-orig-ctx"},
+  expect_error(no, {"rope_freqs.weight", "`rope.original_context`"},
                [&] { models::apply({.scaling = Scaling::yarn, .factor = 2}, divided); });
   models::apply({.scaling = Scaling::yarn, .factor = 2, .original_context = 16}, again);
   EXPECT_TRUE(models::rope_of(again, again.blocks[0])->divisors.empty());

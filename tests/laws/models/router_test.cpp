@@ -53,7 +53,7 @@ std::vector<Form> forms() {
   return all;
 }
 
-class Plans : public layers::Tap {
+class Plans : public layers::Observer {
  public:
   void routed(const layers::Routed& r) override {
     seen.emplace_back(r.chosen.begin(), r.chosen.end());
@@ -82,8 +82,8 @@ class RouterLaw : public testing::TestWithParam<Form> {
   bool causal() const { return layers::kind_of(GetParam().router.selection).causal; }
 
   /// Sequences `which` of the batch in training; under a tape with gradients where `back`.
-  double loss(std::vector<size_t> which, bool back, layers::Tap* tap = nullptr, int threads = 1, bool training = true,
-              const layers::RouterLoss* losses = nullptr) {
+  double loss(std::vector<size_t> which, bool back, layers::Observer* observer = nullptr, int threads = 1,
+              bool training = true, const layers::RouterLoss* losses = nullptr) {
     threads::Pool pool(threads);
     tensor::Arena arena;
     ops::Context context{pool, kernels::select(), arena, ops::Precision::f32};
@@ -102,7 +102,8 @@ class RouterLaw : public testing::TestWithParam<Form> {
       steps.push_back({.ids = ids, .state = states.back().get(), .random_key = 1000 + i, .targets = targets.back()});
     }
     const double sum = decoder->loss(
-        context, steps, {.tap = tap, .training = training, .dropout = training ? dropout : 0, .router_loss = losses});
+        context, steps,
+        {.observer = observer, .training = training, .dropout = training ? dropout : 0, .router_loss = losses});
     context.tape = nullptr;
     if (back) tape.backward(context);
     return sum;

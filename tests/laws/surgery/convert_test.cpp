@@ -1,4 +1,4 @@
-#include "surgery/convert.h"
+#include "surgery/write/convert.h"
 
 #include <algorithm>
 #include <fstream>
@@ -154,7 +154,7 @@ TEST(ConvertRefuses, WhatCannotBeWritten) {
   expect_error(ErrorKind::unsupported, {"router", "8 bits"}, [&] {
     saved.convert({.places = {{layers::Place::router, DType::q4_0}}});
   });
-  expect_error(ErrorKind::bad_input, {"--to", "i32"}, [&] { saved.convert({.to = DType::i32}); });
+  expect_error(ErrorKind::bad_input, {"convert.to", "i32"}, [&] { saved.convert({.to = DType::i32}); });
   expect_error(ErrorKind::bad_input, {".gguf"}, [&] { surgery::convert(saved.model, saved.folder / "out.bin", {}); });
   saved.folder.write("file", "");
   expect_error(ErrorKind::io, {"file"}, [&] { surgery::convert(saved.model, saved.folder / "file" / "out.gguf", {}); });
@@ -166,7 +166,7 @@ TEST(ConvertRefuses, WhatCannotBeWritten) {
   expect_error(ErrorKind::unsupported, {"q8_0", "safetensors"},
                [&] { surgery::convert(saved.model, saved.folder / "folder", {.to = DType::q8_0}); });
   saved.convert({.to = DType::q8_0});
-  expect_error(ErrorKind::unsupported, {"q8_0", "--to bf16"},
+  expect_error(ErrorKind::unsupported, {"q8_0", "`convert.to` bf16"},
                [&] { surgery::convert(saved.converted(), saved.folder / "folder", {}); });
   const Saved hybrid(sayable("granitemoehybrid"));
   hybrid.convert();

@@ -133,7 +133,7 @@ TEST(Gated, IsTheSumOfProbabilitiesByTheGatesWeights) {
   std::vector<int64_t> widths;
   for (const families::Model& model : all) widths.push_back(model.decoder->spec().vocabulary);
 
-  class LastState : public layers::Tap {
+  class LastState : public layers::Observer {
    public:
     explicit LastState(int64_t layer) : layer_(layer) {}
     void block(int64_t layer, tensor::ConstMatrix x) override {
@@ -143,13 +143,13 @@ TEST(Gated, IsTheSumOfProbabilitiesByTheGatesWeights) {
 
    private:
     int64_t layer_;
-  } tap(std::ssize(all.back().decoder->spec().blocks) - 1);
+  } observer(std::ssize(all.back().decoder->spec().blocks) - 1);
   Runner runner(kCase, *all.back().decoder);
   ops::Context context{runner.pool, runner.kernels, runner.arena, ops::Precision::f32};
   layers::ResidentState state = runner.state();
   state.reserve(kTokens);
   const models::SequenceStep step{.ids = ids, .state = &state, .random_key = 1};
-  all.back().decoder->forward(context, {&step, 1}, {.tap = &tap});
+  all.back().decoder->forward(context, {&step, 1}, {.observer = &observer});
 
   const Gate gate = gate_over(all, Gate::Kind::token, 2);
   families::GatedDecoder mixture(std::move(all), gate);
@@ -164,13 +164,13 @@ TEST(Gated, IsTheSumOfProbabilitiesByTheGatesWeights) {
   std::vector<int64_t> most(3);
   for (size_t t = 0; t < kTokens; ++t) {
     double squares = 0;
-    for (const float v : tap.states[t]) squares += static_cast<double>(v) * static_cast<double>(v);
-    const double scale = 1 / std::sqrt(squares / static_cast<double>(tap.states[t].size()));
+    for (const float v : observer.states[t]) squares += static_cast<double>(v) * static_cast<double>(v);
+    const double scale = 1 / std::sqrt(squares / static_cast<double>(observer.states[t].size()));
     std::vector<double> g(3);
     for (size_t i = 0; i < 3; ++i) {
       g[i] = static_cast<double>(gate.bias[i]);
-      for (size_t d = 0; d < tap.states[t].size(); ++d)
-        g[i] += static_cast<double>(gate.rows[i][d]) * scale * static_cast<double>(tap.states[t][d]);
+      for (size_t d = 0; d < observer.states[t].size(); ++d)
+        g[i] += static_cast<double>(gate.rows[i][d]) * scale * static_cast<double>(observer.states[t][d]);
     }
     const auto least = std::min_element(g.begin(), g.end()) - g.begin();
     ++most[static_cast<size_t>(std::max_element(g.begin(), g.end()) - g.begin())];

@@ -1,4 +1,4 @@
-#include "surgery/importance.h"
+#include "surgery/quantize/importance.h"
 
 #include <cmath>
 

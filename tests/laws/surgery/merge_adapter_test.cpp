@@ -1,4 +1,4 @@
-#include "surgery/merge_adapter.h"
+#include "surgery/merge/merge_adapter.h"
 
 #include <algorithm>
 #include <cmath>
@@ -13,7 +13,7 @@
 #include "quant/codec.h"
 #include "support/expect_error.h"
 #include "support/temp_folder.h"
-#include "surgery/convert.h"
+#include "surgery/write/convert.h"
 
 // A model with an adapter merged into its weights is the model with the adapter over them, within rounding.
 namespace coterie::laws {
@@ -131,7 +131,7 @@ TEST_P(MergeAdapter, FitsTheSameModelAsGguf) {
   if (GetParam() != "mixtral") return;
   surgery::convert(families::open_model(model), folder / "q8.gguf", {.to = tensor::DType::q8_0, .tokenizer = false});
   const families::Model blocks = open(folder / "q8.gguf", adapter);
-  expect_error(ErrorKind::unsupported, {"q8_0", "--adapter"},
+  expect_error(ErrorKind::unsupported, {"q8_0", "`adapter`"},
                [&] { surgery::merge_adapter(blocks, folder / "never.gguf"); });
   EXPECT_FALSE(fs::exists(folder / "never.gguf"));
 }

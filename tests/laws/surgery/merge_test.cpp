@@ -74,7 +74,7 @@ TEST(MergeExpertsOf, GatesAreTheMeanOfWhatTheRouterReads) {
       "base_model: a\nexperts:\n  - {source_model: a, positive_prompts: [\"abc\", \"a much longer prompt\"]}\n"
       "  - {source_model: a, positive_prompts: [\"xyz\"], negative_prompts: [\"qrs\"]}\n");
   const families::Model merged = models.open("out");
-  class Reader : public layers::Tap {
+  class Reader : public layers::Observer {
    public:
     void ffn_input(int64_t layer, tensor::ConstMatrix x) override {
       if (layer != 1) return;
@@ -93,7 +93,7 @@ TEST(MergeExpertsOf, GatesAreTheMeanOfWhatTheRouterReads) {
                                 tensor::DType::f32);
     state.reserve(std::ssize(ids));
     const models::SequenceStep step{.ids = ids, .state = &state};
-    merged.decoder->forward(context, {&step, 1}, {.tap = &reader});
+    merged.decoder->forward(context, {&step, 1}, {.observer = &reader});
     models.arena.reset();
     return reader.mean;
   };

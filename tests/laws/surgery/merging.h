@@ -11,7 +11,7 @@
 #include "laws/models/bench.h"
 #include "laws/surgery/dense_families.h"
 #include "quant/codec.h"
-#include "surgery/merge_models.h"
+#include "surgery/merge/merge_models.h"
 #include "text/tokenizer_training.h"
 
 // Tiny models with one tokenizer, and merges of them.

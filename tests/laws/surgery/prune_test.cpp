@@ -1,4 +1,4 @@
-#include "surgery/prune.h"
+#include "surgery/prune/prune.h"
 
 #include <algorithm>
 #include <cmath>
@@ -79,7 +79,7 @@ TEST_P(Prune, APlantedDeadExpertIsMissedByNobody) {
   std::map<int64_t, std::vector<int64_t>> dead;
   const Saved saved(config, with_dead_experts(spec, dead));
   Runner run(GetParam(), *saved.model.decoder);
-  ExpertSaliency saliency(*saved.model.decoder);
+  ExpertSaliency saliency(saved.model.decoder->spec());
   run.observer = &saliency;
   const std::vector<int32_t> ids = some_ids(40, spec.vocabulary, 1);
   const std::vector<float> before = run.whole(ids);
@@ -123,24 +123,13 @@ INSTANTIATE_TEST_SUITE_P(Families, Prune, testing::ValuesIn(with_experts()), nam
 
 TEST(Saliency, IsTheMeanOfWeightTimesNorm) {
   const tiny::Model model = tiny::make("mixtral");
-  ExpertSaliency saliency(*model.decoder);
-  class Downs : public layers::TensorVisitor {
-   public:
-    void matrix(const Tensor&, int64_t, int64_t, tensor::Weight&) override {}
-    void vector(const Tensor&, int64_t, layers::Vector&) override {}
-    void stack(const Tensor& t, int64_t, int64_t, int64_t, std::vector<tensor::Weight>& slots) override {
-      if (t.path == "blocks.1.moe.experts.down")
-        for (const tensor::Weight& w : slots) outputs.push_back({w, nullptr});
-    }
-    std::vector<ops::ExpertOutput> outputs;
-  } downs;
-  model.decoder->visit(downs);
+  ExpertSaliency saliency(model.decoder->spec());
   const std::vector<int32_t> ids = {2, 0, 2, 5};  // two tokens, two experts each
   const std::vector<float> weights = {0.75f, 0.25f, 0.5f, 0.5f};
   const ops::RoutingPlan plan = ops::make_plan(ids, weights, 2, 2, 6);
   // Slots by expert: 0 (token 0), 2 (tokens 0 and 1), 5 (token 1).
   float out[] = {3, 4, 0, 1, 6, 8, -2, 0};
-  saliency.outputs(plan, downs.outputs, {out, 4, 2});
+  saliency.expert_outputs(1, plan, {out, 4, 2});
   const ExpertSaliency::Layer& layer = saliency.layers().at(1);
   EXPECT_EQ(layer.tokens, (std::vector<int64_t>{1, 0, 2, 0, 0, 1}));
   const std::vector<double> expected = {0.25 * 5, 0, (0.75 * 1 + 0.5 * 10) / 2, 0, 0, 0.5 * 2};
@@ -160,7 +149,7 @@ TEST(Saliency, IsTheMeanOfWeightTimesNorm) {
 // What each slot gives, seen by the observer, makes the layer's output when it is weighed and summed.
 TEST(Saliency, SeesWhatTheExpertsGive) {
   const tiny::Model model = tiny::make("olmoe");
-  ExpertSaliency saliency(*model.decoder);
+  ExpertSaliency saliency(model.decoder->spec());
   Runner seen({"olmoe", "scalar"}, *model.decoder), plain({"olmoe", "scalar"}, *model.decoder);
   seen.observer = &saliency;
   const std::vector<int32_t> ids = some_ids(33, model.decoder->spec().vocabulary, 1);
@@ -213,19 +202,20 @@ TEST(PrunedGguf, KeepsTheBytesOfWhatStaysAndTakesOtherCountsInEachLayer) {
 
 TEST(PruneRefuses, WhatCannotBe) {
   const Saved saved(tiny::configs().at("mixtral"));
-  const ExpertSaliency saliency(*saved.model.decoder);
+  const ExpertSaliency saliency(saved.model.decoder->spec());
   const models::ModelSpec& spec = saved.model.decoder->spec();
   const auto choose = [&](int64_t keep, bool uneven = false) {
     return surgery::choose_experts(spec, saliency.layers(), keep, uneven);
   };
-  expect_error(ErrorKind::bad_input, {"--keep", "a token takes 2"}, [&] { choose(1); });
-  expect_error(ErrorKind::bad_input, {"--keep", "7 of 6"}, [&] { choose(7); });
+  expect_error(ErrorKind::bad_input, {"prune.keep", "a token takes 2"}, [&] { choose(1); });
+  expect_error(ErrorKind::bad_input, {"prune.keep", "7 of 6"}, [&] { choose(7); });
   const Saved dense(tiny::configs().at("llama"));
   expect_error(ErrorKind::bad_input, {"no experts"}, [&] {
-    surgery::choose_experts(dense.model.decoder->spec(), ExpertSaliency(*dense.model.decoder).layers(), 2, false);
+    surgery::choose_experts(dense.model.decoder->spec(), ExpertSaliency(dense.model.decoder->spec()).layers(), 2,
+                            false);
   });
   const tiny::Model groups = tiny::make("deepseek_v3");
-  const ExpertSaliency of_groups(*groups.decoder);
+  const ExpertSaliency of_groups(groups.decoder->spec());
   expect_error(ErrorKind::unsupported, {"groups"}, [&] {
     surgery::choose_experts(groups.decoder->spec(), of_groups.layers(),
                             moe_of(groups.decoder->spec(), of_groups.layers().begin()->first).router.experts - 1,

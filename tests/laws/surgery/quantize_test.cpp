@@ -3,7 +3,7 @@
 
 #include "laws/surgery/saved.h"
 #include "quant/codec.h"
-#include "surgery/mix.h"
+#include "surgery/quantize/mix.h"
 
 // Quantised models: the formats of each mixture, what importance changes, what is left alone.
 namespace coterie::laws {
@@ -83,7 +83,7 @@ TEST(Quantize, BlocksAreRoundedAgainOnlyWhenAsked) {
   saved.convert({.to = DType::q8_0});
   surgery::ConvertOptions options;
   options.mix = surgery::mix_by_name("q4_0");
-  expect_error(ErrorKind::unsupported, {"is q8_0 already", "--requantize"},
+  expect_error(ErrorKind::unsupported, {"is q8_0 already", "`convert.requantize`"},
                [&] { surgery::convert(saved.converted(), saved.folder / "again.gguf", options); });
   EXPECT_FALSE(std::filesystem::exists(saved.folder / "again.gguf"));
   options.requantise = true;

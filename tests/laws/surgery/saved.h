@@ -9,7 +9,7 @@
 #include "laws/models/bench.h"
 #include "support/expect_error.h"
 #include "support/temp_folder.h"
-#include "surgery/convert.h"
+#include "surgery/write/convert.h"
 
 // What the laws of surgery share.
 namespace coterie::laws {

@@ -1,4 +1,4 @@
-#include "surgery/upcycle.h"
+#include "surgery/upcycle/upcycle.h"
 
 #include <fstream>
 
@@ -191,7 +191,7 @@ TEST(UpcycleRefuses, WhatTheSiblingCannotSay) {
     EXPECT_EQ(std::distance(fs::directory_iterator(dense.folder.path()), fs::directory_iterator()), 1);
   };
   const auto no = ErrorKind::unsupported, bad = ErrorKind::bad_input;
-  refused(tiny_of("llama"), {}, no, {"mixtral", "bias of the queries", "--as coterie"});
+  refused(tiny_of("llama"), {}, no, {"mixtral", "bias of the queries", "`model_type` coterie"});
   refused(tiny_of("mistral"), {.layers = {true, true, false}}, no, {"mixtral", "kind of FFN"});
   refused(tiny_of("mistral"), {.shared = UpcycleOptions::Shared::copy, .model_type = "mixtral"}, no,
           {"mixtral", "shared expert"});
@@ -202,13 +202,13 @@ TEST(UpcycleRefuses, WhatTheSiblingCannotSay) {
   refused(tiny_of("granite"), {}, no, {"granitemoe", "biases of the experts"});
   refused(tiny_of("gemma2"), {.model_type = "mixtral"}, no, {"mixtral"});
   refused(tiny_of("mixtral"), {}, no, {"already has experts"});
-  refused(tiny_of("mamba"), {}, bad, {"--layers"});
-  refused(tiny_of("mistral"), {.experts_per_token = 5}, bad, {"--top-k", "5"});
-  refused(tiny_of("mistral"), {.granularity = 3}, bad, {"--granularity", "3"});
-  refused(tiny_of("mistral"), {.experts = 10, .granularity = 5}, bad, {"--granularity", "64 hidden units"});
+  refused(tiny_of("mamba"), {}, bad, {"upcycle.layers"});
+  refused(tiny_of("mistral"), {.experts_per_token = 5}, bad, {"upcycle.experts_per_token", "5"});
+  refused(tiny_of("mistral"), {.granularity = 3}, bad, {"upcycle.granularity", "3"});
+  refused(tiny_of("mistral"), {.experts = 10, .granularity = 5}, bad, {"upcycle.granularity", "64 hidden units"});
   refused(tiny_of("mistral"), {.router = {{"renormalize", false}}}, bad, {"renormalize", "renormalise"});
   refused(tiny_of("mistral"), {.router = {{"experts", 4}}}, bad, {"experts"});
-  refused(tiny_of("mistral"), {.reinit = 1.5}, bad, {"--reinit"});
+  refused(tiny_of("mistral"), {.reinit = 1.5}, bad, {"upcycle.reinit"});
 }
 
 TEST(UpcycleRefuses, ToWriteOverAnythingAndToLeaveHalfAModel) {

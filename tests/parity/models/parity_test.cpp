@@ -73,7 +73,7 @@ class Parity : public testing::TestWithParam<Case> {
       steps.push_back(
           {.ids = sequence(b), .state = &states[static_cast<size_t>(b)], .logits = SequenceStep::Logits::all});
     models::LoadBalance balance;
-    const tensor::Matrix logits = model.decoder->forward(context, steps, {.tap = &balance});
+    const tensor::Matrix logits = model.decoder->forward(context, steps, {.observer = &balance});
     models::CrossEntropy entropy;
     for (int64_t b = 0; b < expected.batch; ++b)
       entropy.add(logits.row_range(b * expected.tokens, (b + 1) * expected.tokens), sequence(b));

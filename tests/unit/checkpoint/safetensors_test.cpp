@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "base/atomic_file.h"
 #include "checkpoint/tensor_source.h"
 #include "support/expect_error.h"
 #include "support/temp_folder.h"
@@ -44,6 +45,12 @@ TEST(Safetensors, ReadsNamesTypesShapesAndBytes) {
   EXPECT_EQ(source->find("empty")->bytes.size(), 0u);
   EXPECT_EQ(source->find("B"), nullptr);
   EXPECT_EQ(source->file_of(*b), path.string());
+  const auto place = source->place_of(b->bytes.subspan(2, 4));
+  ASSERT_TRUE(place);
+  EXPECT_EQ(place->file, path);
+  EXPECT_EQ(base::read_text(path).substr(static_cast<size_t>(place->offset), 4), "BBcc") << "a part of a tensor";
+  const std::vector<std::byte> elsewhere(4);
+  EXPECT_FALSE(source->place_of(elsewhere));
 }
 
 TEST(Safetensors, KnowsTwelveTypes) {

@@ -43,13 +43,14 @@ class TestRouter : public TensorVisitor {
   void stack(const Tensor&, int64_t, int64_t, int64_t, std::vector<tensor::Weight>&) override { FAIL(); }
 
   /// Rows begin … end of the two sequences, of which the second begins at row 9.
-  ops::RoutingPlan plan(bool training, Tap* tap = nullptr, int threads = 1, int64_t begin = 0, int64_t end = kTokens) {
+  ops::RoutingPlan plan(bool training, Observer* observer = nullptr, int threads = 1, int64_t begin = 0,
+                        int64_t end = kTokens) {
     threads::Pool pool(threads);
     tensor::Arena arena;
     ops::Context context{pool, kernels::select(), arena};
-    return run(context, training, tap, begin, end);
+    return run(context, training, observer, begin, end);
   }
-  ops::RoutingPlan run(ops::Context& context, bool training, Tap* tap, int64_t begin, int64_t end) {
+  ops::RoutingPlan run(ops::Context& context, bool training, Observer* observer, int64_t begin, int64_t end) {
     std::vector<SequenceRows> sequences;
     if (begin < 9)
       sequences.push_back({.step = {.random_key = 100}, .first_row = 0, .rows = std::min<int64_t>(9, end) - begin});
@@ -64,7 +65,7 @@ class TestRouter : public TensorVisitor {
     return router.forward({.context = context,
                            .positions = at,
                            .sequences = sequences,
-                           .pass = {.tap = tap, .training = training},
+                           .pass = {.observer = observer, .training = training},
                            .ids = {ids.data() + begin, rows}},
                           2, input);
   }
@@ -94,7 +95,7 @@ inline std::vector<std::tuple<int32_t, int64_t, float>> slots(const ops::Routing
   return result;
 }
 
-class Watch : public Tap {
+class Watch : public Observer {
  public:
   void routed(const Routed& r) override {
     const auto copy = [](tensor::ConstMatrix m) { return std::vector<float>(m.data, m.data + m.rows * m.cols); };

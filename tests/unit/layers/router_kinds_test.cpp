@@ -75,7 +75,7 @@ TEST(RouterKinds, HashSummedHasNoLogitsAndNoTensors) {
 // Every expert takes, of each sequence, the tokens that score highest with it.
 TEST(RouterKinds, ExpertsChooseTheirBestTokens) {
   TestRouter r(of_kind(Selection::expert_choice, 6, 2));
-  class Watch : public Tap {
+  class Watch : public Observer {
    public:
     void routed(const Routed& seen) override {
       logits.assign(seen.logits.data, seen.logits.data + seen.logits.rows * seen.logits.cols);

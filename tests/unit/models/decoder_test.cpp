@@ -22,9 +22,9 @@ class DecoderTest : public testing::Test {
     fresh.reserve(64);
     return fresh;
   }
-  tensor::Matrix forward(std::vector<SequenceStep> steps, layers::Tap* tap = nullptr) {
+  tensor::Matrix forward(std::vector<SequenceStep> steps, layers::Observer* observer = nullptr) {
     ops::Context context{pool, kernels::by_name("scalar"), arena, ops::Precision::f32};
-    return model.decoder->forward(context, steps, {.tap = tap});
+    return model.decoder->forward(context, steps, {.observer = observer});
   }
 
   tiny::Model model = tiny::make("qwen3_moe");
@@ -72,8 +72,8 @@ TEST_F(DecoderTest, IdsOutsideTheVocabularyAreRefused) {
   }
 }
 
-TEST_F(DecoderTest, TheTapHearsEveryRouter) {
-  struct Listener : layers::Tap {
+TEST_F(DecoderTest, TheObserverHearsEveryRouter) {
+  struct Listener : layers::Observer {
     std::vector<int64_t> layers;
     void plan(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits) override {
       layers.push_back(layer);

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "ops/plan.h"
+#include "ops/moe/plan.h"
 
 namespace coterie::models {
 namespace {

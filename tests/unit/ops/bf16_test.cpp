@@ -5,8 +5,8 @@
 #include "base/error.h"
 #include "base/rng.h"
 #include "kernels/table.h"
-#include "ops/experts.h"
 #include "ops/matmul.h"
+#include "ops/moe/experts.h"
 #include "ops/tape.h"
 
 // Training's bf16: operands rounded where they are multiplied, forward and back, and nothing else.

@@ -1,6 +1,6 @@
 #include "gradient_harness.h"
-#include "ops/experts.h"
 #include "ops/loss.h"
+#include "ops/moe/experts.h"
 
 namespace coterie::ops {
 namespace {

@@ -3,7 +3,7 @@
 
 #include "gradient_harness.h"
 #include "ops/elementwise.h"
-#include "ops/experts.h"
+#include "ops/moe/experts.h"
 
 // Overlays: gradients of every A and B, frozen or decoded weights below them, expert dropout, DoRA's columns.
 namespace coterie::ops {

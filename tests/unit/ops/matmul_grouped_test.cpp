@@ -4,7 +4,9 @@
 #include <cmath>
 
 #include "base/error.h"
-#include "ops/matmul.h"
+#include "ops/moe/down.h"
+#include "ops/moe/experts.h"
+#include "ops/moe/gated_matmul.h"
 #include "unit/kernels/random_weights.h"
 
 namespace coterie::ops {

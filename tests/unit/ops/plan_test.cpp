@@ -1,4 +1,4 @@
-#include "ops/plan.h"
+#include "ops/moe/plan.h"
 
 #include <gtest/gtest.h>
 

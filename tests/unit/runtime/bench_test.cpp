@@ -99,14 +99,15 @@ TEST(Bench, RefusesWhatCannotBeMeasured) {
     set(options);
     expect_error(ErrorKind::bad_input, words, [&] { bench(engine, options); });
   };
-  refused({"--prompt"}, [](BenchOptions& o) { o.prompt = -1; });
-  refused({"--generate"}, [](BenchOptions& o) { o.generate = -1; });
-  refused({"--depth"}, [](BenchOptions& o) { o.depth = -1; });
-  refused({"--batch"}, [](BenchOptions& o) { o.batch = 0; });
-  refused({"--repeat"}, [](BenchOptions& o) { o.repeat = 0; });
+  refused({"bench.prompt"}, [](BenchOptions& o) { o.prompt = -1; });
+  refused({"bench.generate"}, [](BenchOptions& o) { o.generate = -1; });
+  refused({"bench.depth"}, [](BenchOptions& o) { o.depth = -1; });
+  refused({"bench.batch"}, [](BenchOptions& o) { o.batch = 0; });
+  refused({"bench.repeat"}, [](BenchOptions& o) { o.repeat = 0; });
   refused({"nothing to measure"}, [](BenchOptions& o) { o.prompt = o.generate = 0; });
-  refused({"--prompt", "257", "context of 256"}, [](BenchOptions& o) { o.prompt = 257; });
-  refused({"--depth", "250", "21 tokens generated", "256"}, [](BenchOptions& o) { o.depth = 250, o.generate = 21; });
+  refused({"bench.prompt", "257", "context of 256"}, [](BenchOptions& o) { o.prompt = 257; });
+  refused({"bench.depth", "250", "21 tokens generated", "256"},
+          [](BenchOptions& o) { o.depth = 250, o.generate = 21; });
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 
 #include "base/atomic_file.h"
 #include "base/json.h"
-#include "layers/tap.h"
+#include "layers/observer.h"
 #include "support/expect_error.h"
 #include "support/temp_folder.h"
 #include "unit/runtime/tiny_model.h"
@@ -159,7 +159,7 @@ TEST(ConversationContext, AMessageThatCannotFitIsRefusedAndForgotten) {
   Engine engine(test::tiny_model(true, 100), engine_options());
   Conversation conversation(engine, test::tiny_template(), "be kind");
   conversation.reply("hi", letters(4));
-  expect_error(ErrorKind::bad_input, {"message", "context of 100", "--context"},
+  expect_error(ErrorKind::bad_input, {"message", "context of 100", "`context`"},
                [&] { conversation.reply(std::string(200, 'x'), letters(4)); });
   EXPECT_EQ(conversation.messages().size(), 3u) << "as before";
   EXPECT_EQ(conversation.reply("hi", letters(4)).text.size(), 4u);
@@ -179,7 +179,7 @@ TEST_F(ConversationTest, AnInterruptedAnswerIsKept) {
 }
 
 /// Raises a flag when the last block of the model has been passed so many times.
-struct FlagAfterBlocks final : layers::Tap {
+struct FlagAfterBlocks final : layers::Observer {
   explicit FlagAfterBlocks(int blocks) : left(blocks) {}
   void block(int64_t, tensor::ConstMatrix) override { flag = flag || --left == 0; }
   std::atomic<bool> flag{false};
@@ -189,13 +189,13 @@ struct FlagAfterBlocks final : layers::Tap {
 TEST_F(ConversationTest, APromptIsBrokenOffBetweenBlocksAndReadAgain) {
   const Reply whole = conversation.reply("hello", letters(6));
   Conversation broken(engine, test::tiny_template(), "be kind");
-  FlagAfterBlocks tap(1);
+  FlagAfterBlocks observer(1);
   GenerationOptions options = letters(6);
-  options.interrupt = &tap.flag;
-  const Reply reply = broken.reply("hello", options, {}, &tap);
+  options.interrupt = &observer.flag;
+  const Reply reply = broken.reply("hello", options, {}, &observer);
   EXPECT_EQ(reply.finish, Finish::interrupted);
   EXPECT_EQ(reply.statistics.evaluated_tokens, 0) << "the step was not finished";
-  EXPECT_EQ(tap.left, 0) << "and ended after the first of two blocks";
+  EXPECT_EQ(observer.left, 0) << "and ended after the first of two blocks";
   EXPECT_EQ(broken.reply_instead("hello", letters(6)).text, whole.text);
 }
 

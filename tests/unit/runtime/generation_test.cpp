@@ -235,10 +235,10 @@ TEST(Generation, RefusesWhatCannotBeContinued) {
   refused({"id -1 at position 0"}, {-1}, greedy(1));
   refused({"33 tokens", "context of 32"}, prompt_of(33), greedy(1));
   refused({"32 tokens", "context of 32"}, prompt_of(32), greedy(1));
-  refused({"-n"}, prompt_of(3), greedy(-2));
+  refused({"max_tokens"}, prompt_of(3), greedy(-2));
   GenerationOptions empty_stop = greedy(1);
   empty_stop.stop = {""};
-  refused({"--stop"}, prompt_of(3), empty_stop);
+  refused({"stop"}, prompt_of(3), empty_stop);
 }
 
 TEST(Generation, StopStringsNeedATokenizer) {
@@ -251,7 +251,7 @@ TEST(Generation, StopStringsNeedATokenizer) {
 TEST(Engine, RefusesAContextTheModelWasNotMadeFor) {
   EngineOptions options = options_of();
   options.context = 257;
-  expect_error(ErrorKind::bad_input, {"--context", "257", "256"}, [&] { Engine engine(test::tiny_model(), options); });
+  expect_error(ErrorKind::bad_input, {"context", "257", "256"}, [&] { Engine engine(test::tiny_model(), options); });
 }
 
 TEST(Engine, RefusesACacheThatCannotFit) {

@@ -93,7 +93,7 @@ TEST_F(KvCacheTest, FreshPagesAreZero) {
 TEST_F(KvCacheTest, WhatCannotFitIsRefusedWithTheFigure) {
   PagePool huge(int64_t{1} << 40);
   std::vector<PagePool::Page> pages;
-  expect_error(ErrorKind::out_of_memory, {"KV cache", "4.4 TB", "--context"}, [&] { huge.take(4, pages); });
+  expect_error(ErrorKind::out_of_memory, {"KV cache", "4.4 TB", "`context`"}, [&] { huge.take(4, pages); });
   EXPECT_TRUE(pages.empty());
   EXPECT_EQ(huge.capacity(), 0);
 }

@@ -54,7 +54,7 @@ std::vector<TokenId> alone(Engine& engine, std::span<const TokenId> prompt, int6
 std::vector<float> row(tensor::Matrix logits, int64_t r) { return {logits.row(r), logits.row(r) + logits.cols}; }
 
 /// Raises a flag when a layer has been computed, within a step.
-class CancelAfter final : public layers::Tap {
+class CancelAfter final : public layers::Observer {
  public:
   CancelAfter(int64_t layer, std::atomic<bool>& flag) : layer_(layer), flag_(flag) {}
   void block(int64_t layer, tensor::ConstMatrix x) override {
@@ -113,11 +113,11 @@ TEST_P(Sequences, AStepThatAllHaveLeftEnds) {
   const std::vector<TokenId> ids = ids_of(6, 1);
   KvCache cache = engine.make_cache();
   std::atomic<bool> flag{false};
-  CancelAfter tap(0, flag);
+  CancelAfter observer(0, flag);
   const std::function<bool(int64_t)> leaves = [&](int64_t) { return flag.load(); };
   const models::SequenceStep step{.ids = ids, .state = &cache, .leaves = &leaves};
-  engine.evaluate({&step, 1}, {.tap = &tap});
-  EXPECT_EQ(tap.blocks, 1);
+  engine.evaluate({&step, 1}, {.observer = &observer});
+  EXPECT_EQ(observer.blocks, 1);
   EXPECT_EQ(cache.length(), 0);
 }
 
@@ -133,10 +133,10 @@ TEST_P(Sequences, AreCancelledBetweenLayers) {
     Generation one(engine, staying, greedy(12)), other(engine, leaving, options);
     Generation* const both[] = {&other, &one};
     for (int i = 0; i < at; ++i) step(engine, both);
-    CancelAfter tap(0, flag);
-    step(engine, both, &tap);
+    CancelAfter observer(0, flag);
+    step(engine, both, &observer);
     EXPECT_EQ(other.finish(), Finish::interrupted);
-    EXPECT_LT(tap.rows, 17 * tap.blocks) << "rows of who has left are computed no further";
+    EXPECT_LT(observer.rows, 17 * observer.blocks) << "rows of who has left are computed no further";
     while (!one.finished()) step(engine, both);
     EXPECT_EQ(tokens_of(one), expected) << "after " << at << " steps";
     // What it had evaluated before is sound.

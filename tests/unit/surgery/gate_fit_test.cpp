@@ -1,4 +1,4 @@
-#include "surgery/gate_fit.h"
+#include "surgery/ensemble/gate_fit.h"
 
 #include <gtest/gtest.h>
 

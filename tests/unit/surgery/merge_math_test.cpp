@@ -1,4 +1,4 @@
-#include "surgery/merge_math.h"
+#include "surgery/merge/merge_math.h"
 
 #include <gtest/gtest.h>
 

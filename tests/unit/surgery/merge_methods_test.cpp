@@ -6,8 +6,8 @@
 
 #include "base/json.h"
 #include "base/rng.h"
-#include "surgery/merge_math.h"
-#include "surgery/sparsify.h"
+#include "surgery/merge/merge_math.h"
+#include "surgery/merge/sparsify.h"
 
 namespace coterie::surgery {
 namespace {

@@ -114,7 +114,7 @@ TEST_F(Resuming, OfADamagedCheckpointTheOneBeforeIsOffered) {
   ASSERT_TRUE(train(kMixtral, "run"));
   const fs::path optimiser = folder / "run" / "checkpoints" / "step-0000012" / "optimizer.safetensors";
   fs::resize_file(optimiser, fs::file_size(optimiser) - 10);
-  EXPECT_NE(message_of(kMixtral, "run", true).find("that of step 10: --from 10 beside --resume"), std::string::npos);
+  EXPECT_NE(message_of(kMixtral, "run", true).find("that of step 10: `from` 10 beside `resume`"), std::string::npos);
   threads::Pool pool(2);
   const auto from = [&](int64_t step) {
     Trainer trainer(read_recipe_of_run(folder / "run"), {folder / "run", true, 0, step}, pool, kernels::select(), {});

@@ -234,12 +234,12 @@ TEST_F(Training, ACheckpointIsAModel) {
 TEST_F(Training, ARunIsNotOverwrittenAndKeepsItsRecipe) {
   ASSERT_TRUE(train(kMixtral, "run"));
   EXPECT_EQ(message_of(kMixtral, "run"),
-            "already holds a training run | --resume goes on with it; or give another folder with -o");
+            "already holds a training run | `resume` goes on with it; or give another folder (`run`)");
   EXPECT_EQ(
       message_of(changed(kMixtral, "1e-2", "2e-2"), "run", true),
-      "holds a run of another recipe: training.learning_rate is 0.01 there and 0.02 here | coterie train --resume " +
+      "holds a run of another recipe: training.learning_rate is 0.01 there and 0.02 here | coterie train `resume` " +
           (folder / "run").string() + " goes on with the run's own recipe; -o with another folder begins another run");
-  EXPECT_NE(message_of(changed(kMixtral, "steps: 12", "steps: 20"), "run", true).find("--extend steps=20"),
+  EXPECT_NE(message_of(changed(kMixtral, "steps: 12", "steps: 20"), "run", true).find("`extend` steps=20"),
             std::string::npos);
 }
 

@@ -262,11 +262,10 @@ TEST_F(Tuning, SamplesOfARowDoNotSeeEachOther) {
   write_instruction_file(folder / "samples.safetensors", files, tuned.tokenizer(), tuned.chat_template(), 32);
   const auto samples = std::make_shared<const InstructionFile>(
       InstructionFile::open(folder / "samples.safetensors", tuned.tokenizer().vocabulary_size()));
-  const auto decoder = tuned.take_decoder();
   threads::Pool pool(1);
   tensor::Arena arena;
   ops::Context context{pool, kernels::select(), arena, ops::Precision::f32};
-  Pass pass(*decoder, 32);
+  Pass pass(tuned.decoder(), 32);
   const auto loss = [&](int64_t begin, int64_t end) {
     const auto rows = std::make_shared<const InstructionRows>(samples, begin, end, 32, false, 0);
     EXPECT_EQ(rows->size(), 1);

@@ -6,15 +6,15 @@
 #include "layers/batch.h"
 #include "layers/moe/router_spec.h"
 #include "layers/tensor_list.h"
-#include "ops/plan.h"
-#include "ops/soft_mixture.h"
+#include "ops/moe/plan.h"
+#include "ops/moe/soft_mixture.h"
 
 namespace coterie::layers {
 
 /// Soft MoE (Puigcerver et al. 2023, arXiv:2308.00951): no token is routed. Each expert has `slots`; what it reads in a
 /// slot is a mixture of all tokens of a sequence, and what a token gets is a mixture of all slots' outputs, both by one
 /// table of logits, scaled cosines of tokens and slot vectors. Every token has a say in every other's output: not
-/// causal. There is no plan of tokens, so taps do not hear of it.
+/// causal. There is no plan of tokens, so Observer::mixed is told in place of routed.
 class SoftRouter {
  public:
   SoftRouter(const RouterSpec& spec, int64_t width);

@@ -30,6 +30,10 @@ void what_decides(const TokenChoice& token, double* values) {
     score_all(spec.score, values, spec.experts);
   if (spec.selection_bias)
     for (int64_t i = 0; i < spec.experts; ++i) values[i] += static_cast<double>(token.selection_bias[i]);
+  // A score of 0 and a bias do not bring back who is not to be chosen (RouterHook).
+  constexpr float kNever = -std::numeric_limits<float>::infinity();
+  for (int64_t i = 0; i < spec.experts; ++i)
+    if (token.logits[i] == kNever) values[i] = static_cast<double>(kNever);
 }
 
 void best_experts(const RouterSpec& spec, const double* values, const double* keys, double* group_keys, int32_t* ids) {

@@ -1,0 +1,153 @@
+#include "ops/moe/experts.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "base/error.h"
+#include "ops/gradients.h"
+#include "ops/low_rank_job.h"
+#include "ops/moe/down.h"
+#include "ops/moe/experts_backward.h"
+#include "ops/moe/gated_matmul.h"
+#include "ops/products.h"
+#include "ops/rows.h"
+
+namespace coterie::ops {
+
+namespace {
+
+void drop_hidden(Context& context, const RoutingPlan& plan, const ExpertDropout& dropped, Matrix h) {
+  if (dropped.rate == 0) return;
+  base::require(dropped.rate > 0 && dropped.rate < 1 && std::ssize(dropped.rows) == plan.tokens, "experts",
+                "a dropout of {}, {} rows are named for {} tokens", dropped.rate, dropped.rows.size(), plan.tokens);
+  std::vector<uint64_t> expert(static_cast<size_t>(plan.slots()));
+  for (int64_t e = 0; e < plan.experts(); ++e)
+    std::fill(expert.begin() + plan.expert_offset[static_cast<size_t>(e)],
+              expert.begin() + plan.expert_offset[static_cast<size_t>(e) + 1], static_cast<uint64_t>(e));
+  for_rows(context, h.rows, h.cols * 8, [&](int64_t begin, int64_t end) {
+    for (int64_t s = begin; s < end; ++s)
+      drop_piece(h.row(s), 0, h.cols, dropped.rate,
+                 dropped.rows[static_cast<size_t>(plan.slot_token[static_cast<size_t>(s)])],
+                 dropped.place + expert[static_cast<size_t>(s)]);
+  });
+}
+
+/// bf16 multiplies floats: weights of another format, which are frozen, are decoded for the call.
+void decode_for_bf16(Context& context, const RoutingPlan& plan, std::vector<ExpertInput>& inputs,
+                     std::vector<ExpertOutput>& outputs) {
+  const auto decode = [&](Weight& weight) {
+    if (!weight || weight.dtype == tensor::DType::f32) return;
+    const ConstMatrix floats = as_floats(context, weight);
+    const int32_t name = weight.name;
+    weight = {reinterpret_cast<const std::byte*>(floats.data), tensor::DType::f32, floats.rows, floats.cols};
+    weight.name = name;
+  };
+  for (int64_t e = 0; e < plan.experts(); ++e) {
+    if (plan.tokens_of(e).empty()) continue;
+    ExpertInput& in = inputs[static_cast<size_t>(e)];
+    decode(in.gate), decode(in.up), decode(outputs[static_cast<size_t>(e)].down);
+  }
+}
+
+void forward(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span<const ExpertInput> given_inputs,
+             std::span<const ExpertOutput> given_outputs, const GateRule& rule, Matrix h, Matrix y,
+             const ExpertDropout& dropped, const GatedHalves& halves, Matrix low_down) {
+  std::vector<ExpertInput> inputs;
+  std::vector<ExpertOutput> outputs;
+  if (context.precision == Precision::bf16) {
+    inputs.assign(given_inputs.begin(), given_inputs.end()), outputs.assign(given_outputs.begin(), given_outputs.end());
+    decode_for_bf16(context, plan, inputs, outputs);
+    given_inputs = inputs, given_outputs = outputs;
+  }
+  gated_matmul(context, x, plan, given_inputs, rule, h, halves);
+  drop_hidden(context, plan, dropped, h);
+  down_combine(context, h, plan, given_outputs, y, low_down);
+}
+
+}  // namespace
+
+void experts(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span<const ExpertInput> inputs,
+             std::span<const ExpertOutput> outputs, const GateRule& rule, int64_t hidden, Matrix y,
+             const ExpertDropout& dropped) {
+  base::require(inputs.size() == outputs.size(), "experts", "{} first and {} second halves", inputs.size(),
+                outputs.size());
+  const tensor::ArenaScope scratch(context.arena);
+  const Matrix h = context.arena.matrix(plan.slots(), hidden);
+  if (!context.tape) return forward(context, x, plan, inputs, outputs, rule, h, y, dropped, {}, {});
+  Tape& tape = *context.tape;
+  Context quiet = context;
+  quiet.tape = nullptr;
+  KeptOfExperts kept{.plan = plan,
+                     .inputs = {inputs.begin(), inputs.end()},
+                     .outputs = {outputs.begin(), outputs.end()},
+                     .rule = rule,
+                     .precision = context.precision,
+                     .x = tape.save(x),
+                     .x_at = x,
+                     .y_at = y,
+                     .dropped = dropped.rate,
+                     .place = dropped.place};
+  if (dropped.rate > 0) kept.rows = tape.save(dropped.rows);
+  kept.up = tape.keep(plan.slots(), hidden);
+  if (!inputs.empty() && inputs.front().gate) kept.gate = tape.keep(plan.slots(), hidden);
+  const auto keep_low = [&](auto&& of) {
+    const int64_t rank = largest_rank(plan, of);
+    return rank > 0 ? tape.keep(plan.slots(), rank) : Matrix();
+  };
+  kept.low_up = keep_low([&](int64_t e) -> const LowRank& { return inputs[static_cast<size_t>(e)].up_low; });
+  if (!one_a(plan, inputs))
+    kept.low_gate = keep_low([&](int64_t e) -> const LowRank& { return inputs[static_cast<size_t>(e)].gate_low; });
+  kept.low_down = keep_low([&](int64_t e) -> const LowRank& { return outputs[static_cast<size_t>(e)].low; });
+  forward(quiet, x, plan, inputs, outputs, rule, h, y, dropped, {kept.gate, kept.up, kept.low_gate, kept.low_up},
+          kept.low_down);
+  tape.written(h);
+  tape.record({y}, [kept = std::move(kept)](Reverse& back) { experts_backward(kept, back); });
+}
+
+namespace {
+
+/// The slots of some experts alone, as a plan of their own: `slots` says which slot of the whole each of them is.
+RoutingPlan part_of(const RoutingPlan& plan, std::span<const int32_t> ids, std::vector<int32_t>& slots) {
+  std::vector<char> wanted(static_cast<size_t>(plan.experts()));
+  for (const int32_t e : ids) {
+    base::require(e >= 0 && e < plan.experts(), "expert_outputs", "expert {} of {}", e, plan.experts());
+    wanted[static_cast<size_t>(e)] = 1;
+  }
+  RoutingPlan part;
+  part.tokens = plan.tokens;
+  part.expert_offset.push_back(0);
+  for (int64_t e = 0; e < plan.experts(); ++e) {
+    const int32_t first = plan.expert_offset[static_cast<size_t>(e)],
+                  last = plan.expert_offset[static_cast<size_t>(e) + 1];
+    for (int32_t s = first; wanted[static_cast<size_t>(e)] && s < last; ++s) {
+      slots.push_back(s);
+      part.slot_token.push_back(plan.slot_token[static_cast<size_t>(s)]);
+    }
+    part.expert_offset.push_back(static_cast<int32_t>(std::ssize(slots)));
+  }
+  return part;
+}
+
+}  // namespace
+
+void expert_outputs(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span<const int32_t> ids,
+                    std::span<const ExpertInput> inputs, std::span<const ExpertOutput> outputs, const GateRule& rule,
+                    int64_t hidden, Matrix out) {
+  refuse_tape(context, "expert_outputs");
+  base::require(out.rows == plan.slots(), "expert_outputs", "out has {} rows, the plan {} slots", out.rows,
+                plan.slots());
+  std::vector<int32_t> slots;
+  const RoutingPlan part = part_of(plan, ids, slots);
+  const tensor::ArenaScope scratch(context.arena);
+  const Matrix h = context.arena.matrix(part.slots(), hidden);
+  gated_matmul(context, x, part, inputs, rule, h, {});
+  // Slots of all experts are those of the whole, in order.
+  if (part.slots() == plan.slots()) return grouped_down(context, h, part, outputs, out);
+  const Matrix made = context.arena.matrix(part.slots(), out.cols);
+  grouped_down(context, h, part, outputs, made);
+  for_rows(context, made.rows, made.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t s = begin; s < end; ++s) std::copy_n(made.row(s), made.cols, out.row(slots[static_cast<size_t>(s)]));
+  });
+}
+
+}  // namespace coterie::ops

@@ -1,0 +1,61 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "layers/observer.h"
+#include "models/decoder.h"
+
+namespace coterie::surgery {
+
+/// What calibration text tells about the columns of matrices: of each matrix, and of each expert of a stack, the sum of
+/// the squares of what it was multiplied with, and by how many rows. Under the names that GGUF gives the tensors. Not
+/// of routers, which are not rounded, nor of the head.
+///
+/// Files are llama.cpp's (general.type "imatrix": NAME.in_sum2 [items, cols] and NAME.counts [items, 1], f32), so that
+/// llama-quantize reads these, and llama-imatrix's are read here.
+struct Importance {
+  struct Entry {
+    int64_t items = 1;                // experts or heads of a stack
+    std::vector<double> square_sums;  // [items, cols]
+    std::vector<int64_t> rows;        // [items] that were seen
+    int64_t cols() const { return static_cast<int64_t>(square_sums.size()) / items; }
+    int64_t unseen() const;
+  };
+  std::map<std::string, Entry, std::less<>> entries;
+  std::vector<std::string> texts;  // names of the calibration files
+  int64_t chunks = 0, chunk_tokens = 0;
+
+  /// Sums and counts of both: what one run over all the texts would have counted. Refuses entries of another shape.
+  void add(const Importance& other);
+  /// Of the matrices of a tensor, [items, cols]: mean squares, 0 for items that were never seen (surgery::recoded takes
+  /// those as without importance). Empty for a tensor there is nothing of. Refuses one of another shape.
+  std::vector<float> weights(const std::string& tensor, int64_t items, int64_t cols) const;
+};
+
+/// Throws bad_input, naming the tensor, for a file that is no importance matrix or lies.
+Importance read_importance(const std::filesystem::path& path);
+/// Experts that were never seen are in the file with a count of 0, and their number in `coterie.imatrix.unseen`.
+void write_importance(const Importance& importance, const std::filesystem::path& path);
+
+/// Counts what a decoder's matmuls read. Sums are kept in f64, row by row in the order of the batch.
+class ImportanceCounter final : public layers::Observer {
+ public:
+  /// `architecture`: by whose names GGUF calls the tensors (families::gguf_architecture).
+  ImportanceCounter(const models::Decoder& decoder, const std::string& architecture);
+
+  bool wants_products() const override { return true; }
+  void product(const layers::Product& product) override;
+
+  Importance& counted() { return counted_; }
+
+ private:
+  Importance counted_;
+  std::map<std::string, Importance::Entry*, std::less<>> entries_;  // by the path of the weight
+};
+
+}  // namespace coterie::surgery

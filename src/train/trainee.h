@@ -1,0 +1,41 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "base/json.h"
+#include "models/account.h"
+#include "models/decoder.h"
+#include "models/parameters.h"
+
+namespace coterie::train {
+
+/// What a run trains: a model that is made (FreshModel), or one that is tuned (TunedModel). The trainer does the same
+/// with both.
+class Trainee {
+ public:
+  virtual ~Trainee() = default;
+
+  virtual models::Decoder& decoder() = 0;
+  /// The values that are trained, with their gradients; asked for once. Throws out_of_memory.
+  virtual std::unique_ptr<models::Parameters> parameters() = 0;
+  /// After the trained values were changed.
+  virtual void weights_changed() = 0;
+
+  /// Its config.json; empty for a .gguf.
+  virtual base::Json config() const = 0;
+  /// Whether a step moves the routers' weights.
+  virtual bool trains_routers() const = 0;
+  /// The number of trained values by place (models::name), where that is not all; else null.
+  virtual base::Json trainable() const = 0;
+  /// Floating point operations that training takes for a token, about.
+  virtual double flops_per_token(const models::Account& account) const = 0;
+
+  /// Puts the files of a checkpoint into a folder: an adapter's, or those of a Hugging Face model called `name` with
+  /// the vocabulary's files from `vocabulary`. Throws io.
+  virtual void write(const std::filesystem::path& folder, const std::filesystem::path& vocabulary,
+                     const std::string& name) const = 0;
+};
+
+}  // namespace coterie::train
