@@ -118,19 +118,19 @@ struct RoutedExperts {
 /// The last event of a request that ended.
 struct Finished {
   FinishReason reason = FinishReason::end_token;
-  std::string text;         // what was held back, as it might have become a stop string
+  std::string text = {};    // what was held back, as it might have become a stop string
   int64_t stop_index = -1;  // of Request::stop, by which it ended
-  Usage usage;
-  Timings timings;
+  Usage usage = {};
+  Timings timings = {};
   // Why not all of the prompt that could have been was found in the cache, for people; empty when all was.
-  std::string cache_miss;
-  RoutedExperts routed_experts;
+  std::string cache_miss = {};
+  RoutedExperts routed_experts = {};
 };
 /// The last event of a request that failed.
 struct RequestFailed {
   base::ErrorKind kind = base::ErrorKind::internal;
-  std::string where, message, hint;
-  Usage usage;
+  std::string where = {}, message = {}, hint = {};
+  Usage usage = {};
 };
 using Event = std::variant<Queued, PromptProgress, PromptScored, TokenChosen, Finished, RequestFailed>;
 
