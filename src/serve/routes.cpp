@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <variant>
 
+#include "layers/moe/routers/kind.h"
 #include "ops/moe/plan.h"
 
 namespace coterie::serve {
@@ -17,7 +18,8 @@ RouteLayout::RouteLayout(const models::ModelSpec& spec) {
     }
     layer.push_back(layers++);
     experts.push_back(moe->router.experts);
-    experts_per_token = std::max(experts_per_token, moe->router.experts_per_token);
+    const bool any_number = layers::kind_of(moe->router.selection).any_number;
+    experts_per_token = std::max(experts_per_token, any_number ? moe->router.experts : moe->router.experts_per_token);
   }
 }
 

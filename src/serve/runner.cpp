@@ -70,7 +70,7 @@ void Runner::end_cancelled() {
     if (!sequence->ended() && sequence->ticket().cancelled) sequence->end(FinishReason::cancelled);
   std::erase_if(waiting_, [&](const std::shared_ptr<Ticket>& ticket) {
     if (!ticket->cancelled) return false;
-    ticket->ended = true;
+    ticket->ended = has_ended_ = true;
     ++counters_.cancelled;
     ticket->send(Finished{.reason = FinishReason::cancelled,
                           .usage = {.prompt_tokens = std::ssize(ticket->request.prompt)},
@@ -115,7 +115,7 @@ bool Runner::admit(size_t number) {
     ++(sequence->cache().length() > 0 ? counters_.cache_hits : counters_.cache_misses);
     running_.push_back(std::move(sequence));
   } catch (...) {
-    ticket->ended = true;
+    ticket->ended = has_ended_ = true;
     ++counters_.failed;
     send_failure(*ticket, std::current_exception(), {.prompt_tokens = std::ssize(ticket->request.prompt)});
   }
@@ -236,7 +236,23 @@ bool Runner::work() {
   if (!parts.empty()) step(parts);
   const bool ended = std::any_of(running_.begin(), running_.end(), [](const auto& s) { return s->ended(); });
   retire();
+  tell_places();
   return !parts.empty() || ended;
+}
+
+void Runner::tell_places() {
+  int64_t tokens = 0;
+  for (const auto& sequence : running_)
+    if (sequence->reading()) tokens += std::ssize(sequence->pending());
+  for (size_t i = 0; i < waiting_.size(); ++i) {
+    Ticket& ticket = *waiting_[i];
+    const double rate = cost_.prompt_rate();
+    if (ticket.ahead != static_cast<int64_t>(i)) {
+      ticket.ahead = static_cast<int64_t>(i);
+      ticket.send(Queued{.ahead = ticket.ahead, .wait_seconds = rate > 0 ? static_cast<double>(tokens) / rate : 0});
+    }
+    tokens += std::ssize(ticket.request.prompt);
+  }
 }
 
 void Runner::step(std::vector<Part>& parts) {
@@ -349,7 +365,7 @@ void Runner::retire() {
     if (options_.prefix_cache) sequence->keep(tree_, true);
   }
   const auto gone = std::erase_if(running_, [](const auto& sequence) { return sequence->ended(); });
-  if (gone > 0) least_refused_ = INT64_MAX;
+  if (gone > 0) least_refused_ = INT64_MAX, has_ended_ = true;
   if (gone > 0 && budget_.states > 0) tree_.limit_states(budget_.states - CacheBudget::kStatesOfSequence * running());
 }
 

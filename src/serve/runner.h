@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -36,6 +37,8 @@ class Runner {
 
   const StepCost& cost() const { return cost_; }
   const CacheBudget& budget() const { return budget_; }
+  /// Whether requests have ended since it was last asked.
+  bool has_ended() { return std::exchange(has_ended_, false); }
   int64_t running() const { return std::ssize(running_); }
   /// Answers take so long on average, from admission on; 0 before the first.
   double answer_seconds() const { return answer_seconds_; }
@@ -54,6 +57,7 @@ class Runner {
   };
 
   void end_cancelled();
+  void tell_places();
   bool admit(size_t waiting);
   bool reads_beside(const Sequence& sequence, const std::vector<Part>& parts) const;
   std::vector<Part> compose();
@@ -79,6 +83,7 @@ class Runner {
   PromptOrder order_;
   std::vector<std::shared_ptr<Ticket>> waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;
+  bool has_ended_ = false;
   int64_t least_refused_ = INT64_MAX;  // pages that were too many, since the last sequence ended
   mutable int64_t evictable_ = 0;
   mutable base::Stopwatch memory_age_;

@@ -7,6 +7,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/memory.h"
 #include "serve/runner.h"
@@ -86,7 +87,7 @@ struct Scheduler::Impl {
   std::vector<std::shared_ptr<Ticket>> inbox;
   bool dirty = false;  // a flag of some ticket has changed
   RequestId last_id = 0;
-  bool draining = false, failed = false;
+  bool draining = false, failed = false, gone = false;
   uint64_t submitted = 0, refused_queue = 0, refused_wait = 0, refused_bad = 0;
   double rate = 0, answer_seconds = 0;
   Snapshot known;
@@ -117,9 +118,13 @@ std::shared_ptr<Ticket> Scheduler::Impl::check(Submission&& submission) const {
       base::fail(base::ErrorKind::bad_input, "boundaries", "{} is outside of the prompt's {} tokens", boundary, size);
   // Throw what is wrong with them.
   const bool text = engine.model().tokenizer.has_value();
-  (void)runtime::Sampler(request.sampler, engine.spec().vocabulary, text ? &*engine.model().tokenizer : nullptr);
+  ticket->sampler.emplace(request.sampler, engine.spec().vocabulary, text ? &engine.tokenizer() : nullptr);
   (void)runtime::StopFilter(request.stop);
   if (!request.stop.empty()) (void)engine.tokenizer();
+  if (text) {
+    ticket->decoder.emplace(engine.tokenizer(), request.skip_special);
+    ticket->decoder->prime(request.prompt);
+  }
 
   const int64_t most_pages = engine.cache().page_bytes() > 0 ? engine.pages()->most_pages() : INT64_MAX;
   const int64_t fits = most_pages > context / ops::kCacheBlock ? context : most_pages * ops::kCacheBlock;
@@ -190,6 +195,7 @@ std::vector<RequestId> Scheduler::Impl::submit(std::vector<Submission> requests)
     for (const auto& ticket : fresh) {
       int64_t ahead = 0;
       for (const auto& [id, other] : tickets) ahead += !other->ended && other->state == RequestState::queued ? 1 : 0;
+      ticket->ahead = ahead;
       places.push_back({.ahead = ahead, .wait_seconds = wait_seconds_locked()});
       ids.push_back(ticket->id = ++last_id);
       tickets.emplace(ticket->id, ticket);
@@ -199,8 +205,13 @@ std::vector<RequestId> Scheduler::Impl::submit(std::vector<Submission> requests)
   for (size_t i = 0; i < fresh.size(); ++i) fresh[i]->send(Queued(places[i]));
   {
     std::lock_guard lock(mutex);
-    inbox.insert(inbox.end(), fresh.begin(), fresh.end());
+    if (!gone) {
+      inbox.insert(inbox.end(), fresh.begin(), fresh.end());
+      fresh.clear();
+    }
   }
+  // The thread has ended in the meantime, and nobody else would tell.
+  for (const auto& ticket : fresh) ticket->send(Finished{.reason = FinishReason::cancelled});
   changed.notify_all();
   return ids;
 }
@@ -218,6 +229,8 @@ void Scheduler::Impl::change(RequestId id, Change change) {
 }
 
 void Scheduler::Impl::loop() {
+  constexpr double kReportSeconds = 0.02;
+  base::Stopwatch reported;
   bool busy = false;
   try {
     while (true) {
@@ -231,6 +244,10 @@ void Scheduler::Impl::loop() {
       }
       for (auto& ticket : fresh) runner.take(std::move(ticket));
       busy = runner.work();
+      // Small models take a step in less than a report takes.
+      const bool ended = runner.has_ended();
+      if (busy && !ended && reported.seconds() < kReportSeconds) continue;
+      reported.restart();
       std::lock_guard lock(mutex);
       runner.report(known);
       rate = runner.cost().prompt_rate();
@@ -248,7 +265,7 @@ void Scheduler::Impl::finish() noexcept {
   std::vector<std::shared_ptr<Ticket>> fresh;
   {
     std::lock_guard lock(mutex);
-    draining = true;
+    draining = gone = true;
     fresh.swap(inbox);
   }
   for (auto& ticket : fresh) runner.take(std::move(ticket));

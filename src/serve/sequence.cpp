@@ -7,6 +7,7 @@
 #include <variant>
 
 #include "base/error.h"
+#include "layers/moe/routers/kind.h"
 
 namespace coterie::serve {
 
@@ -14,7 +15,6 @@ using Logits = models::SequenceStep::Logits;
 
 SequenceRules::SequenceRules(runtime::Engine& its_engine, bool keep)
     : engine(its_engine), routes(its_engine.spec()), keep_routes(keep && routes.layers > 0) {
-  using Selection = layers::RouterSpec::Selection;
   for (const models::BlockSpec& block : engine.spec().blocks) {
     const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn);
     if (!moe) continue;
@@ -23,25 +23,22 @@ SequenceRules::SequenceRules(runtime::Engine& its_engine, bool keep)
       throw base::Error(base::ErrorKind::unsupported, "--router capacity",
                         "an expert capacity makes every answer depend on who else is being answered",
                         "serve without it");
-    not_causal |= router.selection == Selection::expert_choice || router.selection == Selection::soft;
-    random_routers |= router.selection == Selection::sample || router.always.noise || router.always.jitter;
+    not_causal |= !layers::kind_of(router.selection).causal;
+    random_routers |=
+        router.selection == layers::RouterSpec::Selection::sample || router.always.noise || router.always.jitter;
   }
 }
 
 Sequence::Sequence(const SequenceRules& rules, std::shared_ptr<Ticket> ticket)
     : rules_(rules),
       ticket_(std::move(ticket)),
-      sampler_(request().sampler, rules.engine.spec().vocabulary,
-               rules.engine.model().tokenizer ? &*rules.engine.model().tokenizer : nullptr),
+      sampler_(std::move(*ticket_->sampler)),
       stops_(request().stop),
+      decoder_(std::move(ticket_->decoder)),
       cache_(rules.engine.make_cache()),
       all_(request().prompt),
       told_(all_.size()),
       queued_seconds_(ticket_->since.seconds()) {
-  if (rules_.engine.model().tokenizer) {
-    decoder_.emplace(rules_.engine.tokenizer(), request().skip_special);
-    decoder_->prime(all_);
-  }
   if (request().constraint) {
     mask_.bits.resize(static_cast<size_t>((rules_.engine.spec().vocabulary + 31) / 32));
     if (request().max_tokens != 0) extend_by_force();

@@ -40,7 +40,7 @@ struct SequenceRules {
 /// on nothing but the request, whatever it is run beside.
 class Sequence {
  public:
-  /// Throws what is wrong with the request's options.
+  /// Throws what the constraint throws.
   Sequence(const SequenceRules& rules, std::shared_ptr<Ticket> ticket);
 
   Ticket& ticket() const { return *ticket_; }

@@ -4,11 +4,14 @@
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "base/clock.h"
+#include "runtime/sampler.h"
 #include "serve/request.h"
 #include "serve/snapshot.h"
+#include "text/tokenizer.h"
 
 namespace coterie::serve {
 
@@ -19,8 +22,12 @@ struct Ticket {
   Request request;
   std::shared_ptr<Listener> listener;
   base::Stopwatch since;  // submission
-  int64_t limit = 0;      // positions its sequence may have in all
-  int64_t pages = 0;      // of those
+  // Made where it is submitted: they may take longer than a step of others should.
+  std::optional<runtime::Sampler> sampler;
+  std::optional<text::StreamDecoder> decoder;
+  int64_t limit = 0;  // positions its sequence may have in all
+  int64_t pages = 0;  // of those
+  int64_t ahead = 0;  // as it was last told
   std::atomic<bool> cancelled = false, paused = false;
 
   std::atomic<RequestState> state = RequestState::queued;

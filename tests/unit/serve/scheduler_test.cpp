@@ -218,6 +218,7 @@ TEST(SchedulerLimits, TheQueueHasAnEnd) {
   EXPECT_THROW(served.submit(request_of(ids_of(5, 9), 2)), Refused);
   served.scheduler->cancel(running.first);
   for (const auto& each : waiting) EXPECT_EQ(each->wait().ids.size(), 2U) << "what was taken is answered";
+  EXPECT_EQ(waiting[1]->now().queued->ahead, 0) << "its place was told when it changed";
   EXPECT_TRUE(served.scheduler->idle());
 }
 
