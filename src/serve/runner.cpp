@@ -224,7 +224,7 @@ std::vector<Runner::Part> Runner::compose() {
   }
   add_prompts(parts, budget);
   if (decoding > 0 && std::ssize(parts) > decoding)
-    decode_steps_left_ = cost_.decode_steps_between(options_.stall_seconds, decoding);
+    decode_steps_left_ = cost_.decode_steps_between(options_.stall_seconds);
   return parts;
 }
 
@@ -393,7 +393,7 @@ void Runner::report(Snapshot& snapshot) const {
   snapshot.prompt_tokens_per_second = cost_.prompt_rate();
   snapshot.decode_tokens_per_second = decode_rate_;
   snapshot.step_fixed_seconds = cost_.line().fixed, snapshot.step_token_seconds = cost_.line().each;
-  snapshot.stall_floor_seconds = cost_.floor_seconds();
+  snapshot.stall_floor_seconds = cost_.floor_seconds(options_.stall_seconds);
 }
 
 void Runner::cancel_all() {

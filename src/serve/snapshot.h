@@ -77,8 +77,8 @@ struct Snapshot {
   // The step under way: seconds since it began, 0 between steps, and how long it was expected to take.
   double step_running_seconds = 0, step_expected_seconds = 0;
   double prompt_tokens_per_second = 0, decode_tokens_per_second = 0;  // lately, all sequences together
-  // A step of n prompt tokens beside whoever decodes takes about fixed + n * each; 0 before it was measured. The least
-  // stall a prompt can cause, where that is more than the one asked for.
+  // A step of n prompt tokens beside whoever decodes takes about fixed + n * each; 0 before it was measured. The floor:
+  // the least stall that a prompt is read with, longer than --stall on a machine that is too slow for it.
   double step_fixed_seconds = 0, step_token_seconds = 0, stall_floor_seconds = 0;
   double wait_seconds = 0;                // estimated, for a request that came now
   bool stopping = false, failed = false;  // failed: the scheduler's thread has ended by an error

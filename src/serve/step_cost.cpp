@@ -2,15 +2,18 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 namespace coterie::serve {
 
 namespace {
-constexpr double kForget = 0.9;  // of what is known, at each step
-constexpr int64_t kLeast = 16;   // a page
+constexpr double kForget = 0.8;    // of what is known, at each step
+constexpr double kSurprise = 1.3;  // times what was expected
+constexpr int kAlike = 2;          // pieces of one size after which another is tried
+constexpr int64_t kLeast = 16;     // a page
 constexpr int64_t kFirst = 32;
-constexpr double kOfStall = 0.9;  // what a piece is meant to take: attention's share grows with the prompt
-constexpr int64_t kMostBetween = 8;
+constexpr double kOfStall = 0.9;          // what a piece is meant to take: attention's share grows with the prompt
+constexpr double kLeastArithmetic = 1.5;  // of the least piece where the stall is too short, over its reading
 }  // namespace
 
 void StepCost::measured(int64_t prompt_tokens, int64_t decoding, double seconds) {
@@ -22,7 +25,14 @@ void StepCost::measured(int64_t prompt_tokens, int64_t decoding, double seconds)
   }
   const double n = static_cast<double>(prompt_tokens);
   rate_ = rate_ == 0 ? n / seconds : 0.7 * rate_ + 0.3 * n / seconds;
+  alike_ = 10 * std::abs(prompt_tokens - last_tokens_) < prompt_tokens ? alike_ + 1 : 0;
   last_tokens_ = prompt_tokens, last_seconds_ = seconds;
+  // A machine that has become slower, or faster, is so for all sizes: what was measured before moves with it, or a line
+  // through points of two speeds would mean nothing.
+  if (line_.known()) {
+    const double ratio = std::clamp(seconds / (line_.fixed + line_.each * n), 0.25, 4.0);
+    if (ratio > kSurprise || ratio < 1 / kSurprise) t_ *= std::sqrt(ratio), nt_ *= std::sqrt(ratio);
+  }
   for (double* sum : {&weight_, &n_, &nn_, &t_, &nt_}) *sum *= kForget;
   weight_ += 1, n_ += n, nn_ += n * n, t_ += seconds, nt_ += n * seconds;
   fit();
@@ -70,22 +80,21 @@ int64_t StepCost::chunk(double stall) const {
     const double fits = kOfStall * stall / last_seconds_ * last;
     return std::clamp(static_cast<int64_t>(fits >= last ? fits : fits / 2), kLeast, 2 * std::max(last_tokens_, kFirst));
   }
-  const auto fits = static_cast<int64_t>((kOfStall * stall - line_.fixed) / line_.each);
-  const auto least = static_cast<int64_t>(std::ceil(line_.fixed / line_.each));
   // Beyond what has been seen, a line is a guess: at most twice as many as last time.
   const int64_t seen = 2 * std::max({last_tokens_, kFirst, static_cast<int64_t>(n_ / weight_)});
-  return std::max({std::min(fits, seen), least, kLeast});
+  const double fits = binds(stall) ? kLeastArithmetic * line_.fixed : kOfStall * stall - line_.fixed;
+  const auto tokens = static_cast<int64_t>(std::ceil(fits / line_.each));
+  // Pieces of one size do not tell reading from arithmetic, and that is what a floor above the stall is made of: now
+  // and then one is half as large.
+  return std::clamp(binds(stall) && alike_ >= kAlike ? tokens / 2 : tokens, kLeast, std::max(seen, kLeast));
 }
 
-double StepCost::floor_seconds() const {
-  return line_.known() ? std::max(2 * line_.fixed, line_.fixed + line_.each * static_cast<double>(kLeast)) : 0;
-}
+bool StepCost::binds(double stall) const { return kOfStall * stall < 2 * line_.fixed; }
 
-int64_t StepCost::decode_steps_between(double stall, int64_t decoding) const {
-  const double piece = floor_seconds(), decode = seconds(0, decoding);
-  if (piece <= stall || decode == 0) return 0;
-  if (decode >= stall) return 1;
-  return std::clamp<int64_t>(static_cast<int64_t>(std::ceil((piece - stall) / (stall - decode))), 1, kMostBetween);
+double StepCost::floor_seconds(double stall) const {
+  if (!line_.known()) return 0;
+  const double arithmetic = (binds(stall) ? kLeastArithmetic : 1) * line_.fixed;
+  return line_.fixed + std::max(arithmetic, line_.each * static_cast<double>(kLeast));
 }
 
 }  // namespace coterie::serve

@@ -229,7 +229,8 @@ TEST(SchedulerLimits, WhoWouldWaitTooLongIsRefused) {
   runtime::EngineOptions engine;
   engine.step_tokens = 16;
   Served served(tiny_model(true, 100000), options, engine);
-  served.run(request_of(ids_of(40, 1), 2));  // now the rate is known
+  served.run(request_of(ids_of(40, 1), 2));
+  EXPECT_GT(served.settled().prompt_tokens_per_second, 0);
   const auto running = served.submit(request_of(ids_of(2000, 2), -1));
   try {
     for (int i = 0; i < 100; ++i) served.submit(request_of(ids_of(2000, 3), 2));
