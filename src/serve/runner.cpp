@@ -28,6 +28,10 @@ Histograms empty_histograms() {
   all.step_sequences.upper = powers_of_two(8);
   all.distinct_experts.upper = powers_of_two(9);
   all.prompt_tokens.upper = powers_of_two(18), all.completion_tokens.upper = powers_of_two(16);
+  for (Histogram* each : {&all.first_token_seconds, &all.between_tokens_seconds, &all.queue_seconds,
+                          &all.end_to_end_seconds, &all.step_seconds, &all.step_tokens, &all.step_sequences,
+                          &all.distinct_experts, &all.prompt_tokens, &all.completion_tokens})
+    each->counts.resize(each->upper.size() + 1);
   return all;
 }
 
@@ -224,7 +228,7 @@ std::vector<Runner::Part> Runner::compose() {
   }
   add_prompts(parts, budget);
   if (decoding > 0 && std::ssize(parts) > decoding)
-    decode_steps_left_ = cost_.decode_steps_between(options_.stall_seconds);
+    decode_steps_left_ = cost_.decode_steps_after(options_.stall_seconds, decoding);
   return parts;
 }
 

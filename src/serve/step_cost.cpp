@@ -7,10 +7,11 @@
 namespace coterie::serve {
 
 namespace {
-constexpr double kForget = 0.8;    // of what is known, at each step
-constexpr double kSurprise = 1.3;  // times what was expected
-constexpr int kAlike = 2;          // pieces of one size after which another is tried
-constexpr int64_t kLeast = 16;     // a page
+constexpr double kForget = 0.8;       // of what is known, at each step
+constexpr double kDecodeShare = 0.2;  // of the time of pieces that are longer than the stall
+constexpr double kSurprise = 1.3;     // times what was expected
+constexpr int kAlike = 2;             // pieces of one size after which another is tried
+constexpr int64_t kLeast = 16;        // a page
 constexpr int64_t kFirst = 32;
 constexpr double kOfStall = 0.9;          // what a piece is meant to take: attention's share grows with the prompt
 constexpr double kLeastArithmetic = 1.5;  // of the least piece where the stall is too short, over its reading
@@ -87,6 +88,15 @@ int64_t StepCost::chunk(double stall) const {
   // Pieces of one size do not tell reading from arithmetic, and that is what a floor above the stall is made of: now
   // and then one is half as large.
   return std::clamp(binds(stall) && alike_ >= kAlike ? tokens / 2 : tokens, kLeast, std::max(seen, kLeast));
+}
+
+int64_t StepCost::decode_steps_after(double stall, int64_t decoding) {
+  const double decode = seconds(0, decoding);
+  if (!line_.known() || !binds(stall) || decode == 0) return 0;
+  owed_ += kDecodeShare * floor_seconds(stall);
+  const auto steps = static_cast<int64_t>(owed_ / decode);
+  owed_ -= static_cast<double>(steps) * decode;
+  return steps;
 }
 
 bool StepCost::binds(double stall) const { return kOfStall * stall < 2 * line_.fixed; }

@@ -26,12 +26,12 @@ class StepCost {
 
   /// Prompt tokens for a step that is to take `stall` seconds. Never fewer than cost as much arithmetic as they cost
   /// reading (n · each = fixed): a mixture reads nearly all of its experts for a few tokens already, so smaller pieces
-  /// read all weights for nothing. Where not even those fit, half as many again, and a step that only decodes between
-  /// two pieces: so the prompt takes less than twice as long as alone, and the others get two tokens in about 3 · fixed
-  /// seconds. Until two sizes have been seen it feels its way up from 32.
+  /// read all weights for nothing. Where not even those fit, half as many again, with steps that only decode between
+  /// them. Until two sizes have been seen it feels its way up from 32.
   int64_t chunk(double stall) const;
-  /// Steps that only decode, to be taken after such a piece.
-  int64_t decode_steps_between(double stall) const { return line_.known() && binds(stall) ? 1 : 0; }
+  /// To be called after each piece: the steps that only decode to be taken before the next. They take a fifth of the
+  /// pieces' time, so that with them a prompt takes less than twice as long as alone.
+  int64_t decode_steps_after(double stall, int64_t decoding);
   /// What the least piece takes: no prompt is read beside others with shorter gaps.
   double floor_seconds(double stall) const;
 
@@ -43,6 +43,7 @@ class StepCost {
   // Sums over steps that read prompts, of 1, n, n², t, n · t, late ones weighing more.
   double weight_ = 0, n_ = 0, nn_ = 0, t_ = 0, nt_ = 0;
   double rate_ = 0;
+  double owed_ = 0;  // seconds of steps that only decode
   int64_t last_tokens_ = 0;
   int alike_ = 0;  // steps that read about as many tokens as the last, in a row
   double last_seconds_ = 0;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -240,6 +241,45 @@ TEST(SchedulerLimits, WhoWouldWaitTooLongIsRefused) {
     EXPECT_GT(refused.retry_after_seconds(), 0);
   }
   served.scheduler->cancel(running.first);
+}
+
+/// Writes its name down when its prompt has begun.
+class Order final : public Listener {
+ public:
+  Order(std::string name, std::mutex& mutex, std::string& order)
+      : name_(std::move(name)), mutex_(mutex), order_(order) {}
+  void on_event(RequestId, Event&& event) noexcept override {
+    std::lock_guard lock(mutex_);
+    if (std::holds_alternative<TokenChosen>(event)) order_ += name_;
+  }
+
+ private:
+  std::string name_;
+  std::mutex& mutex_;
+  std::string& order_;
+};
+
+TEST(SchedulerOrder, PriorityGoesFirstAndClientsTakeTurns) {
+  SchedulerOptions options;
+  options.parallel = 1;
+  options.ageing_seconds = 1000;
+  Served served(tiny_model(true, 100000), options);
+  std::mutex mutex;
+  std::string order;
+  const auto running = served.submit(endless());
+  running.second->wait_for_tokens(1);
+  std::vector<Submission> all;
+  // Flood 1 to 3, then another client, then one of the flood's that is urgent.
+  for (const std::string name : {"1", "2", "3", "o", "u"}) {
+    Request request = request_of(ids_of(20, 5), 1);
+    request.client = name == "o" ? "other" : "flood";
+    request.priority = name == "u" ? 5 : 0;
+    all.push_back({std::move(request), std::make_shared<Order>(name, mutex, order)});
+  }
+  served.scheduler->submit(std::move(all));
+  served.scheduler->cancel(running.first);
+  served.settled();
+  EXPECT_EQ(order, "uo123");
 }
 
 /// Lets through what is in `allowed`, in turn, and forces what follows `trigger`.

@@ -27,7 +27,7 @@ double longest_step(StepCost& cost, const Machine& machine, double stall, int64_
     const double seconds = machine.step(n, decoding);
     if (done > tokens / 2) longest = std::max(longest, seconds);
     cost.measured(n, decoding, seconds);
-    between = cost.decode_steps_between(stall);
+    between = cost.decode_steps_after(stall, decoding);
     done += n;
   }
   return longest;
@@ -42,7 +42,7 @@ TEST(StepCost, FindsPiecesThatFitTheStall) {
   EXPECT_GE(longest, 0.4) << "pieces that are too small read the weights too often";
   EXPECT_NEAR(cost.line().fixed, 0.1, 0.01);
   EXPECT_NEAR(cost.line().each, 0.004, 0.0004);
-  EXPECT_EQ(cost.decode_steps_between(0.5), 0);
+  EXPECT_EQ(cost.decode_steps_after(0.5, 4), 0);
   EXPECT_NEAR(cost.seconds(100, 4), 0.5, 0.05);
   EXPECT_NEAR(cost.seconds(0, 3), 0.12, 1e-9) << "the nearest number that was measured";
 }
@@ -54,8 +54,11 @@ TEST(StepCost, NeverReadsTheWeightsForLessArithmeticThanReading) {
   const double longest = longest_step(cost, machine, 0.5, 4000, 2);
   EXPECT_NEAR(longest, cost.floor_seconds(0.5), 0.1);
   EXPECT_NEAR(cost.floor_seconds(0.5), 0.8 + 1.2, 0.1) << "120 tokens: half as much arithmetic again as reading";
-  EXPECT_EQ(cost.decode_steps_between(0.5), 1);
-  EXPECT_EQ(cost.decode_steps_between(2), 0);
+  // A fifth of 2 seconds a piece, 0.2 seconds a step.
+  int64_t steps = 0;
+  for (int piece = 0; piece < 10; ++piece) steps += cost.decode_steps_after(0.5, 2);
+  EXPECT_NEAR(static_cast<double>(steps), 20, 2);
+  EXPECT_EQ(cost.decode_steps_after(2, 2), 0);
   EXPECT_LE(machine.step(cost.chunk(2), 2), 2);
 }
 
