@@ -54,7 +54,10 @@ runtime::EngineOptions engine_options(const models::ModelSpec& spec, runtime::En
 
 struct Scheduler::Impl {
   Impl(runtime::Engine& its_engine, const SchedulerOptions& its_options)
-      : engine(its_engine), options(checked(its_options, its_engine)), runner(engine, options, stopping) {
+      : engine(its_engine),
+        options(checked(its_options, its_engine)),
+        tells_routes(options.keep_routes && RouteLayout(engine.spec()).layers > 0),
+        runner(engine, options, stopping) {
     runner.report(known);
     thread = std::thread([this] { loop(); });
   }
@@ -78,6 +81,7 @@ struct Scheduler::Impl {
 
   runtime::Engine& engine;
   const SchedulerOptions options;
+  const bool tells_routes;
   std::atomic<bool> stopping = false;
   Runner runner;  // the thread's own, but for its atomics
 
@@ -116,6 +120,10 @@ std::shared_ptr<Ticket> Scheduler::Impl::check(Submission&& submission) const {
   for (const int64_t boundary : request.boundaries)
     if (boundary < 0 || boundary > size)
       base::fail(base::ErrorKind::bad_input, "boundaries", "{} is outside of the prompt's {} tokens", boundary, size);
+  if (request.routed_experts && !tells_routes)
+    throw base::Error(base::ErrorKind::unsupported, "routed_experts",
+                      options.keep_routes ? "the model chooses no experts" : "the experts of tokens are not kept here",
+                      options.keep_routes ? "" : "start the server with them");
   // Throw what is wrong with them.
   const bool text = engine.model().tokenizer.has_value();
   ticket->sampler.emplace(request.sampler, engine.spec().vocabulary, text ? &engine.tokenizer() : nullptr);

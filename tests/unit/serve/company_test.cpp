@@ -30,7 +30,7 @@ std::vector<TokenId> ids_of(int64_t length, uint64_t seed) {
 }
 
 /// Requests of all kinds: prompts that share beginnings, greedy and sampled, with and without logprobs and experts.
-Request request_of(uint64_t number) {
+Request request_of(uint64_t number, bool experts) {
   base::Rng rng(number + 1000);
   Request request;
   request.prompt = ids_of(10 + static_cast<int64_t>(rng.below(4)) * 17, rng.below(3));  // one of three beginnings
@@ -43,7 +43,7 @@ Request request_of(uint64_t number) {
   if (rng.below(2) == 0) request.sampler.repeat_penalty = 1.2;
   request.logprobs = static_cast<int64_t>(rng.below(4)) - 1;
   if (rng.below(6) == 0) request.prompt_logprobs = 2;
-  request.routed_experts = true;
+  request.routed_experts = experts;
   request.client = std::string(1, static_cast<char>('a' + rng.below(3)));
   request.priority = static_cast<int64_t>(rng.below(2));
   if (rng.below(4) == 0) request.cache_salt = "salt";
@@ -106,7 +106,10 @@ class Company : public testing::TestWithParam<const char*> {
     return options;
   }
   static Request request(uint64_t number) {
-    Request request = request_of(number);
+    const std::string_view name = GetParam();
+    const bool dense =
+        name == "mamba2" || name == "zamba2" || name.find("phi3") != name.npos || name.find("llama") != name.npos;
+    Request request = request_of(number, !dense);
     // Answers that grow past the original context of 12, where a sequence is evaluated anew.
     if (is("extra-phi3-longrope-crossing") && number % 4 > 0) request.prompt.resize(4 + number % 9);
     return request;

@@ -361,6 +361,17 @@ TEST(SchedulerModels, OnesWhoseAnswersDependOnTheirCompanyAreRefused) {
                [&] { Served served(families::open_model(runtime::test::fixture("mixtral"), open)); });
 }
 
+TEST(SchedulerModels, ExpertsThatAreNotThereAreNotPromised) {
+  Request request = request_of({5, 6}, 2);
+  request.routed_experts = true;
+  Served dense(families::open_model(runtime::test::fixture("llama")));
+  expect_error(base::ErrorKind::unsupported, {"routed_experts", "chooses no experts"}, [&] { dense.run(request); });
+  SchedulerOptions options;
+  options.keep_routes = false;
+  Served without(tiny_model(), options);
+  expect_error(base::ErrorKind::unsupported, {"routed_experts", "not kept"}, [&] { without.run(request); });
+}
+
 TEST(SchedulerModels, MemoryThatHoldsNothingIsRefused) {
   SchedulerOptions options;
   options.cache_memory = 1000;
