@@ -14,6 +14,7 @@ namespace coterie::runtime {
 struct PrefixFields {
   std::string salt = {};                   // nothing computes with it: it keeps apart who must not notice each other
   std::optional<uint64_t> seed = {};       // of routers that draw
+  std::string routers = {};                // what is changed of the routers' decisions (silenced experts, …)
   std::vector<double> model_weights = {};  // of an ensemble
 };
 

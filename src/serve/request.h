@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "layers/moe/router_hook.h"
 #include "runtime/sampler.h"
 #include "text/tokenizer.h"
 
@@ -59,6 +60,10 @@ struct Request {
                                            // of messages): where models with recurrent states keep a copy of them
   std::vector<double> model_weights = {};  // of an ensemble's models, where a prompt has decided them
   std::shared_ptr<TokenConstraint> constraint = {};
+  // Changes what routers decide for this request alone. `routers_key` says all that it does: requests of one key share
+  // what they have in common; without a key nothing is shared.
+  std::shared_ptr<const layers::RouterHook> routers = {};
+  std::string routers_key = {};
 };
 
 // --- Events, in the order in which they come -------------------------------------------------------------------------

@@ -58,10 +58,10 @@ void Runner::take(std::shared_ptr<Ticket> ticket) { waiting_.push_back(std::move
 
 std::optional<std::string> Runner::shared_key(const Ticket& ticket) const {
   const Request& request = ticket.request;
-  if (!options_.prefix_cache || rules_.not_causal || !request.use_cache || request.prompt_logprobs >= 0) return {};
-  runtime::PrefixFields fields{.salt = request.cache_salt, .model_weights = request.model_weights};
-  if (rules_.random_routers) fields.seed = request.sampler.seed;
-  return prefix_key(*engine_.model().decoder, fields, std::ssize(request.prompt));
+  const bool looks =
+      options_.prefix_cache && rules_.shares(request) && request.use_cache && request.prompt_logprobs < 0;
+  if (!looks) return {};
+  return rules_.key(request, std::ssize(request.prompt));
 }
 
 int64_t Runner::uncached(const Ticket& ticket) const {

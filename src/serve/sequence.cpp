@@ -29,6 +29,17 @@ SequenceRules::SequenceRules(runtime::Engine& its_engine, bool keep)
   }
 }
 
+bool SequenceRules::shares(const Request& request) const {
+  return !not_causal && (!request.routers || !request.routers_key.empty());
+}
+
+std::string SequenceRules::key(const Request& request, int64_t length) const {
+  runtime::PrefixFields fields{.salt = request.cache_salt, .model_weights = request.model_weights};
+  if (random_routers) fields.seed = request.sampler.seed;
+  if (request.routers) fields.routers = request.routers_key;
+  return prefix_key(*engine.model().decoder, fields, length);
+}
+
 Sequence::Sequence(const SequenceRules& rules, std::shared_ptr<Ticket> ticket)
     : rules_(rules),
       ticket_(std::move(ticket)),
@@ -43,14 +54,8 @@ Sequence::Sequence(const SequenceRules& rules, std::shared_ptr<Ticket> ticket)
     mask_.bits.resize(static_cast<size_t>((rules_.engine.spec().vocabulary + 31) / 32));
     if (request().max_tokens != 0) extend_by_force();
   }
-  key_ = make_key();
+  key_ = rules_.key(request(), std::max(std::ssize(all_), written_for_));
   ticket_->state = RequestState::reading;
-}
-
-std::string Sequence::make_key() const {
-  runtime::PrefixFields fields{.salt = request().cache_salt, .model_weights = request().model_weights};
-  if (rules_.random_routers) fields.seed = request().sampler.seed;
-  return prefix_key(*rules_.engine.model().decoder, fields, std::max(std::ssize(all_), written_for_));
 }
 
 void Sequence::settle() {
@@ -58,14 +63,15 @@ void Sequence::settle() {
     return;
   cache_.truncate(0);
   routes_.clear();
-  key_ = make_key();
+  key_ = rules_.key(request(), std::max(std::ssize(all_), written_for_));
 }
 
 void Sequence::catch_up(runtime::PrefixCache& tree) {
   const bool first = !std::exchange(looked_up_, true);
   if (!shares() || !request().use_cache || request().prompt_logprobs >= 0) {
     if (first)
-      miss_ = !shares()              ? "the model's routers look at tokens to come: nothing is shared"
+      miss_ = rules_.not_causal      ? "the model's routers look at tokens to come: nothing is shared"
+              : !shares()            ? "what is changed of its routers has no key"
               : !request().use_cache ? "the request asked for it to be bypassed"
                                      : "logarithms of the prompt's probabilities need all of it computed";
     return;
@@ -153,6 +159,7 @@ models::SequenceStep Sequence::begin_step(int64_t count, const std::function<boo
           .random_key = request().sampler.seed,
           .length = std::ssize(all_),
           .model_weights = request().model_weights,
+          .routers = request().routers.get(),
           .leaves = leaves};
 }
 

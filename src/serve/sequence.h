@@ -34,6 +34,11 @@ struct SequenceRules {
   bool keep_routes;
   bool not_causal = false;      // routers look at tokens to come: prompts are cut at fixed positions, nothing is shared
   bool random_routers = false;  // they draw by the seed
+
+  /// Whether anything of this request's sequence can be another's.
+  bool shares(const Request& request) const;
+  /// Of the tree's root for a sequence of `length` tokens of this request.
+  std::string key(const Request& request, int64_t length) const;
 };
 
 /// A request that has been admitted: its tokens, its cache, and how the next token is chosen. What it answers depends
@@ -61,7 +66,7 @@ class Sequence {
   Routes& routes() { return routes_; }
   /// Of the tree's root that what it computes belongs under; prefix_key of its request, mostly.
   const std::string& key() const { return key_; }
-  bool shares() const { return !rules_.not_causal; }
+  bool shares() const { return rules_.shares(request()); }
   /// Pages it may come to need and does not hold yet.
   int64_t pages_to_come() const { return ticket_->pages - std::ssize(cache_.pages()); }
 
@@ -96,7 +101,6 @@ class Sequence {
   // Of forced tokens, that count as decoding; and of rows whose logits are kept all at once.
   static constexpr int64_t kLongestPiece = 32;
 
-  std::string make_key() const;
   bool wants_all_logits() const;
   /// Where the states of a model that has some are given to the tree: the first such place after `position`.
   int64_t snapshot_after(int64_t position) const;

@@ -1,5 +1,8 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <limits>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -144,6 +147,38 @@ TEST(Sharing, NothingWithAnotherSeedWhereRoutersDraw) {
   EXPECT_EQ(cached(served.run(request)), 64);
   request.sampler.seed = 2;
   EXPECT_EQ(cached(served.run(request)), 0);
+}
+
+/// Silences one expert in every layer.
+class Silence final : public layers::RouterHook {
+ public:
+  explicit Silence(int64_t expert) : expert_(expert) {}
+  void logits(int64_t, int64_t, tensor::Matrix logits) const override {
+    for (int64_t r = 0; r < logits.rows; ++r) logits.row(r)[expert_] = -std::numeric_limits<float>::infinity();
+  }
+
+ private:
+  int64_t expert_;
+};
+
+TEST(Sharing, NothingWithOtherExpertsSilenced) {
+  Served served(families::open_model(fixture("qwen3-moe")));
+  Request plain = greedy(ids_of(80, 6)), silenced = plain, nameless = plain;
+  silenced.routed_experts = true;
+  silenced.routers = nameless.routers = std::make_shared<Silence>(1);
+  silenced.routers_key = "silence 1";
+  served.run(plain);
+  const Answer first = served.run(silenced), again = served.run(silenced);
+  EXPECT_EQ(cached(first), 0);
+  EXPECT_EQ(cached(again), 64);
+  const std::vector<uint16_t>& experts = again.finished->routed_experts.experts;
+  EXPECT_EQ(experts, first.finished->routed_experts.experts);
+  EXPECT_EQ(std::count(experts.begin(), experts.end(), 1), 0);
+  silenced.routers = std::make_shared<Silence>(2);
+  silenced.routers_key = "silence 2";
+  EXPECT_EQ(cached(served.run(silenced)), 0);
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(cached(served.run(nameless)), 0);
+  EXPECT_EQ(cached(served.run(plain)), 64);
 }
 
 TEST(Sharing, NothingWithAnotherLengthUnderDynamicScaling) {
