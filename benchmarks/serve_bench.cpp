@@ -1,6 +1,7 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
+#include <cmath>
 #include <condition_variable>
 #include <cstdlib>
 #include <ctime>
@@ -17,7 +18,8 @@
 // (1 unless said: others make spinning threads measure the neighbours).
 //
 // one_stream: rounds of tokens by the engine alone and by the scheduler, in turn; seconds a token of both, by the clock
-// and of the processor's time, and how much more the scheduler takes (medians over the rounds).
+// and of the processor's time, and how much more the scheduler takes (medians over the rounds, and
+// the interval of that one).
 // intruder: sequences that decode, then a prompt; the longest gap between their tokens, the longest without the prompt,
 // the floor that the scheduler says, and the prompt's first token beside them and alone. Arguments: sequences, tokens
 // of the prompt, --stall in milliseconds.
@@ -151,6 +153,12 @@ void one_stream(benchmark::State& state) {
   state.counters["engine_cpu_us"] = 1e6 * base::median(engine_cpu);
   state.counters["scheduler_cpu_us"] = 1e6 * base::median(scheduler_cpu);
   state.counters["more_cpu_percent"] = 100 * (base::median(more) - 1);
+  // The 95 % interval of that median, by ranks.
+  std::sort(more.begin(), more.end());
+  const auto n = static_cast<double>(more.size());
+  const auto low = static_cast<size_t>(std::max((n - 1.96 * std::sqrt(n)) / 2, 0.0));
+  state.counters["more_low"] = 100 * (more[low] - 1);
+  state.counters["more_high"] = 100 * (more[more.size() - 1 - low] - 1);
 }
 BENCHMARK(one_stream)->Arg(16)->Iterations(21)->Unit(benchmark::kMillisecond);
 
