@@ -21,6 +21,9 @@
 
 namespace coterie::serve {
 
+/// With their bounds, and nothing counted.
+Histograms empty_histograms();
+
 /// The scheduler's own thread, step by step: whom it admits, what a step evaluates, what comes of it. Nothing here is
 /// used by another thread.
 class Runner {
