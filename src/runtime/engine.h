@@ -52,6 +52,8 @@ class Engine {
   ops::Context& context() { return context_; }
 
   KvCache make_cache() const;
+  const std::shared_ptr<PagePool>& pages() const { return pages_; }
+  const std::shared_ptr<const CacheShape>& shared_cache_shape() const { return cache_shape_; }
   /// Throws bad_input, naming the position, for an id outside of the vocabulary.
   void check_ids(std::span<const int32_t> ids) const;
   /// Throws out_of_memory when caches of `positions` positions in all could not be made now.

@@ -64,6 +64,31 @@ KvCache KvCache::fork() const {
   return other;
 }
 
+void KvCache::adopt(std::span<const PagePool::Page> pages, int64_t positions,
+                    std::shared_ptr<tensor::Buffer<float>> state) {
+  const bool whole = positions % ops::kCacheBlock == 0 &&
+                     (shape_->page_bytes() == 0 || std::ssize(pages) * ops::kCacheBlock == positions);
+  base::require(whole && positions > length_, "KV cache", "{} positions of {} pages for a sequence of {}", positions,
+                pages.size(), length_);
+  const size_t kept = std::min(pages_.size(), static_cast<size_t>(length_ / ops::kCacheBlock));
+  give_back(kept);
+  for (size_t page = kept; page < pages.size(); ++page) {
+    pool_->share(pages[page]);
+    pages_.push_back(pages[page]);
+  }
+  point_at(kept);
+  if (has_states()) states_.adopt(positions, std::move(state));
+  length_ = positions;
+}
+
+void KvCache::replace_page(size_t number, const PagePool::Page& same) {
+  if (pages_[number].bytes == same.bytes) return;
+  pool_->share(same);
+  pool_->give(pages_[number]);
+  pages_[number] = same;
+  for (size_t layer = 0; layer < blocks_.size(); ++layer) blocks_[layer][number] = same.bytes + shape_->offset[layer];
+}
+
 void KvCache::point_at(size_t first) {
   for (size_t layer = 0; layer < blocks_.size(); ++layer) {
     blocks_[layer].resize(first);

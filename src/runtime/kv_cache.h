@@ -64,6 +64,17 @@ class KvCache final : public layers::SequenceState {
   /// forgets those after the last checkpoint at or before `length`, too. Returns the length that is left.
   int64_t truncate(int64_t length);
   void abandon() override;
+  /// Whole pages that others have computed of this very sequence, shared by it from now on: they are its first
+  /// `positions`, which are more than length(). `state`: the recurrent states after them, null where there are none.
+  /// What it had computed itself beyond whole pages is given back.
+  void adopt(std::span<const PagePool::Page> pages, int64_t positions, std::shared_ptr<tensor::Buffer<float>> state);
+  /// `same` in the place of a page of its own that holds the same bits, so that one of the two is free.
+  void replace_page(size_t number, const PagePool::Page& same);
+  /// Those of its positions, in order, and perhaps some that are only reserved; none for models without keys.
+  std::span<const PagePool::Page> pages() const { return pages_; }
+  /// Its recurrent states as they are, for others to adopt.
+  std::shared_ptr<tensor::Buffer<float>> copy_of_states() const { return states_.copy(length_); }
+
   /// Makes a checkpoint here.
   void remember() { states_.remember(length_); }
   /// Positions until the next checkpoint: a step that does not cross it leaves one there. Without recurrent states

@@ -34,6 +34,16 @@ int64_t PagePool::pages_in_use() const {
   return std::ssize(holders_) - std::ssize(free_);
 }
 
+int64_t PagePool::most_pages() const {
+  if (limit_ == 0 || page_bytes_ == 0) return INT64_MAX;
+  return limit_ / (pages_per_slab_ * page_bytes_) * pages_per_slab_;
+}
+
+int64_t PagePool::room() const {
+  const int64_t most = most_pages();
+  return most == INT64_MAX ? most : most - pages_in_use();
+}
+
 int64_t PagePool::holders(const Page& page) const {
   std::lock_guard lock(mutex_);
   return holders_[static_cast<size_t>(page.number)];

@@ -29,6 +29,10 @@ class PagePool {
   int64_t capacity() const;
   /// Pages that somebody holds, each counted once.
   int64_t pages_in_use() const;
+  /// Pages that could be in use at once within the limit, and how many more could be taken now. Without a limit both
+  /// are the largest number: then the machine decides.
+  int64_t most_pages() const;
+  int64_t room() const;
   /// How many hold a page.
   int64_t holders(const Page& page) const;
 

@@ -63,6 +63,21 @@ int64_t RecurrentStates::restore(int64_t length) {
   return checkpoints_.back().length;
 }
 
+void RecurrentStates::adopt(int64_t length, std::shared_ptr<tensor::Buffer<float>> values) {
+  base::require(values && values->size() == values_.size(), "recurrent states", "a copy of other states");
+  while (!checkpoints_.empty() && checkpoints_.back().length >= length) checkpoints_.pop_back();
+  if (!checkpoints_.empty() && std::ssize(checkpoints_) >= shape_->most) checkpoints_.erase(checkpoints_.begin());
+  std::copy_n(values->data(), values_.size(), values_.data());
+  if (shape_->most > 0) checkpoints_.push_back({length, std::move(values)});
+}
+
+std::shared_ptr<tensor::Buffer<float>> RecurrentStates::copy(int64_t length) const {
+  if (!checkpoints_.empty() && checkpoints_.back().length == length) return checkpoints_.back().values;
+  auto values = std::make_shared<tensor::Buffer<float>>(shape_->floats());
+  std::copy_n(values_.data(), values_.size(), values->data());
+  return values;
+}
+
 std::vector<int64_t> RecurrentStates::checkpoints() const {
   std::vector<int64_t> lengths;
   for (const Checkpoint& checkpoint : checkpoints_) lengths.push_back(checkpoint.length);

@@ -38,6 +38,12 @@ class RecurrentStates {
   /// Returns the position it went to.
   int64_t restore(int64_t length);
 
+  /// Goes on from `values`, the states of `length` positions as another sequence kept them, which become a checkpoint
+  /// here too; earlier ones stay.
+  void adopt(int64_t length, std::shared_ptr<tensor::Buffer<float>> values);
+  /// The states as they are, those of `length` positions, for others to adopt: the newest checkpoint where it is there.
+  std::shared_ptr<tensor::Buffer<float>> copy(int64_t length) const;
+
   std::vector<int64_t> checkpoints() const;  // their positions, ascending
   /// Bytes of the states and of checkpoints that no copy of this shares.
   int64_t own_bytes() const;

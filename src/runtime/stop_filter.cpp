@@ -12,12 +12,18 @@ StopFilter::StopFilter(std::vector<std::string> stops) : stops_(std::move(stops)
     if (stop.empty()) base::fail(base::ErrorKind::bad_input, "stop", "a stop string is empty");
 }
 
+std::pair<size_t, int64_t> StopFilter::find() const {
+  std::pair<size_t, int64_t> first{std::string::npos, -1};
+  for (size_t i = 0; i < stops_.size(); ++i)
+    if (const size_t at = held_.find(stops_[i]); at < first.first) first = {at, static_cast<int64_t>(i)};
+  return first;
+}
+
 std::string StopFilter::push(std::string_view text) {
   if (stopped_) return {};
   held_ += text;
 
-  size_t first = std::string::npos;
-  for (const std::string& stop : stops_) first = std::min(first, held_.find(stop));
+  const auto [first, which] = find();
   // A stop string that begins earlier may still be incomplete; it wins when it completes, so wait for it.
   size_t unsure = held_.size();
   for (const std::string& stop : stops_) {
@@ -29,7 +35,7 @@ std::string StopFilter::push(std::string_view text) {
       }
   }
   if (first <= unsure && first != std::string::npos) {
-    stopped_ = true;
+    stopped_ = true, which_ = which;
     held_.resize(first);
     return std::exchange(held_, {});
   }
@@ -41,9 +47,8 @@ std::string StopFilter::push(std::string_view text) {
 std::string StopFilter::finish() {
   if (stopped_) return {};
   // The end has come: an earlier, longer stop string never completed, a later one may have.
-  size_t first = std::string::npos;
-  for (const std::string& stop : stops_) first = std::min(first, held_.find(stop));
-  if (first != std::string::npos) stopped_ = true, held_.resize(first);
+  const auto [first, which] = find();
+  if (first != std::string::npos) stopped_ = true, which_ = which, held_.resize(first);
   return std::exchange(held_, {});
 }
 

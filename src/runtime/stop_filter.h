@@ -1,7 +1,9 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace coterie::runtime {
@@ -19,11 +21,17 @@ class StopFilter {
   /// What was held back, when the text has ended without a stop string.
   std::string finish();
   bool stopped() const { return stopped_; }
+  /// The number of the stop string that has come, of several that begin at one place the first; -1: none.
+  int64_t which() const { return which_; }
 
  private:
+  /// Where in held_ the first of the stop strings is, and which that is.
+  std::pair<size_t, int64_t> find() const;
+
   std::vector<std::string> stops_;
   std::string held_;
   bool stopped_ = false;
+  int64_t which_ = -1;
 };
 
 }  // namespace coterie::runtime

@@ -35,8 +35,10 @@ TEST(StopFilter, GivesBackAtTheEnd) {
 
 TEST(StopFilter, TheEarliestOfSeveralCounts) {
   StopFilter filter({"world", "lo w"});
+  EXPECT_EQ(filter.which(), -1);
   EXPECT_EQ(filter.push("hello world"), "hel");
   EXPECT_TRUE(filter.stopped());
+  EXPECT_EQ(filter.which(), 1);
 }
 
 TEST(StopFilter, WaitsForALongerStopThatBeganEarlier) {

@@ -1,0 +1,140 @@
+#pragma once
+
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "models/decoder.h"
+#include "runtime/engine.h"
+#include "runtime/prefix_cache.h"
+#include "runtime/prefix_key.h"
+#include "runtime/sampler.h"
+#include "runtime/stop_filter.h"
+#include "serve/logprobs.h"
+#include "serve/mask_worker.h"
+#include "serve/routes.h"
+#include "serve/ticket.h"
+#include "tensor/view.h"
+
+namespace coterie::serve {
+
+/// What is the same for all sequences of an engine.
+struct SequenceRules {
+  /// Throws unsupported for a model whose answers depend on what else is in the batch (an expert capacity).
+  SequenceRules(runtime::Engine& engine, bool keep_routes);
+
+  runtime::Engine& engine;
+  RouteLayout routes;
+  bool keep_routes;
+  bool not_causal = false;      // routers look at tokens to come: prompts are cut at fixed positions, nothing is shared
+  bool random_routers = false;  // they draw by the seed
+
+  /// Whether anything of this request's sequence can be another's.
+  bool shares(const Request& request) const;
+  /// Of the tree's root for a sequence of `length` tokens of this request.
+  std::string key(const Request& request, int64_t length) const;
+};
+
+/// A request that has been admitted: its tokens, its cache, and how the next token is chosen. What it answers depends
+/// on nothing but the request, whatever it is run beside.
+class Sequence {
+ public:
+  /// Throws what the constraint throws.
+  Sequence(const SequenceRules& rules, std::shared_ptr<Ticket> ticket);
+
+  Ticket& ticket() const { return *ticket_; }
+  const Request& request() const { return ticket_->request; }
+  bool ended() const { return ended_; }
+  struct End {
+    std::optional<FinishReason> reason;  // none: it failed
+    Usage usage;
+    Timings timings;
+  };
+  /// Once it has ended.
+  const End& how() const { return how_; }
+  /// Whether what it has to evaluate is a prompt, or as long as one.
+  bool reading() const { return generated_ == 0 || std::ssize(pending()) > kLongestPiece; }
+  std::span<const TokenId> all() const { return all_; }
+  std::span<const TokenId> pending() const { return std::span(all_).subspan(static_cast<size_t>(cache_.length())); }
+  const runtime::KvCache& cache() const { return cache_; }
+  Routes& routes() { return routes_; }
+  /// Of the tree's root that what it computes belongs under; prefix_key of its request, mostly.
+  const std::string& key() const { return key_; }
+  bool shares() const { return rules_.shares(request()); }
+  /// Pages it may come to need and does not hold yet.
+  int64_t pages_to_come() const { return ticket_->pages - std::ssize(cache_.pages()); }
+
+  /// Forgets everything where its keys are not those of a sequence as long as this has become (LongRoPE): before a step
+  /// is composed.
+  void settle();
+  /// Takes from the tree what has been computed of its tokens by now, perhaps by others.
+  void catch_up(runtime::PrefixCache& tree);
+  /// Gives the tree what it has computed. At the end of a sequence `all` of it, its answer too.
+  void keep(runtime::PrefixCache& tree, bool all = false);
+
+  /// How many of at most `wanted` tokens to evaluate next. Models that are not causal have their own mind.
+  int64_t piece(int64_t wanted) const;
+  /// Pages for the next `count` tokens. Throws out_of_memory.
+  void reserve(int64_t count) { cache_.make_room(count); }
+  /// The next `count` tokens, for which there is room, as a part of a step.
+  models::SequenceStep begin_step(int64_t count, const std::function<bool(int64_t)>* leaves);
+  int64_t rows() const { return rows_; }  // of logits, of the step that was begun
+  std::optional<MaskWorker::Job> mask_job();
+  /// After the step, when it took part to the end: what can be computed of its rows of logits beside other sequences,
+  /// on any thread.
+  void weigh(tensor::Matrix logits) noexcept;
+  /// Then, one sequence after another: its tokens come out, and it may end. Seconds between tokens go to `gaps`.
+  void deliver(std::vector<double>& gaps);
+  /// Tells how far its prompt has been read, where `rate` tokens are read a second.
+  void tell_progress(double rate);
+
+  void end(FinishReason reason);
+  void fail(std::exception_ptr error);
+
+ private:
+  // Of forced tokens, that count as decoding; and of rows whose logits are kept all at once.
+  static constexpr int64_t kLongestPiece = 32;
+
+  bool wants_all_logits() const;
+  /// Where the states of a model that has some are given to the tree: the first such place after `position`.
+  int64_t snapshot_after(int64_t position) const;
+  TokenId choose(std::span<const float> logits);
+  void put(TokenId id, const Logprobs& logprobs, bool forced, std::vector<double>& gaps);
+  void extend_by_force();
+  Usage usage() const;
+
+  const SequenceRules& rules_;
+  std::shared_ptr<Ticket> ticket_;
+  runtime::Sampler sampler_;
+  runtime::StopFilter stops_;
+  std::optional<text::StreamDecoder> decoder_;
+  runtime::KvCache cache_;
+  Routes routes_;
+  std::string key_;
+  std::vector<TokenId> all_;  // prompt, answer, and tokens that are forced to follow
+  size_t told_;               // of all_: the first of them have been put out, or were the prompt
+  int64_t generated_ = 0, cached_ = 0;
+  int64_t written_for_ = 0, rows_ = 0, count_ = 0;  // of the last step: length of the sequence, rows of logits, tokens
+  bool looked_up_ = false, ended_ = false, scored_told_ = false, constraint_done_ = false;
+  std::string miss_;
+
+  TokenMask mask_;
+  std::vector<float> masked_;
+  std::vector<Logprobs> row_logprobs_;  // of the step, for tokens that are known: [rows]
+  std::optional<TokenId> chosen_;
+  Logprobs chosen_logprobs_;
+  std::exception_ptr error_;
+  PromptScored scored_;
+  End how_;
+
+  base::Stopwatch begun_, last_token_;
+  double queued_seconds_, prompt_seconds_ = 0, first_token_seconds_ = 0, decode_seconds_ = 0, longest_gap_ = 0;
+};
+
+}  // namespace coterie::serve
