@@ -65,6 +65,8 @@ void Generation::check() const {
                           : "this is as long as the model was made for: shorten the prompt, or stretch its positions "
                             "with `rope.scaling`");
   if (!options_.stop.empty()) (void)engine_.tokenizer();
+  if (options_.constraint && options_.ignore_end)
+    base::fail(base::ErrorKind::bad_input, "ignore_end", "contradicts a constraint, which says where the text ends");
 }
 
 void Generation::begin() {
@@ -80,11 +82,7 @@ void Generation::begin() {
     decoder_.emplace(engine_.tokenizer());
     decoder_->prime(prompt);
   }
-  if (options_.constraint) {
-    if (options_.ignore_end)
-      base::fail(base::ErrorKind::bad_input, "ignore_end", "contradicts a constraint, which says where the text ends");
-    allowed_.resize(static_cast<size_t>(engine_.spec().vocabulary + 31) / 32);
-  }
+  if (options_.constraint) allowed_.resize(static_cast<size_t>(engine_.spec().vocabulary + 31) / 32);
   if (options_.max_tokens == 0) end(Finish::max_tokens);
 }
 
