@@ -175,7 +175,8 @@ class Grammar {
       const std::string more = form_.parallel_calls ? fmt::format(" (/, ?/ {})*", one) : "";
       return fmt::format("/ ?\\[/ {}{} \"]\"", one, more);
     }
-    const std::string between = form.between.empty() ? "" : literal(form.between) + " ";
+    std::string between = form.between.empty() ? "" : literal(form.between) + " ";
+    if (form.body == Body::tags && !form.value_open.empty()) between = "/\\n?/ ";
     std::string calls = one;
     if (!form.section_begin.empty()) {
       calls = mark(form.begin) + " " + one;
@@ -229,15 +230,18 @@ class Grammar {
     const CallForm& form = *syntax_.calls();
     // JSON is checked as a whole first, so that what is wrong is placed.
     (void)Constraint::embeddable_schema(tokenizer_, tool.parameters, tool.where);
-    const bool lines = form.value_open.empty();  // values on lines of their own
-    std::string out = literal(fmt::format("{}{}{}{}", lines ? "\n" : "", form.name_open, tool.name, form.name_close) +
-                              (lines ? "\n" : ""));
+    // Values stand on lines of their own, or line breaks are free.
+    const bool lines = form.value_open.empty();
+    const std::string_view free = lines ? "" : " /\\n?/ ";
+    std::string out =
+        lines ? literal(fmt::format("\n{}{}{}\n", form.name_open, tool.name, form.name_close)) : literal(tool.name);
     const std::vector<TagArgument> arguments = tag_arguments(tool);
     for (size_t i = 0; i < arguments.size(); ++i) {
       const TagArgument& argument = arguments[i];
-      const std::string opening =
-          literal(fmt::format("{}{}{}\n{}", form.key_open, argument.key, form.key_close, form.value_open));
-      const std::string closing = fmt::format("{}{}\n", lines ? "\n" : "", form.value_close);
+      const std::string key =
+          literal(fmt::format("{}{}{}{}", form.key_open, argument.key, form.key_close, lines ? "\n" : ""));
+      const std::string opening = lines ? key : fmt::format("{}{}{}{}", free, key, free, literal(form.value_open));
+      const std::string closing = lines ? fmt::format("\n{}\n", form.value_close) : std::string(form.value_close);
       std::string value;
       if (argument.value.text) {
         const std::string terminal = fmt::format("TEXT_{}_{}", index, i);
@@ -251,7 +255,7 @@ class Grammar {
       out += fmt::format(" ({} {}){}", opening, value, argument.required ? "" : "?");
     }
     if (!form.close.empty()) out += " " + literal(std::string(form.close) + "\n");
-    return out;
+    return out + std::string(free);
   }
 
   /// Text, or text and calls.

@@ -20,7 +20,7 @@ struct Known {
 const std::vector<Known>& known() {
   static const std::vector<Known> all = [] {
     std::vector<Known> forms;
-    forms.push_back({{.name = "gpt-oss", .body = Body::channels, .begin = {}, .end = {}},
+    forms.push_back({{.name = "Harmony", .body = Body::channels, .begin = {}, .end = {}},
                      {"<|channel|>", "<|message|>", "<|start|>"}});
     forms.push_back({{.name = "Qwen3-Coder",
                       .body = Body::tags,

@@ -47,7 +47,7 @@ const std::vector<Family>& families() {
       {"<tool_call>n<arg_key>k</arg_key><arg_value>v</arg_value></tool_call>",
        {"<|end|>"},
        "<tool_call>weather\n<arg_key>town</arg_key>\n<arg_value>Rom</arg_value>\n<arg_key>unit</arg_key>\n"
-       "<arg_value>C</arg_value>\n<arg_key>at</arg_key>\n<arg_value>10/1</arg_value>\n</tool_call>\n"
+       "<arg_value>C</arg_value><arg_key>at</arg_key><arg_value>10/1</arg_value></tool_call>\n"
        "<tool_call>now\n</tool_call>",
        2},
       {"<|start_header_id|> {\"name\": n, \"parameters\": p}",

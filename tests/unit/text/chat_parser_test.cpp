@@ -121,14 +121,14 @@ const Case kCases[] = {
      "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{\"town\": \"Bonn\"}<｜tool▁call▁end｜>"
      "<｜tool▁calls▁end｜>",
      "0:call_0 weather({\"town\": \"Bonn\"})"},
-    {"gpt-oss", kOss,
+    {"Harmony", kOss,
      "<|channel|>analysis<|message|>Let me see.<|end|><|start|>assistant<|channel|>commentary<|message|>One moment."
      "<|end|><|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{\"town\": "
      "\"Bonn\"}<|call|>",
      "R[Let me see.]C[One moment.]0:call_0 weather({\"town\": \"Bonn\"})"},
-    {"gpt-oss", kOss, " to=functions.now<|channel|>commentary json<|message|>{}", "0:call_0 now({})"},
-    {"gpt-oss", kOss, "<|channel|>commentary to=functions.now<|message|>{\"a\": ", "0:call_0 now({\"a\": "},
-    {"gpt-oss", kOss, "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>2 < 3\n",
+    {"Harmony", kOss, " to=functions.now<|channel|>commentary json<|message|>{}", "0:call_0 now({})"},
+    {"Harmony", kOss, "<|channel|>commentary to=functions.now<|message|>{\"a\": ", "0:call_0 now({\"a\": "},
+    {"Harmony", kOss, "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>2 < 3\n",
      "R[a]C[2 < 3]"},
 };
 
@@ -198,7 +198,7 @@ TEST(ChatSyntax, IsKnownByTheTemplatesMarks) {
   };
   EXPECT_EQ(name("thinking.jinja"), "Hermes");
   EXPECT_EQ(name("brackets.jinja"), "Mistral");
-  EXPECT_EQ(name("channels.jinja"), "gpt-oss");
+  EXPECT_EQ(name("channels.jinja"), "Harmony");
   EXPECT_EQ(name("headers.jinja"), "Llama");
   EXPECT_EQ(name("chatml.jinja"), "none");
   EXPECT_EQ(ChatSyntax::of_source(base::read_text(folder / "thinking.jinja")).reasoning()->end, "</think>");
