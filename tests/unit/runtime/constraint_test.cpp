@@ -34,6 +34,7 @@ struct ConstrainedGeneration : testing::Test {
     Generation* const one = &generation;
     int64_t steps = 0;
     for (; !generation.finished(); ++steps) step(*engine, {&one, 1});
+    if (generation.error()) std::rethrow_exception(generation.error());
     return {generation.text(), generation.finish(), generation.fits_constraint(),
             generation.statistics().generated_tokens, steps};
   }
@@ -109,12 +110,11 @@ TEST_F(ConstrainedGeneration, WithEverythingAllowedTheTextIsTheSame) {
 TEST_F(ConstrainedGeneration, RefusesWhatContradictsIt) {
   GenerationOptions options = under(Constraint::regex(engine->tokenizer(), "[ab]", "regex"));
   options.ignore_end = true;
-  coterie::test::expect_error(base::ErrorKind::bad_input, {"ignore_end"}, [&] { made(std::move(options)); });
+  expect_error(base::ErrorKind::bad_input, {"ignore_end"}, [&] { made(std::move(options)); });
   GenerationOptions biased = under(Constraint::regex(engine->tokenizer(), "[ab]", "regex"));
   for (const TokenId id : {'a', 'b'})
     biased.sampler.logit_bias.emplace_back(id, -std::numeric_limits<float>::infinity());
-  coterie::test::expect_error(base::ErrorKind::unsupported, {"excluded by logit_bias"},
-                              [&] { made(std::move(biased)); });
+  expect_error(base::ErrorKind::unsupported, {"excluded by logit_bias"}, [&] { made(std::move(biased)); });
 }
 
 TEST(Sampler, DrawsAmongWhatIsAllowed) {
