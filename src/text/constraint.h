@@ -22,7 +22,7 @@ namespace coterie::text {
 class Constraint {
  public:
   /// Texts that are JSON and fit the schema (the text of a JSON document; drafts 4 to 2020-12). Properties come in the
-  /// order in which the schema has them; white space between the parts is free, 80 characters at a time at most.
+  /// order in which the schema has them; white space between the parts is a space or a line break and its indentation.
   /// Throws bad_input naming `where` and the place in the schema (a JSON pointer) for what cannot be kept exactly, a
   /// misspelt keyword, a reference to another document, a schema that nothing fits.
   static Constraint json_schema(const Tokenizer& tokenizer, std::string_view schema, std::string_view where);

@@ -7,8 +7,9 @@ use serde_json::{Map, Value};
 use crate::constraint;
 use crate::vocabulary::Vocabulary;
 
-/// White space between the parts of a document: bounded, since a model may go on with it for ever.
-const WHITE_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,80}";
+/// White space between the parts of a document: a space, or a line break and an indentation. More of it means nothing,
+/// and a model may go on with it for ever.
+const WHITE_SPACE: &str = r"\x20|\r?\n[\x20\x09]{0,40}";
 
 /// Finding the place of an error compiles parts of the schema; so many at most.
 const MOST_TRIALS: usize = 400;
