@@ -2,14 +2,14 @@
 #
 # Several build folders may share one compiled copy: set COTERIE_CARGO_TARGET_DIR (cache variable or environment).
 find_program(COTERIE_CARGO cargo HINTS $ENV{CARGO_HOME}/bin $ENV{HOME}/.cargo/bin /usr/share/cargo/bin
-             DOC "cargo 1.85 or newer: rustup's, or Debian's cargo-web")
+             DOC "cargo 1.87 or newer: rustup's, or Debian's cargo-web")
 if(NOT COTERIE_CARGO)
   message(FATAL_ERROR "cargo was not found; it builds the tokenizers (src/text/bridge). Install rustup or, on Debian 12, cargo-web; or set -DCOTERIE_CARGO=PATH.")
 endif()
 execute_process(COMMAND ${COTERIE_CARGO} --version OUTPUT_VARIABLE cargo_version OUTPUT_STRIP_TRAILING_WHITESPACE)
 string(REGEX MATCH "[0-9]+\\.[0-9]+\\.[0-9]+" cargo_number "${cargo_version}")
-if(cargo_number VERSION_LESS 1.85)
-  message(FATAL_ERROR "${COTERIE_CARGO} is \"${cargo_version}\"; the tokenizers (src/text/bridge) need cargo 1.85 or newer. Debian 12's cargo-web is; or set -DCOTERIE_CARGO=PATH.")
+if(cargo_number VERSION_LESS 1.87)
+  message(FATAL_ERROR "${COTERIE_CARGO} is \"${cargo_version}\"; the tokenizers (src/text/bridge) need cargo 1.87 or newer. Debian 12's cargo-web is; or set -DCOTERIE_CARGO=PATH.")
 endif()
 
 set(cargo_target_default ${PROJECT_BINARY_DIR}/cargo)

@@ -5,7 +5,7 @@
 readonly build_packages=(g++ cmake ninja-build pkg-config nlohmann-json3-dev libfmt-dev libcli11-dev libyaml-cpp-dev
   libedit-dev libgtest-dev libbenchmark-dev librapidcheck-dev python3)
 readonly rust_packages=(cargo-web rustc-web) # Debian 12's current Rust; its plain `cargo` is too old
-readonly rust_least=1.85
+readonly rust_least=1.87
 readonly test_packages=(qemu-user) # runs the binary as other CPUs
 readonly lint_packages=(git clang-format-14 shellcheck python3)
 readonly fuzz_packages=(clang-14 libclang-rt-14-dev)

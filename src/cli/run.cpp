@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "cli/commands.h"
+#include "cli/constraint_options.h"
 #include "cli/experts_used.h"
 #include "cli/gate_words.h"
 #include "cli/help.h"
@@ -24,6 +25,7 @@ namespace {
 struct RunOptions {
   ModelOptions model;
   SamplingOptions sampling;
+  ConstraintOptions constraint;
   PromptSource source;
   std::string system, chat_template, jsonl, out;
   int64_t batch = 8;
@@ -36,15 +38,22 @@ std::string prompt_text(const RunOptions& options) {
   return text;
 }
 
+/// `constraint` becomes what the answer has to be.
 std::vector<text::TokenId> prompt_ids(const RunOptions& options, const runtime::Engines& engines,
-                                      const runtime::Engine& engine, const std::string& text) {
+                                      const runtime::Engine& engine, const std::string& text,
+                                      std::optional<text::Constraint>& constraint) {
   const text::Tokenizer& tokenizer = engine.tokenizer();
-  if (!options.chat) return tokenizer.encode(text, !options.raw);
+  if (!options.chat) {
+    constraint = options.constraint.make(tokenizer);
+    return tokenizer.encode(text, !options.raw);
+  }
   const text::ChatTemplate chat_template = chosen_template(engines, engine, options.chat_template);
   std::vector<text::Message> messages;
   if (!options.system.empty()) messages.push_back({"system", options.system});
   messages.push_back({"user", text});
-  return tokenizer.encode(chat_template.render(messages, true), false);
+  const std::string prompt = chat_template.render(messages, true);
+  constraint = options.constraint.make(tokenizer, chat_template, prompt);
+  return tokenizer.encode(prompt, false);
 }
 
 base::Json as_json(const runtime::Generation& generation, uint64_t seed) {
@@ -66,7 +75,7 @@ base::Json as_json(const runtime::Generation& generation, uint64_t seed) {
 int run_command(RunOptions& options) {
   if (!options.jsonl.empty()) {
     options.system = text_or_file(options.system, "--system");
-    return run_lines({options.model, options.sampling, options.jsonl, options.out, options.system,
+    return run_lines({options.model, options.sampling, options.constraint, options.jsonl, options.out, options.system,
                       options.chat_template, options.batch, options.chat, options.raw, options.quiet});
   }
   runtime::GenerationOptions generation_options = options.sampling.generation_options();
@@ -74,7 +83,7 @@ int run_command(RunOptions& options) {
   const std::string text = prompt_text(options);
   runtime::Engines engines = open_engines(options.model);
   runtime::Engine& engine = engines.choose(std::string_view(text));
-  const std::vector<text::TokenId> ids = prompt_ids(options, engines, engine, text);
+  const std::vector<text::TokenId> ids = prompt_ids(options, engines, engine, text, generation_options.constraint);
   std::optional<layers::RouterLoads> loads;
   if (options.experts) loads = experts_listener(engine);
 
@@ -104,6 +113,9 @@ int run_command(RunOptions& options) {
     print("\n");
     if (loads) print(describe_experts(*loads, engines.parts(engine)));
   }
+  if (!options.quiet && !generation.fits_constraint())
+    print_note(fmt::format("warning: the text was cut off ({}) before it was what {} asks for",
+                           name(generation.finish()), options.constraint.name()));
   if (!options.quiet) {
     if (const std::string gate = describe_last(engines.report()); !gate.empty()) print_note(gate);
     const bool drawn = !options.sampling.greedy && options.sampling.temperature > 0;
@@ -156,6 +168,7 @@ void add_run(CLI::App& app, Action& action) {
         ->type_name("FILE")
         ->needs("--jsonl");
   }
+  options->constraint.add(*command);
   options->sampling.add(*command);
   options->model.add_routing(*command);
   options->model.add_engine(*command, true);
@@ -172,6 +185,7 @@ void add_run(CLI::App& app, Action& action) {
       "  coterie run model.gguf -p \"The capital of France is\" -n 32 --greedy\n"
       "  coterie run ./OLMoE-1B-7B --file story.txt --temperature 1 --top-p 0.9 --seed 7\n"
       "  coterie run model.gguf --chat -p \"Why is the sky blue?\" --stop \"\\n\\n\"\n"
+      "  coterie run model.gguf -p \"A person, as JSON: \" --json-schema person.json\n"
       "  git diff | coterie run model.gguf --chat\n"
       "  coterie run model.gguf --jsonl prompts.jsonl -o answers.jsonl --batch 16\n"
       "  coterie run ./Mixtral-8x7B -p @prompt.txt --experts-per-token 3 --router sample:0.5");

@@ -47,31 +47,33 @@ std::string key_of(const std::string& text) {
 // Of options, what changes an answer; threads, batch and the cache's place do not.
 std::string options_text(const LinesOptions& o) {
   const SamplingOptions& s = o.sampling;
-  return Json({o.system,
-               o.chat_template,
-               o.chat,
-               o.raw,
-               s.tokens,
-               s.greedy,
-               s.temperature,
-               s.top_k,
-               s.top_p,
-               s.min_p,
-               s.typical,
-               s.repeat_penalty,
-               s.repeat_last_n,
-               s.presence_penalty,
-               s.frequency_penalty,
-               s.logit_bias,
-               s.stop,
-               s.ignore_end,
-               o.model.precision,
-               o.model.cache_type,
-               o.model.router,
-               o.model.adapter,
-               o.model.experts_per_token.value_or(-1),
-               o.model.context})
-      .dump(-1, ' ', false, Json::error_handler_t::replace);
+  Json options({o.system,
+                o.chat_template,
+                o.chat,
+                o.raw,
+                s.tokens,
+                s.greedy,
+                s.temperature,
+                s.top_k,
+                s.top_p,
+                s.min_p,
+                s.typical,
+                s.repeat_penalty,
+                s.repeat_last_n,
+                s.presence_penalty,
+                s.frequency_penalty,
+                s.logit_bias,
+                s.stop,
+                s.ignore_end,
+                o.model.precision,
+                o.model.cache_type,
+                o.model.router,
+                o.model.adapter,
+                o.model.experts_per_token.value_or(-1),
+                o.model.context});
+  // Files that were written without one go on as before.
+  if (o.constraint.given()) options.push_back(o.constraint.text());
+  return options.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 std::vector<Line> read_lines(const LinesOptions& options) {
@@ -195,9 +197,19 @@ class Runner {
   }
 
  private:
-  std::vector<text::TokenId> prompt_ids(const Line& line, runtime::Engine& engine) const {
+  /// `constraint` becomes what the answer has to be.
+  std::vector<text::TokenId> prompt_ids(const Line& line, runtime::Engine& engine,
+                                        std::optional<text::Constraint>& constraint) {
     const text::Tokenizer& tokenizer = engine.tokenizer();
-    if (line.messages.is_null() && !options_.chat) return tokenizer.encode(line.prompt, !options_.raw);
+    if (line.messages.is_null() && !options_.chat) {
+      if (options_.constraint.given()) {
+        // Compiled once a model; each answer has a copy.
+        const auto [at, fresh] = constraints_.try_emplace(&engine);
+        if (fresh) at->second = options_.constraint.make(tokenizer);
+        constraint = at->second;
+      }
+      return tokenizer.encode(line.prompt, !options_.raw);
+    }
     Json messages = line.messages;
     if (messages.is_null()) {
       messages = Json::array();
@@ -205,7 +217,9 @@ class Runner {
       messages.push_back({{"role", "user"}, {"content", line.prompt}});
     }
     const text::ChatTemplate chat_template = chosen_template(engines_, engine, options_.chat_template);
-    return tokenizer.encode(chat_template.render(messages, true, Json::object()), false);
+    const std::string prompt = chat_template.render(messages, true, Json::object());
+    if (options_.constraint.given()) constraint = options_.constraint.make(tokenizer, chat_template, prompt);
+    return tokenizer.encode(prompt, false);
   }
 
   // A line that cannot be answered is an answer that says why: the others are worth having.
@@ -217,7 +231,7 @@ class Runner {
       generation.interrupt = &interrupt_.flag();
       const std::string text = line.messages.is_null() ? line.prompt : line.messages.dump();
       runtime::Engine& engine = engines_.choose(std::string_view(text), &generation.model_weights);
-      const std::vector<text::TokenId> ids = prompt_ids(line, engine);
+      const std::vector<text::TokenId> ids = prompt_ids(line, engine, generation.constraint);
       std::list<Running>& list = running_by_[&engine];
       list.push_back({index, runtime::Generation(engine, ids, std::move(generation))});
       running_.push_back(&list.back());
@@ -289,6 +303,7 @@ class Runner {
   Answers& answers_;
   InterruptFlag interrupt_;
   Progress progress_;
+  std::map<runtime::Engine*, std::optional<text::Constraint>> constraints_;
   std::map<runtime::Engine*, std::list<Running>> running_by_;
   std::vector<Running*> running_;
   std::map<size_t, Json> ready_;  // answered, and waiting for those before them

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <string>
 
+#include "cli/constraint_options.h"
 #include "cli/options.h"
 
 namespace coterie::cli {
@@ -10,6 +11,7 @@ namespace coterie::cli {
 struct LinesOptions {
   ModelOptions model;
   SamplingOptions sampling;
+  ConstraintOptions constraint;
   std::string in, out;  // files; "-": standard input; an empty `out`: standard output
   std::string system, chat_template;
   int64_t batch = 8;

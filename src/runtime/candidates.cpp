@@ -1,6 +1,7 @@
 #include "runtime/candidates.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <unordered_map>
@@ -48,6 +49,24 @@ void keep_mass(Candidates& candidates, double mass, Before before) {
 }
 
 }  // namespace
+
+void allow_only(std::span<float> logits, std::span<const uint32_t> allowed) {
+  for (size_t id = 0; id < logits.size(); ++id)
+    if (id / 32 >= allowed.size() || !(allowed[id / 32] >> (id % 32) & 1))
+      logits[id] = -std::numeric_limits<float>::infinity();
+}
+
+TokenId only_allowed(std::span<const uint32_t> allowed, int64_t vocabulary) {
+  TokenId only = -1;
+  for (size_t word = 0; word < allowed.size(); ++word) {
+    if (allowed[word] == 0) continue;
+    const auto id = static_cast<TokenId>(32 * word) + std::countr_zero(allowed[word]);
+    if (id >= vocabulary) break;
+    if (only >= 0 || std::popcount(allowed[word]) > 1) return -1;
+    only = id;
+  }
+  return only;
+}
 
 void add_logit_bias(std::span<float> logits, std::span<const std::pair<TokenId, float>> bias) {
   for (const auto& [id, value] : bias) logits[static_cast<size_t>(id)] += value;

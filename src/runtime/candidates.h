@@ -23,6 +23,10 @@ using Candidates = std::vector<Candidate>;
 
 // --- On logits -------------------------------------------------------------------------------------------------------
 
+/// logit[id] = -inf where bit id % 32 of allowed[id / 32] is not set.
+void allow_only(std::span<float> logits, std::span<const uint32_t> allowed);
+/// The token that alone is allowed, among the first `vocabulary`; -1 where there are none or several.
+TokenId only_allowed(std::span<const uint32_t> allowed, int64_t vocabulary);
 /// logit[id] += bias.
 void add_logit_bias(std::span<float> logits, std::span<const std::pair<TokenId, float>> bias);
 /// For each token that occurs in `recent`: logit = logit > 0 ? logit / penalty : logit * penalty.

@@ -65,6 +65,8 @@ void Generation::check() const {
                           : "this is as long as the model was made for: shorten the prompt, or stretch its positions "
                             "with `rope.scaling`");
   if (!options_.stop.empty()) (void)engine_.tokenizer();
+  if (options_.constraint && options_.ignore_end)
+    base::fail(base::ErrorKind::bad_input, "ignore_end", "contradicts a constraint, which says where the text ends");
 }
 
 void Generation::begin() {
@@ -80,6 +82,7 @@ void Generation::begin() {
     decoder_.emplace(engine_.tokenizer());
     decoder_->prime(prompt);
   }
+  if (options_.constraint) allowed_.resize(static_cast<size_t>(engine_.spec().vocabulary + 31) / 32);
   if (options_.max_tokens == 0) end(Finish::max_tokens);
 }
 
@@ -91,6 +94,8 @@ TokenCache Generation::release() noexcept {
   if (!finished()) finish_ = Finish::interrupted;
   return std::move(tokens_);
 }
+
+bool Generation::fits_constraint() { return !options_.constraint || options_.constraint->complete(); }
 
 size_t Generation::until_checkpoint() const {
   const size_t evaluated = tokens_.ids.size();
@@ -118,8 +123,9 @@ void Generation::evaluated(std::span<const TokenId> ids) {
 
 void Generation::choose(std::span<const float> logits) {
   TokenId id = 0;
+  if (options_.constraint) options_.constraint->mask(allowed_);
   try {
-    id = sampler_.sample(logits, all_);
+    id = sampler_.sample(logits, all_, allowed_);
   } catch (const base::Error& error) {
     if (error.kind() != base::ErrorKind::bad_input) throw;
     const std::string weight = first_not_finite(*engine_.model().source);
@@ -129,6 +135,16 @@ void Generation::choose(std::span<const float> logits) {
     throw base::Error(error.kind(), engine_.model().name, error.message() + ": " + weight,
                       "the file is damaged, or was made from a training that went wrong");
   }
+  take(id);
+  while (!finished() && options_.constraint) {
+    const std::vector<TokenId> forced = options_.constraint->forced();
+    if (forced.empty()) break;
+    for (const TokenId next : forced)
+      if (!finished()) take(next);
+  }
+}
+
+void Generation::take(TokenId id) {
   all_.push_back(id);
   if (statistics_.generated_tokens++ == 0) {
     statistics_.prompt_seconds = clock_.seconds();
@@ -142,8 +158,10 @@ void Generation::choose(std::span<const float> logits) {
     const std::vector<TokenId>& ends = engine_.tokenizer().end_tokens();
     if (std::find(ends.begin(), ends.end(), id) != ends.end()) return end(Finish::end_token);
   }
+  if (options_.constraint) options_.constraint->accept(id);
   if (decoder_) emit(stops_.push(decoder_->push(id)));
   if (stops_.stopped()) return end(Finish::stop_string);
+  if (options_.constraint && options_.constraint->finished()) return end(Finish::end_token);
   if (statistics_.generated_tokens == options_.max_tokens) return end(Finish::max_tokens);
   if (static_cast<int64_t>(all_.size()) >= engine_.context_size()) return end(Finish::context_full);
 }

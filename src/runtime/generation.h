@@ -15,6 +15,7 @@
 #include "runtime/sampler.h"
 #include "runtime/stop_filter.h"
 #include "runtime/token_cache.h"
+#include "text/constraint.h"
 
 namespace coterie::runtime {
 
@@ -25,6 +26,9 @@ struct GenerationOptions {
   std::vector<double> model_weights;  // of an ensemble's models, where a prompt has decided them (Engines::choose)
   const layers::RouterHook* routers = nullptr;  // changes what routers decide for this sequence (moe/router_hook.h)
   bool ignore_end = false;                      // go on past the model's end tokens (benchmarks)
+  // What the text has to be; it is used up by this generation. Where it leaves no choice the tokens are taken at once,
+  // and where nothing can follow the generation ends as by an end token.
+  std::optional<text::Constraint> constraint = {};
   std::function<void(std::string_view text)> on_text;  // whole UTF-8, as soon as it is certain
   std::function<void(TokenId id)> on_token;
   // Either is set from any thread to end it: looked at before each step and, within one, before each layer.
@@ -73,12 +77,15 @@ class Generation {
 
   bool finished() const { return finish_ != Finish::not_yet; }
   Finish finish() const { return finish_; }
-  /// What ended it, when finish() is failed: thrown by a callback, or because its cache could not grow. Else null.
+  /// What ended it, when finish() is failed: thrown by a callback or the constraint, or because its cache could not
+  /// grow. Else null.
   std::exception_ptr error() const { return error_; }
   /// Text so far, as on_text was given it, and ids so far, an end token included.
   const std::string& text() const { return text_; }
   std::span<const TokenId> generated() const { return std::span(all_).subspan(prompt_size_); }
   const GenerationStatistics& statistics() const { return statistics_; }
+  /// Whether the text is what the constraint asks for; true without one. It is not where the generation was cut off.
+  bool fits_constraint();
 
  private:
   friend void step(Engine& engine, std::span<Generation* const> generations, layers::Observer* observer);
@@ -97,6 +104,8 @@ class Generation {
   size_t until_checkpoint() const;
   void evaluated(std::span<const TokenId> ids);
   void choose(std::span<const float> logits);
+  /// Adds a token to the text, and ends where it ends.
+  void take(TokenId id);
   void emit(std::string_view text);
   void end(Finish finish);
 
@@ -105,7 +114,8 @@ class Generation {
   Sampler sampler_;
   StopFilter stops_;
   std::optional<text::StreamDecoder> decoder_;
-  std::vector<TokenId> all_;  // prompt and answer; the first tokens_.ids.size() are evaluated
+  std::vector<uint32_t> allowed_;  // [ceil(V / 32)], where there is a constraint
+  std::vector<TokenId> all_;       // prompt and answer; the first tokens_.ids.size() are evaluated
   size_t prompt_size_;
   TokenCache tokens_;
   std::string text_;

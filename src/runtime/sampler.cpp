@@ -106,6 +106,8 @@ void check_together(const SamplerOptions& options) {
                options.xtc_threshold);
 }
 
+constexpr float kNever = -std::numeric_limits<float>::infinity();
+
 std::span<const TokenId> last(std::span<const TokenId> tokens, int64_t n) {
   return n < 0 ? tokens : tokens.last(std::min(tokens.size(), static_cast<size_t>(n)));
 }
@@ -139,15 +141,20 @@ void Sampler::penalise_repeats(std::span<const TokenId> tokens) {
   }
 }
 
-std::span<const float> Sampler::adjusted(std::span<const float> logits, std::span<const TokenId> tokens) {
+std::span<const float> Sampler::adjusted(std::span<const float> logits, std::span<const TokenId> tokens,
+                                         std::span<const uint32_t> allowed) {
   const std::span<const TokenId> recent = last(tokens, options_.repeat_last_n);
   const bool repetition = options_.repeat_penalty != 1 && !recent.empty();
   const bool occurrence = (options_.presence_penalty != 0 || options_.frequency_penalty != 0) && !recent.empty();
   const bool dry = options_.dry_multiplier > 0 && options_.dry_penalty_last_n != 0;
   const bool sigma = options_.top_n_sigma > 0;
-  if (options_.logit_bias.empty() && !repetition && !occurrence && !dry && !sigma) return logits;
+  if (options_.logit_bias.empty() && !repetition && !occurrence && !dry && !sigma && allowed.empty()) return logits;
   scratch_.assign(logits.begin(), logits.end());
+  if (!allowed.empty()) allow_only(scratch_, allowed);
   add_logit_bias(scratch_, options_.logit_bias);
+  if (!allowed.empty() && *std::max_element(scratch_.begin(), scratch_.end()) == kNever)
+    throw base::Error(ErrorKind::unsupported, "constraint", "every token that it allows here is excluded by logit_bias",
+                      "allow one of them");
   if (repetition) penalise_repetition(scratch_, recent, options_.repeat_penalty);
   if (occurrence) penalise_occurrence(scratch_, recent, options_.presence_penalty, options_.frequency_penalty);
   if (dry) penalise_repeats(tokens);
@@ -155,8 +162,9 @@ std::span<const float> Sampler::adjusted(std::span<const float> logits, std::spa
   return scratch_;
 }
 
-Candidates Sampler::distribution(std::span<const float> logits, std::span<const TokenId> tokens) {
-  logits = adjusted(logits, tokens);
+Candidates Sampler::distribution(std::span<const float> logits, std::span<const TokenId> tokens,
+                                 std::span<const uint32_t> allowed) {
+  logits = adjusted(logits, tokens, allowed);
   if (options_.temperature == 0) {
     const TokenId best = greedy(logits);
     return {{best, logits[static_cast<size_t>(best)], 1.0}};
@@ -179,9 +187,13 @@ Candidates Sampler::distribution(std::span<const float> logits, std::span<const 
   return candidates;
 }
 
-TokenId Sampler::sample(std::span<const float> logits, std::span<const TokenId> tokens) {
-  if (options_.temperature == 0) return greedy(adjusted(logits, tokens));
-  const Candidates candidates = distribution(logits, tokens);
+TokenId Sampler::sample(std::span<const float> logits, std::span<const TokenId> tokens,
+                        std::span<const uint32_t> allowed) {
+  // So that a text does not depend on whether what must come is drawn or put there.
+  if (!allowed.empty())
+    if (const TokenId only = only_allowed(allowed, std::ssize(logits)); only >= 0) return only;
+  if (options_.temperature == 0) return greedy(adjusted(logits, tokens, allowed));
+  const Candidates candidates = distribution(logits, tokens, allowed);
   const TokenId id = draw(candidates, rng_);
   if (options_.mirostat == 2) {
     const auto drawn =

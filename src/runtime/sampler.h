@@ -47,7 +47,8 @@ struct SamplerOptions {
 /// The chain, in this order (Hugging Face's, with what it has not where llama.cpp has it): logit bias → repetition →
 /// presence and frequency → DRY → top-n-sigma → top-k → temperature, fixed or dynamic → top-p → min-p → typical → XTC →
 /// draw. With temperature 0 the token is chosen greedily after the penalties and DRY. Mirostat takes the place of all
-/// filters: logit bias → penalties → DRY → temperature → Mirostat's cut → draw.
+/// filters: logit bias → penalties → DRY → temperature → Mirostat's cut → draw. Where a constraint says which tokens
+/// are `allowed` (bit id % 32 of word id / 32; empty: all are), the others are out before all of this.
 class Sampler {
  public:
   /// Throws bad_input, naming the field, for a value outside its range, a bias on an id outside the vocabulary and
@@ -56,15 +57,19 @@ class Sampler {
   /// find them.
   Sampler(SamplerOptions options, int64_t vocabulary, const text::Tokenizer* tokenizer = nullptr);
 
-  /// The next token, given the logits [V] of the last position and all tokens so far.
-  TokenId sample(std::span<const float> logits, std::span<const TokenId> tokens);
+  /// The next token, given the logits [V] of the last position and all tokens so far. A token that alone is allowed
+  /// takes no random number. Throws unsupported where no allowed token is left (logit_bias of -inf).
+  TokenId sample(std::span<const float> logits, std::span<const TokenId> tokens,
+                 std::span<const uint32_t> allowed = {});
   /// What sample() draws from. With XTC this is a matter of chance itself and takes a random number.
-  Candidates distribution(std::span<const float> logits, std::span<const TokenId> tokens);
+  Candidates distribution(std::span<const float> logits, std::span<const TokenId> tokens,
+                          std::span<const uint32_t> allowed = {});
 
   const SamplerOptions& options() const { return options_; }
 
  private:
-  std::span<const float> adjusted(std::span<const float> logits, std::span<const TokenId> tokens);
+  std::span<const float> adjusted(std::span<const float> logits, std::span<const TokenId> tokens,
+                                  std::span<const uint32_t> allowed);
 
   void penalise_repeats(std::span<const TokenId> tokens);
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,6 +15,10 @@ struct BridgeTokenizerDeleter {
   void operator()(CoterieTokenizer* tokenizer) const { coterie_tokenizer_free(tokenizer); }
 };
 
+struct BridgeVocabularyDeleter {
+  void operator()(CoterieVocabulary* vocabulary) const { coterie_vocabulary_free(vocabulary); }
+};
+
 /// What a Tokenizer holds: the Rust object, and what the files around it say.
 struct TokenizerState {
   std::unique_ptr<CoterieTokenizer, BridgeTokenizerDeleter> bridge;
@@ -21,6 +26,9 @@ struct TokenizerState {
   int64_t size = 0;
   std::optional<TokenId> bos;
   std::vector<TokenId> end;
+  // Made for the first constraint: of 150,000 tokens it takes a part of a second.
+  mutable std::once_flag vocabulary_once;
+  mutable std::unique_ptr<CoterieVocabulary, BridgeVocabularyDeleter> vocabulary;
 
   TokenizerState(CoterieTokenizer* made, std::string_view from)
       : bridge(made), where(from), size(static_cast<int64_t>(coterie_tokenizer_size(made))) {}

@@ -138,7 +138,7 @@ class Needs(StandIns):
         self.assertEqual([path.name for path in (self.root / "build/.needs").iterdir()], ["apt.log"])
 
     def test_cargo_must_be_recent(self):
-        for version, recent in (("1.63.0", False), ("1.84.1", False), ("1.85.0", True), ("1.96.0", True), ("2.0.0", True)):
+        for version, recent in (("1.63.0", False), ("1.86.0", False), ("1.87.0", True), ("1.96.0", True), ("2.0.0", True)):
             with self.subTest(version):
                 self.tool("cargo", f'echo "cargo {version} (0123abcd 2026-01-01)"')
                 self.assertEqual(self.needs("recent_cargo cargo").returncode == 0, recent)
@@ -157,7 +157,7 @@ class Needs(StandIns):
         self.tool("cargo", 'echo "cargo 1.65.0"')
         result = self.needs("need_build")
         self.assertEqual(result.returncode, 1)
-        self.assertIn("needs cargo 1.85 or newer on the PATH; found: cargo 1.65.0", result.stderr)
+        self.assertIn("needs cargo 1.87 or newer on the PATH; found: cargo 1.65.0", result.stderr)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,38 @@ int32_t coterie_tokenizer_json(const CoterieTokenizer* tokenizer, CoterieBytes* 
 int32_t coterie_tokenizer_train(CoterieSlice recipe, const CoterieSlice* texts, size_t n_texts, CoterieBytes* json,
                                 CoterieBytes* error);
 
+// The bytes of every token, prepared for constraints. It keeps what it needs of the tokenizer.
+typedef struct CoterieVocabulary CoterieVocabulary;
+
+// `ends`: the tokens that end a text; may be none.
+int32_t coterie_vocabulary_new(const CoterieTokenizer* tokenizer, const uint32_t* ends, size_t n_ends,
+                               CoterieVocabulary** out, CoterieBytes* error);
+void coterie_vocabulary_free(CoterieVocabulary* vocabulary);
+// The bytes that a token stands for; 0xFF and its name where it is special.
+int32_t coterie_vocabulary_bytes(const CoterieVocabulary* vocabulary, uint32_t id, CoterieBytes* bytes,
+                                 CoterieBytes* error);
+
+// What a grammar lets through. One is used by one thread at a time; a copy is independent of what it was made of.
+typedef struct CoterieConstraint CoterieConstraint;
+
+// `kind` is 0 for a JSON schema, 1 for a regular expression of the whole text, 2 for a Lark grammar.
+int32_t coterie_constraint_new(const CoterieVocabulary* vocabulary, int32_t kind, CoterieSlice text,
+                               CoterieConstraint** out, CoterieBytes* error);
+// Checks a JSON schema as coterie_constraint_new does and gives it as it can stand after %json in a Lark grammar.
+int32_t coterie_schema_prepare(const CoterieVocabulary* vocabulary, CoterieSlice schema, CoterieBytes* prepared,
+                               CoterieBytes* error);
+int32_t coterie_constraint_clone(const CoterieConstraint* constraint, CoterieConstraint** out, CoterieBytes* error);
+void coterie_constraint_free(CoterieConstraint* constraint);
+// Bit id % 32 of bits[id / 32] is set where the token may come next.
+int32_t coterie_constraint_mask(CoterieConstraint* constraint, uint32_t* bits, size_t n_words, CoterieBytes* error);
+int32_t coterie_constraint_accept(CoterieConstraint* constraint, const uint32_t* ids, size_t n, CoterieBytes* error);
+// The tokens that alone can come next.
+int32_t coterie_constraint_forced(CoterieConstraint* constraint, CoterieIds* ids, CoterieBytes* error);
+int32_t coterie_constraint_rollback(CoterieConstraint* constraint, size_t n, CoterieBytes* error);
+// `complete`: the text may end here; `finished`: it must.
+int32_t coterie_constraint_state(CoterieConstraint* constraint, int32_t* complete, int32_t* finished,
+                                 CoterieBytes* error);
+
 typedef struct CoterieTemplate CoterieTemplate;
 
 // Parses a chat template.

@@ -1,17 +1,20 @@
 //! Tokenizers: from a tokenizer.json, or built from the vocabulary of a GGUF file.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use serde_json::Value;
 use tokenizers::models::bpe::{Merges, Vocab, BPE};
-use tokenizers::{AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer};
+use tokenizers::{
+    AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer,
+};
 
 use crate::ffi::{guard, Bytes, Ids, Slice};
 
 pub struct TextTokenizer {
-    inner: Tokenizer,
-    special: HashSet<u32>,
-    size: usize,
+    pub(crate) inner: Arc<Tokenizer>,
+    pub(crate) special: HashSet<u32>,
+    pub(crate) size: usize,
 }
 
 impl TextTokenizer {
@@ -23,7 +26,7 @@ impl TextTokenizer {
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
         let size = one_past_last_id(&inner);
-        Ok(TextTokenizer { inner, special, size })
+        Ok(TextTokenizer { inner: Arc::new(inner), special, size })
     }
 
     /// The tokens a tokenizer_config.json names beside tokenizer.json. Those already added stay as they are.
@@ -73,6 +76,7 @@ const _: () = {
     const fn shared<T: Send + Sync>() {}
     shared::<TextTokenizer>();
     shared::<crate::template::ChatTemplate>();
+    shared::<crate::vocabulary::Vocabulary>();
 };
 
 fn part<T: serde::de::DeserializeOwned>(parts: &Value, name: &str) -> Result<Option<T>, String> {

@@ -41,7 +41,7 @@ fn byte_level() -> ByteLevel {
 }
 
 /// The 256 characters that stand for the bytes 0 to 255, in the order of the bytes (GPT-2's bytes_to_unicode).
-fn byte_characters() -> Vec<char> {
+pub fn byte_characters() -> Vec<char> {
     let printable = |byte: u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     let mut next = 256;
     let mut stand_in = |byte: u32| {
@@ -84,8 +84,7 @@ fn bytes(recipe: &Recipe) -> Value {
 fn characters(recipe: &Recipe, texts: &[&str]) -> Value {
     let found: BTreeSet<char> = texts.iter().flat_map(|text| text.chars()).collect();
     let count = found.len();
-    let mut vocab: Map<String, Value> =
-        found.iter().enumerate().map(|(id, c)| (c.to_string(), json!(id))).collect();
+    let mut vocab: Map<String, Value> = found.iter().enumerate().map(|(id, c)| (c.to_string(), json!(id))).collect();
     for (index, token) in recipe.special.iter().enumerate() {
         vocab.insert(token.clone(), json!(count + index));
     }
