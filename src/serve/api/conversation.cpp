@@ -1,6 +1,7 @@
 #include "serve/api/conversation.h"
 
 #include "serve/api/api_error.h"
+#include "serve/api/endpoints.h"
 
 namespace coterie::serve {
 
@@ -18,6 +19,18 @@ Conversation read_conversation(const OrderedJson& chat, const ServedModel& model
   conversation.ids = prompt_ids(conversation.prompt, false, model);
   settle(conversation.form, conversation.prompt, model);
   return conversation;
+}
+
+base::Json chat_tokens_json(const base::Json& body, const std::string& text, const ServedModel& model) {
+  const OrderedJson ordered = OrderedJson::parse(text);
+  if (!body.contains("messages"))
+    throw ApiError(400, "messages: expected an array of messages, found nothing", "messages");
+  OrderedJson chat = OrderedJson::object();
+  for (const char* key :
+       {"messages", "tools", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort",
+        "chat_template_kwargs", "continue_final_message", "add_generation_prompt", "documents"})
+    if (ordered.contains(key)) chat[key] = ordered[key];
+  return {{"object", "response.input_tokens"}, {"input_tokens", read_conversation(chat, model).ids.size()}};
 }
 
 void apply(const Conversation& conversation, const ServedModel& model, Request& request) {

@@ -25,6 +25,9 @@ Health health_of(const Snapshot& snapshot);
 base::Json tokenize_json(const base::Json& body, const ServedModel& model);
 base::Json detokenize_json(const base::Json& body, const ServedModel& model);
 base::Json apply_template_json(const base::Json& body, const std::string& text, const ServedModel& model);
+/// Of a chat's fields, of those of /v1/responses, and of Anthropic's.
+base::Json chat_tokens_json(const base::Json& body, const std::string& text, const ServedModel& model);
+base::Json responses_tokens_json(const base::Json& body, const std::string& text, const ServedModel& model);
 base::Json count_tokens_json(const base::Json& body, const std::string& text, const ServedModel& model);
 
 /// The names that /metrics prints: our own, vLLM's or llama.cpp's.

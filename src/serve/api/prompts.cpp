@@ -23,6 +23,13 @@ text::TokenId id_of(const base::Json& value, std::string_view name, const Served
 
 Prompt read_prompt(const base::Json& value, std::string_view name, bool add_special, const ServedModel& model) {
   Prompt prompt;
+  if (value.is_object()) {  // llama.cpp's form, which may bring pictures along
+    Fields fields(value, std::string(name) + ".");
+    fields.refuse("multimodal_data", "this model reads text alone", base::Json::array());
+    if (!fields.string("prompt_string")) fields.wrong("prompt_string", "a text");
+    fields.refuse_unknown(false);
+    return read_prompt(value["prompt_string"], name, add_special, model);
+  }
   if (value.is_string()) {
     prompt.text = value.get<std::string>();
     prompt.ids = model.tokenizer.encode(prompt.text, add_special);

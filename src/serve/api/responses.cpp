@@ -2,6 +2,7 @@
 
 #include "serve/api/answer.h"
 #include "serve/api/conversation.h"
+#include "serve/api/endpoints.h"
 #include "serve/api/sampling_fields.h"
 
 namespace coterie::serve {
@@ -327,6 +328,14 @@ class ResponsesAnswer final : public Answer {
 };
 
 }  // namespace
+
+base::Json responses_tokens_json(const base::Json& body, const std::string& text, const ServedModel& model) {
+  const OrderedJson ordered = OrderedJson::parse(text);
+  Fields fields(body);
+  if (!fields.value("input")) fields.wrong("input", "a text or an array of items");
+  const Conversation conversation = read_conversation(chat_of(fields, ordered), model);
+  return {{"object", "response.input_tokens"}, {"input_tokens", conversation.ids.size()}};
+}
 
 std::unique_ptr<Answer> responses_answer(const base::Json& body, const std::string& text, const ServedModel& model) {
   return std::make_unique<ResponsesAnswer>(body, text, model);

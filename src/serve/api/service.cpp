@@ -28,6 +28,8 @@ enum class Endpoint {
   native,
   responses,
   messages,  // by the engine
+  chat_tokens,
+  responses_tokens,
   count_tokens,
   tokenize,
   detokenize,
@@ -60,6 +62,9 @@ constexpr Route kRoutes[] = {
     {"POST", "/responses", Endpoint::responses},
     {"POST", "/v1/messages", Endpoint::messages, false, Dialect::anthropic},
     {"POST", "/v1/messages/count_tokens", Endpoint::count_tokens, false, Dialect::anthropic},
+    {"POST", "/v1/chat/completions/input_tokens", Endpoint::chat_tokens},
+    {"POST", "/chat/completions/input_tokens", Endpoint::chat_tokens},
+    {"POST", "/v1/responses/input_tokens", Endpoint::responses_tokens},
     {"POST", "/tokenize", Endpoint::tokenize},
     {"POST", "/detokenize", Endpoint::detokenize},
     {"POST", "/apply-template", Endpoint::apply_template},
@@ -296,6 +301,8 @@ struct Service::Impl {
         case Endpoint::native: return open(call, native_answer(json, body, model));
         case Endpoint::responses: return open(call, responses_answer(json, body, model));
         case Endpoint::messages: return open(call, messages_answer(json, body, model));
+        case Endpoint::chat_tokens: return call.reply_json(chat_tokens_json(json, body, model));
+        case Endpoint::responses_tokens: return call.reply_json(responses_tokens_json(json, body, model));
         case Endpoint::count_tokens: return call.reply_json(count_tokens_json(json, body, model));
         case Endpoint::tokenize: return call.reply_json(tokenize_json(json, model));
         case Endpoint::detokenize: return call.reply_json(detokenize_json(json, model));

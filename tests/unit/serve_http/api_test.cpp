@@ -244,6 +244,7 @@ TEST(Native, SpeaksLlamaCppsForm) {
   EXPECT_EQ(json["timings"]["cache_n"], 1);
   EXPECT_EQ(ok(fixture, "/completion", {{"prompt", {"a", "b"}}}).size(), 2U);
   EXPECT_EQ(ok(fixture, "/completion", {{"prompt", {"a", 98}}})["prompt"], "ab");
+  EXPECT_EQ(ok(fixture, "/completion", {{"prompt", {{"prompt_string", "c"}}}})["prompt"], "c");
   EXPECT_EQ(ok(fixture, "/completion",
                {{"prompt", "a"}, {"response_fields", {"content", "generation_settings/n_predict"}}, {"n_predict", 9}}),
             (base::Json{{"content", "Hello"}, {"generation_settings/n_predict", 9}}));
@@ -303,6 +304,8 @@ TEST(Endpoints, TokensAndTemplates) {
   EXPECT_EQ(ok(fixture, "/tokenize", {{"content", "ab"}})["tokens"], (base::Json{97, 98}));
   EXPECT_EQ(ok(fixture, "/tokenize", {{"content", "é"}, {"with_pieces", true}})["tokens"][0],
             (base::Json{{"id", 195}, {"piece", {195}}}));
+  EXPECT_EQ(ok(fixture, "/v1/chat/completions/input_tokens", {{"messages", kHello}})["input_tokens"], 4);
+  EXPECT_EQ(ok(fixture, "/v1/responses/input_tokens", {{"input", "Hi"}})["input_tokens"], 4);
   EXPECT_EQ(ok(fixture, "/detokenize", {{"tokens", {97, 98}}})["content"], "ab");
   EXPECT_EQ(ok(fixture, "/apply-template", {{"messages", kHello}})["prompt"], "<|user|>Hi<|assistant|>");
   EXPECT_EQ(error(fixture, "/detokenize", R"({"tokens": [-1]})", 400)["param"], "tokens");
