@@ -1,0 +1,184 @@
+#include "cli/serve_options.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <cmath>
+
+#include "base/error.h"
+#include "cli/help.h"
+#include "cli/text_input.h"
+
+namespace coterie::cli {
+
+using base::ErrorKind;
+
+ServeOptions::ServeOptions() {
+  // The model's own distribution, as the APIs describe it, and room for long answers.
+  sampling.tokens = 4096;
+  sampling.temperature = 1;
+  sampling.top_k = 0;
+  sampling.top_p = 1;
+  sampling.min_p = 0;
+}
+
+void ServeOptions::add(CLI::App& app) {
+  model.add_model(app);
+  {
+    const Heading heading(app, kInput);
+    app.add_option("-a,--alias", aliases,
+                   "The model's name in the API, in the place of its file's; repeatable for more names")
+        ->type_name("NAME")
+        ->allow_extra_args(false);
+    app.add_option("--chat-template,--chat-template-file", chat_template, "A Jinja file instead of the model's own")
+        ->type_name("FILE");
+  }
+  model.add_adapter(app);
+  add_network(app);
+  add_limits(app);
+  sampling.add(app);
+  model.add_routing(app);
+  model.add_engine(app, true);
+}
+
+void ServeOptions::add_network(CLI::App& app) {
+  const Heading heading(app, "Network");
+  app.add_option("--host", host, "The address to listen on; 0.0.0.0: all of this machine's; \"\": none")
+      ->type_name("ADDRESS")
+      ->capture_default_str();
+  app.add_option("--port", port, "0 takes a free one and prints it")
+      ->type_name("N")
+      ->check(between(0, 65535))
+      ->capture_default_str();
+  app.add_option("--listen", unix_path, "Listen on a socket in the file system, too")
+      ->type_name("unix:PATH")
+      ->check([](const std::string& text) {
+        return text.starts_with("unix:") && text.size() > 5 ? "" : "expected unix:PATH";
+      });
+  app.add_option("--api-key", keys,
+                 "Answer only who gives this key; repeatable. Others of this machine can read it: a file is safer")
+      ->type_name("KEY")
+      ->allow_extra_args(false);
+  app.add_option("--api-key-file", key_file, "The same from a file, a key a line")->type_name("FILE");
+  app.add_option("--allow-host", hosts,
+                 "A name this server is called by, besides addresses and localhost; *: any; repeatable")
+      ->type_name("NAME")
+      ->allow_extra_args(false);
+  app.add_option("--allow-origin", origins,
+                 "Let pages of this origin, such as https://example.org, use the server; repeatable")
+      ->type_name("ORIGIN")
+      ->allow_extra_args(false);
+  app.add_flag("--lenient", lenient, "Log unknown fields and model names of requests, instead of refusing them");
+  app.add_option("--metrics-names", metrics, "Whose names /metrics prints")
+      ->type_name("NAMES")
+      ->check(CLI::IsMember({"coterie", "vllm", "llamacpp"}))
+      ->capture_default_str();
+  app.add_flag("--log-prompts", log_prompts, "Log what is asked; otherwise no text is logged");
+  app.add_flag("-q,--quiet", quiet, "No line for each request");
+}
+
+void ServeOptions::add_limits(CLI::App& app) {
+  const Heading heading(app, "Limits");
+  const auto positive = [](const std::string& text) {
+    double value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    const bool good = error == std::errc() && end == text.data() + text.size() && value > 0 && std::isfinite(value);
+    return good ? std::string() : fmt::format("is \"{}\", expected a number above 0", text);
+  };
+  app.add_option("--parallel", parallel, "Requests that are answered at once; others wait")
+      ->type_name("N")
+      ->check(between(1, 512))
+      ->capture_default_str();
+  app.add_option("--max-queue", max_queue, "Requests that wait; one more is refused (429, with the time to come again)")
+      ->type_name("N")
+      ->check(at_least(0))
+      ->capture_default_str();
+  app.add_option("--max-wait", max_wait, "Refuse a request whose estimated wait is longer, in seconds; 0: any wait")
+      ->type_name("S")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_option("--stall", stall_milliseconds,
+                 "While anyone's answer runs, the prompts of others may hold it up for so many milliseconds at a time")
+      ->type_name("MS")
+      ->check(positive)
+      ->capture_default_str();
+  app.add_option("--cache-memory", cache_memory,
+                 "Memory of keys, values and states, prefixes that are kept for later requests included, such as 8G "
+                 "(default: a quarter of what is free)")
+      ->type_name("SIZE");
+  app.add_flag("--no-prefix-cache", no_prefix_cache, "Keep no prefixes for later requests");
+  app.add_option("--connections", connections, "Connections at once; beyond, the longest idle one is closed")
+      ->type_name("N")
+      ->check(between(1, 1000000))
+      ->capture_default_str();
+  app.add_option("--write-timeout", write_timeout, "End a stream whose reader takes nothing for so many seconds")
+      ->type_name("S")
+      ->check(positive)
+      ->capture_default_str();
+}
+
+void ServeOptions::read_keys() {
+  if (key_file.empty()) return;
+  const size_t before = keys.size();
+  const std::string text = file_contents(key_file);
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = std::min(text.find('\n', at), text.size());
+    std::string line = text.substr(at, end - at);
+    at = end + 1;
+    while (!line.empty() && (line.back() == '\r' || line.back() == ' ')) line.pop_back();
+    if (!line.empty() && !line.starts_with("#")) keys.push_back(std::move(line));
+  }
+  if (keys.size() == before)
+    throw base::Error(ErrorKind::bad_input, key_file, "holds no key", "write a key on a line of its own");
+}
+
+serve::SchedulerOptions ServeOptions::scheduler() const {
+  serve::SchedulerOptions options;
+  options.stall_seconds = stall_milliseconds / 1e3;
+  options.parallel = parallel;
+  options.max_queue = max_queue;
+  options.max_wait_seconds = max_wait;
+  options.prefix_cache = !no_prefix_cache;
+  if (!cache_memory.empty()) options.cache_memory = read_bytes(cache_memory, "--cache-memory");
+  return options;
+}
+
+serve::ServiceOptions ServeOptions::service() const {
+  if (host.empty() && unix_path.empty())
+    throw base::Error(ErrorKind::bad_input, "--host",
+                      "is empty, and no --listen unix:PATH is given: nothing to listen on");
+  serve::ServiceOptions options;
+  options.http.host = host;
+  options.http.port = static_cast<uint16_t>(port);
+  if (!unix_path.empty()) options.http.unix_path = unix_path.substr(5);
+  options.http.limits.connections = static_cast<size_t>(connections);
+  options.http.limits.write_time = std::chrono::milliseconds(static_cast<int64_t>(write_timeout * 1e3));
+  options.guard.keys = keys;
+  options.guard.hosts = hosts;
+  if (!host.empty()) options.guard.hosts.push_back(host);
+  options.guard.origins = origins;
+  options.metric_names = metrics == "vllm"       ? serve::MetricNames::vllm
+                         : metrics == "llamacpp" ? serve::MetricNames::llamacpp
+                                                 : serve::MetricNames::coterie;
+  options.log_prompts = log_prompts;
+  return options;
+}
+
+int64_t read_bytes(const std::string& text, std::string_view option) {
+  double value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  std::string unit(end, text.data() + text.size());
+  while (unit.starts_with(" ")) unit.erase(0, 1);
+  if (unit.ends_with("B") || unit.ends_with("b")) unit.pop_back();
+  const bool binary = unit.ends_with("i");
+  if (binary) unit.pop_back();
+  static constexpr std::string_view kUnits = "kmgt";
+  const size_t power =
+      unit.empty() ? 0 : kUnits.find(static_cast<char>(std::tolower(static_cast<unsigned char>(unit[0])))) + 1;
+  const double bytes = value * std::pow(binary ? 1024.0 : 1000.0, static_cast<double>(power));
+  if (error != std::errc() || unit.size() > 1 || (unit.size() == 1 && power == 0) || !(bytes > 0) || bytes > 9e18)
+    base::fail(ErrorKind::bad_input, option, "\"{}\" is not a size, such as 512M or 16G", text);
+  return static_cast<int64_t>(bytes);
+}
+
+}  // namespace coterie::cli

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "cli/options.h"
+#include "serve/api/service.h"
+
+namespace coterie::cli {
+
+/// Options of coterie serve.
+struct ServeOptions {
+  ServeOptions();
+
+  ModelOptions model;
+  SamplingOptions sampling;  // what a request that does not say otherwise gets
+  std::string host = "127.0.0.1", unix_path, key_file, chat_template, metrics = "coterie";
+  std::string cache_memory;
+  int64_t port = 8080;
+  std::vector<std::string> aliases, keys, hosts, origins;
+  int64_t parallel = 16, max_queue = 64, connections = 1024;
+  double stall_milliseconds = 500, max_wait = 0, write_timeout = 30;
+  bool lenient = false, no_prefix_cache = false, log_prompts = false, quiet = false;
+
+  void add(CLI::App& app);
+  /// Adds the keys of --api-key-file. Throws bad_input for a file without any.
+  void read_keys();
+  serve::SchedulerOptions scheduler() const;
+  serve::ServiceOptions service() const;
+
+ private:
+  void add_network(CLI::App& app);
+  void add_limits(CLI::App& app);
+};
+
+/// "512M", "16G", "1.5GiB", "1000000": bytes; k, M, G and T are powers of 1000, Ki, Mi, Gi and Ti of 1024. Throws
+/// bad_input naming the option.
+int64_t read_bytes(const std::string& text, std::string_view option);
+
+}  // namespace coterie::cli

@@ -1,0 +1,200 @@
+#include <prometheus/client_metric.h>
+#include <prometheus/metric_family.h>
+#include <prometheus/text_serializer.h>
+
+#include <cmath>
+
+#include "serve/api/endpoints.h"
+
+namespace coterie::serve {
+
+namespace {
+
+using Labels = std::vector<std::pair<std::string, std::string>>;
+
+/// Families of metrics, under construction.
+class Sheet {
+ public:
+  explicit Sheet(Labels common) : common_(std::move(common)) {}
+
+  void gauge(const std::string& name, const std::string& help, double value, const Labels& labels = {}) {
+    prometheus::ClientMetric metric = labelled(labels);
+    metric.gauge.value = value;
+    add(name, help, prometheus::MetricType::Gauge, std::move(metric));
+  }
+  void counter(const std::string& name, const std::string& help, double value, const Labels& labels = {}) {
+    prometheus::ClientMetric metric = labelled(labels);
+    metric.counter.value = value;
+    add(name, help, prometheus::MetricType::Counter, std::move(metric));
+  }
+  void histogram(const std::string& name, const std::string& help, const Histogram& histogram) {
+    prometheus::ClientMetric metric = labelled({});
+    metric.histogram.sample_count = histogram.count;
+    metric.histogram.sample_sum = histogram.sum;
+    uint64_t sum = 0;
+    for (size_t i = 0; i < histogram.upper.size(); ++i) {
+      sum += histogram.counts[i];
+      metric.histogram.bucket.push_back({sum, histogram.upper[i]});
+    }
+    metric.histogram.bucket.push_back({histogram.count, INFINITY});
+    add(name, help, prometheus::MetricType::Histogram, std::move(metric));
+  }
+  std::string text() const { return prometheus::TextSerializer().Serialize(families_); }
+
+ private:
+  prometheus::ClientMetric labelled(const Labels& labels) const {
+    prometheus::ClientMetric metric;
+    for (const Labels* list : {&common_, &labels})
+      for (const auto& [key, value] : *list) metric.label.push_back({key, value});
+    return metric;
+  }
+  void add(const std::string& name, const std::string& help, prometheus::MetricType type,
+           prometheus::ClientMetric metric) {
+    if (families_.empty() || families_.back().name != name) families_.push_back({name, help, type, {}});
+    families_.back().metric.push_back(std::move(metric));
+  }
+
+  Labels common_;
+  std::vector<prometheus::MetricFamily> families_;
+};
+
+double number(uint64_t value) { return static_cast<double>(value); }
+double number(int64_t value) { return static_cast<double>(value); }
+
+double share(double part, double whole) { return whole > 0 ? part / whole : 0; }
+
+void our_requests(Sheet& sheet, const Snapshot& now, size_t connections) {
+  const Counters& sum = now.counters;
+  sheet.gauge("coterie_connections", "Open connections", number(uint64_t{connections}));
+  sheet.gauge("coterie_requests_running", "Requests whose sequences are in the batch", number(now.running));
+  sheet.gauge("coterie_requests_waiting", "Requests that wait for their turn", number(now.waiting));
+  sheet.gauge("coterie_requests_paused", "Requests whose readers are slower than the model", number(now.paused));
+  sheet.gauge("coterie_wait_seconds", "Estimated wait of a request that came now", now.wait_seconds);
+  sheet.counter("coterie_requests_submitted_total", "Requests that were taken", number(sum.submitted));
+  const char* const ended = "Requests that ended, by how";
+  sheet.counter("coterie_requests_finished_total", ended, number(sum.finished_end), {{"reason", "end"}});
+  sheet.counter("coterie_requests_finished_total", ended, number(sum.finished_stop), {{"reason", "stop"}});
+  sheet.counter("coterie_requests_finished_total", ended, number(sum.finished_length), {{"reason", "length"}});
+  sheet.counter("coterie_requests_finished_total", ended, number(sum.cancelled), {{"reason", "cancelled"}});
+  sheet.counter("coterie_requests_finished_total", ended, number(sum.failed), {{"reason", "failed"}});
+  const char* const refused = "Requests that were not taken, by why";
+  sheet.counter("coterie_requests_refused_total", refused, number(sum.refused_queue), {{"reason", "queue"}});
+  sheet.counter("coterie_requests_refused_total", refused, number(sum.refused_wait), {{"reason", "wait"}});
+  sheet.counter("coterie_requests_refused_total", refused, number(sum.refused_bad), {{"reason", "bad"}});
+  const Histograms& spread = now.histograms;
+  sheet.histogram("coterie_time_to_first_token_seconds", "From submission to the first token",
+                  spread.first_token_seconds);
+  sheet.histogram("coterie_inter_token_seconds", "Between two tokens of an answer", spread.between_tokens_seconds);
+  sheet.histogram("coterie_queue_seconds", "From submission until the prompt begins", spread.queue_seconds);
+  sheet.histogram("coterie_end_to_end_seconds", "From submission to the last token", spread.end_to_end_seconds);
+  sheet.histogram("coterie_request_prompt_tokens", "Tokens of a prompt", spread.prompt_tokens);
+  sheet.histogram("coterie_request_completion_tokens", "Tokens of an answer", spread.completion_tokens);
+}
+
+void our_engine(Sheet& sheet, const Snapshot& now, const ServedModel& model) {
+  const Counters& sum = now.counters;
+  sheet.counter("coterie_prompt_tokens_total", "Tokens of prompts, cached ones included", number(sum.prompt_tokens));
+  sheet.counter("coterie_prompt_tokens_cached_total", "Of them, found in the prefix cache", number(sum.cached_tokens));
+  sheet.counter("coterie_prompt_tokens_evaluated_total", "Of them, that went through the model",
+                number(sum.evaluated_prompt_tokens));
+  sheet.counter("coterie_generated_tokens_total", "Tokens of answers", number(sum.generated_tokens));
+  sheet.gauge("coterie_prompt_tokens_per_second", "Lately", now.prompt_tokens_per_second);
+  sheet.gauge("coterie_generated_tokens_per_second", "Lately, all answers together", now.decode_tokens_per_second);
+  sheet.counter("coterie_steps_total", "Steps of the engine", number(sum.steps));
+  sheet.counter("coterie_steps_decode_only_total", "Steps that read no prompt", number(sum.decode_only_steps));
+  sheet.counter("coterie_busy_seconds_total", "Seconds within steps", sum.busy_seconds);
+  sheet.gauge("coterie_step_running_seconds", "Since the step under way began", now.step_running_seconds);
+  sheet.gauge("coterie_stall_floor_seconds", "The least stall that a prompt can cause others", now.stall_floor_seconds);
+  sheet.histogram("coterie_step_seconds", "A step", now.histograms.step_seconds);
+  sheet.histogram("coterie_step_tokens", "Tokens of a step", now.histograms.step_tokens);
+  sheet.histogram("coterie_step_sequences", "Sequences of a step", now.histograms.step_sequences);
+  sheet.histogram("coterie_step_distinct_experts", "Distinct experts of a step and a layer",
+                  now.histograms.distinct_experts);
+  const char* const where = "Bytes taken of the cache's budget";
+  const MemorySnapshot& memory = now.memory;
+  sheet.gauge("coterie_cache_budget_bytes", "The budget of pages, states, routes and the tree", number(memory.budget));
+  sheet.gauge("coterie_cache_bytes", where, number(memory.pages_running), {{"part", "pages_running"}});
+  sheet.gauge("coterie_cache_bytes", where, number(memory.pages_cached), {{"part", "pages_cached"}});
+  sheet.gauge("coterie_cache_bytes", where, number(memory.pages_free), {{"part", "pages_free"}});
+  sheet.gauge("coterie_cache_bytes", where, number(memory.states_running), {{"part", "states_running"}});
+  sheet.gauge("coterie_cache_bytes", where, number(memory.states_cached), {{"part", "states_cached"}});
+  sheet.gauge("coterie_cache_bytes", where, number(memory.routes), {{"part", "routes"}});
+  sheet.gauge("coterie_cache_bytes", where, number(memory.nodes), {{"part", "nodes"}});
+  sheet.counter("coterie_prefix_cache_hits_total", "Requests that found some of their prompt", number(sum.cache_hits));
+  sheet.counter("coterie_prefix_cache_misses_total", "Requests that found none of it", number(sum.cache_misses));
+  sheet.counter("coterie_pages_evicted_total", "Pages that made room", number(sum.pages_evicted));
+  sheet.counter("coterie_states_evicted_total", "Copies of recurrent states that made room",
+                number(sum.states_evicted));
+  for (size_t routed = 0; routed < sum.expert_tokens.size(); ++routed)
+    for (size_t expert = 0; expert < sum.expert_tokens[routed].size(); ++expert)
+      sheet.counter("coterie_expert_tokens_total", "Tokens that went to an expert",
+                    number(sum.expert_tokens[routed][expert]),
+                    {{"layer", std::to_string(model.routed_layers[routed])}, {"expert", std::to_string(expert)}});
+}
+
+void vllm_names(Sheet& sheet, const Snapshot& now) {
+  const Counters& sum = now.counters;
+  const Histograms& spread = now.histograms;
+  sheet.gauge("vllm:num_requests_running", "Requests in the batch", number(now.running));
+  sheet.gauge("vllm:num_requests_waiting", "Requests that wait", number(now.waiting));
+  sheet.gauge("vllm:kv_cache_usage_perc", "Share of the cache that running requests hold",
+              share(number(now.memory.pages_running), number(now.memory.budget)));
+  sheet.counter("vllm:prefix_cache_queries_total", "Tokens looked for in the prefix cache", number(sum.prompt_tokens));
+  sheet.counter("vllm:prefix_cache_hits_total", "Tokens found there", number(sum.cached_tokens));
+  sheet.counter("vllm:prompt_tokens_total", "Tokens of prompts", number(sum.prompt_tokens));
+  sheet.counter("vllm:prompt_tokens_cached_total", "Of them, found in the prefix cache", number(sum.cached_tokens));
+  sheet.counter("vllm:generation_tokens_total", "Tokens of answers", number(sum.generated_tokens));
+  sheet.counter("vllm:num_preemptions_total", "Requests put off for want of memory", 0);
+  sheet.counter("vllm:request_success_total", "Requests that ended", number(sum.finished_end + sum.finished_stop),
+                {{"finished_reason", "stop"}});
+  sheet.counter("vllm:request_success_total", "Requests that ended", number(sum.finished_length),
+                {{"finished_reason", "length"}});
+  sheet.counter("vllm:request_success_total", "Requests that ended", number(sum.cancelled),
+                {{"finished_reason", "abort"}});
+  sheet.histogram("vllm:time_to_first_token_seconds", "From submission to the first token", spread.first_token_seconds);
+  sheet.histogram("vllm:inter_token_latency_seconds", "Between two tokens", spread.between_tokens_seconds);
+  sheet.histogram("vllm:e2e_request_latency_seconds", "From submission to the last token", spread.end_to_end_seconds);
+  sheet.histogram("vllm:request_queue_time_seconds", "In the queue", spread.queue_seconds);
+  sheet.histogram("vllm:iteration_tokens_total", "Tokens of a step", spread.step_tokens);
+  sheet.histogram("vllm:request_prompt_tokens", "Tokens of a prompt", spread.prompt_tokens);
+  sheet.histogram("vllm:request_generation_tokens", "Tokens of an answer", spread.completion_tokens);
+}
+
+void llama_names(Sheet& sheet, const Snapshot& now) {
+  const Counters& sum = now.counters;
+  const double decoding = now.histograms.between_tokens_seconds.sum;
+  sheet.counter("llamacpp:prompt_tokens_total", "Prompt tokens that were evaluated",
+                number(sum.evaluated_prompt_tokens));
+  sheet.counter("llamacpp:prompt_tokens_cached_total", "Prompt tokens found in the cache", number(sum.cached_tokens));
+  sheet.counter("llamacpp:prompt_seconds_total", "Seconds in which prompts were read",
+                std::max(0.0, sum.busy_seconds - decoding));
+  sheet.counter("llamacpp:tokens_predicted_total", "Tokens of answers", number(sum.generated_tokens));
+  sheet.counter("llamacpp:tokens_predicted_seconds_total", "Seconds between tokens", decoding);
+  sheet.counter("llamacpp:n_decode_total", "Steps", number(sum.steps));
+  sheet.gauge("llamacpp:prompt_tokens_seconds", "Prompt tokens a second, lately", now.prompt_tokens_per_second);
+  sheet.gauge("llamacpp:predicted_tokens_seconds", "Tokens of answers a second, lately", now.decode_tokens_per_second);
+  sheet.gauge("llamacpp:requests_processing", "Requests in the batch", number(now.running));
+  sheet.gauge("llamacpp:requests_deferred", "Requests that wait", number(now.waiting));
+  sheet.gauge("llamacpp:n_busy_slots_per_decode", "Sequences of a step, on average",
+              share(now.histograms.step_sequences.sum, number(now.histograms.step_sequences.count)));
+}
+
+}  // namespace
+
+std::string metrics_text(const Snapshot& snapshot, const ServedModel& model, size_t connections, MetricNames names) {
+  if (names == MetricNames::vllm) {
+    Sheet sheet({{"model_name", model.name}});
+    vllm_names(sheet, snapshot);
+    return sheet.text();
+  }
+  Sheet sheet({});
+  if (names == MetricNames::llamacpp) {
+    llama_names(sheet, snapshot);
+    return sheet.text();
+  }
+  our_requests(sheet, snapshot, connections);
+  our_engine(sheet, snapshot, model);
+  return sheet.text();
+}
+
+}  // namespace coterie::serve

@@ -1,0 +1,354 @@
+#include "serve/api/service.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <unordered_set>
+
+#include "base/nearest.h"
+#include "serve/api/session.h"
+
+namespace coterie::serve {
+
+namespace {
+
+constexpr size_t kDeskQueue = 256;
+
+enum class Endpoint {
+  root,
+  health,
+  models,
+  model,
+  props,
+  slots,
+  metrics,
+  openapi,  // answered at once
+  chat,
+  completions,
+  native,
+  responses,
+  messages,  // by the engine
+  chat_tokens,
+  responses_tokens,
+  count_tokens,
+  tokenize,
+  detokenize,
+  apply_template  // by the desk
+};
+
+struct Route {
+  std::string_view method, path;
+  Endpoint endpoint;
+  bool open = false;  // without a key
+  Dialect dialect = Dialect::openai;
+};
+
+constexpr Route kRoutes[] = {
+    {"GET", "/", Endpoint::root, true},
+    {"GET", "/health", Endpoint::health, true},
+    {"GET", "/v1/health", Endpoint::health, true},
+    {"GET", "/models", Endpoint::models, true},
+    {"GET", "/v1/models", Endpoint::models},
+    {"GET", "/props", Endpoint::props},
+    {"GET", "/slots", Endpoint::slots},
+    {"GET", "/metrics", Endpoint::metrics},
+    {"GET", "/openapi.json", Endpoint::openapi},
+    {"POST", "/v1/chat/completions", Endpoint::chat},
+    {"POST", "/chat/completions", Endpoint::chat},
+    {"POST", "/v1/completions", Endpoint::completions},
+    {"POST", "/completion", Endpoint::native},
+    {"POST", "/completions", Endpoint::native},
+    {"POST", "/v1/responses", Endpoint::responses},
+    {"POST", "/responses", Endpoint::responses},
+    {"POST", "/v1/messages", Endpoint::messages, false, Dialect::anthropic},
+    {"POST", "/v1/messages/count_tokens", Endpoint::count_tokens, false, Dialect::anthropic},
+    {"POST", "/v1/chat/completions/input_tokens", Endpoint::chat_tokens},
+    {"POST", "/chat/completions/input_tokens", Endpoint::chat_tokens},
+    {"POST", "/v1/responses/input_tokens", Endpoint::responses_tokens},
+    {"POST", "/tokenize", Endpoint::tokenize},
+    {"POST", "/detokenize", Endpoint::detokenize},
+    {"POST", "/apply-template", Endpoint::apply_template},
+};
+constexpr std::string_view kModelPath = "/v1/models/";
+
+bool good_id(std::string_view id) {
+  return !id.empty() && id.size() <= 128 && std::all_of(id.begin(), id.end(), [](unsigned char c) {
+    return std::isalnum(c) || c == '-' || c == '_' || c == '.' || c == ':';
+  });
+}
+
+Dialect dialect_of(std::string_view path) {
+  return path.starts_with("/v1/messages") ? Dialect::anthropic : Dialect::openai;
+}
+
+// Either the route, or why there is none.
+struct Found {
+  const Route* route = nullptr;
+  ApiError error;
+  std::string allow;  // of 405
+};
+
+Found find_route(const HttpRequest& request) {
+  static constexpr Route one_model = {"GET", kModelPath, Endpoint::model};
+  Found found;
+  for (const Route& route : kRoutes) {
+    if (route.path != request.path) continue;
+    if (route.method == request.method) return found.route = &route, found;
+    found.allow = route.method;
+  }
+  if (request.path.starts_with(kModelPath)) {
+    if (request.method == "GET") return found.route = &one_model, found;
+    found.allow = "GET";
+  }
+  if (!found.allow.empty()) {
+    found.error =
+        ApiError(405, fmt::format("{} is asked with {}, not with {}", request.path, found.allow, request.method));
+    return found;
+  }
+  std::vector<std::string> known;
+  for (const Route& route : kRoutes) known.emplace_back(route.path);
+  const std::string near = base::did_you_mean(request.path, known);
+  found.error = ApiError(404,
+                         fmt::format("there is no {} here{}", request.path,
+                                     near.empty() ? ": /openapi.json lists what there is" : " (" + near + ")"),
+                         "", "not_found");
+  return found;
+}
+
+}  // namespace
+
+struct Service::Impl {
+  Impl(const ServedModel& model_, Backend& backend_, ServiceOptions options_)
+      : model(model_),
+        backend(backend_),
+        options(std::move(options_)),
+        guard(options.guard),
+        desk(std::make_unique<Desk>(options.desk_threads, kDeskQueue)),
+        http(std::make_unique<HttpServer>(options.http, callbacks())),
+        floor{backend, *desk, http->poster()} {}
+  ~Impl() {
+    http->stop();  // nothing comes in any more, and all that is being answered is cancelled
+    desk.reset();  // what it was doing is done
+    sessions.clear();
+  }
+
+  const ServedModel& model;
+  Backend& backend;
+  ServiceOptions options;
+  Guard guard;
+  std::unique_ptr<Desk> desk;
+  std::unique_ptr<HttpServer> http;
+  Floor floor;
+  std::unordered_set<std::shared_ptr<Session>> sessions;  // of the I/O thread
+  std::atomic<bool> draining{false};
+
+  HttpCallbacks callbacks() {
+    HttpCallbacks all;
+    all.on_head = [this](const HttpRequest& head) { return look_at(head); };
+    all.on_request = [this](HttpRequest request, std::shared_ptr<Exchange> exchange) {
+      take(std::move(request), std::move(exchange));
+    };
+    all.on_fault = [this](int status, std::string_view message, const HttpRequest& head) {
+      return answer_now(head, error_response(ApiError(status, std::string(message)), dialect_of(head.path)));
+    };
+    all.on_tick = [this] { tick(); };
+    return all;
+  }
+
+  Call call_of(const HttpRequest& request) const {
+    Call call;
+    const std::string_view given = request.header("X-Request-Id");
+    call.id = good_id(given) ? std::string(given) : fresh_id("req_");
+    call.client = guard.client_of(request);
+    call.method = request.method, call.path = request.path, call.peer = request.peer;
+    call.dialect = dialect_of(request.path);
+    if (!guard.check_origin(request)) call.origin = request.header("Origin");
+    call.log = options.log;
+    return call;
+  }
+
+  HttpResponse answer_now(const HttpRequest& head, HttpResponse response) const {
+    const Call call = call_of(head);
+    HttpHeaders all = call.headers();
+    all.insert(all.end(), response.headers.begin(), response.headers.end());
+    response.headers = std::move(all);
+    call.write_log(response.status, response.status < 400 ? "ok" : "refused", nullptr);
+    return response;
+  }
+
+  /// What is answered before a body is read: everything that is wrong already.
+  std::optional<HttpResponse> look_at(const HttpRequest& head) const {
+    const auto refuse = [&](const ApiError& error) {
+      return answer_now(head, error_response(error, dialect_of(head.path)));
+    };
+    if (const auto error = guard.check_host(head)) return refuse(*error);
+    if (const auto error = guard.check_origin(head)) return refuse(*error);
+    if (head.method == "OPTIONS") return answer_now(head, preflight());
+    const Found found = find_route(head);
+    if (!found.route || !found.route->open)
+      if (const auto error = guard.check_key(head)) return refuse(*error);
+    if (!found.route) {
+      HttpResponse response = refuse(found.error);
+      if (!found.allow.empty()) response.headers.emplace_back("Allow", found.allow);
+      return response;
+    }
+    if (const auto error = guard.check_content_type(head)) return refuse(*error);
+    if (draining && found.route->method == "POST") return refuse({503, "the server is stopping", "", "shutting_down"});
+    return {};
+  }
+
+  static HttpResponse preflight() {
+    HttpResponse response;
+    response.content_type.clear();
+    response.headers = {{"Access-Control-Allow-Methods", "GET, POST, OPTIONS"},
+                        {"Access-Control-Allow-Headers",
+                         "Authorization, Content-Type, X-Api-Key, X-Request-Id, anthropic-version, anthropic-beta"},
+                        {"Access-Control-Max-Age", "600"}};
+    return response;
+  }
+
+  void take(HttpRequest request, std::shared_ptr<Exchange> exchange) {
+    Call call = call_of(request);
+    call.exchange = std::move(exchange);
+    try {
+      const Found found = find_route(request);
+      if (!found.route) return call.fail(found.error);
+      if (request.method == "GET") return at_once(found.route->endpoint, request, call);
+      const Endpoint endpoint = found.route->endpoint;
+      const auto body = std::make_shared<std::string>(std::move(request.body));
+      const bool taken = desk->post([this, endpoint, body, call] { at_desk(endpoint, *body, call); });
+      if (taken) return;
+      ApiError error(429, fmt::format("{} requests wait to be read already", kDeskQueue), "", "server_busy");
+      error.retry_after_seconds = 1;
+      call.fail(error);
+    } catch (const std::exception& error) {
+      call.fail(as_api_error(error));
+    }
+  }
+
+  void at_once(Endpoint endpoint, const HttpRequest& request, const Call& call) {
+    switch (endpoint) {
+      case Endpoint::health: {
+        const Health health = health_of(backend.snapshot());
+        HttpResponse response;
+        response.status = health.status;
+        response.body = dumped(health.json);
+        return call.reply(std::move(response));
+      }
+      case Endpoint::models: return call.reply_json(models_json(model));
+      case Endpoint::model: {
+        require_model(request.path.substr(kModelPath.size()));
+        return call.reply_json(model_json(model));
+      }
+      case Endpoint::props: return call.reply_json(props_json(model, backend.options()));
+      case Endpoint::slots: {
+        const Snapshot snapshot = backend.snapshot();
+        if (request.query_value("fail_on_no_slot") && snapshot.running >= backend.options().parallel)
+          return call.fail({503, "all slots are taken", "", "no_slot_available"});
+        return call.reply_json(slots_json(snapshot, model, backend.options()));
+      }
+      case Endpoint::metrics: {
+        HttpResponse response;
+        response.content_type = "text/plain; version=0.0.4; charset=utf-8";
+        response.headers.emplace_back("Process-Start-Time-Unix", std::to_string(model.created));
+        response.body = metrics_text(backend.snapshot(), model, http->connections(), options.metric_names);
+        return call.reply(std::move(response));
+      }
+      case Endpoint::openapi: return call.reply_json(openapi_json(model));
+      default: {
+        HttpResponse response;
+        response.content_type = "text/plain; charset=utf-8";
+        response.body = fmt::format(
+            "coterie serves {} here.\nPoint an OpenAI client at /v1; /openapi.json lists all there is.\n", model.name);
+        return call.reply(std::move(response));
+      }
+    }
+  }
+
+  void require_model(const std::string& name) const {
+    if (name == model.name || std::find(model.aliases.begin(), model.aliases.end(), name) != model.aliases.end())
+      return;
+    if (model.lenient) return;
+    throw ApiError(404, fmt::format("the model \"{}\" is not served here; there is \"{}\"", name, model.name), "model",
+                   "model_not_found");
+  }
+
+  base::Json parsed(const std::string& body) const {
+    try {
+      base::Json json = base::parse_json(body, "body");
+      // That reads NaN and Infinity as well, which files of models have and JSON has not.
+      if (!base::Json::accept(body))
+        throw ApiError(400, "the body is not JSON: it has NaN or Infinity", "", "invalid_json");
+      if (!json.is_object()) throw ApiError(400, "the body: expected a JSON object");
+      if (json.contains("model") && !json["model"].is_null()) {
+        if (!json["model"].is_string()) throw ApiError(400, "model: expected a string", "model");
+        require_model(json["model"].get<std::string>());
+      }
+      return json;
+    } catch (const base::Error& error) {
+      throw ApiError(400, "the body is not JSON: " + error.message(), "", "invalid_json");
+    }
+  }
+
+  void at_desk(Endpoint endpoint, const std::string& body, const Call& call) {
+    try {
+      if (call.exchange->closed()) return call.write_log(499, "client_gone", nullptr);
+      if (options.log_prompts && options.log) options.log(dumped({{"request", call.id}, {"body", body}}));
+      const base::Json json = parsed(body);
+      switch (endpoint) {
+        case Endpoint::chat: return open(call, chat_answer(json, body, model));
+        case Endpoint::completions: return open(call, completion_answer(json, body, model));
+        case Endpoint::native: return open(call, native_answer(json, body, model));
+        case Endpoint::responses: return open(call, responses_answer(json, body, model));
+        case Endpoint::messages: return open(call, messages_answer(json, body, model));
+        case Endpoint::chat_tokens: return call.reply_json(chat_tokens_json(json, body, model));
+        case Endpoint::responses_tokens: return call.reply_json(responses_tokens_json(json, body, model));
+        case Endpoint::count_tokens: return call.reply_json(count_tokens_json(json, body, model));
+        case Endpoint::tokenize: return call.reply_json(tokenize_json(json, model));
+        case Endpoint::detokenize: return call.reply_json(detokenize_json(json, model));
+        case Endpoint::apply_template: return call.reply_json(apply_template_json(json, body, model));
+        default: throw ApiError(500, "this endpoint has no answer");
+      }
+    } catch (const std::exception& error) {
+      call.fail(as_api_error(error));
+    }
+  }
+
+  void open(const Call& call, std::unique_ptr<Answer> answer) {
+    answer->dialect = call.dialect;
+    const auto session = std::make_shared<Session>(floor, call, std::move(answer));
+    http->post([this, session] { sessions.insert(session); });
+    try {
+      session->open();
+    } catch (...) {
+      http->post([this, session] { sessions.erase(session); });
+      throw;
+    }
+  }
+
+  void tick() {
+    const auto now = std::chrono::steady_clock::now();
+    for (auto at = sessions.begin(); at != sessions.end();) {
+      (*at)->tick(now);
+      at = (*at)->over() ? sessions.erase(at) : std::next(at);
+    }
+  }
+};
+
+Service::Service(const ServedModel& model, Backend& backend, ServiceOptions options)
+    : impl_(std::make_unique<Impl>(model, backend, std::move(options))) {}
+
+Service::~Service() = default;
+
+void Service::start() { impl_->http->start(); }
+uint16_t Service::port() const { return impl_->http->port(); }
+
+void Service::drain() {
+  impl_->draining = true;
+  impl_->http->drain();
+  impl_->backend.drain();
+}
+
+bool Service::idle() const { return impl_->http->exchanges() == 0 && impl_->backend.idle(); }
+
+}  // namespace coterie::serve

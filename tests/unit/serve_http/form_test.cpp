@@ -1,0 +1,130 @@
+// Tools and structured output: what is asked of the scheduler, and how calls come back in each API.
+#include <gtest/gtest.h>
+
+#include "client.h"
+#include "fake_backend.h"
+
+namespace coterie::serve::test {
+namespace {
+
+const base::Json kHello = {{{"role", "user"}, {"content", "Hi"}}};
+const base::Json kParameters = {
+    {"type", "object"}, {"properties", {{"x", {{"type", "integer"}}}}}, {"required", {"x"}}};
+const base::Json kTools = {{{"type", "function"}, {"function", {{"name", "f"}, {"parameters", kParameters}}}}};
+constexpr char kCall[] = "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>";
+
+/// A model whose template writes calls as Hermes and Qwen do.
+struct Calling : Fixture {
+  Calling() {
+    model.chat_template.emplace(
+        "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{{ messages[0].content }}{# <tool_call> {\"name\": , "
+        "\"arguments\": "
+        "} </tool_call> #}",
+        "", "", "test");
+    backend.says = kCall;
+  }
+};
+
+base::Json ask_json(const Fixture& fixture, const std::string& path, const base::Json& body, int status = 200) {
+  const Reply reply = ask(fixture.port(), post(path, body.dump()));
+  EXPECT_EQ(reply.status, status) << reply.body;
+  return base::Json::parse(reply.body, nullptr, false);
+}
+
+std::vector<base::Json> events(const Fixture& fixture, const std::string& path, base::Json body) {
+  body["stream"] = true;
+  const Reply reply = ask(fixture.port(), post(path, body.dump()));
+  EXPECT_EQ(reply.status, 200) << reply.body;
+  std::vector<base::Json> all;
+  for (size_t at = 0; (at = reply.body.find("data: {", at)) != std::string::npos; ++at)
+    all.push_back(base::Json::parse(reply.body.substr(at + 6, reply.body.find("\n\n", at) - at - 6)));
+  return all;
+}
+
+TEST(Tools, ACallInChat) {
+  const Calling fixture;
+  const base::Json choice =
+      ask_json(fixture, "/v1/chat/completions", {{"messages", kHello}, {"tools", kTools}})["choices"][0];
+  EXPECT_EQ(choice["finish_reason"], "tool_calls");
+  EXPECT_TRUE(choice["message"]["content"].is_null());
+  const base::Json& call = choice["message"]["tool_calls"][0];
+  EXPECT_EQ(call["type"], "function");
+  EXPECT_EQ(call["function"]["name"], "f");
+  EXPECT_EQ(base::Json::parse(call["function"]["arguments"].get<std::string>()), (base::Json{{"x", 1}}));
+  EXPECT_NE(fixture.backend.seen()[0].constraint, nullptr);
+  std::string name, arguments, reason;
+  for (const base::Json& chunk : events(fixture, "/v1/chat/completions", {{"messages", kHello}, {"tools", kTools}})) {
+    const base::Json& part = chunk["choices"][0];
+    if (part["delta"].contains("tool_calls")) {
+      name += part["delta"]["tool_calls"][0]["function"].value("name", "");
+      arguments += part["delta"]["tool_calls"][0]["function"].value("arguments", "");
+    }
+    if (part["finish_reason"].is_string()) reason = part["finish_reason"];
+  }
+  EXPECT_EQ(name, "f");
+  EXPECT_EQ(base::Json::parse(arguments), (base::Json{{"x", 1}}));
+  EXPECT_EQ(reason, "tool_calls");
+}
+
+TEST(Tools, ACallInMessagesAndResponses) {
+  const Calling fixture;
+  const base::Json message = ask_json(
+      fixture, "/v1/messages",
+      {{"messages", kHello}, {"max_tokens", 100}, {"tools", {{{"name", "f"}, {"input_schema", kParameters}}}}});
+  EXPECT_EQ(message["stop_reason"], "tool_use");
+  EXPECT_EQ(message["content"][0]["name"], "f");
+  EXPECT_EQ(message["content"][0]["input"], (base::Json{{"x", 1}}));
+  const base::Json response =
+      ask_json(fixture, "/v1/responses",
+               {{"input", "Hi"}, {"tools", {{{"type", "function"}, {"name", "f"}, {"parameters", kParameters}}}}});
+  EXPECT_EQ(response["output"][0]["type"], "function_call");
+  EXPECT_EQ(base::Json::parse(response["output"][0]["arguments"].get<std::string>()), (base::Json{{"x", 1}}));
+}
+
+TEST(Tools, WhatCannotBeKeptIsRefusedByName) {
+  const Calling fixture;
+  const auto fault = [&](const base::Json& more) {
+    base::Json body = {{"messages", kHello}};
+    body.update(more);
+    return ask_json(fixture, "/v1/chat/completions", body, 400)["error"];
+  };
+  EXPECT_EQ(fault({{"tools", kTools}, {"tool_choice", "perhaps"}})["param"], "tool_choice");
+  EXPECT_EQ(fault({{"tool_choice", "required"}})["param"], "tool_choice");
+  base::Json bad = kTools;
+  bad[0]["function"]["parameters"]["properties"]["x"]["type"] = "intger";
+  EXPECT_NE(fault({{"tools", bad}})["message"].get<std::string>().find("/properties/x"), std::string::npos);
+  const base::Json schema = {{"type", "object"}, {"properties", {{"y", {{"typ", "string"}}}}}};
+  const base::Json format = {{"type", "json_schema"}, {"json_schema", {{"name", "n"}, {"schema", schema}}}};
+  const base::Json found = fault({{"response_format", format}});
+  EXPECT_EQ(found["param"], "response_format");
+  EXPECT_NE(found["message"].get<std::string>().find("/properties/y"), std::string::npos);
+  EXPECT_EQ(fault({{"response_format", {{"type", "xml"}}}})["param"], "response_format");
+  EXPECT_EQ(fault({{"grammar", "root ::= \"x\""}})["param"], "grammar");
+  const Fixture plain;  // its template knows no calls
+  EXPECT_EQ(ask_json(plain, "/v1/chat/completions", {{"messages", kHello}, {"tools", kTools}}, 400)["error"]["param"],
+            "tools");
+  EXPECT_EQ(ask_json(plain, "/v1/chat/completions",
+                     {{"messages", kHello}, {"tools", kTools}, {"tool_choice", "none"}})["choices"][0]["finish_reason"],
+            "stop");
+}
+
+TEST(StructuredOutput, EachChoiceHasAConstraintOfItsOwn) {
+  const Fixture fixture;
+  const base::Json body = {{"messages", kHello}, {"n", 2}, {"response_format", {{"type", "json_object"}}}};
+  ask_json(fixture, "/v1/chat/completions", body);
+  ask_json(fixture, "/v1/completions", {{"prompt", "x"}, {"structured_outputs", {{"choice", {"yes", "no"}}}}});
+  ask_json(fixture, "/completion", {{"prompt", "x"}, {"json_schema", {{"type", "integer"}}}});
+  const std::vector<Request> seen = fixture.backend.seen();
+  ASSERT_EQ(seen.size(), 4U);
+  for (const Request& request : seen) EXPECT_NE(request.constraint, nullptr);
+  EXPECT_NE(seen[0].constraint, seen[1].constraint);
+  std::vector<uint32_t> bits((259 + 31) / 32);
+  ASSERT_TRUE(seen[2].constraint->mask(bits));
+  std::string allowed;
+  for (int id = 0; id < 256; ++id)
+    if (bits[static_cast<size_t>(id) / 32] >> (id % 32) & 1) allowed += static_cast<char>(id);
+  EXPECT_EQ(allowed, "ny");
+}
+
+}  // namespace
+}  // namespace coterie::serve::test
