@@ -72,7 +72,7 @@ class Chat {
   std::string given_;     // what the next line begins with
   std::string read_;      // of files, in front of the next message
   bool editing_ = false;  // the next message takes the place of the last one
-  std::optional<layers::RouterLoads> loads_;
+  std::optional<lens::RouterLoads> loads_;
   const runtime::Engine* answered_ = nullptr;
   uint64_t turn_ = 0;
 };

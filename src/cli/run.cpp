@@ -75,7 +75,7 @@ int run_command(RunOptions& options) {
   runtime::Engines engines = open_engines(options.model);
   runtime::Engine& engine = engines.choose(std::string_view(text));
   const std::vector<text::TokenId> ids = prompt_ids(options, engines, engine, text);
-  std::optional<layers::RouterLoads> loads;
+  std::optional<lens::RouterLoads> loads;
   if (options.experts) loads = experts_listener(engine);
 
   InterruptFlag interrupt;
