@@ -37,6 +37,26 @@ std::string most_used(const lens::RouterLoad& load) {
 
 }  // namespace
 
+CLI::Option* add_experts(CLI::App& app, std::string& how) {
+  return app
+      .add_flag("--experts{end}", how,
+                "Which experts the tokens went to, layer by layer, at the end; --experts=live: also token by token, "
+                "each with "
+                "the first expert of every layer")
+      ->check(CLI::IsMember({"end", "live"}));
+}
+
+std::optional<LiveExperts> live_experts(const std::string& how, const runtime::Engine& engine) {
+  if (how != "live") return {};
+  (void)experts_listener(engine);  // refuses a model without routers
+  if (engine.spec().family == "gate")
+    base::fail(base::ErrorKind::unsupported, "--experts",
+               "=live shows one model's layers, not those of all behind a gate");
+  const text::Tokenizer* tokenizer = &engine.tokenizer();
+  return LiveExperts(engine.spec(), terminal_columns(),
+                     [tokenizer](int32_t id) { return tokenizer->decode({{id}}, false); });
+}
+
 bool has_routers(const runtime::Engine& engine) {
   const auto& blocks = engine.spec().blocks;
   return std::any_of(blocks.begin(), blocks.end(),

@@ -1,18 +1,26 @@
 #pragma once
 
+#include <CLI/CLI.hpp>
+#include <optional>
 #include <span>
 #include <string>
 
 #include "base/json.h"
+#include "cli/experts_live.h"
 #include "lens/router_loads.h"
 #include "runtime/engines.h"
 
 namespace coterie::cli {
 
+/// --experts, and --experts=live: `how` becomes "end" or "live".
+CLI::Option* add_experts(CLI::App& app, std::string& how);
+/// A strip where `how` is "live". Throws as experts_listener does.
+std::optional<LiveExperts> live_experts(const std::string& how, const runtime::Engine& engine);
+
 /// Whether any block of the model has a router.
 bool has_routers(const runtime::Engine& engine);
-/// An observer of all routers of the model. Throws bad_input, naming --experts, when it has none: behind a gate the model
-/// that answers, or all.
+/// An observer of all routers of the model. Throws bad_input, naming --experts, when it has none: behind a gate the
+/// model that answers, or all.
 lens::RouterLoads experts_listener(const runtime::Engine& engine);
 
 /// A line for each layer: how many of its tokens each expert got, as bars, and the ones used most and never.
