@@ -9,7 +9,7 @@ target_include_directories(coterie_runtime PUBLIC ${PROJECT_SOURCE_DIR}/include)
 
 # The rooms are archives of their own while we work on them; who installs gets one, joined when it is installed.
 set(merge_script "create ${PROJECT_BINARY_DIR}/libcoterie.a\n")
-foreach(room base threads tensor text quant kernels checkpoint ops layers models families runtime)
+foreach(room base threads tensor text quant kernels checkpoint ops layers models families lens runtime)
   string(APPEND merge_script "addlib $<TARGET_FILE:coterie_${room}>\n")
 endforeach()
 file(GENERATE OUTPUT ${PROJECT_BINARY_DIR}/libcoterie.mri CONTENT "${merge_script}save\nend\n")
@@ -29,7 +29,7 @@ install(FILES ${PROJECT_SOURCE_DIR}/include/coterie/coterie.h ${PROJECT_SOURCE_D
 set(exports ${PROJECT_SOURCE_DIR}/cmake/libcoterie.map)
 add_library(coterie_shared SHARED $<TARGET_OBJECTS:coterie_runtime>)
 target_include_directories(coterie_shared INTERFACE ${PROJECT_SOURCE_DIR}/include)
-target_link_libraries(coterie_shared PRIVATE coterie_families coterie_warnings)
+target_link_libraries(coterie_shared PRIVATE coterie_families coterie_lens coterie_warnings)
 target_link_options(coterie_shared PRIVATE -Wl,--version-script=${exports} -Wl,--no-undefined)
 set_target_properties(coterie_shared PROPERTIES OUTPUT_NAME coterie VERSION ${PROJECT_VERSION}
   SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR} LINKER_LANGUAGE CXX LINK_DEPENDS ${exports})

@@ -73,6 +73,8 @@ int run(int argc, char** argv) {
   add_inspect(app, action);
   add_logits(app, action);
   add_eval(app, action);
+  add_trace(app, action);
+  add_lens(app, action);
   add_serve(app, action);
   add_tokenize(app, action);
   add_detokenize(app, action);

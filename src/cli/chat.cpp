@@ -27,7 +27,7 @@ namespace {
 struct ChatOptions {
   ModelOptions model;
   SamplingOptions sampling;
-  std::string system, chat_template, load;
+  std::string system, chat_template, load, experts;
   bool quiet = false, no_history = false;
 };
 
@@ -72,7 +72,7 @@ class Chat {
   std::string given_;     // what the next line begins with
   std::string read_;      // of files, in front of the next message
   bool editing_ = false;  // the next message takes the place of the last one
-  std::optional<layers::RouterLoads> loads_;
+  std::optional<lens::RouterLoads> loads_;
   const runtime::Engine* answered_ = nullptr;
   uint64_t turn_ = 0;
 };
@@ -163,10 +163,11 @@ void Chat::answer(const std::string& message, bool instead) {
   Progress progress;
   if (message.size() > 2000) progress.show("reading");
   bool answering = false;
+  std::optional<LiveExperts> live;
   options.on_text = [&](std::string_view text) {
     if (!answering) progress.clear(), interrupt_.announce(false);
     answering = true;
-    print(text);
+    if (!live) print(text);
   };
   interrupt_.announce(true);
   options.interrupt = &interrupt_.flag();
@@ -180,16 +181,20 @@ void Chat::answer(const std::string& message, bool instead) {
                            ? fmt::format("{} reads the oldest {} messages no more", engine.model().name, dropped)
                            : fmt::format("the oldest {} messages were dropped", dropped)));
   };
-  layers::Observer* const observer = loads_ ? &*loads_ : nullptr;
+  live = live_experts(has_routers(engine) ? options_.experts : "", engine);
+  if (live) options.on_token = [&](int32_t id) { progress.clear(), print(live->next(id)); };
+  layers::Observers observers{loads_ ? &*loads_ : nullptr, live ? &*live : nullptr};
+  layers::Observer* const observer = observers.get();
   const runtime::Reply reply = instead ? conversation_.reply_instead(message, std::move(options), on_dropped, observer)
                                        : conversation_.reply(message, std::move(options), on_dropped, observer);
   answered_ = &engine;
   interrupt_.announce(false);
   progress.clear();
-  print("\n");
+  print(live ? live->last() + reply.text + "\n" : "\n");
   if (reply.finish == runtime::Finish::context_full)
     print_note(fmt::format("the context of {} tokens is full: the answer stops here, the next message drops the oldest",
                            engine.context_size()));
+  if (loads_ && !options_.experts.empty()) print(describe_experts(*loads_, engines_.parts(engine)));
   if (options_.quiet) return;
   if (const std::string gate = describe_last(engines_.report()); !gate.empty()) print_note(gate);
   print_note(describe(reply.statistics, reply.finish, std::nullopt));
@@ -287,6 +292,7 @@ void add_chat(CLI::App& app, Action& action) {
   {
     const Heading heading(*command, kOutput);
     command->add_flag("-q,--quiet", options->quiet, "No line of statistics after an answer");
+    add_experts(*command, options->experts);
   }
   options->sampling.add(*command);
   options->model.add_routing(*command);

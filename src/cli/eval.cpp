@@ -11,11 +11,13 @@
 #include "base/plural.h"
 #include "cli/commands.h"
 #include "cli/eval_choices.h"
+#include "cli/expert_worth.h"
 #include "cli/gate_words.h"
 #include "cli/help.h"
 #include "cli/options.h"
 #include "cli/terminal.h"
 #include "cli/text_windows.h"
+#include "lens/silence.h"
 #include "models/score.h"
 
 namespace coterie::cli {
@@ -26,8 +28,20 @@ struct EvalOptions {
   ModelOptions model;
   std::string text, choices;
   std::optional<int64_t> window, tokens, questions;
-  bool json = false, truncate = false;
+  std::vector<std::string> silence;
+  bool json = false, truncate = false, each_expert = false;
 };
+
+/// Nothing when no expert is to be silent.
+std::optional<lens::Silence> silence_of(runtime::Engines& engines, const EvalOptions& options) {
+  if (options.silence.empty()) return {};
+  if (engines.all().size() > 1)
+    base::fail(base::ErrorKind::unsupported, "--silence", "{} has several models: evaluate the one that is meant",
+               engines.name());
+  lens::ExpertSet experts;
+  for (const std::string& text : options.silence) lens::read_experts(text, "--silence", experts);
+  return lens::Silence(engines.front().spec(), std::move(experts));
+}
 
 void print_gate(const runtime::Engines& engines) {
   if (const std::string gate = describe_all(engines.report()); !gate.empty()) print(gate + "\n");
@@ -37,6 +51,7 @@ int perplexity_command(runtime::Engines& engines, const EvalOptions& options) {
   const int64_t window = std::min(options.window.value_or(512), engines.context_size());
   const TextWindows windows(engines.front(), options.text, window, options.tokens.value_or(0));
   models::CrossEntropy cross_entropy;
+  const std::optional<lens::Silence> silence = silence_of(engines, options);
   Progress progress;
   const base::Stopwatch clock;
   for (int64_t w = 0; w < windows.count(); ++w) {
@@ -44,7 +59,7 @@ int perplexity_command(runtime::Engines& engines, const EvalOptions& options) {
     const std::vector<int32_t> ids = windows.at(w);
     runtime::Engine& engine = engines.choose(std::span<const int32_t>(ids));
     runtime::KvCache cache = engine.make_cache();
-    score(engine, cache, ids, 1, cross_entropy);
+    score(engine, cache, ids, 1, cross_entropy, silence ? &*silence : nullptr);
   }
   progress.clear();
   const double seconds = clock.seconds(), loss = cross_entropy.mean();
@@ -62,6 +77,7 @@ int perplexity_command(runtime::Engines& engines, const EvalOptions& options) {
                          {"perplexity", perplexity},
                          {"perplexity_standard_error", error},
                          {"seconds", seconds}};
+    if (!options.silence.empty()) result["silence"] = options.silence;
     add_gate_report(engines.report(), result);
     print(result.dump(2) + "\n");
   } else {
@@ -70,6 +86,38 @@ int perplexity_command(runtime::Engines& engines, const EvalOptions& options) {
                       options.model.precision, seconds, static_cast<double>(windows.tokens()) / seconds));
     print_gate(engines);
   }
+  return 0;
+}
+
+int worths_command(runtime::Engines& engines, const EvalOptions& options) {
+  if (engines.all().size() > 1)
+    base::fail(base::ErrorKind::unsupported, "--each-expert", "{} has several models: evaluate the one that is meant",
+               engines.name());
+  runtime::Engine& engine = engines.front();
+  const TextWindows windows(engine, options.text, std::min(options.window.value_or(512), engine.context_size()),
+                            options.tokens.value_or(0));
+  Progress progress;
+  const InterruptFlag interrupt;
+  const base::Stopwatch clock;
+  const std::vector<ExpertWorth> worths = expert_worths(engine, windows, [&](const std::string& text) {
+    if (interrupt.raised()) throw base::Error(base::ErrorKind::interrupted, options.text, "interrupted");
+    progress.show(text);
+  });
+  progress.clear();
+  if (options.json) {
+    print(base::Json{{"model", engines.name()},
+                     {"text", options.text},
+                     {"isa", engine.isa()},
+                     {"precision", options.model.precision},
+                     {"window", windows.window()},
+                     {"tokens", windows.tokens()},
+                     {"experts", worths_as_json(worths)},
+                     {"seconds", clock.seconds()}}
+              .dump(2) +
+          "\n");
+    return 0;
+  }
+  print(describe_worths(worths));
   return 0;
 }
 
@@ -141,7 +189,12 @@ int eval_command(const EvalOptions& options) {
     base::fail(base::ErrorKind::bad_input, "eval", "--window and --tokens are for --text");
   if (text && options.questions) base::fail(base::ErrorKind::bad_input, "eval", "--questions is for --choices");
   if (text && options.truncate) base::fail(base::ErrorKind::bad_input, "eval", "--truncate is for --choices");
+  if (options.each_expert && (!text || !options.silence.empty()))
+    base::fail(base::ErrorKind::bad_input, "--each-expert",
+               "is for --text, without --silence: it silences them in turn");
+  if (!text && !options.silence.empty()) base::fail(base::ErrorKind::bad_input, "--silence", "is for --text");
   runtime::Engines engines = open_engines(options.model);
+  if (options.each_expert) return worths_command(engines, options);
   return text ? perplexity_command(engines, options) : choices_command(engines, options);
 }
 
@@ -179,6 +232,16 @@ void add_eval(CLI::App& app, Action& action) {
     command->add_flag("--json", options->json, "As JSON");
   }
   options->model.add_routing(*command);
+  {
+    const Heading heading(*command, kRouting);
+    command
+        ->add_option(
+            "--silence", options->silence,
+            "No token to an expert: LAYER:EXPERT, LAYER:EXPERT,EXPERT; its tokens go to the best of the others")
+        ->type_name("L:E");
+    command->add_flag("--each-expert", options->each_expert,
+                      "What each expert is worth: a pass over --text without it, the loss compared token by token");
+  }
   options->model.add_engine(*command, false);
   command->footer(
       "The text is cut into windows, one after the other, each behind the token that begins a text where the model "
@@ -199,7 +262,9 @@ void add_eval(CLI::App& app, Action& action) {
       "  coterie eval model.gguf --text book.txt\n"
       "  coterie perplexity model.gguf -f book.txt        (the same)\n"
       "  coterie eval model.gguf --text book.txt --precision f32 --tokens 20000 --json\n"
-      "  coterie eval model.gguf --choices arc-easy.jsonl");
+      "  coterie eval model.gguf --choices arc-easy.jsonl\n"
+      "  coterie eval model.gguf --text book.txt --silence 3:7\n"
+      "  coterie eval model.gguf --text book.txt --tokens 5000 --each-expert");
   command->callback([=, &action] { action = [options] { return eval_command(*options); }; });
 }
 

@@ -16,7 +16,7 @@ namespace {
 constexpr std::string_view kBars[] = {"·", "▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
 
 // Of the tokens that were routed; an expert without any is a dot.
-std::string bars(const layers::RouterLoad& load) {
+std::string bars(const lens::RouterLoad& load) {
   const double most = *std::max_element(load.assignments.begin(), load.assignments.end());
   std::string line;
   for (const double tokens : load.assignments)
@@ -24,7 +24,7 @@ std::string bars(const layers::RouterLoad& load) {
   return line;
 }
 
-std::string most_used(const layers::RouterLoad& load) {
+std::string most_used(const lens::RouterLoad& load) {
   std::vector<size_t> order(load.assignments.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(),
@@ -37,16 +37,36 @@ std::string most_used(const layers::RouterLoad& load) {
 
 }  // namespace
 
+CLI::Option* add_experts(CLI::App& app, std::string& how) {
+  return app
+      .add_flag("--experts{end}", how,
+                "Which experts the tokens went to, layer by layer, at the end; --experts=live: also token by token, "
+                "each with "
+                "the first expert of every layer")
+      ->check(CLI::IsMember({"end", "live"}));
+}
+
+std::optional<LiveExperts> live_experts(const std::string& how, const runtime::Engine& engine) {
+  if (how != "live") return {};
+  (void)experts_listener(engine);  // refuses a model without routers
+  if (engine.spec().family == "gate")
+    base::fail(base::ErrorKind::unsupported, "--experts",
+               "=live shows one model's layers, not those of all behind a gate");
+  const text::Tokenizer* tokenizer = &engine.tokenizer();
+  return LiveExperts(engine.spec(), terminal_columns(),
+                     [tokenizer](int32_t id) { return tokenizer->decode({{id}}, false); });
+}
+
 bool has_routers(const runtime::Engine& engine) {
   const auto& blocks = engine.spec().blocks;
   return std::any_of(blocks.begin(), blocks.end(),
                      [](const models::BlockSpec& block) { return std::holds_alternative<layers::MoeSpec>(block.ffn); });
 }
 
-layers::RouterLoads experts_listener(const runtime::Engine& engine) {
+lens::RouterLoads experts_listener(const runtime::Engine& engine) {
   const models::ModelSpec& spec = engine.spec();
   for (const models::BlockSpec& block : spec.blocks)
-    if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn)) return layers::RouterLoads(moe->router.score);
+    if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn)) return lens::RouterLoads(moe->router.score);
   if (dynamic_cast<const families::GatedDecoder*>(engine.model().decoder.get()))
     base::fail(base::ErrorKind::bad_input, "--experts", "none of the models behind {} has routers",
                engine.model().name);
@@ -54,12 +74,12 @@ layers::RouterLoads experts_listener(const runtime::Engine& engine) {
              spec.family);
 }
 
-std::string describe_experts(const layers::RouterLoads& loads, std::span<const runtime::Engines::Part> parts) {
+std::string describe_experts(const lens::RouterLoads& loads, std::span<const runtime::Engines::Part> parts) {
   std::string text;
   for (const runtime::Engines::Part& part : parts) {
     const auto begin = loads.layers().lower_bound(part.first), end = loads.layers().lower_bound(part.end);
     if (begin == end) continue;
-    const layers::RouterLoad& first = begin->second;
+    const lens::RouterLoad& first = begin->second;
     const auto width = first.assignments.size();
     const std::string whose = part.model.empty() ? "" : part.model + ": ";
     text += fmt::format("\n{}\n", styled(fmt::format("{}{}xperts used by {:.0f} tokens", whose,
@@ -68,7 +88,7 @@ std::string describe_experts(const layers::RouterLoads& loads, std::span<const r
     text += fmt::format("{:>5}  {:<{}}  {}\n", "layer", fmt::format("experts 0 to {}", width - 1),
                         std::max<size_t>(width, 16), "used most, by share of the tokens");
     for (auto at = begin; at != end; ++at) {
-      const layers::RouterLoad& load = at->second;
+      const lens::RouterLoad& load = at->second;
       const std::string padding(width < 16 ? 16 - width : 0, ' ');
       text += fmt::format("{:>5}  {}{}{}", at->first - part.first, bars(load), padding, most_used(load));
       text += load.dead() > 0 ? fmt::format("   {} never\n", load.dead()) : std::string("\n");
@@ -77,11 +97,11 @@ std::string describe_experts(const layers::RouterLoads& loads, std::span<const r
   return text;
 }
 
-base::Json experts_as_json(const layers::RouterLoads& loads, std::span<const runtime::Engines::Part> parts) {
+base::Json experts_as_json(const lens::RouterLoads& loads, std::span<const runtime::Engines::Part> parts) {
   base::Json layers = base::Json::array();
   for (const runtime::Engines::Part& part : parts)
     for (auto at = loads.layers().lower_bound(part.first); at != loads.layers().lower_bound(part.end); ++at) {
-      const layers::RouterLoad& load = at->second;
+      const lens::RouterLoad& load = at->second;
       std::vector<double> shares;
       for (const double tokens : load.assignments) shares.push_back(load.tokens > 0 ? tokens / load.tokens : 0);
       base::Json layer = {{"layer", at->first - part.first}, {"tokens", load.tokens}, {"shares", shares}};

@@ -10,7 +10,7 @@ namespace coterie::cli {
 namespace {
 
 // Sorted by field.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 74> kOptions = {{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 75> kOptions = {{
     {"adapter", "--adapter"},
     {"bench.batch", "--batch"},
     {"bench.depth", "--depth"},
@@ -66,6 +66,7 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 74> kOptions
     {"shape.layers", "--layers"},
     {"shape.quant", "--quant"},
     {"shape.write", "--write"},
+    {"silence", "--silence"},
     {"stop", "--stop"},
     {"strict", "--strict"},
     {"temperature", "--temperature"},

@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "cli/commands.h"
 #include "cli/constraint_options.h"
+#include "cli/experts_live.h"
 #include "cli/experts_used.h"
 #include "cli/gate_words.h"
 #include "cli/help.h"
@@ -29,7 +30,8 @@ struct RunOptions {
   PromptSource source;
   std::string system, chat_template, jsonl, out;
   int64_t batch = 8;
-  bool chat = false, raw = false, json = false, quiet = false, experts = false;
+  std::string experts;  // "", "end" or "live"
+  bool chat = false, raw = false, json = false, quiet = false;
 };
 
 std::string prompt_text(const RunOptions& options) {
@@ -84,15 +86,22 @@ int run_command(RunOptions& options) {
   runtime::Engines engines = open_engines(options.model);
   runtime::Engine& engine = engines.choose(std::string_view(text));
   const std::vector<text::TokenId> ids = prompt_ids(options, engines, engine, text, generation_options.constraint);
-  std::optional<layers::RouterLoads> loads;
-  if (options.experts) loads = experts_listener(engine);
+  std::optional<lens::RouterLoads> loads;
+  if (!options.experts.empty()) loads = experts_listener(engine);
+  std::optional<LiveExperts> live = live_experts(options.experts, engine);
+  if (live && options.json) base::fail(base::ErrorKind::bad_input, "--experts", "=live and --json both print");
+  layers::Observers observers{loads ? &*loads : nullptr, live ? &*live : nullptr};
 
   InterruptFlag interrupt;
   Progress progress;
   generation_options.interrupt = &interrupt.flag();
   interrupt.announce(true);  // reading a long prompt may take a moment to stop
-  generation_options.on_token = [&](text::TokenId) { interrupt.announce(false); };
-  if (!options.json) generation_options.on_text = [&](std::string_view piece) { progress.clear(), print(piece); };
+  generation_options.on_token = [&](text::TokenId id) {
+    interrupt.announce(false);
+    if (live) progress.clear(), print(live->next(id));
+  };
+  if (!options.json && !live)
+    generation_options.on_text = [&](std::string_view piece) { progress.clear(), print(piece); };
 
   runtime::Generation generation(engine, ids, std::move(generation_options));
   runtime::Generation* const one = &generation;
@@ -100,7 +109,7 @@ int run_command(RunOptions& options) {
     const size_t evaluated = generation.tokens().ids.size();
     if (evaluated < ids.size() && ids.size() > static_cast<size_t>(engine.step_tokens()))
       progress.show(fmt::format("reading the prompt: {} of {} tokens", evaluated, ids.size()));
-    step(engine, {&one, 1}, loads ? &*loads : nullptr);
+    step(engine, {&one, 1}, observers.get());
   }
   progress.clear();
   if (generation.error()) std::rethrow_exception(generation.error());
@@ -110,7 +119,7 @@ int run_command(RunOptions& options) {
     add_gate_report(engines.report(), json);
     print(json.dump(2, ' ', false, base::Json::error_handler_t::replace) + "\n");
   } else {
-    print("\n");
+    print(live ? live->last() : "\n");
     if (loads) print(describe_experts(*loads, engines.parts(engine)));
   }
   if (!options.quiet && !generation.fits_constraint())
@@ -159,8 +168,7 @@ void add_run(CLI::App& app, Action& action) {
     const Heading heading(*command, kOutput);
     command->add_flag("--json", options->json, "Print one JSON object at the end instead of streaming")
         ->excludes("--jsonl");
-    command->add_flag("--experts", options->experts, "At the end: which experts the tokens went to, layer by layer")
-        ->excludes("--jsonl");
+    add_experts(*command, options->experts)->excludes("--jsonl");
     command->add_flag("-q,--quiet", options->quiet, "No line of statistics");
     command
         ->add_option("-o,--output", options->out,

@@ -2,12 +2,14 @@
 
 #include <fmt/format.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 
 #include "base/error.h"
 
@@ -67,6 +69,20 @@ bool stdin_is_terminal() { return ::isatty(STDIN_FILENO) == 1; }
 std::string styled(std::string_view text, Style style) {
   return stdout_is_terminal() && colours() ? coloured(text, style) : std::string(text);
 }
+std::string on_colour(std::string_view text, int64_t number) {
+  if (!stdout_is_terminal() || !colours()) return std::string(text);
+  // Of the cube of 6 x 6 x 6 colours the dark ones, on which white is read: neighbours are far apart.
+  static constexpr int kGrounds[] = {18, 52, 22, 54, 58, 23,  88, 25, 64, 90, 29,  94,
+                                     19, 53, 28, 89, 24, 100, 55, 95, 30, 61, 130, 65};
+  const auto size = static_cast<int64_t>(std::size(kGrounds));
+  return fmt::format("\033[48;5;{}m\033[38;5;231m{}\033[0m", kGrounds[number % size], text);
+}
+
+int64_t terminal_columns() {
+  winsize size{};
+  return ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+}
+
 std::string styled_error(std::string_view text, Style style) {
   return stderr_is_terminal() && colours() ? coloured(text, style) : std::string(text);
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -15,6 +16,11 @@ enum class Style { bold, dim, red, green, cyan };
 /// The text in a style when stdout (or stderr) is a terminal and NO_COLOR is not set; else the text.
 std::string styled(std::string_view text, Style style);
 std::string styled_error(std::string_view text, Style style);
+
+/// The text on a ground of its own for each number, when stdout is a terminal that shows 256 colours; else the text.
+std::string on_colour(std::string_view text, int64_t number);
+/// Columns of the terminal that stdout is; 80 when it is none or does not say.
+int64_t terminal_columns();
 
 /// "coterie: error: …" and the hint on stderr. Control characters in data are shown, not sent.
 void print_error(std::string_view message, std::string_view hint);

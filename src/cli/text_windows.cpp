@@ -41,13 +41,14 @@ constexpr int64_t kStepLogits = 8 << 20, kShortestStep = 32;
 
 /// Without logits, up to position `end`.
 void read_up_to(runtime::Engine& engine, runtime::KvCache& cache, std::span<const int32_t> ids, int64_t end,
-                layers::Observer* observer) {
+                layers::Observer* observer, const layers::RouterHook* routers = nullptr) {
   while (cache.length() < end) {
     const int64_t t = cache.length(), count = std::min(engine.step_tokens(), end - t);
     const models::SequenceStep step{.ids = ids.subspan(static_cast<size_t>(t), static_cast<size_t>(count)),
                                     .state = &cache,
                                     .logits = models::SequenceStep::Logits::none,
-                                    .length = std::ssize(ids)};
+                                    .length = std::ssize(ids),
+                                    .routers = routers};
     engine.evaluate({&step, 1}, {.observer = observer});
   }
 }
@@ -63,24 +64,27 @@ void CalibrationTexts::add_to(CLI::App& app) {
 }
 
 void score(runtime::Engine& engine, runtime::KvCache& cache, std::span<const int32_t> ids, int64_t first,
-           models::CrossEntropy& cross_entropy) {
+           models::CrossEntropy& cross_entropy, const layers::RouterHook* routers, std::vector<double>* losses) {
   base::require(cache.length() < first, "score", "{} positions are read, the first to score is {}", cache.length(),
                 first);
   const int64_t length = std::ssize(ids), vocabulary = engine.spec().vocabulary;
-  read_up_to(engine, cache, ids, first - 1, nullptr);
+  read_up_to(engine, cache, ids, first - 1, nullptr, routers);
   const int64_t step = std::clamp<int64_t>(kStepLogits / vocabulary, std::min(kShortestStep, engine.step_tokens()),
                                            engine.step_tokens());
   std::vector<float> before;  // the prediction across two steps is scored from a copy of the row before
   for (int64_t t = first - 1; t < length; t += step) {
     const auto piece = ids.subspan(static_cast<size_t>(t), static_cast<size_t>(std::min(step, length - t)));
-    const models::SequenceStep next{
-        .ids = piece, .state = &cache, .logits = models::SequenceStep::Logits::all, .length = length};
+    const models::SequenceStep next{.ids = piece,
+                                    .state = &cache,
+                                    .logits = models::SequenceStep::Logits::all,
+                                    .length = length,
+                                    .routers = routers};
     const tensor::Matrix logits = engine.evaluate({&next, 1});
-    cross_entropy.add(logits, piece);
     if (!before.empty()) {
       before.resize(2 * before.size());
-      cross_entropy.add({before.data(), 2, vocabulary}, ids.subspan(static_cast<size_t>(t - 1), 2));
+      cross_entropy.add({before.data(), 2, vocabulary}, ids.subspan(static_cast<size_t>(t - 1), 2), losses);
     }
+    cross_entropy.add(logits, piece, losses);
     before.assign(logits.row(logits.rows - 1), logits.row(logits.rows - 1) + vocabulary);
   }
 }

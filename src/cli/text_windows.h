@@ -38,9 +38,11 @@ struct CalibrationTexts {
 };
 
 /// Evaluates what of `ids` the cache does not hold, and adds the predictions of ids[first] and all that follow it. The
-/// cache holds fewer than `first` positions.
+/// cache holds fewer than `first` positions. `routers` changes what routers decide; each loss goes to the end of
+/// `losses`, in order.
 void score(runtime::Engine& engine, runtime::KvCache& cache, std::span<const int32_t> ids, int64_t first,
-           models::CrossEntropy& cross_entropy);
+           models::CrossEntropy& cross_entropy, const layers::RouterHook* routers = nullptr,
+           std::vector<double>* losses = nullptr);
 
 /// Runs a window through the model, for those that look on; no logits are made.
 void read_window(runtime::Engine& engine, std::span<const int32_t> ids, layers::Observer* observer = nullptr);

@@ -3,28 +3,12 @@
 #include <fstream>
 
 #include "base/error.h"
+#include "lens/page.h"
 #include "lens/report_page.h"
 
 namespace coterie::lens {
 
 using base::Json;
-
-namespace {
-
-constexpr std::string_view kPlace = "/*DATA*/";
-
-// Inside of a script element no text may end it.
-std::string for_script(const Json& json) {
-  std::string text = json.dump(-1, ' ', false, Json::error_handler_t::replace), safe;
-  for (const char c : text)
-    if (c == '<')
-      safe += "\\u003c";
-    else
-      safe += c;
-  return safe;
-}
-
-}  // namespace
 
 std::string training_report(std::span<const RunLog> runs) {
   base::require(!runs.empty(), "lens::training_report", "no runs");
@@ -35,10 +19,7 @@ std::string training_report(std::span<const RunLog> runs) {
                     {"steps", run.steps},
                     {"routers", run.routers},
                     {"evaluations", run.evaluations}});
-  std::string page(report_page());
-  const size_t place = page.find(kPlace);
-  base::require(place != std::string::npos, "lens::training_report", "the page has no place for the data");
-  return page.replace(place, kPlace.size(), for_script(data));
+  return fill_page(report_page(), data);
 }
 
 bool is_training_report(const std::filesystem::path& file) {

@@ -10,7 +10,7 @@ namespace coterie::models {
 
 using ops::log_sum_exp;
 
-void CrossEntropy::add(tensor::ConstMatrix logits, std::span<const int32_t> ids) {
+void CrossEntropy::add(tensor::ConstMatrix logits, std::span<const int32_t> ids, std::vector<double>* each) {
   base::require(logits.rows == static_cast<int64_t>(ids.size()), "score", "{} rows of logits for {} ids", logits.rows,
                 ids.size());
   for (int64_t t = 0; t + 1 < logits.rows; ++t) {
@@ -19,6 +19,7 @@ void CrossEntropy::add(tensor::ConstMatrix logits, std::span<const int32_t> ids)
     const double loss = log_sum_exp(logits.row(t), logits.cols) - static_cast<double>(logits.row(t)[next]);
     sum_ += loss, squares_ += loss * loss;
     ++count_;
+    if (each) each->push_back(loss);
   }
 }
 

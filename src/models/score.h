@@ -14,8 +14,8 @@ namespace coterie::models {
 /// Sequences of one length T, as the reference takes them. logits [B*T, V], ids [B*T].
 class CrossEntropy {
  public:
-  /// One sequence: logits [T, V] f32, ids [T].
-  void add(tensor::ConstMatrix logits, std::span<const int32_t> ids);
+  /// One sequence: logits [T, V] f32, ids [T]. The T-1 losses go to the end of `each`, too, where it is given.
+  void add(tensor::ConstMatrix logits, std::span<const int32_t> ids, std::vector<double>* each = nullptr);
   double mean() const { return count_ ? sum_ / static_cast<double>(count_) : 0; }
   /// Of the mean, taking the predictions as independent: sqrt(variance / count); 0 for fewer than two.
   double standard_error() const;

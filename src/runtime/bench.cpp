@@ -12,6 +12,7 @@
 #include "base/memory.h"
 #include "base/plural.h"
 #include "base/rng.h"
+#include "lens/experts_read.h"
 #include "models/account.h"
 #include "runtime/memory_plan.h"
 #include "runtime/weight_bytes.h"
@@ -60,19 +61,6 @@ void check(const Engine& engine, const BenchOptions& options) {
                          fmt::format("a decode step of {}", base::plural(options.batch, "sequence")),
                          "a smaller `bench.batch` needs less");
 }
-
-// Experts that a step's tokens were routed to, of all experts of all layers.
-class ExpertsRead : public layers::Observer {
- public:
-  void plan(int64_t, const ops::RoutingPlan& plan, tensor::ConstMatrix) override {
-    for (int64_t e = 0; e < plan.experts(); ++e) used_ += plan.tokens_of(e).empty() ? 0 : 1;
-    all_ += plan.experts();
-  }
-  double share() const { return all_ > 0 ? static_cast<double>(used_) / static_cast<double>(all_) : 0; }
-
- private:
-  int64_t used_ = 0, all_ = 0;
-};
 
 /// Of `tokens` tokens a round; the slowest round has the least.
 Spread spread_of(double tokens, const std::vector<double>& seconds) {
@@ -227,7 +215,7 @@ BenchResult bench(Engine& engine, const BenchOptions& options) {
     result.products = engine.products();
   }
   if (options.generate > 0) {
-    ExpertsRead experts;
+    lens::ExpertsRead experts;
     const std::vector<double> seconds = rounds(engine, options, "decode", [&] { return run.decode(&experts); });
     const double tokens = static_cast<double>(options.batch * options.generate);
     result.decode_seconds = base::median(seconds);

@@ -6,7 +6,7 @@
 
 #include "base/json.h"
 #include "layers/moe/balance.h"
-#include "layers/moe/load.h"
+#include "lens/router_loads.h"
 #include "models/parameters.h"
 #include "models/spec.h"
 #include "train/recipe.h"
@@ -47,7 +47,7 @@ class RouterWatch : public layers::Observer {
   bool has_loss_, several_parts_, counting_ = false;
   std::vector<int64_t> expert_layers_;
   layers::RouterLosses losses_;
-  layers::RouterLoads loads_;
+  lens::RouterLoads loads_;
   // Of the step in hand, by layer: how often each expert was chosen, before a capacity took any away. For the biases.
   std::map<int64_t, std::vector<double>> chosen_;
 };

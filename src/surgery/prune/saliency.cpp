@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 
 #include "base/error.h"
@@ -50,36 +49,6 @@ void check(const layers::RouterSpec& router, int64_t keep, bool uneven) {
 }
 
 }  // namespace
-
-std::vector<double> ExpertSaliency::Layer::saliency() const {
-  std::vector<double> means(sums.size());
-  for (size_t e = 0; e < sums.size(); ++e) means[e] = tokens[e] > 0 ? sums[e] / static_cast<double>(tokens[e]) : 0;
-  return means;
-}
-
-ExpertSaliency::ExpertSaliency(const models::ModelSpec& spec) {
-  for (size_t i = 0; i < spec.blocks.size(); ++i) {
-    const auto* moe = std::get_if<layers::MoeSpec>(&spec.blocks[i].ffn);
-    if (!moe) continue;
-    Layer& layer = layers_[static_cast<int64_t>(i)];
-    layer.sums.resize(static_cast<size_t>(moe->router.experts));
-    layer.tokens.resize(static_cast<size_t>(moe->router.experts));
-  }
-}
-
-void ExpertSaliency::expert_outputs(int64_t number, const ops::RoutingPlan& plan, tensor::ConstMatrix out) {
-  Layer& layer = layers_.at(number);
-  for (int64_t e = 0; e < plan.experts(); ++e) {
-    const auto i = static_cast<size_t>(e);
-    for (int64_t slot = plan.expert_offset[i]; slot < plan.expert_offset[i + 1]; ++slot) {
-      double squares = 0;
-      for (int64_t c = 0; c < out.cols; ++c)
-        squares += static_cast<double>(out.row(slot)[c]) * static_cast<double>(out.row(slot)[c]);
-      layer.sums[i] += static_cast<double>(plan.slot_weight[static_cast<size_t>(slot)]) * std::sqrt(squares);
-      ++layer.tokens[i];
-    }
-  }
-}
 
 KeptExperts choose_experts(const models::ModelSpec& spec, const std::map<int64_t, ExpertSaliency::Layer>& layers,
                            int64_t keep, bool uneven) {

@@ -64,8 +64,6 @@ std::span<const float> floats_of(const TensorInfo& tensor, const std::string& wh
 
 }  // namespace
 
-int64_t Importance::Entry::unseen() const { return std::count(rows.begin(), rows.end(), 0); }
-
 void Importance::add(const Importance& other) {
   for (const auto& [name, theirs] : other.entries) {
     const auto [found, fresh] = entries.try_emplace(name, theirs);
@@ -174,21 +172,9 @@ ImportanceCounter::ImportanceCounter(const models::Decoder& decoder, const std::
     entry.items = items;
     entry.square_sums.resize(static_cast<size_t>(items * cols));
     entry.rows.resize(static_cast<size_t>(items));
-    entries_[path] = &entry;
+    count(path, entry);
   });
   decoder.visit(visitor);
-}
-
-void ImportanceCounter::product(const layers::Product& product) {
-  const auto found = entries_.find(product.weight.path);
-  if (found == entries_.end()) return;
-  Importance::Entry& entry = *found->second;
-  entry.rows[static_cast<size_t>(product.weight.item)] += product.count();
-  double* const sums = entry.square_sums.data() + product.weight.item * entry.cols();
-  for (int64_t i = 0; i < product.count(); ++i) {
-    const float* const x = product.row(i);
-    for (int64_t c = 0; c < product.x.cols; ++c) sums[c] += static_cast<double>(x[c]) * static_cast<double>(x[c]);
-  }
 }
 
 }  // namespace coterie::surgery

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "layers/observer.h"
+#include "lens/column_squares.h"
 #include "models/decoder.h"
 
 namespace coterie::surgery {
@@ -19,13 +19,7 @@ namespace coterie::surgery {
 /// Files are llama.cpp's (general.type "imatrix": NAME.in_sum2 [items, cols] and NAME.counts [items, 1], f32), so that
 /// llama-quantize reads these, and llama-imatrix's are read here.
 struct Importance {
-  struct Entry {
-    int64_t items = 1;                // experts or heads of a stack
-    std::vector<double> square_sums;  // [items, cols]
-    std::vector<int64_t> rows;        // [items] that were seen
-    int64_t cols() const { return static_cast<int64_t>(square_sums.size()) / items; }
-    int64_t unseen() const;
-  };
+  using Entry = lens::Columns;
   std::map<std::string, Entry, std::less<>> entries;
   std::vector<std::string> texts;  // names of the calibration files
   int64_t chunks = 0, chunk_tokens = 0;
@@ -42,20 +36,16 @@ Importance read_importance(const std::filesystem::path& path);
 /// Experts that were never seen are in the file with a count of 0, and their number in `coterie.imatrix.unseen`.
 void write_importance(const Importance& importance, const std::filesystem::path& path);
 
-/// Counts what a decoder's matmuls read. Sums are kept in f64, row by row in the order of the batch.
-class ImportanceCounter final : public layers::Observer {
+/// Counts what is multiplied with the matrices of a decoder, as its passes' observer.
+class ImportanceCounter final : public lens::ColumnSquares {
  public:
   /// `architecture`: by whose names GGUF calls the tensors (families::gguf_architecture).
   ImportanceCounter(const models::Decoder& decoder, const std::string& architecture);
-
-  bool wants_products() const override { return true; }
-  void product(const layers::Product& product) override;
 
   Importance& counted() { return counted_; }
 
  private:
   Importance counted_;
-  std::map<std::string, Importance::Entry*, std::less<>> entries_;  // by the path of the weight
 };
 
 }  // namespace coterie::surgery

@@ -1,4 +1,4 @@
-#include "layers/moe/load.h"
+#include "lens/router_loads.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,7 +7,9 @@
 #include "layers/moe/scores.h"
 #include "ops/log_sum_exp.h"
 
-namespace coterie::layers {
+namespace coterie::lens {
+
+using layers::RouterSpec, layers::sigmoid, layers::softplus;
 
 std::vector<double> RouterLoad::load() const {
   std::vector<double> result(assignments.size());
@@ -61,7 +63,7 @@ double softmax_of(const float* values, int64_t n, int64_t stride, std::vector<do
 
 }  // namespace
 
-void RouterLoads::mixed(const Mixture& mixture) {
+void RouterLoads::mixed(const layers::Mixture& mixture) {
   RouterLoad& load = layers_[mixture.layer];
   const auto experts = static_cast<size_t>(mixture.experts);
   const tensor::ConstMatrix& logits = mixture.logits;
@@ -79,7 +81,7 @@ void RouterLoads::mixed(const Mixture& mixture) {
       if (share > 0) load.entropy -= share * std::log(share);
     }
   }
-  for (const SequenceRows& s : mixture.sequences) {
+  for (const layers::SequenceRows& s : mixture.sequences) {
     if (s.rows < 2) continue;
     for (int64_t slot = 0; slot < logits.cols; ++slot)
       load.reading +=
@@ -124,4 +126,4 @@ void RouterLoads::plan(int64_t layer, const ops::RoutingPlan& plan, tensor::Cons
   }
 }
 
-}  // namespace coterie::layers
+}  // namespace coterie::lens

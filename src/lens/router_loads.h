@@ -7,7 +7,7 @@
 #include "layers/moe/router_spec.h"
 #include "layers/observer.h"
 
-namespace coterie::layers {
+namespace coterie::lens {
 
 /// What the router of one layer did over some tokens. Of a Soft MoE an expert gets of each token the share that the
 /// token gets of the expert's output, so that its assignments are no whole numbers, and the probabilities are those
@@ -40,18 +40,18 @@ struct RouterLoad {
 
 /// Listens to routers and adds up, layer by layer. `score`: how the routers make scores of logits (softmax, or sigmoid,
 /// whose shares are of the sum).
-class RouterLoads : public Observer {
+class RouterLoads : public layers::Observer {
  public:
-  explicit RouterLoads(RouterSpec::Score score) : score_(score) {}
+  explicit RouterLoads(layers::RouterSpec::Score score) : score_(score) {}
   void plan(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits) override;
-  void mixed(const Mixture& mixture) override;
+  void mixed(const layers::Mixture& mixture) override;
 
   void clear() { layers_.clear(); }
   const std::map<int64_t, RouterLoad>& layers() const { return layers_; }
 
  private:
-  RouterSpec::Score score_;
+  layers::RouterSpec::Score score_;
   std::map<int64_t, RouterLoad> layers_;
 };
 
-}  // namespace coterie::layers
+}  // namespace coterie::lens

@@ -1,11 +1,13 @@
-#include "layers/moe/load.h"
+#include "lens/router_loads.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <vector>
 
-namespace coterie::layers {
+namespace coterie::lens {
+
+using layers::RouterSpec, layers::SequenceRows;
 namespace {
 
 // Three tokens, two of them to expert 0, one to expert 2; by hand.
@@ -66,4 +68,4 @@ TEST(RouterLoads, SigmoidScoresAreSharesOfTheirSum) {
 }
 
 }  // namespace
-}  // namespace coterie::layers
+}  // namespace coterie::lens

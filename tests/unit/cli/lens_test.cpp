@@ -1,0 +1,126 @@
+// Commands that look at experts: trace, lens, eval --silence and --each-expert, run --experts=live.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "base/json.h"
+#include "support/temp_folder.h"
+#include "unit/cli/process.h"
+
+namespace coterie::cli {
+namespace {
+
+using Words = std::vector<std::string>;
+
+const std::string kModel = std::string(COTERIE_TEST_DATA) + "/../models/coterie-small.gguf";
+const std::string kMasc = std::string(COTERIE_TEST_DATA) + "/../examples/masc";
+
+struct LensCommands : testing::Test {
+  LensCommands() {
+    std::ofstream(file("text.txt")) << "The old man went to the market, and the dog, who hadn't eaten, followed him.\n";
+  }
+  std::string file(const std::string& name) const { return (folder / name).string(); }
+  static std::string out_of(const Words& arguments, const test::Surroundings& with = {}) {
+    const test::Outcome outcome = test::coterie(arguments, with);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return outcome.out;
+  }
+  static void refused(const Words& arguments, const Words& words) {
+    const test::Outcome outcome = test::coterie(arguments);
+    EXPECT_EQ(outcome.code, 2) << outcome.err;
+    for (const std::string& word : words)
+      EXPECT_NE(outcome.err.find(word), std::string::npos) << word << " in " << outcome.err;
+  }
+  TempFolder folder;
+};
+
+TEST_F(LensCommands, ATraceIsReplayedToTheBit) {
+  const base::Json written = base::parse_json(
+      out_of({"trace", kModel, "--text", file("text.txt"), "-o", file("t.safetensors"), "--json"}), "stdout");
+  EXPECT_GT(written["tokens"].get<int64_t>(), 15);
+  EXPECT_EQ(written["bytes"].get<int64_t>(), static_cast<int64_t>(std::filesystem::file_size(file("t.safetensors"))));
+  const std::string said = out_of({"trace", kModel, "--replay", file("t.safetensors")});
+  EXPECT_NE(said.find("the same logits to the bit"), std::string::npos) << said;
+  // Two experts a token are not what was recorded with four.
+  const base::Json other = base::parse_json(
+      out_of({"trace", kModel, "--replay", file("t.safetensors"), "--experts-per-token", "5", "--json"}), "stdout");
+  EXPECT_LT(other["rows_equal_to_the_bit"].get<int64_t>(), other["tokens"].get<int64_t>());
+  EXPECT_NE(other["cross_entropy"], other["cross_entropy_replayed"]);
+
+  refused({"trace", kModel, "-o", file("x.safetensors")}, {"--text"});
+  refused({"trace", kModel, "--text", file("text.txt")}, {"--output"});
+  refused({"trace", kModel, "--text", file("text.txt"), "-o", file("t.safetensors")}, {"already", "--force"});
+  refused({"trace", kModel, "--replay", file("t.safetensors"), "--text", file("text.txt")}, {"--replay"});
+  refused({"trace", kModel, "--replay", kModel}, {"safetensors"});
+  EXPECT_FALSE(std::filesystem::exists(file("x.safetensors")));
+}
+
+TEST_F(LensCommands, APageOfATaggedCorpus) {
+  const std::string said =
+      out_of({"lens", kModel, "--tagged", kMasc, "-o", file("r.html"), "--tokens", "3000", "--permutations", "3"});
+  EXPECT_NE(said.find("part of speech"), std::string::npos) << said;
+  std::ostringstream page;
+  page << std::ifstream(file("r.html")).rdbuf();
+  EXPECT_EQ(page.str().rfind("<!doctype html>", 0), 0u);
+  for (const char* outside : {"http://", "https://", "src=", "<link"})
+    EXPECT_EQ(page.str().find(outside), std::string::npos) << outside;
+  const base::Json study = base::read_json(file("r.json"));
+  EXPECT_EQ(study["documents"], 18);
+  EXPECT_LE(study["tokens"].get<int64_t>(), 3000);
+  EXPECT_EQ(study["layers"].size(), 5u);
+  for (const base::Json& layer : study["layers"])
+    for (const char* name : {"token", "part of speech", "position", "genre", "document"})
+      EXPECT_LT(std::abs(layer["information"][name]["normalised"].get<double>()), 1) << name;
+  refused({"lens", kModel, "-o", file("r2.html")}, {"--tagged or --text"});
+  refused({"lens", kModel, "--text", file("text.txt"), "-o", file("r.html")}, {"already", "--force"});
+  refused({"lens", kModel, "--tagged", file("text.txt"), "-o", file("r2.html")}, {"line 1", "word_TAG"});
+  EXPECT_FALSE(std::filesystem::exists(file("r2.html")));
+}
+
+TEST_F(LensCommands, WhatASilencedExpertCosts) {
+  const auto loss = [&](const Words& more) {
+    Words words = {"eval", kModel, "--text", file("text.txt"), "--json"};
+    words.insert(words.end(), more.begin(), more.end());
+    return base::parse_json(out_of(words), "stdout")["cross_entropy"].get<double>();
+  };
+  const double with = loss({}), without = loss({"--silence", "0:1", "--silence", "2:3,4"});
+  EXPECT_NE(with, without);
+  const base::Json each = base::parse_json(
+      out_of({"eval", kModel, "--text", file("text.txt"), "--each-expert", "--json"}), "stdout")["experts"];
+  ASSERT_EQ(each.size(), 80u);
+  const base::Json& one = each[2 * 16 + 3];
+  EXPECT_EQ(one["layer"], 2);
+  EXPECT_EQ(one["expert"], 3);
+  EXPECT_NEAR(one["cost"].get<double>(), loss({"--silence", "2:3"}) - with, 1e-9);
+  for (const base::Json& expert : each)
+    EXPECT_TRUE(expert["share"].get<double>() > 0 || expert["cost"].get<double>() == 0);
+
+  refused({"eval", kModel, "--text", file("text.txt"), "--silence", "5:0"}, {"--silence", "layer 5"});
+  refused({"eval", kModel, "--text", file("text.txt"), "--silence", "1:16"}, {"--silence", "expert 16"});
+  refused({"eval", kModel, "--text", file("text.txt"), "--silence", "one"}, {"--silence", "LAYER:EXPERT"});
+  refused({"eval", kModel, "--text", file("text.txt"), "--silence", "1:1", "--each-expert"}, {"--each-expert"});
+}
+
+TEST_F(LensCommands, TheStripHasALineForEachToken) {
+  const Words words = {"run", kModel, "-p", "The old man", "-n", "6", "--greedy", "--ignore-eos", "-q"};
+  Words live = words;
+  live.push_back("--experts=live");
+  const std::string strip = out_of(live);
+  int64_t lines = 0;
+  std::istringstream in(strip);
+  for (std::string line; std::getline(in, line);) lines += line.find(" │") != std::string::npos;
+  EXPECT_EQ(lines, 1 + 1 + 6) << strip;  // the layers, the prompt's last token, six more
+  EXPECT_EQ(strip.find('\033'), std::string::npos) << "no colours where it is no terminal";
+  EXPECT_NE(strip.find("Experts used"), std::string::npos);
+  // The option takes no word after it, so the model's name may follow.
+  EXPECT_NE(out_of({"run", "--experts", kModel, "-p", "The old man", "-n", "2", "-q"}).find("Experts used"),
+            std::string::npos);
+  refused({"run", kModel, "-p", "x", "--experts=never"}, {"--experts"});
+  refused({"run", kModel, "-p", "x", "--experts=live", "--json"}, {"--experts"});
+}
+
+}  // namespace
+}  // namespace coterie::cli
