@@ -68,7 +68,7 @@ class ModelMerging {
     }
     result_.tensors = std::ssize(tensors);
     require_room(tensors);
-    base::Json config = base::read_json(base_.path.config);
+    base::Json config = families::read_text_config(base_.path.config);
     if (dtype_) config.erase("dtype"), config["torch_dtype"] = dtype_word(*dtype_);
     folder.write_json("config.json", config);
     folder.copy_text_files(base_.path.path);

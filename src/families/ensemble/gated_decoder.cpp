@@ -41,7 +41,8 @@ class PartTap final : public layers::Tap {
                       .chosen = r.chosen,
                       .sequences = r.sequences,
                       .noise = r.noise,
-                      .noisy = r.noisy});
+                      .noisy = r.noisy,
+                      .of_mixer = r.of_mixer});
   }
   void mixed(const layers::Mixture& m) override {
     if (whole_)

@@ -35,6 +35,8 @@ enum class Form {
   column,    // [n, 1]
   // Stacks of experts whose values lie in another order; binding copies them:
   transposed,  // [E, cols, rows], floats (gpt-oss)
+  rows_together,     // [E * rows, cols], in the usual order (DBRX)
+  columns_together,  // [E * cols, rows]: transposed
   mxfp4_pair,  // [E, rows, cols / 32, 16] nibbles of two neighbours a byte, under a name that ends in _blocks, and
                // [E, rows, cols / 32] exponents under the same with _scales (gpt-oss as published)
 };

@@ -209,7 +209,8 @@ ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, ConstMatrix 
                          .chosen = {choices.chosen, count},
                          .sequences = batch.sequences,
                          .noise = noise,
-                         .noisy = noisy};
+                         .noisy = noisy,
+                         .of_mixer = of_mixer_};
   if (batch.tap) batch.tap->routed(routed);
   if (context.tape && spec_.has_map()) {
     record.named = {choices.named, count}, record.kept = {choices.kept, count};
