@@ -315,7 +315,7 @@ const std::map<std::string, base::Json>& configs() {
                            {"shared_intermediate_size", 32},
                            {"attention_multiplier", 0.3},
                            {"residual_multiplier", 0.5}});
-    add_with_experts("flex_olmo", {{"num_key_value_heads", 4}});
+    add("flex_olmo", {{"num_key_value_heads", 4}, {"num_experts", 7}, {"num_experts_per_tok", 3}});
     add("hunyuan_v1_moe", {{"head_dim", 16}, {"num_experts", 6}, {"moe_topk", 2}});
     add_with_experts("qwen3_vl_moe_text", {{"head_dim", 16}, {"mlp_only_layers", {1}}});
     add("llama4_text", {{"num_hidden_layers", 4},

@@ -175,10 +175,10 @@ void compare(const Comparison& c, const layers::RouterSpec& a, const layers::Rou
   };
   c.same("order of scoring and choosing", form(a).first, form(b).first);
   c.same("renormalising of the experts' weights", form(a).second, form(b).second);
-  if (form(a).second && a.score != layers::RouterSpec::Score::softmax) {
-    // Sums of sigmoids may be anything; those of a softmax are far above any epsilon in use.
-    c.same("floor of the sum of the experts' weights", a.renormalise_floor, b.renormalise_floor);
-  }
+  // What is added to the sum elsewhere is far below any sum.
+  c.same("floor of the sum of the experts' weights", a.renormalise_floor, b.renormalise_floor);
+  if (a.renormalise_floor)
+    c.near("floor of the sum of the experts' weights", a.renormalise_epsilon, b.renormalise_epsilon);
   c.same("hidden layer of the router", a.hidden, b.hidden);
   c.same("combination of the experts' outputs", a.combine, b.combine);
   c.same("bias of the router", a.bias, b.bias);

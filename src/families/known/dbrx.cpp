@@ -71,9 +71,10 @@ ModelSpec from_config(ConfigReader& config) {
   moe.router.experts = ffn.integer("moe_num_experts", 4);
   moe.router.experts_per_token = ffn.integer("moe_top_k", 1);
   // The power of the norm that weights are divided by; null: they stay as they are.
-  const base::Json* power = ffn.value("moe_normalize_expert_weights");
-  moe.router.renormalise = !power || !power->is_null();
-  if (moe.router.renormalise && ffn.number("moe_normalize_expert_weights", 1.0) != 1)
+  const base::Json& ffn_json = part(config, "ffn_config");
+  const auto power = ffn_json.find("moe_normalize_expert_weights");
+  moe.router.renormalise = power == ffn_json.end() || !power->is_null();
+  if (ffn.number("moe_normalize_expert_weights", 1.0) != 1)
     base::fail(base::ErrorKind::unsupported, ffn.where(), "moe_normalize_expert_weights is {}: expected 1 or null",
                power->dump());
   moe.jitter = static_cast<float>(ffn.number("moe_jitter_eps", 0.0));

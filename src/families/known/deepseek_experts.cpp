@@ -97,7 +97,8 @@ void drop_prediction_layers(MetadataReader& metadata, ModelSpec& spec) {
 
 bool has_selection_bias(const MetadataReader& metadata, const ModelSpec& spec) {
   for (size_t i = 0; i < spec.blocks.size(); ++i)
-    if (metadata.has_tensor(fmt::format("blk.{}.exp_probs_b.bias", i))) return true;
+    for (const char* name : {"blk.{}.exp_probs_b.bias", "blk.{}.exp_probs_b"})
+      if (metadata.has_tensor(fmt::format(fmt::runtime(name), i))) return true;
   return false;
 }
 

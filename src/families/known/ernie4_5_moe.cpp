@@ -129,6 +129,14 @@ void to_gguf(const ModelSpec& spec, MetadataWriter& metadata) {
   metadata.put("expert_shared_count", static_cast<uint64_t>(moe->shared_hidden / std::max<int64_t>(moe->hidden, 1)));
 }
 
+// llama.cpp's converter leaves the bias of selection as the checkpoint has it, [1, E].
+void adjust_gguf_names(NameTable& table, Direction, const checkpoint::TensorSource* source) {
+  if (!source) return;
+  for (const checkpoint::TensorInfo& tensor : source->tensors())
+    if (tensor.name.ends_with(".exp_probs_b.bias") && tensor.shape.size() == 2)
+      for (NameInFile& name : table.names["blocks.{layer}.moe.router.selection_bias"]) name.form = Form::in_parts;
+}
+
 }  // namespace
 
 const Family kErnie45Moe = {
@@ -140,6 +148,7 @@ const Family kErnie45Moe = {
     .hugging_face_names = names,
     .to_config = to_config,
     .to_gguf = to_gguf,
+    .adjust_gguf_names = adjust_gguf_names,
     .says = deepseek::has_experts,
 };
 

@@ -1,6 +1,5 @@
 #include "base/error.h"
 #include "families/config/config_reader.h"
-#include "families/config/config_writer.h"
 #include "families/known/families.h"
 
 // FlexOlmo (arXiv:2507.07024): OLMoE's experts in OLMo 2's block, whose norms stand after attention and experts. GGUF
@@ -47,13 +46,6 @@ NameTable names() {
   return table;
 }
 
-void to_config(const ModelSpec& spec, ConfigWriter& config) {
-  config.decoder();
-  config.attention_bias();
-  config.experts("num_experts");
-  config.json["norm_topk_prob"] = first_moe(spec)->router.renormalise;
-}
-
 }  // namespace
 
 const Family kFlexOlmo = {
@@ -62,7 +54,6 @@ const Family kFlexOlmo = {
     .from_config = from_config,
     .from_gguf = from_gguf,
     .hugging_face_names = names,
-    .to_config = to_config,
 };
 
 }  // namespace coterie::families

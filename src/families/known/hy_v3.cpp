@@ -100,6 +100,12 @@ void to_config(const ModelSpec& spec, ConfigWriter& config) {
   config.json["num_nextn_predict_layers"] = 0;
 }
 
+// llama.cpp's name for this architecture's bias of selection has no suffix.
+void adjust_gguf_names(NameTable& table, Direction, const checkpoint::TensorSource*) {
+  std::vector<NameInFile>& found = table.names["blocks.{layer}.moe.router.selection_bias"];
+  found.insert(found.begin(), {"blk.{layer}.exp_probs_b"});
+}
+
 }  // namespace
 
 const Family kHyV3 = {
@@ -110,6 +116,7 @@ const Family kHyV3 = {
     .from_gguf = from_gguf,
     .hugging_face_names = names,
     .to_config = to_config,
+    .adjust_gguf_names = adjust_gguf_names,
     .says = deepseek::has_experts,
 };
 

@@ -1,6 +1,5 @@
 #include "base/error.h"
 #include "families/config/config_reader.h"
-#include "families/config/config_writer.h"
 #include "families/known/families.h"
 
 // JetMoE (arXiv:2404.07413): experts of heads in the attention (layers/attention/head_experts.h) and of a SwiGLU FFN,
@@ -69,16 +68,6 @@ NameTable names() {
   return table;
 }
 
-void to_config(const ModelSpec& spec, ConfigWriter& config) {
-  config.decoder();
-  config.experts("num_local_experts");
-  const layers::MoeSpec& moe = *first_moe(spec);
-  config.json["intermediate_size"] = moe.hidden;
-  config.json["kv_channels"] = config.attention().head_dim;
-  config.json["activation_function"] = activation_name(moe.activation);
-  config.json.erase("head_dim"), config.json.erase("hidden_act");
-}
-
 }  // namespace
 
 const Family kJetMoe = {
@@ -87,7 +76,6 @@ const Family kJetMoe = {
     .from_config = from_config,
     .from_gguf = no_gguf,
     .hugging_face_names = names,
-    .to_config = to_config,
 };
 
 }  // namespace coterie::families

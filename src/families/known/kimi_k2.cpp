@@ -18,7 +18,6 @@ const Family kKimiK2 = {
     .from_config = deepseek::v3_from_config,
     .from_gguf = deepseek::latent_from_gguf,
     .hugging_face_names = deepseek::latent_names,
-    .to_config = deepseek::v3_to_config,
     .to_gguf = deepseek::experts_to_gguf,
     .settle = deepseek::settle_sparse_layers,
     .says = deepseek::has_experts,

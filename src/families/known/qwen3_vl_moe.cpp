@@ -162,7 +162,6 @@ const Family kQwen3OmniMoe = {
     .from_config = omni_from_config,
     .from_gguf = from_gguf,
     .hugging_face_names = names,
-    .to_config = to_config,
     .to_gguf = to_gguf,
     .multimodal = kOmni,
 };

@@ -1,4 +1,4 @@
-#include "families/config/config_writer.h"
+#include "families/config/config_reader.h"
 #include "families/known/bailing.h"
 #include "families/known/deepseek.h"
 #include "families/known/families.h"
@@ -63,8 +63,6 @@ ModelSpec mla_from_config(ConfigReader& config) {
   return spec;
 }
 
-void moe_to_config(const ModelSpec& spec, ConfigWriter& config) { kGlm4Moe.to_config(spec, config); }
-
 }  // namespace
 
 const Family kSarvamMoe = {
@@ -74,7 +72,6 @@ const Family kSarvamMoe = {
     .from_config = moe_from_config,
     .from_gguf = bailing::from_gguf,
     .hugging_face_names = bailing::names,
-    .to_config = moe_to_config,
     .to_gguf = bailing::to_gguf,
     .adjust_gguf_names = bailing::adjust_gguf_names,
     .says = deepseek::has_experts,
@@ -86,7 +83,6 @@ const Family kSarvamMla = {
     .from_config = mla_from_config,
     .from_gguf = deepseek::latent_from_gguf,
     .hugging_face_names = deepseek::latent_names,
-    .to_config = deepseek::v3_to_config,
     .to_gguf = deepseek::experts_to_gguf,
     .settle = deepseek::settle_sparse_layers,
     .says = deepseek::has_experts,
