@@ -267,8 +267,8 @@ const std::map<std::string, base::Json>& configs() {
     base::Json lite = mla;
     lite.update({{"q_lora_rank", 32},
                  {"n_shared_experts", 1},
-                 {"n_group", 4},
-                 {"topk_group", 2},
+                 {"n_group", 2},
+                 {"topk_group", 1},
                  {"mlp_layer_types", {"sparse", "dense", "sparse"}},
                  {"first_k_dense_replace", nullptr},
                  {"num_nextn_predict_layers", 0}});
@@ -299,8 +299,8 @@ const std::map<std::string, base::Json>& configs() {
                                     {"head_dim", 16},
                                     {"sliding_window", 6},
                                     {"sliding_window_pattern", 2},
-                                    {"n_group", 4},
-                                    {"topk_group", 2}});
+                                    {"n_group", 2},
+                                    {"topk_group", 1}});
     add("solar_open", {{"head_dim", 16},
                        {"attention_bias", true},
                        {"n_routed_experts", 8},
@@ -343,8 +343,8 @@ const std::map<std::string, base::Json>& configs() {
     add_with_experts("bailing_moe_v2", {{"head_dim", 16},
                                         {"partial_rotary_factor", 0.5},
                                         {"use_qkv_bias", true},
-                                        {"n_group", 4},
-                                        {"topk_group", 2},
+                                        {"n_group", 2},
+                                        {"topk_group", 1},
                                         {"routed_scaling_factor", 2.5},
                                         {"first_k_dense_replace", 1}});
     add("coterie", {{"norm", "layer"},
