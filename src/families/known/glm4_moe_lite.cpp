@@ -28,6 +28,11 @@ ModelSpec from_config(ConfigReader& config) {
   return spec;
 }
 
+void to_config(const ModelSpec& spec, ConfigWriter& config) {
+  deepseek::v3_to_config(spec, config);
+  config.expert_layers();
+}
+
 }  // namespace
 
 const Family kGlm4MoeLite = {
@@ -37,7 +42,7 @@ const Family kGlm4MoeLite = {
     .from_config = from_config,
     .from_gguf = deepseek::latent_from_gguf,
     .hugging_face_names = deepseek::latent_names,
-    .to_config = deepseek::v3_to_config,
+    .to_config = to_config,
     .to_gguf = deepseek::experts_to_gguf,
     .settle = deepseek::settle_sparse_layers,
     .says = deepseek::has_experts,

@@ -93,10 +93,7 @@ void to_config(const ModelSpec& spec, ConfigWriter& config) {
   config.json["moe_intermediate_size"] = moe.hidden;
   config.json["num_shared_experts"] = moe.shared_hidden / std::max<int64_t>(moe.hidden, 1);
   config.json["router_scaling_factor"] = decimal(moe.router.scale);
-  base::Json types = base::Json::array();
-  for (const BlockSpec& block : spec.blocks)
-    types.push_back(std::holds_alternative<MoeSpec>(block.ffn) ? "sparse" : "dense");
-  config.json["mlp_layer_types"] = types;
+  config.expert_layers();
   config.json["num_nextn_predict_layers"] = 0;
 }
 

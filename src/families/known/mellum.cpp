@@ -81,7 +81,7 @@ void to_config(const ModelSpec& spec, ConfigWriter& config) {
   config.json["layer_types"] = config.layer_types();
   config.sliding_window();
   if (config.window() == 0) config.json.erase("sliding_window");
-  base::Json kinds = base::Json::object(), types = base::Json::array();
+  base::Json kinds = base::Json::object();
   for (const BlockSpec& block : spec.blocks) {
     const auto& attention = std::get<AttentionSpec>(block.mixer);
     config.rope(*attention.rope);
@@ -90,12 +90,11 @@ void to_config(const ModelSpec& spec, ConfigWriter& config) {
       rope = *scaling;
     rope["rope_theta"] = config.json["rope_theta"];
     kinds[std::string(attention.window > 0 ? kSliding : kFull)] = rope;
-    types.push_back(std::holds_alternative<MoeSpec>(block.ffn) ? "sparse" : "dense");
     config.json.erase("rope_scaling");
   }
   config.json.erase("rope_theta");
   config.json["rope_parameters"] = kinds;
-  config.json["mlp_layer_types"] = types;
+  config.expert_layers();
 }
 
 void to_gguf(const ModelSpec& spec, MetadataWriter& metadata) {

@@ -16,7 +16,7 @@ using layers::MoeSpec;
 
 ModelSpec read(Json json, const std::string& family, const Json& changes = Json::object()) {
   json["model_type"] = family;
-  json.update(changes);
+  if (!changes.is_null()) json.update(changes);
   return read_config(json, "config.json", false);
 }
 
