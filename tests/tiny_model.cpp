@@ -264,6 +264,89 @@ const std::map<std::string, base::Json>& configs() {
                   {"first_k_dense_replace", 1},
                   {"norm_topk_prob", true},
                   {"routed_scaling_factor", 2.5}});
+    base::Json lite = mla;
+    lite.update({{"q_lora_rank", 32},
+                 {"n_shared_experts", 1},
+                 {"n_group", 2},
+                 {"topk_group", 1},
+                 {"mlp_layer_types", {"sparse", "dense", "sparse"}},
+                 {"first_k_dense_replace", nullptr},
+                 {"num_nextn_predict_layers", 0}});
+    add("glm4_moe_lite", lite);
+    const base::Json experts = {{"num_experts", 8}, {"num_experts_per_tok", 3}, {"moe_intermediate_size", 32}};
+    const auto add_with_experts = [&](const std::string& family, base::Json changes) {
+      changes.update(experts);
+      add(family, changes);
+    };
+    add("minimax_m2", {{"head_dim", 16}, {"rotary_dim", 8}, {"num_local_experts", 8}, {"num_experts_per_tok", 3}});
+    add("ernie4_5_moe", {{"num_hidden_layers", 4},
+                         {"moe_num_experts", 6},
+                         {"moe_k", 2},
+                         {"moe_intermediate_size", 32},
+                         {"moe_num_shared_experts", 1},
+                         {"moe_layer_interval", 2},
+                         {"moe_norm_min", 0.3},
+                         {"use_bias", true}});
+    add_with_experts("mellum", {{"head_dim", 16},
+                                {"sliding_window", 6},
+                                {"layer_types", {"sliding_attention", "full_attention", "sliding_attention"}},
+                                {"mlp_layer_types", {"dense", "sparse", "sparse"}},
+                                {"norm_topk_prob", false},
+                                {"rope_parameters",
+                                 {{"full_attention", {{"rope_type", "linear"}, {"factor", 2}, {"rope_theta", 5000}}},
+                                  {"sliding_attention", {{"rope_theta", 300}}}}}});
+    add_with_experts("exaone_moe", {{"num_hidden_layers", 4},
+                                    {"head_dim", 16},
+                                    {"sliding_window", 6},
+                                    {"sliding_window_pattern", 2},
+                                    {"n_group", 2},
+                                    {"topk_group", 1}});
+    add("solar_open", {{"head_dim", 16},
+                       {"attention_bias", true},
+                       {"n_routed_experts", 8},
+                       {"num_experts_per_tok", 2},
+                       {"moe_intermediate_size", 32},
+                       {"routed_scaling_factor", 1.5}});
+    add_with_experts("hy_v3", {{"head_dim", 16}, {"mlp_bias", true}, {"num_nextn_predict_layers", 0}});
+    add("granitemoe_swa", {{"num_local_experts", 6},
+                           {"num_experts_per_tok", 2},
+                           {"sliding_window", 6},
+                           {"layer_rope_theta", {0, 10000, 10000}},
+                           {"shared_intermediate_size", 32},
+                           {"attention_multiplier", 0.3},
+                           {"residual_multiplier", 0.5}});
+    add("flex_olmo", {{"num_key_value_heads", 4}, {"num_experts", 7}, {"num_experts_per_tok", 3}});
+    add("hunyuan_v1_moe", {{"head_dim", 16}, {"num_experts", 6}, {"moe_topk", 2}});
+    add_with_experts("qwen3_vl_moe_text", {{"head_dim", 16}, {"mlp_only_layers", {1}}});
+    add("llama4_text", {{"num_hidden_layers", 4},
+                        {"head_dim", 16},
+                        {"num_local_experts", 6},
+                        {"num_experts_per_tok", 2},
+                        {"intermediate_size_mlp", 96},
+                        {"interleave_moe_layer_step", 2},
+                        {"attention_chunk_size", 7},
+                        {"floor_scale", 5}});
+    add("jetmoe",
+        {{"num_attention_heads", 6}, {"kv_channels", 16}, {"num_local_experts", 5}, {"num_experts_per_tok", 3}});
+    add("dbrx", {{"hidden_size", nullptr},
+                 {"intermediate_size", nullptr},
+                 {"num_hidden_layers", nullptr},
+                 {"num_attention_heads", nullptr},
+                 {"num_key_value_heads", nullptr},
+                 {"max_position_embeddings", nullptr},
+                 {"d_model", 32},
+                 {"n_layers", 2},
+                 {"n_heads", 4},
+                 {"max_seq_len", 512},
+                 {"attn_config", {{"kv_n_heads", 2}, {"clip_qkv", 1.5}, {"rope_theta", 500000}}},
+                 {"ffn_config", {{"ffn_hidden_size", 64}, {"moe_num_experts", 6}, {"moe_top_k", 3}}}});
+    add_with_experts("bailing_moe_v2", {{"head_dim", 16},
+                                        {"partial_rotary_factor", 0.5},
+                                        {"use_qkv_bias", true},
+                                        {"n_group", 2},
+                                        {"topk_group", 1},
+                                        {"routed_scaling_factor", 2.5},
+                                        {"first_k_dense_replace", 1}});
     add("coterie", {{"norm", "layer"},
                     {"norm_place", "both"},
                     {"positions", "learned"},

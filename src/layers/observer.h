@@ -24,6 +24,7 @@ struct Routed {
   // drawn, which decided. [N, E] each; without rows where no noise was drawn.
   tensor::ConstMatrix noise = {}, noisy = {};
   tensor::ConstMatrix input = {};  // [N, D] what the router read, with the jitter that was drawn
+  bool of_mixer = false;           // of experts within the block's attention (AttentionSpec::experts), not of its FFN
 };
 
 /// What a Soft MoE has made of a batch instead of a choice (routers/soft.h).
@@ -54,12 +55,14 @@ class Observer {
  public:
   virtual ~Observer() = default;
 
-  /// After a router has decided. `logits` [N, E] as the router's map gave them, without noise.
+  /// After the router of a block's FFN has decided. `logits` [N, E] as the router's map gave them, without noise.
   virtual void plan(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits) {
     (void)layer, (void)plan, (void)logits;
   }
-  /// The same with all there is to know; what routers call.
-  virtual void routed(const Routed& router) { plan(router.layer, router.plan, router.logits); }
+  /// The same with all there is to know, and of routers within attention too; what routers call.
+  virtual void routed(const Routed& router) {
+    if (!router.of_mixer) plan(router.layer, router.plan, router.logits);
+  }
   /// In the place of `routed` where tokens are mixed: there is no plan and no choice.
   virtual void mixed(const Mixture& mixture) { (void)mixture; }
 

@@ -51,11 +51,28 @@ struct AttentionSpec {
   float softcap = 0;      // of q·k: cap * tanh(q·k / cap); 0 = none (Gemma 2)
   bool sinks = false;     // a logit for each head that takes part in the softmax and adds nothing (gpt-oss)
   bool q_bias = false, k_bias = false, v_bias = false, o_bias = false;
-  enum class QkNorm { none, per_head, full_width };  // Qwen3; OLMoE, OLMo 2
+  enum class QkNorm {
+    none,
+    per_head,       // Qwen3
+    full_width,     // OLMoE, OLMo 2
+    per_head_plain  // without weights (Llama 4)
+  };
   QkNorm qk_norm = QkNorm::none;
   float qk_norm_eps = 1e-6f, qk_norm_offset = 0;
   std::optional<float> clip_qkv;
-  std::optional<RopeSpec> rope;  // none: positions enter nowhere in this layer
+  std::optional<RopeSpec> rope;     // none: positions enter nowhere in this layer
+  bool qk_norm_after_rope = false;  // the norm reads turned queries and keys (Hunyuan, Llama 4)
+  int64_t chunk = 0;  // a token sees its own run of so many positions only, from a multiple of it on (Llama 4); 0 = all
+  /// Queries are multiplied by 1 + scale * ln(1 + floor((position + 1) / period)): layers without positions keep their
+  /// attention sharp over long contexts so (Nakanishi 2025, arXiv:2501.19399; Llama 4).
+  struct Temperature {
+    float scale = 0, period = 1;
+  };
+  std::optional<Temperature> temperature;
+  // Queries and outputs have experts (JetMoE's mixture of attention heads, Shen et al. 2024, arXiv:2404.07413 §3.2): a
+  // token's K experts each have their own projection to a query for every KV head, and their own back. Keys and values
+  // are shared, and `heads` is K * kv_heads.
+  std::optional<RouterSpec> experts;
 };
 
 /// Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434 §2.1): keys and values are low-rank projections of one
@@ -122,7 +139,10 @@ struct MoeSpec {
   float swiglu_limit = 0, swiglu_alpha = 1;  // gpt-oss's clamped SwiGLU (ops::GateRule); a limit of 0 is none
   int64_t shared_hidden = 0;                 // F of the shared expert; 0 = none
   float jitter = 0;  // in training, of what router and experts read, on top of the router's own (Mixtral's code)
-  bool shared_gate = false;  // its output times sigmoid(gate · x) (Qwen2-MoE)
+  bool shared_gate = false;   // its output times sigmoid(gate · x) (Qwen2-MoE)
+  bool shared_bias = false;   // on its projections (ERNIE 4.5)
+  bool scale_inputs = false;  // a routed expert reads x times its weight, and its output counts once (Llama 4)
+  bool output_bias = false;   // one bias [D] of what the layer returns (JetMoE)
 };
 
 }  // namespace coterie::layers

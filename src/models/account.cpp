@@ -25,7 +25,7 @@ class Counter : public layers::TensorVisitor {
   void add(Place place, int64_t count) { held[static_cast<size_t>(place)] += count; }
 };
 
-constexpr auto kExperts = static_cast<size_t>(Place::experts);
+constexpr auto kExperts = static_cast<size_t>(Place::experts), kMixer = static_cast<size_t>(Place::mixer);
 
 }  // namespace
 
@@ -43,6 +43,14 @@ Account account(const ModelSpec& spec, tensor::DType cache_dtype) {
     if (const auto* moe = std::get_if<layers::MoeSpec>(&spec.blocks[i].ffn))
       layer.active[kExperts] = layer.held[kExperts] / moe->router.experts * moe->router.experts_per_token;
     result.active[kExperts] += layer.active[kExperts];
+    // Of experts within attention a token passes K as well, each of a query projection and one back.
+    if (const auto* attention = std::get_if<layers::AttentionSpec>(&spec.blocks[i].mixer);
+        attention && attention->experts) {
+      const layers::RouterSpec& router = *attention->experts;
+      const int64_t idle = (router.experts - router.experts_per_token) * attention->kv_heads *
+                           (attention->head_dim + attention->value_dim) * spec.width;
+      layer.active[kMixer] -= idle, result.active[kMixer] -= idle;
+    }
     result.layers.push_back(layer);
   }
   for (int64_t floats : state_floats(spec)) result.state_bytes += floats * static_cast<int64_t>(sizeof(float));

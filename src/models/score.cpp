@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <vector>
 
 #include "base/error.h"
 #include "ops/log_sum_exp.h"
@@ -34,9 +36,15 @@ void LoadBalance::plan(int64_t, const ops::RoutingPlan& plan, tensor::ConstMatri
   if (assignments_.empty()) assignments_.resize(experts), probability_.resize(experts);
   base::require(assignments_.size() == experts, "load balance", "routers over {} and {} experts", assignments_.size(),
                 experts);
-  for (size_t e = 0; e < experts; ++e)
-    assignments_[e] += static_cast<double>(plan.tokens_of(static_cast<int64_t>(e)).size());
+  // The reference counts the best k by their logits, whatever a bias of selection or groups made of the choice.
+  const int64_t k = logits.rows > 0 ? (plan.slots() + logits.rows - 1) / logits.rows : 0;
+  std::vector<size_t> order(experts);
   for (int64_t t = 0; t < logits.rows; ++t) {
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::partial_sort(order.begin(), order.begin() + k, order.end(), [&](size_t a, size_t b) {
+      return logits.row(t)[a] > logits.row(t)[b] || (logits.row(t)[a] == logits.row(t)[b] && a < b);
+    });
+    for (int64_t i = 0; i < k; ++i) assignments_[order[static_cast<size_t>(i)]] += 1;
     const double total = log_sum_exp(logits.row(t), logits.cols);
     for (size_t e = 0; e < experts; ++e) probability_[e] += std::exp(static_cast<double>(logits.row(t)[e]) - total);
   }

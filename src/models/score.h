@@ -36,6 +36,7 @@ class LoadBalance : public layers::Observer, public layers::RouterLoss {
  public:
   explicit LoadBalance(double weight = 1) : weight_(weight) {}
   void plan(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits) override;
+  void routed(const layers::Routed& router) override { plan(router.layer, router.plan, router.logits); }
   /// Without the weight.
   double loss() const;
   void add_gradient(const layers::Routed& router, const layers::RoutedGradient& gradient) const override;

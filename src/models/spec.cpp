@@ -41,6 +41,19 @@ void check_attention(std::string_view where, const layers::AttentionSpec& a) {
     base::fail(base::ErrorKind::bad_input, where, "{} attention heads are no multiple of {} key-value heads", a.heads,
                a.kv_heads);
   if (a.window < 0) base::fail(base::ErrorKind::bad_input, where, "a sliding window of {} positions", a.window);
+  if (a.chunk < 0) base::fail(base::ErrorKind::bad_input, where, "attention in chunks of {} positions", a.chunk);
+  if (a.temperature && (!(a.temperature->period > 0) || !std::isfinite(a.temperature->scale)))
+    base::fail(base::ErrorKind::bad_input, where, "a temperature of queries that grows by {} every {} positions",
+               a.temperature->scale, a.temperature->period);
+  if (a.experts) {
+    layers::check(*a.experts, where);
+    if (a.experts->capacity || a.experts->selection != layers::RouterSpec::Selection::top_k)
+      base::fail(base::ErrorKind::unsupported, where, "experts of attention that are not the best k of a token");
+    if (a.heads != a.experts->experts_per_token * a.kv_heads)
+      base::fail(base::ErrorKind::bad_input, where,
+                 "{} attention heads: expected {} experts per token times {} KV heads", a.heads,
+                 a.experts->experts_per_token, a.kv_heads);
+  }
   if (a.rope) check_rope(where, *a.rope, a.head_dim);
 }
 

@@ -100,11 +100,6 @@ class Attention {
            2 * padded(token_tile_) + (wide_cache_ ? 0 : padded(kAttentionChunk * (layout.key_dim + layout.value_dim)));
   }
 
-  /// First position that the token at `position` sees.
-  int64_t first_seen(int64_t position) const {
-    return shape_.window > 0 ? std::max<int64_t>(0, position - shape_.window + 1) : 0;
-  }
-
   void plan(std::span<const Segment> segments) {
     const int64_t head_tiles = (group_ + head_tile_ - 1) / head_tile_;
     int64_t capacity = 0;
@@ -117,7 +112,7 @@ class Attention {
         Task task{};
         task.segment = &segment;
         task.token = t, task.tokens = std::min(token_tile_, segment.rows - t);
-        const int64_t begin = first_seen(segment.first_position + t);
+        const int64_t begin = shape_.first_seen(segment.first_position + t);
         const int64_t end = segment.first_position + t + task.tokens;
         task.chunk_begin = begin / kAttentionChunk;
         task.chunk_end = (end + kAttentionChunk - 1) / kAttentionChunk;
@@ -171,7 +166,7 @@ class Attention {
 
   /// The same of the first blocks that chunk `c` of a task reads; how many there are.
   int64_t locate_first(const Task& task, int64_t c, const std::byte** blocks) const {
-    const int64_t seen = first_seen(task.segment->first_position + task.token) / kCacheBlock;
+    const int64_t seen = shape_.first_seen(task.segment->first_position + task.token) / kCacheBlock;
     const int64_t begin = std::max(c * kChunkBlocks, seen);
     const int64_t end = std::min(c * kChunkBlocks + kChunkBlocks, std::ssize(task.segment->blocks));
     const int64_t count = std::clamp<int64_t>(end - begin, 0, kernels::kNextBlocks);
@@ -222,7 +217,7 @@ class Attention {
       };
       for (int64_t t = 0; t < task.tokens; ++t) {
         const int64_t position = segment.first_position + task.token + t;
-        first[t] = within(first_seen(position)), last[t] = within(position + 1);
+        first[t] = within(shape_.first_seen(position)), last[t] = within(position + 1);
       }
       const int64_t begin = first[0] / kCacheBlock, end = (last[task.tokens - 1] + kCacheBlock - 1) / kCacheBlock;
       locate(task, c * kChunkBlocks + begin, end - begin, blocks + begin);
@@ -321,7 +316,8 @@ void attention(Context& context, const AttentionShape& shape, tensor::ConstMatri
   require(q.cols == shape.heads * layout.key_dim && out.cols == shape.heads * layout.value_dim && q.rows == out.rows,
           "attention", "q [{}, {}], out [{}, {}] for {} heads × ({}, {})", q.rows, q.cols, out.rows, out.cols,
           shape.heads, layout.key_dim, layout.value_dim);
-  require(shape.window >= 0 && shape.softcap >= 0, "attention", "window {}, softcap {}", shape.window, shape.softcap);
+  require(shape.window >= 0 && shape.chunk >= 0 && shape.softcap >= 0, "attention", "window {}, chunk {}, softcap {}",
+          shape.window, shape.chunk, shape.softcap);
   for (const Segment& segment : segments) check_segment(segment, q.rows, "attention");
   if (context.tape) record_attention(*context.tape, shape, q, segments, out);
   Attention(context, shape, q, out).run(segments);

@@ -44,6 +44,13 @@ struct AttentionShape {
   int64_t window = 0;            // a token sees itself and the window-1 before it; 0 = all
   float softcap = 0;             // s = cap * tanh(s / cap); 0 = none (Gemma 2)
   const float* sinks = nullptr;  // [heads]: a logit that takes part in the softmax and adds nothing (gpt-oss)
+  int64_t chunk = 0;             // a token sees no position before the last multiple of it (Llama 4); 0 = all
+
+  /// The first position that the token at `position` sees.
+  int64_t first_seen(int64_t position) const {
+    const int64_t begin = chunk > 0 ? position / chunk * chunk : 0;
+    return window > 0 && position - window + 1 > begin ? position - window + 1 : begin;
+  }
 };
 
 /// Writes k [N, kv_heads*key_dim] and v [N, kv_heads*value_dim] (after rope) into the blocks.

@@ -89,9 +89,7 @@ class Head {
   /// Tokens [begin, begin + count) of the segment, query head `head`. q, dout, dq: its columns of the batch.
   void tile(int64_t begin, int64_t count, int64_t head, ConstMatrix q, ConstMatrix dout, Matrix dq, double* dsink) {
     const int64_t first = segment_.first_position + begin, row = segment_.first_row + begin;
-    const auto first_seen = [&](int64_t p) {
-      return shape_.window > 0 ? std::max<int64_t>(0, p - shape_.window + 1) : 0;
-    };
+    const auto first_seen = [&](int64_t p) { return shape_.first_seen(p); };
     const int64_t low = first_seen(first), seen = first + count - low;
     const Matrix s(scores_.data, count, seen, length_ + 1), ds(dscores_.data, count, seen, length_ + 1);
     const ConstMatrix queries = q.row_range(row, row + count), out = dout.row_range(row, row + count);

@@ -82,6 +82,8 @@ void compare(const Comparison& c, const layers::RopeSpec& a, const layers::RopeS
   }
 }
 
+void compare(const Comparison& c, const layers::RouterSpec& a, const layers::RouterSpec& b);
+
 void compare(const Comparison& c, const layers::AttentionSpec& a, const layers::AttentionSpec& b) {
   c.same("number of heads", a.heads, b.heads);
   c.same("number of key-value heads", a.kv_heads, b.kv_heads);
@@ -101,6 +103,15 @@ void compare(const Comparison& c, const layers::AttentionSpec& a, const layers::
   if (c.both("clipping of q, k and v", a.clip_qkv, b.clip_qkv))
     c.near("clipping of q, k and v", static_cast<double>(*a.clip_qkv), static_cast<double>(*b.clip_qkv));
   if (c.both("rotary embedding", a.rope, b.rope)) compare(c, *a.rope, *b.rope);
+  c.same("order of norm and rotary embedding", a.qk_norm_after_rope, b.qk_norm_after_rope);
+  c.same("chunk of attention", a.chunk, b.chunk);
+  if (c.both("temperature of the queries", a.temperature, b.temperature)) {
+    c.near("temperature of the queries", static_cast<double>(a.temperature->scale),
+           static_cast<double>(b.temperature->scale));
+    c.near("temperature of the queries", static_cast<double>(a.temperature->period),
+           static_cast<double>(b.temperature->period));
+  }
+  if (c.both("experts of the attention", a.experts, b.experts)) compare(c, *a.experts, *b.experts);
 }
 
 void compare(const Comparison& c, const layers::LatentAttentionSpec& a, const layers::LatentAttentionSpec& b) {
@@ -164,6 +175,10 @@ void compare(const Comparison& c, const layers::RouterSpec& a, const layers::Rou
   };
   c.same("order of scoring and choosing", form(a).first, form(b).first);
   c.same("renormalising of the experts' weights", form(a).second, form(b).second);
+  // What is added to the sum elsewhere is far below any sum.
+  c.same("floor of the sum of the experts' weights", a.renormalise_floor, b.renormalise_floor);
+  if (a.renormalise_floor)
+    c.near("floor of the sum of the experts' weights", a.renormalise_epsilon, b.renormalise_epsilon);
   c.same("hidden layer of the router", a.hidden, b.hidden);
   c.same("combination of the experts' outputs", a.combine, b.combine);
   c.same("bias of the router", a.bias, b.bias);
@@ -189,6 +204,9 @@ void compare(const Comparison& c, const layers::MoeSpec& a, const layers::MoeSpe
   c.near("slope of the experts' SwiGLU", static_cast<double>(a.swiglu_alpha), static_cast<double>(b.swiglu_alpha));
   c.same("width of the shared expert", a.shared_hidden, b.shared_hidden);
   c.same("gate of the shared expert", a.shared_gate, b.shared_gate);
+  c.same("biases of the shared expert", a.shared_bias, b.shared_bias);
+  c.same("scaling of what experts read", a.scale_inputs, b.scale_inputs);
+  c.same("bias of the experts' sum", a.output_bias, b.output_bias);
 }
 
 void compare(const Comparison&, const layers::NoFfnSpec&, const layers::NoFfnSpec&) {}

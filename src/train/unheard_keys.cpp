@@ -23,7 +23,7 @@ std::vector<std::string> unheard_keys(const base::Json& config, const Recipe& re
     sentences.push_back(
         fmt::format("{} is {:g} in the model's config and has no effect on training here; {}", key, value, instead));
   };
-  for (const char* key : {"attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop"})
+  for (const char* key : {"attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "emb_pdrop"})
     if (const auto value = number(config, key); value && *value != 0)
       say(key, *value, "training: dropout of the recipe is of what mixers and FFNs give");
   for (const char* key : {"router_aux_loss_coef", "aux_loss_alpha"})

@@ -41,7 +41,9 @@ const NameInFile* in_memory(const std::vector<NameInFile>& names, bool stack, bo
   const NameInFile* found = nullptr;
   for (const NameInFile& name : names) {
     const bool each = name.pattern.find("{expert}") != std::string::npos;
-    const bool quantised = name.form == Form::mxfp4_pair;
+    // Nor of experts that are the rows of one matrix: peft has no adapter for each of them.
+    const bool quantised =
+        name.form == Form::mxfp4_pair || name.form == Form::rows_together || name.form == Form::columns_together;
     if (!stack && !each) found = &name;
     if (stack && !per_expert && !each && !name.pattern.ends_with(kWeight) && !quantised) found = &name;
     if (stack && per_expert && each && name.piece == Piece::whole && !found) found = &name;

@@ -121,6 +121,7 @@ void ConfigReader::refuse_foreign_keys() {
               "do_sample",
               "dtype",
               "early_stopping",
+              "emb_pdrop",
               "embd_pdrop",
               "encoder_no_repeat_ngram_size",
               "eos_token_id",

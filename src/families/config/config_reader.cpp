@@ -158,6 +158,28 @@ void ConfigReader::set_windows(ModelSpec& spec, std::optional<int64_t> window,
   }
 }
 
+std::vector<bool> ConfigReader::sparse_layers(const ModelSpec& spec, base::FunctionRef<bool(int64_t layer)> sparse) {
+  const std::vector<std::string> types = keys.strings("mlp_layer_types");
+  if (!types.empty() && types.size() != spec.blocks.size())
+    fail(ErrorKind::bad_input, keys.where(), "mlp_layer_types has {} entries for {} layers", types.size(),
+         spec.blocks.size());
+  std::vector<bool> result;
+  for (size_t i = 0; i < spec.blocks.size(); ++i) {
+    result.push_back(types.empty() ? sparse(static_cast<int64_t>(i)) : types[i] == "sparse");
+    if (!types.empty() && types[i] != "sparse" && types[i] != "dense")
+      fail(ErrorKind::unsupported, keys.where(), "mlp_layer_types[{}] is \"{}\": expected sparse or dense", i,
+           types[i]);
+  }
+  return result;
+}
+
+void ConfigReader::expect(std::string_view key, const base::Json& value) {
+  const base::Json* const found = keys.value(key);
+  if (found && !found->is_null() && *found != value)
+    fail(ErrorKind::unsupported, keys.where(), "{} is {}: model_type {} is supported with {} only", key, found->dump(),
+         keys.string("model_type"), value.dump());
+}
+
 int64_t ConfigReader::integer_of(std::initializer_list<std::string_view> spellings, int64_t otherwise) {
   std::optional<int64_t> value;
   std::string_view first;

@@ -66,6 +66,14 @@ class ConfigReader {
   /// The same from one object, called `name` in errors: of families with one for each kind of layer.
   layers::RopeSpec rope_of(const base::Json& parameters, const std::string& name, int64_t head_dim, int64_t context,
                            const RopeDefaults& defaults);
+  /// The rotary embedding of one kind of layer ("sliding_attention"), of configs whose rope_parameters have one for
+  /// each; the defaults' where the file has none. Refuses the object where it is not by kind.
+  layers::RopeSpec rope_of_kind(std::string_view kind, int64_t head_dim, int64_t context, const RopeDefaults& defaults);
+
+  /// Which layers have experts: by mlp_layer_types ("sparse", "dense"), or else where sparse(layer).
+  std::vector<bool> sparse_layers(const ModelSpec& spec, base::FunctionRef<bool(int64_t layer)> sparse);
+  /// A key that transformers does not read, since its family has one value: refused when the file has another.
+  void expect(std::string_view key, const base::Json& value);
 
   /// sliding_window, refused when it is below 1; nothing when null, or absent without a default.
   std::optional<int64_t> sliding_window(std::optional<int64_t> otherwise = {});

@@ -18,7 +18,7 @@ RopeSpec::Scaling scaling_by_name(const std::string& name, const std::string& wh
   if (name == "linear") return RopeSpec::Scaling::linear;
   if (name == "dynamic") return RopeSpec::Scaling::dynamic;
   if (name == "llama3") return RopeSpec::Scaling::llama3;
-  if (name == "yarn") return RopeSpec::Scaling::yarn;
+  if (name == "yarn" || name == "deepseek_yarn") return RopeSpec::Scaling::yarn;
   if (name == "longrope" || name == "su") return RopeSpec::Scaling::longrope;
   fail(ErrorKind::unsupported, where,
        "rope_type \"{}\" is not supported here; supported are default, linear, dynamic, llama3, yarn, longrope", name);
@@ -117,6 +117,20 @@ RopeSpec ConfigReader::rope_of(const base::Json& parameters, const std::string& 
   for (const std::string& key : inner.unread())
     fail(ErrorKind::unsupported, inner.where(), "key \"{}\" is not known for rope_type {}", key, type);
   return rope;
+}
+
+RopeSpec ConfigReader::rope_of_kind(std::string_view kind, int64_t head_dim, int64_t context,
+                                    const RopeDefaults& defaults) {
+  const base::Json* const kinds = keys.object("rope_parameters");
+  base::Json parameters = base::Json::object();
+  if (kinds)
+    for (const auto& [key, value] : kinds->items()) {
+      if (!value.is_object())
+        fail(ErrorKind::unsupported, keys.where(),
+             "rope_parameters has \"{}\": expected an object for each kind of layer, {} among them", key, kind);
+      if (key == kind) parameters = value;
+    }
+  return rope_of(parameters, "rope_parameters of " + std::string(kind), head_dim, context, defaults);
 }
 
 RopeSpec ConfigReader::rope(int64_t head_dim, int64_t context, const RopeDefaults& defaults) {

@@ -219,6 +219,13 @@ void ConfigWriter::experts(const char* count) {
   json["num_experts_per_tok"] = moe->router.experts_per_token;
 }
 
+void ConfigWriter::expert_layers() {
+  Json types = Json::array();
+  for (const models::BlockSpec& block : spec_.blocks)
+    types.push_back(std::holds_alternative<MoeSpec>(block.ffn) ? "sparse" : "dense");
+  json["mlp_layer_types"] = types;
+}
+
 void ConfigWriter::multipliers() {
   json["embedding_multiplier"] = decimal(spec_.embedding_multiplier);
   json["logits_scaling"] = decimal(spec_.logits_scaling);

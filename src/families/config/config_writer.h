@@ -55,6 +55,8 @@ class ConfigWriter {
   void ffn_bias();
   /// How many experts there are, under the family's `count` key, and how many serve a token.
   void experts(const char* count);
+  /// mlp_layer_types: which layers have them.
+  void expert_layers();
   /// embedding_multiplier, logits_scaling, residual_multiplier and attention_multiplier.
   void multipliers();
   /// Takes these keys of the parent, where it has them.

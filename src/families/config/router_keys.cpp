@@ -110,6 +110,8 @@ RouterSpec read_router(const base::Json& object, const std::string& where) {
   spec.renormalise = reader.boolean("renormalise", spec.renormalise);
   if (asked(reader, "renormalise_epsilon", spec.renormalise, "renormalise"))
     spec.renormalise_epsilon = reader.number("renormalise_epsilon");
+  if (asked(reader, "renormalise_floor", spec.renormalise, "renormalise"))
+    spec.renormalise_floor = reader.boolean("renormalise_floor");
   spec.scale = real(reader, "scale", spec.scale);
   if (asked(reader, "temperature", spec.selection == Selection::sample, "selection: sample"))
     spec.temperature = real(reader, "temperature", spec.temperature);
@@ -147,6 +149,7 @@ base::Json write_router(const RouterSpec& spec) {
     json["group_score"] = name_of(kGroupScores, spec.group_score);
   if (spec.renormalise && spec.renormalise_epsilon != usual.renormalise_epsilon)
     json["renormalise_epsilon"] = spec.renormalise_epsilon;
+  if (spec.renormalise && spec.renormalise_floor) json["renormalise_floor"] = true;
   if (spec.scale != 1) json["scale"] = real(spec.scale);
   if (spec.selection == Selection::sample) json["temperature"] = real(spec.temperature);
   if (spec.selection == Selection::sparsemixer) json["near_best"] = real(spec.near_best);

@@ -46,7 +46,8 @@ class PartObserver final : public layers::Observer {
                    .sequences = r.sequences,
                    .noise = r.noise,
                    .noisy = r.noisy,
-                   .input = r.input});
+                   .input = r.input,
+                   .of_mixer = r.of_mixer});
   }
   void mixed(const layers::Mixture& m) override {
     whole_.mixed({.layer = first_ + m.layer, .experts = m.experts, .logits = m.logits, .sequences = m.sequences});

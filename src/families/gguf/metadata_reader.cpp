@@ -86,6 +86,7 @@ std::vector<int64_t> MetadataReader::per_layer(std::string_view key, size_t laye
     std::optional<std::vector<int64_t>> list;
     if (const auto* s = std::get_if<std::vector<int64_t>>(value)) list = *s;
     if (const auto* u = std::get_if<std::vector<uint64_t>>(value)) list.emplace(u->begin(), u->end());
+    if (const auto* b = std::get_if<std::vector<bool>>(value)) list.emplace(b->begin(), b->end());
     if (list && list->size() != layers)
       fail(ErrorKind::bad_input, where(key), "{} entries for {} layers", list->size(), layers);
     if (list) return *list;
@@ -177,7 +178,10 @@ ModelSpec MetadataReader::stack() {
   spec.context = integer("context_length");
   spec.tied_embeddings = !has_tensor("output.weight");
   spec.head_bias = has_tensor("output.bias");
-  spec.final_norm.eps = static_cast<float>(number("attention.layer_norm_rms_epsilon"));
+  // Of an RMSNorm, or of a LayerNorm.
+  const bool rms = has("attention.layer_norm_rms_epsilon") || !has("attention.layer_norm_epsilon");
+  spec.final_norm.eps =
+      static_cast<float>(number(rms ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon"));
   const int64_t layer_count = integer("block_count");
   if (layer_count < 1 || layer_count > 65536)
     fail(ErrorKind::bad_input, where("block_count"), "is {}: expected 1 to 65536", layer_count);

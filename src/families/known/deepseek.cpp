@@ -22,6 +22,9 @@ using base::ErrorKind;
 using base::fail;
 using Router = layers::RouterSpec;
 
+constexpr deepseek::LatentDefaults kLatent = {
+    .q_rank = 1536, .kv_rank = 512, .nope_dim = 128, .rope_dim = 64, .value_dim = 128};
+
 /// The norms of the latents take the reference's default, whatever rms_norm_eps says.
 constexpr float kLatentNormEps = 1e-6f;
 
@@ -33,29 +36,6 @@ float score_scale(const layers::LatentAttentionSpec& mla, double mscale_all_dim)
   if (mla.rope.scaling != layers::RopeSpec::Scaling::yarn || mscale_all_dim == 0) return static_cast<float>(scale);
   const double magnitude = yarn_magnitude(mla.rope.factor, mscale_all_dim);
   return static_cast<float>(scale * magnitude * magnitude);
-}
-
-void set_attention(ConfigReader& config, ModelSpec& spec, bool interleaved) {
-  layers::LatentAttentionSpec mla;
-  const auto& plain = std::get<layers::AttentionSpec>(spec.blocks.front().mixer);
-  if (plain.kv_heads != plain.heads)
-    fail(ErrorKind::unsupported, config.keys.where(),
-         "num_key_value_heads {} differs from num_attention_heads {}: latent attention has no groups of queries",
-         plain.kv_heads, plain.heads);
-  mla.heads = plain.heads;
-  mla.q_rank = config.is_null("q_lora_rank") ? 0 : config.keys.integer("q_lora_rank", 1536);
-  config.keys.inert({"q_lora_rank", "qk_head_dim"});
-  mla.kv_rank = config.keys.integer("kv_lora_rank", 512);
-  mla.nope_dim = config.keys.integer("qk_nope_head_dim", 128);
-  mla.rope_dim = config.keys.integer("qk_rope_head_dim", 64);
-  mla.value_dim = config.keys.integer("v_head_dim", 128);
-  mla.bias = config.keys.boolean("attention_bias", false);
-  mla.norm_eps = kLatentNormEps;
-  mla.rope = *plain.rope;
-  mla.rope.dims = mla.rope_dim;
-  mla.rope.style = interleaved ? ops::RopeTable::Style::interleaved : ops::RopeTable::Style::half;
-  mla.scale = score_scale(mla, mla.rope.mscale_all_dim.value_or(0));
-  for (BlockSpec& block : spec.blocks) block.mixer = mla;
 }
 
 /// n_group and topk_group, which are null where there are no groups.
@@ -98,12 +78,55 @@ ModelSpec v2_from_config(ConfigReader& config) {
                                    .context = 2048});
   if (!config.keys.boolean("rope_interleave", true))
     fail(ErrorKind::unsupported, config.keys.where(), "rope_interleave false: model_type deepseek_v2 interleaves");
-  set_attention(config, spec, true);
+  deepseek::set_attention(config, spec, true, kLatent);
   layers::MoeSpec moe;
   moe.router = v2_router(config);
   moe.hidden = config.keys.integer("moe_intermediate_size", 1407);
   deepseek::set_experts(config, spec, moe, {.shared = 2, .dense_layers = 0});
   return spec;
+}
+
+void v2_to_config(const ModelSpec& spec, ConfigWriter& config) {
+  deepseek::latent_to_config(spec, config);
+  config.json["topk_method"] = first_moe(spec)->router.groups > 1 ? "group_limited_greedy" : "greedy";
+}
+
+constexpr Shape kV2Shapes[] = {
+    {"deepseek-v2-lite", R"({"model_type": "deepseek_v2", "vocab_size": 102400, "hidden_size": 2048,
+      "intermediate_size": 10944, "moe_intermediate_size": 1408, "num_hidden_layers": 27, "num_attention_heads": 16,
+      "num_key_value_heads": 16, "n_routed_experts": 64, "num_experts_per_tok": 6, "n_shared_experts": 2,
+      "first_k_dense_replace": 1, "kv_lora_rank": 512, "q_lora_rank": null, "qk_nope_head_dim": 128,
+      "qk_rope_head_dim": 64, "v_head_dim": 128, "topk_method": "greedy", "routed_scaling_factor": 1.0,
+      "max_position_embeddings": 163840, "rms_norm_eps": 1e-6, "rope_theta": 10000,
+      "rope_scaling": {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096, "beta_fast": 32,
+                       "beta_slow": 1, "mscale": 0.707, "mscale_all_dim": 0.707}})"},
+};
+
+}  // namespace
+
+namespace deepseek {
+
+void set_attention(ConfigReader& config, ModelSpec& spec, bool interleaved, const LatentDefaults& defaults) {
+  layers::LatentAttentionSpec mla;
+  const auto& plain = std::get<layers::AttentionSpec>(spec.blocks.front().mixer);
+  if (plain.kv_heads != plain.heads)
+    fail(ErrorKind::unsupported, config.keys.where(),
+         "num_key_value_heads {} differs from num_attention_heads {}: latent attention has no groups of queries",
+         plain.kv_heads, plain.heads);
+  mla.heads = plain.heads;
+  mla.q_rank = config.is_null("q_lora_rank") ? 0 : config.keys.integer("q_lora_rank", defaults.q_rank);
+  config.keys.inert({"q_lora_rank", "qk_head_dim"});
+  mla.kv_rank = config.keys.integer("kv_lora_rank", defaults.kv_rank);
+  mla.nope_dim = config.keys.integer("qk_nope_head_dim", defaults.nope_dim);
+  mla.rope_dim = config.keys.integer("qk_rope_head_dim", defaults.rope_dim);
+  mla.value_dim = config.keys.integer("v_head_dim", defaults.value_dim);
+  mla.bias = config.keys.boolean("attention_bias", false);
+  mla.norm_eps = kLatentNormEps;
+  mla.rope = *plain.rope;
+  mla.rope.dims = mla.rope_dim;
+  mla.rope.style = interleaved ? ops::RopeTable::Style::interleaved : ops::RopeTable::Style::half;
+  mla.scale = score_scale(mla, mla.rope.mscale_all_dim.value_or(0));
+  for (BlockSpec& block : spec.blocks) block.mixer = mla;
 }
 
 ModelSpec v3_from_config(ConfigReader& config) {
@@ -115,19 +138,19 @@ ModelSpec v3_from_config(ConfigReader& config) {
                                    .head_dim = config.keys.integer("qk_rope_head_dim", 64),
                                    .hidden = 18432,
                                    .context = 4096});
-  set_attention(config, spec, config.keys.boolean("rope_interleave", true));
+  set_attention(config, spec, config.keys.boolean("rope_interleave", true), kLatent);
   layers::MoeSpec moe;
-  moe.router = deepseek::sigmoid_router(
-      config, {.experts = 256, .experts_per_token = 8, .groups = 8, .groups_kept = 4, .scale = 2.5});
+  moe.router =
+      sigmoid_router(config, {.experts = 256, .experts_per_token = 8, .groups = 8, .groups_kept = 4, .scale = 2.5});
   moe.hidden = config.keys.integer("moe_intermediate_size", 2048);
-  deepseek::set_experts(config, spec, moe, {.shared = 1, .dense_layers = 3});
-  deepseek::set_prediction_layers(config, spec, 1);
+  set_experts(config, spec, moe, {.shared = 1, .dense_layers = 3});
+  set_prediction_layers(config, spec, 1);
   return spec;
 }
 
 /// llama.cpp's newer files describe what the cache holds (one head of kv_lora_rank + rope) as key_length, and the heads
 /// as *_mla; older ones have the heads' widths as key_length and value_length.
-ModelSpec from_gguf(MetadataReader& metadata) {
+ModelSpec latent_from_gguf(MetadataReader& metadata) {
   ModelSpec spec = metadata.decoder(ops::RopeTable::Style::interleaved);
   const auto plain = std::get<layers::AttentionSpec>(spec.blocks.front().mixer);
   layers::LatentAttentionSpec mla;
@@ -151,19 +174,19 @@ ModelSpec from_gguf(MetadataReader& metadata) {
   metadata.integer("leading_dense_block_count", 0);  // which layers have a router says it
   const int64_t hidden = metadata.integer("expert_feed_forward_length", 0);
   if (metadata.integer("expert_count", 0) > 0) {
-    const bool biased = deepseek::has_selection_bias(metadata, spec);
+    const bool biased = has_selection_bias(metadata, spec);
     metadata.set_experts(spec, {.hidden = hidden,
                                 .shared_hidden = hidden * metadata.integer("expert_shared_count", 0),
                                 .score = biased ? Router::Score::sigmoid : Router::Score::softmax,
                                 .selection_bias = biased,
                                 .groups = true});
   }
-  deepseek::drop_prediction_layers(metadata, spec);
+  drop_prediction_layers(metadata, spec);
   return spec;
 }
 
-NameTable names() {
-  NameTable table = deepseek::expert_names();
+NameTable latent_names() {
+  NameTable table = expert_names();
   const std::string layer = "model.layers.{layer}.self_attn.", path = "blocks.{layer}.latent.";
   const std::pair<const char*, const char*> linear[] = {
       {"q", "q_proj"}, {"q_a", "q_a_proj"}, {"q_b", "q_b_proj"}, {"kv_a", "kv_a_proj_with_mqa"}, {"o", "o_proj"}};
@@ -186,7 +209,7 @@ void latent_to_config(const ModelSpec& spec, ConfigWriter& config) {
   config.json["qk_nope_head_dim"] = mla.nope_dim, config.json["qk_rope_head_dim"] = mla.rope_dim;
   config.json["v_head_dim"] = mla.value_dim;
   config.json["attention_bias"] = mla.bias;
-  deepseek::experts_to_config(spec, config);
+  experts_to_config(spec, config);
   if (mla.rope.scaling != layers::RopeSpec::Scaling::yarn) return;
   // The scores' scale is that of the width times the square of 0.1 mscale_all_dim ln(factor) + 1.
   const double magnitude = std::sqrt(static_cast<double>(mla.scale) * std::sqrt(static_cast<double>(mla.head_dim())));
@@ -198,11 +221,6 @@ void latent_to_config(const ModelSpec& spec, ConfigWriter& config) {
   if (std::abs(static_cast<double>(layers::rope_table(mla.rope).magnitude) - 1) > 1e-6) return;
   scaling["mscale"] = scaling["mscale_all_dim"];
   scaling.erase("attention_factor");
-}
-
-void v2_to_config(const ModelSpec& spec, ConfigWriter& config) {
-  latent_to_config(spec, config);
-  config.json["topk_method"] = first_moe(spec)->router.groups > 1 ? "group_limited_greedy" : "greedy";
 }
 
 void v3_to_config(const ModelSpec& spec, ConfigWriter& config) {
@@ -232,43 +250,32 @@ void settle_sparse_layers(ModelSpec& spec, const checkpoint::TensorSource& sourc
   }
 }
 
-constexpr Shape kV2Shapes[] = {
-    {"deepseek-v2-lite", R"({"model_type": "deepseek_v2", "vocab_size": 102400, "hidden_size": 2048,
-      "intermediate_size": 10944, "moe_intermediate_size": 1408, "num_hidden_layers": 27, "num_attention_heads": 16,
-      "num_key_value_heads": 16, "n_routed_experts": 64, "num_experts_per_tok": 6, "n_shared_experts": 2,
-      "first_k_dense_replace": 1, "kv_lora_rank": 512, "q_lora_rank": null, "qk_nope_head_dim": 128,
-      "qk_rope_head_dim": 64, "v_head_dim": 128, "topk_method": "greedy", "routed_scaling_factor": 1.0,
-      "max_position_embeddings": 163840, "rms_norm_eps": 1e-6, "rope_theta": 10000,
-      "rope_scaling": {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096, "beta_fast": 32,
-                       "beta_slow": 1, "mscale": 0.707, "mscale_all_dim": 0.707}})"},
-};
-
-}  // namespace
+}  // namespace deepseek
 
 const Family kDeepseekV2 = {
     .model_type = "deepseek_v2",
     .architecture = "deepseek2",
     .class_name = "DeepseekV2ForCausalLM",
     .from_config = v2_from_config,
-    .from_gguf = from_gguf,
-    .hugging_face_names = names,
+    .from_gguf = deepseek::latent_from_gguf,
+    .hugging_face_names = deepseek::latent_names,
     .to_config = v2_to_config,
     .to_gguf = deepseek::experts_to_gguf,
-    .settle = settle_sparse_layers,
+    .settle = deepseek::settle_sparse_layers,
     .shapes = kV2Shapes,
-    .says = has_experts,
+    .says = deepseek::has_experts,
 };
 const Family kDeepseekV3 = {
     .model_type = "deepseek_v3",
     .architecture = "deepseek2",
     .class_name = "DeepseekV3ForCausalLM",
-    .from_config = v3_from_config,
-    .from_gguf = from_gguf,
-    .hugging_face_names = names,
-    .to_config = v3_to_config,
+    .from_config = deepseek::v3_from_config,
+    .from_gguf = deepseek::latent_from_gguf,
+    .hugging_face_names = deepseek::latent_names,
+    .to_config = deepseek::v3_to_config,
     .to_gguf = deepseek::experts_to_gguf,
-    .settle = settle_sparse_layers,
-    .says = has_experts,
+    .settle = deepseek::settle_sparse_layers,
+    .says = deepseek::has_experts,
 };
 
 }  // namespace coterie::families

@@ -31,18 +31,19 @@ layers::RouterSpec sigmoid_router(ConfigReader& config, const RouterDefaults& de
 }
 
 void set_experts(ConfigReader& config, ModelSpec& spec, layers::MoeSpec moe, const ExpertLayers& defaults) {
-  const int64_t shared =
-      config.is_null("n_shared_experts") ? 0 : config.keys.integer("n_shared_experts", defaults.shared);
-  config.keys.inert({"n_shared_experts"});
+  const bool none = config.is_null("n_shared_experts") || config.is_null("num_shared_experts");
+  const int64_t shared = config.integer_of({"n_shared_experts", "num_shared_experts"}, none ? 0 : defaults.shared);
   moe.shared_hidden = shared * moe.hidden;
   const int64_t dense = config.keys.integer("first_k_dense_replace", defaults.dense_layers);
   const int64_t step = config.keys.integer("moe_layer_freq", 1);
   if (shared < 0 || shared > 1 << 20) fail(ErrorKind::bad_input, config.keys.where(), "n_shared_experts is {}", shared);
   if (dense < 0 || step < 1)
     fail(ErrorKind::bad_input, config.keys.where(), "first_k_dense_replace {} and moe_layer_freq {}", dense, step);
+  const auto by_rule = [&](int64_t layer) { return layer >= dense && layer % step == 0; };
+  std::vector<bool> sparse;
+  if (defaults.by_list) sparse = config.sparse_layers(spec, by_rule);
   for (size_t i = 0; i < spec.blocks.size(); ++i) {
-    const auto layer = static_cast<int64_t>(i);
-    if (layer < dense || layer % step != 0) continue;
+    if (defaults.by_list ? !sparse[i] : !by_rule(static_cast<int64_t>(i))) continue;
     moe.activation = std::get<layers::DenseFfnSpec>(spec.blocks[i].ffn).activation;
     spec.blocks[i].ffn = moe;
   }
@@ -96,7 +97,8 @@ void drop_prediction_layers(MetadataReader& metadata, ModelSpec& spec) {
 
 bool has_selection_bias(const MetadataReader& metadata, const ModelSpec& spec) {
   for (size_t i = 0; i < spec.blocks.size(); ++i)
-    if (metadata.has_tensor(fmt::format("blk.{}.exp_probs_b.bias", i))) return true;
+    for (const char* name : {"blk.{}.exp_probs_b.bias", "blk.{}.exp_probs_b"})
+      if (metadata.has_tensor(fmt::format(fmt::runtime(name), i))) return true;
   return false;
 }
 

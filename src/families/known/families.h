@@ -5,25 +5,42 @@
 // Every family, each in a file of its own beside this one. family.cpp lists them.
 namespace coterie::families {
 
+extern const Family kBailingMoeV2, kBailingMoe;                // bailing_moe_v2.cpp
 extern const Family kCoterie;                                  // coterie.cpp
+extern const Family kDbrx;                                     // dbrx.cpp
 extern const Family kDeepseekV2, kDeepseekV3;                  // deepseek.cpp
 extern const Family kDots1;                                    // dots1.cpp
+extern const Family kErnie45Moe;                               // ernie4_5_moe.cpp
+extern const Family kExaoneMoe;                                // exaone_moe.cpp
+extern const Family kFlexOlmo;                                 // flex_olmo.cpp
 extern const Family kGemma2, kGemma3;                          // gemma.cpp
 extern const Family kGlm4Moe;                                  // glm4_moe.cpp
+extern const Family kGlm4MoeLite;                              // glm4_moe_lite.cpp
 extern const Family kGptOss;                                   // gpt_oss.cpp
 extern const Family kGranite, kGraniteMoe, kGraniteMoeShared;  // granite.cpp
 extern const Family kGraniteMoeHybrid;                         // granitemoehybrid.cpp
+extern const Family kGraniteMoeSwa;                            // granitemoe_swa.cpp
+extern const Family kHunyuanV1Moe;                             // hunyuan_v1_moe.cpp
+extern const Family kHyV3;                                     // hy_v3.cpp
 extern const Family kJamba;                                    // jamba.cpp
+extern const Family kJetMoe;                                   // jetmoe.cpp
+extern const Family kKimiK2;                                   // kimi_k2.cpp
 extern const Family kLlama, kMistral;                          // llama.cpp
 extern const Family kQwen2, kQwen3;                            // qwen.cpp
 extern const Family kMamba, kFalconMamba;                      // mamba.cpp
 extern const Family kMamba2;                                   // mamba2.cpp
+extern const Family kLlama4;                                   // llama4.cpp
+extern const Family kMellum;                                   // mellum.cpp
+extern const Family kMiniMaxM2;                                // minimax_m2.cpp
 extern const Family kMixtral;                                  // mixtral.cpp
 extern const Family kOlmo2;                                    // olmo2.cpp
 extern const Family kOlmoe;                                    // olmoe.cpp
 extern const Family kPhi3;                                     // phi3.cpp
 extern const Family kPhimoe;                                   // phimoe.cpp
 extern const Family kQwen2Moe, kQwen3Moe;                      // qwen_moe.cpp
+extern const Family kQwen3VlMoe, kQwen3OmniMoe;                // qwen3_vl_moe.cpp
+extern const Family kSarvamMoe, kSarvamMla;                    // sarvam.cpp
+extern const Family kSolarOpen;                                // solar_open.cpp
 extern const Family kZamba;                                    // zamba.cpp
 extern const Family kZamba2;                                   // zamba2.cpp
 

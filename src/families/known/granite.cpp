@@ -1,3 +1,4 @@
+#include "families/known/granite.h"
 #include "base/error.h"
 #include "families/config/config_reader.h"
 #include "families/config/config_writer.h"
@@ -10,9 +11,9 @@
 // softmax of the chosen; granitemoeshared adds an expert that every token uses.
 namespace coterie::families {
 
-namespace {
+namespace granite {
 
-ModelSpec granite_from_config(ConfigReader& config) {
+ModelSpec read_config(ConfigReader& config) {
   ModelSpec spec =
       config.decoder({.vocabulary = 32000, .width = 4096, .layers = 32, .heads = 32, .hidden = 11008, .context = 2048});
   spec.embedding_multiplier = static_cast<float>(config.keys.number("embedding_multiplier", 1));
@@ -29,30 +30,7 @@ ModelSpec granite_from_config(ConfigReader& config) {
   return spec;
 }
 
-ModelSpec dense_from_config(ConfigReader& config) {
-  ModelSpec spec = granite_from_config(config);
-  config.set_ffn_biases(spec);
-  return spec;
-}
-
-ModelSpec moe_with(ConfigReader& config, int64_t shared_hidden) {
-  ModelSpec spec = granite_from_config(config);
-  layers::MoeSpec moe;
-  moe.router.experts = config.experts(8);
-  moe.router.experts_per_token = config.experts_per_token(2);
-  moe.router.order = layers::RouterSpec::Order::select_then_score;
-  moe.shared_hidden = shared_hidden;
-  for (BlockSpec& block : spec.blocks) turn_into_experts(block, moe);
-  spec.router_aux_loss = config.router_aux_loss(0.001);
-  return spec;
-}
-
-ModelSpec moe_from_config(ConfigReader& config) { return moe_with(config, 0); }
-ModelSpec moe_shared_from_config(ConfigReader& config) {
-  return moe_with(config, config.keys.integer("shared_intermediate_size", 0));
-}
-
-ModelSpec granite_from_gguf(MetadataReader& metadata) {
+ModelSpec read_gguf(MetadataReader& metadata) {
   ModelSpec spec = metadata.decoder(ops::RopeTable::Style::interleaved);
   const auto multiplier = [&](std::string_view key) {  // 0 is none, as in llama.cpp
     const double value = metadata.number(key, 0.0);
@@ -94,6 +72,38 @@ NameTable moe_names() {
   return table;
 }
 
+void write_gguf(const ModelSpec& spec, MetadataWriter& metadata) {
+  const auto& attention = std::get<layers::AttentionSpec>(spec.blocks.front().mixer);
+  metadata.put("attention.scale", static_cast<double>(attention.scale));
+}
+
+}  // namespace granite
+
+namespace {
+
+ModelSpec dense_from_config(ConfigReader& config) {
+  ModelSpec spec = granite::read_config(config);
+  config.set_ffn_biases(spec);
+  return spec;
+}
+
+ModelSpec moe_with(ConfigReader& config, int64_t shared_hidden) {
+  ModelSpec spec = granite::read_config(config);
+  layers::MoeSpec moe;
+  moe.router.experts = config.experts(8);
+  moe.router.experts_per_token = config.experts_per_token(2);
+  moe.router.order = layers::RouterSpec::Order::select_then_score;
+  moe.shared_hidden = shared_hidden;
+  for (BlockSpec& block : spec.blocks) turn_into_experts(block, moe);
+  spec.router_aux_loss = config.router_aux_loss(0.001);
+  return spec;
+}
+
+ModelSpec moe_from_config(ConfigReader& config) { return moe_with(config, 0); }
+ModelSpec moe_shared_from_config(ConfigReader& config) {
+  return moe_with(config, config.keys.integer("shared_intermediate_size", 0));
+}
+
 void granite_to_config(ConfigWriter& config) {
   config.decoder();
   config.attention_bias();
@@ -128,11 +138,6 @@ bool has_shared_expert(const ModelSpec& spec) {
   return moe && moe->shared_hidden > 0;
 }
 
-void granite_to_gguf(const ModelSpec& spec, MetadataWriter& metadata) {
-  const auto& attention = std::get<layers::AttentionSpec>(spec.blocks.front().mixer);
-  metadata.put("attention.scale", static_cast<double>(attention.scale));
-}
-
 }  // namespace
 
 const Family kGranite = {
@@ -140,10 +145,10 @@ const Family kGranite = {
     .architecture = "granite",
     .class_name = "GraniteForCausalLM",
     .from_config = dense_from_config,
-    .from_gguf = granite_from_gguf,
+    .from_gguf = granite::read_gguf,
     .hugging_face_names = hugging_face_names,
     .to_config = dense_to_config,
-    .to_gguf = granite_to_gguf,
+    .to_gguf = granite::write_gguf,
     .moe_type = moe_type,
 };
 const Family kGraniteMoe = {
@@ -151,10 +156,10 @@ const Family kGraniteMoe = {
     .architecture = "granitemoe",
     .class_name = "GraniteMoeForCausalLM",
     .from_config = moe_from_config,
-    .from_gguf = granite_from_gguf,
-    .hugging_face_names = moe_names,
+    .from_gguf = granite::read_gguf,
+    .hugging_face_names = granite::moe_names,
     .to_config = moe_to_config,
-    .to_gguf = granite_to_gguf,
+    .to_gguf = granite::write_gguf,
     .says = has_routed_experts_only,
 };
 const Family kGraniteMoeShared = {
@@ -162,10 +167,10 @@ const Family kGraniteMoeShared = {
     .architecture = "granitemoe",
     .class_name = "GraniteMoeSharedForCausalLM",
     .from_config = moe_shared_from_config,
-    .from_gguf = granite_from_gguf,
-    .hugging_face_names = moe_names,
+    .from_gguf = granite::read_gguf,
+    .hugging_face_names = granite::moe_names,
     .to_config = moe_shared_to_config,
-    .to_gguf = granite_to_gguf,
+    .to_gguf = granite::write_gguf,
     .says = has_shared_expert,
 };
 

@@ -5,19 +5,17 @@
 #include "families/config/config_writer.h"
 #include "families/gguf/metadata_reader.h"
 #include "families/known/families.h"
+#include "families/known/qwen_moe.h"
 
 // Qwen1.5-MoE and Qwen2-MoE (arXiv:2407.10671): fine-grained experts beside one shared expert, whose output a sigmoid
 // gates; q, k and v biases. Qwen3-MoE (arXiv:2505.09388): no shared expert, no biases, q/k norms. In both some layers
 // may keep a dense FFN.
 namespace coterie::families {
 
-namespace {
+namespace qwen {
 
 // Layer i is sparse unless mlp_only_layers names it or decoder_sparse_step skips it.
-void set_experts(ConfigReader& config, ModelSpec& spec, layers::MoeSpec moe, int64_t experts, int64_t chosen) {
-  moe.router.experts = config.experts(experts);
-  moe.router.experts_per_token = config.experts_per_token(chosen);
-  moe.router.renormalise = config.keys.boolean("norm_topk_prob", false);
+void set_experts(ConfigReader& config, ModelSpec& spec, layers::MoeSpec moe) {
   const int64_t step = config.keys.integer("decoder_sparse_step", 1);
   if (step < 1) base::fail(base::ErrorKind::bad_input, config.keys.where(), "decoder_sparse_step is {}", step);
   const std::vector<int64_t> dense_layers = config.keys.integers("mlp_only_layers");
@@ -29,6 +27,41 @@ void set_experts(ConfigReader& config, ModelSpec& spec, layers::MoeSpec moe, int
     spec.blocks[i].ffn = moe;
   }
   spec.router_aux_loss = config.router_aux_loss(0.001);
+}
+
+ModelSpec moe_from_gguf(MetadataReader& metadata) {
+  ModelSpec spec = metadata.decoder(ops::RopeTable::Style::half);
+  for (BlockSpec& block : spec.blocks)
+    std::get<layers::AttentionSpec>(block.mixer).qk_norm = layers::AttentionSpec::QkNorm::per_head;
+  const int64_t dense = metadata.integer("feed_forward_length", 0);
+  const int64_t used = std::max<int64_t>(metadata.integer("expert_used_count"), 1);
+  metadata.set_experts(spec,
+                       {.hidden = metadata.integer("expert_feed_forward_length", dense / used), .renormalise = true});
+  return spec;
+}
+
+void moe_to_config(const ModelSpec& spec, ConfigWriter& config) {
+  config.decoder();
+  config.experts("num_experts");
+  const layers::MoeSpec& moe = *first_moe(spec);
+  config.json["moe_intermediate_size"] = moe.hidden;
+  config.json["norm_topk_prob"] = moe.router.renormalise;
+  config.json["decoder_sparse_step"] = 1;
+  std::vector<size_t> dense;
+  for (size_t i = 0; i < spec.blocks.size(); ++i)
+    if (!std::holds_alternative<layers::MoeSpec>(spec.blocks[i].ffn)) dense.push_back(i);
+  config.json["mlp_only_layers"] = dense;
+}
+
+}  // namespace qwen
+
+namespace {
+
+void set_experts(ConfigReader& config, ModelSpec& spec, layers::MoeSpec moe, int64_t experts, int64_t chosen) {
+  moe.router.experts = config.experts(experts);
+  moe.router.experts_per_token = config.experts_per_token(chosen);
+  moe.router.renormalise = config.keys.boolean("norm_topk_prob", false);
+  qwen::set_experts(config, spec, moe);
 }
 
 ModelSpec qwen2_moe_from_config(ConfigReader& config) {
@@ -95,30 +128,10 @@ ModelSpec qwen2_moe_from_gguf(MetadataReader& metadata) {
   return spec;
 }
 
-ModelSpec qwen3_moe_from_gguf(MetadataReader& metadata) {
-  ModelSpec spec = metadata.decoder(ops::RopeTable::Style::half);
-  for (BlockSpec& block : spec.blocks)
-    std::get<layers::AttentionSpec>(block.mixer).qk_norm = layers::AttentionSpec::QkNorm::per_head;
-  const int64_t dense = metadata.integer("feed_forward_length", 0);
-  const int64_t used = std::max<int64_t>(metadata.integer("expert_used_count"), 1);
-  metadata.set_experts(spec,
-                       {.hidden = metadata.integer("expert_feed_forward_length", dense / used), .renormalise = true});
-  return spec;
-}
-
 NameTable qwen_moe_names() { return hugging_face_moe_names("mlp", "gate_proj", "up_proj", "down_proj"); }
 
 void qwen_moe_to_config(const ModelSpec& spec, ConfigWriter& config) {
-  config.decoder();
-  config.experts("num_experts");
-  const layers::MoeSpec& moe = *first_moe(spec);
-  config.json["moe_intermediate_size"] = moe.hidden;
-  config.json["norm_topk_prob"] = moe.router.renormalise;
-  config.json["decoder_sparse_step"] = 1;
-  std::vector<size_t> dense;
-  for (size_t i = 0; i < spec.blocks.size(); ++i)
-    if (!std::holds_alternative<layers::MoeSpec>(spec.blocks[i].ffn)) dense.push_back(i);
-  config.json["mlp_only_layers"] = dense;
+  qwen::moe_to_config(spec, config);
   config.json["use_sliding_window"] = config.window() > 0;
   if (config.window() > 0) config.sliding_window();
 }
@@ -180,7 +193,7 @@ const Family kQwen3Moe = {
     .architecture = "qwen3moe",
     .class_name = "Qwen3MoeForCausalLM",
     .from_config = qwen3_moe_from_config,
-    .from_gguf = qwen3_moe_from_gguf,
+    .from_gguf = qwen::moe_from_gguf,
     .hugging_face_names = qwen_moe_names,
     .to_config = qwen3_moe_to_config,
     .aliases = {"qwen3", "qwen3 moe"},  // mergekit's

@@ -73,6 +73,11 @@ tensor::Shape shape_in_file(Form form, const tensor::Shape& shape, int64_t parts
     case Form::filters: result.insert(result.end() - 1, 1); break;
     case Form::column: result.push_back(1); break;
     case Form::transposed: std::swap(result.at(result.size() - 2), result.back()); break;
+    case Form::columns_together: std::swap(result.at(result.size() - 2), result.back()); [[fallthrough]];
+    case Form::rows_together:
+      result.at(1) *= result.front();
+      result.erase(result.begin());
+      break;
     case Form::mxfp4_pair:
       result.back() /= 32;
       result.push_back(16);

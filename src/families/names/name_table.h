@@ -34,7 +34,9 @@ enum class Form {
   filters,   // [rows, 1, cols]: PyTorch's taps of a convolution that keeps channels apart
   column,    // [n, 1]
   // Stacks of experts whose values lie in another order; binding copies them:
-  transposed,  // [E, cols, rows], floats (gpt-oss)
+  transposed,        // [E, cols, rows], floats (gpt-oss)
+  rows_together,     // [E * rows, cols], in the usual order (DBRX)
+  columns_together,  // [E * cols, rows]: transposed
   mxfp4_pair,  // [E, rows, cols / 32, 16] nibbles of two neighbours a byte, under a name that ends in _blocks, and
                // [E, rows, cols / 32] exponents under the same with _scales (gpt-oss as published)
 };

@@ -61,12 +61,15 @@ class Binder : public layers::TensorVisitor {
       return;
     }
     const TensorInfo& info = *found.tensors.front();
-    if (found.form == Form::transposed || found.form == Form::mxfp4_pair) {
-      slots = found.form == Form::transposed ? transpose(info, experts, rows, cols, found.piece)
-                                             : pack_mxfp4(info, experts, rows, cols, found.piece);
+    if (found.form == Form::mxfp4_pair) {
+      slots = pack_mxfp4(info, experts, rows, cols, found.piece);
       return;
     }
-    check(info, {experts, in_file, cols});
+    check(info, shape_in_file(found.form, {experts, in_file, cols}, tensor.parts));
+    if (found.form == Form::transposed || found.form == Form::columns_together) {
+      slots = transpose(info, experts, rows, cols, found.piece);
+      return;
+    }
     const Weight all(info.bytes.data(), info.dtype, experts * in_file, cols);
     for (int64_t e = 0; e < experts; ++e)
       slots.push_back(piece_of(all.row_range(e * in_file, (e + 1) * in_file), found.piece, rows));
@@ -144,7 +147,6 @@ class Binder : public layers::TensorVisitor {
   /// The values of a file's [E, cols, rows] as weights of the binding's own.
   std::vector<Weight> transpose(const TensorInfo& info, int64_t experts, int64_t rows, int64_t cols, Piece piece) {
     const int64_t in_file = rows_in_file(piece, rows, info);
-    check(info, {experts, cols, in_file});
     if (is_block(info.dtype)) refuse_dtype(info);
     const auto size = static_cast<size_t>(tensor::row_bytes(info.dtype, 1));
     std::byte* target = own(experts * rows * cols * static_cast<int64_t>(size));

@@ -188,7 +188,7 @@ class Exporter : public layers::TensorVisitor {
     if (found == merged_.end()) {
       auto merged = std::make_shared<Merged>();
       merged->parts.push_back({in_file.piece, std::move(weights)});
-      merged->transposed = in_file.form == Form::transposed;
+      merged->transposed = in_file.form == Form::transposed || in_file.form == Form::columns_together;
       if (merged->transposed && tensor::is_block(dtype))
         base::fail(base::ErrorKind::unsupported, name, "blocks of {} cannot be written transposed",
                    tensor::name(dtype));

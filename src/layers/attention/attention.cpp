@@ -1,11 +1,14 @@
 #include "layers/attention/attention.h"
 
 #include <array>
+#include <cmath>
+#include <optional>
 #include <vector>
 
 #include "layers/attention/segments.h"
 #include "layers/overlay.h"
 #include "ops/elementwise.h"
+#include "ops/moe/slots.h"
 
 namespace coterie::layers {
 
@@ -16,20 +19,67 @@ ops::CacheLayout cache_layout(const AttentionSpec& spec, tensor::DType dtype) {
 Attention::Attention(const AttentionSpec& spec, int64_t width, int64_t input_width)
     : spec_(spec), width_(width), input_width_(input_width > 0 ? input_width : width) {
   if (spec.rope) rope_.emplace(*spec.rope);
+  if (spec.experts) experts_.emplace(spec, input_width_);
+  if (spec.qk_norm == AttentionSpec::QkNorm::per_head_plain) ones_.assign(static_cast<size_t>(spec.head_dim), 1.0f);
 }
 
 void Attention::visit(TensorVisitor& visitor, const std::string& path) {
   const int64_t q = spec_.heads * spec_.head_dim, k = spec_.kv_heads * spec_.head_dim;
   const int64_t v = spec_.kv_heads * spec_.value_dim, a = spec_.heads * spec_.value_dim;
-  visitor.overlaid(path + ".q", Place::mixer, q, input_width_, spec_.q_bias, q_);
+  if (experts_)
+    experts_->visit(visitor, path);
+  else
+    visitor.overlaid(path + ".q", Place::mixer, q, input_width_, spec_.q_bias, q_);
   visitor.overlaid(path + ".k", Place::mixer, k, input_width_, spec_.k_bias, k_);
   visitor.overlaid(path + ".v", Place::mixer, v, input_width_, spec_.v_bias, v_);
-  visitor.overlaid(path + ".o", Place::mixer, width_, a, spec_.o_bias, o_);
+  if (!experts_) visitor.overlaid(path + ".o", Place::mixer, width_, a, spec_.o_bias, o_);
   if (spec_.sinks) visitor.vector({path + ".sinks", Place::mixer}, spec_.heads, sinks_);
-  if (spec_.qk_norm == AttentionSpec::QkNorm::none) return;
+  if (spec_.qk_norm == AttentionSpec::QkNorm::none || !ones_.empty()) return;
   const bool full = spec_.qk_norm == AttentionSpec::QkNorm::full_width;
   visitor.vector({path + ".q_norm", Place::norms}, full ? q : spec_.head_dim, q_norm_);
   visitor.vector({path + ".k_norm", Place::norms}, full ? k : spec_.head_dim, k_norm_);
+}
+
+namespace {
+
+/// What queries are multiplied by at each position.
+std::vector<float> temperatures(const AttentionSpec::Temperature& rule, std::span<const int32_t> positions) {
+  std::vector<float> factors;
+  factors.reserve(positions.size());
+  for (const int32_t position : positions)
+    factors.push_back(std::log1p(std::floor((static_cast<float>(position) + 1) / rule.period)) * rule.scale + 1);
+  return factors;
+}
+
+}  // namespace
+
+void Attention::prepare(const Batch& batch, tensor::Matrix q, tensor::Matrix k, tensor::Matrix v) const {
+  ops::Context& context = batch.context;
+  const auto norm = [&] {
+    const float* const q_weight = ones_.empty() ? q_norm_.data() : ones_.data();
+    const float* const k_weight = ones_.empty() ? k_norm_.data() : ones_.data();
+    switch (spec_.qk_norm) {
+      case AttentionSpec::QkNorm::none: break;
+      case AttentionSpec::QkNorm::per_head:
+      case AttentionSpec::QkNorm::per_head_plain:
+        ops::rms_norm_heads(context, q, spec_.heads, q_weight, spec_.qk_norm_eps, spec_.qk_norm_offset);
+        ops::rms_norm_heads(context, k, spec_.kv_heads, k_weight, spec_.qk_norm_eps, spec_.qk_norm_offset);
+        break;
+      case AttentionSpec::QkNorm::full_width:
+        ops::rms_norm(context, q, q_weight, spec_.qk_norm_eps, q, spec_.qk_norm_offset);
+        ops::rms_norm(context, k, k_weight, spec_.qk_norm_eps, k, spec_.qk_norm_offset);
+        break;
+    }
+  };
+  if (!spec_.qk_norm_after_rope) norm();
+  if (spec_.clip_qkv)
+    for (const tensor::Matrix& part : {q, k, v}) ops::clamp(context, part, *spec_.clip_qkv);
+  if (rope_) {
+    rope_->forward(batch, spec_.heads, q);
+    rope_->forward(batch, spec_.kv_heads, k);
+  }
+  if (spec_.qk_norm_after_rope) norm();
+  if (spec_.temperature) ops::scale_rows(context, q, temperatures(*spec_.temperature, batch.positions));
 }
 
 void Attention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const {
@@ -46,36 +96,27 @@ void Attention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x
   const tensor::Matrix v = context.arena.matrix(n, spec_.kv_heads * spec_.value_dim);
   const tensor::Matrix a = context.arena.matrix(n, spec_.heads * spec_.value_dim);
 
-  const std::array<Projection, 3> projections = {{{q_, q}, {k_, k}, {v_, v}}};
-  project_each(batch, x, projections);
+  std::optional<ops::RoutingPlan> plan;
+  if (experts_) {
+    plan = experts_->queries(batch, layer, x, q);
+    const std::array<Projection, 2> projections = {{{k_, k}, {v_, v}}};
+    project_each(batch, x, projections);
+  } else {
+    const std::array<Projection, 3> projections = {{{q_, q}, {k_, k}, {v_, v}}};
+    project_each(batch, x, projections);
+  }
   add(q, k, v);
-
-  switch (spec_.qk_norm) {
-    case AttentionSpec::QkNorm::none: break;
-    case AttentionSpec::QkNorm::per_head:
-      ops::rms_norm_heads(context, q, spec_.heads, q_norm_.data(), spec_.qk_norm_eps, spec_.qk_norm_offset);
-      ops::rms_norm_heads(context, k, spec_.kv_heads, k_norm_.data(), spec_.qk_norm_eps, spec_.qk_norm_offset);
-      break;
-    case AttentionSpec::QkNorm::full_width:
-      ops::rms_norm(context, q, q_norm_.data(), spec_.qk_norm_eps, q, spec_.qk_norm_offset);
-      ops::rms_norm(context, k, k_norm_.data(), spec_.qk_norm_eps, k, spec_.qk_norm_offset);
-      break;
-  }
-  if (spec_.clip_qkv)
-    for (const tensor::Matrix& part : {q, k, v}) ops::clamp(context, part, *spec_.clip_qkv);
-  if (rope_) {
-    rope_->forward(batch, spec_.heads, q);
-    rope_->forward(batch, spec_.kv_heads, k);
-  }
+  prepare(batch, q, k, v);
 
   ops::AttentionShape shape;
   shape.heads = spec_.heads, shape.scale = spec_.scale, shape.window = spec_.window;
-  shape.softcap = spec_.softcap, shape.sinks = sinks_.data();
+  shape.softcap = spec_.softcap, shape.sinks = sinks_.data(), shape.chunk = spec_.chunk;
   tensor::DType dtype = tensor::DType::f32;
   const std::vector<ops::Segment> rows = segments(batch, layer, dtype);
   shape.layout = cache_layout(spec_, dtype);
   ops::append_cache(context, shape.layout, k, v, rows);
   ops::attention(context, shape, q, rows, a);
+  if (experts_) return experts_->output(batch, *plan, a, y);
   project(batch, a, o_, y);
 }
 

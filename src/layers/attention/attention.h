@@ -2,8 +2,10 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/function_ref.h"
+#include "layers/attention/head_experts.h"
 #include "layers/attention/rope.h"
 #include "layers/batch.h"
 #include "layers/specs.h"
@@ -16,7 +18,7 @@ namespace coterie::layers {
 ops::CacheLayout cache_layout(const AttentionSpec& spec, tensor::DType dtype);
 
 /// Causal self-attention with grouped queries, rotary positions and, where the family has them, q/k norms, clipping,
-/// a sliding window, a softcap of the scores and sinks.
+/// a sliding window or chunks, a softcap of the scores, sinks, a temperature of the queries and experts of its heads.
 class Attention {
  public:
   /// `input_width`: of x, when it is not the model's.
@@ -31,12 +33,17 @@ class Attention {
   void visit(TensorVisitor& visitor, const std::string& path);
 
  private:
+  /// Norms, clipping and positions of queries and keys.
+  void prepare(const Batch& batch, tensor::Matrix q, tensor::Matrix k, tensor::Matrix v) const;
+
   AttentionSpec spec_;
   int64_t width_, input_width_;
   std::optional<Rope> rope_;
+  std::optional<HeadExperts> experts_;  // in the place of q_ and o_
   Linear q_, k_, v_, o_;
   Vector q_norm_, k_norm_;
-  Vector sinks_;  // [H]
+  Vector sinks_;             // [H]
+  std::vector<float> ones_;  // [head_dim], of norms without weights
 };
 
 }  // namespace coterie::layers

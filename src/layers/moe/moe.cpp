@@ -1,9 +1,13 @@
 #include "layers/moe/moe.h"
 
+#include <algorithm>
+#include <vector>
+
 #include "base/error.h"
 #include "ops/elementwise.h"
 #include "ops/jitter.h"
 #include "ops/matmul.h"
+#include "ops/moe/slots.h"
 
 namespace coterie::layers {
 
@@ -13,7 +17,8 @@ Moe::Moe(const MoeSpec& spec, int64_t width) : spec_(spec), width_(width), exper
   else
     router_.emplace(spec.router, width);
   if (spec.shared_hidden > 0)
-    shared_.emplace(DenseFfnSpec{spec.shared_hidden, spec.activation, spec.gated, false}, width, Place::shared_experts);
+    shared_.emplace(DenseFfnSpec{spec.shared_hidden, spec.activation, spec.gated, spec.shared_bias}, width,
+                    Place::shared_experts);
 }
 
 void Moe::visit(TensorVisitor& visitor, const std::string& path) {
@@ -23,12 +28,36 @@ void Moe::visit(TensorVisitor& visitor, const std::string& path) {
   if (shared_) shared_->visit(visitor, path + ".shared");
   if (shared_ && spec_.shared_gate)
     visitor.matrix({path + ".shared_gate", Place::shared_experts}, 1, width_, shared_gate_);
+  if (spec_.output_bias) visitor.vector({path + ".bias", Place::shared_experts}, width_, bias_);
 }
 
 namespace {
 // Of the draws of expert dropout: apart from those of blocks and overlays (ops/dropout.h), one for each expert.
 constexpr uint64_t kExpertPlaces = uint64_t{1} << 31, kPlacesOfALayer = 1 << 16;
+/// What tokens are to the experts when each slot has a row of its own, read with weight 1.
+ops::RoutingPlan by_slot(const ops::RoutingPlan& plan) {
+  std::vector<int32_t> ids(static_cast<size_t>(plan.slots()));
+  for (int64_t e = 0; e < plan.experts(); ++e)
+    std::fill(ids.begin() + plan.expert_offset[static_cast<size_t>(e)],
+              ids.begin() + plan.expert_offset[static_cast<size_t>(e) + 1], static_cast<int32_t>(e));
+  return ops::make_plan(ids, std::vector<float>(ids.size(), 1.0f), std::ssize(ids), 1, plan.experts());
+}
+
 }  // namespace
+
+// What a token's weights multiply is x, a row for each slot; the outputs are added up as they are.
+void Moe::forward_scaled(const Batch& batch, tensor::ConstMatrix x, const ops::RoutingPlan& plan,
+                         tensor::Matrix y) const {
+  ops::Context& context = batch.context;
+  if (batch.pass.expert_dropout > 0 && batch.pass.training)
+    base::fail(base::ErrorKind::unsupported, "expert_dropout", "experts that read weighted inputs have none");
+  const tensor::ArenaScope scratch(context.arena);
+  const tensor::Matrix inputs = context.arena.matrix(plan.slots(), x.cols);
+  const tensor::Matrix outputs = context.arena.matrix(plan.slots(), y.cols);
+  ops::to_slots(context, x, plan, ops::ByWeight::yes, inputs);
+  experts_.forward(context, inputs, by_slot(plan), outputs);
+  ops::from_slots(context, outputs, plan, ops::ByWeight::no, y);
+}
 
 void Moe::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const {
   ops::Context& context = batch.context;
@@ -38,11 +67,11 @@ void Moe::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tens
     ops::jitter(context, x, spec_.jitter, name_rows(batch), static_cast<uint64_t>(2 * layer + 1), shaken);
     x = shaken;
   }
-  if (batch.pass.experts && (soft_ || batch.pass.training))
+  if (batch.pass.experts && (soft_ || spec_.scale_inputs || batch.pass.training))
     base::fail(base::ErrorKind::unsupported, "moe",
                "experts that come from elsewhere serve inference of routers that "
                "choose; {}",
-               soft_ ? "a Soft MoE mixes tokens" : "this is a step of training");
+               soft_ ? "a Soft MoE mixes tokens" : spec_.scale_inputs ? "these weigh what experts read" : "this is a step of training");
   if (soft_) {
     for (const SequenceRows& s : batch.sequences)
       if (s.step.routers)
@@ -64,11 +93,14 @@ void Moe::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tens
       dropped = {batch.pass.expert_dropout, name_rows(batch),
                  kExpertPlaces + static_cast<uint64_t>(layer) * kPlacesOfALayer};
     const ops::RoutingPlan plan = router_->forward(batch, layer, x);
-    if (batch.pass.experts)
+    if (spec_.scale_inputs)
+      forward_scaled(batch, x, plan, y);
+    else if (batch.pass.experts)
       experts_.forward(context, layer, x, plan, *batch.pass.experts, y);
     else
       experts_.forward(context, x, plan, y, dropped);
   }
+  if (spec_.output_bias) ops::add_to_rows(context, bias_.data(), y);
   if (!shared_) return;
 
   const tensor::ArenaScope scratch(context.arena);

@@ -26,6 +26,8 @@ class Moe {
   void arrange() { experts_.arrange(); }
 
  private:
+  void forward_scaled(const Batch& batch, tensor::ConstMatrix x, const ops::RoutingPlan& plan, tensor::Matrix y) const;
+
   MoeSpec spec_;
   int64_t width_;
   std::optional<Router> router_;  // or
@@ -33,6 +35,7 @@ class Moe {
   Experts experts_;
   std::optional<DenseFfn> shared_;
   tensor::Weight shared_gate_;  // [1, D]
+  Vector bias_;                 // [D]
 };
 
 }  // namespace coterie::layers

@@ -238,7 +238,8 @@ ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, ConstMatrix 
                          .sequences = batch.sequences,
                          .noise = noise,
                          .noisy = noisy,
-                         .input = x};
+                         .input = x,
+                         .of_mixer = of_mixer_};
   if (batch.pass.observer) batch.pass.observer->routed(routed);
   if (context.tape && spec_.has_map()) {
     record.named = {choices.named, count}, record.kept = {choices.kept, count};

@@ -14,7 +14,9 @@ namespace coterie::layers {
 /// Decides which experts a token goes to.
 class Router {
  public:
-  Router(const RouterSpec& spec, int64_t width) : spec_(spec), width_(width) {}
+  /// `of_mixer`: of experts within attention, not of a block's FFN; those who listen are told.
+  Router(const RouterSpec& spec, int64_t width, bool of_mixer = false)
+      : spec_(spec), width_(width), of_mixer_(of_mixer) {}
 
   /// x [N, D]. Evaluated with f32 weights and f32 products, whatever the batch's precision.
   ops::RoutingPlan forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x) const;
@@ -26,6 +28,7 @@ class Router {
 
   RouterSpec spec_;
   int64_t width_;
+  bool of_mixer_;
   tensor::Weight weight_, hidden_, noise_;  // [E, D]; or [E, H] behind a hidden layer [H, D]; [E, D] of the noise
   Overlay overlay_;                         // over weight_, where there is no hidden layer
   Vector bias_, hidden_bias_, noise_bias_, selection_bias_;  // [E], [H], [E], [E], or empty

@@ -55,6 +55,7 @@ void record_router(const Batch& batch, const RouterSpec& spec, const Routed& rou
     std::span<const int32_t> chosen;
     std::span<const SequenceRows> sequences;
     RouterRecord record;
+    bool of_mixer;
   };
   const auto copy = [&](tensor::ConstMatrix x) { return x.rows > 0 ? tape.save(x) : x; };
   const Kept kept = {routed.layer,
@@ -64,7 +65,8 @@ void record_router(const Batch& batch, const RouterSpec& spec, const Routed& rou
                      copy(routed.noisy),
                      saved(tape, routed.chosen),
                      saved(tape, routed.sequences),
-                     {saved(tape, record.rows), saved(tape, record.named), saved(tape, record.kept)}};
+                     {saved(tape, record.rows), saved(tape, record.named), saved(tape, record.kept)},
+                     routed.of_mixer};
   tape.record({}, [spec, kept, noises, logits = routed.logits, noise = routed.noise,
                    losses = batch.pass.router_loss](ops::Reverse& back) {
     const tensor::Matrix dlogits = back.gradient(logits);
@@ -80,7 +82,8 @@ void record_router(const Batch& batch, const RouterSpec& spec, const Routed& rou
                             .chosen = kept.chosen,
                             .sequences = kept.sequences,
                             .noise = kept.noise,
-                            .noisy = kept.noisy},
+                            .noisy = kept.noisy,
+                            .of_mixer = kept.of_mixer},
                            {.logits = dlogits, .weights = kept.plan.weight_gradient, .noise = dnoise, .noisy = dnoisy});
     weights_back(spec, noises ? kept.noisy : kept.logits, kept.plan, kept.record, back.context().pool,
                  noises ? dnoisy : dlogits);

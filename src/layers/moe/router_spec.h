@@ -76,6 +76,7 @@ struct RouterSpec {
   GroupScore group_score = GroupScore::best;
   bool renormalise = false;            // weights of the chosen divided by their sum (norm_topk_prob) …
   double renormalise_epsilon = 1e-20;  // … plus this, as DeepSeek-V3 has it: sigmoids may all be zero
+  bool renormalise_floor = false;      // … or by this where the sum is less, in place of adding it (ERNIE 4.5)
   float scale = 1;                     // then multiplied by it (routed_scaling_factor)
   Combine combine = Combine::weighted;
   Selection selection = Selection::top_k;

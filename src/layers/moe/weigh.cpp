@@ -45,7 +45,11 @@ void weigh_scores(const TokenChoice& token, std::span<const int32_t> ids, float*
     for (int64_t i = 0; i < k; ++i) chosen[i] = static_cast<double>(token.logits[ids[static_cast<size_t>(i)]]);
     score_all(spec.score, chosen, k);
   }
-  const double sum = spec.renormalise ? std::accumulate(chosen, chosen + k, spec.renormalise_epsilon) : 1;
+  double sum = 1;
+  if (spec.renormalise && spec.renormalise_floor)
+    sum = std::max(std::accumulate(chosen, chosen + k, 0.0), spec.renormalise_epsilon);
+  else if (spec.renormalise)
+    sum = std::accumulate(chosen, chosen + k, spec.renormalise_epsilon);
   for (int64_t i = 0; i < k; ++i) weights[i] = static_cast<float>(chosen[i] / sum * static_cast<double>(spec.scale));
 }
 
@@ -68,10 +72,12 @@ void weigh_scores_backward(const RouterSpec& spec, const float* logits, std::spa
 
   std::vector<double> d(dweights, dweights + k);
   for (double& v : d) v *= static_cast<double>(spec.scale);
-  if (spec.renormalise) {  // w_i = s_i / S: ds_i = (dw_i - Σ_j dw_j w_j) / S
-    double sum = spec.renormalise_epsilon, along = 0;
+  if (spec.renormalise) {  // w_i = s_i / S: ds_i = (dw_i - Σ_j dw_j w_j) / S; below a floor S is a constant
+    double sum = spec.renormalise_floor ? 0 : spec.renormalise_epsilon, along = 0;
     for (const double s : scores) sum += s;
-    for (size_t i = 0; i < k; ++i) along += d[i] * scores[i] / sum;
+    const bool constant = spec.renormalise_floor && sum < spec.renormalise_epsilon;
+    if (constant) sum = spec.renormalise_epsilon;
+    for (size_t i = 0; !constant && i < k; ++i) along += d[i] * scores[i] / sum;
     for (double& v : d) v = (v - along) / sum;
   }
   const auto add = [&](size_t i, double value) { dlogits[ids[i]] += static_cast<float>(value); };

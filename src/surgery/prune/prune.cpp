@@ -27,6 +27,9 @@ void set_experts(Json& config, int64_t experts, const std::string& where) {
     return;
   }
   bool found = false;
+  if (config.contains("ffn_config") && config["ffn_config"].is_object() &&
+      config["ffn_config"].contains("moe_num_experts"))
+    config["ffn_config"]["moe_num_experts"] = experts, found = true;
   for (const char* key : {"num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"})
     if (config.contains(key) && config[key].is_number_integer()) config[key] = experts, found = true;
   if (!found)
@@ -39,6 +42,10 @@ class Pruner {
   Pruner(const families::Model& model, const KeptExperts& kept) : model_(model), kept_(kept) {
     const checkpoint::TensorSource& source = *model.source;
     const models::ModelSpec& spec = model.decoder->spec();
+    for (const models::BlockSpec& block : spec.blocks)
+      if (const auto* attention = std::get_if<layers::AttentionSpec>(&block.mixer); attention && attention->experts)
+        base::fail(ErrorKind::unsupported, source.where(),
+                   "experts within attention are not pruned, and the config has one number for both kinds");
     roles_ = roles_in(source, *model.decoder, families::names_for(spec.family, source));
     for (const auto& [layer, experts] : kept_) most_ = std::max(most_, std::ssize(experts));
     for (const auto& [layer, experts] : kept_) uneven_ |= std::ssize(experts) != most_;
@@ -82,10 +89,13 @@ class Pruner {
     }
     const auto& moe = std::get<layers::MoeSpec>(model_.decoder->spec().blocks[static_cast<size_t>(layer)].ffn);
     const auto all = static_cast<size_t>(moe.router.experts);
-    base::require(info.shape.front() == moe.router.experts && info.bytes.size() % all == 0, "prune",
-                  "{} has {} for {} experts", info.name, tensor::to_string(info.shape), all);
+    // The experts' dimension is the first that is not one, alone or with the rows of each in it.
     tensor::Shape shape = info.shape;
-    shape.front() = std::ssize(experts);
+    size_t by_expert = 0;
+    while (by_expert + 1 < shape.size() && shape[by_expert] == 1) ++by_expert;
+    base::require(shape[by_expert] % moe.router.experts == 0 && info.bytes.size() % all == 0, "prune",
+                  "{} has {} for {} experts", info.name, tensor::to_string(info.shape), all);
+    shape[by_expert] = shape[by_expert] / moe.router.experts * std::ssize(experts);
     tensors.push_back({info.name, info.dtype, shape,
                        [bytes = info.bytes, each = info.bytes.size() / all, &experts](const auto& write) {
                          for (const int64_t e : experts) write(bytes.subspan(static_cast<size_t>(e) * each, each));
@@ -164,7 +174,7 @@ Pruned prune(const families::Model& model, const KeptExperts& kept, const std::f
     result.file_bytes = static_cast<int64_t>(std::filesystem::file_size(out, ignored));
     return result;
   }
-  Json config = base::read_json(model.path.config);
+  Json config = families::read_text_config(model.path.config);
   set_experts(config, pruner.most(), model.path.config.string());
   NewFolder folder(out);
   folder.write("config.json", config.dump(2) + "\n");

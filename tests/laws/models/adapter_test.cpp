@@ -223,6 +223,8 @@ TEST_P(AdapterLaw, CountsAreTheClosedForm) {
     if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn))
       experts += moe->router.experts *
                  (r * (spec.width + (moe->gated ? 2 : 1) * moe->hidden) + r * (moe->hidden + spec.width));
+  // peft has no adapters for each expert of these two's tensors.
+  if (GetParam() == "dbrx" || GetParam() == "jetmoe") experts = 0;
   EXPECT_EQ(listed[static_cast<size_t>(layers::Place::experts)], experts);
 }
 

@@ -57,8 +57,23 @@ GLM4 = dict(n_routed_experts=6, num_experts_per_tok=2, n_shared_experts=1, moe_i
             first_k_dense_replace=1, head_dim=16, n_group=1, topk_group=1, num_nextn_predict_layers=0)
 DOTS1 = dict(n_routed_experts=6, num_experts_per_tok=2, n_shared_experts=2, moe_intermediate_size=12,
              first_k_dense_replace=1)
+FULL, SLIDE = "full_attention", "sliding_attention"
+EXPERTS = dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=12, head_dim=16)
+LOCAL = dict(num_local_experts=4, num_experts_per_tok=2, intermediate_size=20)
 # name: (model_type, settings, the converter's --outtype)
 TABLE = {
+    "glm4-moe-lite": ("glm4_moe_lite", dict({k: v for k, v in DEEPSEEK.items() if k != "first_k_dense_replace"}, num_hidden_layers=3, n_group=2, topk_group=1), "bf16"),
+    "minimax-m2": ("minimax_m2", dict(LOCAL, head_dim=12, rotary_dim=6, rope_parameters=dict(rope_type="default", rope_theta=5e6, partial_rotary_factor=0.5)), "bf16"),
+    "ernie4-5-moe": ("ernie4_5_moe", dict(moe_num_experts=6, moe_k=2, moe_intermediate_size=12, moe_num_shared_experts=2, num_hidden_layers=3), "bf16"),
+    "mellum": ("mellum", dict(EXPERTS, num_hidden_layers=3, sliding_window=6, layer_types=[SLIDE, FULL, SLIDE], rope_parameters={FULL: dict(rope_type="default", rope_theta=5000.0), SLIDE: dict(rope_type="default", rope_theta=300.0)}), "bf16"),
+    "exaone-moe": ("exaone_moe", dict(EXPERTS, num_hidden_layers=4, sliding_window=6, num_shared_experts=2), "bf16"),
+    "solar-open": ("solar_open", dict(n_routed_experts=6, num_experts_per_tok=2, n_shared_experts=1, moe_intermediate_size=12, head_dim=16, n_group=1, topk_group=1, attention_bias=True), "bf16"),
+    "hy-v3": ("hy_v3", dict(EXPERTS, num_shared_experts=1), "bf16"),
+    "granitemoe-swa": ("granitemoe_swa", dict(LOCAL, num_hidden_layers=5, sliding_window=6, layer_rope_theta=[0, 10000, 10000, 10000, 0], shared_intermediate_size=24, embedding_multiplier=6.0, logits_scaling=4.0, residual_multiplier=0.4, attention_multiplier=0.2), "bf16"),
+    "dbrx": ("dbrx", dict(d_model=32, n_heads=4, n_layers=2, max_seq_len=256, attn_config=dict(kv_n_heads=2, clip_qkv=0.8, rope_theta=10000.0), ffn_config=dict(ffn_hidden_size=20, moe_num_experts=6, moe_top_k=3)), "bf16"),
+    "bailingmoe2": ("sarvam_moe", dict(n_routed_experts=8, num_experts_per_tok=3, n_shared_experts=1, moe_intermediate_size=12, first_k_dense_replace=1, head_dim=8, num_hidden_layers=3, n_group=4, topk_group=2, rope_parameters=dict(rope_type="default", rope_theta=5000.0, partial_rotary_factor=0.5)), "bf16"),
+    # chunks and periods of 8192 are in llama.cpp's code: nothing of a short prompt is cut
+    "llama4": ("llama4_text", dict(LOCAL, num_hidden_layers=4, num_experts_per_tok=1, head_dim=8, intermediate_size_mlp=40, interleave_moe_layer_step=2), "bf16"),
     "gemma2": ("gemma2", dict(GEMMA, attn_logit_softcapping=5.0, final_logit_softcapping=30.0), "bf16"),
     "gemma3": ("gemma3_text", dict(GEMMA, num_hidden_layers=7), "bf16"),
     "phi3": ("phi3", dict(sliding_window=7), "bf16"),
@@ -132,8 +147,17 @@ def in_old_words(config):
         words = {"linear_attention": "mamba", "full_attention": "attention"}
         config["layer_types"] = [words[kind] for kind in config["layer_types"]]
     # transformers knows it from the model_type; the published config says it.
-    if config["model_type"] in ("deepseek_v3", "dots1"):
+    if config["model_type"] in ("deepseek_v3", "dots1", "glm4_moe_lite", "minimax_m2", "exaone_moe", "solar_open"):
         config["scoring_func"] = "sigmoid"
+    if config["model_type"] == "granitemoe_swa":
+        config["no_rope_layers"] = [int(theta > 0) for theta in config["layer_rope_theta"]]
+    if config["model_type"] == "sarvam_moe":
+        config.update(model_type="bailing_moe", architectures=["BailingMoeV2ForCausalLM"], score_function="sigmoid",
+                      num_experts=config.pop("n_routed_experts"), num_shared_experts=config.pop("n_shared_experts"))
+    if config["model_type"] == "solar_open":
+        config.update(num_experts=config["n_routed_experts"], first_k_dense_replace=0, partial_rotary_factor=1.0)
+    if config["model_type"] == "llama4_text":
+        config["architectures"] = ["Llama4ForCausalLM"]
 
 
 def convert(checkpoint, gguf_file, converter, outtype):
@@ -160,10 +184,12 @@ def make(out, converter, name, model_type, settings, outtype, seed):
         model = reference.build(model_type, {**SMALL, **settings}, seed)
         # bfloat16 weights below float16's normal range would change in float16
         model.to(torch.bfloat16 if outtype != "f16" else torch.float16).save_pretrained(scratch)
-        if model_type == "glm4_moe":
+        if model_type in ("glm4_moe", "glm4_moe_lite"):
             write_byte_bpe(scratch, SPECIAL + GLM_SPECIAL)
+        elif model_type == "solar_open":
+            write_byte_bpe(scratch, SPECIAL + ["<|endoftext|>", "<unk>", "<|startoftext|>"])
         else:
-            (write_sentencepiece if model_type in ("llama", "mistral", "mixtral", "jamba", "gemma2", "gemma3_text", "phi3", "phimoe") else write_byte_bpe)(scratch)
+            (write_sentencepiece if model_type in ("llama", "mistral", "mixtral", "jamba", "gemma2", "gemma3_text", "phi3", "phimoe", "ernie4_5_moe") else write_byte_bpe)(scratch)
         ids = reference.draw_ids(VOCABULARY, 2, 40 if "yarn" in name or "deepseek" in name else 16, seed)
         result = reference.expect(scratch, ids)
         shutil.move(scratch / "expected.safetensors", folder)

@@ -32,7 +32,7 @@ def scatter(model, generator):
 
 
     for name, buffer in model.named_buffers():
-        if "e_score_correction_bias" in name:
+        if "e_score_correction_bias" in name or "expert_bias" in name:
             buffer.copy_(0.2 * torch.randn(buffer.shape, generator=generator))
 
 
@@ -46,9 +46,9 @@ def build(model_type, settings, seed):
     return model
 
 
-def load(folder, dtype=torch.float32):
+def load(folder, dtype=torch.float32, owner=AutoModelForCausalLM):
     """The model as its files say it, with every tensor used and none made up."""
-    model, info = AutoModelForCausalLM.from_pretrained(
+    model, info = owner.from_pretrained(
         folder, dtype=dtype, attn_implementation="eager", experts_implementation="eager", output_loading_info=True)
     leftovers = {key: value for key, value in info.items() if value}
     assert not leftovers, leftovers
@@ -67,12 +67,12 @@ def greedy(model, ids, count):
     return ids[:, start:]
 
 
-def expect(folder, ids, prefix=8, count=12):
+def expect(folder, ids, prefix=8, count=12, owner=AutoModelForCausalLM):
     """Writes expected.safetensors: input_ids [B,T], logits [B,T,V], loss [1], greedy [B,count]."""
-    model = load(folder)
+    model = load(folder, owner=owner)
     with torch.no_grad():
         result = model(ids, labels=ids, use_cache=False)
-        exact = load(folder, torch.float64)(ids, use_cache=False).logits
+        exact = load(folder, torch.float64, owner)(ids, use_cache=False).logits
         spread = max(1.0, float(exact.std()))
         if (result.logits - exact).abs().max() > 2e-5 * spread:
             raise Indecisive(f"float32 is {(result.logits - exact).abs().max():.1e} from float64")
