@@ -21,10 +21,15 @@ Attention::Attention(const AttentionSpec& spec, int64_t width, int64_t input_wid
 void Attention::visit(TensorVisitor& visitor, const std::string& path) {
   const int64_t q = spec_.heads * spec_.head_dim, k = spec_.kv_heads * spec_.head_dim;
   const int64_t v = spec_.kv_heads * spec_.value_dim, a = spec_.heads * spec_.value_dim;
-  visitor.overlaid(path + ".q", Place::mixer, q, input_width_, spec_.q_bias, q_);
+  const auto gate = spec_.gate.shape;
+  const int64_t packed = gate == OutputGate::Shape::beside_query ? 2 * q : q;
+  visitor.overlaid(path + ".q", Place::mixer, packed, input_width_, spec_.q_bias, q_);
   visitor.overlaid(path + ".k", Place::mixer, k, input_width_, spec_.k_bias, k_);
   visitor.overlaid(path + ".v", Place::mixer, v, input_width_, spec_.v_bias, v_);
   visitor.overlaid(path + ".o", Place::mixer, width_, a, spec_.o_bias, o_);
+  if (gate == OutputGate::Shape::per_head || gate == OutputGate::Shape::per_channel)
+    visitor.overlaid(path + ".gate", Place::mixer, gate == OutputGate::Shape::per_head ? spec_.heads : a, input_width_,
+                     false, gate_);
   if (spec_.sinks) visitor.vector({path + ".sinks", Place::mixer}, spec_.heads, sinks_);
   if (spec_.qk_norm == AttentionSpec::QkNorm::none) return;
   const bool full = spec_.qk_norm == AttentionSpec::QkNorm::full_width;
@@ -34,6 +39,40 @@ void Attention::visit(TensorVisitor& visitor, const std::string& path) {
 
 void Attention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const {
   forward(batch, layer, x, y, [](tensor::Matrix, tensor::Matrix, tensor::Matrix) {});
+}
+
+tensor::Matrix Attention::project_in(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix q, tensor::Matrix k,
+                                     tensor::Matrix v) const {
+  ops::Context& context = batch.context;
+  const int64_t n = x.rows, d = spec_.head_dim;
+  tensor::Matrix gate;
+  switch (spec_.gate.shape) {
+    case OutputGate::Shape::none: {
+      const std::array<Projection, 3> projections = {{{q_, q}, {k_, k}, {v_, v}}};
+      project_each(batch, x, projections);
+      break;
+    }
+    case OutputGate::Shape::per_head:
+    case OutputGate::Shape::per_channel: {
+      gate = context.arena.matrix(
+          n, spec_.gate.shape == OutputGate::Shape::per_head ? spec_.heads : spec_.heads * spec_.value_dim);
+      const std::array<Projection, 4> projections = {{{q_, q}, {k_, k}, {v_, v}, {gate_, gate}}};
+      project_each(batch, x, projections);
+      break;
+    }
+    case OutputGate::Shape::beside_query: {
+      gate = context.arena.matrix(n, spec_.heads * d);
+      const tensor::Matrix both = context.arena.matrix(n, 2 * spec_.heads * d);
+      const std::array<Projection, 3> projections = {{{q_, both}, {k_, k}, {v_, v}}};
+      project_each(batch, x, projections);
+      for (int64_t h = 0; h < spec_.heads; ++h) {
+        ops::copy(context, both.col_range(2 * h * d, (2 * h + 1) * d), q.col_range(h * d, (h + 1) * d));
+        ops::copy(context, both.col_range((2 * h + 1) * d, (2 * h + 2) * d), gate.col_range(h * d, (h + 1) * d));
+      }
+      break;
+    }
+  }
+  return gate;
 }
 
 void Attention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y,
@@ -46,8 +85,7 @@ void Attention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x
   const tensor::Matrix v = context.arena.matrix(n, spec_.kv_heads * spec_.value_dim);
   const tensor::Matrix a = context.arena.matrix(n, spec_.heads * spec_.value_dim);
 
-  const std::array<Projection, 3> projections = {{{q_, q}, {k_, k}, {v_, v}}};
-  project_each(batch, x, projections);
+  const tensor::Matrix gate = project_in(batch, x, q, k, v);
   add(q, k, v);
 
   switch (spec_.qk_norm) {
@@ -76,6 +114,13 @@ void Attention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x
   shape.layout = cache_layout(spec_, dtype);
   ops::append_cache(context, shape.layout, k, v, rows);
   ops::attention(context, shape, q, rows, a);
+  if (spec_.gate.shape == OutputGate::Shape::per_head) {
+    ops::activate(context, spec_.gate.activation, gate);
+    ops::scale_heads(context, gate, a);
+  } else if (spec_.gate.shape != OutputGate::Shape::none) {
+    ops::gate(context, spec_.gate.activation, gate, a);
+    return project(batch, gate, o_, y);
+  }
   project(batch, a, o_, y);
 }
 

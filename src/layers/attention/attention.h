@@ -31,10 +31,14 @@ class Attention {
   void visit(TensorVisitor& visitor, const std::string& path);
 
  private:
+  /// q, k and v of x; returns what gates the output, if something does.
+  tensor::Matrix project_in(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix q, tensor::Matrix k,
+                            tensor::Matrix v) const;
+
   AttentionSpec spec_;
   int64_t width_, input_width_;
   std::optional<Rope> rope_;
-  Linear q_, k_, v_, o_;
+  Linear q_, k_, v_, o_, gate_;
   Vector q_norm_, k_norm_;
   Vector sinks_;  // [H]
 };
