@@ -219,6 +219,10 @@ std::optional<Quantization> read_quantization(const Json& config, const std::str
     refuse_unread(keys);
     return result;
   }
+  // Some multimodal models have it where their text model is described.
+  for (const char* key : {"text_config", "thinker_config"})
+    if (const auto found = config.find(key); found != config.end())
+      if (auto result = read_quantization(*found, where)) return result;
   return {};
 }
 

@@ -19,16 +19,20 @@ using base::ErrorKind;
 
 // Of several families with one GGUF architecture the first reads it.
 constexpr const Family* kFamilies[] = {
-    &kLlama,       &kMistral,    &kQwen2,
-    &kQwen3,       &kMixtral,    &kOlmoe,
-    &kQwen2Moe,    &kQwen3Moe,   &kGemma2,
-    &kGemma3,      &kPhi3,       &kOlmo2,
-    &kGranite,     &kGraniteMoe, &kGraniteMoeShared,
-    &kGptOss,      &kPhimoe,     &kMamba,
-    &kFalconMamba, &kMamba2,     &kJamba,
-    &kZamba,       &kZamba2,     &kGraniteMoeHybrid,
-    &kDeepseekV2,  &kDeepseekV3, &kGlm4Moe,
-    &kDots1,       &kCoterie,
+    &kLlama,         &kMistral,        &kQwen2,
+    &kQwen3,         &kMixtral,        &kOlmoe,
+    &kQwen2Moe,      &kQwen3Moe,       &kGemma2,
+    &kGemma3,        &kPhi3,           &kOlmo2,
+    &kGranite,       &kGraniteMoe,     &kGraniteMoeShared,
+    &kGptOss,        &kPhimoe,         &kMamba,
+    &kFalconMamba,   &kMamba2,         &kJamba,
+    &kZamba,         &kZamba2,         &kGraniteMoeHybrid,
+    &kDeepseekV2,    &kDeepseekV3,     &kGlm4Moe,
+    &kDots1,         &kCoterie,        &kQwen3Next,
+    &kQwen35Moe,     &kQwen35,         &kKimiLinear,
+    &kBailingHybrid, &kLfm2,           &kLfm2Moe,
+    &kNemotronH,     &kNemotronHDense, &kAfmoe,
+    &kLaguna,
 };
 
 std::string join(std::string (*of)(const Family&)) {
@@ -60,18 +64,94 @@ void settle_unread(const std::vector<std::string>& unread, const std::string& wh
               fmt::format("{} \"{}\" is not supported{}; supported are {}", key, name, needs, supported));
 }
 
-// Checkpoints of a model without its head are saved without the first word of every name ("model.").
-void accept_names_without_prefix(NameTable& table, const checkpoint::TensorSource& source) {
-  const std::string embedding = table.find("embedding")->front().pattern;
-  const size_t dot = embedding.find('.');
-  if (dot == std::string::npos || source.find(embedding) || !source.find(embedding.substr(dot + 1))) return;
-  const std::string prefix = embedding.substr(0, dot + 1);
-  const auto strip = [&](std::string& name) {
-    if (name.starts_with(prefix)) name.erase(0, prefix.size());
+/// What the names of a text model begin with in the files of a multimodal one, in the place of "model." and before the
+/// head's.
+struct TextPrefix {
+  std::string_view body, head;
+};
+constexpr TextPrefix kTextPrefixes[] = {{"model.language_model.", ""},
+                                        {"language_model.model.", "language_model."},
+                                        {"thinker.model.", "thinker."},
+                                        {"model.text_model.", ""}};
+/// What the parts of such models that see, hear and speak are called.
+constexpr std::string_view kOtherModalities[] = {"visual.*",
+                                                 "vision_*",
+                                                 "model.visual.*",
+                                                 "model.vision_*",
+                                                 "mm_projector.*",
+                                                 "multi_modal_*",
+                                                 "model.multi_modal_*",
+                                                 "model.audio_*",
+                                                 "audio_*",
+                                                 "model.embed_vision.*",
+                                                 "model.embed_audio.*",
+                                                 "thinker.visual.*",
+                                                 "thinker.audio_*",
+                                                 "talker.*",
+                                                 "code2wav.*",
+                                                 "token2wav.*"};
+
+void rename(NameTable& table, const std::string& from, std::string_view to) {
+  const auto change = [&](std::string& name) {
+    if (name.starts_with(from)) name.replace(0, from.size(), to);
   };
   for (auto& [path, names] : table.names)
-    for (NameInFile& name : names) strip(name.pattern);
-  for (std::string& name : table.inert) strip(name);
+    for (NameInFile& name : names) change(name.pattern);
+  for (std::string& name : table.inert) change(name);
+}
+
+// Checkpoints of a model without its head are saved without the first word of every name ("model."); those of a
+// multimodal one have other words there, and parts of no use here.
+void accept_other_prefixes(NameTable& table, const checkpoint::TensorSource& source) {
+  const std::string embedding = table.find("embedding")->front().pattern;
+  const size_t dot = embedding.find('.');
+  if (dot == std::string::npos || source.find(embedding)) return;
+  const std::string prefix = embedding.substr(0, dot + 1), rest = embedding.substr(dot + 1);
+  if (source.find(rest)) return rename(table, prefix, "");
+  for (const TextPrefix& text : kTextPrefixes) {
+    if (!source.find(std::string(text.body) + rest)) continue;
+    rename(table, prefix, text.body);
+    for (const char* head : {"head", "head.bias"})
+      if (const auto found = table.names.find(head); found != table.names.end())
+        for (NameInFile& name : found->second)
+          if (!source.find(name.pattern)) name.pattern.insert(0, text.head);
+    table.inert.insert(table.inert.end(), std::begin(kOtherModalities), std::end(kOtherModalities));
+    return;
+  }
+}
+
+/// The family whose text models a multimodal model_type has, and where; nullptr for all others.
+const Family* family_of_multimodal(std::string_view model_type, const Multimodal*& found) {
+  for (const Family* family : kFamilies)
+    for (const Multimodal& one : family->multimodal)
+      if (one.model_type == model_type) return found = &one, family;
+  return nullptr;
+}
+
+/// `config` itself, or the text model's of a multimodal one.
+base::Json text_part(const base::Json& config, const std::string& where) {
+  const auto type = config.find("model_type");
+  const Multimodal* outer = nullptr;
+  const Family* family =
+      type != config.end() && type->is_string() ? family_of_multimodal(type->get<std::string>(), outer) : nullptr;
+  if (!family) return config;
+  const base::Json* inner = &config;
+  for (std::string_view path = outer->text; !path.empty();) {
+    const std::string key(path.substr(0, path.find('.')));
+    path.remove_prefix(std::min(key.size() + 1, path.size()));
+    const auto found = inner->find(key);
+    if (found == inner->end() || !found->is_object())
+      base::fail(ErrorKind::not_found, where, "model_type {} without an object \"{}\", which says its text model",
+                 outer->model_type, outer->text);
+    inner = &*found;
+  }
+  base::Json text = *inner;
+  if (!text.contains("model_type")) text["model_type"] = family->model_type;
+  text["tie_word_embeddings"] = config.value("tie_word_embeddings", base::Json(outer->tied));
+  for (const char* key : {"quantization_config", "compression_config", "bos_token_id", "eos_token_id", "pad_token_id",
+                          "dtype", "torch_dtype"})
+    if (const auto found = config.find(key); found != config.end() && !text.contains(key)) text[key] = *found;
+  return text;
 }
 
 // Generation would never end by a token that the model cannot say.
@@ -145,6 +225,10 @@ std::vector<const Family*> mixture_families() {
   return mixtures;
 }
 
+base::Json read_text_config(const std::filesystem::path& path) {
+  return text_part(base::read_json(path), path.string());
+}
+
 const Family& family_of_model_type(std::string_view model_type, std::string_view where) {
   for (const Family* family : kFamilies)
     if (family->model_type == model_type) return *family;
@@ -158,8 +242,9 @@ const Family& family_of_architecture(std::string_view architecture, std::string_
          join([](const Family& family) { return std::string(family.architecture); }));
 }
 
-ModelSpec read_config(const base::Json& config, const std::string& where, bool strict) {
-  if (!config.is_object()) base::fail(ErrorKind::bad_input, where, "the config is not a JSON object");
+ModelSpec read_config(const base::Json& whole, const std::string& where, bool strict) {
+  if (!whole.is_object()) base::fail(ErrorKind::bad_input, where, "the config is not a JSON object");
+  const base::Json config = text_part(whole, where);
   ConfigReader reader(config, where);
   const Family& family = family_of_model_type(reader.keys.string("model_type"), where);
   // How weights lie in the files is the matter of who opens them, and changes nothing in what the model is.
@@ -167,6 +252,10 @@ ModelSpec read_config(const base::Json& config, const std::string& where, bool s
   ModelSpec spec = family.from_config(reader);
   reader.refuse_foreign_keys();
   spec.warnings = std::move(reader.warnings);
+  if (config.value("model_type", "") != whole.value("model_type", ""))
+    spec.warnings.insert(
+        spec.warnings.begin(),
+        fmt::format("{}: of this multimodal model the text part is read; images and sound are not", where));
   warn_of_ids(config, where, spec);
   settle_unread(reader.keys.unread(), where, strict, spec, &reader.keys);
   check(spec, where);
@@ -242,7 +331,8 @@ NameTable names_for(std::string_view name, const checkpoint::TensorSource& sourc
                     (source.format() == checkpoint::Format::memory && source.find("token_embd.weight"));
   if (gguf) return gguf_names_of(*family, Direction::reading, &source);
   NameTable table = family->hugging_face_names();
-  if (!family->as_it_is_in_gguf) accept_names_without_prefix(table, source);
+  if (family->adjust_names) family->adjust_names(table, source);
+  if (!family->as_it_is_in_gguf) accept_other_prefixes(table, source);
   return table;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <filesystem>
 #include <span>
 #include <string>
 #include <string_view>
@@ -23,6 +24,13 @@ class MetadataWriter;
 /// A published size of a model: the keys of its config.json that say what the model is; no defaults are relied on.
 struct Shape {
   std::string_view name, config;
+};
+
+/// The model_type of models that read or hear as well, and where their config.json has that of the text model.
+struct Multimodal {
+  std::string_view model_type;
+  std::string_view text = "text_config";  // a key, or several one inside the other: "thinker_config.text_config"
+  bool tied = false;                      // tie_word_embeddings, which stands beside it, where the file is silent
 };
 
 /// Whether tensors are looked for in a file, or named in one that is made.
@@ -62,6 +70,10 @@ struct Family {
   std::span<const Shape> shapes = {};
   // Of families that share an architecture: whether a model that was read from GGUF may be this one's. Null: always.
   bool (*says)(const ModelSpec& spec) = nullptr;
+  // Whose text model is of this family where its own config does not name another.
+  std::span<const Multimodal> multimodal = {};
+  // Changes the table of names where the tensors of `source`, a folder's, say how they lie.
+  void (*adjust_names)(NameTable& table, const checkpoint::TensorSource& source) = nullptr;
 };
 
 /// The family of a config.json's model_type, or of a GGUF architecture. Throws unsupported with the list of those
@@ -94,6 +106,9 @@ std::vector<Shape> all_shapes();
 
 /// "llama, mistral, …"
 std::string supported_model_types();
+
+/// The config.json of a folder; of a multimodal model that of its text model, as it would stand alone.
+base::Json read_text_config(const std::filesystem::path& path);
 
 /// Reads a config.json. Keys that would change the result and that the family does not honour are refused by name;
 /// keys nobody knows become spec.warnings, or are refused when `strict`.

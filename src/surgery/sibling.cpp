@@ -82,7 +82,7 @@ Sibling make_sibling(const ModelSpec& parent, const std::filesystem::path& confi
     if (sparse[i] && !ffn) base::fail(ErrorKind::unsupported, where, "layer {} has no dense FFN to make experts of", i);
     if (sparse[i]) sibling.spec.blocks[i].ffn = moe;
   }
-  const Json config = base::read_json(config_path);
+  const Json config = families::read_text_config(config_path);
   const families::ConfigParent dense{config, parent};
   sibling.config = families::write_config(family, sibling.spec, &dense);
   DifferenceWords words;

@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "base/plural.h"
 #include "checkpoint/tensor_source.h"
+#include "families/family.h"
 #include "train/checkpoint_files.h"
 #include "train/memory_forecast.h"
 
@@ -89,11 +90,11 @@ Json TunedModel::trainable() const {
 void TunedModel::write(const fs::path& folder, const fs::path& vocabulary, const std::string& name) const {
   if (adapter_) return adapter_->save(folder, recipe_.model.string());
   // Weights that are frozen stay in their own dtype.
-  write_model_files(folder, base::read_json(base_.path.config), vocabulary, *base_.decoder, name);
+  write_model_files(folder, families::read_text_config(base_.path.config), vocabulary, *base_.decoder, name);
 }
 
 Json TunedModel::config() const {
-  return base_.path.config.empty() ? Json::object() : base::read_json(base_.path.config);
+  return base_.path.config.empty() ? Json::object() : families::read_text_config(base_.path.config);
 }
 
 namespace {

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/nearest.h"
 #include "families/family.h"
+#include "families/names/merged_rows.h"
 
 namespace coterie::families {
 
@@ -42,7 +43,7 @@ const NameInFile* in_memory(const std::vector<NameInFile>& names, bool stack, bo
   for (const NameInFile& name : names) {
     const bool each = name.pattern.find("{expert}") != std::string::npos;
     const bool quantised = name.form == Form::mxfp4_pair;
-    if (!stack && !each) found = &name;
+    if (!stack && !each && !is_grouped(name.piece)) found = &name;
     if (stack && !per_expert && !each && !name.pattern.ends_with(kWeight) && !quantised) found = &name;
     if (stack && per_expert && each && name.piece == Piece::whole && !found) found = &name;
   }

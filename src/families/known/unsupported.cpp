@@ -11,15 +11,10 @@ struct Unsupported {
   std::string_view missing;
 };
 
-constexpr std::string_view kDeltaNet = "linear attention by the gated delta rule, and attention whose output is gated";
 constexpr std::string_view kVision =
     "an image encoder; of models with text_config the text part has a model_type of its own";
 
 constexpr Unsupported kUnsupported[] = {
-    {"qwen3_next", "qwen3next", kDeltaNet},
-    {"qwen3_5_moe", "qwen35moe", kDeltaNet},
-    {"qwen3_5", "qwen35", kDeltaNet},
-    {"kimi_linear", "kimi-linear", "linear attention by the gated delta rule beside latent attention"},
     {"llama4", "llama4",
      "attention in chunks, layers without positions whose scores have a temperature, and experts "
      "that scale their input"},
@@ -37,12 +32,8 @@ constexpr Unsupported kUnsupported[] = {
     {"arctic", "arctic", "a dense FFN that runs beside the experts with a norm of its own"},
     {"snowflake-arctic", "arctic", "a dense FFN that runs beside the experts with a norm of its own"},
     {"jetmoe", "", "mixtures of attention heads"},
-    {"nemotron_h", "nemotron_h", "blocks of one Mamba-2, attention or FFN each, with squared ReLU"},
-    {"nemotron_h_moe", "nemotron_h_moe", "blocks of one Mamba-2, attention or experts each, with squared ReLU"},
     {"falcon_h1", "falcon-h1", "attention and Mamba-2 side by side in one block"},
     {"bamba", "", "Mamba-2 and attention blocks with partial rotary positions"},
-    {"lfm2", "lfm2", "short gated convolutions in place of attention"},
-    {"lfm2_moe", "lfm2moe", "short gated convolutions in place of attention"},
     {"ernie4_5_moe", "ernie4_5-moe",
      "a router whose correction bias acts on softmax scores, with a floor under their sum"},
     {"deepseek_v32", "", "sparse attention that an indexer chooses"},

@@ -68,7 +68,7 @@ class ModelMerging {
       tensors.push_back(merged(info));
     }
     require_room(tensors);
-    base::Json config = base::read_json(base_.path.config);
+    base::Json config = families::read_text_config(base_.path.config);
     if (dtype_) config.erase("dtype"), config["torch_dtype"] = dtype_word(*dtype_);
     made.write(base_.decoder->spec(), config, base_, std::move(tensors));
     made.check(base_);

@@ -83,7 +83,7 @@ class Passthrough {
 
   // The base model's, with the number of layers and what is said of each.
   Json config() const {
-    Json config = base::read_json(base_->path.config);
+    Json config = families::read_text_config(base_->path.config);
     const auto count = std::ssize(layers_);
     config["num_hidden_layers"] = count;
     if (config.contains("n_layer")) config["n_layer"] = count;
@@ -91,7 +91,7 @@ class Passthrough {
       if (!config.contains(key) || !config[key].is_array()) continue;
       Json list = Json::array();
       for (const Layer& layer : layers_) {
-        const Json theirs = base::read_json(layer.model->path.config);
+        const Json theirs = families::read_text_config(layer.model->path.config);
         const Json* const said = theirs.contains(key) ? &theirs[key] : nullptr;
         if (!said || !said->is_array() || said->empty())
           fail(ErrorKind::unsupported, layer.model->path.config.string(), "there is no list {}, which {} has", key,
@@ -104,7 +104,7 @@ class Passthrough {
       if (!config.contains(key)) continue;
       Json list = Json::array();
       for (size_t i = 0; i < layers_.size(); ++i) {
-        const Json theirs = base::read_json(layers_[i].model->path.config).value(key, Json::array());
+        const Json theirs = families::read_text_config(layers_[i].model->path.config).value(key, Json::array());
         if (std::find(theirs.begin(), theirs.end(), Json(layers_[i].number)) != theirs.end()) list.push_back(i);
       }
       config[key] = list;

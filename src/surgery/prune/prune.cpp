@@ -164,7 +164,7 @@ Pruned prune(const families::Model& model, const KeptExperts& kept, const std::f
     result.file_bytes = static_cast<int64_t>(std::filesystem::file_size(out, ignored));
     return result;
   }
-  Json config = base::read_json(model.path.config);
+  Json config = families::read_text_config(model.path.config);
   set_experts(config, pruner.most(), model.path.config.string());
   NewFolder folder(out);
   folder.write("config.json", config.dump(2) + "\n");

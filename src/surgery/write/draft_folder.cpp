@@ -87,7 +87,7 @@ Draft draft_folder(const families::Model& model, bool tokenizer) {
   const ModelSpec& spec = model.decoder->spec();
   const bool gguf = model.source->format() == checkpoint::Format::gguf;
   ModelSpec read = spec;
-  draft.config = gguf ? config_of_gguf(model, read) : base::read_json(model.path.config);
+  draft.config = gguf ? config_of_gguf(model, read) : families::read_text_config(model.path.config);
   const std::string type = draft.config.value("model_type", spec.family);
   const families::NameTable names = families::family_of_model_type(type, kConfig).hugging_face_names();
   draft.roles = roles_to_write(*model.decoder, names);

@@ -39,6 +39,8 @@ inline const std::map<std::string, Unsaid>& unsaid() {
            {"original_max_position_embeddings", 400},
            {"short_factor", {1, 1.5, 2, 3}},
            {"long_factor", {1, 1.5, 2, 3}}}}}}},
+      {"kimi_linear", {"number of key heads", {{"linear_num_heads", 4}}}},
+      {"lfm2", {"short_conv.in.bias", {{"conv_bias", false}}}},
       {"mamba2", {"limits of the time step", {{"time_step_limit", nullptr}}}},
       {"dots1", {"sliding window", {{"sliding_window", nullptr}, {"max_window_layers", nullptr}}}},
   };
