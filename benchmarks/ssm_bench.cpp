@@ -7,6 +7,7 @@
 #include "kernels/probe.h"
 #include "kernels/table.h"
 #include "ops/conv.h"
+#include "ops/delta.h"
 #include "ops/scan.h"
 
 // The ops of state-space layers at published shapes, on the instruction set that COTERIE_ISA names or the best one.
@@ -108,9 +109,37 @@ void heads(benchmark::State& state) {
          4.0 * static_cast<double>(2 * tokens * channels + 2 * channels * states));
 }
 
+/// The gated delta rule: H value heads of 128 channels over keys of 128, two to a key head; a decay for each head, or
+/// for each channel. 7 operations a state: decay, two for what is recalled, two for what is written, two for what is
+/// read.
+void delta(benchmark::State& state) {
+  const int64_t tokens = state.range(0), heads = state.range(1), dim = 128, keys = heads / 2 * dim, width = heads * dim;
+  const int64_t decays = state.range(2) ? width : heads;
+  Bench bench(static_cast<int>(state.range(3)));
+  const std::vector<float> q = values(tokens * keys, 0.1f, -0.05f, 1), k = values(tokens * keys, 0.1f, -0.05f, 2);
+  const std::vector<float> v = values(tokens * width, 2, -1, 3), decay = values(tokens * decays, 0.1f, 0.9f, 4);
+  const std::vector<float> beta = values(tokens * heads, 1, 0, 5);
+  std::vector<float> s(static_cast<size_t>(width * dim)), y(v.size());
+  const ops::Recurrence sequence[] = {{0, tokens, s.data()}};
+  for (auto _ : state) {
+    ops::delta_rule(bench.context, {heads / 2, heads, dim, dim},
+                    {{q.data(), tokens, keys},
+                     {k.data(), tokens, keys},
+                     {v.data(), tokens, width},
+                     {decay.data(), tokens, decays},
+                     {beta.data(), tokens, heads}},
+                    sequence, {y.data(), tokens, width});
+    benchmark::DoNotOptimize(y.data());
+  }
+  report(state, bench, tokens, 7.0 * static_cast<double>(tokens * width * dim),
+         4.0 * static_cast<double>(2 * tokens * width + 2 * tokens * keys + 2 * width * dim));
+}
+
 // Channels of mamba-370m and mamba-2.8b; heads of mamba2-2.7b and Granite 4.0 h-small.
 BENCHMARK(convolution)->ArgsProduct({{1, 512}, {2048, 5120}, {1, 2}})->UseRealTime();
 BENCHMARK(selective)->ArgsProduct({{1, 512}, {2048, 5120}, {16}, {1, 2}})->UseRealTime();
 BENCHMARK(heads)->ArgsProduct({{1, 512}, {80, 128}, {128}, {1, 2}})->UseRealTime();
+// Heads of Qwen3.5-35B-A3B.
+BENCHMARK(delta)->ArgsProduct({{1, 512}, {32}, {0, 1}, {1, 2}})->UseRealTime();
 
 }  // namespace

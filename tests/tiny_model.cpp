@@ -57,7 +57,7 @@ class Drawer : public layers::TensorVisitor {
   }
   tensor::Shape shape_of(const Tensor& tensor, tensor::Shape shape) const {
     const families::NameInFile& in_file = name_of(tensor.path);
-    shape.front() *= families::rows_listed(in_file.piece);
+    shape.front() = families::rows_listed(in_file.piece, shape.front(), tensor.parts, tensor.merged_with);
     return families::shape_in_file(in_file.form, shape, tensor.parts);
   }
   std::string name(const std::string& path, int64_t expert) const {
@@ -347,6 +347,86 @@ const std::map<std::string, base::Json>& configs() {
                                         {"topk_group", 1},
                                         {"routed_scaling_factor", 2.5},
                                         {"first_k_dense_replace", 1}});
+    const base::Json linear = {{"head_dim", 16},
+                               {"linear_num_key_heads", 2},
+                               {"linear_num_value_heads", 4},
+                               {"linear_key_head_dim", 12},
+                               {"linear_value_head_dim", 8},
+                               {"linear_conv_kernel_dim", 3},
+                               {"layer_types", {"linear_attention", "full_attention", "linear_attention"}}};
+    const base::Json linear_moe = {{"num_experts", 6},
+                                   {"num_experts_per_tok", 2},
+                                   {"moe_intermediate_size", 32},
+                                   {"shared_expert_intermediate_size", 32}};
+    base::Json next = linear, next_moe = linear;
+    next.update(linear_moe), next_moe.update(linear_moe);
+    next.update(
+        {{"attention_bias", true}, {"mlp_only_layers", {1}}, {"layer_types", nullptr}, {"full_attention_interval", 2}});
+    add("qwen3_next", next);
+    add("qwen3_5_moe_text", next_moe);
+    add("qwen3_5_text", linear);
+    base::Json kda = mla;
+    kda.update({{"n_routed_experts", nullptr}, {"num_experts", 8}, {"num_shared_experts", 1}});
+    base::Json kimi = kda, ling = kda;
+    kimi.update({{"linear_head_dim", 12},
+                 {"linear_num_heads", 3},
+                 {"q_lora_rank", nullptr},
+                 {"num_expert_group", 2},
+                 {"topk_group", 1},
+                 {"layer_types", {"linear_attention", "full_attention", "linear_attention"}}});
+    ling.update({{"head_dim", 12},
+                 {"q_lora_rank", 24},
+                 {"num_expert_group", 2},
+                 {"topk_group", 1},
+                 {"layer_group_size", 2},
+                 {"short_conv_kernel_size", 3},
+                 {"kda_lower_bound", -4},
+                 {"num_nextn_predict_layers", 0}});
+    add("kimi_linear", kimi);
+    add("bailing_hybrid", ling);
+    const base::Json conv = {{"layer_types", {"conv", "full_attention", "conv"}}, {"conv_L_cache", 4}};
+    base::Json conv_moe = conv;
+    conv_moe.update({{"num_experts", 6},
+                     {"num_experts_per_tok", 2},
+                     {"moe_intermediate_size", 32},
+                     {"num_dense_layers", 1},
+                     {"routed_scaling_factor", 1.5}});
+    base::Json conv_biased = conv;
+    conv_biased.update({{"conv_bias", true}, {"block_multiple_of", 32}, {"tie_word_embeddings", false}});
+    add("lfm2", conv_biased);
+    add("lfm2_moe", conv_moe);
+    add("afmoe", {{"head_dim", 16},
+                  {"global_attn_every_n_layers", 2},
+                  {"sliding_window", 6},
+                  {"mup_enabled", true},
+                  {"num_experts", 6},
+                  {"num_experts_per_tok", 2},
+                  {"num_shared_experts", 2},
+                  {"moe_intermediate_size", 32},
+                  {"route_scale", 1.5}});
+    add("laguna", {{"head_dim", 16},
+                   {"num_attention_heads_per_layer", {2, 6, 4}},
+                   {"layer_types", {"full_attention", "sliding_attention", "full_attention"}},
+                   {"gating", "per-element"},
+                   {"sliding_window", 7},
+                   {"num_experts", 6},
+                   {"num_experts_per_tok", 3},
+                   {"shared_expert_intermediate_size", 24},
+                   {"moe_intermediate_size", 32},
+                   {"moe_routed_scaling_factor", 0.8}});
+    add("nemotron_h", {{"num_hidden_layers", nullptr},
+                       {"layers_block_type", {"mamba", "moe", "attention", "mlp", "moe"}},
+                       {"head_dim", 16},
+                       {"mamba_num_heads", 4},
+                       {"mamba_head_dim", 12},
+                       {"n_groups", 2},
+                       {"ssm_state_size", 8},
+                       {"n_routed_experts", 6},
+                       {"num_experts_per_tok", 2},
+                       {"moe_intermediate_size", 32},
+                       {"moe_shared_expert_intermediate_size", 24},
+                       {"moe_latent_size", 24},
+                       {"routed_scaling_factor", 2.5}});
     add("coterie", {{"norm", "layer"},
                     {"norm_place", "both"},
                     {"positions", "learned"},

@@ -22,6 +22,8 @@ std::string_view words(ops::Activation activation) {
     case ops::Activation::relu: return "ReLU";
     case ops::Activation::relu2: return "squared ReLU";
     case ops::Activation::identity: return "no activation";
+    case ops::Activation::sigmoid: return "sigmoid";
+    case ops::Activation::softplus: return "softplus";
   }
   return "?";
 }
@@ -50,6 +52,13 @@ std::string words(const layers::RopeSpec& rope, int64_t head_dim) {
   return text;
 }
 
+std::string words(const layers::OutputGate& gate) {
+  using Shape = layers::OutputGate::Shape;
+  if (gate.shape == Shape::none) return "";
+  return fmt::format("; output times {} of a gate for each {}", words(gate.activation),
+                     gate.shape == Shape::per_head ? "head" : "channel");
+}
+
 std::string words(const layers::AttentionSpec& attention) {
   std::string text = fmt::format("attention: {} query heads of {}", attention.heads, attention.head_dim);
   text += attention.kv_heads == attention.heads ? ", each with its own keys and values"
@@ -67,6 +76,7 @@ std::string words(const layers::AttentionSpec& attention) {
   if (attention.qk_norm == QkNorm::per_head) text += "; queries and keys normed per head";
   if (attention.qk_norm == QkNorm::full_width) text += "; queries and keys normed over their width";
   if (attention.clip_qkv) text += fmt::format("; q, k, v clipped to ±{:g}", *attention.clip_qkv);
+  text += words(attention.gate);
   std::string biases;
   for (const auto& [has, letter] : {std::pair(attention.q_bias, "q"), std::pair(attention.k_bias, "k"),
                                     std::pair(attention.v_bias, "v"), std::pair(attention.o_bias, "output")})
@@ -82,7 +92,8 @@ std::string words(const layers::LatentAttentionSpec& mla) {
       "the cache holds, with the {} rotary dimensions all heads share",
       mla.heads, mla.nope_dim, mla.rope_dim, mla.value_dim, mla.kv_rank, mla.rope_dim);
   if (mla.q_rank > 0) text += fmt::format("; queries from a latent of {}", mla.q_rank);
-  text += "; " + words(mla.rope, mla.rope_dim);
+  text += mla.positions ? "; " + words(mla.rope, mla.rope_dim) : "; no positions";
+  text += words(mla.gate);
   // YaRN's second correction (DeepSeek): the softmax is sharpened as well.
   if (const float plain_scale = 1 / std::sqrt(static_cast<float>(mla.head_dim()));
       std::abs(mla.scale - plain_scale) > 1e-6f * plain_scale)
@@ -112,6 +123,21 @@ std::string words(const layers::Mamba2Spec& mamba) {
   if (mamba.projection_bias) text += "; bias on its projections";
   return text;
 }
+
+std::string words(const layers::DeltaRuleSpec& d) {
+  std::string text = fmt::format(
+      "linear attention by the gated delta rule: {} value heads of {} over {} key heads of {}, a convolution over {} "
+      "tokens, a decay for each {}",
+      d.value_heads, d.value_dim, d.key_heads, d.key_dim, d.conv_width, d.decay_by_key ? "channel of a key" : "head");
+  if (d.decay_floor < 0) text += fmt::format(", whose logarithm is at least {:g}", d.decay_floor);
+  return text + fmt::format("; the result normed per head, times {} of a gate", words(d.gate));
+}
+
+std::string words(const layers::ShortConvSpec& conv) {
+  return fmt::format("gated short convolution over {} tokens{}", conv.conv_width, conv.bias ? ", with biases" : "");
+}
+
+std::string words(const layers::NoMixerSpec&) { return "no mixer"; }
 
 std::string gate_words(ops::Activation activation, bool gated) {
   if (gated && activation == ops::Activation::silu) return "SwiGLU";
@@ -146,6 +172,8 @@ std::vector<std::string> lines(const layers::MoeSpec& moe) {
     out.push_back(fmt::format("its SwiGLU is clamped: g · sigmoid({:g} g) · (u + 1), g at most {:g}, u within ±{:g}",
                               moe.swiglu_alpha, moe.swiglu_limit, moe.swiglu_limit));
   if (moe.bias) out.push_back("biases on the experts' projections");
+  if (moe.latent > 0)
+    out.push_back(fmt::format("experts read and write {} dimensions, between two projections", moe.latent));
   if (moe.shared_hidden > 0)
     out.push_back(fmt::format("a shared expert of width {} that every token uses{}", moe.shared_hidden,
                               moe.shared_gate ? ", times sigmoid(gate · x)" : ""));

@@ -52,11 +52,12 @@ class Drawer : public layers::TensorVisitor {
   // Norms are near one, A near minus one, everything else small.
   void draw(const Tensor& tensor, const tensor::Shape& shape) {
     const bool norm = tensor.place == Place::norms && !tensor.path.ends_with(".bias");
-    const float offset = norm ? 1.0f : name_of(tensor).minus_exp ? -1.0f : 0.0f;
+    const NameInFile& in_file = name_of(tensor);
+    const float offset = norm ? 1.0f : in_file.minus_exp ? (in_file.negated ? 1.0f : -1.0f) : 0.0f;
     tensors.push_back({name(tensor), DType::f32, shape_of(tensor, shape), 0.05f, offset});
   }
   tensor::Shape shape_of(const Tensor& tensor, tensor::Shape shape) const {
-    shape.front() *= rows_listed(name_of(tensor).piece);
+    shape.front() = rows_listed(name_of(tensor).piece, shape.front(), tensor.parts, tensor.merged_with);
     return shape_in_file(name_of(tensor).form, shape, tensor.parts);
   }
   const NameInFile& name_of(const Tensor& tensor) const {

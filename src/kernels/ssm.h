@@ -72,12 +72,37 @@ struct HeadScanTile {
   int64_t tokens = 0, channels = 0, states = 0;
 };
 
+/// The gated delta rule (Yang, Kautz & Hatamizadeh 2024, arXiv:2412.06464, equation 10; with a decay for each key
+/// channel Kimi Linear, arXiv:2510.26692) of one head, whose state is s [keys, channels]. Of each token
+///   s[i, c] = decay[i] * s[i, c];  u[c] = beta * (v[c] - Σ_i k[i] * s[i, c])
+///   s[i, c] = s[i, c] + k[i] * u[c];  y[c] = Σ_i q[i] * s[i, c]
+/// Channels do not mix, and sums over keys go from the first on.
+struct DeltaRuleTile {
+  const float* q = nullptr;  // [tokens, keys]
+  int64_t q_stride = 0;
+  const float* k = nullptr;  // [tokens, keys]
+  int64_t k_stride = 0;
+  const float* v = nullptr;  // [tokens, channels]
+  int64_t v_stride = 0;
+  const float* decay = nullptr;  // [tokens, keys], or [tokens, 1] when not `decay_by_key`
+  int64_t decay_stride = 0;
+  bool decay_by_key = false;
+  const float* beta = nullptr;  // [tokens, 1]
+  int64_t beta_stride = 0;
+  float* s = nullptr;  // [keys, channels]
+  int64_t s_stride = 0;
+  float* y = nullptr;  // [tokens, channels]; none of the others
+  int64_t y_stride = 0;
+  int64_t tokens = 0, keys = 0, channels = 0;
+};
+
 struct SsmKernels {
   void (*convolve)(const ConvolutionTile& tile) noexcept = nullptr;
   void (*selective_scan)(const SelectiveScanTile& tile) noexcept = nullptr;
   void (*head_scan)(const HeadScanTile& tile) noexcept = nullptr;
   /// y = min(max(log(1 + exp(x + bias)), low), high); bias may be null, the bounds infinite. y may be x.
   void (*softplus)(const float* x, const float* bias, float low, float high, float* y, int64_t n) noexcept = nullptr;
+  void (*delta_rule)(const DeltaRuleTile& tile) noexcept = nullptr;
 };
 
 }  // namespace coterie::kernels

@@ -7,13 +7,16 @@ namespace coterie::layers {
 
 namespace {
 
-using Mixer = std::variant<Attention, LatentAttention, Mamba, Mamba2>;
+using Mixer = std::variant<Attention, LatentAttention, Mamba, Mamba2, DeltaRule, ShortConv, std::monostate>;
 using Ffn = std::variant<std::monostate, DenseFfn, Moe>;
 
 Mixer make_mixer(const AttentionSpec& spec, int64_t width) { return Attention(spec, width); }
 Mixer make_mixer(const LatentAttentionSpec& spec, int64_t width) { return LatentAttention(spec, width); }
 Mixer make_mixer(const MambaSpec& spec, int64_t width) { return Mamba(spec, width); }
 Mixer make_mixer(const Mamba2Spec& spec, int64_t width) { return Mamba2(spec, width); }
+Mixer make_mixer(const DeltaRuleSpec& spec, int64_t width) { return DeltaRule(spec, width); }
+Mixer make_mixer(const ShortConvSpec& spec, int64_t width) { return ShortConv(spec, width); }
+Mixer make_mixer(const NoMixerSpec&, int64_t) { return std::monostate(); }
 
 Ffn make_ffn(const DenseFfnSpec& spec, int64_t width) { return DenseFfn(spec, width); }
 Ffn make_ffn(const MoeSpec& spec, int64_t width) { return Moe(spec, width); }
@@ -28,6 +31,11 @@ std::string name_of(const Attention&) { return "attention"; }
 std::string name_of(const LatentAttention&) { return "latent"; }
 std::string name_of(const Mamba&) { return "mamba"; }
 std::string name_of(const Mamba2&) { return "mamba2"; }
+std::string name_of(const DeltaRule&) { return "delta"; }
+std::string name_of(const ShortConv&) { return "short_conv"; }
+
+template <typename Kind>
+constexpr bool kNothing = std::is_same_v<Kind, std::monostate>;
 
 // Keyed so that mixers and FFNs of all layers draw apart.
 void drop(const Batch& batch, int64_t layer, int64_t half, tensor::Matrix y) {
@@ -52,7 +60,12 @@ Block::Block(const BlockSpec& spec, int64_t width, std::span<const std::shared_p
 void Block::visit(TensorVisitor& visitor, const std::string& path) {
   if (shared_) shared_->visit(visitor, path);
   if (mixer_norm_) mixer_norm_->visit(visitor, path + ".mixer_norm");
-  std::visit([&](auto& mixer) { mixer.visit(visitor, path + "." + name_of(mixer)); }, mixer_);
+  std::visit(
+      [&](auto& mixer) {
+        if constexpr (!kNothing<std::remove_cvref_t<decltype(mixer)>>)
+          mixer.visit(visitor, path + "." + name_of(mixer));
+      },
+      mixer_);
   if (mixer_post_norm_) mixer_post_norm_->visit(visitor, path + ".mixer_post_norm");
   if (ffn_norm_) ffn_norm_->visit(visitor, path + ".ffn_norm");
   if (auto* moe = std::get_if<Moe>(&ffn_)) moe->visit(visitor, path + ".moe");
@@ -64,7 +77,29 @@ void Block::arrange() {
   if (auto* latent = std::get_if<LatentAttention>(&mixer_)) latent->arrange();
   if (auto* mamba = std::get_if<Mamba>(&mixer_)) mamba->arrange();
   if (auto* mamba = std::get_if<Mamba2>(&mixer_)) mamba->arrange();
+  if (auto* delta = std::get_if<DeltaRule>(&mixer_)) delta->arrange();
+  if (auto* conv = std::get_if<ShortConv>(&mixer_)) conv->arrange();
   if (auto* moe = std::get_if<Moe>(&ffn_)) moe->arrange();
+}
+
+void Block::mix(const Batch& batch, int64_t layer, tensor::Matrix x, tensor::Matrix h, tensor::Matrix y) const {
+  ops::Context& context = batch.context;
+  tensor::ConstMatrix mixer_input = x;
+  if (shared_) {
+    shared_->forward(batch, layer, x, h);
+    ops::add(context, x, h);
+    mixer_input = h;
+  }
+  if (mixer_norm_) mixer_norm_->forward(context, mixer_input, h), mixer_input = h;
+  std::visit(
+      [&](const auto& mixer) {
+        if constexpr (!kNothing<std::remove_cvref_t<decltype(mixer)>>) mixer.forward(batch, layer, mixer_input, y);
+      },
+      mixer_);
+  if (mixer_post_norm_) mixer_post_norm_->forward(context, y, y);
+  if (batch.pass.observer) batch.pass.observer->mixer_output(layer, y);
+  drop(batch, layer, 0, y);
+  ops::add(context, y, x, residual_multiplier_);
 }
 
 void Block::forward(const Batch& batch, int64_t layer, tensor::Matrix x) const {
@@ -72,26 +107,10 @@ void Block::forward(const Batch& batch, int64_t layer, tensor::Matrix x) const {
   const tensor::ArenaScope scratch(context.arena);
   const tensor::Matrix h = context.arena.matrix(x.rows, x.cols);
   const tensor::Matrix y = context.arena.matrix(x.rows, x.cols);
-  const auto normed = [&](const std::optional<Norm>& norm, tensor::ConstMatrix in) {
-    if (norm) norm->forward(context, in, h);
-    return norm ? tensor::ConstMatrix(h) : in;
-  };
-
-  tensor::ConstMatrix mixer_input = x;
-  if (shared_) {
-    shared_->forward(batch, layer, x, h);
-    ops::add(context, x, h);
-    mixer_input = h;
-  }
-  mixer_input = normed(mixer_norm_, mixer_input);
-  std::visit([&](const auto& mixer) { mixer.forward(batch, layer, mixer_input, y); }, mixer_);
-  if (mixer_post_norm_) mixer_post_norm_->forward(context, y, y);
-  if (batch.pass.observer) batch.pass.observer->mixer_output(layer, y);
-  drop(batch, layer, 0, y);
-  ops::add(context, y, x, residual_multiplier_);
-
+  if (!std::holds_alternative<std::monostate>(mixer_)) mix(batch, layer, x, h, y);
   if (std::holds_alternative<std::monostate>(ffn_)) return;
-  const tensor::ConstMatrix ffn_input = normed(ffn_norm_, x);
+  tensor::ConstMatrix ffn_input = x;
+  if (ffn_norm_) ffn_norm_->forward(context, x, h), ffn_input = h;
   if (batch.pass.observer) batch.pass.observer->ffn_input(layer, ffn_input);
   if (const auto* moe = std::get_if<Moe>(&ffn_)) moe->forward(batch, layer, ffn_input, y);
   if (const auto* dense = std::get_if<DenseFfn>(&ffn_)) dense->forward(batch, ffn_input, y);

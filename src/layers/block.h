@@ -15,13 +15,18 @@
 #include "layers/norm.h"
 #include "layers/shared_block.h"
 #include "layers/specs.h"
+#include "layers/ssm/delta_rule.h"
 #include "layers/ssm/mamba.h"
 #include "layers/ssm/mamba2.h"
+#include "layers/ssm/short_conv.h"
 
 namespace coterie::layers {
 
 /// A block that is its mixer alone (Mamba).
 struct NoFfnSpec {};
+
+/// A block that is its FFN alone (Nemotron-H).
+struct NoMixerSpec {};
 
 /// That a block begins with a shared transformer block (Zamba).
 struct SharedUseSpec {
@@ -34,7 +39,8 @@ struct SharedUseSpec {
 struct BlockSpec {
   std::optional<SharedUseSpec> shared;
   std::optional<NormSpec> mixer_norm;
-  std::variant<AttentionSpec, LatentAttentionSpec, MambaSpec, Mamba2Spec> mixer;
+  std::variant<AttentionSpec, LatentAttentionSpec, MambaSpec, Mamba2Spec, DeltaRuleSpec, ShortConvSpec, NoMixerSpec>
+      mixer;
   std::optional<NormSpec> mixer_post_norm;
   std::optional<NormSpec> ffn_norm;
   std::variant<DenseFfnSpec, MoeSpec, NoFfnSpec> ffn;
@@ -54,9 +60,12 @@ class Block {
   void arrange();
 
  private:
+  // x += mixer(norm(x)), by way of h and y, [N, D] too.
+  void mix(const Batch& batch, int64_t layer, tensor::Matrix x, tensor::Matrix h, tensor::Matrix y) const;
+
   std::optional<SharedUse> shared_;
   std::optional<Norm> mixer_norm_;
-  std::variant<Attention, LatentAttention, Mamba, Mamba2> mixer_;
+  std::variant<Attention, LatentAttention, Mamba, Mamba2, DeltaRule, ShortConv, std::monostate> mixer_;
   std::optional<Norm> mixer_post_norm_;
   std::optional<Norm> ffn_norm_;
   std::variant<std::monostate, DenseFfn, Moe> ffn_;

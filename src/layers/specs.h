@@ -42,6 +42,18 @@ struct RopeSpec {
   std::vector<float> divisors;  // [dims/2] of the frequencies (GGUF's rope_freqs.weight); usually empty
 };
 
+/// activation(g) times what the heads of a mixer give, before its output projection; g is a projection of its input.
+struct OutputGate {
+  enum class Shape {
+    none,
+    per_head,      // one number a head (Ling 3)
+    per_channel,   // a projection of its own (AFMoE)
+    beside_query,  // per channel: in the queries' projection each head's gate follows its query (Qwen3-Next)
+  };
+  Shape shape = Shape::none;
+  ops::Activation activation = ops::Activation::sigmoid;
+};
+
 struct AttentionSpec {
   int64_t heads = 0, kv_heads = 0;
   int64_t head_dim = 0;   // of queries and keys
@@ -50,6 +62,7 @@ struct AttentionSpec {
   int64_t window = 0;     // sliding window; 0 = none
   float softcap = 0;      // of q·k: cap * tanh(q·k / cap); 0 = none (Gemma 2)
   bool sinks = false;     // a logit for each head that takes part in the softmax and adds nothing (gpt-oss)
+  OutputGate gate;
   bool q_bias = false, k_bias = false, v_bias = false, o_bias = false;
   enum class QkNorm {
     none,
@@ -87,6 +100,8 @@ struct LatentAttentionSpec {
   bool bias = false;       // of the projections that read or write the model's width, but q where it is one matrix
   float norm_eps = 1e-6f;  // of the norms of both latents
   RopeSpec rope;
+  bool positions = true;  // false: what would be turned is not, and positions enter nowhere (Kimi Linear)
+  OutputGate gate;        // none, or per head
 
   int64_t head_dim() const { return nope_dim + rope_dim; }
 };
@@ -123,6 +138,35 @@ struct Mamba2Spec {
   int64_t conv_channels() const { return inner() + 2 * groups * states; }
 };
 
+/// Linear attention by the gated delta rule: with a decay for each head Gated DeltaNet (Yang, Kautz & Hatamizadeh 2024,
+/// arXiv:2412.06464; Qwen3-Next), with one for each channel of its keys Kimi Delta Attention (arXiv:2510.26692).
+struct DeltaRuleSpec {
+  int64_t key_heads = 0, value_heads = 0;
+  int64_t key_dim = 0, value_dim = 0;  // of a head
+  // Value heads in turn for each key head (h mod key_heads), as GGUF files of some families have them; else those of a
+  // key head side by side.
+  bool by_turn = false;
+  int64_t conv_width = 4;
+  ops::Activation activation = ops::Activation::silu;  // after the convolution
+  bool fused = true;                                   // q, k and v are one projection and one convolution; else three
+  bool decay_by_key = false;                           // a decay for each channel of a key; else one for each head
+  float decay_floor = 0;                               // of the decay's logarithm (ops::Decay); 0: none
+  int64_t decay_rank = 0, gate_rank = 0;               // of low-rank projections to the decay and the gate; 0: full
+  ops::Activation gate = ops::Activation::silu;        // of the normed result
+  float norm_eps = 1e-6f;                              // of the result's norm, over a head
+
+  int64_t key_width() const { return key_heads * key_dim; }
+  int64_t value_width() const { return value_heads * value_dim; }
+  int64_t conv_channels() const { return 2 * key_width() + value_width(); }
+  int64_t decay_width() const { return value_heads * (decay_by_key ? key_dim : 1); }
+};
+
+/// A gated short convolution in attention's place (LFM2, arXiv:2511.23404): b, c, u = W_in x; W_out (c · conv(b · u)).
+struct ShortConvSpec {
+  int64_t conv_width = 3;
+  bool bias = false;  // of the convolution and of both projections
+};
+
 struct DenseFfnSpec {
   int64_t hidden = 0;  // F
   ops::Activation activation = ops::Activation::silu;
@@ -143,6 +187,7 @@ struct MoeSpec {
   bool shared_bias = false;   // on its projections (ERNIE 4.5)
   bool scale_inputs = false;  // a routed expert reads x times its weight, and its output counts once (Llama 4)
   bool output_bias = false;   // one bias [D] of what the layer returns (JetMoE)
+  int64_t latent = 0;        // width of what routed experts read and write, between two projections; 0: the model's
 };
 
 }  // namespace coterie::layers

@@ -54,7 +54,8 @@ class Mover : public TensorVisitor {
  private:
   void add(const Tensor& tensor, const tensor::Shape& shape, float* values, bool matrix) {
     const int64_t count = tensor::element_count(shape);
-    list_.push_back({tensor.path, tensor.place, shape, values, gradient_, count, !tensor.buffer, matrix});
+    list_.push_back({tensor.path, tensor.place, shape, values, gradient_, count, !tensor.buffer, matrix, tensor.parts,
+                     tensor.merged_with});
     gradient_ += count;
   }
   void add_vector(const Tensor& tensor, const tensor::Shape& shape, layers::Vector& slot) {

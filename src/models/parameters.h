@@ -23,6 +23,7 @@ struct Parameter {
   int64_t count;
   bool trained;  // false: a buffer that has no gradient (a router's bias of selection)
   bool matrix;   // multiplied with activations, or looked up: not a norm, a bias, a convolution's taps or A_log
+  int64_t parts = 1, merged_with = 0;  // as TensorVisitor::Tensor says
 };
 
 /// The weights of a decoder as f32 in memory of their own, to be changed, and their gradients.

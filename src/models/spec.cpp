@@ -65,7 +65,7 @@ void check_latent(std::string_view where, const layers::LatentAttentionSpec& a) 
   check_size(where, "the dimensions of a key with positions", a.rope_dim, 1 << 20);
   check_size(where, "the value dimension of a head", a.value_dim, 1 << 20);
   check_size(where, "the width of all heads", a.heads * std::max({a.head_dim(), a.value_dim, a.kv_rank + a.rope_dim}));
-  check_rope(where, a.rope, a.rope_dim);
+  if (a.positions) check_rope(where, a.rope, a.rope_dim);
 }
 
 void check_mamba(std::string_view where, const layers::MambaSpec& m) {
@@ -89,6 +89,22 @@ void check_mamba(std::string_view where, const layers::Mamba2Spec& m) {
     base::fail(base::ErrorKind::bad_input, where, "{} Mamba heads are no multiple of {} groups", m.heads, m.groups);
   if (!(m.dt_min <= m.dt_max))
     base::fail(base::ErrorKind::bad_input, where, "time steps from {} to {}", m.dt_min, m.dt_max);
+}
+
+void check_delta(std::string_view where, const layers::DeltaRuleSpec& d) {
+  check_size(where, "the number of key heads of linear attention", d.key_heads, 1 << 20);
+  check_size(where, "the number of value heads of linear attention", d.value_heads, 1 << 20);
+  check_size(where, "the width of a key of linear attention", d.key_dim, 1 << 20);
+  check_size(where, "the width of a value of linear attention", d.value_dim, 1 << 20);
+  check_size(where, "the width of keys and values of linear attention", d.conv_channels());
+  check_size(where, "the state of linear attention", d.value_width() * d.key_dim, int64_t{1} << 32);
+  check_size(where, "the width of the convolution", d.conv_width, 1 << 10);
+  if (d.value_heads % d.key_heads != 0)
+    base::fail(base::ErrorKind::bad_input, where, "{} value heads of linear attention are no multiple of {} key heads",
+               d.value_heads, d.key_heads);
+  if (d.decay_rank < 0 || d.gate_rank < 0 || !(d.decay_floor <= 0) || !std::isfinite(d.decay_floor))
+    base::fail(base::ErrorKind::bad_input, where, "ranks of {} and {} and a floor of {} of the decay", d.decay_rank,
+               d.gate_rank, d.decay_floor);
 }
 
 void check_shared(std::string_view where, const ModelSpec& spec, const layers::SharedUseSpec& shared) {
@@ -120,9 +136,13 @@ void check(const ModelSpec& spec, std::string_view where) {
       check_latent(place, *latent);
     if (const auto* mamba = std::get_if<layers::MambaSpec>(&spec.blocks[i].mixer)) check_mamba(place, *mamba);
     if (const auto* mamba = std::get_if<layers::Mamba2Spec>(&spec.blocks[i].mixer)) check_mamba(place, *mamba);
+    if (const auto* delta = std::get_if<layers::DeltaRuleSpec>(&spec.blocks[i].mixer)) check_delta(place, *delta);
+    if (const auto* conv = std::get_if<layers::ShortConvSpec>(&spec.blocks[i].mixer))
+      check_size(place, "the width of the convolution", conv->conv_width, 1 << 10);
     if (const auto* moe = std::get_if<layers::MoeSpec>(&spec.blocks[i].ffn)) {
       check_size(place, "the number of experts", moe->router.experts, kSaneExperts);
       check_size(place, "the width of an expert", moe->hidden);
+      if (moe->latent != 0) check_size(place, "the latent width of the experts", moe->latent);
       layers::check(moe->router, place);
       parameters +=
           static_cast<double>(moe->router.experts) * static_cast<double>(moe->hidden) * static_cast<double>(spec.width);
@@ -143,7 +163,8 @@ const layers::AttentionSpec* attention_of(const ModelSpec& spec, const BlockSpec
 }
 
 const layers::RopeSpec* rope_of(const ModelSpec& spec, const BlockSpec& block) {
-  if (const auto* latent = std::get_if<layers::LatentAttentionSpec>(&block.mixer)) return &latent->rope;
+  if (const auto* latent = std::get_if<layers::LatentAttentionSpec>(&block.mixer))
+    return latent->positions ? &latent->rope : nullptr;
   const layers::AttentionSpec* attention = attention_of(spec, block);
   return attention && attention->rope ? &*attention->rope : nullptr;
 }
@@ -154,6 +175,10 @@ std::vector<int64_t> state_floats(const ModelSpec& spec) {
     floats.push_back(0);
     if (const auto* mamba = std::get_if<layers::MambaSpec>(&block.mixer)) floats.back() = layers::state_floats(*mamba);
     if (const auto* mamba = std::get_if<layers::Mamba2Spec>(&block.mixer)) floats.back() = layers::state_floats(*mamba);
+    if (const auto* delta = std::get_if<layers::DeltaRuleSpec>(&block.mixer))
+      floats.back() = layers::state_floats(*delta);
+    if (const auto* conv = std::get_if<layers::ShortConvSpec>(&block.mixer))
+      floats.back() = layers::state_floats(*conv, spec.width);
   }
   return floats;
 }

@@ -95,4 +95,16 @@ void log_softmax(Context& context, Matrix x) {
   });
 }
 
+void scale_heads(Context& context, ConstMatrix factor, Matrix x) {
+  require(factor.rows == x.rows && factor.cols > 0 && x.cols % factor.cols == 0, "scale_heads",
+          "x is [{}, {}], factor is [{}, {}]", x.rows, x.cols, factor.rows, factor.cols);
+  if (context.tape) record_scale_heads(*context.tape, factor, x);
+  const int64_t width = x.cols / factor.cols;
+  for_rows(context, x.rows, x.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r)
+      for (int64_t h = 0; h < factor.cols; ++h)
+        context.kernels.vector.scale(x.row(r) + h * width, factor.row(r)[h], width);
+  });
+}
+
 }  // namespace coterie::ops

@@ -45,6 +45,9 @@ void activate(Context& context, kernels::Activation activation, Matrix x);
 /// gate = activation(gate) * x.
 void gate(Context& context, kernels::Activation activation, Matrix gate, ConstMatrix x);
 
+/// x[n, head h] *= factor[n, h]. x [N, H * width], factor [N, H].
+void scale_heads(Context& context, ConstMatrix factor, Matrix x);
+
 /// y[i] = scale * row ids[i] of the table, decoded. table [V, D], y [N, D].
 void embed(Context& context, std::span<const int32_t> ids, const tensor::Weight& table, Matrix y, float scale = 1);
 

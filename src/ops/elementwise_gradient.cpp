@@ -144,4 +144,24 @@ void record_rope(Tape& tape, const RopeTable& table, std::span<const int32_t> po
   });
 }
 
+// y = f x by heads: df += x·dy, dx = f dy
+void record_scale_heads(Tape& tape, ConstMatrix factor, Matrix x) {
+  const ConstMatrix saved_factor = tape.save(factor), saved = tape.save(x);
+  tape.record({x}, [factor, x, saved_factor, saved](Reverse& back) {
+    const Matrix dfactor = back.gradient(factor), dx = back.gradient(x);
+    const int64_t width = x.cols / factor.cols;
+    for_rows(back.context(), x.rows, x.cols, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r)
+        for (int64_t h = 0; h < factor.cols; ++h) {
+          float* const d = dx.row(r) + h * width;
+          const float* const in = saved.row(r) + h * width;
+          double along = 0;
+          for (int64_t i = 0; i < width; ++i) along += static_cast<double>(d[i]) * static_cast<double>(in[i]);
+          dfactor.row(r)[h] += static_cast<float>(along);
+          back.context().kernels.vector.scale(d, saved_factor.row(r)[h], width);
+        }
+    });
+  });
+}
+
 }  // namespace coterie::ops

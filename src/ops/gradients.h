@@ -5,6 +5,7 @@
 
 #include "ops/attention.h"
 #include "ops/conv.h"
+#include "ops/delta.h"
 #include "ops/elementwise.h"
 #include "ops/matmul.h"
 #include "ops/moe/experts.h"
@@ -34,6 +35,7 @@ void record_clamp(Tape& tape, Matrix x, float limit);
 void record_add_gated(Tape& tape, ConstMatrix x, ConstMatrix gate, Matrix y);
 void record_activate(Tape& tape, kernels::Activation activation, Matrix x);
 void record_gate(Tape& tape, kernels::Activation activation, Matrix gate, ConstMatrix x);
+void record_scale_heads(Tape& tape, ConstMatrix factor, Matrix x);
 void record_embed(Tape& tape, std::span<const int32_t> ids, const tensor::Weight& table, Matrix y, float scale);
 void record_rope(Tape& tape, const RopeTable& table, std::span<const int32_t> positions, int64_t heads, Matrix x);
 
@@ -49,5 +51,8 @@ void record_selective_scan(Tape& tape, const SelectiveScan& scan, ConstMatrix x,
                            const ScanInputs& inputs, std::span<const Recurrence> sequences, Matrix y);
 void record_head_scan(Tape& tape, const HeadScan& scan, ConstMatrix x, ConstMatrix dt, const ScanInputs& inputs,
                       std::span<const Recurrence> sequences, Matrix y);
+void record_decay(Tape& tape, const Decay& decay, ConstMatrix x, Matrix y);
+void record_delta_rule(Tape& tape, const DeltaRule& rule, const DeltaInputs& inputs,
+                       std::span<const Recurrence> sequences, Matrix y);
 
 }  // namespace coterie::ops

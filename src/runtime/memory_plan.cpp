@@ -29,7 +29,10 @@ int64_t quantised(int64_t rows, int64_t width) {
 }
 
 int64_t mixer_bytes(const layers::AttentionSpec& spec, int64_t n, int64_t width) {
-  const int64_t rows = spec.heads * (spec.head_dim + spec.value_dim) + spec.kv_heads * (spec.head_dim + spec.value_dim);
+  int64_t rows = spec.heads * (spec.head_dim + spec.value_dim) + spec.kv_heads * (spec.head_dim + spec.value_dim);
+  if (spec.gate.shape == layers::OutputGate::Shape::per_head) rows += spec.heads;
+  if (spec.gate.shape == layers::OutputGate::Shape::per_channel) rows += spec.heads * spec.value_dim;
+  if (spec.gate.shape == layers::OutputGate::Shape::beside_query) rows += 3 * spec.heads * spec.head_dim;
   return n * rows * kFloat + quantised(n, std::max(width, spec.heads * spec.value_dim));
 }
 
@@ -51,6 +54,20 @@ int64_t mixer_bytes(const layers::Mamba2Spec& spec, int64_t n, int64_t width) {
          quantised(n, std::max(width, spec.inner()));
 }
 
+int64_t mixer_bytes(const layers::DeltaRuleSpec& spec, int64_t n, int64_t width) {
+  return n *
+             (2 * spec.conv_channels() + 3 * spec.value_width() + 2 * spec.decay_width() + spec.value_heads +
+              spec.decay_rank + spec.gate_rank) *
+             kFloat +
+         quantised(n, std::max(width, spec.value_width()));
+}
+
+int64_t mixer_bytes(const layers::ShortConvSpec&, int64_t n, int64_t width) {
+  return 4 * n * width * kFloat + quantised(n, width);
+}
+
+int64_t mixer_bytes(const layers::NoMixerSpec&, int64_t, int64_t) { return 0; }
+
 // With its projection's output, its own, its input and the halves of its FFN.
 int64_t shared_bytes(const layers::SharedBlockSpec& spec, int64_t n, int64_t width) {
   return n * (4 * width + 4 * spec.ffn.hidden) * kFloat + mixer_bytes(spec.attention, n, 2 * width);
@@ -66,9 +83,10 @@ int64_t ffn_bytes(const layers::MoeSpec& spec, int64_t n, int64_t width) {
   const int64_t slots = n * spec.router.experts_per_token;
   const int64_t routed =
       n * spec.router.experts * kFloat + slots * spec.hidden * kFloat + quantised(slots, spec.hidden);
+  const int64_t latent = spec.latent > 0 ? 2 * n * spec.latent * kFloat + quantised(n, spec.latent) : 0;
   const int64_t shared =
       spec.shared_hidden > 0 ? n * (width + spec.shared_hidden) * kFloat + quantised(n, spec.shared_hidden) : 0;
-  return std::max(routed, shared) + quantised(n, width);
+  return std::max(routed, shared) + latent + quantised(n, width);
 }
 
 // Bytes of this process's mappings of the source's files that are resident, from /proc/self/smaps: after a line for

@@ -58,6 +58,10 @@ std::string_view kind_name(const layers::LatentAttentionSpec&) { return "latent 
 std::string_view kind_name(const layers::MambaSpec&) { return "Mamba"; }
 std::string_view kind_name(const layers::Mamba2Spec&) { return "Mamba-2"; }
 
+std::string_view kind_name(const layers::DeltaRuleSpec&) { return "linear attention by the delta rule"; }
+std::string_view kind_name(const layers::ShortConvSpec&) { return "short convolution"; }
+std::string_view kind_name(const layers::NoMixerSpec&) { return "none"; }
+
 template <typename Variant>
 std::string_view kind_of(const Variant& layer) {
   return std::visit([](const auto& spec) { return kind_name(spec); }, layer);
@@ -83,8 +87,13 @@ void compare(const Comparison& c, const layers::RopeSpec& a, const layers::RopeS
 }
 
 void compare(const Comparison& c, const layers::RouterSpec& a, const layers::RouterSpec& b);
+void compare(const Comparison& c, const layers::OutputGate& a, const layers::OutputGate& b) {
+  c.same("gate of the output", a.shape, b.shape);
+  if (a.shape != layers::OutputGate::Shape::none) c.same("gate of the output", a.activation, b.activation);
+}
 
 void compare(const Comparison& c, const layers::AttentionSpec& a, const layers::AttentionSpec& b) {
+  compare(c, a.gate, b.gate);
   c.same("number of heads", a.heads, b.heads);
   c.same("number of key-value heads", a.kv_heads, b.kv_heads);
   c.same("head dimension", a.head_dim, b.head_dim);
@@ -124,6 +133,9 @@ void compare(const Comparison& c, const layers::LatentAttentionSpec& a, const la
   c.near("scale of the scores", static_cast<double>(a.scale), static_cast<double>(b.scale));
   c.same("biases", a.bias, b.bias);
   c.near("norm of the latents", static_cast<double>(a.norm_eps), static_cast<double>(b.norm_eps));
+  compare(c, a.gate, b.gate);
+  c.same("positions", a.positions, b.positions);
+  if (!a.positions) return;
   c.same("order of the rotary dimensions", a.rope.style, b.rope.style);
   compare(c, a.rope, b.rope);
 }
@@ -155,6 +167,30 @@ void compare(const Comparison& c, const layers::Mamba2Spec& a, const layers::Mam
   c.same("limits of the time step", a.dt_max, b.dt_max);
   c.near("gated norm", static_cast<double>(a.norm_eps), static_cast<double>(b.norm_eps));
 }
+
+// The order of value heads is one of weights, which whoever writes them sees to.
+void compare(const Comparison& c, const layers::DeltaRuleSpec& a, const layers::DeltaRuleSpec& b) {
+  c.same("number of key heads", a.key_heads, b.key_heads);
+  c.same("number of value heads", a.value_heads, b.value_heads);
+  c.same("width of a key", a.key_dim, b.key_dim);
+  c.same("width of a value", a.value_dim, b.value_dim);
+  c.same("width of the convolution", a.conv_width, b.conv_width);
+  c.same("activation of the mixer", a.activation, b.activation);
+  c.same("projections of q, k and v", a.fused, b.fused);
+  c.same("decay of the state", a.decay_by_key, b.decay_by_key);
+  c.near("floor of the decay", static_cast<double>(a.decay_floor), static_cast<double>(b.decay_floor));
+  c.same("rank of the decay", a.decay_rank, b.decay_rank);
+  c.same("rank of the gate", a.gate_rank, b.gate_rank);
+  c.same("gate of the mixer", a.gate, b.gate);
+  c.near("norm of the mixer", static_cast<double>(a.norm_eps), static_cast<double>(b.norm_eps));
+}
+
+void compare(const Comparison& c, const layers::ShortConvSpec& a, const layers::ShortConvSpec& b) {
+  c.same("width of the convolution", a.conv_width, b.conv_width);
+  c.same("biases of the mixer", a.bias, b.bias);
+}
+
+void compare(const Comparison&, const layers::NoMixerSpec&, const layers::NoMixerSpec&) {}
 
 void compare(const Comparison& c, const layers::DenseFfnSpec& a, const layers::DenseFfnSpec& b) {
   c.same("width of the FFN", a.hidden, b.hidden);
@@ -207,6 +243,7 @@ void compare(const Comparison& c, const layers::MoeSpec& a, const layers::MoeSpe
   c.same("biases of the shared expert", a.shared_bias, b.shared_bias);
   c.same("scaling of what experts read", a.scale_inputs, b.scale_inputs);
   c.same("bias of the experts' sum", a.output_bias, b.output_bias);
+  c.same("latent width of the experts", a.latent, b.latent);
 }
 
 void compare(const Comparison&, const layers::NoFfnSpec&, const layers::NoFfnSpec&) {}

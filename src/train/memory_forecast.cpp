@@ -18,6 +18,11 @@ int64_t mixer_floats(const layers::LatentAttentionSpec& spec) {
 }
 int64_t mixer_floats(const layers::MambaSpec& spec) { return 4 * spec.inner; }
 int64_t mixer_floats(const layers::Mamba2Spec& spec) { return 2 * spec.inner() + spec.conv_channels(); }
+int64_t mixer_floats(const layers::DeltaRuleSpec& spec) {
+  return 2 * spec.conv_channels() + 3 * spec.value_width() + 2 * spec.decay_width() + 2 * spec.value_heads;
+}
+int64_t mixer_floats(const layers::ShortConvSpec&) { return 0; }  // of the model's width, which is counted beside it
+int64_t mixer_floats(const layers::NoMixerSpec&) { return 0; }
 
 int64_t ffn_floats(const layers::DenseFfnSpec& spec) { return (spec.gated ? 2 : 1) * spec.hidden; }
 int64_t ffn_floats(const layers::NoFfnSpec&) { return 0; }

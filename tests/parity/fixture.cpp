@@ -74,6 +74,14 @@ Expected read_expected(const Fixture& fixture) {
   for (const float v : expected.logits) sum += v, squares += static_cast<double>(v) * v;
   const auto n = static_cast<double>(expected.logits.size());
   expected.logit_std = std::sqrt(squares / n - sum / n * (sum / n));
+  if (const auto path = fixture.folder / "exact.safetensors"; std::filesystem::exists(path)) {
+    const auto exact_source = checkpoint::open_safetensors(path);
+    const std::vector<float> exact = floats_of(tensor(*exact_source, "logits"));
+    base::require(exact.size() == expected.logits.size(), path.string(), "{} logits", exact.size());
+    for (size_t i = 0; i < exact.size(); ++i)
+      expected.reference_error =
+          std::max(expected.reference_error, std::abs(static_cast<double>(exact[i]) - expected.logits[i]));
+  }
   return expected;
 }
 

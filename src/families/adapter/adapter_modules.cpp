@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/nearest.h"
 #include "families/family.h"
+#include "families/names/merged_rows.h"
 
 namespace coterie::families {
 
@@ -44,7 +45,7 @@ const NameInFile* in_memory(const std::vector<NameInFile>& names, bool stack, bo
     // Nor of experts that are the rows of one matrix: peft has no adapter for each of them.
     const bool quantised =
         name.form == Form::mxfp4_pair || name.form == Form::rows_together || name.form == Form::columns_together;
-    if (!stack && !each) found = &name;
+    if (!stack && !each && !is_grouped(name.piece)) found = &name;
     if (stack && !per_expert && !each && !name.pattern.ends_with(kWeight) && !quantised) found = &name;
     if (stack && per_expert && each && name.piece == Piece::whole && !found) found = &name;
   }

@@ -35,9 +35,9 @@ ModelSpec ConfigReader::decoder(const ConfigDefaults& defaults) {
   spec.family = keys.string("model_type");
   spec.vocabulary = keys.integer("vocab_size", defaults.vocabulary);
   spec.width = keys.integer("hidden_size", defaults.width);
-  spec.context = keys.integer("max_position_embeddings", defaults.context);
+  spec.context = keys.integer(defaults.context_key, defaults.context);
   spec.tied_embeddings = keys.boolean("tie_word_embeddings", defaults.tied);
-  spec.final_norm.eps = static_cast<float>(keys.number("rms_norm_eps", defaults.eps));
+  spec.final_norm.eps = static_cast<float>(keys.number(defaults.eps_key, defaults.eps));
 
   layers::AttentionSpec attention;
   attention.heads = keys.integer("num_attention_heads", defaults.heads);
@@ -59,7 +59,8 @@ ModelSpec ConfigReader::decoder(const ConfigDefaults& defaults) {
   attention.scale = 1.0f / std::sqrt(static_cast<float>(attention.head_dim));
   if (!defaults.rope_by_layer) {
     attention.rope = rope(attention.head_dim, spec.context,
-                          {defaults.theta, defaults.partial_rotary, defaults.original_context, defaults.magnitudes});
+                          {defaults.theta, defaults.partial_rotary, defaults.original_context, defaults.magnitudes,
+                           defaults.image_positions});
     spec.context = std::max(spec.context, scaled_context(*attention.rope));
   }
 
@@ -73,9 +74,9 @@ ModelSpec ConfigReader::decoder(const ConfigDefaults& defaults) {
     fail(ErrorKind::bad_input, keys.where(), "num_hidden_layers is {}: expected 1 to 65536", layer_count);
   spec.blocks.assign(static_cast<size_t>(layer_count), block);
   const std::pair<std::string_view, double> sizes[] = {
-      {"vocab_size", spec.vocabulary},           {"hidden_size", spec.width},
-      {"num_hidden_layers", layer_count},        {"num_attention_heads", attention.heads},
-      {"max_position_embeddings", spec.context}, {"rms_norm_eps", defaults.eps}};
+      {"vocab_size", spec.vocabulary},      {"hidden_size", spec.width},
+      {"num_hidden_layers", layer_count},   {"num_attention_heads", attention.heads},
+      {defaults.context_key, spec.context}, {defaults.eps_key, defaults.eps}};
   for (const auto& [key, value] : sizes)
     if (!keys.has(key)) note_default(key, fmt::format("{:g}", value));
   if (!keys.has("num_key_value_heads") && attention.kv_heads != attention.heads)

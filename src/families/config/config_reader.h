@@ -31,8 +31,11 @@ struct ConfigDefaults {
   std::optional<double> partial_rotary = {};
   // original_max_position_embeddings of families whose class has the key: it wins over the one beside the scaling.
   std::optional<int64_t> original_context = {};
-  bool magnitudes = false;     // longrope says short_mscale and long_mscale (phimoe)
+  bool magnitudes = false;  // longrope says short_mscale and long_mscale (phimoe)
+  std::string_view context_key = "max_position_embeddings", eps_key = "rms_norm_eps";
   bool rope_by_layer = false;  // the family reads the rotary embedding itself
+  // mrope_section and mrope_interleaved: of which positions of an image each frequency is; those of text are all equal.
+  bool image_positions = false;
 };
 
 /// What concerns the rotary embedding of it.
@@ -41,6 +44,7 @@ struct RopeDefaults {
   std::optional<double> partial_rotary = {};
   std::optional<int64_t> original_context = {};
   bool magnitudes = false;
+  bool image_positions = false;
 };
 
 /// Reads config.json for the families: the parts that most of them share, and access to single keys.

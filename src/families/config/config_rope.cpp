@@ -114,6 +114,7 @@ RopeSpec ConfigReader::rope_of(const base::Json& parameters, const std::string& 
       fail(ErrorKind::bad_input, inner.where(), "original_max_position_embeddings is {}", rope.original_context);
   }
   read_scaling(inner, rope, context, defaults.magnitudes);
+  if (defaults.image_positions) inner.inert({"mrope_section", "mrope_interleaved"});
   for (const std::string& key : inner.unread())
     fail(ErrorKind::unsupported, inner.where(), "key \"{}\" is not known for rope_type {}", key, type);
   return rope;

@@ -32,6 +32,8 @@ std::string activation_name(ops::Activation activation) {
     case ops::Activation::relu: return "relu";
     case ops::Activation::relu2: return "relu2";
     case ops::Activation::identity: return "linear";
+    case ops::Activation::sigmoid: return "sigmoid";
+    case ops::Activation::softplus: return "softplus";
   }
   base::fail(base::ErrorKind::internal, "config", "an activation without a name");
 }

@@ -94,6 +94,24 @@ std::vector<int64_t> MetadataReader::per_layer(std::string_view key, size_t laye
   return std::vector<int64_t>(layers, integer(key, otherwise));
 }
 
+std::vector<bool> MetadataReader::flags(std::string_view key, const std::vector<bool>& otherwise) {
+  const checkpoint::MetaValue* value = find(key);
+  if (!value) return otherwise;
+  const auto* list = std::get_if<std::vector<bool>>(value);
+  if (!list || list->size() != otherwise.size())
+    fail(ErrorKind::bad_input, where(key), "expected true or false for each of {} layers", otherwise.size());
+  return *list;
+}
+
+int64_t MetadataReader::rows_of(const std::string& name) const {
+  const checkpoint::TensorInfo* info = source_.find(name);
+  return info && info->shape.size() == 2 ? info->shape.front() : 0;
+}
+
+void MetadataReader::inert(std::initializer_list<std::string_view> keys) {
+  for (const std::string_view key : keys) read_.insert(prefix_ + std::string(key));
+}
+
 layers::RopeSpec MetadataReader::rope(ops::RopeTable::Style style, int64_t head_dim, int64_t context) {
   using Scaling = layers::RopeSpec::Scaling;
   layers::RopeSpec rope;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <set>
 #include <string>
@@ -40,6 +41,11 @@ class MetadataReader {
   /// A number for each layer: an array, or one for all.
   std::vector<int64_t> per_layer(std::string_view key, size_t layers, std::optional<int64_t> otherwise = {});
 
+  /// True or false for each layer, from an array.
+  std::vector<bool> flags(std::string_view key, const std::vector<bool>& otherwise);
+  /// Keys that may be there and change nothing.
+  void inert(std::initializer_list<std::string_view> keys);
+
   /// Vocabulary, width, context and final norm; one block for each layer, with that norm before its mixer.
   ModelSpec stack();
   /// A decoder with RMSNorm, grouped-query attention, RoPE in `style` and a SwiGLU FFN; biases where the file has
@@ -55,6 +61,8 @@ class MetadataReader {
   /// Experts in every layer that has a router.
   void set_experts(ModelSpec& spec, const ExpertDefaults& defaults);
 
+  /// Rows of a matrix; 0 when the file has none of that name.
+  int64_t rows_of(const std::string& name) const;
   bool has_tensor(const std::string& name) const { return source_.find(name) != nullptr; }
 
   /// Refuses, by name, a key below the architecture that some architecture honours and this one does not.

@@ -41,6 +41,13 @@ extern const Family kQwen2Moe, kQwen3Moe;                      // qwen_moe.cpp
 extern const Family kQwen3VlMoe, kQwen3OmniMoe;                // qwen3_vl_moe.cpp
 extern const Family kSarvamMoe, kSarvamMla;                    // sarvam.cpp
 extern const Family kSolarOpen;                                // solar_open.cpp
+extern const Family kKimiLinear;                               // kimi_linear.cpp
+extern const Family kBailingHybrid;                            // bailing_hybrid.cpp
+extern const Family kLfm2, kLfm2Moe;                           // lfm2.cpp
+extern const Family kNemotronH, kNemotronHDense;               // nemotron_h.cpp
+extern const Family kAfmoe;                                    // afmoe.cpp
+extern const Family kLaguna;                                   // laguna.cpp
+extern const Family kQwen3Next, kQwen35Moe, kQwen35;           // qwen3_next.cpp
 extern const Family kZamba;                                    // zamba.cpp
 extern const Family kZamba2;                                   // zamba2.cpp
 

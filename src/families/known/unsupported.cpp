@@ -11,36 +11,23 @@ struct Unsupported {
   std::string_view missing;
 };
 
-constexpr std::string_view kDeltaNet = "linear attention by the gated delta rule, and attention whose output is gated";
 constexpr std::string_view kVision =
     "an image encoder; of models with text_config the text part has a model_type of its own";
 
 constexpr Unsupported kUnsupported[] = {
-    {"qwen3_next", "qwen3next", kDeltaNet},
-    {"qwen3_5_moe", "qwen35moe", kDeltaNet},
-    {"qwen3_5", "qwen35", kDeltaNet},
-    {"kimi_linear", "kimi-linear", "linear attention by the gated delta rule beside latent attention"},
     {"grok-1", "grok", "experts with GELU beside attention outputs of a multiplier, and softcaps of the router"},
     {"grok", "grok", "experts with GELU beside attention outputs of a multiplier, and softcaps of the router"},
     {"minimax", "minimax", "lightning attention, a linear attention with decay"},
     {"arctic", "arctic", "a dense FFN that runs beside the experts with a norm of its own"},
     {"snowflake-arctic", "arctic", "a dense FFN that runs beside the experts with a norm of its own"},
-    {"nemotron_h", "nemotron_h", "blocks of one Mamba-2, attention or FFN each, with squared ReLU"},
-    {"nemotron_h_moe", "nemotron_h_moe", "blocks of one Mamba-2, attention or experts each, with squared ReLU"},
     {"falcon_h1", "falcon-h1", "attention and Mamba-2 side by side in one block"},
     {"bamba", "", "Mamba-2 and attention blocks with partial rotary positions"},
-    {"lfm2", "lfm2", "short gated convolutions in place of attention"},
-    {"lfm2_moe", "lfm2moe", "short gated convolutions in place of attention"},
     {"deepseek_v32", "", "sparse attention that an indexer chooses"},
     {"deepseek_v4", "deepseek4", "compressed keys and values, several residual streams, and experts by a table of ids"},
     {"glm_moe_dsa", "glm-dsa", "sparse attention that an indexer chooses"},
     {"glm5_next", "glm5-next", "a delta rule beside latent attention with an indexer, and several residual streams"},
     {"qwen4_exp", "qwen4exp", "several residual streams, an indexer of blocks, and a hashed table of n-grams"},
     {"qwen4_exp_text", "qwen4exp", "several residual streams, an indexer of blocks, and a hashed table of n-grams"},
-    {"bailing_hybrid", "bailingmoe3",
-     "linear attention by the gated delta rule, and latent attention whose heads are gated"},
-    {"afmoe", "afmoe", "attention whose output is gated"},
-    {"laguna", "laguna", "a number of heads for each layer, and attention whose output is gated"},
     {"mimo_v2_flash", "mimo2", "heads of other widths in layers that slide, and values times a factor"},
     {"step3p5", "step35", "heads by kind of layer, each behind a gate, and an FFN whose gate is clamped by layer"},
     {"step3p7", "step35", "heads by kind of layer, each behind a gate, and an FFN whose gate is clamped by layer"},

@@ -77,6 +77,36 @@ NameTable gguf_names() {
   }
   for (const char* part : {"a_log", "d"}) table.names[path + "mamba2." + part].front().form = Form::column;
   table.names[path + "mamba2.norm"].front().form = Form::in_parts;
+  // Linear attention by the delta rule, with q, k and v in one projection or in three.
+  const std::pair<const char*, const char*> delta[] = {{"qkv", "attn_qkv.weight"},
+                                                       {"q", "attn_q.weight"},
+                                                       {"k", "attn_k.weight"},
+                                                       {"v", "attn_v.weight"},
+                                                       {"conv", "ssm_conv1d.weight"},
+                                                       {"q_conv", "ssm_conv1d_q.weight"},
+                                                       {"k_conv", "ssm_conv1d_k.weight"},
+                                                       {"v_conv", "ssm_conv1d_v.weight"},
+                                                       {"gate", "attn_gate.weight"},
+                                                       {"gate_a", "ssm_g_a.weight"},
+                                                       {"gate_b", "ssm_g_b.weight"},
+                                                       {"beta", "ssm_beta.weight"},
+                                                       {"decay", "ssm_alpha.weight"},
+                                                       {"decay_a", "ssm_f_a.weight"},
+                                                       {"decay_b", "ssm_f_b.weight"},
+                                                       {"decay.bias", "ssm_dt.bias"},
+                                                       {"norm", "ssm_norm.weight"},
+                                                       {"out", "ssm_out.weight"}};
+  for (const auto& [ours, theirs] : delta) name(path + "delta." + ours, layer + theirs);
+  table.names[path + "delta.a_log"] = {{layer + "ssm_a", Piece::whole, true}};
+  const std::pair<const char*, const char*> short_conv[] = {
+      {"in", "shortconv.in_proj.weight"},
+      {"conv", "shortconv.conv.weight"},
+      {"out", "shortconv.out_proj.weight"},
+  };
+  for (const auto& [ours, theirs] : short_conv) name(path + "short_conv." + ours, layer + theirs);
+  name(path + "attention.gate", layer + "attn_gate.weight"), name(path + "latent.gate", layer + "attn_gate.weight");
+  name(path + "moe.latent_in", layer + "ffn_latent_down.weight");
+  name(path + "moe.latent_out", layer + "ffn_latent_up.weight");
   // Read by gguf/metadata_reader.cpp into the RopeSpec.
   table.inert = {"rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"};
   return table;

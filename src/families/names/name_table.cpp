@@ -70,8 +70,11 @@ tensor::Shape shape_in_file(Form form, const tensor::Shape& shape, int64_t parts
       result.front() /= parts;
       result.insert(result.begin(), parts);
       break;
+    case Form::loose_filters:
     case Form::filters: result.insert(result.end() - 1, 1); break;
+    case Form::loose_column:
     case Form::column: result.push_back(1); break;
+    case Form::loose_heads: result = {1, 1, result.front(), 1}; break;
     case Form::transposed: std::swap(result.at(result.size() - 2), result.back()); break;
     case Form::columns_together: std::swap(result.at(result.size() - 2), result.back()); [[fallthrough]];
     case Form::rows_together:

@@ -25,6 +25,13 @@ enum class Piece {
   // with rows and columns exchanged, and the values'.
   head_keys,
   head_values,
+  // Of a tensor whose rows come in groups that hold rows of two weights each (TensorVisitor::Tensor::parts groups,
+  // merged_with rows of the other weight in each): those first in each group, or last.
+  group_front,
+  group_back,
+  // The same, first, and its rows in a group are a query, a key and values, as many as the other weight's; the weight
+  // has all queries first, then all keys, then all values (Qwen3-Next).
+  group_qkv,
 };
 
 /// How the dimensions of a weight lie in the file, whose values are in the same order in each case.
@@ -33,6 +40,10 @@ enum class Form {
   in_parts,  // [parts, rows / parts, cols] or [parts, n / parts]: the layer says how many (TensorVisitor::Tensor)
   filters,   // [rows, 1, cols]: PyTorch's taps of a convolution that keeps channels apart
   column,    // [n, 1]
+  // As named, where writers do not agree on dimensions of one: read with any of them.
+  loose_filters,  // [rows, 1, cols]
+  loose_column,   // [n, 1]
+  loose_heads,    // [1, 1, n, 1]
   // Stacks of experts whose values lie in another order; binding copies them:
   transposed,        // [E, cols, rows], floats (gpt-oss)
   rows_together,     // [E * rows, cols], in the usual order (DBRX)
@@ -49,6 +60,7 @@ struct NameInFile {
   Piece piece = Piece::whole;
   bool minus_exp = false;  // the file holds -exp of the parameter
   Form form = Form::plain;
+  bool negated = false;  // … and the negative of that: exp (Ling 3's GGUF)
 };
 
 /// What a family's files call the tensors of layers/: canonical path ("blocks.{layer}.moe.experts.gate") to the names
@@ -62,6 +74,10 @@ struct NameTable {
   const std::vector<NameInFile>* find(std::string_view path_pattern) const;
   bool is_inert(std::string_view name) const;
 };
+
+inline bool is_loose(Form form) {
+  return form == Form::loose_filters || form == Form::loose_column || form == Form::loose_heads;
+}
 
 /// The shape in the file of a weight that is [rows, cols] or [n] and comes in `parts`.
 tensor::Shape shape_in_file(Form form, const tensor::Shape& shape, int64_t parts);

@@ -34,6 +34,7 @@ class Binder : public layers::TensorVisitor {
   void matrix(const Tensor& tensor, int64_t rows, int64_t cols, Weight& slot) override {
     const Found found = find(tensor.path, 1);
     const TensorInfo& info = *found.tensors.front();
+    if (is_grouped(found.piece)) return gather(info, found.piece, tensor, rows, cols, slot);
     const int64_t in_file = rows_in_file(found.piece, rows, info);
     Shape expected = shape_in_file(found.form, {in_file, cols}, tensor.parts);
     // A projection to one output is a vector in GGUF.
@@ -132,6 +133,7 @@ class Binder : public layers::TensorVisitor {
     bool minus_exp = false;
     Form form = Form::plain;
     bool per_expert = false;
+    bool negated = false;
   };
 
   // Row r of the piece is this row of the file's.
@@ -210,7 +212,7 @@ class Binder : public layers::TensorVisitor {
 
   /// Bytes that live as long as the binding; refused when they cannot fit.
   std::byte* own(int64_t bytes) {
-    base::require_memory(bytes, "experts whose values lie in another order than they are read in",
+    base::require_memory(bytes, "weights whose values lie in another order than they are read in",
                          "a GGUF of the model is read as it lies in the file");
     return result.decoded.emplace_back(bytes).data();
   }
@@ -222,7 +224,8 @@ class Binder : public layers::TensorVisitor {
     base::require(names != nullptr, "binder", "the name table has no entry for {}", pattern);
     std::vector<std::string> tried;
     for (const NameInFile& name : *names) {
-      Found found{{}, name.piece, name.minus_exp, name.form, name.pattern.find("{expert}") != std::string::npos};
+      Found found{
+          {}, name.piece, name.minus_exp, name.form, name.pattern.find("{expert}") != std::string::npos, name.negated};
       const int64_t count = found.per_expert ? experts : 1;
       for (int64_t e = 0; e < count; ++e) {
         const std::string in_file = expand(name.pattern, layer, e, item);
@@ -288,7 +291,9 @@ class Binder : public layers::TensorVisitor {
     const TensorInfo& info = *found.tensors.front();
     Shape in_file = expected;
     in_file.front() = rows_in_file(found.piece, expected.front(), info);
-    check(info, shape_in_file(found.form, in_file, tensor.parts));
+    check(info, is_loose(found.form) && without_ones(info.shape) == without_ones(in_file)
+                    ? info.shape
+                    : shape_in_file(found.form, in_file, tensor.parts));
     if (is_block(info.dtype)) refuse_dtype(info);
     // As a weight with a row for each of the first dimension, of which the piece is taken.
     const int64_t rows = in_file.front(), cols = tensor::element_count(in_file) / rows;
@@ -296,6 +301,11 @@ class Binder : public layers::TensorVisitor {
     slot.values = tensor::Buffer<float>(part.rows * cols);
     slot.minus_exp = found.minus_exp;
     for (int64_t r = 0; r < part.rows; ++r) quant::decode(info.dtype, part.row(r), slot.values.data() + r * cols, cols);
+    for (int64_t i = 0; found.negated && i < slot.values.size(); ++i) slot.values.data()[i] *= -1;
+  }
+  static Shape without_ones(Shape shape) {
+    std::erase(shape, 1);
+    return shape;
   }
 
   int64_t rows_in_file(Piece piece, int64_t rows, const TensorInfo& info) {
@@ -307,6 +317,19 @@ class Binder : public layers::TensorVisitor {
       base::fail(ErrorKind::bad_input, where(info), "shape {}: too few rows for one of its parts, which has {}",
                  tensor::to_string(info.shape), rows);
     return info.shape.front();
+  }
+
+  /// A weight whose rows lie apart in the file.
+  void gather(const TensorInfo& info, Piece piece, const Tensor& tensor, int64_t rows, int64_t cols, Weight& slot) {
+    const int64_t in_file = rows + tensor.parts * tensor.merged_with;
+    check(info, {in_file, cols});
+    const Weight all(info.bytes.data(), info.dtype, in_file, cols);
+    const int64_t each = tensor::row_bytes(info.dtype, cols);
+    std::byte* const target = own(rows * each);
+    for (int64_t r = 0; r < rows; ++r)
+      std::memcpy(target + r * each, all.row(grouped_row(piece, r, rows, tensor.parts, tensor.merged_with)),
+                  static_cast<size_t>(each));
+    slot = Weight(target, info.dtype, rows, cols);
   }
 
   /// Keys or values of each head, of a tensor [heads * (keys + values), rank] that holds both.
@@ -343,7 +366,10 @@ class Binder : public layers::TensorVisitor {
     switch (piece) {
       case Piece::whole:
       case Piece::head_keys:
-      case Piece::head_values: return whole;
+      case Piece::head_values:
+      case Piece::group_front:
+      case Piece::group_back:
+      case Piece::group_qkv: return whole;
       case Piece::front: return whole.row_range(0, rows);
       case Piece::before_back: return whole.row_range(whole.rows - 2 * rows, whole.rows - rows);
       case Piece::back: return whole.row_range(whole.rows - rows, whole.rows);

@@ -36,11 +36,30 @@ struct Merged {
   };
   std::vector<Part> parts;
   bool transposed = false;
+  int64_t groups = 0;  // rows of both parts come in so many groups
+
+  /// Where each row of the file is: part and row of it.
+  std::vector<std::pair<size_t, int64_t>> rows_in_groups() const {
+    std::vector<std::pair<size_t, int64_t>> rows;
+    for (const Part& part : parts) rows.resize(rows.size() + static_cast<size_t>(part.stack[0].rows));
+    for (size_t p = 0; p < parts.size(); ++p) {
+      const int64_t own = parts[p].stack[0].rows, other = std::ssize(rows) - own;
+      for (int64_t r = 0; r < own; ++r)
+        rows[static_cast<size_t>(grouped_row(parts[p].piece, r, own, groups, other / groups))] = {p, r};
+    }
+    return rows;
+  }
 
   bool alternating() const { return parts[0].piece == Piece::even_rows || parts[0].piece == Piece::odd_rows; }
 
   void write(const Write& write) const {
     if (transposed) return write_columns(write);
+    if (is_grouped(parts[0].piece)) {
+      for (const auto& [part, r] : rows_in_groups())
+        write({parts[part].stack[0].row(r),
+               static_cast<size_t>(tensor::row_bytes(parts[0].stack[0].dtype, parts[0].stack[0].cols))});
+      return;
+    }
     const auto row = static_cast<size_t>(tensor::row_bytes(parts[0].stack[0].dtype, parts[0].stack[0].cols));
     for (size_t e = 0; e < parts[0].stack.size(); ++e) {
       if (alternating()) {
@@ -188,6 +207,7 @@ class Exporter : public layers::TensorVisitor {
     if (found == merged_.end()) {
       auto merged = std::make_shared<Merged>();
       merged->parts.push_back({in_file.piece, std::move(weights)});
+      merged->groups = tensor.parts;
       merged->transposed = in_file.form == Form::transposed || in_file.form == Form::columns_together;
       if (merged->transposed && tensor::is_block(dtype))
         base::fail(base::ErrorKind::unsupported, name, "blocks of {} cannot be written transposed",

@@ -9,24 +9,6 @@ COTERIE_INLINE void store_lanes(float* p, Vf v, int64_t lanes) {
     store_first(p, v, lanes);
 }
 
-/// log(1 + exp(x)) without overflow or cancellation: max(x, 0) + log1p(exp(-|x|)), and log1p(u) = 2 artanh(u / (2 + u))
-/// by its series, whose first term left out is below 2e-10 of the whole for u <= 1.
-COTERIE_INLINE Vf softplus(Vf x) {
-  const Vf u = exp(sub(zero(), abs(x)));
-  const Vf s = div(u, add(set(2.0f), u));
-  const Vf z = mul(s, s);
-  Vf p = set(1.0f / 17);
-  p = fma(p, z, set(1.0f / 15));
-  p = fma(p, z, set(1.0f / 13));
-  p = fma(p, z, set(1.0f / 11));
-  p = fma(p, z, set(1.0f / 9));
-  p = fma(p, z, set(1.0f / 7));
-  p = fma(p, z, set(1.0f / 5));
-  p = fma(p, z, set(1.0f / 3));
-  p = fma(mul(p, z), s, s);
-  return add(max(zero(), x), add(p, p));
-}
-
 inline void softplus_row(const float* x, const float* bias, float low, float high, float* y, int64_t n) noexcept {
   for (int64_t i = 0; i < n; i += kWidth) {
     const int64_t lanes = n - i < kWidth ? n - i : kWidth;
@@ -127,4 +109,86 @@ inline void head_scan(const HeadScanTile& tile) noexcept {
   }
 }
 
-constinit const SsmKernels ssm_kernels = {convolve, selective_scan, head_scan, softplus_row};
+/// Columns of one head's state over all tokens: N vectors of them from `at` on, the last of `lanes` lanes. What the
+/// next token recalls is summed up in the pass that writes the state, so that each token takes one pass; the sums are
+/// those of a pass of their own.
+template <int64_t N>
+COTERIE_INLINE void delta_rule_block(const DeltaRuleTile& tile, int64_t at, int64_t lanes) {
+  const auto get = [lanes](const float* p, int64_t j) {
+    return j + 1 < N ? load(p + j * kWidth) : load_lanes(p + j * kWidth, lanes);
+  };
+  const auto put = [lanes](float* p, int64_t j, Vf v) {
+    if (j + 1 < N)
+      store(p + j * kWidth, v);
+    else
+      store_lanes(p + j * kWidth, v, lanes);
+  };
+  const int64_t step = tile.decay_by_key ? 1 : 0;
+  Vf recalled[N];
+  COTERIE_UNROLL
+  for (int64_t j = 0; j < N; ++j) recalled[j] = zero();
+  for (int64_t i = 0; i < tile.keys; ++i) {
+    const Vf kept = set(tile.k[i] * tile.decay[i * step]);
+    const float* const row = tile.s + i * tile.s_stride + at;
+    COTERIE_UNROLL
+    for (int64_t j = 0; j < N; ++j) recalled[j] = fma(kept, get(row, j), recalled[j]);
+  }
+  for (int64_t t = 0; t < tile.tokens; ++t) {
+    const float *const q = tile.q + t * tile.q_stride, *const k = tile.k + t * tile.k_stride;
+    const float* const decay = tile.decay + t * tile.decay_stride;
+    const Vf beta = set(tile.beta[t * tile.beta_stride]);
+    const float* const v = tile.v + t * tile.v_stride + at;
+    Vf u[N], read[N];
+    COTERIE_UNROLL
+    for (int64_t j = 0; j < N; ++j) {
+      u[j] = mul(beta, sub(get(v, j), recalled[j]));
+      read[j] = recalled[j] = zero();
+    }
+    if (t + 1 < tile.tokens) {
+      const float *const next = k + tile.k_stride, *const next_decay = decay + tile.decay_stride;
+      for (int64_t i = 0; i < tile.keys; ++i) {
+        float* const row = tile.s + i * tile.s_stride + at;
+        const Vf ki = set(k[i]), qi = set(q[i]), di = set(decay[i * step]), kept = set(next[i] * next_decay[i * step]);
+        COTERIE_UNROLL
+        for (int64_t j = 0; j < N; ++j) {
+          const Vf s = fma(ki, u[j], mul(di, get(row, j)));
+          put(row, j, s);
+          read[j] = fma(qi, s, read[j]);
+          recalled[j] = fma(kept, s, recalled[j]);
+        }
+      }
+    } else {
+      for (int64_t i = 0; i < tile.keys; ++i) {
+        float* const row = tile.s + i * tile.s_stride + at;
+        const Vf ki = set(k[i]), qi = set(q[i]), di = set(decay[i * step]);
+        COTERIE_UNROLL
+        for (int64_t j = 0; j < N; ++j) {
+          const Vf s = fma(ki, u[j], mul(di, get(row, j)));
+          put(row, j, s);
+          read[j] = fma(qi, s, read[j]);
+        }
+      }
+    }
+    float* const y = tile.y + t * tile.y_stride + at;
+    COTERIE_UNROLL
+    for (int64_t j = 0; j < N; ++j) put(y, j, read[j]);
+  }
+}
+
+template <int64_t N>
+COTERIE_INLINE void delta_rule_by(const DeltaRuleTile& tile) {
+  int64_t at = 0;
+  for (; at + N * kWidth <= tile.channels; at += N * kWidth) delta_rule_block<N>(tile, at, kWidth);
+  for (; at < tile.channels; at += kWidth)
+    delta_rule_block<1>(tile, at, tile.channels - at < kWidth ? tile.channels - at : kWidth);
+}
+
+// Many tokens: columns whose part of the state stays in the first-level cache. One: long runs of each row.
+inline void delta_rule(const DeltaRuleTile& tile) noexcept {
+  if (tile.tokens > 1)
+    delta_rule_by<kRegisters / 8>(tile);
+  else
+    delta_rule_by<kRegisters / 4>(tile);
+}
+
+constinit const SsmKernels ssm_kernels = {convolve, selective_scan, head_scan, softplus_row, delta_rule};

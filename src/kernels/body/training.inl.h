@@ -71,6 +71,16 @@ struct IdentityBoth {
   COTERIE_INLINE Both operator()(Vf x) const { return {x, set(1.0f)}; }
 };
 
+struct SigmoidBoth {
+  COTERIE_INLINE Both operator()(Vf x) const {
+    const Vf s = sigmoid(x);
+    return {s, mul(s, sub(set(1.0f), s))};
+  }
+};
+struct SoftplusBoth {
+  COTERIE_INLINE Both operator()(Vf x) const { return {softplus(x), sigmoid(x)}; }
+};
+
 template <typename F, bool kGated>
 struct GateBackBody {
   const GateBackTask& task;
@@ -106,6 +116,8 @@ inline float gate_back(const GateBackTask& task) noexcept {
     case Activation::relu: return gate_back_with<ReluBoth>(task);
     case Activation::relu2: return gate_back_with<Relu2Both>(task);
     case Activation::identity: return gate_back_with<IdentityBoth>(task);
+    case Activation::sigmoid: return gate_back_with<SigmoidBoth>(task);
+    case Activation::softplus: return gate_back_with<SoftplusBoth>(task);
   }
   return 0;
 }

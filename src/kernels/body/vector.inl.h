@@ -90,6 +90,10 @@ struct Sigmoid {
   COTERIE_INLINE Vf operator()(Vf x) const { return sigmoid(x); }
 };
 
+struct Softplus {
+  COTERIE_INLINE Vf operator()(Vf x) const { return softplus(x); }
+};
+
 struct Silu {
   COTERIE_INLINE Vf operator()(Vf x) const { return div(x, add(set(1.0f), exp(sub(zero(), x)))); }
 };
@@ -177,6 +181,8 @@ inline void activate(Activation activation, float* gate, const float* up, int64_
     case Activation::relu: return activate_with<Relu>(gate, up, n);
     case Activation::relu2: return activate_with<Relu2>(gate, up, n);
     case Activation::identity: return activate_with<Identity>(gate, up, n);
+    case Activation::sigmoid: return activate_with<Sigmoid>(gate, up, n);
+    case Activation::softplus: return activate_with<Softplus>(gate, up, n);
   }
 }
 
@@ -208,6 +214,12 @@ struct ReluSlope {
 struct Relu2Slope {
   COTERIE_INLINE Vf operator()(Vf x) const { return mul(set(2.0f), max(zero(), x)); }
 };
+struct SigmoidSlope {
+  COTERIE_INLINE Vf operator()(Vf x) const {
+    const Vf s = sigmoid(x);
+    return mul(s, sub(set(1.0f), s));
+  }
+};
 struct One {
   COTERIE_INLINE Vf operator()(Vf) const { return set(1.0f); }
 };
@@ -225,6 +237,8 @@ inline void activation_slope(Activation activation, const float* x, float* value
     case Activation::relu: return value_and_slope<Relu, ReluSlope>(x, value, slope, n);
     case Activation::relu2: return value_and_slope<Relu2, Relu2Slope>(x, value, slope, n);
     case Activation::identity: return value_and_slope<Identity, One>(x, value, slope, n);
+    case Activation::sigmoid: return value_and_slope<Sigmoid, SigmoidSlope>(x, value, slope, n);
+    case Activation::softplus: return value_and_slope<Softplus, Sigmoid>(x, value, slope, n);
   }
 }
 

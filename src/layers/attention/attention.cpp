@@ -26,13 +26,18 @@ Attention::Attention(const AttentionSpec& spec, int64_t width, int64_t input_wid
 void Attention::visit(TensorVisitor& visitor, const std::string& path) {
   const int64_t q = spec_.heads * spec_.head_dim, k = spec_.kv_heads * spec_.head_dim;
   const int64_t v = spec_.kv_heads * spec_.value_dim, a = spec_.heads * spec_.value_dim;
+  const auto gate = spec_.gate.shape;
+  const int64_t packed = gate == OutputGate::Shape::beside_query ? 2 * q : q;
   if (experts_)
     experts_->visit(visitor, path);
   else
-    visitor.overlaid(path + ".q", Place::mixer, q, input_width_, spec_.q_bias, q_);
+    visitor.overlaid(path + ".q", Place::mixer, packed, input_width_, spec_.q_bias, q_);
   visitor.overlaid(path + ".k", Place::mixer, k, input_width_, spec_.k_bias, k_);
   visitor.overlaid(path + ".v", Place::mixer, v, input_width_, spec_.v_bias, v_);
   if (!experts_) visitor.overlaid(path + ".o", Place::mixer, width_, a, spec_.o_bias, o_);
+  if (gate == OutputGate::Shape::per_head || gate == OutputGate::Shape::per_channel)
+    visitor.overlaid(path + ".gate", Place::mixer, gate == OutputGate::Shape::per_head ? spec_.heads : a, input_width_,
+                     false, gate_);
   if (spec_.sinks) visitor.vector({path + ".sinks", Place::mixer}, spec_.heads, sinks_);
   if (spec_.qk_norm == AttentionSpec::QkNorm::none || !ones_.empty()) return;
   const bool full = spec_.qk_norm == AttentionSpec::QkNorm::full_width;
@@ -86,6 +91,40 @@ void Attention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x
   forward(batch, layer, x, y, [](tensor::Matrix, tensor::Matrix, tensor::Matrix) {});
 }
 
+tensor::Matrix Attention::project_in(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix q, tensor::Matrix k,
+                                     tensor::Matrix v) const {
+  ops::Context& context = batch.context;
+  const int64_t n = x.rows, d = spec_.head_dim;
+  tensor::Matrix gate;
+  switch (spec_.gate.shape) {
+    case OutputGate::Shape::none: {
+      const std::array<Projection, 3> projections = {{{q_, q}, {k_, k}, {v_, v}}};
+      project_each(batch, x, projections);
+      break;
+    }
+    case OutputGate::Shape::per_head:
+    case OutputGate::Shape::per_channel: {
+      gate = context.arena.matrix(
+          n, spec_.gate.shape == OutputGate::Shape::per_head ? spec_.heads : spec_.heads * spec_.value_dim);
+      const std::array<Projection, 4> projections = {{{q_, q}, {k_, k}, {v_, v}, {gate_, gate}}};
+      project_each(batch, x, projections);
+      break;
+    }
+    case OutputGate::Shape::beside_query: {
+      gate = context.arena.matrix(n, spec_.heads * d);
+      const tensor::Matrix both = context.arena.matrix(n, 2 * spec_.heads * d);
+      const std::array<Projection, 3> projections = {{{q_, both}, {k_, k}, {v_, v}}};
+      project_each(batch, x, projections);
+      for (int64_t h = 0; h < spec_.heads; ++h) {
+        ops::copy(context, both.col_range(2 * h * d, (2 * h + 1) * d), q.col_range(h * d, (h + 1) * d));
+        ops::copy(context, both.col_range((2 * h + 1) * d, (2 * h + 2) * d), gate.col_range(h * d, (h + 1) * d));
+      }
+      break;
+    }
+  }
+  return gate;
+}
+
 void Attention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y,
                         AddToQkv add) const {
   ops::Context& context = batch.context;
@@ -97,13 +136,13 @@ void Attention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x
   const tensor::Matrix a = context.arena.matrix(n, spec_.heads * spec_.value_dim);
 
   std::optional<ops::RoutingPlan> plan;
+  tensor::Matrix gate;
   if (experts_) {
     plan = experts_->queries(batch, layer, x, q);
     const std::array<Projection, 2> projections = {{{k_, k}, {v_, v}}};
     project_each(batch, x, projections);
   } else {
-    const std::array<Projection, 3> projections = {{{q_, q}, {k_, k}, {v_, v}}};
-    project_each(batch, x, projections);
+    gate = project_in(batch, x, q, k, v);
   }
   add(q, k, v);
   prepare(batch, q, k, v);
@@ -117,6 +156,13 @@ void Attention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x
   ops::append_cache(context, shape.layout, k, v, rows);
   ops::attention(context, shape, q, rows, a);
   if (experts_) return experts_->output(batch, *plan, a, y);
+  if (spec_.gate.shape == OutputGate::Shape::per_head) {
+    ops::activate(context, spec_.gate.activation, gate);
+    ops::scale_heads(context, gate, a);
+  } else if (spec_.gate.shape != OutputGate::Shape::none) {
+    ops::gate(context, spec_.gate.activation, gate, a);
+    return project(batch, gate, o_, y);
+  }
   project(batch, a, o_, y);
 }
 

@@ -35,12 +35,15 @@ class Attention {
  private:
   /// Norms, clipping and positions of queries and keys.
   void prepare(const Batch& batch, tensor::Matrix q, tensor::Matrix k, tensor::Matrix v) const;
+  /// q, k and v of x; returns what gates the output, if something does.
+  tensor::Matrix project_in(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix q, tensor::Matrix k,
+                            tensor::Matrix v) const;
 
   AttentionSpec spec_;
   int64_t width_, input_width_;
   std::optional<Rope> rope_;
   std::optional<HeadExperts> experts_;  // in the place of q_ and o_
-  Linear q_, k_, v_, o_;
+  Linear q_, k_, v_, o_, gate_;
   Vector q_norm_, k_norm_;
   Vector sinks_;             // [H]
   std::vector<float> ones_;  // [head_dim], of norms without weights

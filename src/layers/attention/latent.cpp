@@ -30,6 +30,8 @@ void LatentAttention::visit(TensorVisitor& visitor, const std::string& path) {
   visitor.stack({.path = path + ".v_b", .place = Place::mixer, .merged_with = spec_.nope_dim}, h, spec_.value_dim,
                 spec_.kv_rank, v_b_);
   visitor.overlaid(path + ".o", Place::mixer, width_, h * spec_.value_dim, spec_.bias, o_);
+  if (spec_.gate.shape == OutputGate::Shape::per_head)
+    visitor.overlaid(path + ".gate", Place::mixer, h, width_, false, gate_);
 }
 
 void LatentAttention::arrange() {
@@ -72,7 +74,7 @@ void LatentAttention::forward(const Batch& batch, int64_t layer, tensor::ConstMa
     ops::rms_norm(context, low.col_range(0, rank), kv_a_norm_.data(), spec_.norm_eps, keys.col_range(rope, key));
     ops::copy(context, low.col_range(rank, rank + rope), keys.col_range(0, rope));
   }
-  rope_.forward(batch, 1, keys);
+  if (spec_.positions) rope_.forward(batch, 1, keys);
 
   // Queries in the same order, the part without positions taken through W_k.
   const tensor::Matrix absorbed = context.arena.matrix(n, h * key);
@@ -82,7 +84,7 @@ void LatentAttention::forward(const Batch& batch, int64_t layer, tensor::ConstMa
     queries(batch, x, q);
     absorb(context, q, absorbed);
   }
-  rope_.forward(batch, h, absorbed);
+  if (spec_.positions) rope_.forward(batch, h, absorbed);
 
   ops::AttentionShape shape;
   shape.heads = h, shape.scale = spec_.scale;
@@ -95,6 +97,12 @@ void LatentAttention::forward(const Batch& batch, int64_t layer, tensor::ConstMa
 
   const tensor::Matrix out = context.arena.matrix(n, h * spec_.value_dim);
   ops::batched_matmul(context, {mixed.data, n * h, rank}, v_b_, {out.data, n * h, spec_.value_dim});
+  if (spec_.gate.shape == OutputGate::Shape::per_head) {
+    const tensor::Matrix gate = context.arena.matrix(n, h);
+    project(batch, x, gate_, gate);
+    ops::activate(context, spec_.gate.activation, gate);
+    ops::scale_heads(context, gate, out);
+  }
   project(batch, out, o_, y);
 }
 

@@ -43,7 +43,7 @@ class LatentAttention {
   LatentAttentionSpec spec_;
   int64_t width_;
   Rope rope_;
-  Linear q_, q_a_, q_b_, kv_a_, o_;
+  Linear q_, q_a_, q_b_, kv_a_, o_, gate_;
   Vector q_a_norm_, kv_a_norm_;
   std::vector<tensor::Weight> k_b_, v_b_;  // [H] of [kv_rank, nope_dim] and [value_dim, kv_rank]
 };

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "layers/overlay.h"
 #include "ops/elementwise.h"
 #include "ops/jitter.h"
 #include "ops/matmul.h"
@@ -11,7 +12,8 @@
 
 namespace coterie::layers {
 
-Moe::Moe(const MoeSpec& spec, int64_t width) : spec_(spec), width_(width), experts_(spec, width) {
+Moe::Moe(const MoeSpec& spec, int64_t width)
+    : spec_(spec), width_(width), experts_(spec, spec.latent > 0 ? spec.latent : width) {
   if (spec.router.selection == RouterSpec::Selection::soft)
     soft_.emplace(spec.router, width);
   else
@@ -24,7 +26,11 @@ Moe::Moe(const MoeSpec& spec, int64_t width) : spec_(spec), width_(width), exper
 void Moe::visit(TensorVisitor& visitor, const std::string& path) {
   if (router_) router_->visit(visitor, path + ".router");
   if (soft_) soft_->visit(visitor, path + ".router");
+  if (spec_.latent > 0)
+    visitor.overlaid(path + ".latent_in", Place::shared_experts, spec_.latent, width_, false, latent_in_);
   experts_.visit(visitor, path + ".experts");
+  if (spec_.latent > 0)
+    visitor.overlaid(path + ".latent_out", Place::shared_experts, width_, spec_.latent, false, latent_out_);
   if (shared_) shared_->visit(visitor, path + ".shared");
   if (shared_ && spec_.shared_gate)
     visitor.matrix({path + ".shared_gate", Place::shared_experts}, 1, width_, shared_gate_);
@@ -93,12 +99,23 @@ void Moe::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tens
       dropped = {batch.pass.expert_dropout, name_rows(batch),
                  kExpertPlaces + static_cast<uint64_t>(layer) * kPlacesOfALayer};
     const ops::RoutingPlan plan = router_->forward(batch, layer, x);
-    if (spec_.scale_inputs)
+    const auto run = [&](tensor::ConstMatrix in, tensor::Matrix out) {
+      if (batch.pass.experts)
+        experts_.forward(context, layer, in, plan, *batch.pass.experts, out);
+      else
+        experts_.forward(context, in, plan, out, dropped);
+    };
+    if (spec_.scale_inputs) {
       forward_scaled(batch, x, plan, y);
-    else if (batch.pass.experts)
-      experts_.forward(context, layer, x, plan, *batch.pass.experts, y);
-    else
-      experts_.forward(context, x, plan, y, dropped);
+    } else if (spec_.latent > 0) {
+      const tensor::Matrix in = context.arena.matrix(x.rows, spec_.latent);
+      const tensor::Matrix out = context.arena.matrix(x.rows, spec_.latent);
+      project(batch, x, latent_in_, in);
+      run(in, out);
+      project(batch, out, latent_out_, y);
+    } else {
+      run(x, y);
+    }
   }
   if (spec_.output_bias) ops::add_to_rows(context, bias_.data(), y);
   if (!shared_) return;

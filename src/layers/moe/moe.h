@@ -34,8 +34,9 @@ class Moe {
   std::optional<SoftRouter> soft_;
   Experts experts_;
   std::optional<DenseFfn> shared_;
-  tensor::Weight shared_gate_;  // [1, D]
-  Vector bias_;                 // [D]
+  tensor::Weight shared_gate_;     // [1, D]
+  Vector bias_;                    // [D]
+  Linear latent_in_, latent_out_;  // [latent, D], [D, latent]
 };
 
 }  // namespace coterie::layers

@@ -12,6 +12,12 @@ int64_t state_floats(const Mamba2Spec& spec) {
   return (spec.conv_width - 1) * spec.conv_channels() + spec.inner() * spec.states;
 }
 
+int64_t state_floats(const DeltaRuleSpec& spec) {
+  return (spec.conv_width - 1) * spec.conv_channels() + spec.value_width() * spec.key_dim;
+}
+
+int64_t state_floats(const ShortConvSpec& spec, int64_t width) { return (spec.conv_width - 1) * width; }
+
 std::vector<ops::Recurrence> recurrences(const Batch& batch, int64_t layer, int64_t offset, int64_t size) {
   std::vector<ops::Recurrence> result;
   result.reserve(batch.sequences.size());

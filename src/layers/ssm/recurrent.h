@@ -14,6 +14,8 @@ namespace coterie::layers {
 /// Floats of a layer's recurrent state for one sequence: the last inputs of the convolution, then the states.
 int64_t state_floats(const MambaSpec& spec);
 int64_t state_floats(const Mamba2Spec& spec);
+int64_t state_floats(const DeltaRuleSpec& spec);
+int64_t state_floats(const ShortConvSpec& spec, int64_t width);
 
 /// The sequences of a batch with their states of this layer from float `offset` on. Throws internal when a sequence's
 /// state is not of `size` floats.

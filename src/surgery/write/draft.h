@@ -34,9 +34,10 @@ Draft draft_gguf(const families::Model& model, bool tokenizer);
 Draft draft_folder(const families::Model& model, bool tokenizer);
 
 /// The names a model's tensors have in a GGUF that is made here, and with them in files of importance. Of weights that
-/// a file holds as -exp the paths are moved to `minus_exp`, where that is wanted.
+/// a file holds as -exp the paths are moved to `minus_exp`, where that is wanted, with whether it holds
+/// exp instead.
 families::NameTable gguf_names_to_write(const std::string& architecture,
-                                        std::set<std::string, std::less<>>* minus_exp = nullptr);
+                                        std::map<std::string, bool, std::less<>>* minus_exp = nullptr);
 
 /// What the values of a weight differ in between a model as `ours` has it and as a reader of the file will.
 Change change_between(const models::ModelSpec& ours, const models::ModelSpec& theirs, const Role& role);

@@ -34,7 +34,7 @@ class Maker {
         spec_(model.decoder->spec()),
         architecture_(families::gguf_architecture(spec_)),
         config_key_(families::config_key_in_gguf(architecture_)) {
-    std::set<std::string, std::less<>> minus_exp;
+    std::map<std::string, bool, std::less<>> minus_exp;
     const NameTable names = gguf_names_to_write(architecture_, &minus_exp);
     draft.roles = roles_to_write(*model.decoder, names);
     draft.tensors = families::tensors_to_write(*model.decoder, names);
@@ -46,7 +46,8 @@ class Maker {
     for (const TensorToWrite& tensor : draft.tensors) {
       const Role& role = draft.roles.at(tensor.name);
       Change change = change_between(spec_, read, role);
-      change.minus_exp = minus_exp.contains(families::path_pattern(role.path).pattern);
+      if (const auto found = minus_exp.find(families::path_pattern(role.path).pattern); found != minus_exp.end())
+        change.minus_exp = true, change.negate = found->second;
       if (!change.none()) draft.changes[tensor.name] = change;
     }
   }
@@ -171,19 +172,47 @@ Draft copy(const families::Model& model, bool tokenizer) {
 
 }  // namespace
 
-NameTable gguf_names_to_write(const std::string& architecture, std::set<std::string, std::less<>>* minus_exp) {
+NameTable gguf_names_to_write(const std::string& architecture, std::map<std::string, bool, std::less<>>* minus_exp) {
   NameTable table =
       families::gguf_names_of(families::family_of_architecture(architecture, "GGUF"), families::Direction::writing);
   if (minus_exp)  // what binding would undo is done by value
     for (auto& [path, names] : table.names)
       for (families::NameInFile& name : names)
-        if (std::exchange(name.minus_exp, false)) minus_exp->insert(path);
+        if (std::exchange(name.minus_exp, false)) minus_exp->emplace(path, std::exchange(name.negated, false));
   return table;
 }
+
+namespace {
+
+/// Of linear attention whose value heads the file has in another order: by key head, or in turn for each.
+void reorder_heads(const layers::DeltaRuleSpec& before, const layers::DeltaRuleSpec& after, std::string_view part,
+                   Change& change) {
+  const int64_t keys = before.key_heads, each = before.value_heads / keys;
+  if (before.by_turn == after.by_turn || keys == 1 || each == 1) return;
+  const auto swap = [&](int64_t unit, int64_t first) {
+    change.outer = before.by_turn ? each : keys, change.inner = before.by_turn ? keys : each;
+    change.unit = unit, change.first = first;
+  };
+  if (part == "qkv" || part == "conv") swap(before.value_dim, 2 * before.key_width());
+  if (part == "gate") swap(before.value_dim, 0);
+  if (part == "beta" || part == "a_log") swap(1, 0);
+  if (part == "decay" || part == "decay.bias") swap(before.decay_width() / before.value_heads, 0);
+  if (part == "out") swap(before.value_dim, 0), change.columns = true;
+}
+
+}  // namespace
 
 Change change_between(const ModelSpec& ours, const ModelSpec& theirs, const Role& role) {
   Change change;
   const families::PathPattern path = families::path_pattern(role.path);
+  constexpr std::string_view kDelta = "blocks.{layer}.delta.";
+  if (path.pattern.starts_with(kDelta)) {
+    const auto layer = static_cast<size_t>(path.layer);
+    reorder_heads(std::get<layers::DeltaRuleSpec>(ours.blocks[layer].mixer),
+                  std::get<layers::DeltaRuleSpec>(theirs.blocks[layer].mixer),
+                  std::string_view(path.pattern).substr(kDelta.size()), change);
+    return change;  // its norm has no offset in any form
+  }
   if (role.place == Place::norms && !role.path.ends_with(".bias"))
     change.add = ours.final_norm.weight_offset - theirs.final_norm.weight_offset;
   const bool q = path.pattern.find(".attention.q") != std::string::npos;

@@ -21,11 +21,13 @@ constexpr int64_t kPieceValues = 4 << 20;
 /// Collects the bytes of rows until there is a piece of them, and writes that in the other format.
 class Recoder {
  public:
-  Recoder(DType from, DType to, int64_t cols, const Change& change, threads::Pool& pool, const Write& write)
+  Recoder(DType from, DType to, int64_t rows, int64_t cols, const Change& change, threads::Pool& pool,
+          const Write& write)
       : from_(from), to_(to), cols_(cols), change_(change), pool_(pool), write_(write) {
     from_bytes_ = tensor::row_bytes(from, cols), to_bytes_ = tensor::row_bytes(to, cols);
     const int64_t unit = std::max<int64_t>(change.head, 1);
     rows_ = std::max<int64_t>(kPieceValues / std::max<int64_t>(cols, 1) / unit, 1) * unit;
+    if (change.swaps() && !change.columns) rows_ = std::max<int64_t>(rows, 1);  // they come from anywhere
     piece_.reserve(static_cast<size_t>(rows_ * from_bytes_));
   }
 
@@ -47,13 +49,20 @@ class Recoder {
     out_.resize(static_cast<size_t>(rows * to_bytes_));
     losses_.assign(loss ? static_cast<size_t>(rows) : 0, {});
     pool_.split(rows, 1, [&](int64_t begin, int64_t end, int) {
-      std::vector<float> values(static_cast<size_t>(cols_)), stored(loss ? values.size() : 0);
+      std::vector<float> values(static_cast<size_t>(cols_)), stored(loss ? values.size() : 0), swapped;
       for (int64_t r = begin; r < end; ++r) {
         quant::decode(from_, piece_.data() + source_row(r) * from_bytes_, values.data(), cols_);
+        if (change_.swaps() && change_.columns) {
+          swapped = values;
+          for (int64_t c = 0; c < cols_; ++c)
+            values[static_cast<size_t>(c)] = swapped[static_cast<size_t>(change_.swapped(c))];
+        }
         if (change_.add != 0)
           for (float& v : values) v += change_.add;
         if (change_.minus_exp)
           for (float& v : values) v = -std::exp(v);
+        if (change_.negate)
+          for (float& v : values) v = -v;
         quant::encode(to_, values.data(), out_.data() + r * to_bytes_, cols_, weights_of(done_ + r));
         if (!loss) continue;
         quant::decode(to_, out_.data() + r * to_bytes_, stored.data(), cols_);
@@ -72,6 +81,7 @@ class Recoder {
 
  private:
   int64_t source_row(int64_t row) const {
+    if (change_.swaps() && !change_.columns) return change_.swapped(row);
     if (change_.head == 0) return row;
     const int64_t first = row / change_.head * change_.head, i = row - first;
     if (i >= change_.turned) return row;
@@ -114,7 +124,8 @@ TensorToWrite recoded(TensorToWrite from, DType to, const Change& change, thread
                       Loss* loss) {
   if (from.dtype == to && change.none()) return from;
   // Of a vector each value is a row, so that those of heads can be put in another order.
-  const int64_t cols = from.shape.size() < 2 && change.head > 0 ? 1 : from.shape.back();
+  const bool by_value = from.shape.size() < 2 && (change.head > 0 || (change.swaps() && !change.columns));
+  const int64_t cols = by_value ? 1 : from.shape.back();
   const int64_t rows = cols > 0 ? tensor::element_count(from.shape) / cols : 0;
   base::require(weights.values.empty() ||
                     (rows % weights.items == 0 && static_cast<int64_t>(weights.values.size()) == weights.items * cols),
@@ -122,7 +133,7 @@ TensorToWrite recoded(TensorToWrite from, DType to, const Change& change, thread
                 weights.items, cols);
   TensorToWrite result{from.name, to, from.shape, {}};
   result.produce = [from = std::move(from), to, cols, rows, change, &pool, weights, loss](const Write& write) {
-    Recoder recoder(from.dtype, to, cols, change, pool, write);
+    Recoder recoder(from.dtype, to, rows, cols, change, pool, write);
     recoder.weights = weights, recoder.item_rows = std::max<int64_t>(rows / weights.items, 1), recoder.loss = loss;
     try {
       from.produce([&](std::span<const std::byte> bytes) { recoder.push(bytes); });

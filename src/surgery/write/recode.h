@@ -13,11 +13,22 @@ namespace coterie::surgery {
 struct Change {
   float add = 0;           // the file holds value + this (1 + w of a norm)
   bool minus_exp = false;  // … -exp(value) (A of A_log)
+  bool negate = false;     // … its negative
   // Rows of each head whose first `turned` rows are pairs (i, i + turned / 2): in the file they stand side by side.
   int64_t head = 0, turned = 0;
   bool back = false;  // the rows stand side by side and become pairs (i, i + turned / 2)
+  // Rows from `first` on, or columns, are [outer, inner, unit] and in the file [inner, outer, unit].
+  int64_t outer = 0, inner = 0, unit = 0, first = 0;
+  bool columns = false;
 
-  bool none() const { return add == 0 && !minus_exp && head == 0; }
+  bool swaps() const { return outer > 0; }
+  bool none() const { return add == 0 && !minus_exp && !negate && head == 0 && !swaps(); }
+  /// Which row or column of the source is `i` of the file's.
+  int64_t swapped(int64_t i) const {
+    if (i < first) return i;
+    const int64_t piece = (i - first) / unit;
+    return first + (piece % outer * inner + piece / outer) * unit + (i - first) % unit;
+  }
 };
 
 /// How much squared values count, one weight for each column [items, cols] of a stack of `items` matrices. An item all

@@ -220,9 +220,10 @@ TEST_P(AdapterLaw, CountsAreTheClosedForm) {
   constexpr int64_t r = 3;
   int64_t experts = 0;
   for (const models::BlockSpec& block : spec.blocks)
-    if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn))
-      experts += moe->router.experts *
-                 (r * (spec.width + (moe->gated ? 2 : 1) * moe->hidden) + r * (moe->hidden + spec.width));
+    if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn)) {
+      const int64_t width = moe->latent > 0 ? moe->latent : spec.width;
+      experts += moe->router.experts * (r * (width + (moe->gated ? 2 : 1) * moe->hidden) + r * (moe->hidden + width));
+    }
   // peft has no adapters for each expert of these two's tensors.
   if (GetParam() == "dbrx" || GetParam() == "jetmoe") experts = 0;
   EXPECT_EQ(listed[static_cast<size_t>(layers::Place::experts)], experts);

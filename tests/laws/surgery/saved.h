@@ -39,6 +39,8 @@ inline const std::map<std::string, Unsaid>& unsaid() {
            {"original_max_position_embeddings", 400},
            {"short_factor", {1, 1.5, 2, 3}},
            {"long_factor", {1, 1.5, 2, 3}}}}}}},
+      {"kimi_linear", {"number of key heads", {{"linear_num_heads", 4}}}},
+      {"lfm2", {"short_conv.in.bias", {{"conv_bias", false}}}},
       {"mamba2", {"limits of the time step", {{"time_step_limit", nullptr}}}},
       {"ernie4_5_moe", {"no name for", {{"use_bias", nullptr}, {"moe_norm_min", nullptr}}}},
       {"hy_v3", {"no name for", {{"mlp_bias", nullptr}}}},

@@ -77,6 +77,7 @@ TEST_P(GradientParity, EveryTensorEqualsTheReference) {
     if (candidate.table->isa == GetParam().isa && !candidate.usable) GTEST_SKIP() << candidate.reason;
   const parity::Expected expected = parity::read_expected(GetParam().fixture);
   const auto source = checkpoint::open_safetensors(GetParam().fixture.folder / "expected.safetensors");
+  const auto weights = checkpoint::open_safetensors(GetParam().fixture.folder / "model.safetensors");
   models::BatchLoss loss;
   Gradients found = gradients(expected, false, loss);
   EXPECT_NEAR(loss.cross_entropy + loss.balance, expected.loss, 1e-5 * expected.loss);
@@ -85,13 +86,17 @@ TEST_P(GradientParity, EveryTensorEqualsTheReference) {
     SCOPED_TRACE(info.name);
     std::vector<float> reference(info.bytes.size() / sizeof(float));
     std::memcpy(reference.data(), info.bytes.data(), info.bytes.size());
+    // Under the name of a buffer (a router's bias of selection) the fixtures hold the buffer, which has no gradient.
+    const checkpoint::TensorInfo* own = weights->find(info.name.substr(5));
+    if (!found.contains(info.name) && own && std::equal(own->bytes.begin(), own->bytes.end(), info.bytes.begin()))
+      continue;
     ASSERT_EQ(found[info.name].size(), reference.size());
     double largest = 0, difference = 0;
     for (size_t i = 0; i < reference.size(); ++i) {
       largest = std::max(largest, std::abs(static_cast<double>(reference[i])));
       difference = std::max(difference, std::abs(static_cast<double>(found[info.name][i] - reference[i])));
     }
-    EXPECT_LE(difference, 1e-4 * largest);
+    EXPECT_LE(difference, (1e-4 + 3 * expected.reference_error / std::max(1.0, expected.logit_std)) * largest);
   }
   EXPECT_EQ(gradients(expected, true, loss), found) << "with activations computed again";
 }

@@ -119,6 +119,8 @@ double exact_activation(Activation activation, double x) {
       return 0.5 * x * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
     case Activation::relu: return std::max(x, 0.0);
     case Activation::relu2: return std::max(x, 0.0) * std::max(x, 0.0);
+    case Activation::sigmoid: return 1 / (1 + std::exp(-x));
+    case Activation::softplus: return std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x)));
     case Activation::identity: return x;
   }
   return 0;
