@@ -35,7 +35,8 @@ def information(x, c):
     table = numpy.zeros((x.max() + 1, c.max() + 1))
     numpy.add.at(table, (x, c), 1)
     p = table / table.sum()
-    both = p[p > 0] * numpy.log((p / (p.sum(1, keepdims=True) * p.sum(0, keepdims=True)))[p > 0])
+    independent = p.sum(1, keepdims=True) * p.sum(0, keepdims=True)
+    both = p[p > 0] * numpy.log(p[p > 0] / independent[p > 0])
     class_shares = p.sum(0)[p.sum(0) > 0]
     return both.sum(), -(class_shares * numpy.log(class_shares)).sum()
 
