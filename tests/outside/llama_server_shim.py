@@ -25,6 +25,8 @@ def main():
         name = given.pop(0)
         if name in PASSED_OVER:
             del given[: PASSED_OVER[name]]
+        elif name == "--reasoning" and given[0] == "auto":
+            given.pop(0)
         elif name == "--cors-origins":
             options += [word for origin in given.pop(0).split(",") if origin != "localhost" for word in ("--allow-origin", origin)]
         elif name in KEPT or name in ("--alias", "--ctx-size", "--model", "--chat-template", "--chat-template-file"):

@@ -196,7 +196,7 @@ TEST(Completions, PromptsAreTextsOrIdsOrLists) {
   EXPECT_EQ(error(fixture, "/v1/completions", R"({"prompt": [97, 259]})", 400)["param"], "prompt");
   EXPECT_EQ(error(fixture, "/v1/completions", R"({"prompt": [4294967393]})", 400)["param"], "prompt");
   EXPECT_EQ(error(fixture, "/v1/completions", R"({"prompt": ""})", 400)["param"], "prompt");
-  EXPECT_EQ(error(fixture, "/v1/completions", R"({"prompt": {}})", 400)["param"], "prompt");
+  EXPECT_EQ(error(fixture, "/v1/completions", R"({"prompt": {}})", 400)["param"], "prompt.prompt_string");
   EXPECT_EQ(fixture.backend.seen().back().max_tokens, 16);  // OpenAI's default
 }
 
