@@ -187,7 +187,7 @@ struct MoeSpec {
   bool shared_bias = false;   // on its projections (ERNIE 4.5)
   bool scale_inputs = false;  // a routed expert reads x times its weight, and its output counts once (Llama 4)
   bool output_bias = false;   // one bias [D] of what the layer returns (JetMoE)
-  int64_t latent = 0;        // width of what routed experts read and write, between two projections; 0: the model's
+  int64_t latent = 0;         // width of what routed experts read and write, between two projections; 0: the model's
 };
 
 }  // namespace coterie::layers

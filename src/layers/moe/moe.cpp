@@ -77,7 +77,9 @@ void Moe::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tens
     base::fail(base::ErrorKind::unsupported, "moe",
                "experts that come from elsewhere serve inference of routers that "
                "choose; {}",
-               soft_ ? "a Soft MoE mixes tokens" : spec_.scale_inputs ? "these weigh what experts read" : "this is a step of training");
+               soft_                ? "a Soft MoE mixes tokens"
+               : spec_.scale_inputs ? "these weigh what experts read"
+                                    : "this is a step of training");
   if (soft_) {
     for (const SequenceRows& s : batch.sequences)
       if (s.step.routers)

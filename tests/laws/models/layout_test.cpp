@@ -288,9 +288,10 @@ TEST_P(Layout, GgufInEveryFormEqualsSafetensors) {
 // the converter writes for them is among the fixtures of tests/parity.
 bool has_plain_layouts(const std::string& family) {
   for (const char* other :
-       {"gemma2", "gemma3_text", "phi3", "gpt_oss", "phimoe", "coterie", "qwen3_next", "qwen3_5_moe_text",
-        "qwen3_5_text", "kimi_linear", "bailing_hybrid", "lfm2", "lfm2_moe", "nemotron_h", "afmoe", "laguna",
-        "bailing_moe_v2", "dbrx", "ernie4_5_moe", "granitemoe_swa", "hy_v3", "llama4_text", "minimax_m2"})
+       {"gemma2",       "gemma3_text",      "phi3",         "gpt_oss",     "phimoe",         "coterie",
+        "qwen3_next",   "qwen3_5_moe_text", "qwen3_5_text", "kimi_linear", "bailing_hybrid", "lfm2",
+        "lfm2_moe",     "nemotron_h",       "afmoe",        "laguna",      "bailing_moe_v2", "dbrx",
+        "ernie4_5_moe", "granitemoe_swa",   "hy_v3",        "llama4_text", "minimax_m2"})
     if (family == other) return false;
   return !families::family_of_model_type(family, "law").architecture.empty();
 }
