@@ -19,7 +19,7 @@
 // Decoding against memory, token by token: after each token the same threads read as many bytes as it read of weights
 // from memory of their own, as weights are walked there and as a plain sum does, one run a thread. On a machine whose
 // bandwidth changes from second to second no other order of measuring says what share of it decoding reaches.
-// COTERIE_BENCH_MODEL names the model; arguments: whether the weights are settled (turned, in large pages) before, or
+// COTERIE_BENCH_MODEL names the model; arguments: whether the weights are moved (repacked, in large pages) before, or
 // stay in the pages of the file; positions in the cache before, whose bytes then count as well (as if no layer had a
 // window); sequences side by side, whose experts are counted as many as there would be if all were chosen alike often
 // (random weights do; a trained model's are fewer).
@@ -40,7 +40,7 @@ void measure(benchmark::State& state) {
   const char* path = std::getenv("COTERIE_BENCH_MODEL");
   if (!path) return state.SkipWithError("COTERIE_BENCH_MODEL names no model");
   runtime::EngineOptions options;
-  options.settle = state.range(0) != 0;
+  options.move_weights = state.range(0) != 0;
   runtime::Engine engine(families::open_model(path), options);
   const int64_t depth = state.range(1), batch = state.range(2);
   if (depth + kPositions > engine.context_size())
@@ -59,7 +59,7 @@ void measure(benchmark::State& state) {
     engine.evaluate(steps);
   };
   for (int i = 0; i < 4; ++i) step();
-  engine.settle_weights();
+  engine.move_all_weights();
   const auto fill = [&] {
     const std::vector<int32_t> before(static_cast<size_t>(depth), 1);
     for (runtime::KvCache& cache : caches) {
@@ -90,7 +90,7 @@ void measure(benchmark::State& state) {
     reads.push_back(read(engine.context().read_ahead));
     shares.push_back(reads.back() / steps.back());
     plain_shares.push_back(read({}) / steps.back());
-    // Recurrent states go back to a checkpoint alone.
+    // Recurrent states go back to a snapshot alone.
     if (caches.front().length() >= depth + kPositions &&
         std::any_of(caches.begin(), caches.end(), [&](auto& cache) { return cache.truncate(depth) != depth; }))
       fill();
@@ -111,7 +111,7 @@ void decode(benchmark::State& state) {
 }
 
 BENCHMARK(decode)
-    ->ArgNames({"settled", "depth", "batch"})
+    ->ArgNames({"repacked", "depth", "batch"})
     ->Args({1, 0, 1})
     ->Args({1, 4096, 1})
     ->Args({1, 0, 4})

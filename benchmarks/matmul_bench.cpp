@@ -80,9 +80,9 @@ void matmul(benchmark::State& state) {
   state.SetLabel(std::string(tensor::name(dtype)) + (precision == ops::Precision::f32 ? " f32" : " fast"));
 }
 
-/// Few tokens by turned rows, in turn with a plain sum of as many bytes: on a machine whose bandwidth changes from
+/// Few tokens by repacked rows, in turn with a plain sum of as many bytes: on a machine whose bandwidth changes from
 /// second to second only that says which share of it they come to.
-void turned(benchmark::State& state) {
+void repacked(benchmark::State& state) {
   const DType dtype = static_cast<DType>(state.range(0));
   const int64_t tokens = state.range(1), rows = state.range(2), cols = state.range(3);
   threads::Pool pool(static_cast<int>(state.range(4)));
@@ -90,15 +90,15 @@ void turned(benchmark::State& state) {
   ops::Context context{pool, kernels::select(), arena};
   context.read_ahead = runtime::walk_of_this_machine(pool, context.kernels).read_ahead;
   const kernels::MatmulKernels& kernels = context.kernels.matmul;
-  if (!kernels.turn) return state.SkipWithError("these kernels read no turned rows");
+  if (!kernels.repack) return state.SkipWithError("these kernels read no repacked rows");
   const int64_t bytes = rows * tensor::row_bytes(dtype, cols),
                 copies = bytes < (1 << 20) ? 1 : 1 + (512 << 20) / bytes;  // small ones stay in the cache
   tensor::Buffer<std::byte> file(bytes), buffer(bytes * copies);
   fill_weights(file);
   const int64_t row_bytes = tensor::row_bytes(dtype, cols);
   for (int64_t at = 0; at < bytes; at += kernels.panel_rows * row_bytes)
-    kernels.turn(file.data() + at, row_bytes, row_bytes, kernels.fast[static_cast<size_t>(dtype)].turned,
-                 buffer.data() + at);
+    kernels.repack(file.data() + at, row_bytes, row_bytes, kernels.fast[static_cast<size_t>(dtype)].repacked,
+                   buffer.data() + at);
   for (int64_t copy = 1; copy < copies; ++copy)
     std::memcpy(buffer.data() + copy * bytes, buffer.data(), static_cast<size_t>(bytes));
   std::vector<float> x(static_cast<size_t>(tokens * cols)), y(static_cast<size_t>(tokens * rows));
@@ -108,7 +108,7 @@ void turned(benchmark::State& state) {
   int64_t next = 0;
   for (auto _ : state) {
     tensor::Weight w(buffer.data() + bytes * (next++ % copies), dtype, rows, cols);
-    w.turned = true;
+    w.repacked = true;
     const base::Stopwatch product;
     ops::matmul(context, {x.data(), tokens, cols}, w, nullptr, {y.data(), tokens, rows});
     products.push_back(product.seconds());
@@ -188,8 +188,8 @@ BENCHMARK(matmul)->Name("decode")->Apply([](auto* bench) { each_dtype(bench, {1}
 BENCHMARK(matmul)->Name("decode_2_threads")->Apply([](auto* bench) { each_dtype(bench, {1}, 2); }) -> UseRealTime();
 BENCHMARK(matmul)->Name("prefill")->Apply([](auto* bench) { each_dtype(bench, {32, 512}, 1); });
 BENCHMARK(matmul)->Name("prefill_2_threads")->Apply([](auto* bench) { each_dtype(bench, {512}, 2); }) -> UseRealTime();
-BENCHMARK(turned)
-    ->Name("turned")
+BENCHMARK(repacked)
+    ->Name("repacked")
     ->Apply([](auto* bench) {
       for (DType dtype : kAll) {
         bench->Args({static_cast<int64_t>(dtype), 1, 256, 2048, 1});

@@ -90,7 +90,7 @@ struct Bench {
     if (options.cache_memory == 0) options.cache_memory = int64_t{1} << 30;
     engine_options = serve::engine_options(model.decoder->spec(), engine_options, options);
     engine = std::make_unique<runtime::Engine>(std::move(model), engine_options);
-    engine->settle_weights();
+    engine->move_all_weights();
     scheduler = std::make_unique<serve::Scheduler>(*engine, options);
   }
   std::shared_ptr<Listener> submit(std::vector<text::TokenId> prompt, int64_t tokens) {

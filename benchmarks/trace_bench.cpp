@@ -38,7 +38,7 @@ double read(runtime::Engine& engine, std::span<const int32_t> ids, int64_t step,
 void Trace(benchmark::State& state) {
   const char* named = std::getenv("COTERIE_BENCH_MODEL");
   runtime::Engine engine(families::open_model(named ? named : "models/coterie-small.gguf"), runtime::EngineOptions());
-  engine.settle_weights();
+  engine.move_all_weights();
   const int64_t step = state.range(0), tokens = std::min<int64_t>(engine.context_size(), 250);
   std::vector<int32_t> ids;
   base::Rng rng(1);

@@ -77,7 +77,7 @@ BENCHMARK(argmax)->Arg(2048)->Arg(150000);
 BENCHMARK(to_f16)->Arg(2048);
 BENCHMARK(from_bf16)->Arg(2048);
 
-// The angles of one position (head_dim 128), and turning the heads by them.
+// The angles of one position (head_dim 128), and rotating the heads by them.
 template <bool kInterleaved>
 void rope(benchmark::State& state) {
   const VectorKernels& kernels = kernels::select().vector;

@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-// The one C++ header that is promised (coterie_c.h is its twin in C): Mixture-of-Experts and dense language models on
+// The one C++ header that is promised (coterie_c.h is the same in C): Mixture-of-Experts and dense language models on
 // CPUs, as a library. Everything else in the source tree may change from version to version.
 //
 //   coterie::Model model = coterie::Model::load("model.gguf");

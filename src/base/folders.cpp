@@ -19,7 +19,7 @@ FoldersAbove::FoldersAbove(const fs::path& target) {
     if (fs::create_directory(*at, error)) made_.push_back(*at);
     if (!error) continue;
     remove();
-    fail(ErrorKind::io, at->string(), "the folder cannot be made: {}", error.message());
+    fail(ErrorKind::io, at->string(), "the folder cannot be created: {}", error.message());
   }
 }
 

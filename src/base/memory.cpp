@@ -26,7 +26,7 @@ int64_t meminfo(std::string_view key) {
   return 0;
 }
 
-// Both cgroup versions; a file that is absent or says "max" is no limit.
+// Both cgroup versions; a file that is absent or says "max" sets no limit.
 int64_t read_limit(const char* path) {
   std::ifstream file(path);
   int64_t value = 0;

@@ -23,7 +23,7 @@ void require_memory(int64_t bytes, std::string_view what, std::string_view hint)
 /// Whether the system holds all of this part of a mapped file in memory, so that reading it touches no disk.
 bool in_memory(std::span<const std::byte> mapped);
 /// Lets go of the whole pages of a file's mapping that lie in it: who reads them again gets them from the file. Never
-/// for memory that is no file's, which would lose what it holds.
+/// for memory that belongs to no file, which would lose what it holds.
 void give_back(std::span<const std::byte> mapped);
 
 /// "12.3 GB", "640 kB": decimal units, as disks and model cards count.

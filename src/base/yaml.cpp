@@ -31,7 +31,7 @@ class Converter {
       case YAML::NodeType::Map: {
         Json object = Json::object();
         for (const auto& entry : node) {
-          if (!entry.first.IsScalar()) refuse(entry.first, "is a key that is no word");
+          if (!entry.first.IsScalar()) refuse(entry.first, "is a key that is not a word");
           const std::string& key = entry.first.Scalar();
           if (object.contains(key)) refuse(entry.first, fmt::format("is the key \"{}\" a second time", key));
           object[key] = convert(entry.second, depth + 1);

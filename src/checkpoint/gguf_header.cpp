@@ -83,7 +83,8 @@ std::vector<Kept> read_array(Cursor& cursor, int64_t count, const std::string& w
 MetaValue read_array(Cursor& cursor, const std::string& what) {
   const GgufType type = read_type(cursor, what);
   if (type == GgufType::array)
-    fail(ErrorKind::unsupported, cursor.where(), "{}: a list of lists, which no published file has, is not read", what);
+    fail(ErrorKind::unsupported, cursor.where(), "{}: lists of lists, which no published file has, are not supported",
+         what);
   const int64_t count = cursor.count(least_bytes(type), what);
   if (count > cursor.list_values_left)
     fail(ErrorKind::bad_input, cursor.where(), "{}: a list of {} values; the limit is {} for all lists together", what,
@@ -140,13 +141,14 @@ void read_version(Cursor& cursor) {
     fail(ErrorKind::bad_input, cursor.where(), "not a GGUF file: it does not begin with \"GGUF\"");
   const uint32_t version = cursor.number<uint32_t>("version");
   if (version != 0 && (version & 0xffff) == 0)
-    throw base::Error(ErrorKind::unsupported, std::string(cursor.where()), "a big-endian GGUF file is not read",
+    throw base::Error(ErrorKind::unsupported, std::string(cursor.where()), "big-endian GGUF files are not supported",
                       "convert it with gguf-py's gguf_convert_endian");
   if (version == 1)
-    throw base::Error(ErrorKind::unsupported, std::string(cursor.where()), "GGUF version 1 is not read; 2 and 3 are",
+    throw base::Error(ErrorKind::unsupported, std::string(cursor.where()),
+                      "GGUF version 1 is not supported; versions 2 and 3 are",
                       "convert the model again with a current converter");
   if (version < 2 || version > kGgufVersion)
-    fail(ErrorKind::unsupported, cursor.where(), "GGUF version {} is not read; 2 and 3 are", version);
+    fail(ErrorKind::unsupported, cursor.where(), "GGUF version {} is not supported; versions 2 and 3 are", version);
 }
 
 Metadata read_metadata(Cursor& cursor, int64_t pairs, int64_t& alignment) {
@@ -191,7 +193,7 @@ Entry read_entry(Cursor& cursor, int64_t number, int64_t total, int64_t alignmen
   entry.offset = cursor.number<uint64_t>(name);
   entry.size = checked_bytes(entry.tensor.dtype, entry.tensor.shape, place);
   if (entry.offset % static_cast<uint64_t>(alignment) != 0)
-    fail(ErrorKind::bad_input, place, "its offset {} is no multiple of the alignment {}", entry.offset, alignment);
+    fail(ErrorKind::bad_input, place, "its offset {} is not a multiple of the alignment {}", entry.offset, alignment);
   return entry;
 }
 

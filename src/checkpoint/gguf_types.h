@@ -9,7 +9,7 @@
 // The numbers GGUF files use for types (ggml.h `ggml_type`, gguf.h `gguf_type`).
 namespace coterie::checkpoint {
 
-/// Throws unsupported: by name for types that ggml has and this engine has not, else by number.
+/// Throws unsupported: by name for types that ggml has and this engine lacks, else by number.
 tensor::DType dtype_of_ggml(uint32_t id, std::string_view where);
 /// Throws unsupported for types that GGUF has no number for.
 uint32_t ggml_id(tensor::DType dtype, std::string_view where);

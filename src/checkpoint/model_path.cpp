@@ -2,7 +2,7 @@
 #include <fstream>
 
 #include "base/json.h"
-#include "checkpoint/gate_file.h"
+#include "checkpoint/ensemble_file.h"
 #include "checkpoint/quantized_source.h"
 #include "checkpoint/run_layout.h"
 #include "checkpoint/split_name.h"
@@ -29,7 +29,7 @@ Folder look(const fs::path& path) {
     const std::string name = item->path().filename().string();
     const std::string extension = item->path().extension().string();
     if (name == "config.json") folder.config = true;
-    if (name == kGateFile) folder.gate = true;
+    if (name == kEnsembleFile) folder.gate = true;
     if (name == "model.safetensors" || name == "model.safetensors.index.json") folder.weights = true;
     if (extension == ".gguf") {
       const auto split = SplitName::parse(name);
@@ -66,11 +66,11 @@ ModelPath resolve_folder(const fs::path& path) {
                       "name the one to open");
   if (folder.config) return {ModelPath::Kind::config_only, config, config};
   if (folder.gate)
-    throw base::Error(ErrorKind::unsupported, path.string(), "is a gate over several models, and no model by itself",
+    throw base::Error(ErrorKind::unsupported, path.string(), "is an ensemble of several models, not one model",
                       "coterie run, chat and eval take it; anything else takes one of its models");
   std::error_code absent;
   if (fs::exists(path / "adapter_config.json", absent))
-    throw base::Error(ErrorKind::not_found, path.string(), "is an adapter, and no model by itself",
+    throw base::Error(ErrorKind::not_found, path.string(), "is an adapter, not a model",
                       "name the model, and this with `adapter`");
   if (const std::string run = run_hint(path); !run.empty())
     throw base::Error(ErrorKind::not_found, path.string(), "no model in the folder itself", run);
@@ -97,7 +97,7 @@ ModelPath resolve_model(const fs::path& path) {
   if (status.type() == fs::file_type::not_found)
     throw base::Error(ErrorKind::not_found, path.string(), "there is no such file or folder",
                       "a model is a folder with config.json and safetensors, a .gguf file, or a config.json");
-  if (code) base::fail(ErrorKind::io, path.string(), "cannot be looked at: {}", code.message());
+  if (code) base::fail(ErrorKind::io, path.string(), "cannot be read: {}", code.message());
   if (fs::is_directory(status)) return resolve_folder(path);
 
   if (!fs::is_regular_file(status))

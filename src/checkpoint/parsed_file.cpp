@@ -25,7 +25,7 @@ int64_t checked_bytes(tensor::DType dtype, const tensor::Shape& shape, std::stri
   }
   const int64_t row = shape.empty() ? 1 : shape.back();
   if (row % info.block_values != 0)
-    base::fail(base::ErrorKind::bad_input, where, "rows of {} values are no whole number of {} blocks of {}", row,
+    base::fail(base::ErrorKind::bad_input, where, "rows of {} values do not divide into {} blocks of {}", row,
                info.name, info.block_values);
   int64_t bytes = 0;
   overflow |= __builtin_mul_overflow(count / info.block_values, info.block_bytes, &bytes);

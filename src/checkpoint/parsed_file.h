@@ -19,14 +19,14 @@ struct ParsedFile {
 };
 
 /// `where` names the file in messages. Throws bad_input for a file that lies or is cut off, unsupported (by name) for
-/// what the format has and this reader has not.
+/// what the format has and this reader lacks.
 ParsedFile parse_safetensors(std::span<const std::byte> file, std::string_view where);
 ParsedFile parse_gguf(std::span<const std::byte> file, std::string_view where);
 
 /// A name out of a file, fit for a message: control characters escaped, cut after 100 bytes.
 std::string shown(std::string_view name);
 
-/// Bytes of a tensor. Throws bad_input when a dim is negative, the row is no whole number of blocks, or the product
+/// Bytes of a tensor. Throws bad_input when a dim is negative, the row is not a whole number of blocks, or the product
 /// overflows; `where` names the tensor.
 int64_t checked_bytes(tensor::DType dtype, const tensor::Shape& shape, std::string_view where);
 

@@ -184,7 +184,7 @@ class Joiner {
       tensor.zeros = zeros;
     }
     tensor.codes = &info, tensor.scales = &scales;
-    settle(info, part(stem + ".weight_g_idx"), tensor);
+    set_format(info, part(stem + ".weight_g_idx"), tensor);
   }
 
   void join_gptq(const TensorInfo& info, const std::string& stem) {
@@ -214,12 +214,12 @@ class Joiner {
     expect(scales, {DType::f16, DType::bf16}, {Shape{tensor.groups, tensor.rows}});
     expect(zeros, {DType::i32}, {Shape{tensor.groups, words(tensor.rows)}});
     tensor.codes = &info, tensor.scales = &scales, tensor.zeros = &zeros;
-    settle(info, indices, tensor);
+    set_format(info, indices, tensor);
     add(info, stem + ".weight", tensor);
   }
 
   /// The format, by the group's length and the scales' type.
-  void settle(const TensorInfo& info, const TensorInfo* indices, QuantizedTensor& tensor) {
+  void set_format(const TensorInfo& info, const TensorInfo* indices, QuantizedTensor& tensor) {
     const bool half = tensor.scales->dtype == DType::f16;
     if (tensor.groups < 1 || tensor.cols % tensor.groups != 0 ||
         (quantization_.group > 0 && tensor.cols != tensor.groups * quantization_.group))

@@ -15,7 +15,7 @@ namespace coterie::checkpoint {
 /// Definitions: FP8 by blocks, DeepSeek-V3 (arXiv:2412.19437) and transformers' finegrained_fp8; GPTQ, AutoGPTQ and
 /// GPTQModel; AWQ, AutoAWQ's "gemm" order; compressed-tensors, the package of that name.
 ///
-/// Refused, by name: a matrix without its scales or with others than the config says, groups that are no multiple of
+/// Refused, by name: a matrix without its scales or with others than the config says, groups that are not a multiple of
 /// 32, and scales that are neither f16 nor bf16 (of FP8: f32, bf16 or powers of two).
 std::unique_ptr<TensorSource> quantized_source(std::unique_ptr<TensorSource> files, const Quantization& quantization);
 

@@ -23,7 +23,7 @@ struct RandomTensor {
 /// shape and for laws on tiny models. Each tensor is keyed by (seed, name, dtype): the same bytes for any thread count
 /// and whatever else the source holds. Filled in parallel at the speed of memory.
 ///
-/// Throws unsupported for a dtype that is no weight format and for an offset in a block format, bad_input for names
+/// Throws unsupported for a dtype that is not a weight format and for an offset in a block format, bad_input for names
 /// given twice, shapes that do not fit the format and scales that are not finite and >= 0, out_of_memory before
 /// anything is allocated.
 std::unique_ptr<TensorSource> random_source(std::vector<RandomTensor> tensors, Metadata metadata, uint64_t seed,

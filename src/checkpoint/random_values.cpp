@@ -142,9 +142,9 @@ void copy_head(const Block& from, Block& to) {
 }
 
 template <typename Block>
-void settle_codes(Block&) {}
-/// Of the four codes three are used: 3 becomes 1, whose value is 0.
-void settle_codes(quant::BlockTQ2_0& block) {
+void keep_used_codes(Block&) {}
+/// Three of the four codes are used: 3 becomes 1, whose value is 0.
+void keep_used_codes(quant::BlockTQ2_0& block) {
   for (uint8_t& four : block.codes) four = static_cast<uint8_t>(four & ~((four & four >> 1 & 0x55) << 1));
 }
 
@@ -170,7 +170,7 @@ struct UnitHeads {
         Block block;
         stream.fill(std::as_writable_bytes(std::span(&block, 1)));
         copy_head(head, block);
-        settle_codes(block);
+        keep_used_codes(block);
         quant::decode(dtype, reinterpret_cast<const std::byte*>(&block), values.data(), length);
         for (const float value : values) squares += double{value} * value;
       }
@@ -178,7 +178,7 @@ struct UnitHeads {
   }
 };
 
-/// Of those that the head replaces.
+/// A byte of those that the head replaces.
 template <typename Block>
 size_t random_byte(const Block& block) {
   if constexpr (requires { block.d; })
@@ -197,7 +197,7 @@ RandomFill fill_blocks(DType dtype, float scale) {
     Block* blocks = reinterpret_cast<Block*>(target.data());
     for (size_t b = 0; b < target.size() / sizeof(Block); ++b) {
       copy_head((*heads)[random_byte(blocks[b])], blocks[b]);
-      settle_codes(blocks[b]);
+      keep_used_codes(blocks[b]);
     }
   };
 }
@@ -251,7 +251,7 @@ RandomFill random_fill(DType dtype, float scale, float offset) {
     case DType::tq2_0: return fill_blocks<quant::BlockTQ2_0>(dtype, scale);
     default: break;
   }
-  base::fail(base::ErrorKind::unsupported, "random weights", "{} is no weight format", tensor::name(dtype));
+  base::fail(base::ErrorKind::unsupported, "random weights", "{} is not a weight format", tensor::name(dtype));
 }
 
 }  // namespace coterie::checkpoint

@@ -13,7 +13,7 @@ namespace coterie::checkpoint {
 using RandomFill = std::function<void(RandomStream&, std::span<std::byte>)>;
 
 /// Values with standard deviation `scale` and mean `offset` (0 for block formats, whose codes are uniform and whose
-/// scales vary by a quarter between blocks). Throws unsupported for a dtype that is no weight format.
+/// scales vary by a quarter between blocks). Throws unsupported for a dtype that is not a weight format.
 RandomFill random_fill(tensor::DType dtype, float scale, float offset);
 
 }  // namespace coterie::checkpoint

@@ -10,7 +10,7 @@
 namespace coterie::checkpoint {
 
 inline std::filesystem::path run_recipe(const std::filesystem::path& folder) { return folder / "recipe.json"; }
-/// Of the best evaluation, where there is one.
+/// The folder of the best evaluation, where there is one.
 inline std::filesystem::path run_best(const std::filesystem::path& folder) { return folder / "best"; }
 /// checkpoints/step-0000120
 std::filesystem::path run_checkpoint(const std::filesystem::path& folder, int64_t step);

@@ -29,7 +29,7 @@ ParsedFile add_file(FileSource& source, const fs::path& path) {
   return parsed;
 }
 
-/// The index's weight_map, turned round: the tensors that each shard is said to hold.
+/// The index's weight_map inverted: the tensors that each shard is said to hold.
 std::map<std::string, std::vector<std::string>> read_index(const fs::path& path) {
   const std::string where = path.string();
   const base::Json json = base::read_json(path, base::DuplicateKeys::refuse);
@@ -43,7 +43,7 @@ std::map<std::string, std::vector<std::string>> read_index(const fs::path& path)
     // A shard lies beside its index; anything else would let a checkpoint read files of its choice.
     if (file.empty() || fs::path(file).filename() != file || file == "." || file == ".." ||
         file.find('\0') != std::string::npos)
-      fail(ErrorKind::bad_input, where, "weight_map \"{}\": \"{}\" is no plain file name", shown(name), shown(file));
+      fail(ErrorKind::bad_input, where, "weight_map \"{}\": \"{}\" is not a plain file name", shown(name), shown(file));
     shards[file].push_back(name);
   }
   if (shards.empty()) fail(ErrorKind::bad_input, where, "weight_map is empty");

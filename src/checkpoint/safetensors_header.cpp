@@ -117,7 +117,7 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
   [[noreturn]] bool unexpected(const std::string& found) const {
     switch (level_) {
       case Level::start:
-      case Level::end: fail(ErrorKind::bad_input, where_, "the header is no JSON object but {}", found);
+      case Level::end: fail(ErrorKind::bad_input, where_, "the header is not a JSON object but {}", found);
       case Level::root: fail(ErrorKind::bad_input, where_, "\"{}\": expected an object, found {}", shown(key_), found);
       case Level::metadata:
         fail(ErrorKind::bad_input, where_, "__metadata__, key \"{}\": expected a string, found {}", shown(key_), found);
@@ -170,7 +170,7 @@ void check_layout(const std::vector<TensorInfo>& tensors, std::span<const std::b
     last = &tensor;
   }
   const int64_t rest = data.data() + data.size() - expected;
-  if (rest != 0) fail(ErrorKind::bad_input, where, "{} bytes after the last tensor belong to none", rest);
+  if (rest != 0) fail(ErrorKind::bad_input, where, "{} bytes after the last tensor belong to no tensor", rest);
 }
 
 }  // namespace

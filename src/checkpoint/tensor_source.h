@@ -18,7 +18,7 @@
 namespace coterie::checkpoint {
 
 /// One tensor of a checkpoint: where its bytes are and how to read them. `shape` is in the order of PyTorch (GGUF's
-/// reversed dims turned round), so [rows, cols] of a matrix, [E, rows, cols] of stacked experts.
+/// dims, which it stores reversed, in this order), so [rows, cols] of a matrix, [E, rows, cols] of stacked experts.
 struct TensorInfo {
   std::string name;
   tensor::DType dtype;

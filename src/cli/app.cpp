@@ -21,8 +21,7 @@ namespace coterie::cli {
 namespace {
 
 constexpr int kUsage = 2;
-constexpr std::string_view kLess =
-    "smaller sizes or fewer --threads take less; coterie inspect says what a model needs";
+constexpr std::string_view kLess = "use smaller sizes or fewer --threads; coterie inspect shows what a model needs";
 
 int report(const base::Error& error) {
   // Who asked to stop made no error.

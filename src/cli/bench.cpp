@@ -10,14 +10,14 @@
 #include "base/memory.h"
 #include "base/plural.h"
 #include "cli/commands.h"
-#include "cli/format_words.h"
-#include "cli/number_words.h"
 #include "cli/options.h"
+#include "cli/print_formats.h"
+#include "cli/print_numbers.h"
 #include "cli/terminal.h"
 #include "runtime/bench.h"
 #include "runtime/memory_plan.h"
+#include "runtime/repacked_weights.h"
 #include "runtime/shape_model.h"
-#include "runtime/turned_weights.h"
 #include "runtime/version.h"
 #include "threads/topology.h"
 
@@ -167,7 +167,7 @@ int bench_command(BenchCommand& command) {
   forecast.cache *= command.bench.batch;
   if (!command.model.file_pages && command.model.precision == "fast")
     forecast.doubled =
-        runtime::TurnedWeights(*engine.model().decoder, *engine.model().source, engine.context().kernels.matmul)
+        runtime::RepackedWeights(*engine.model().decoder, *engine.model().source, engine.context().kernels.matmul)
             .doubled_bytes();
 
   command.bench.on_progress = [&](std::string_view text) { progress.show(text); };
@@ -188,7 +188,7 @@ int bench_command(BenchCommand& command) {
     } catch (const base::Error& error) {
       if (error.kind() != base::ErrorKind::out_of_memory) throw;
       if (!again)
-        print_warning("memory has no room to measure the machine beside the model: no shares of what it can do");
+        print_warning("no memory is left to measure the machine beside the model, so its limits are not shown");
     }
   }
   progress.clear();
@@ -208,11 +208,11 @@ void add_bench(CLI::App& app, Action& action) {
   CLI::Option* shape =
       command
           ->add_option("--shape", options->shape.shape,
-                       fmt::format("Random weights instead of a MODEL: of a config.json, or of a published shape: {}",
+                       fmt::format("Instead of a MODEL: a config.json or a published shape, with random weights: {}",
                                    runtime::shape_names()))
           ->type_name("NAME")
           ->excludes(model);
-  command->add_option("--layers", options->shape.layers, "Of the shape (default: all of them)")
+  command->add_option("--layers", options->shape.layers, "How many layers of the shape (default: all of them)")
       ->type_name("L")
       ->check(at_least(1))
       ->needs(shape);
@@ -228,7 +228,8 @@ void add_bench(CLI::App& app, Action& action) {
                         ->capture_default_str();
   options->generate = command->add_option("--generate", options->bench.generate, "Tokens decoded one by one; 0 = skip")
                           ->capture_default_str();
-  command->add_option("--depth", options->bench.depth, "Tokens in the cache before either")->capture_default_str();
+  command->add_option("--depth", options->bench.depth, "Tokens in the cache before prefill and decode begin")
+      ->capture_default_str();
   command->add_option("--batch", options->bench.batch, "Sequences side by side")->capture_default_str();
   command->add_option("--repeat", options->bench.repeat, "Rounds of each; the median counts")->capture_default_str();
   command->add_option("--step-tokens", options->step_tokens, "Tokens a prefill step evaluates at most")

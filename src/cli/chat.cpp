@@ -11,11 +11,11 @@
 #include "cli/chat_commands.h"
 #include "cli/commands.h"
 #include "cli/experts_used.h"
-#include "cli/gate_words.h"
 #include "cli/help.h"
 #include "cli/message_reader.h"
 #include "cli/option_names.h"
 #include "cli/options.h"
+#include "cli/print_ensemble.h"
 #include "cli/terminal.h"
 #include "cli/text_input.h"
 #include "runtime/conversation.h"
@@ -99,7 +99,7 @@ void Chat::edit(const std::string& text) {
   if (!last) base::fail(base::ErrorKind::bad_input, "/edit", "there is no message to change yet");
   if (!text.empty()) return answer(text, true);
   if (!reader_.edits())
-    throw base::Error(base::ErrorKind::bad_input, "/edit", "the last message can be changed at a terminal alone",
+    throw base::Error(base::ErrorKind::bad_input, "/edit", "the last message can only be edited at a terminal",
                       "/edit TEXT puts TEXT in its place");
   given_ = *last, editing_ = true;
 }
@@ -178,7 +178,7 @@ void Chat::answer(const std::string& message, bool instead) {
     progress.clear();
     const std::string full = fmt::format("the context of {} tokens is full: ", engine.context_size());
     print_note(full + (engines_.all().size() > 1
-                           ? fmt::format("{} reads the oldest {} messages no more", engine.model().name, dropped)
+                           ? fmt::format("{} no longer reads the oldest {} messages", engine.model().name, dropped)
                            : fmt::format("the oldest {} messages were dropped", dropped)));
   };
   live = live_experts(has_routers(engine) ? options_.experts : "", engine);
@@ -237,7 +237,7 @@ int Chat::talk() {
       std::string message;
       const LineReader::Outcome outcome = reader_.next(message, std::exchange(given_, {}));
       if (const std::string problem = reader_.problem(); !problem.empty())
-        print_warning("what is typed is not kept for the next chat: " + problem);
+        print_warning("the history cannot be kept for the next chat: " + problem);
       if (outcome == LineReader::Outcome::interrupted) {
         if (!interactive) return base::exit_code(base::ErrorKind::interrupted);
         editing_ = false;
@@ -285,13 +285,12 @@ void add_chat(CLI::App& app, Action& action) {
     command->add_option("--chat-template", options->chat_template, "A Jinja file instead of the model's own template")
         ->type_name("FILE");
     command->add_option("--load", options->load, "Go on with a conversation that /save wrote")->type_name("FILE");
-    command->add_flag("--no-history", options->no_history,
-                      "Keep nothing of what is typed for the arrow keys of later chats");
+    command->add_flag("--no-history", options->no_history, "Do not keep a history of what is typed for later chats");
   }
   options->model.add_adapter(*command);
   {
     const Heading heading(*command, kOutput);
-    command->add_flag("-q,--quiet", options->quiet, "No line of statistics after an answer");
+    command->add_flag("-q,--quiet", options->quiet, "Print no line of statistics after an answer");
     add_experts(*command, options->experts);
   }
   options->sampling.add(*command);

@@ -8,7 +8,7 @@
 
 namespace coterie::cli {
 
-/// A line of a chat that is no message.
+/// A line of a chat that is not a message.
 struct ChatCommand {
   enum class Takes { nothing, file, text, maybe_text };
   std::string_view name;

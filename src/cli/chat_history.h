@@ -22,7 +22,7 @@ class ChatHistory {
   /// An empty path: nothing is read or written. A file that cannot be read counts as empty.
   explicit ChatHistory(std::filesystem::path path);
   const std::vector<std::string>& entries() const { return entries_; }
-  /// Keeps the entry, unless it repeats the one before. A file that cannot be written is no reason to end a chat:
+  /// Keeps the entry, unless it repeats the one before. A file that cannot be written does not end a chat:
   /// `problem()` then says why.
   void add(std::string_view entry);
   const std::string& problem() const { return problem_; }

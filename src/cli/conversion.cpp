@@ -6,8 +6,8 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/plural.h"
-#include "cli/format_words.h"
-#include "cli/number_words.h"
+#include "cli/print_formats.h"
+#include "cli/print_numbers.h"
 #include "cli/terminal.h"
 
 namespace coterie::cli {
@@ -21,8 +21,7 @@ layers::Place place_by_name(const std::string& word) {
     if (layers::name(place) == word) return place;
     if (place != layers::Place::norms) known += (known.empty() ? "" : ", ") + std::string(layers::name(place));
   }
-  base::fail(base::ErrorKind::bad_input, "--at", "\"{}\" is not a place where matrices are; places are {}", word,
-             known);
+  base::fail(base::ErrorKind::bad_input, "--at", "\"{}\" is not a place of matrices; the places are {}", word, known);
 }
 
 base::Json as_json(const std::string& out, const surgery::Converted& converted) {
@@ -44,12 +43,13 @@ void ConversionOptions::add(CLI::App& command, const std::string& output) {
           "Another format for one place: input_embeddings, mixer, router, experts, shared_experts, dense_ffn or "
           "output_embeddings")
       ->type_name("PLACE=T");
-  command.add_flag("--requantize", requantise, "Round block formats to others, though the errors of both stay");
+  command.add_flag("--requantize", requantise,
+                   "Round weights that are in block formats to another one; the errors of both roundings add up");
   command.add_flag("--no-tokenizer", no_tokenizer, "Leave the tokenizer out");
   add_threads(command, model.threads);
   add_force(command, force);
   command.add_flag("--strict", model.strict, "Refuse config keys that are not known");
-  command.add_flag("--json", json, "Say what was written as JSON");
+  command.add_flag("--json", json, "Print what was written as JSON");
 }
 
 surgery::ConvertOptions ConversionOptions::options() const {

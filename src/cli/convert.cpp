@@ -2,7 +2,7 @@
 
 #include "cli/commands.h"
 #include "cli/conversion.h"
-#include "cli/format_words.h"
+#include "cli/print_formats.h"
 
 namespace coterie::cli {
 
@@ -33,7 +33,7 @@ void add_convert(CLI::App& app, Action& action) {
   command->footer(
       "In a GGUF norms, biases and routers stay in f32, and an output matrix gets q6_k where the format has fewer "
       "than\n"
-      "8 bits; the mixtures that people know (q4_k_m) are quantize's. A folder has bf16, f16 or f32.\n"
+      "8 bits; presets such as q4_k_m are made by coterie quantize. A folder has bf16, f16 or f32.\n"
       "Examples:\n"
       "  coterie convert ./OLMoE-1B-7B -o olmoe.gguf --to q4_k\n"
       "  coterie convert olmoe.gguf -o ./olmoe --to bf16\n"

@@ -185,7 +185,7 @@ void add_embed(CLI::App& app, Action& action) {
         ->capture_default_str();
     command->add_flag("--normalize", options->normalize, "Divide by the length, so that a dot product is a cosine");
     command->add_flag("--json", options->json, "As JSON: model, pooling, dimensions and each text's embedding");
-    command->add_flag("-q,--quiet", options->quiet, "No line on what was pooled");
+    command->add_flag("-q,--quiet", options->quiet, "Print no line about what was pooled");
   }
   options->model.add_routing(*command);
   options->model.add_engine(*command, false);

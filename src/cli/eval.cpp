@@ -12,9 +12,9 @@
 #include "cli/commands.h"
 #include "cli/eval_choices.h"
 #include "cli/expert_worth.h"
-#include "cli/gate_words.h"
 #include "cli/help.h"
 #include "cli/options.h"
+#include "cli/print_ensemble.h"
 #include "cli/terminal.h"
 #include "cli/text_windows.h"
 #include "lens/silence.h"
@@ -150,7 +150,7 @@ int choices_command(runtime::Engines& engines, const EvalOptions& options) {
     const std::optional<double> value = scores.error(count);
     return value ? base::Json(*value) : base::Json(nullptr);
   };
-  // Of a single question nothing is known of how far the share is off.
+  // A single question has no standard error.
   const auto share = [&](double value, int64_t count) {
     const std::optional<double> off = scores.error(count);
     return off ? fmt::format("{:.4f} ± {:.4f}", value, *off) : fmt::format("{:.4f}", value);
@@ -186,9 +186,11 @@ int eval_command(const EvalOptions& options) {
   if (text == !options.choices.empty())
     base::fail(base::ErrorKind::bad_input, "eval", "expected either --text or --choices");
   if (!text && (options.window || options.tokens))
-    base::fail(base::ErrorKind::bad_input, "eval", "--window and --tokens are for --text");
-  if (text && options.questions) base::fail(base::ErrorKind::bad_input, "eval", "--questions is for --choices");
-  if (text && options.truncate) base::fail(base::ErrorKind::bad_input, "eval", "--truncate is for --choices");
+    base::fail(base::ErrorKind::bad_input, "eval", "--window and --tokens can only be used with --text");
+  if (text && options.questions)
+    base::fail(base::ErrorKind::bad_input, "eval", "--questions can only be used with --choices");
+  if (text && options.truncate)
+    base::fail(base::ErrorKind::bad_input, "eval", "--truncate can only be used with --choices");
   if (options.each_expert && (!text || !options.silence.empty()))
     base::fail(base::ErrorKind::bad_input, "--each-expert",
                "is for --text, without --silence: it silences them in turn");
@@ -255,7 +257,7 @@ void add_eval(CLI::App& app, Action& action) {
       "unless either has one there. The model's answer is the choice of highest probability; by length, of highest "
       "log\n"
       "probability a character.\n"
-      "A gate that chooses by prompt reads each window, or question, before the model that it chooses does; the "
+      "The gate of an ensemble by prompt reads each window, or question, before the model that it chooses does; the "
       "choice\n"
       "is worth at most ln N nats a window.\n"
       "Examples:\n"

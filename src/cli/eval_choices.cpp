@@ -136,7 +136,7 @@ bool check_question(const text::Tokenizer& tokenizer, int64_t context, const Que
   if (truncate && over < tokens.context) return true;
   throw base::Error(ErrorKind::bad_input, question.where,
                     fmt::format("the prompt and its longest choice have {} tokens, the context has {}", most, context),
-                    truncate ? "the choice alone does not fit: take the question out"
+                    truncate ? "the choice alone does not fit into the context: remove the question"
                              : "--truncate leaves out the beginning of such prompts, as lm-evaluation-harness does");
 }
 

@@ -21,7 +21,7 @@ struct Question {
 /// that is there twice.
 std::vector<Question> read_questions(const std::string& file);
 
-/// Of each choice the log of its probability after the prompt, in nats. The prompt is read once. A choice follows it
+/// The log of each choice's probability after the prompt, in nats. The prompt is read once. A choice follows it
 /// after a space, unless either has white space there; its tokens are those that the whole has beyond the prompt's
 /// own, as in the Language Model Evaluation Harness. With `truncate` the beginning of what is longer than the context
 /// is left out, as there.
@@ -39,7 +39,8 @@ struct ChoiceScores {
   double accuracy() const { return share(right); }
   double accuracy_by_length() const { return share(right_by_length); }
   double by_chance() const { return questions ? chance / static_cast<double>(questions) : 0; }
-  /// Of the mean of `count` ones and zeros: sqrt(p (1 - p) / (n - 1)); nothing for fewer than two questions.
+  /// The standard error of the mean of `count` ones and zeros: sqrt(p (1 - p) / (n - 1)); nothing for fewer than two
+  /// questions.
   std::optional<double> error(int64_t count) const;
 
  private:

@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 #include "cli/terminal.h"
-#include "families/ensemble/gated_decoder.h"
+#include "families/ensemble/ensemble_decoder.h"
 
 namespace coterie::cli {
 
@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::string_view kBars[] = {"·", "▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
 
-// Of the tokens that were routed; an expert without any is a dot.
+// Bars of each expert's share of the routed tokens; an expert without any is a dot.
 std::string bars(const lens::RouterLoad& load) {
   const double most = *std::max_element(load.assignments.begin(), load.assignments.end());
   std::string line;
@@ -67,9 +67,8 @@ lens::RouterLoads experts_listener(const runtime::Engine& engine) {
   const models::ModelSpec& spec = engine.spec();
   for (const models::BlockSpec& block : spec.blocks)
     if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn)) return lens::RouterLoads(moe->router.score);
-  if (dynamic_cast<const families::GatedDecoder*>(engine.model().decoder.get()))
-    base::fail(base::ErrorKind::bad_input, "--experts", "none of the models behind {} has routers",
-               engine.model().name);
+  if (dynamic_cast<const families::EnsembleDecoder*>(engine.model().decoder.get()))
+    base::fail(base::ErrorKind::bad_input, "--experts", "none of the models of {} has routers", engine.model().name);
   base::fail(base::ErrorKind::bad_input, "--experts", "{}: a {} model has no routers", engine.model().name,
              spec.family);
 }

@@ -5,12 +5,12 @@
 #include "base/error.h"
 #include "base/yaml.h"
 #include "cli/commands.h"
-#include "cli/number_words.h"
 #include "cli/options.h"
-#include "cli/surgery_words.h"
+#include "cli/print_numbers.h"
+#include "cli/print_surgery.h"
 #include "cli/terminal.h"
 #include "kernels/table.h"
-#include "surgery/ensemble/make_gate.h"
+#include "surgery/ensemble/make_ensemble.h"
 
 namespace coterie::cli {
 
@@ -45,12 +45,13 @@ void describe(const surgery::GateMade& made, const std::string& out) {
 }
 
 int gate_command(const GateCommand& command) {
-  const surgery::GateRecipe recipe = surgery::read_gate_recipe(base::read_yaml(command.recipe), command.recipe);
+  const surgery::EnsembleRecipe recipe = surgery::read_ensemble_recipe(base::read_yaml(command.recipe), command.recipe);
   threads::Pool pool(command.threads);
   tensor::Arena arena;
   ops::Context context{pool, kernels::select(), arena, ops::Precision::f32};
   WritingProgress progress;
-  const surgery::GateMade made = surgery::make_gate(context, recipe, command.recipe, command.out, progress.listener());
+  const surgery::GateMade made =
+      surgery::make_ensemble(context, recipe, command.recipe, command.out, progress.listener());
   progress.clear();
   if (command.json)
     print(to_json(made).dump(2) + "\n");
@@ -63,19 +64,19 @@ int gate_command(const GateCommand& command) {
 
 void add_gate(CLI::App& app, Action& action) {
   auto options = std::make_shared<GateCommand>();
-  CLI::App* command =
-      app.add_subcommand("gate", "Put whole models behind a gate that decides between them, by prompt or by token");
+  CLI::App* command = app.add_subcommand(
+      "gate", "Make an ensemble: whole models and a gate that decides between them, by prompt or by token");
   command->add_option("RECIPE", options->recipe, "A YAML file: gate, models; docs/guides/gate.md")->required();
-  command->add_option("-o,--output", options->out, "The folder to write; a new or an empty one")
+  command->add_option("-o,--output", options->out, "The folder to write; it must be new or empty")
       ->type_name("FOLDER")
       ->required();
   add_threads(*command, options->threads);
-  command->add_flag("--json", options->json, "Print the receipt, which is written beside the gate too");
+  command->add_flag("--json", options->json, "Print the receipt; it is also written beside the gate");
   command->footer(
       "The models stay where they are and as they are, folders or GGUF files with one tokenizer; the folder that is\n"
       "written names them. run, chat and eval take it in place of a model.\n"
-      "gate: prompt lets one model answer each prompt; gate: token gives each next token the mixture of what the\n"
-      "models say, weighed anew each time; gate: uniform weighs all alike.\n"
+      "gate: prompt lets one model answer each prompt; gate: token gives each next token the mixture of the\nmodels' "
+      "probabilities, weighted anew for each token; gate: uniform weights all alike.\n"
       "Examples:\n"
       "  coterie gate two-voices.yaml -o ./two-voices\n"
       "  coterie run ./two-voices -p \"Shall I compare thee\" -n 32\n"

@@ -104,14 +104,14 @@ void add_importance(CLI::App& app, Action& action) {
   command->add_option("-o,--output", options->out, "The file to write, llama.cpp's GGUF form of an imatrix")
       ->type_name("FILE")
       ->required();
-  command->add_option("--add", options->earlier, "Files counted before, to be added")->type_name("FILE");
+  command->add_option("--add", options->earlier, "Earlier files, whose counts are added")->type_name("FILE");
   add_force(*command, options->force);
-  command->add_flag("--json", options->json, "Say what was counted as JSON");
+  command->add_flag("--json", options->json, "Print what was counted as JSON");
   options->model.add_routing(*command);
   options->model.add_engine(*command, false);
   command->footer(
-      "Of each matrix the squares of what it is multiplied with are summed, column by column; of experts one by one,\n"
-      "over the tokens that are routed to them. Runs over several texts add up to one run over all. The file is read "
+      "For each matrix the squares of its inputs are summed, column by column; for each expert over the tokens "
+      "that\nare routed to it. Runs over several texts add up to one run over all. The file is read "
       "by\n"
       "llama-quantize, and what llama-imatrix writes by coterie quantize.\n"
       "Examples:\n"

@@ -186,7 +186,8 @@ void add_info(CLI::App& app, Action& action) {
   command->add_flag("--kernels", options->kernels,
                     "Also what each weight format is computed with, and how repacked weights are read");
   command->add_flag("--json", options->json, "As JSON, kernels included");
-  command->add_flag("--remeasure", options->remeasure, "Measure the machine again instead of remembering");
+  command->add_flag("--remeasure", options->remeasure,
+                    "Measure the machine again instead of using the remembered figures");
   add_threads(*command, options->threads);
   command->footer(
       "Examples:\n"

@@ -7,10 +7,10 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "cli/commands.h"
-#include "cli/format_words.h"
-#include "cli/model_words.h"
-#include "cli/number_words.h"
 #include "cli/options.h"
+#include "cli/print_formats.h"
+#include "cli/print_model.h"
+#include "cli/print_numbers.h"
 #include "cli/terminal.h"
 #include "runtime/inspection.h"
 #include "runtime/machine.h"
@@ -163,7 +163,7 @@ std::string memory_words(const Inspection& model, const MachineLimits& machine) 
                      grouped(model.spec.context)));
   if (model.account.state_bytes > 0)
     line("recurrent state, any length (f32)",
-         fmt::format("{}, and as much for each copy kept to go back to", human_bytes(model.account.state_bytes)));
+         fmt::format("{}, and as much for each snapshot that is kept", human_bytes(model.account.state_bytes)));
   line(fmt::format("expected resident at context {}", model.context),
        fmt::format("{}: weights {}, cache {}, scratch {}, process {}", human_bytes(memory.resident()),
                    human_bytes(memory.weights), human_bytes(memory.cache), human_bytes(memory.scratch),
@@ -212,7 +212,7 @@ int inspect_command(const InspectOptions& options) {
 void add_inspect(CLI::App& app, Action& action) {
   auto options = std::make_shared<InspectOptions>();
   CLI::App* command = app.add_subcommand("inspect", "What a model is, where its parameters live, what it needs");
-  options->model.add_model_as(*command, "A folder, a .gguf file, or a config.json alone (no weights are read)");
+  options->model.add_model_as(*command, "A folder, a .gguf file, or a config.json alone (weights are not read)");
   command->add_flag("--json", options->json, "As JSON");
   command->add_option("--dtype", options->dtype, "Count bytes as if the matrices were stored in T (q4_k, bf16, ...)")
       ->type_name("T");
@@ -222,7 +222,8 @@ void add_inspect(CLI::App& app, Action& action) {
       ->type_name("N")
       ->check(at_least(1));
   add_threads(*command, options->model.threads);
-  command->add_flag("--remeasure", options->remeasure, "Measure the machine again instead of remembering");
+  command->add_flag("--remeasure", options->remeasure,
+                    "Measure the machine again instead of using the remembered figures");
   options->model.add_routing(*command);
   command->footer(
       "Examples:\n"

@@ -231,9 +231,9 @@ void add_lens(CLI::App& app, Action& action) {
         ->type_name("N")
         ->check(at_least(2));
     command
-        ->add_option(
-            "--checkpoint", options->checkpoints,
-            "An earlier checkpoint of the model's training, to say how early its routers were settled; several")
+        ->add_option("--checkpoint", options->checkpoints,
+                     "An earlier checkpoint of the model's training, to show how early its routers chose as they do "
+                     "now; may be given several times")
         ->type_name("MODEL");
     command
         ->add_option("--permutations", options->study.permutations,

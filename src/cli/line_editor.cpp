@@ -25,7 +25,7 @@ namespace coterie::cli {
 
 namespace {
 
-// A byte that is no UTF-8 travels as one of these, which are no characters, as Python's surrogateescape has it.
+// A byte that is not UTF-8 travels as one of these, which are not characters, as Python's surrogateescape has it.
 constexpr wchar_t kBadByte = 0xdc00;
 constexpr std::string_view kPasteOn = "\033[?2004h", kPasteOff = "\033[?2004l", kPasteEnd = "\033[201~";
 

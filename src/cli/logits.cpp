@@ -90,7 +90,7 @@ Ids ids_of(const LogitsOptions& options, const families::Model& model) {
     if (!model.tokenizer)
       throw base::Error(ErrorKind::unsupported, options.model.model,
                         model.no_tokenizer.empty() ? "has no tokenizer" : model.no_tokenizer,
-                        "--ids takes ids, which need none");
+                        "--ids takes ids, which need no tokenizer");
     const std::vector<text::TokenId> encoded = model.tokenizer->encode(text_or_file(options.text, "--text"), true);
     ids.values.assign(encoded.begin(), encoded.end());
   } else {
@@ -109,7 +109,7 @@ Ids ids_of(const LogitsOptions& options, const families::Model& model) {
 }
 
 // With the cache, except where the frequencies of a dynamic rotary embedding change with the length: then keys that
-// were turned with the old ones are of no use, and the sequence is evaluated anew, as the reference does for each
+// were rotated with the old ones are of no use, and the sequence is evaluated anew, as the reference does for each
 // length.
 std::vector<int64_t> decode_greedily(runtime::Engine& engine, const Ids& ids, int64_t count) {
   std::vector<int64_t> out;
@@ -191,7 +191,7 @@ void check_output(const LogitsOptions& options) {
   if (fs::equivalent(options.out, options.ids, absent) || fs::equivalent(options.out, options.model.model, absent) ||
       fs::equivalent(folder, options.model.model, absent))
     throw base::Error(ErrorKind::bad_input, options.out, "is one of the files to be read: it would be overwritten",
-                      "give -o another name");
+                      "choose another name for -o");
   refuse_existing_output(options.out, options.force);
 }
 
@@ -277,12 +277,12 @@ void add_logits(CLI::App& app, Action& action) {
                        "Token ids by commas, or a safetensors file with input_ids, I64 or I32 of shape [B, T]")
           ->type_name("IDS");
   CLI::Option* text =
-      command->add_option("--text", options->text, "A text in their place; @FILE reads it from a file (@-: a pipe)")
+      command->add_option("--text", options->text, "A text instead of ids; @FILE reads it from a file (@-: a pipe)")
           ->type_name("TEXT")
           ->excludes(ids);
   command
       ->add_option("-o,--output", options->out,
-                   "Written as safetensors: logits [B, T, V] f32, loss [1] f32, greedy [B, N] i64")
+                   "The safetensors file to write: logits [B, T, V] f32, loss [1] f32, greedy [B, N] i64")
       ->type_name("FILE")
       ->required();
   add_force(*command, options->force);

@@ -7,9 +7,9 @@
 #include "base/error.h"
 #include "base/yaml.h"
 #include "cli/commands.h"
-#include "cli/number_words.h"
 #include "cli/options.h"
-#include "cli/surgery_words.h"
+#include "cli/print_numbers.h"
+#include "cli/print_surgery.h"
 #include "cli/terminal.h"
 #include "cli/text_input.h"
 #include "kernels/table.h"
@@ -68,7 +68,7 @@ int merge_command(MergeCommand command) {
   if (command.plan) {
     if (!experts)
       base::fail(base::ErrorKind::bad_input, "--plan",
-                 "counts mixtures of experts alone: whole models merged have as many parameters as each of them");
+                 "only counts mixtures of experts: merged whole models have as many parameters as each of them");
     return print_plan(surgery::plan_experts(surgery::read_moe_recipe(recipe, command.recipe), sources), command.json);
   }
   if (command.out.empty()) throw base::Error(base::ErrorKind::bad_input, "--output", "is missing", "-o FOLDER");
@@ -97,22 +97,23 @@ int merge_command(MergeCommand command) {
 
 void add_merge(CLI::App& app, Action& action) {
   auto options = std::make_shared<MergeCommand>();
-  CLI::App* command =
-      app.add_subcommand("merge", "Put models together: as experts of one mixture, or weight by weight");
+  CLI::App* command = app.add_subcommand("merge", "Merge models: as the experts of one mixture, or weight by weight");
   command->add_option("RECIPE", options->recipe, "A YAML file in the form of mergekit's; docs/guides/merge.md")
       ->required();
-  auto* out = command->add_option("-o,--output", options->out, "The folder to write; a new or an empty one")
+  auto* out = command->add_option("-o,--output", options->out, "The folder to write; it must be new or empty")
                   ->type_name("FOLDER");
   command
       ->add_flag("--plan", options->plan,
                  "Only count what the mixture would have: sources may be config.json files, without weights")
       ->excludes(out);
-  command->add_option("--seed", options->options.seed, "Of random gates, of noise, of what DARE and DELLA drop")
+  command
+      ->add_option("--seed", options->options.seed,
+                   "The seed of random gates, of noise, and of the masks of DARE and DELLA")
       ->capture_default_str();
   add_output_options(*command, options->dtype, options->shard_gb);
   add_check_options(*command, options->text, options->options.tokens, options->no_check);
   add_threads(*command, options->threads);
-  command->add_flag("--json", options->json, "Print the receipt, which is written beside the model too");
+  command->add_flag("--json", options->json, "Print the receipt; it is also written beside the model");
   command->footer(
       "A recipe with experts makes a mixture of dense models: one gives attention, norms and embeddings, each gives "
       "its\n"

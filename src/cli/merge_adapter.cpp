@@ -52,7 +52,7 @@ void add_merge_adapter(CLI::App& app, Action& action) {
   command->add_option("-o,--output", options->out, "The .gguf, or the new or empty folder, to write")->required();
   add_force(*command, options->force);
   command->add_flag("--strict", options->model.strict, "Refuse config keys that are not known");
-  command->add_flag("--json", options->json, "Say what was written as JSON");
+  command->add_flag("--json", options->json, "Print what was written as JSON");
   command->footer(
       "Each adapted weight becomes W + scale·B·A, rounded to its own format; all other bytes stay. Weights in block\n"
       "formats (q4_k, …) are refused: merge into the model that was quantised, and quantise the result.\n"

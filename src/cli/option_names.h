@@ -8,7 +8,7 @@ namespace coterie::cli {
 
 /// What a text of the library says of its fields, in the words of the command line: "a smaller `context` needs less"
 /// becomes "a smaller --context needs less". The library's errors name fields in `backticks`; a user of the command
-/// line knows options. Names that are no options stay as they are.
+/// line knows options. Names that are not options stay as they are.
 std::string with_options(const std::string& text);
 
 /// The same of where an error is: "top_k" becomes "--top-k", and "upcycle.router: score" "--router: score".

@@ -55,7 +55,7 @@ std::pair<std::filesystem::path, double> read_adapter_option(const std::string& 
       !parse_number(std::string_view(argument).substr(colon + 1), factor))
     return {argument, 1};
   if (!std::isfinite(factor))
-    base::fail(base::ErrorKind::bad_input, "--adapter", "the scale of \"{}\" is no finite number", argument);
+    base::fail(base::ErrorKind::bad_input, "--adapter", "the scale of \"{}\" is not a finite number", argument);
   return {argument.substr(0, colon), factor};
 }
 
@@ -91,7 +91,7 @@ CLI::Option* add_threads(CLI::App& app, int& threads) {
 }
 
 void ModelOptions::add_model_or_gate(CLI::App& app) {
-  add_model_as(app, "A folder with config.json and safetensors, a .gguf file, or a gate over models (coterie gate)");
+  add_model_as(app, "A folder with config.json and safetensors, a .gguf file, or an ensemble (coterie gate)");
 }
 
 void ModelOptions::add_model(CLI::App& app) {
@@ -107,19 +107,19 @@ void ModelOptions::add_routing(CLI::App& app) {
   const Heading heading(app, kRouting);
   app.add_option("--experts-per-token", experts_per_token, "Route to K experts instead of the checkpoint's number")
       ->type_name("K");
-  app.add_option(
-         "--router", router,
-         "sample:T draws experts in proportion to their probabilities at temperature T; noise, jitter[:E],\n"
-         "capacity[:F[:position|:probability][:next-best]] do what training does: as the model says, or by E and\n"
-         "F in the place of what it says; several by commas")
+  app.add_option("--router", router,
+                 "sample:T draws experts in proportion to their probabilities at temperature T; noise, jitter[:E],\n"
+                 "capacity[:F[:position|:probability][:next-best]] do what training does, as the model's config asks "
+                 "or with the given E and\nF; separate several by commas")
       ->type_name("RULE");
   app.add_flag("--strict", strict, "Refuse config keys that nothing here knows, instead of warning");
 }
 
 void ModelOptions::add_adapter(CLI::App& app) {
   const Heading heading(app, kInput);
-  app.add_option("--adapter,--lora", adapter,
-                 "Lay an adapter (LoRA, as peft and coterie tune write it) over the weights; what it adds times SCALE")
+  app.add_option(
+         "--adapter,--lora", adapter,
+         "Add an adapter (LoRA, as peft and coterie tune write it) to the weights; what it adds is multiplied by SCALE")
       ->type_name("DIR[:SCALE]");
 }
 
@@ -128,7 +128,7 @@ void ModelOptions::add_engine(CLI::App& app, bool with_context) {
   add_threads(app, threads);
   if (with_context)
     app.add_option("-c,--context,--ctx-size", context,
-                   "Tokens of prompt and answer that the model can hold at once (default: as many as it was made for)")
+                   "Tokens of prompt and answer together (default: as many as the model was made for)")
         ->type_name("N")
         ->check(at_least(1));
   rope.add(app);
@@ -140,8 +140,9 @@ void ModelOptions::add_engine(CLI::App& app, bool with_context) {
   app.add_flag("--file-pages", file_pages,
                "Read the weights from the file as it is mapped (mmap) and copy nothing; otherwise they are copied into "
                "memory in the order the kernels read, while there is room");
-  app.add_option("--cache-type", cache_type,
-                 "Of keys and values: f32, f16, bf16 or q8_0 (default: f16, and f32 with --precision f32)")
+  app.add_option(
+         "--cache-type", cache_type,
+         "The type of cached keys and values: f32, f16, bf16 or q8_0 (default: f16, and f32 with --precision f32)")
       ->type_name("T")
       ->check(CLI::IsMember({"f32", "f16", "bf16", "q8_0"}));
 }
@@ -162,12 +163,12 @@ runtime::EngineOptions ModelOptions::engine_options() const {
   options.context = context;
   options.precision = precision == "f32" ? ops::Precision::f32 : ops::Precision::fast;
   if (!cache_type.empty()) options.cache_type = tensor::dtype_by_name(cache_type);
-  options.settle = !file_pages;
+  options.move_weights = !file_pages;
   return options;
 }
 
 CLI::Option* add_force(CLI::App& app, bool& force) {
-  return app.add_flag("--force", force, "Replace a file that exists; a folder is never written over");
+  return app.add_flag("--force", force, "Replace an existing file; a folder is never overwritten");
 }
 
 void refuse_existing_output(const std::filesystem::path& out, bool force) {
@@ -199,11 +200,11 @@ runtime::Engine open_engine(const ModelOptions& options) {
 }
 
 runtime::Engines open_engines(const ModelOptions& options) {
-  if (families::is_gate(options.model)) {
+  if (families::is_ensemble(options.model)) {
     if (!options.adapter.empty())
       throw base::Error(base::ErrorKind::bad_input, "--adapter",
-                        "is laid over one model, and this is a gate over several",
-                        "coterie merge-adapter writes a model with it, which a gate can take");
+                        "applies to one model, and this is an ensemble of several",
+                        "coterie merge-adapter writes a model with it, which an ensemble can take");
     runtime::Engines engines(options.model, options.open_options(), options.engine_options());
     for (const auto& engine : engines.all()) warn_about(engine->model());
     return engines;
@@ -259,10 +260,10 @@ void SamplingOptions::add(CLI::App& app) {
   app.add_option("--logit-bias", logit_bias, "Added to a token's logit, such as 1234=-5 (=-inf forbids it); repeatable")
       ->type_name("ID=BIAS")
       ->allow_extra_args(false);
-  app.add_option("-s,--seed", seed, "Of the random draws (default: a new one each time, shown at the end)")
+  app.add_option("-s,--seed", seed, "The seed of the random draws (default: a new one each time, shown at the end)")
       ->type_name("N")
       ->check(at_least(0));
-  app.add_flag("--ignore-eos", ignore_end, "Go on where the model would end its text");
+  app.add_flag("--ignore-eos", ignore_end, "Continue where the model would end its text");
   app.add_option("-r,--stop,--reverse-prompt", stop,
                  "End before this text appears; \\n and \\t are understood; repeatable")
       ->type_name("TEXT")

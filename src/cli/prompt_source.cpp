@@ -14,7 +14,9 @@ CLI::Option* PromptSource::add(CLI::App& app, const std::string& what) {
                               "; @FILE reads it from a file, @@ begins a text that begins with @ "
                               "(default: what comes through a pipe)")
                ->type_name("TEXT");
-  app.add_option("-f,--file", file, "Read it from a file; - is standard input")->type_name("FILE")->excludes(given_);
+  app.add_option("-f,--file", file, "Read the text from a file; - is standard input")
+      ->type_name("FILE")
+      ->excludes(given_);
   app.add_flag("-e,--escape", escape, "\\n, \\r, \\t and \\\\ in --prompt are what they stand for")->needs(given_);
   return given_;
 }
@@ -27,7 +29,8 @@ std::string PromptSource::read() const {
   }
   std::string text = stdin_is_terminal() ? "" : prompt_from("-");
   if (!text.empty()) return text;
-  throw base::Error(base::ErrorKind::bad_input, "", "there is no text: nothing was given and nothing comes in a pipe",
+  throw base::Error(base::ErrorKind::bad_input, "",
+                    "there is no text: no option gives one, and nothing comes through a pipe",
                     "give --prompt TEXT or --file FILE");
 }
 

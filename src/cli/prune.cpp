@@ -10,8 +10,8 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "cli/commands.h"
-#include "cli/number_words.h"
 #include "cli/options.h"
+#include "cli/print_numbers.h"
 #include "cli/terminal.h"
 #include "cli/text_windows.h"
 
@@ -139,13 +139,14 @@ void add_prune(CLI::App& app, Action& action) {
   options->texts.add_to(*command);
   command
       ->add_option("-o,--output", options->out,
-                   "What to write, in the model's form: a file that ends in .gguf, or a new or empty folder")
+                   "The output, in the model's own form: a file that ends in .gguf, or a new or empty folder")
       ->type_name("OUT")
       ->required();
-  command->add_flag("--uneven", options->uneven,
-                    "As many in all, but more in the layers where they matter (GGUF, which this engine alone reads)");
+  command->add_flag(
+      "--uneven", options->uneven,
+      "Keep as many in all, but more in the layers where they matter (GGUF only; other engines may refuse the file)");
   add_force(*command, options->force);
-  command->add_flag("--json", options->json, "Say what was done, layer by layer, as JSON");
+  command->add_flag("--json", options->json, "Print what was done, layer by layer, as JSON");
   options->model.add_routing(*command);
   options->model.add_engine(*command, false);
   command->footer(

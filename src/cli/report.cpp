@@ -30,7 +30,7 @@ int report(const ReportOptions& options) {
       logs.push_back(lens::read_run_log(run));
       std::error_code absent;
       if (!options.table && std::filesystem::equivalent(logs.back().folder / "log.jsonl", options.out, absent))
-        base::fail(base::ErrorKind::bad_input, options.out, "is the log that is read: a source is never written over");
+        base::fail(base::ErrorKind::bad_input, options.out, "is the log to be read: a source is never overwritten");
     }
   lens::tell_apart(logs);
   if (options.table) {

@@ -21,7 +21,7 @@ constexpr std::array<std::pair<const char*, Scaling>, 6> kScalings = {{{"none", 
 
 void RopeArguments::add(CLI::App& app) {
   app.add_option("--rope-scaling", scaling_,
-                 "How positions beyond the trained ones are turned: none, linear (f / N), dynamic (NTK: the base grows "
+                 "How positions beyond the trained ones are scaled: none, linear (f / N), dynamic (NTK: the base grows "
                  "with\nthe length), yarn, llama3, longrope (only where the model has it); docs/guides/long-context.md "
                  "has the formulas")
       ->type_name("TYPE")
@@ -33,21 +33,24 @@ void RopeArguments::add(CLI::App& app) {
   app.add_option("--rope-freq-scale", freq_scale_, "The same as --rope-scale, as 1 / N")
       ->type_name("S")
       ->excludes(scale);
-  app.add_option("--rope-freq-base", values_.base, "The base of the rotary frequencies, in the place of the model's")
+  app.add_option("--rope-freq-base", values_.base, "The base of the rotary frequencies, instead of the model's")
       ->type_name("B");
   app.add_option("--yarn-orig-ctx,--rope-orig-ctx", values_.original_context,
                  "Positions that the model was trained on before any scaling (default: as the model says)")
       ->type_name("N");
-  app.add_option("--yarn-attn-factor", values_.attention_factor, "yarn: of the magnitude 0.1 ln N + 1 (default: 1)")
+  app.add_option("--yarn-attn-factor", values_.attention_factor,
+                 "yarn: the factor of the magnitude 0.1 ln N + 1 (default: 1)")
       ->type_name("A");
   app.add_option("--yarn-beta-fast", values_.beta_fast,
-                 "yarn: turns in the original context from which on a dimension is kept (default: 32)")
+                 "yarn: a dimension that rotates at least so often in the original context is kept (default: 32)")
       ->type_name("B");
   app.add_option("--yarn-beta-slow", values_.beta_slow,
-                 "yarn: turns up to which a dimension is interpolated (default: 1)")
+                 "yarn: a dimension that rotates at most so often is interpolated (default: 1)")
       ->type_name("B");
-  app.add_option("--rope-low-freq-factor", values_.low_freq_factor, "llama3: default 1")->type_name("F");
-  app.add_option("--rope-high-freq-factor", values_.high_freq_factor, "llama3: default 4")->type_name("F");
+  app.add_option("--rope-low-freq-factor", values_.low_freq_factor, "llama3: the low frequency factor (default: 1)")
+      ->type_name("F");
+  app.add_option("--rope-high-freq-factor", values_.high_freq_factor, "llama3: the high frequency factor (default: 4)")
+      ->type_name("F");
 }
 
 models::RopeOptions RopeArguments::options(int64_t context) const {

@@ -11,9 +11,9 @@
 #include "cli/constraint_options.h"
 #include "cli/experts_live.h"
 #include "cli/experts_used.h"
-#include "cli/gate_words.h"
 #include "cli/help.h"
 #include "cli/options.h"
+#include "cli/print_ensemble.h"
 #include "cli/prompt_source.h"
 #include "cli/run_lines.h"
 #include "cli/terminal.h"
@@ -169,7 +169,7 @@ void add_run(CLI::App& app, Action& action) {
     command->add_flag("--json", options->json, "Print one JSON object at the end instead of streaming")
         ->excludes("--jsonl");
     add_experts(*command, options->experts)->excludes("--jsonl");
-    command->add_flag("-q,--quiet", options->quiet, "No line of statistics");
+    command->add_flag("-q,--quiet", options->quiet, "Print no line of statistics");
     command
         ->add_option("-o,--output", options->out,
                      "With --jsonl: append a line of JSON for each prompt to this file, and go on where it ends")

@@ -44,7 +44,7 @@ std::string key_of(const std::string& text) {
   return fmt::format("{:016x}", hash);
 }
 
-// Of options, what changes an answer; threads, batch and the cache's place do not.
+// The options that change an answer; threads, batch and the cache's place do not.
 std::string options_text(const LinesOptions& o) {
   const SamplingOptions& s = o.sampling;
   Json options({o.system,
@@ -148,7 +148,7 @@ class Answers {
       const std::string where = fmt::format("{}, line {}", path_, done_ + 1);
       const auto other = [&](const std::string& what) {
         throw base::Error(ErrorKind::bad_input, where, what,
-                          "give -o another file, or remove this one to answer all prompts anew");
+                          "choose another file for -o, or remove this one to answer all prompts anew");
       };
       const Json answer = Json::parse(text.substr(at, end - at), nullptr, false);
       if (!answer.is_object() || !answer.contains("key")) other("is not an answer that coterie run --jsonl wrote");
@@ -317,7 +317,7 @@ int run_lines(LinesOptions options) {
   const std::vector<Line> lines = read_lines(options);
   std::error_code absent;
   if (!options.out.empty() && std::filesystem::equivalent(options.in, options.out, absent))
-    base::fail(ErrorKind::bad_input, options.out, "is the file to be read: give -o another name");
+    base::fail(ErrorKind::bad_input, options.out, "is the file to be read: choose another name for -o");
   Answers answers(options, lines, options.sampling.seed);
   (void)options.sampling.generation_options();  // draws the seed where none was given
   if (answers.done() == std::ssize(lines)) {

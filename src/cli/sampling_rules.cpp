@@ -17,8 +17,7 @@ void SamplingRules::add(CLI::App& app) {
          "DRY: how many tokens are searched for repetitions; -1 = all, 0 = none")
       ->needs(dry);
   app.add_option("--dry-sequence-breaker", breakers_,
-                 "DRY: no repetition reaches across this text; repeatable; in the place of \\n : \" *; none = no such "
-                 "text")
+                 "DRY: no repetition reaches across this text; repeatable; replaces \\n : \" *; none = no such text")
       ->type_name("TEXT")
       ->allow_extra_args(false)
       ->needs(dry);
@@ -33,9 +32,9 @@ void SamplingRules::add(CLI::App& app) {
                                 "The temperature is chosen by the entropy, at most this much from --temperature; 0 = "
                                 "off");
   number("--dynatemp-exp", values_.dynatemp_exp, "The exponent by which the entropy chooses it")->needs(dynamic);
-  CLI::Option* mirostat = number("--mirostat", values_.mirostat,
-                                 "2: Mirostat 2.0, which holds the surprise of the text, in the place of all filters; "
-                                 "0 = off");
+  CLI::Option* mirostat =
+      number("--mirostat", values_.mirostat,
+             "2: Mirostat 2.0, which holds the surprise of the text, instead of all filters; 0 = off");
   number("--mirostat-lr", values_.mirostat_lr, "Mirostat: how fast it adapts (eta)")->needs(mirostat);
   number("--mirostat-ent", values_.mirostat_ent, "Mirostat: the surprise that it holds, in bits a token (tau)")
       ->needs(mirostat);

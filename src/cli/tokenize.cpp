@@ -95,7 +95,7 @@ int detokenize(const DetokenizeOptions& options) {
   for (const std::string& word : options.ids) read_ids(word, "ID", vocabulary, ids);
   if (options.ids.empty()) {
     if (options.file.empty() && stdin_is_terminal())
-      throw base::Error(ErrorKind::bad_input, "", "there are no ids: nothing was given and nothing comes in a pipe",
+      throw base::Error(ErrorKind::bad_input, "", "there are no ids: none were given, and nothing comes through a pipe",
                         "give ids after MODEL, or --file FILE");
     const std::string file = options.file.empty() ? "-" : options.file;
     read_ids(file_contents(file), name_of_input(file), vocabulary, ids);
@@ -114,7 +114,7 @@ void add_tokenizer_of(CLI::App& command, std::string& model) {
   const Heading heading(command, kInput);
   command
       .add_option("MODEL,-m,--model", model,
-                  "A folder with tokenizer.json, that file itself, or a .gguf file (no weights are read)")
+                  "A folder with tokenizer.json, that file itself, or a .gguf file (its weights are not read)")
       ->type_name("MODEL")
       ->required();
 }
@@ -134,9 +134,11 @@ void add_tokenize(CLI::App& app, Action& action) {
     const Heading heading(*command, kOutput);
     CLI::Option* json = command->add_flag("--json", options->json, "As JSON: tokens, pieces, count");
     CLI::Option* pieces =
-        command->add_flag("--pieces", options->pieces, "A token a line: its id and its piece of the vocabulary")
+        command->add_flag("--pieces", options->pieces, "Print a token a line: its id and its piece of the vocabulary")
             ->excludes(json);
-    command->add_flag("--count", options->count, "Only how many they are")->excludes(json)->excludes(pieces);
+    command->add_flag("--count", options->count, "Print only how many tokens there are")
+        ->excludes(json)
+        ->excludes(pieces);
   }
   command->footer(
       "A file or a pipe loses one line break at its end, as in coterie run.\n"

@@ -90,13 +90,15 @@ void add_tokenizer(CLI::App& app, Action& action) {
   sub->add_option("--kind", options->kind, "bpe (byte-level, as GPT-2), characters, or bytes")
       ->check(CLI::IsMember({"bpe", "characters", "bytes"}))
       ->capture_default_str();
-  sub->add_option("--vocabulary", options->vocabulary, "bpe: tokens at most, the 256 bytes and special ones included")
+  sub->add_option("--vocabulary", options->vocabulary,
+                  "bpe: how many tokens the vocabulary may have, the 256 bytes and special ones included")
       ->type_name("N")
       ->capture_default_str();
   sub->add_option("--min-frequency", options->min_frequency, "bpe: how often a pair must occur to be merged")
       ->type_name("N")
       ->capture_default_str();
-  sub->add_option("--special", options->special, "Tokens that no text is made of; the first ends a text. \"\" for none")
+  sub->add_option("--special", options->special,
+                  "Special tokens, which never come from a text; the first one ends a document. \"\" for none")
       ->type_name("TOKEN")
       ->capture_default_str();
   sub->add_flag("--force", options->force, "Replace a tokenizer.json that exists");

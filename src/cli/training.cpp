@@ -9,8 +9,8 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/json.h"
-#include "cli/number_words.h"
 #include "cli/options.h"
+#include "cli/print_numbers.h"
 #include "kernels/table.h"
 #include "runtime/machine.h"
 #include "threads/pool.h"
@@ -140,7 +140,7 @@ void TrainOptions::add_run(CLI::App& app) {
                                  "One of the recipe's variants, into a folder of its own below the run's; repeatable")
                       ->type_name("NAME");
   app.add_flag("--all", all, "All variants of the recipe, one after the other")->excludes(variant);
-  app.add_option("--set", settings, "Replace a value of the recipe: training.steps=100; null takes it out; repeatable")
+  app.add_option("--set", settings, "Replace a value of the recipe: training.steps=100; null removes it; repeatable")
       ->type_name("KEY=VALUE");
   app.add_option("-t,--threads", threads, "Threads (default: one for each physical core)")
       ->type_name("N")
@@ -201,7 +201,7 @@ bool train_one(const TrainOptions& options, train::Recipe recipe, const fs::path
     print_note(fmt::format("{}: {} was {} and is {} from step {} on", name, key, change["was"].dump(),
                            change["is"].dump(), trainer.step()));
   if (trainer.finished()) {
-    print_note(fmt::format("{}: finished already at step {}: {}", name, trainer.step(), trainer.result().string()));
+    print_note(fmt::format("{}: already finished at step {}: {}", name, trainer.step(), trainer.result().string()));
     return true;
   }
   if (options.resume && trainer.step() > 0) print_note(fmt::format("{}: goes on after step {}", name, trainer.step()));
@@ -209,7 +209,7 @@ bool train_one(const TrainOptions& options, train::Recipe recipe, const fs::path
   reporter.clear();
   if (finished && trainer.stopped_early())
     print_note(
-        fmt::format("{}: stopped at step {} of {}: the validation loss got no better", name, trainer.step(), steps));
+        fmt::format("{}: stopped at step {} of {}: the validation loss did not improve", name, trainer.step(), steps));
   print_note(finished ? fmt::format("{}: {}", name, trainer.result().string())
                       : fmt::format("{}: stopped at step {} of {}; go on with coterie {} --resume {}", name,
                                     trainer.step(), steps, tunes ? "tune" : "train", out.string()));

@@ -4,8 +4,8 @@
 
 #include "base/json.h"
 #include "cli/commands.h"
-#include "cli/number_words.h"
 #include "cli/options.h"
+#include "cli/print_numbers.h"
 #include "cli/terminal.h"
 #include "cli/training.h"
 #include "models/account.h"
@@ -58,7 +58,7 @@ void add_tune(CLI::App& app, Action& action) {
   command->add_option("MODEL", options->tuned, "A folder with config.json and safetensors, or a .gguf file");
   command->add_option("RECIPE", options->recipe, "The YAML file; docs/guides/tune.md lists its keys");
   options->add_run(*command);
-  command->add_flag("--dry-run", options->dry_run, "Only say how many parameters would be trained at each place")
+  command->add_flag("--dry-run", options->dry_run, "Only print how many parameters would be trained at each place")
       ->excludes("--resume");
   command->footer(
       "The model stays as it is. With lora the run's checkpoints are adapters as the peft library writes them, for\n"

@@ -8,9 +8,9 @@
 #include "base/plural.h"
 #include "base/yaml.h"
 #include "cli/commands.h"
-#include "cli/number_words.h"
 #include "cli/options.h"
-#include "cli/surgery_words.h"
+#include "cli/print_numbers.h"
+#include "cli/print_surgery.h"
 #include "cli/terminal.h"
 #include "cli/text_input.h"
 #include "families/family.h"
@@ -141,7 +141,7 @@ void add_upcycle(CLI::App& app, Action& action) {
   UpcycleOptions& o = options->options;
   CLI::App* command = app.add_subcommand("upcycle", "Make a mixture of experts out of a dense model");
   command->add_option("DENSE", options->model.model, "A folder with config.json and safetensors")->required();
-  command->add_option("-o,--output", options->out, "The folder to write; a new or an empty one")
+  command->add_option("-o,--output", options->out, "The folder to write; it must be new or empty")
       ->type_name("FOLDER")
       ->required();
   command->add_option("--experts", o.experts, "Experts of each layer, E")->type_name("E")->required();
@@ -153,10 +153,10 @@ void add_upcycle(CLI::App& app, Action& action) {
       ->capture_default_str();
   command
       ->add_option("--scaling", options->scaling,
-                   "What makes up for gates and parts that weigh less: exact, megatron or none")
+                   "How outputs are scaled up where gates and parts make them smaller: exact, megatron or none")
       ->check(CLI::IsMember({"exact", "megatron", "none"}))
       ->capture_default_str();
-  command->add_option("--noise", o.noise, "Added to the experts: this share of each matrix' standard deviation")
+  command->add_option("--noise", o.noise, "Noise added to the experts, as a share of each matrix's standard deviation")
       ->type_name("S");
   command->add_option("--reinit", o.reinit, "Share of each expert's hidden units drawn anew (Drop-Upcycling)")
       ->type_name("R");
@@ -173,14 +173,15 @@ void add_upcycle(CLI::App& app, Action& action) {
       ->add_option("--shared", options->shared,
                    "A shared expert: copy (of the FFN, half of the sum), idle[:F] (starts without effect), none")
       ->type_name("WHAT");
-  command->add_option("--as", options->model_type, "The model_type to write (default: the published sibling)")
+  command->add_option("--as", options->model_type, "The model_type to write (default: the published mixture type)")
       ->type_name("TYPE");
-  command->add_option("--seed", o.seed, "Of router, noise and what is drawn anew")->capture_default_str();
+  command->add_option("--seed", o.seed, "The seed of the router, of noise, and of units that are drawn anew")
+      ->capture_default_str();
   add_output_options(*command, options->dtype, options->shard_gb);
   add_check_options(*command, options->text, o.tokens, options->no_check);
   add_threads(*command, options->model.threads);
   command->add_flag("--strict", options->model.strict, "Refuse config keys that are not known");
-  command->add_flag("--json", options->json, "Print the receipt, which is written beside the model too");
+  command->add_flag("--json", options->json, "Print the receipt; it is also written beside the model");
   command->footer(
       families::describe_mixtures() +
       ", the\n"

@@ -17,7 +17,7 @@ namespace {
 using base::Error;
 using base::ErrorKind;
 
-// Of several families with one GGUF architecture the first reads it.
+// Where several families share a GGUF architecture, the first reads it.
 constexpr const Family* kFamilies[] = {
     &kLlama,       &kMistral,       &kQwen2,
     &kQwen3,       &kMixtral,       &kOlmoe,
@@ -52,13 +52,13 @@ std::string join(std::string (*of)(const Family&)) {
 }
 
 /// `keys`: whose names a key may have been meant for.
-void settle_unread(const std::vector<std::string>& unread, const std::string& where, bool strict, ModelSpec& spec,
+void report_unread(const std::vector<std::string>& unread, const std::string& where, bool strict, ModelSpec& spec,
                    const base::JsonReader* keys = nullptr) {
   for (const std::string& key : unread) {
     if (const std::string meant = strict && keys ? keys->meant(key) : ""; strict)
       throw Error(ErrorKind::unsupported, where, "key \"" + key + "\" is not known",
                   (meant.empty() ? "" : meant + " Or ") +
-                      "take it out; run, eval and inspect only warn about it without `strict`");
+                      "remove it; run, eval and inspect only warn about it without `strict`");
     spec.warnings.push_back(where + ": key \"" + key + "\" is not known and has no effect");
   }
 }
@@ -263,7 +263,7 @@ ModelSpec read_config(const base::Json& whole, const std::string& where, bool st
         spec.warnings.begin(),
         fmt::format("{}: of this multimodal model the text part is read; images and sound are not", where));
   warn_of_ids(config, where, spec);
-  settle_unread(reader.keys.unread(), where, strict, spec, &reader.keys);
+  report_unread(reader.keys.unread(), where, strict, spec, &reader.keys);
   check(spec, where);
   return spec;
 }
@@ -278,7 +278,7 @@ ModelSpec read_gguf(const checkpoint::TensorSource& source, bool strict) {
   ModelSpec spec = family.from_gguf(reader);
   spec.family = *architecture;
   reader.refuse_foreign_keys();
-  settle_unread(reader.unread(), where, strict, spec);
+  report_unread(reader.unread(), where, strict, spec);
   check(spec, where);
   return spec;
 }

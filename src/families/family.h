@@ -57,8 +57,8 @@ struct Family {
   // Its GGUF holds the config.json whole, as {architecture}.config, and the tensors under the names of a folder.
   bool as_it_is_in_gguf = false;
   // Where the weights say more than the config: changes the spec by the tensors that there are, warning of it.
-  void (*settle)(ModelSpec& spec, const checkpoint::TensorSource& source, const NameTable& names,
-                 std::vector<std::string>& warnings) = nullptr;
+  void (*fit_to_tensors)(ModelSpec& spec, const checkpoint::TensorSource& source, const NameTable& names,
+                         std::vector<std::string>& warnings) = nullptr;
   // The family that a dense one's mixture of experts is published as, without or with a shared expert, by model_type;
   // null: as the engine's own.
   std::string_view (*moe_type)(bool shared) = nullptr;
@@ -68,7 +68,8 @@ struct Family {
   std::string_view aliases[2] = {};
   // Published sizes that `bench --shape` knows by name.
   std::span<const Shape> shapes = {};
-  // Of families that share an architecture: whether a model that was read from GGUF may be this one's. Null: always.
+  // Whether a model that was read from GGUF may be this family's, for families that share an architecture. Null:
+  // always.
   bool (*says)(const ModelSpec& spec) = nullptr;
   // Whose text model is of this family where its own config does not name another.
   std::span<const Multimodal> multimodal = {};
@@ -87,7 +88,7 @@ std::string config_key_in_gguf(std::string_view architecture);
 /// The names of a family's tensors in GGUF (Family::adjust_gguf_names).
 NameTable gguf_names_of(const Family& family, Direction direction, const checkpoint::TensorSource* source = nullptr);
 
-/// What a family that is known and not supported needs and this engine has not; empty for one nobody knows. By
+/// What a family that is known and not supported needs and this engine lacks; empty for one nobody knows. By
 /// model_type or by GGUF architecture, the other empty.
 std::string_view what_is_missing(std::string_view model_type, std::string_view architecture);
 /// The engine's own, which says most of what the engine runs.

@@ -32,7 +32,8 @@ void change(const OpenOptions& options, layers::MoeSpec& moe) {
     if (router.selection == Selection::sparsemixer)
       base::fail(ErrorKind::unsupported, kOption, "SparseMixer's weights are those of its own choice");
     if (router.selection != Selection::top_k && router.selection != Selection::sample)
-      base::fail(ErrorKind::unsupported, kOption, "sample is of routers that choose the best k, these go by {}",
+      base::fail(ErrorKind::unsupported, kOption,
+                 "sample works with routers that choose the best k; these choose by {}",
                  layers::kind_of(router.selection).name);
     router.selection = Selection::sample;
     router.temperature = *options.router_sample;
@@ -113,7 +114,7 @@ namespace {
 
 /// transformers 5 ties a head it finds in the file only if it equals the embedding, and takes the only one there is
 /// for both.
-void settle_tying(models::ModelSpec& spec, const checkpoint::TensorSource& source, NameTable& names,
+void decide_tying(models::ModelSpec& spec, const checkpoint::TensorSource& source, NameTable& names,
                   std::vector<std::string>& warnings) {
   if (!spec.tied_embeddings) return;
   const std::string head_name = names.find("head")->front().pattern;
@@ -147,8 +148,8 @@ std::unique_ptr<models::Decoder> bind_decoder(const models::ModelSpec& given, co
   models::ModelSpec spec = given;
   NameTable names = names_for(spec.family, source);
   std::vector<std::string> found;
-  settle_tying(spec, source, names, found);
-  if (const Family& family = family_of(spec); family.settle) family.settle(spec, source, names, found);
+  decide_tying(spec, source, names, found);
+  if (const Family& family = family_of(spec); family.fit_to_tensors) family.fit_to_tensors(spec, source, names, found);
   leave_prediction_layers(spec, names);
   const bool tied = spec.tied_embeddings;
   auto decoder = std::make_unique<models::BoundDecoder>(
@@ -212,7 +213,7 @@ Model open_model(std::unique_ptr<checkpoint::TensorSource> source, const OpenOpt
   model.source = std::move(source);
   models::ModelSpec spec = read_gguf(*model.source, options.strict);
   apply(options, spec);
-  base::require(options.adapter.empty(), "open_model", "adapters are laid over models that are opened by their path");
+  base::require(options.adapter.empty(), "open_model", "adapters are attached to models that are opened by their path");
   model.warnings = spec.warnings;
   model.decoder = bind_decoder(spec, *model.source, &model.warnings);
   if (const auto* name = meta<std::string>(*model.source, "general.name")) model.name = *name;
@@ -247,7 +248,7 @@ Model open_model(const std::filesystem::path& path, const OpenOptions& options) 
   model.decoder = bind_decoder(spec, *model.source, &model.warnings);
   if (!options.adapter.empty()) {
     model.adapter = std::make_shared<Adapter>(Adapter::load(*model.decoder, options.adapter));
-    model.adapter->lay_over(*model.decoder, options.adapter_factor);
+    model.adapter->attach_to(*model.decoder, options.adapter_factor);
   }
   const bool gguf = model.source->format() == checkpoint::Format::gguf;
   const auto* name = meta<std::string>(*model.source, gguf ? "general.name" : kNameKey);

@@ -25,7 +25,7 @@ struct OpenOptions {
   std::optional<float> router_jitter = {};  // jitter:E; 0 for the model's own
   bool router_capacity = false;             // capacity, by router_limit or else the model's own
   std::optional<layers::RouterSpec::Capacity> router_limit = {};
-  // --adapter: a folder of low-rank matrices to lay over the weights (families/adapter/adapter.h), what they add times
+  // --adapter: a folder of low-rank matrices to add to the weights (families/adapter/adapter.h), what they add times
   // the factor.
   std::filesystem::path adapter = {};
   double adapter_factor = 1;
@@ -51,7 +51,7 @@ void apply(const OpenOptions& options, models::ModelSpec& spec);
 struct Model {
   checkpoint::ModelPath path;
   std::unique_ptr<checkpoint::TensorSource> source;
-  std::shared_ptr<Adapter> adapter;  // laid over the decoder's weights; null: none
+  std::shared_ptr<Adapter> adapter;  // attached to the decoder's weights; null: none
   std::unique_ptr<models::Decoder> decoder;
   std::optional<text::Tokenizer> tokenizer;
   std::string no_tokenizer;  // why there is none, for commands that need one

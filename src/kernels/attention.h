@@ -30,7 +30,7 @@ constexpr bool is_cache_type(tensor::DType dtype) {
 /// order: what is added to what depends on absolute positions alone.
 inline constexpr int64_t kAttentionChunk = 256;
 inline constexpr int64_t kChunkBlocks = kAttentionChunk / kCacheBlock;
-inline constexpr int64_t kNextBlocks = 4;  // of what comes after a chunk that its kernel asks memory for
+inline constexpr int64_t kNextBlocks = 4;  // of what comes after a chunk that its kernel prefetches
 /// Floats from one row of scores to the next; not a power of two, or the rows would share cache sets.
 inline constexpr int64_t kScoreStride = kAttentionChunk + kCacheBlock;
 

@@ -52,18 +52,18 @@ static_assert(sizeof(ActivationBlock32) == 48 && sizeof(ActivationBlock256) == 3
 
 /// Bytes of a block that lie together for all rows of a panel: those of less than 4 bytes row after row, else in words
 /// of 4 bytes, each word of all rows.
-struct TurnedRun {
+struct RepackedRun {
   int16_t at, bytes;
 };
-struct TurnedOrder {  // every byte of a block once
-  const TurnedRun* runs = nullptr;
+struct RepackedOrder {  // every byte of a block once
+  const RepackedRun* runs = nullptr;
   int64_t count = 0;
-  int64_t block_bytes = 0;  // a row that is no whole number of these cannot be turned
+  int64_t block_bytes = 0;  // a row that is not a whole number of these cannot be repacked
 };
 
-/// How one thread walks turned rows, which is the processor's matter and changes no result: streams side by side, 1, 2
-/// or 4, and how many bytes ahead of where each is read memory is asked, 0 where the processor does better alone.
-/// (Floats take two streams where one is wanted: their sums would wait for each other.)
+/// How one thread walks repacked rows, which is the processor's matter and changes no result: streams side by side, 1,
+/// 2 or 4, and how many bytes ahead of where each is read is prefetched, 0 where the hardware prefetcher does better
+/// alone. (Floats take two streams where one is wanted: their sums would wait for each other.)
 struct ReadAhead {
   int64_t streams = 1, bytes = 0;
 };
@@ -72,7 +72,7 @@ struct MatmulTask {
   const std::byte* weights = nullptr;  // `rows` rows of `cols` values, row_stride bytes apart
   tensor::DType dtype = tensor::DType::f32;
   int64_t row_stride = 0, rows = 0, cols = 0;
-  bool turned = false;                  // the rows lie as MatmulKernels::turn leaves them; whole panels of them
+  bool repacked = false;                // the rows lie as MatmulKernels::repack leaves them; whole panels of them
   const std::byte* const* x = nullptr;  // [tokens] rows in the kernel's form, `cols` values each
   int64_t tokens = 0;
   float* y = nullptr;  // y[t * y_stride + r] for row r of the weights is overwritten
@@ -85,11 +85,11 @@ struct MatmulTask {
 };
 
 struct MatmulKernel {
-  void (*run)(const MatmulTask&) noexcept = nullptr;  // null: this dtype is no weight format
+  void (*run)(const MatmulTask&) noexcept = nullptr;  // null: this dtype is not a weight format
   int64_t (*scratch_bytes)(tensor::DType dtype, int64_t cols) noexcept = nullptr;
   ActivationForm form = ActivationForm::floats;
-  TurnedOrder turned = {};  // count 0: the kernel reads no turned rows
-  int64_t tiles_from = 0;   // tokens from which on tiles multiply, whose limit is peak_tiles; 0: none do
+  RepackedOrder repacked = {};  // count 0: the kernel reads no repacked rows
+  int64_t tiles_from = 0;       // tokens from which on tiles multiply, whose limit is peak_tiles; 0: none do
 };
 
 struct MatmulKernels {
@@ -98,8 +98,8 @@ struct MatmulKernels {
   std::array<MatmulKernel, tensor::kDTypes> fast{};
   /// Turns a panel of rows of row_bytes each, row_stride apart, into the same bytes in the order in which a kernel
   /// wants them: for each block run after run. Null: no kernel of this instruction set reads such rows.
-  void (*turn)(const std::byte* rows, int64_t row_stride, int64_t row_bytes, TurnedOrder order,
-               std::byte* turned) noexcept = nullptr;
+  void (*repack)(const std::byte* rows, int64_t row_stride, int64_t row_bytes, RepackedOrder order,
+                 std::byte* repacked) noexcept = nullptr;
   MatmulKernel bf16;  // f32 weights and rows of x, rounded to bf16; without `run` where the CPU has no such products
   void (*quantise32)(const float* x, int64_t count, ActivationBlock32* blocks) noexcept = nullptr;  // count % 32 == 0
   void (*quantise256)(const float* x, int64_t count,

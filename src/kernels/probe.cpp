@@ -31,7 +31,7 @@ double upper_quartile(std::vector<double>& rates) {
   return *place;
 }
 
-/// Of all workers together, each of which timed itself: no more of them run at once than there are processors.
+/// The rate of all workers together, each of which timed itself: no more of them run at once than there are processors.
 double together(const std::vector<double>& workers) {
   const double rates = std::accumulate(workers.begin(), workers.end(), 0.0);
   const threads::Topology topology = threads::Topology::read();

@@ -16,7 +16,7 @@ namespace coterie::kernels {
 
 namespace {
 
-// What processors were seen to like: Zen 4 one stream that asks for nothing, Zen 3 two, Emerald Rapids four. Eight were
+// What processors were seen to like: Zen 4 one stream without prefetching, Zen 3 two, Emerald Rapids four. Eight were
 // never better than four, and 1152 or 4608 bytes ahead never better than 2304 for more than one stream.
 constexpr std::array<ReadAhead, 6> kWalks = {{{1, 0}, {1, 2304}, {1, 4608}, {2, 2304}, {4, 0}, {4, 2304}}};
 
@@ -33,9 +33,9 @@ int64_t default_buffer() {
 
 std::vector<WalkTrial> measure_walks(const KernelTable& table, threads::Pool& pool, int64_t buffer_bytes) {
   const MatmulKernel& kernel = table.matmul.fast[static_cast<size_t>(tensor::DType::q4_k)];
-  if (kernel.turned.count == 0 || base::cpu().emulated) return {};
+  if (kernel.repacked.count == 0 || base::cpu().emulated) return {};
 
-  const int64_t row_bytes = kCols / 256 * kernel.turned.block_bytes, task_bytes = kTaskRows * row_bytes;
+  const int64_t row_bytes = kCols / 256 * kernel.repacked.block_bytes, task_bytes = kTaskRows * row_bytes;
   int64_t bytes = buffer_bytes > 0 ? buffer_bytes : default_buffer();
   bytes = std::max(bytes, 8 * pool.threads() * task_bytes);
   bytes = std::min(bytes, base::available_memory() / 4);
@@ -64,7 +64,7 @@ std::vector<WalkTrial> measure_walks(const KernelTable& table, threads::Pool& po
     pool.run([&](int worker) {
       MatmulTask task;
       task.dtype = tensor::DType::q4_k, task.row_stride = row_bytes, task.rows = kTaskRows, task.cols = kCols;
-      task.turned = true, task.x = &row, task.tokens = 1, task.read_ahead = walk;
+      task.repacked = true, task.x = &row, task.tokens = 1, task.read_ahead = walk;
       task.y = y.data() + worker * kTaskRows, task.y_stride = kTaskRows;
       task.scratch = scratch.data() + worker * scratch_bytes;
       const auto at = [&](int64_t i) { return weights.data() + (worker * share + (first + i) % share) * task_bytes; };

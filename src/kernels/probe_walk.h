@@ -21,7 +21,7 @@ struct WalkTrial {
 /// buffer. `buffer_bytes`: 0 = one and a half times the last cache, from 256 MB to 768 MB.
 std::vector<WalkTrial> measure_walks(const KernelTable& table, threads::Pool& pool, int64_t buffer_bytes = 0);
 
-/// The fastest; the simplest, one stream that asks for nothing, of none.
+/// The fastest; the simplest, one stream without prefetching, of none.
 ReadAhead fastest_walk(const std::vector<WalkTrial>& trials);
 
 }  // namespace coterie::kernels

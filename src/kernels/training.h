@@ -20,7 +20,7 @@ struct AdamWTask {
   int64_t n = 0;
 };
 
-/// An expert's activation on the way back, for h = act(gate) * up, or act(gate) where there is no up:
+/// An expert's activation in the backward pass, for h = act(gate) * up, or act(gate) where there is no up:
 ///   weighted = weight * h;  gate = weight * dh * up * act'(gate);  up = weight * dh * act(gate)
 struct GateBackTask {
   Activation activation = Activation::silu;

@@ -22,7 +22,7 @@ struct PassOptions {
   // before its gradient is taken (1 / the number of targets of the whole batch for their mean).
   const RouterLoss* router_loss = nullptr;
   double gradient_weight = 1;
-  // Under a tape: keep what goes into each block alone, and run the block once more on the way back.
+  // Under a tape: keep what goes into each block alone, and run the block once more in the backward pass.
   bool recompute = false;
   // forward() returns the rows after the final norm, [rows, D], instead of their logits [rows, V].
   bool hidden = false;

@@ -31,7 +31,7 @@ class SequenceState {
   virtual void make_room(int64_t rows) = 0;
   /// After a step that has evaluated `rows` more positions, for which there was room.
   virtual void advance(int64_t rows) = 0;
-  /// After a step that was not finished: recurrent states of some layers have moved on and those of others have not, so
+  /// After a step that was not finished: recurrent states of some layers have moved on, those of others did not, so
   /// they go back to the last copy of them, and length() with them. Keys and values alone stay as they were.
   virtual void abandon() = 0;
 };

@@ -74,7 +74,7 @@ struct AttentionSpec {
   float qk_norm_eps = 1e-6f, qk_norm_offset = 0;
   std::optional<float> clip_qkv;
   std::optional<RopeSpec> rope;     // none: positions enter nowhere in this layer
-  bool qk_norm_after_rope = false;  // the norm reads turned queries and keys (Hunyuan, Llama 4)
+  bool qk_norm_after_rope = false;  // the norm reads rotated queries and keys (Hunyuan, Llama 4)
   int64_t chunk = 0;  // a token sees its own run of so many positions only, from a multiple of it on (Llama 4); 0 = all
   /// Queries are multiplied by 1 + scale * ln(1 + floor((position + 1) / period)): layers without positions keep their
   /// attention sharp over long contexts so (Nakanishi 2025, arXiv:2501.19399; Llama 4).
@@ -100,7 +100,7 @@ struct LatentAttentionSpec {
   bool bias = false;       // of the projections that read or write the model's width, but q where it is one matrix
   float norm_eps = 1e-6f;  // of the norms of both latents
   RopeSpec rope;
-  bool positions = true;  // false: what would be turned is not, and positions enter nowhere (Kimi Linear)
+  bool positions = true;  // false: no query or key is rotated, and positions enter nowhere (Kimi Linear)
   OutputGate gate;        // none, or per head
 
   int64_t head_dim() const { return nope_dim + rope_dim; }

@@ -27,9 +27,9 @@ struct Vector {
   const float* data() const { return values.size() ? values.data() : nullptr; }
 };
 
-/// What tuning lays over a projection that stays as it is (layers/overlay.h computes it); empty: nothing. The memory is
+/// What tuning adds to a projection that stays as it is (layers/lora.h computes it); empty: nothing. The memory is
 /// that of whoever laid it there.
-struct Overlay {
+struct Lora {
   ops::LowRank low_rank;
   // DoRA (Liu et al. 2024, arXiv:2402.09353): what comes out is multiplied by magnitude / norm, where norm is that of
   // each row of W + scale · B·A; null: LoRA.
@@ -44,7 +44,7 @@ struct Overlay {
 struct Linear {
   tensor::Weight weight;  // [outputs, inputs]
   Vector bias;
-  Overlay overlay;
+  Lora lora;
 };
 
 class TensorVisitor {
@@ -81,21 +81,21 @@ class TensorVisitor {
     table(tensor, experts, n, slot);
   }
 
-  /// Where an overlay may lie over the weight of this path: called after the weight by layers whose forward pass reads
-  /// the overlay, and by no others.
-  virtual void overlay(const Tensor& tensor, int64_t rows, int64_t cols, Overlay& slot) {
+  /// Where a LoRA may be attached to the weight of this path: called after the weight by layers whose forward pass
+  /// reads the LoRA, and by no others.
+  virtual void lora(const Tensor& tensor, int64_t rows, int64_t cols, Lora& slot) {
     (void)tensor, (void)rows, (void)cols, (void)slot;
   }
   /// The same for a stack: one for each expert.
-  virtual void overlays(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols,
-                        std::vector<ops::LowRank>& slots) {
+  virtual void loras(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols,
+                     std::vector<ops::LowRank>& slots) {
     (void)tensor, (void)experts, (void)rows, (void)cols, (void)slots;
   }
 
-  /// A projection that reads overlays: as linear().
-  void overlaid(const std::string& path, Place place, int64_t rows, int64_t cols, bool bias, Linear& slot) {
+  /// A projection that reads adapters: as linear().
+  void adaptable(const std::string& path, Place place, int64_t rows, int64_t cols, bool bias, Linear& slot) {
     linear(path, place, rows, cols, bias, slot);
-    overlay({path, place}, rows, cols, slot.overlay);
+    lora({path, place}, rows, cols, slot.lora);
   }
 
   /// A projection: `path` for the weight, `path`.bias for the bias if it has one.

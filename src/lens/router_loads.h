@@ -10,7 +10,7 @@
 namespace coterie::lens {
 
 /// What the router of one layer did over some tokens. Of a Soft MoE an expert gets of each token the share that the
-/// token gets of the expert's output, so that its assignments are no whole numbers, and the probabilities are those
+/// token gets of the expert's output, so that its assignments are not a whole numbers, and the probabilities are those
 /// shares; there is no score, and nothing is dropped.
 struct RouterLoad {
   std::vector<double> assignments;  // [E] tokens that each expert got
@@ -20,7 +20,7 @@ struct RouterLoad {
   double squares = 0;   // Σ logsumexp(logits)²
   double dropped = 0;   // assignments that found no expert with room
   double overflow = 0;  // assignments that went to a less preferred expert for want of room
-  // Of a Soft MoE: Σ over its slots of the entropy of what a slot reads, over the ln T of the sequence's T tokens, and
+  // For a Soft MoE: Σ over its slots of the entropy of what a slot reads, over the ln T of the sequence's T tokens, and
   // how many those were. Sequences of one token say nothing.
   double reading = 0, slots = 0;
   bool mixture = false;  // whether this is a Soft MoE
@@ -34,7 +34,7 @@ struct RouterLoad {
   /// (Fedus et al. 2021, eq. 4).
   double balance() const;
   double mean_entropy() const;  // of a token, over ln E: 1 is undecided, 0 certain
-  /// Of what a slot of a Soft MoE reads: 1 is the mean of all tokens, 0 one of them.
+  /// How evenly a slot of a Soft MoE reads: 1 is the mean of all tokens, 0 one of them.
   double mean_reading() const { return slots > 0 ? reading / slots : 0; }
 };
 

@@ -57,7 +57,7 @@ RunLog read_run_log(const std::filesystem::path& run) {
                       "expected the folder that coterie train wrote into, or its log.jsonl");
   const std::string text = base::read_text(path, int64_t{1} << 30);
   RunLog log;
-  // Of "log.jsonl" alone the current folder.
+  // For "log.jsonl" alone it is the current folder.
   const std::filesystem::path named =
       std::filesystem::absolute(folder ? run : std::filesystem::absolute(run).parent_path());
   log.folder = (named.has_filename() ? named : named.parent_path()).lexically_normal();

@@ -21,7 +21,7 @@ struct RunLog {
 
 /// Reads FOLDER/log.jsonl, or the file itself. After a resume, what an earlier attempt wrote for later steps is
 /// dropped, and so is a last line that was cut off when the run was killed. Throws not_found without such a file, and
-/// bad_input, naming the line, for one that is no log of a run.
+/// bad_input, naming the line, for one that is not a log of a run.
 RunLog read_run_log(const std::filesystem::path& run);
 
 /// Where several runs have folders of one name (seed-1/dense, seed-2/dense), puts as many of the folders above before

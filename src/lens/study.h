@@ -29,7 +29,7 @@ struct Corpus {
 struct StudyOptions {
   int64_t permutations = 20;
   uint64_t seed = 1;
-  int64_t least = 5;  // of a token id or tag: those seen less often are no class of their own
+  int64_t least = 5;  // of a token id or tag: those seen less often are not class of their own
 };
 
 /// Everything the report shows, as JSON (docs/guides/lens.md names the fields): loads, entropies, mutual information,

@@ -65,10 +65,10 @@ Document parse_tagged(std::string_view words, const std::string& name) {
     tight = joins_right(word) || (quote && open);
   }
   if (10 * without > std::ssize(document.words))
-    throw base::Error(
-        ErrorKind::bad_input, fmt::format("{}: line {}", name, first_without),
-        fmt::format("\"{}\" is no word_TAG, and {} of {} words are none", example, without, document.words.size()),
-        "a plain text is given with --text");
+    throw base::Error(ErrorKind::bad_input, fmt::format("{}: line {}", name, first_without),
+                      fmt::format("\"{}\" is not of the form word_TAG, and {} of {} words are none", example, without,
+                                  document.words.size()),
+                      "a plain text is given with --text");
   return document;
 }
 

@@ -31,7 +31,7 @@ std::vector<Document> read_tagged(const std::filesystem::path& path);
 /// Puts one such text together.
 Document parse_tagged(std::string_view words, const std::string& name);
 
-/// Of each token the word it belongs to: that in which its first byte lies which is no white space; -1 for tokens of
+/// Of each token the word it belongs to: that in which its first byte lies which is not a white space; -1 for tokens of
 /// white space alone, special tokens, and what lies between words. `text` is what `ids` were made of; where decoding
 /// gives other white space than the text has, bytes are matched without it. Throws bad_input, naming the place, where
 /// the tokens' text is another one.

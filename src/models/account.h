@@ -15,7 +15,7 @@ using layers::name;
 using layers::Place;
 
 /// Parameters by place, held and active per token. Active = held - routed experts * (1 - K/E), as the field counts
-/// (embedding and head in full). Tied output embeddings count once, as input embeddings. Buffers are no parameters.
+/// (embedding and head in full). Tied output embeddings count once, as input embeddings. Buffers are not parameters.
 struct Account {
   std::array<int64_t, kPlaces> held{}, active{};
   struct Layer {

@@ -28,8 +28,8 @@ class Decoder {
   virtual tensor::Matrix forward(ops::Context& context, std::span<const SequenceStep> steps,
                                  const PassOptions& options = {}) const = 0;
   /// The same pass up to the final norm, then Σ -log p(target) over all targets of all steps, in f64; the logits are
-  /// never held as a whole. Under context.tape it records the way back, which starts here: backward may follow at once.
-  /// The steps' states must stay as they are until then, with caches of f32; their ids and targets need not.
+  /// never held as a whole. Under context.tape it records the backward pass, which starts here: backward may follow at
+  /// once. The steps' states must stay as they are until then, with caches of f32; their ids and targets need not.
   virtual double loss(ops::Context& context, std::span<const SequenceStep> steps,
                       const PassOptions& options = {}) const = 0;
   /// Walks every weight, bound to its bytes (inspect, save, quantise). The visitor must not change the slots.

@@ -34,8 +34,8 @@ class Parameters {
   /// Decodes every weight and points the decoder at the copies; it must not outlive this. Refuses (unsupported) files
   /// that hold another form of a parameter (GGUF's -exp of A_log).
   explicit Parameters(Decoder& decoder);
-  /// Of those that `chosen` names. The others are frozen: they stay where they are, in whatever format, are not listed
-  /// and take no memory here; what the decoder was bound to must outlive it.
+  /// The parameters that `chosen` names. The others are frozen: they stay where they are, in whatever format, are not
+  /// listed and take no memory here; what the decoder was bound to must outlive it.
   Parameters(Decoder& decoder, Chosen chosen);
   /// Values that stay where they are, and must outlive this: an adapter's matrices. They get gradients here.
   explicit Parameters(std::vector<Parameter> list);

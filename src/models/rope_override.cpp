@@ -86,7 +86,7 @@ double factor_of(const RopeOptions& options, const RopeSpec& was, Scaling scalin
   if (options.context > original) return static_cast<double>(options.context) / static_cast<double>(original);
   if (was.scaling == scaling && !options.original_context) return was.factor;
   throw base::Error(ErrorKind::bad_input, "rope.factor",
-                    fmt::format("is not said, and {} scaling needs one: times how many of its {} positions the model "
+                    fmt::format("is not given, and {} scaling needs one: times how many of its {} positions the model "
                                 "is to reach",
                                 name(scaling), original),
                     "for 4 times as many: `rope.factor` 4, or `context` with how many there are to be");
@@ -102,7 +102,7 @@ RopeSpec changed(const RopeOptions& options, const RopeSpec& was) {
     if (!options.original_context)
       throw base::Error(
           ErrorKind::unsupported, "rope.original_context",
-          "is not said, and the file's frequencies are scaled already (rope_freqs.weight), from a context "
+          "is not given, and the file's frequencies are scaled already (rope_freqs.weight), from a context "
           "that it does not name",
           "say it: `rope.original_context` 8192 for Llama 3.1 and its kin");
     rope.divisors.clear();
@@ -121,7 +121,7 @@ RopeSpec changed(const RopeOptions& options, const RopeSpec& was) {
     return rope;
   }
   if (rope.original_context < 1)
-    fail(ErrorKind::bad_input, "rope.original_context", "is not said, and the model does not say how long it reaches");
+    fail(ErrorKind::bad_input, "rope.original_context", "is not given, and the model does not tell its length");
   rope.factor = factor_of(options, was, scaling, rope.original_context);
   const RopeSpec defaults;
   if (was.scaling != scaling) {
@@ -174,7 +174,8 @@ int64_t reach(const RopeOptions& options, const RopeSpec& was, const RopeSpec& n
   return positions < 0x1p31 ? static_cast<int64_t>(positions) : int64_t{1} << 31;
 }
 
-// Of a layer that sees the whole text, or of any where all layers slide; nullptr where no layer has one.
+// The rotary embedding of a layer that sees the whole text, or of any layer where all slide; nullptr where no layer has
+// one.
 const RopeSpec* whole_text_rope(const ModelSpec& spec) {
   const RopeSpec* any = nullptr;
   for (const BlockSpec& block : spec.blocks) {

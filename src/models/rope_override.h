@@ -7,7 +7,7 @@
 
 namespace coterie::models {
 
-/// A longer context at run time: what takes the place of a model's own rotary scaling. What is not said stays as the
+/// A longer context at run time: what takes the place of a model's own rotary scaling. What is not given stays as the
 /// model has it, or, where the kind of scaling is another, as transformers' defaults are.
 struct RopeOptions {
   std::optional<layers::RopeSpec::Scaling> scaling = {};  // else the model's own, or linear where it has none

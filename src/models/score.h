@@ -17,7 +17,8 @@ class CrossEntropy {
   /// One sequence: logits [T, V] f32, ids [T]. The T-1 losses go to the end of `each`, too, where it is given.
   void add(tensor::ConstMatrix logits, std::span<const int32_t> ids, std::vector<double>* each = nullptr);
   double mean() const { return count_ ? sum_ / static_cast<double>(count_) : 0; }
-  /// Of the mean, taking the predictions as independent: sqrt(variance / count); 0 for fewer than two.
+  /// The standard error of the mean, taking the predictions as independent: sqrt(variance / count); 0 for fewer than
+  /// two.
   double standard_error() const;
   int64_t predictions() const { return count_; }
 

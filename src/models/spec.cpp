@@ -38,8 +38,8 @@ void check_attention(std::string_view where, const layers::AttentionSpec& a) {
   check_size(where, "the value dimension of a head", a.value_dim, 1 << 20);
   check_size(where, "the width of all heads", a.heads * std::max(a.head_dim, a.value_dim));
   if (a.heads % a.kv_heads != 0)
-    base::fail(base::ErrorKind::bad_input, where, "{} attention heads are no multiple of {} key-value heads", a.heads,
-               a.kv_heads);
+    base::fail(base::ErrorKind::bad_input, where, "{} attention heads are not a multiple of {} key-value heads",
+               a.heads, a.kv_heads);
   if (a.window < 0) base::fail(base::ErrorKind::bad_input, where, "a sliding window of {} positions", a.window);
   if (a.chunk < 0) base::fail(base::ErrorKind::bad_input, where, "attention in chunks of {} positions", a.chunk);
   if (a.temperature && (!(a.temperature->period > 0) || !std::isfinite(a.temperature->scale)))
@@ -86,7 +86,7 @@ void check_mamba(std::string_view where, const layers::Mamba2Spec& m) {
   check_size(where, "the number of groups", m.groups, 1 << 20);
   check_size(where, "the width of the convolution", m.conv_width, 1 << 10);
   if (m.heads % m.groups != 0)
-    base::fail(base::ErrorKind::bad_input, where, "{} Mamba heads are no multiple of {} groups", m.heads, m.groups);
+    base::fail(base::ErrorKind::bad_input, where, "{} Mamba heads are not a multiple of {} groups", m.heads, m.groups);
   if (!(m.dt_min <= m.dt_max))
     base::fail(base::ErrorKind::bad_input, where, "time steps from {} to {}", m.dt_min, m.dt_max);
 }
@@ -100,8 +100,8 @@ void check_delta(std::string_view where, const layers::DeltaRuleSpec& d) {
   check_size(where, "the state of linear attention", d.value_width() * d.key_dim, int64_t{1} << 32);
   check_size(where, "the width of the convolution", d.conv_width, 1 << 10);
   if (d.value_heads % d.key_heads != 0)
-    base::fail(base::ErrorKind::bad_input, where, "{} value heads of linear attention are no multiple of {} key heads",
-               d.value_heads, d.key_heads);
+    base::fail(base::ErrorKind::bad_input, where,
+               "{} value heads of linear attention are not a multiple of {} key heads", d.value_heads, d.key_heads);
   if (d.decay_rank < 0 || d.gate_rank < 0 || !(d.decay_floor <= 0) || !std::isfinite(d.decay_floor))
     base::fail(base::ErrorKind::bad_input, where, "ranks of {} and {} and a floor of {} of the decay", d.decay_rank,
                d.gate_rank, d.decay_floor);

@@ -41,7 +41,7 @@ void check_cache(const CacheLayout& layout) {
                "the backward needs keys and values in f32, the cache holds {}", tensor::name(layout.dtype));
 }
 
-/// One KV head of a sequence on the way back. Matrices are in scratch of one worker.
+/// One KV head of a sequence in the backward pass. Matrices are in scratch of one worker.
 class Head {
  public:
   Head(const Context& context, const AttentionShape& shape, const OwnedSegment& segment, int64_t kv_head, float* memory)
@@ -56,7 +56,7 @@ class Head {
       memory += (rows * cols + 15) / 16 * 16;
       return m;
     };
-    keys_ = take(length_, kd), keys_turned_ = take(kd, length_), values_turned_ = take(vd, length_);
+    keys_ = take(length_, kd), keys_transposed_ = take(kd, length_), values_transposed_ = take(vd, length_);
     dkeys_ = take(length_, kd), dvalues_ = take(length_, vd);
     scores_ = take(kTile, length_ + 1), dscores_ = take(kTile, length_ + 1);
     scratch_ = memory;
@@ -76,11 +76,11 @@ class Head {
                                                         kv_head_ * layout.head_bytes());
       const float* const values = keys + kCacheBlock * kd;
       const int64_t n = std::min(kCacheBlock, length_ - p);
-      for (int64_t d = 0; d < kd; ++d) std::copy_n(keys + d * kCacheBlock, n, keys_turned_.row(d) + p);
+      for (int64_t d = 0; d < kd; ++d) std::copy_n(keys + d * kCacheBlock, n, keys_transposed_.row(d) + p);
       for (int64_t i = 0; i < n; ++i)
         for (int64_t d = 0; d < kd; ++d) keys_.row(p + i)[d] = keys[d * kCacheBlock + i];
       for (int64_t d = 0; d < vd; ++d)
-        for (int64_t i = 0; i < n; ++i) values_turned_.row(d)[p + i] = values[i * vd + d];
+        for (int64_t i = 0; i < n; ++i) values_transposed_.row(d)[p + i] = values[i * vd + d];
     }
     std::fill_n(dkeys_.data, length_ * kd, 0.0f);
     std::fill_n(dvalues_.data, length_ * vd, 0.0f);
@@ -93,8 +93,8 @@ class Head {
     const int64_t low = first_seen(first), seen = first + count - low;
     const Matrix s(scores_.data, count, seen, length_ + 1), ds(dscores_.data, count, seen, length_ + 1);
     const ConstMatrix queries = q.row_range(row, row + count), out = dout.row_range(row, row + count);
-    multiply(queries, false, keys_turned_.col_range(low, low + seen), s, false);
-    multiply(out, false, values_turned_.col_range(low, low + seen), ds, false);
+    multiply(queries, false, keys_transposed_.col_range(low, low + seen), s, false);
+    multiply(out, false, values_transposed_.col_range(low, low + seen), ds, false);
     for (int64_t t = 0; t < count; ++t)
       soften(s.row(t), ds.row(t), first_seen(first + t) - low, first + t + 1 - low, seen, head, dsink);
     multiply(s, true, out, dvalues_.row_range(low, low + seen), true);
@@ -158,7 +158,7 @@ class Head {
   const AttentionShape& shape_;
   const OwnedSegment& segment_;
   int64_t kv_head_, length_;
-  Matrix keys_, keys_turned_, values_turned_, dkeys_, dvalues_, scores_, dscores_;
+  Matrix keys_, keys_transposed_, values_transposed_, dkeys_, dvalues_, scores_, dscores_;
   mutable std::vector<float> slopes_;
   mutable float sink_weight_ = 0;
   float* scratch_;

@@ -23,7 +23,7 @@ struct Context {
   const kernels::KernelTable& kernels;
   tensor::Arena& arena;  // scratch and activations
   Precision precision = Precision::fast;
-  Tape* tape = nullptr;                // open: each op notes there how to go back (ops/tape.h)
+  Tape* tape = nullptr;                // open: each op notes its backward pass there (ops/tape.h)
   WeightObserver* observer = nullptr;  // is shown what matmuls read (ops/observer.h); null costs a branch
   kernels::ReadAhead read_ahead = {};  // how repacked weights are walked; changes no result
 };

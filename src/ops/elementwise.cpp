@@ -89,7 +89,7 @@ void gate(Context& context, kernels::Activation activation, Matrix gate, ConstMa
 
 void log_softmax(Context& context, Matrix x) {
   require(x.cols >= 1, "log_softmax", "rows without values");
-  refuse_tape(context, "log_softmax");  // next_token_loss has a way back
+  refuse_tape(context, "log_softmax");  // next_token_loss has a backward pass
   for_rows(context, x.rows, x.cols, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) context.kernels.vector.log_softmax(x.row(r), x.cols);
   });

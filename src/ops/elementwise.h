@@ -58,7 +58,7 @@ struct RopeTable {
     interleaved  // pairs (2i, 2i + 1): GGUF's permuted llama, DeepSeek
   };
   Style style = Style::half;
-  int64_t dims = 0;              // of each head, from its start, are turned; the rest pass through
+  int64_t dims = 0;              // of each head, from its start, are rotated; the rest pass through
   std::vector<float> frequency;  // [dims/2] radians a position
   float magnitude = 1;           // cos and sin are multiplied by it (YaRN's attention factor)
 };

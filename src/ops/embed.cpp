@@ -12,7 +12,7 @@ void embed(Context& context, std::span<const int32_t> ids, const tensor::Weight&
   const int64_t rows = static_cast<int64_t>(ids.size());
   require(y.rows == rows && y.cols == table.cols, "embed", "{} ids of a [{}, {}] table into y [{}, {}]", rows,
           table.rows, table.cols, y.rows, y.cols);
-  require(!table.turned, "embed", "turned rows of {}, which only matmuls read", tensor::name(table.dtype));
+  require(!table.repacked, "embed", "repacked rows of {}, which only matmuls read", tensor::name(table.dtype));
   for (int64_t r = 0; r < rows; ++r) {
     const int32_t id = ids[static_cast<size_t>(r)];
     require(id >= 0 && id < table.rows, "embed", "id {} of a vocabulary of {}", id, table.rows);

@@ -59,7 +59,7 @@ double next_token_loss(Context& given, tensor::ConstMatrix hidden, const HeadSha
     Reverse back(*tape, context);
     head_gradient = back.gradient(head.weight), bias_gradient = back.gradient(head.bias);
   }
-  // Decoded once where it is no f32: for bf16's products, and for the way back.
+  // Decoded once where it is not f32: for bf16's products, and for the backward pass.
   const tensor::ArenaScope decoded(context.arena);
   const bool in_bf16 = context.precision == Precision::bf16;
   const ConstMatrix floats = tape || in_bf16 ? as_floats(context, head.weight) : ConstMatrix();

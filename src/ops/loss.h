@@ -22,8 +22,8 @@ struct HeadShape {
 /// whole.
 ///
 /// Under a tape its gradient, times `gradient_weight` (1 / the number of targets for a mean), goes to hidden and to the
-/// head's weight and bias: this is where the way back begins. Since all that needs the logits, it is computed on the
-/// way forward and the head's gradient added at once.
+/// head's weight and bias: this is where the backward pass begins. Since all that needs the logits, it is computed on
+/// the way forward and the head's gradient added at once.
 double next_token_loss(Context& context, tensor::ConstMatrix hidden, const HeadShape& head,
                        std::span<const int32_t> targets, double gradient_weight);
 

@@ -23,7 +23,7 @@ constexpr auto kPointer = static_cast<int64_t>(sizeof(const std::byte*));
 
 }  // namespace
 
-// A composition, so it has its way back: A and B are trained where they are listed among the tape's parameters.
+// A composition, so it has its backward pass: A and B are trained where they are listed among the tape's parameters.
 void add_low_rank(Context& given, ConstMatrix x, const LowRank& low, Matrix y) {
   Context context = given;
   context.precision = Precision::f32;
@@ -41,8 +41,8 @@ int64_t largest_rank(const RoutingPlan& plan, base::FunctionRef<const LowRank&(i
   return rank;
 }
 
-void rows_to_low(Context& context, ConstMatrix x, const RoutingPlan& plan, bool by_slot,
-                 base::FunctionRef<const LowRank&(int64_t expert)> of, Matrix low) {
+void rows_times_a(Context& context, ConstMatrix x, const RoutingPlan& plan, bool by_slot,
+                  base::FunctionRef<const LowRank&(int64_t expert)> of, Matrix low) {
   constexpr int64_t kSlots = 64;
   struct SlotPiece {
     int64_t expert, begin, end;

@@ -15,7 +15,7 @@ const kernels::MatmulKernel& kernel_of(const Context& context, const tensor::Wei
   base::require(static_cast<bool>(w) || w.rows == 0, where, "a weight [{}, {}] without data", w.rows, w.cols);
   base::require(w.cols == cols, where, "x has {} columns, the weight is [{}, {}]", cols, w.rows, w.cols);
   base::require(w.cols % tensor::info(w.dtype).block_values == 0, where,
-                "rows of {} values are no whole number of {} blocks", w.cols, tensor::name(w.dtype));
+                "rows of {} values do not divide into {} blocks", w.cols, tensor::name(w.dtype));
   const kernels::MatmulKernels& all = context.kernels.matmul;
   const bool bf16 = context.precision == Precision::bf16;
   const auto& table = context.precision == Precision::f32 ? all.exact : all.fast;
@@ -26,8 +26,9 @@ const kernels::MatmulKernel& kernel_of(const Context& context, const tensor::Wei
                       "it needs a CPU with AVX512_BF16; train in f32 otherwise");
   if (bf16 && w.dtype != tensor::DType::f32)
     base::fail(ErrorKind::unsupported, where, "bf16 computes with weights of f32, not {}", tensor::name(w.dtype));
-  if (kernel.run == nullptr) base::fail(ErrorKind::unsupported, where, "{} is no weight format", tensor::name(w.dtype));
-  base::require(!w.turned || kernel.turned.count > 0, where, "turned rows of {}, which these kernels do not read",
+  if (kernel.run == nullptr)
+    base::fail(ErrorKind::unsupported, where, "{} is not a weight format", tensor::name(w.dtype));
+  base::require(!w.repacked || kernel.repacked.count > 0, where, "repacked rows of {}, which these kernels do not read",
                 tensor::name(w.dtype));
   return kernel;
 }
@@ -105,7 +106,7 @@ kernels::MatmulTask task_of(const Context& context, const tensor::Weight& w, con
                             tensor::Matrix y, std::byte* scratch, const tensor::Weight& next) {
   kernels::MatmulTask task;
   task.weights = w.data, task.dtype = w.dtype, task.row_stride = w.row_stride, task.rows = w.rows, task.cols = w.cols;
-  task.turned = w.turned, task.read_ahead = context.read_ahead;
+  task.repacked = w.repacked, task.read_ahead = context.read_ahead;
   task.x = x, task.tokens = tokens;
   task.y = y.data, task.y_stride = y.stride;
   task.scratch = scratch;

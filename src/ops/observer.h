@@ -14,7 +14,7 @@ namespace coterie::ops {
 class WeightObserver {
  public:
   virtual ~WeightObserver() = default;
-  /// Of y = x · Wᵀ: x [N, K], W [M, K].
+  /// The input of y = x · Wᵀ: x [N, K], W [M, K].
   virtual void input(const Weight& weight, ConstMatrix x) = 0;
   /// The same of an expert: those rows of x [N, K] that are routed to it.
   virtual void input(const Weight& weight, ConstMatrix x, std::span<const int32_t> rows) = 0;

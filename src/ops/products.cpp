@@ -102,7 +102,8 @@ void Products::run(Context& context) {
 }
 
 ConstMatrix as_floats(Context& context, const tensor::Weight& weight) {
-  base::require(!weight.turned, "as_floats", "turned rows of {}, which only matmuls read", tensor::name(weight.dtype));
+  base::require(!weight.repacked, "as_floats", "repacked rows of {}, which only matmuls read",
+                tensor::name(weight.dtype));
   if (weight.dtype == tensor::DType::f32)
     return {reinterpret_cast<const float*>(weight.data), weight.rows, weight.cols,
             weight.row_stride / static_cast<int64_t>(sizeof(float))};

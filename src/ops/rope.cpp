@@ -20,11 +20,11 @@ void rope(Context& context, const RopeTable& table, std::span<const int32_t> pos
   if (context.tape) record_rope(*context.tape, table, positions, heads, x);
 
   // The angles of a row serve all of its heads, and those of the row before when it is at the same position.
-  // 64 of them cost about as much as turning a handful of heads, so nothing is kept between calls.
+  // 64 of them cost about as much as rotating a handful of heads, so nothing is kept between calls.
   const kernels::VectorKernels& kernels = context.kernels.vector;
   const tensor::ArenaScope scope(context.arena);
   float* const angles = context.arena.take<float>(context.pool.threads() * table.dims);
-  const auto turn = [&](int64_t begin, int64_t end, float* cosine) {
+  const auto rotate = [&](int64_t begin, int64_t end, float* cosine) {
     float* const sine = cosine + half;
     for (int64_t r = begin; r < end; ++r) {
       const int32_t position = positions[static_cast<size_t>(r)];
@@ -40,9 +40,9 @@ void rope(Context& context, const RopeTable& table, std::span<const int32_t> pos
       }
     }
   };
-  if (x.rows == 1 || x.rows * x.cols < kParallelElements) return turn(0, x.rows, angles);
+  if (x.rows == 1 || x.rows * x.cols < kParallelElements) return rotate(0, x.rows, angles);
   context.pool.split(x.rows, 1,
-                     [&](int64_t begin, int64_t end, int worker) { turn(begin, end, angles + worker * table.dims); });
+                     [&](int64_t begin, int64_t end, int worker) { rotate(begin, end, angles + worker * table.dims); });
 }
 
 }  // namespace coterie::ops

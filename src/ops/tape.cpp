@@ -74,16 +74,16 @@ float* Tape::outside(const void* address, int64_t count) {
   return gradient.data();
 }
 
-std::byte* Tape::twin(const void* address) {
+std::byte* Tape::gradient_at(const void* address) {
   const tensor::Arena::Place place = activations_.find(address);
   require(place.chunk >= 0, "tape", "a gradient was asked for of memory that is not of the forward's arena");
   const auto chunk = static_cast<size_t>(place.chunk);
-  if (twins_.size() <= chunk) twins_.resize(chunk + 1);
-  if (twins_[chunk].size() == 0) {
-    twins_[chunk] = tensor::Buffer<std::byte>(activations_.chunk_bytes(place.chunk));
-    std::memset(twins_[chunk].data(), 0, static_cast<size_t>(twins_[chunk].size()));
+  if (gradients_.size() <= chunk) gradients_.resize(chunk + 1);
+  if (gradients_[chunk].size() == 0) {
+    gradients_[chunk] = tensor::Buffer<std::byte>(activations_.chunk_bytes(place.chunk));
+    std::memset(gradients_[chunk].data(), 0, static_cast<size_t>(gradients_[chunk].size()));
   }
-  return twins_[chunk].data() + place.offset;
+  return gradients_[chunk].data() + place.offset;
 }
 
 void Tape::recompute(Context& context, std::vector<Matrix> inputs, std::function<void(Context&)> forward) {
@@ -138,13 +138,13 @@ void Tape::backward(const Context& context) {
 
 void Tape::clear() {
   steps_.clear(), unchanged_.clear(), outside_.clear();
-  twins_.clear();  // what a step that was given up left there is no gradient of anything
+  gradients_.clear();  // what a step that was given up left there is no gradient of anything
   memory_.reset(), scratch_.reset();
 }
 
 int64_t Tape::bytes() const {
   int64_t bytes = memory_.capacity() + scratch_.capacity();
-  for (const auto& twin : twins_) bytes += twin.size();
+  for (const auto& chunk : gradients_) bytes += chunk.size();
   for (const auto& [address, gradient] : outside_) bytes += gradient.size() * static_cast<int64_t>(sizeof(float));
   return bytes;
 }
@@ -154,7 +154,7 @@ Reverse::Reverse(Tape& tape, const Context& context)
 
 Matrix Reverse::gradient(ConstMatrix activation) {
   if (activation.rows == 0 || activation.cols == 0) return {nullptr, activation.rows, activation.cols};
-  auto* data = reinterpret_cast<float*>(tape_.twin(activation.data));
+  auto* data = reinterpret_cast<float*>(tape_.gradient_at(activation.data));
   return {data, activation.rows, activation.cols, activation.stride};
 }
 

@@ -39,13 +39,14 @@ class Reverse;
 
 /// Reverse-mode differentiation of a program that overwrites its memory (Griewank & Walther 2008, "Evaluating
 /// Derivatives", chapter 4): the gradient belongs to the memory, not to a value. Each activation in the context's arena
-/// has a twin at the same place in a second arena. An op that computed y from x reads, going back, the twin of y, sets
-/// it to zero since before the op y held something else, and adds to the twin of x. So layers reuse and overwrite
-/// their scratch as they do in inference; what an op needs of the values it saw, it saves on the tape.
+/// has its gradient at the same place in a second arena. The backward step of an op that computed y from x reads
+/// the gradient of y, sets it to zero since before the op y held something else, and adds to the gradient of x. So
+/// layers reuse and overwrite their scratch as they do in inference; what an op needs of the values it saw, it saves on
+/// the tape.
 ///
 ///   Tape tape(context.arena, parameters);
 ///   context.tape = &tape;
-///   …forward, which ends in an op that gives twins their first gradient (next_token_loss)…
+///   …forward, which ends in an op that makes the first gradient (next_token_loss)…
 ///   context.tape = nullptr;
 ///   tape.backward(context);
 ///
@@ -83,9 +84,10 @@ class Tape {
 
   // For decoders and trainers.
 
-  /// Runs forward(context) without recording. On the way back its `inputs` are restored to what they are now, it is run
-  /// once more with recording, and its steps go back at once: activations for time. It must compute the same again, and
-  /// `inputs` must hold all it reads of what it, or a later op, overwrites. It is kept until backward has returned.
+  /// Runs forward(context) without recording. In the backward pass its `inputs` are restored to what they are now, it
+  /// is run once more with recording, and its backward steps follow at once: activations for time. It must compute the
+  /// same again, and `inputs` must hold all it reads of what it, or a later op, overwrites. It is kept until backward
+  /// has returned.
   void recompute(Context& context, std::vector<tensor::Matrix> inputs, std::function<void(Context&)> forward);
 
   /// Runs the steps back, each once. `context`: for the pool and kernels; its arena is not touched. Afterwards the tape
@@ -94,7 +96,7 @@ class Tape {
   /// Forgets what was recorded, for a step that is given up.
   void clear();
 
-  /// Bytes held for saved values, twins and scratch.
+  /// Bytes held for saved values, gradients and scratch.
   int64_t bytes() const;
 
  private:
@@ -102,30 +104,30 @@ class Tape {
   struct Saved {
     tensor::ConstMatrix from, copy;
   };
-  std::byte* twin(const void* address);
+  std::byte* gradient_at(const void* address);
   void run_back(const Context& context, size_t first);
 
   tensor::Arena& activations_;
   const ParameterGradients& parameters_;
   tensor::Arena memory_{16 << 20}, scratch_;
-  std::vector<tensor::Buffer<std::byte>> twins_;  // of the chunks of activations_
+  std::vector<tensor::Buffer<std::byte>> gradients_;  // of the chunks of activations_
   std::unordered_map<const void*, tensor::Buffer<float>> outside_;
   std::vector<Saved> unchanged_;  // saved values whose origin still holds them
   std::vector<Step> steps_;
 };
 
-/// What a step has on the way back.
+/// What a step has in the backward pass.
 class Reverse {
  public:
   Reverse(Tape& tape, const Context& context);
 
   /// Without a tape; its arena is the tape's scratch, free again after the step.
   Context& context() { return context_; }
-  /// The twin of an activation, of the same shape.
+  /// The gradient of an activation, of the same shape.
   tensor::Matrix gradient(tensor::ConstMatrix activation);
   /// The gradient of a parameter, laid out as the weight; without data when it is frozen or not f32.
   tensor::Matrix gradient(const tensor::Weight& weight);
-  /// Of a vector of parameters or of values outside; null for a null or frozen one.
+  /// The gradient of a vector of parameters, or of values outside; null for a null or frozen one.
   float* gradient(const float* vector);
   float* outside(const void* address, int64_t count) { return tape_.outside(address, count); }
 
@@ -135,7 +137,7 @@ class Reverse {
   Context context_;
 };
 
-/// At the head of an op that has no way back: throws unsupported under a tape.
+/// At the head of an op that has no backward pass: throws unsupported under a tape.
 void refuse_tape(const Context& context, std::string_view op);
 
 }  // namespace coterie::ops

@@ -74,7 +74,7 @@ bool is_scaled(DType dtype) { return dtype >= DType::fp8_64; }
 
 void decode(DType dtype, const std::byte* source, float* target, int64_t count) {
   base::require(count >= 0 && count % tensor::info(dtype).block_values == 0, "quant::decode",
-                "{} values are no whole number of {} blocks", count, tensor::name(dtype));
+                "{} values do not divide into {} blocks", count, tensor::name(dtype));
   switch (dtype) {
     case DType::f32: return decode_f32(source, target, count);
     case DType::f16: return decode_f16(source, target, count);
@@ -131,15 +131,15 @@ void decode(DType dtype, const std::byte* source, float* target, int64_t count) 
     case DType::f8_e4m3:
     case DType::f8_e5m2: break;
   }
-  base::fail(base::ErrorKind::unsupported, "quant::decode", "{} is no weight format", tensor::name(dtype));
+  base::fail(base::ErrorKind::unsupported, "quant::decode", "{} is not a weight format", tensor::name(dtype));
 }
 
 void encode(DType dtype, const float* source, std::byte* target, int64_t count, std::span<const float> importance) {
   if (!has_encoder(dtype))
     base::fail(base::ErrorKind::unsupported, "quant::encode", "{}: {}", tensor::name(dtype),
-               tensor::info(dtype).weight ? "this format is read, not written" : "not a weight format");
+               tensor::info(dtype).weight ? "this format can be read but not written" : "not a weight format");
   base::require(count >= 0 && count % tensor::info(dtype).block_values == 0, "quant::encode",
-                "{} values are no whole number of {} blocks", count, tensor::name(dtype));
+                "{} values do not divide into {} blocks", count, tensor::name(dtype));
   if (dtype == DType::f32) return encode_f32(source, target, count);
   if (dtype == DType::f16) return encode_f16(source, target, count);
   if (dtype == DType::bf16) return encode_bf16(source, target, count);

@@ -45,7 +45,7 @@ void encode_f32(const float* source, std::byte* target, int64_t count);
 void encode_f16(const float* source, std::byte* target, int64_t count);
 void encode_bf16(const float* source, std::byte* target, int64_t count);
 
-// Of finite values; `importance` is a weight for each value or null.
+// Encodes finite values; `importance` is a weight for each value or null.
 void encode_block(const float* x, const float* importance, BlockQ4_0& block);
 void encode_block(const float* x, const float* importance, BlockQ4_1& block);
 void encode_block(const float* x, const float* importance, BlockQ5_0& block);

@@ -62,7 +62,7 @@ void check(const Engine& engine, const BenchOptions& options) {
                          "a smaller `bench.batch` needs less");
 }
 
-/// Of `tokens` tokens a round; the slowest round has the least.
+/// Tokens a second, from the slowest round to the fastest, of `tokens` tokens a round.
 Spread spread_of(double tokens, const std::vector<double>& seconds) {
   const auto [fastest, slowest] = std::minmax_element(seconds.begin(), seconds.end());
   return {tokens / *slowest, tokens / *fastest};
@@ -81,7 +81,7 @@ double attention_flops(const models::ModelSpec& spec, double seen) {
   return flops;
 }
 
-// Of a token of a prompt of so many, whose last one alone is multiplied by the head.
+// Operations a token of a prompt of `prompt` tokens, of which only the last is multiplied by the head.
 double matmul_flops(const models::ModelSpec& spec, int64_t prompt) {
   const models::Account account = models::account(spec);
   const auto active = [&](Place place) { return static_cast<double>(account.active[static_cast<size_t>(place)]); };
@@ -158,7 +158,7 @@ class Run {
   std::vector<KvCache> caches_;
 };
 
-/// Seconds of each round that counts. The first does not: pages come in, scratch grows, and weights are settled after
+/// Seconds of each round that counts. The first does not: pages come in, scratch grows, and weights are moved after
 /// it.
 std::vector<double> rounds(Engine& engine, const BenchOptions& options, std::string_view what,
                            base::FunctionRef<double()> round) {
@@ -167,7 +167,7 @@ std::vector<double> rounds(Engine& engine, const BenchOptions& options, std::str
     if (options.on_progress) options.on_progress(fmt::format("{}, round {} of {}", what, i, options.repeat));
     const double taken = round();
     if (i > 0) seconds.push_back(taken);
-    if (i == 0) engine.settle_weights();
+    if (i == 0) engine.move_all_weights();
   }
   return seconds;
 }

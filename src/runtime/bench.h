@@ -39,8 +39,8 @@ struct BenchResult {
   int64_t peak_resident_bytes = 0;                    // of the process, at the end
 };
 
-/// Of the machine's read bandwidth, in decode; of its multiply-add rate in the run's precision, in prefill. 0 where the
-/// machine was not measured.
+/// The share of the machine's read bandwidth in decode, of its multiply-add rate in the run's precision in prefill; 0
+/// where the machine was not measured.
 double bandwidth_share(const BenchResult& result, const MachineLimits& machine);
 double flops_share(const BenchResult& result, const MachineLimits& machine);
 

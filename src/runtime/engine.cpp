@@ -42,11 +42,11 @@ tensor::DType cache_type(const EngineOptions& options) {
 }
 
 CacheShape shape_of(const models::ModelSpec& spec, const EngineOptions& options) {
-  if (options.checkpoint_interval < 1 || options.checkpoints < 0)
-    base::fail(base::ErrorKind::bad_input, "checkpoints", "{} of them, every {} positions", options.checkpoints,
-               options.checkpoint_interval);
+  if (options.snapshot_interval < 1 || options.snapshots < 0)
+    base::fail(base::ErrorKind::bad_input, "snapshots", "{} of them, every {} positions", options.snapshots,
+               options.snapshot_interval);
   CacheShape shape = cache_shape(spec, cache_type(options));
-  shape.state.interval = options.checkpoint_interval, shape.state.most = options.checkpoints;
+  shape.state.interval = options.snapshot_interval, shape.state.most = options.snapshots;
   return shape;
 }
 
@@ -72,17 +72,17 @@ Engine::Engine(families::Model model, const EngineOptions& options)
                            ? fmt::format("scratch of {} tokens and KV cache of {} positions", step, options.context)
                            : fmt::format("scratch of {} tokens", step),
                        "a smaller `context` needs less");
-  settled_ = !options_.settle;
-  // What has been turned cannot be given back to the disk: not where the weights fill the memory.
-  if (!settled_ && options_.precision == ops::Precision::fast &&
+  weights_moved_ = !options_.move_weights;
+  // What has been repacked cannot be given back to the disk: not where the weights fill the memory.
+  if (!weights_moved_ && options_.precision == ops::Precision::fast &&
       model_.source->file_bytes() + base::total_memory() / 8 < base::total_memory())
-    turned_.emplace(*model_.decoder, *model_.source, context_.kernels.matmul);
+    repacked_.emplace(*model_.decoder, *model_.source, context_.kernels.matmul);
   // Smaller models are read from the caches, where the ways of walking weights do not differ: nothing is measured for
   // them.
   constexpr int64_t kLarge = 64 << 20;
   if (const auto forced = forced_walk())
     context_.read_ahead = *forced;
-  else if (turned_ && model_.source->file_bytes() >= kLarge)
+  else if (repacked_ && model_.source->file_bytes() >= kLarge)
     context_.read_ahead = walk_of_this_machine(pool_, context_.kernels).read_ahead;
 }
 
@@ -142,23 +142,23 @@ tensor::Matrix Engine::evaluate(std::span<const models::SequenceStep> given, con
 }
 
 void Engine::move_weights(double seconds) {
-  if (settled_) return;
+  if (weights_moved_) return;
   const base::Stopwatch clock;
   const int64_t spare = base::total_memory() / 8;
-  if (turned_) {
-    turned_->advance(pool_, seconds, spare);
-    if (!turned_->done()) return;
+  if (repacked_) {
+    repacked_->advance(pool_, seconds, spare);
+    if (!repacked_->done()) return;
   }
   if (!large_pages_)
     large_pages_.emplace(*model_.source,
-                         [&](std::span<const std::byte> bytes) { return turned_ && turned_->holds(bytes); });
+                         [&](std::span<const std::byte> bytes) { return repacked_ && repacked_->holds(bytes); });
   large_pages_->advance(pool_, seconds - clock.seconds(), spare);
   if (!large_pages_->done()) return;
   large_pages_.reset();
-  settled_ = true;
+  weights_moved_ = true;
 }
 
-void Engine::settle_weights() { move_weights(kNow); }
+void Engine::move_all_weights() { move_weights(kNow); }
 
 Engine::Products Engine::products() const {
   int64_t blocks = 0, tiles = 0, all = 0;

@@ -11,7 +11,7 @@
 #include "ops/context.h"
 #include "runtime/kv_cache.h"
 #include "runtime/large_pages.h"
-#include "runtime/turned_weights.h"
+#include "runtime/repacked_weights.h"
 #include "tensor/arena.h"
 #include "threads/pool.h"
 
@@ -24,11 +24,11 @@ struct EngineOptions {
   int64_t context = 0;                      // positions a sequence may have; 0 = as many as the model was made for
   int64_t step_tokens = 512;                // tokens that one step evaluates at most
   int64_t cache_bytes = 0;                  // of the pages of all sequences' caches; 0 = what the machine has
-  // While there is memory to spare, weights are turned for the kernels, and what cannot be moves to large pages.
-  bool settle = true;
-  // Of models with recurrent states: positions between copies of them, and how many copies a sequence keeps. They are
+  // While there is memory to spare, weights are repacked for the kernels, and what cannot be moves to large pages.
+  bool move_weights = true;
+  // For models with recurrent states: positions between snapshots of them, and how many a sequence keeps. They are
   // what going back to an earlier position costs nothing by.
-  int64_t checkpoint_interval = 1024, checkpoints = 8;
+  int64_t snapshot_interval = 1024, snapshots = 8;
 };
 
 /// A model with what running it needs: threads, kernels, scratch and the pool of cache pages. Used by one thread at a
@@ -67,7 +67,7 @@ class Engine {
 
   /// Turns and moves what is left of the weights now, instead of bit by bit after each step. For whoever wants the
   /// speed of a model that has run for a while.
-  void settle_weights();
+  void move_all_weights();
 
   /// What most of a prompt's products are: those of the formats that most bytes of the weights are in.
   enum class Products { f32, int8, tiles };
@@ -84,9 +84,9 @@ class Engine {
   ops::Context context_;
   std::shared_ptr<const CacheShape> cache_shape_;
   std::shared_ptr<PagePool> pages_;
-  std::optional<TurnedWeights> turned_;  // what the decoder reads
+  std::optional<RepackedWeights> repacked_;  // what the decoder reads
   std::optional<LargePages> large_pages_;
-  bool settled_ = false;  // nothing is left to be turned or moved
+  bool weights_moved_ = false;  // nothing is left to be repacked or moved
 };
 
 }  // namespace coterie::runtime

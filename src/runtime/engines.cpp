@@ -4,8 +4,8 @@
 #include <utility>
 
 #include "base/error.h"
-#include "families/ensemble/gated_decoder.h"
-#include "families/ensemble/gated_model.h"
+#include "families/ensemble/ensemble_decoder.h"
+#include "families/ensemble/ensemble_model.h"
 
 namespace coterie::runtime {
 
@@ -29,7 +29,7 @@ Engines::Engines(const std::filesystem::path& folder, const families::OpenOption
     for (families::Model& model : models) engines_.push_back(std::make_unique<Engine>(std::move(model), each));
     return;
   }
-  families::GatedModel gated = open_gated(*gate_, folder, open);
+  families::EnsembleModel gated = open_ensemble(*gate_, folder, open);
   together_ = gated.decoder;
   report_->models = families::names_of(*gate_, together_->models());
   if (!chooses())
@@ -67,7 +67,7 @@ namespace {
 /// While it lives, the reader alone reads.
 class ReadsAlone {
  public:
-  explicit ReadsAlone(families::GatedDecoder* decoder) : decoder_(decoder) {
+  explicit ReadsAlone(families::EnsembleDecoder* decoder) : decoder_(decoder) {
     if (decoder_) decoder_->read_alone(true);
   }
   ~ReadsAlone() {
@@ -77,7 +77,7 @@ class ReadsAlone {
   ReadsAlone& operator=(const ReadsAlone&) = delete;
 
  private:
-  families::GatedDecoder* decoder_;
+  families::EnsembleDecoder* decoder_;
 };
 
 }  // namespace

@@ -14,7 +14,7 @@
 #include "text/tokenizer.h"
 
 namespace coterie::families {
-class GatedDecoder;
+class EnsembleDecoder;
 }
 
 namespace coterie::runtime {
@@ -29,7 +29,7 @@ struct GateReport {
   int64_t positions = 0;
 };
 
-/// What answers a prompt: the engine of one model, or of one or all of the models behind a gate
+/// What answers a prompt: the engine of one model, or of one or all of the models of an ensemble
 /// (families/ensemble/gate.h). A prompt gate that lets one model answer has an engine for each; otherwise the models
 /// run together, as one.
 class Engines {
@@ -76,8 +76,8 @@ class Engines {
   std::string name_;
   std::optional<families::Gate> gate_;
   std::vector<std::unique_ptr<Engine>> engines_;
-  families::GatedDecoder* together_ = nullptr;  // of the one engine, where the models run as one
-  std::unique_ptr<GateReport> report_;          // stays where it is: it is written to while a step runs
+  families::EnsembleDecoder* together_ = nullptr;  // of the one engine, where the models run as one
+  std::unique_ptr<GateReport> report_;             // stays where it is: it is written to while a step runs
 };
 
 }  // namespace coterie::runtime

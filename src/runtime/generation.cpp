@@ -97,15 +97,15 @@ TokenCache Generation::release() noexcept {
 
 bool Generation::fits_constraint() { return !options_.constraint || options_.constraint->complete(); }
 
-size_t Generation::until_checkpoint() const {
+size_t Generation::until_snapshot() const {
   const size_t evaluated = tokens_.ids.size();
-  size_t most = static_cast<size_t>(tokens_.cache.until_checkpoint());
+  size_t most = static_cast<size_t>(tokens_.cache.until_snapshot());
   if (tokens_.cache.has_states() && evaluated + 1 < prompt_size_) most = std::min(most, prompt_size_ - 1 - evaluated);
   return most;
 }
 
-void Generation::settle_cache() {
-  // A step that failed may have taken recurrent states back to a checkpoint.
+void Generation::match_cache() {
+  // A step that failed may have taken recurrent states back to a snapshot.
   if (std::ssize(tokens_.ids) > tokens_.cache.length()) tokens_.ids.resize(static_cast<size_t>(tokens_.cache.length()));
   if (!tokens_.ids.empty() &&
       models::starts_anew(*engine_.model().decoder, tokens_.written_for, static_cast<int64_t>(all_.size())))
@@ -205,7 +205,7 @@ void step(Engine& engine, std::span<Generation* const> generations, layers::Obse
       alone(*generation, [&] { generation->end(Finish::interrupted); });
       continue;
     }
-    generation->settle_cache();
+    generation->match_cache();
     taking_part.push_back(generation);
     decoding += generation->pending().size() == 1 ? 1 : 0;
   }
@@ -217,7 +217,7 @@ void step(Engine& engine, std::span<Generation* const> generations, layers::Obse
   for (Generation* generation : taking_part) {
     std::span<const TokenId> ids = generation->pending();
     const bool in_prompt = ids.size() > 1;
-    if (in_prompt) ids = ids.first(std::min({ids.size(), budget, generation->until_checkpoint()}));
+    if (in_prompt) ids = ids.first(std::min({ids.size(), budget, generation->until_snapshot()}));
     if (ids.empty()) continue;
     alone(*generation, [&] { generation->tokens_.cache.make_room(std::ssize(ids)); });
     if (generation->finished()) continue;

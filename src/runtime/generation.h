@@ -98,10 +98,10 @@ class Generation {
            (options_.cancel && options_.cancel->load(std::memory_order_relaxed));
   }
   /// Forgets the cache when its keys are not those of a sequence as long as this one has become.
-  void settle_cache();
+  void match_cache();
   std::span<const TokenId> pending() const { return std::span(all_).subspan(tokens_.ids.size()); }
-  /// Tokens that the next step may evaluate without passing a checkpoint of recurrent states.
-  size_t until_checkpoint() const;
+  /// Tokens that the next step may evaluate without passing a snapshot of recurrent states.
+  size_t until_snapshot() const;
   void evaluated(std::span<const TokenId> ids);
   void choose(std::span<const float> logits);
   /// Adds a token to the text, and ends where it ends.

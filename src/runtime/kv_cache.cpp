@@ -128,7 +128,7 @@ void KvCache::advance(int64_t rows) {
   if (has_states() && length_ % shape_->state.interval == 0) remember();
 }
 
-int64_t KvCache::until_checkpoint() const {
+int64_t KvCache::until_snapshot() const {
   if (!has_states()) return INT64_MAX;
   return shape_->state.interval - length_ % shape_->state.interval;
 }

@@ -35,7 +35,7 @@ CacheShape cache_shape(const models::ModelSpec& spec, tensor::DType dtype);
 int64_t cache_bytes(const CacheShape& shape, int64_t positions);
 
 /// What one sequence carries: keys and values in pages from a pool, which grow when asked and are given back when cut,
-/// and recurrent states with the checkpoints that going back needs. Sequences that begin alike may share pages (fork):
+/// and recurrent states with the snapshots that going back needs. Sequences that begin alike may share pages (fork):
 /// whoever writes into one that others hold gets a copy first.
 class KvCache final : public layers::SequenceState {
  public:
@@ -50,7 +50,7 @@ class KvCache final : public layers::SequenceState {
   std::span<float> recurrent(int64_t layer) override { return states_.layer(layer); }
 
   /// A sequence of the same tokens, which goes on by itself from here: it shares the pages, and has the recurrent
-  /// states and their checkpoints. Throws out_of_memory when the states do not fit.
+  /// states and their snapshots. Throws out_of_memory when the states do not fit.
   KvCache fork() const;
 
   /// Makes room for `positions` positions in all, of which those from length() on are about to be written. Throws
@@ -58,10 +58,10 @@ class KvCache final : public layers::SequenceState {
   void reserve(int64_t positions);
   void make_room(int64_t rows) override { reserve(length_ + rows); }
   /// After a step has written `rows` more positions; they must have been reserved. Remembers the recurrent states at
-  /// multiples of the checkpoints' interval.
+  /// multiples of the snapshots' interval.
   void advance(int64_t rows) override;
   /// Forgets the positions from `length` on (a rollback); whole pages go back to the pool. With recurrent states it
-  /// forgets those after the last checkpoint at or before `length`, too. Returns the length that is left.
+  /// forgets those after the last snapshot at or before `length`, too. Returns the length that is left.
   int64_t truncate(int64_t length);
   void abandon() override;
   /// Whole pages that others have computed of this very sequence, shared by it from now on: they are its first
@@ -75,14 +75,14 @@ class KvCache final : public layers::SequenceState {
   /// Its recurrent states as they are, for others to adopt.
   std::shared_ptr<tensor::Buffer<float>> copy_of_states() const { return states_.copy(length_); }
 
-  /// Makes a checkpoint here.
+  /// Makes a snapshot here.
   void remember() { states_.remember(length_); }
-  /// Positions until the next checkpoint: a step that does not cross it leaves one there. Without recurrent states
+  /// Positions until the next snapshot: a step that does not cross it leaves one there. Without recurrent states
   /// there is none, and this is the largest number.
-  int64_t until_checkpoint() const;
+  int64_t until_snapshot() const;
   bool has_states() const { return shape_->state.floats() > 0; }
-  std::vector<int64_t> checkpoints() const { return states_.checkpoints(); }
-  /// Bytes that this sequence alone holds: pages that no other does, its recurrent states, and checkpoints of its own.
+  std::vector<int64_t> snapshots() const { return states_.snapshots(); }
+  /// Bytes that this sequence alone holds: pages that no other does, its recurrent states, and snapshots of its own.
   int64_t own_bytes() const;
 
  private:

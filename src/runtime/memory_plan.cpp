@@ -135,7 +135,7 @@ MemoryForecast forecast_memory(const families::Model& model, int64_t context, in
   if (model.source->format() == checkpoint::Format::memory) {
     forecast.process = std::max<int64_t>(base::resident_memory() - forecast.weights, 0);
   } else {
-    // Of the files, headers have been read and weights hardly: count the former once and the latter in full.
+    // Headers have been read and weights hardly: count the former once and the latter in full.
     int64_t tensors = 0;
     for (const checkpoint::TensorInfo& tensor : model.source->tensors())
       tensors += tensor.bytes.empty() && !tensor.shape.empty()  // put together in memory: quantised

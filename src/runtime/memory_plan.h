@@ -18,7 +18,7 @@ struct MemoryForecast {
   int64_t weights = 0;  // mapped from the files
   int64_t cache = 0;
   int64_t scratch = 0;
-  int64_t doubled = 0;  // weights that are there twice while they are moved (TurnedWeights::doubled_bytes)
+  int64_t doubled = 0;  // weights that are there twice while they are moved (RepackedWeights::doubled_bytes)
   int64_t process = 0;  // code, tokenizer, decoded vectors: what was resident when the forecast was made
 
   int64_t resident() const { return weights + cache + scratch + doubled + process; }

@@ -12,8 +12,8 @@ namespace coterie::runtime {
 /// How the recurrent states of all layers of a sequence lie one after another, and how often they are remembered.
 struct StateShape {
   std::vector<int64_t> offset = {0};  // [L+1] in floats
-  int64_t interval = 1024;            // positions from one checkpoint to the next
-  int64_t most = 8;                   // checkpoints a sequence keeps
+  int64_t interval = 1024;            // positions from one snapshot to the next
+  int64_t most = 8;                   // snapshots a sequence keeps
 
   int64_t floats() const { return offset.back(); }
   int64_t bytes() const { return floats() * static_cast<int64_t>(sizeof(float)); }
@@ -25,37 +25,37 @@ class RecurrentStates {
  public:
   /// `shape` must outlive it.
   explicit RecurrentStates(const StateShape& shape);
-  /// A copy, which shares the checkpoints: they are never written again. Throws out_of_memory when it does not fit.
+  /// A copy, which shares the snapshots: they are never written again. Throws out_of_memory when it does not fit.
   RecurrentStates(const RecurrentStates& other);
   RecurrentStates(RecurrentStates&&) noexcept = default;
   RecurrentStates& operator=(RecurrentStates&&) noexcept = default;
 
   std::span<float> layer(int64_t layer);
-  /// Remembers the states as those of `length` positions. Where there are too many checkpoints, the one goes whose
+  /// Remembers the states as those of `length` positions. Where there are too many snapshots, the one goes whose
   /// neighbours are closest together; never the newest.
   void remember(int64_t length);
-  /// Goes back to the last checkpoint at or before `length`, forgetting later ones; to zeros when there is none.
+  /// Goes back to the last snapshot at or before `length`, forgetting later ones; to zeros when there is none.
   /// Returns the position it went to.
   int64_t restore(int64_t length);
 
-  /// Goes on from `values`, the states of `length` positions as another sequence kept them, which become a checkpoint
+  /// Goes on from `values`, the states of `length` positions as another sequence kept them, which become a snapshot
   /// here too; earlier ones stay.
   void adopt(int64_t length, std::shared_ptr<tensor::Buffer<float>> values);
-  /// The states as they are, those of `length` positions, for others to adopt: the newest checkpoint where it is there.
+  /// The states as they are, those of `length` positions, for others to adopt: the newest snapshot where it is there.
   std::shared_ptr<tensor::Buffer<float>> copy(int64_t length) const;
 
-  std::vector<int64_t> checkpoints() const;  // their positions, ascending
-  /// Bytes of the states and of checkpoints that no copy of this shares.
+  std::vector<int64_t> snapshots() const;  // their positions, ascending
+  /// Bytes of the states and of snapshots that no copy of this shares.
   int64_t own_bytes() const;
 
  private:
-  struct Checkpoint {
+  struct Snapshot {
     int64_t length;
     std::shared_ptr<tensor::Buffer<float>> values;
   };
   const StateShape* shape_;
   tensor::Buffer<float> values_;
-  std::vector<Checkpoint> checkpoints_;
+  std::vector<Snapshot> snapshots_;
 };
 
 }  // namespace coterie::runtime

@@ -22,7 +22,7 @@ families::Model shape_model(const ShapeOptions& options, const families::OpenOpt
   if (!random.fallbacks.empty()) {
     std::vector<std::string_view> others;
     for (const tensor::DType dtype : random.fallbacks) others.push_back(tensor::name(dtype));
-    name += fmt::format(" ({} where rows are no multiple of {})", fmt::join(others, ", "),
+    name += fmt::format(" ({} where rows are not a multiple of {})", fmt::join(others, ", "),
                         tensor::info(options.quant).block_values);
   }
   families::apply(open, spec);

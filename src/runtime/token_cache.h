@@ -14,14 +14,14 @@ namespace coterie::runtime {
 struct TokenCache {
   KvCache cache;
   std::vector<text::TokenId> ids;
-  // Of the sequence that the keys were last written for: they may be turned otherwise for another
+  // The length of the sequence that the keys were last written for: they may be rotated otherwise for another
   // (models::Decoder::cache_holds).
   int64_t written_for = 0;
 
   /// The same tokens for another sequence (KvCache::fork).
   TokenCache fork() const { return {cache.fork(), {ids.begin(), ids.begin() + cache.length()}, written_for}; }
 
-  /// Cuts the cache to the longest common prefix with `wanted`, or as far before its end as the nearest checkpoint of
+  /// Cuts the cache to the longest common prefix with `wanted`, or as far before its end as the nearest snapshot of
   /// recurrent states, and returns what is left.
   int64_t keep_prefix(std::span<const text::TokenId> wanted) {
     ids.resize(static_cast<size_t>(cache.length()));  // shorter after a step that failed

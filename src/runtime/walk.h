@@ -17,7 +17,7 @@ struct Walk {
     forced,      // by COTERIE_READ_AHEAD
     measured,    // now
     remembered,  // measured earlier, read from machine_file()
-    unmeasured,  // one stream that asks for nothing: see kernels::measure_walks()
+    unmeasured,  // one stream without prefetching: see kernels::measure_walks()
   };
   kernels::ReadAhead read_ahead;
   Chosen chosen = Chosen::unmeasured;
@@ -27,7 +27,7 @@ struct Walk {
 using MeasureWalks =
     std::function<std::vector<kernels::WalkTrial>(const kernels::KernelTable& kernels, threads::Pool& pool)>;
 
-/// COTERIE_READ_AHEAD=STREAMS:BYTES where it is set (STREAMS 1, 2 or 4; BYTES 0 to 65536, 0 asks for nothing ahead);
+/// COTERIE_READ_AHEAD=STREAMS:BYTES where it is set (STREAMS 1, 2 or 4; BYTES 0 to 65536, 0 prefetches nothing);
 /// else what machine_file() remembers for this CPU, instruction set and number of threads; else measured, and
 /// remembered when the figures are those of a computer that is not emulated. Throws bad_input for another value of the
 /// variable.

@@ -70,7 +70,7 @@ bool Runner::admit(size_t number) {
     tree_.limit_states(left);
   }
   if (engine_.cache().page_bytes() > 0) {
-    // Pages of its beginning that others hold too are there already; those that only the tree holds it takes from what
+    // Pages of its beginning that others hold too exist; those that only the tree holds it takes from what
     // could be evicted.
     int64_t pages = ticket->pages;
     if (const auto key = shared_key(*ticket)) pages -= tree_.in_use(*key, ticket->request.prompt);

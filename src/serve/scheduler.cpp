@@ -42,9 +42,9 @@ runtime::EngineOptions engine_options(const models::ModelSpec& spec, runtime::En
       options.cache_type.value_or(options.precision == ops::Precision::f32 ? tensor::DType::f32 : tensor::DType::f16);
   options.checkpoints = CacheBudget::kStatesOfSequence - 1;
   // States lie at the ends of pages, which are what is shared.
-  options.checkpoint_interval = std::max<int64_t>(options.checkpoint_interval / ops::kCacheBlock, 1) * ops::kCacheBlock;
+  options.snapshot_interval = std::max<int64_t>(options.snapshot_interval / ops::kCacheBlock, 1) * ops::kCacheBlock;
   runtime::CacheShape shape = runtime::cache_shape(spec, type);
-  shape.state.interval = options.checkpoint_interval;
+  shape.state.interval = options.snapshot_interval;
   const RouteLayout routes(spec);
   const CacheBudget budget =
       cache_budget(shape, routes, scheduler.keep_routes && routes.layers > 0, scheduler.cache_memory);

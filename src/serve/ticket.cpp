@@ -11,7 +11,7 @@ void send_failure(Ticket& ticket, const std::exception_ptr& error, const Usage& 
   } catch (const base::Error& e) {
     failed.kind = e.kind(), failed.where = e.where(), failed.message = e.message(), failed.hint = e.hint();
   } catch (const std::bad_alloc&) {
-    failed.kind = base::ErrorKind::out_of_memory, failed.message = "the system gave no more memory";
+    failed.kind = base::ErrorKind::out_of_memory, failed.message = "out of memory";
   } catch (const std::exception& e) {
     failed.message = e.what();
   } catch (...) {

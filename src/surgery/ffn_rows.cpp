@@ -96,7 +96,7 @@ void prepare(Prepared& prepared, const Weight& weight, int64_t layer, Part part,
 Part part_by_name(std::string_view name) {
   for (int i = 0; i < 3; ++i)
     if (kNames[i] == name) return static_cast<Part>(i);
-  base::fail(base::ErrorKind::internal, "experts", "\"{}\" is no matrix of an FFN", name);
+  base::fail(base::ErrorKind::internal, "experts", "\"{}\" is not a matrix of an FFN", name);
 }
 
 Rows expert_rows(const Weights& weights, int64_t layer, Part part, const ExpertCut& cut,

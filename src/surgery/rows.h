@@ -20,7 +20,7 @@
 namespace coterie::surgery {
 
 /// A weight of a model that is to be written, made row by row when its turn comes: [experts, rows, cols], one expert
-/// for what is no stack, one row for a vector.
+/// for what is not a stack, one row for a vector.
 struct Rows {
   int64_t experts = 1, rows = 0, cols = 0;
   tensor::DType dtype = tensor::DType::f32;  // it is written in

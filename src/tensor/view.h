@@ -42,9 +42,9 @@ struct Weight {
   DType dtype = DType::f32;
   int64_t rows = 0, cols = 0;
   int64_t row_stride = 0;  // bytes
-  // Whether panels of rows lie turned (kernels::MatmulKernels::turn): then row(r) and row_range() are for whole panels
-  // alone, and only matmuls can read it.
-  bool turned = false;
+  // Whether panels of rows lie repacked (kernels::MatmulKernels::repack): then row(r) and row_range() are for whole
+  // panels alone, and only matmuls can read it.
+  bool repacked = false;
   // Which of a network's weights this is, or is a part of (layers/weight_names.h); 0: one that has no name.
   int32_t name = 0;
 

@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "text/bridge/bridge.h"
 
-// Owners for what the Rust library hands out, and its error codes turned into Errors.
+// Owners for what the Rust library hands out, and its error codes as Errors.
 namespace coterie::text {
 
 class BridgeBytes {

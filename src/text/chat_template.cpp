@@ -140,7 +140,7 @@ std::string ChatTemplate::render_json(std::string_view messages, bool add_genera
 }
 
 namespace {
-// A message may hold what a model wrote; bytes that are no UTF-8 must not become an exception of the JSON library.
+// A message may hold what a model wrote; bytes that are not UTF-8 must not become an exception of the JSON library.
 std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
 }  // namespace
 

@@ -94,7 +94,7 @@ std::string tokenizer_json(const Tokenizer& tokenizer) {
 
 GgufExport to_gguf(const Tokenizer& tokenizer, const Json& file, int64_t rows) {
   const Json& model = file.at("model");
-  if (model.value("type", "BPE") != "BPE") return {{}, "it is no BPE but " + model.value("type", "")};
+  if (model.value("type", "BPE") != "BPE") return {{}, "it is not BPE but " + model.value("type", "")};
   for (const char* key : {"dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "unk_token"})
     if (said(model, key)) return {{}, fmt::format("its BPE has a {}", key)};
   const auto name = pre_tokenizer_name(file.value("pre_tokenizer", Json()), file.value("normalizer", Json()),

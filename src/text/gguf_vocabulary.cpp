@@ -8,7 +8,7 @@
 #include "text/tokenizer.h"
 #include "text/tokenizer_state.h"
 
-// A tokenizer from the vocabulary inside a GGUF file. The vocabulary is turned into the parts of a tokenizer.json and
+// A tokenizer from the vocabulary inside a GGUF file. The vocabulary is written as the parts of a tokenizer.json and
 // handed to the same library, so that a text gives the same ids whichever file the model came in.
 namespace coterie::text {
 

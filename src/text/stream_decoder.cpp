@@ -8,7 +8,7 @@ namespace coterie::text {
 namespace {
 
 constexpr std::string_view kReplacement =
-    "\xEF\xBF\xBD";  // U+FFFD, what a decoder writes for bytes that are no character
+    "\xEF\xBF\xBD";  // U+FFFD, what a decoder writes for bytes that are not character
 
 // A character of UTF-8 has at most four bytes, so at most three bytes can be waiting for one that completes them. Each
 // shows as one U+FFFD (byte fallback) or all as one (byte level).
@@ -21,7 +21,7 @@ constexpr size_t kMaxPending = 64;
 // More context than the decoders look at; they look at the first token of a text and at runs of bytes.
 constexpr size_t kPromptContext = 16;
 
-size_t settled_size(std::string_view text) {
+size_t whole_size(std::string_view text) {
   for (int i = 0; i < kMaxWaiting && text.ends_with(kReplacement); ++i) text.remove_suffix(kReplacement.size());
   return text.size();
 }
@@ -64,11 +64,11 @@ std::string StreamDecoder::push(TokenId id) {
     throw;
   }
   const bool garbage = ids_.size() - read_ > kMaxPending;
-  const size_t settled = garbage ? text.size() : settled_size(text);
-  if (settled < text.size()) {
-    if (settled <= printed_) return {};
-    const size_t from = std::exchange(printed_, settled);
-    return text.substr(from, settled - from);
+  const size_t whole = garbage ? text.size() : whole_size(text);
+  if (whole < text.size()) {
+    if (whole <= printed_) return {};
+    const size_t from = std::exchange(printed_, whole);
+    return text.substr(from, whole - from);
   }
   text.erase(0, std::min(printed_, text.size()));
   // An empty text may be the lone space that a decoder strips from the start: it has to stay in the window.

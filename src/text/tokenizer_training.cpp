@@ -30,7 +30,7 @@ std::string_view name(TokenizerRecipe::Kind kind) {
 }
 
 // Where a character that is cut in two by the ends of `text` would make a false piece, none is cut: a piece ends after
-// a line break between two characters that are no space, where GPT-2's words end too.
+// a line break between two characters that are not spaces, where GPT-2's words end too.
 std::vector<std::string_view> pieces(std::string_view text) {
   constexpr size_t kPiece = 64 << 10;
   const auto space = [](char c) { return c == ' ' || (c >= '\t' && c <= '\r'); };

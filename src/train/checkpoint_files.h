@@ -16,7 +16,7 @@ namespace coterie::train {
 struct Progress {
   int64_t step = 0, tokens = 0;  // steps done, targets they had
   double seconds = 0;            // in steps: without evaluation and checkpoints
-  // Of evaluations, where a recipe has patience with them: the least loss, of the step best_step, how many there were
+  // The state of patience, where a recipe has it: the least validation loss, of the step best_step, how many there were
   // since that were no better, and the step of the last.
   std::optional<double> best;
   int64_t best_step = 0, waited = 0, judged_step = 0;

@@ -38,7 +38,7 @@ FreshModel::FreshModel(const Recipe& recipe, const RunFolder& folder, std::optio
   }
   if (decoder_->spec().router_aux_loss > 0)
     throw base::Error(ErrorKind::bad_input, recipe.name, "the config asks for its family's own balance loss",
-                      "say balance: loss in the recipe instead, and take output_router_logits out of the config");
+                      "set balance: loss in the recipe instead, and remove output_router_logits from the config");
 }
 
 std::unique_ptr<models::Parameters> FreshModel::parameters() {
@@ -58,7 +58,7 @@ double FreshModel::flops_per_token(const models::Account& account) const {
   const auto active = [&](models::Place place) {
     return static_cast<double>(account.active[static_cast<size_t>(place)]);
   };
-  // Forward, and backward for activations and weights. Looking an embedding up is no arithmetic; as output embeddings
+  // Forward, and backward for activations and weights. Looking an embedding up is not arithmetic; as output embeddings
   // they multiply.
   double flops = 6 * static_cast<double>(account.total_active());
   if (!spec.tied_embeddings) flops -= 6 * active(models::Place::input_embeddings);

@@ -83,7 +83,7 @@ class Reader {
                                               : "messages, prompt or completion, and text"),
                         "take out what is not to be learned, or make a line of each");
     if (line.contains("tools") && !messages)
-      base::fail(ErrorKind::bad_input, where, "tools have no effect without messages: take them out");
+      base::fail(ErrorKind::bad_input, where, "tools have no effect without messages: remove them");
   }
 
   // OpenAI's form for images and text: most templates read a text alone.

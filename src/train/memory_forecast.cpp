@@ -9,7 +9,7 @@ namespace {
 
 constexpr int64_t kFloat = sizeof(float);
 
-// Floats of one token that the way back reads again.
+// Floats of one token that the backward pass reads again.
 int64_t mixer_floats(const layers::AttentionSpec& spec) {
   return spec.heads * (spec.head_dim + spec.value_dim) + spec.kv_heads * (spec.head_dim + spec.value_dim);
 }

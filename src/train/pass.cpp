@@ -9,7 +9,7 @@ namespace coterie::train {
 
 namespace {
 
-// Of the sequence-th sequence of a sample.
+// The random key of the sequence-th sequence of a sample.
 uint64_t key_of(uint64_t seed, int64_t sample, int64_t sequence) {
   constexpr uint64_t kWindowKey = 4;  // apart from what windows.cpp draws
   const auto block =

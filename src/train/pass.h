@@ -20,7 +20,8 @@ class Pass {
   Pass(const models::Decoder& decoder, int64_t length) : decoder_(decoder), length_(length) {}
 
   /// Σ -log p over all targets of the samples first … first + count - 1 of `split`. `seed` and the number of a window
-  /// key what is drawn for it (dropout, noise). What it reads stays as it is until the next call: for the way back.
+  /// key what is drawn for it (dropout, noise). What it reads stays as it is until the next call: for the backward
+  /// pass.
   double loss(ops::Context& context, const Split& split, int64_t first, int64_t count, uint64_t seed,
               const models::PassOptions& options = {});
   int64_t length() const { return length_; }

@@ -70,8 +70,8 @@ struct Recipe {
   AdamWSpec optimiser;
   Schedule schedule;
   ops::Precision precision = ops::Precision::f32;  // or bf16, where the CPU multiplies it
-  bool recompute = false;                          // activations are computed again on the way back instead of kept
-  double dropout = 0;                              // share of what mixers and FFNs give
+  bool recompute = false;  // activations are computed again in the backward pass instead of kept
+  double dropout = 0;      // share of what mixers and FFNs give
   BalanceRecipe balance;
 
   double expert_dropout = 0;  // share of the values inside routed experts

@@ -55,7 +55,7 @@ class Section {
   }
   /// Refuses a key that would have no effect.
   void refuse(std::string_view key, std::string_view why) {
-    if (keys.has(key)) base::fail(base::ErrorKind::bad_input, where(), "{} has no effect {}: take it out", key, why);
+    if (keys.has(key)) base::fail(base::ErrorKind::bad_input, where(), "{} has no effect {}: remove it", key, why);
   }
   /// A word or a list of them.
   std::vector<std::string> list(std::string_view key) {

@@ -59,7 +59,7 @@ class Reader {
         throw base::Error(
             ErrorKind::bad_input, top_.where(),
             fmt::format("has a section {}: that is for coterie train, a model that is tuned brings its own", key),
-            "take model and tokenizer out, and say what is trained: tune: {lora: {targets: …}}");
+            "remove model and tokenizer, and name what is trained: tune: {lora: {targets: …}}");
     top_.expect({"description", "seed", "tune", "data", "training", "balance", "evaluation", "checkpoint"});
   }
 
@@ -90,7 +90,7 @@ class Reader {
     Section tokenizer(top_, "tokenizer", {"folder", "kind", "vocabulary", "min_frequency", "special"});
     if (tokenizer.keys.has("folder")) {
       for (const char* key : {"kind", "vocabulary", "min_frequency", "special"})
-        tokenizer.refuse(key, "beside folder, whose tokenizer is there");
+        tokenizer.refuse(key, "beside folder, whose tokenizer is used");
       recipe_.tokenizer.folder = relative(tokenizer.keys.string("folder"));
     } else {
       using Kind = text::TokenizerRecipe::Kind;
@@ -151,7 +151,8 @@ class Reader {
       fail(ErrorKind::bad_input, data.where(), "files is missing or empty");
     const bool own = !recipe.validation_texts.empty() || !recipe.validation_instructions.empty();
     if (own && data.keys.has("validation"))
-      fail(ErrorKind::bad_input, data.where(), "validation holds a part of files out, and validation_files are there");
+      fail(ErrorKind::bad_input, data.where(),
+           "validation holds a part of files out, and validation_files are given as well");
     recipe.validation = data.number("validation", 0, 0.9, own ? 0.0 : 0.1);
     using Order = Windows::Order;
     recipe.order = data.choice<Order>(

@@ -61,7 +61,7 @@ RouterWatch::RouterWatch(const Recipe& recipe, const models::ModelSpec& spec)
   losses_.set_share(static_cast<double>(recipe.micro_batch) / static_cast<double>(recipe.batch));
   if (expert_layers_.empty() && (has_loss_ || recipe.balance.bias_rate > 0))
     throw base::Error(base::ErrorKind::bad_input, recipe.name, "balance is asked for in a model without routers",
-                      "take the section out");
+                      "remove the section");
   if (recipe.balance.bias_rate > 0 && !router_of(spec)->selection_bias)
     throw base::Error(
         base::ErrorKind::bad_input, recipe.name, "bias_rate moves a bias that these routers do not have",

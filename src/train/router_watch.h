@@ -48,7 +48,7 @@ class RouterWatch : public layers::Observer {
   std::vector<int64_t> expert_layers_;
   layers::RouterLosses losses_;
   lens::RouterLoads loads_;
-  // Of the step in hand, by layer: how often each expert was chosen, before a capacity took any away. For the biases.
+  // How often each expert was chosen in this step, by layer, before a capacity took any away. For the biases.
   std::map<int64_t, std::vector<double>> chosen_;
 };
 

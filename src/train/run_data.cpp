@@ -79,7 +79,7 @@ void make_vocabulary(const Recipe& recipe, const fs::path& folder, bool resumed,
     return copy_vocabulary(recipe.tokenizer.folder, folder);
   }
   note("training the vocabulary");
-  // The documents of the training texts; the separator between them is no text.
+  // The documents of the training texts; the separator between them is not text.
   std::vector<std::string> texts;
   for (const TextSource& source : recipe.data.texts)
     for_each_document(source, [&](std::string_view text) { texts.emplace_back(text); });

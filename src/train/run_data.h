@@ -41,7 +41,7 @@ struct Split {
   /// inputs each of its sequences has: a window is one.
   void read(int64_t sample, std::vector<int32_t>& inputs, std::vector<int32_t>& targets,
             std::vector<int64_t>& lengths) const;
-  /// Of samples [first, first + count): their inputs, and the targets among them that are scored.
+  /// The inputs of samples [first, first + count), and the targets among them that are scored.
   int64_t inputs(int64_t first, int64_t count) const;
   int64_t scored(int64_t first, int64_t count) const;
 };

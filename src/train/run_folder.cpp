@@ -61,7 +61,7 @@ std::string advice(const Json& was, const Json& is, const fs::path& run) {
   return text + "; another folder (`run`) begins another run";
 }
 
-// Of a run that tunes: whether the model's weights are still those it began with. What is known of them is not compared
+// Checks that the weights below a tuning run are still those it began with. What is known of them is not compared
 // again; a run of before fingerprints has none.
 void expect_same_base(Json& was, const Json& is, const fs::path& run) {
   if (!is.contains("tune") || !was.is_object() || !was.value("model", Json()).is_object()) return;
@@ -183,7 +183,7 @@ void write_folder(const fs::path& final_path, const std::function<void(const fs:
   std::error_code error;
   fs::remove_all(unfinished, error);
   fs::create_directories(unfinished, error);
-  if (error) base::fail(ErrorKind::io, unfinished.string(), "cannot be made: {}", error.message());
+  if (error) base::fail(ErrorKind::io, unfinished.string(), "cannot be created: {}", error.message());
   try {
     fill(unfinished);
     for (const fs::directory_entry& file : fs::directory_iterator(unfinished)) sync(file.path());
@@ -216,7 +216,7 @@ void RunFolder::write_checkpoint(int64_t step, int64_t kept, const std::function
 RunLock::RunLock(const fs::path& folder) {
   std::error_code error;
   fs::create_directories(folder, error);
-  if (error) base::fail(ErrorKind::io, folder.string(), "cannot be made: {}", error.message());
+  if (error) base::fail(ErrorKind::io, folder.string(), "cannot be created: {}", error.message());
   const fs::path path = folder / kLock;
   bool locked = false;
   for (bool same = false; !same;) {

@@ -19,7 +19,7 @@ struct Schedule {
   int64_t decay = 0;   // wsd: last steps
   double floor = 0;    // share of the peak at the last step
 
-  /// Of step s in [0, steps). The last step is at the floor (cosine, linear, wsd).
+  /// The learning rate of step s in [0, steps). The last step is at the floor (cosine, linear, wsd).
   double at(int64_t step) const;
 };
 

@@ -22,7 +22,7 @@ class TokenFile {
   static TokenFile open(const std::filesystem::path& path, int64_t vocabulary);
 
   int64_t size() const { return size_; }
-  /// Of the ids and their order, to know them again (FNV-1a).
+  /// A hash of the ids in their order, to recognise them (FNV-1a).
   uint64_t fingerprint() const { return fingerprint_; }
   /// Ids [begin, begin + out.size()).
   void read(int64_t begin, std::span<int32_t> out) const;

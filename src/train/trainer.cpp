@@ -127,12 +127,12 @@ struct Trainer::State {
   void step();
   // False and no event when it is stopped.
   bool evaluate(const std::atomic<bool>& stop);
-  // Of an evaluation, where the recipe has patience: keeps what is best.
+  // Takes an evaluation's loss and keeps the best, where the recipe has patience.
   void judge(double loss);
   bool out_of_patience() const { return recipe.patience > 0 && progress.waited >= recipe.patience; }
   void write_model(const fs::path& path) const;
   void write_checkpoint();
-  std::string layer_of_no_number();
+  std::string layer_of_not_a_number();
   [[noreturn]] void stop_at_no_number(const char* what, const std::string& place);
 
   int64_t micro_batches() const { return recipe.batch / recipe.micro_batch; }
@@ -144,7 +144,7 @@ struct Trainer::State {
     return working;
   }
   models::PassOptions loss_options() const;
-  // Of the part of the step in hand.
+  // The loss of a part of the current step.
   double part_loss(int64_t part, bool backward);
 
   Recipe recipe;
@@ -254,7 +254,7 @@ void Trainer::State::step() {
   if (!std::isfinite(loss)) {
     const std::string weight = weight_not_finite(*parameters);
     if (!weight.empty()) stop_at_no_number("weights", weight);
-    stop_at_no_number("loss", layer_of_no_number());
+    stop_at_no_number("loss", layer_of_not_a_number());
   }
   const double norm = optimiser.gradient_norm(context.pool);
   if (!std::isfinite(norm)) stop_at_no_number("gradients", "the gradient of " + gradient_not_finite(*parameters));
@@ -323,8 +323,8 @@ void Trainer::State::write_checkpoint() {
   });
 }
 
-// The layer whose output is the first that is no number, when the step in hand is computed once more.
-std::string Trainer::State::layer_of_no_number() {
+// The layer whose output is the first that is not a number, when the step in hand is computed once more.
+std::string Trainer::State::layer_of_not_a_number() {
   FirstNotFinite first;
   models::PassOptions asked = loss_options();
   asked.observer = &first;

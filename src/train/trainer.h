@@ -45,7 +45,7 @@ class Trainer {
   ~Trainer();
 
   /// Trains until the last step, or until `stop` is raised: then the step in hand is finished and a checkpoint written.
-  /// Throws bad_input, naming step and layer, when loss or gradient are no numbers; the last checkpoint stays. Returns
+  /// Throws bad_input, naming step and layer, when loss or gradient are not numbers; the last checkpoint stays. Returns
   /// whether the run is finished.
   bool run(const std::atomic<bool>& stop);
 

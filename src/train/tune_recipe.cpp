@@ -35,9 +35,9 @@ TuneRecipe read_tune(base::JsonReader& recipe, const std::filesystem::path& mode
   }
   section.keys.refuse_unread();
   if (tune.lora && !tune.full.empty())
-    fail(ErrorKind::bad_input, section.where(), "there are lora and full: one of them trains, the other is to go");
+    fail(ErrorKind::bad_input, section.where(), "both lora and full are given: give one of them");
   if (!tune.lora && tune.full.empty())
-    throw base::Error(ErrorKind::bad_input, section.where(), "neither lora nor full is there",
+    throw base::Error(ErrorKind::bad_input, section.where(), "neither lora nor full is given",
                       "lora: {targets: [attention, experts]}, or full: all");
   if (tune.lora && !tune.frozen.empty())
     fail(ErrorKind::bad_input, section.where(), "frozen has no effect with lora, which changes its targets alone");

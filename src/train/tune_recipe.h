@@ -16,7 +16,7 @@ namespace coterie::train {
 /// What coterie tune changes of a model that is there: the `tune` section of a recipe.
 struct TuneRecipe {
   std::filesystem::path model;             // a folder or a .gguf
-  std::optional<families::LoraSpec> lora;  // matrices laid over the weights; or else
+  std::optional<families::LoraSpec> lora;  // matrices added to the weights; or else
   std::vector<std::string> full;           // the places whose weights are changed themselves
   std::vector<std::string> frozen;         // but for these
 };

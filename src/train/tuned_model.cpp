@@ -44,7 +44,7 @@ TunedModel::TunedModel(const TuneRecipe& recipe, uint64_t seed, const fs::path& 
   if (!recipe.lora) return;
   adapter_.emplace(checkpoint.empty() ? families::Adapter::fresh(*base_.decoder, *recipe.lora, seed)
                                       : families::Adapter::load(*base_.decoder, checkpoint));
-  adapter_->lay_over(*base_.decoder);
+  adapter_->attach_to(*base_.decoder);
 }
 
 const text::Tokenizer& TunedModel::tokenizer() const {

@@ -28,10 +28,10 @@ class TunedModel final : public Trainee {
   /// Throws unsupported where the model has none.
   const text::Tokenizer& tokenizer() const;
   const text::ChatTemplate* chat_template() const { return base_.chat_template ? &*base_.chat_template : nullptr; }
-  /// Of a folder, for checkpoints that are models; empty when those are adapters.
+  /// The tokenizer's folder, for checkpoints that are models; empty when they are adapters.
   std::filesystem::path vocabulary() const;
 
-  /// With the adapter laid over it.
+  /// With the adapter attached.
   models::Decoder& decoder() override { return *base_.decoder; }
   std::unique_ptr<models::Parameters> parameters() override;
   void weights_changed() override;

@@ -18,7 +18,7 @@ class Windows {
     random,      // each sample begins anywhere, with replacement (nanoGPT, makeMoE)
   };
 
-  /// Of `tokens` tokens. Throws bad_input when not even one window and its last target fit.
+  /// Windows over `tokens` tokens. Throws bad_input when not even one window and its last target fit.
   Windows(int64_t tokens, int64_t length, Order order, uint64_t seed, std::string_view where);
 
   /// The first token of sample number `sample` >= 0 of the run; begin + length < tokens.

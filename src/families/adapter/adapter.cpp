@@ -35,10 +35,10 @@ void check(const LoraSpec& spec, const std::vector<AdapterModule>& modules) {
   if (whole.empty()) return;
   const std::string list = fmt::format("{}", fmt::join(whole, ", ")), what = spec.dora ? "dora" : "dropout";
   throw base::Error(ErrorKind::unsupported, std::string(where),
-                    fmt::format("{} is not done on {}: transformers holds that as parameters, and the peft library "
+                    fmt::format("{} cannot be used on {}: transformers holds that as parameters, and the peft library "
                                 "refuses {} there",
                                 what, list, what),
-                    fmt::format("take {} out of the targets, or {} out of the recipe{}", list, what,
+                    fmt::format("remove {} from the targets, or {} from the recipe{}", list, what,
                                 stacks && !spec.dora ? "; training: expert_dropout drops inside experts" : ""));
 }
 
@@ -46,8 +46,8 @@ int64_t count(const AdapterModule& module, int64_t rank, bool magnitudes) {
   return module.matrices() * rank * (module.inputs + module.outputs) + (magnitudes ? module.outputs : 0);
 }
 
-// Of the draws of an overlay's dropout: apart from those of blocks and experts (ops/dropout.h).
-constexpr uint64_t kOverlayPlaces = uint64_t{1} << 30;
+// Places of a LoRA's dropout, apart from those of blocks and experts (ops/dropout.h).
+constexpr uint64_t kLoraPlaces = uint64_t{1} << 30;
 
 ops::LowRank low_rank(const float* a, const float* b, int64_t rank, int64_t inputs, int64_t rows, float scale) {
   const auto weight = [](const float* data, int64_t r, int64_t c) {
@@ -56,7 +56,7 @@ ops::LowRank low_rank(const float* a, const float* b, int64_t rank, int64_t inpu
   return {weight(a, rank, inputs), weight(b, rows, rank), scale};
 }
 
-/// Where a path's overlay comes from: a module and one of its pieces.
+/// Where a path's lora comes from: a module and one of its pieces.
 struct Place {
   size_t module, piece;
 };
@@ -169,7 +169,7 @@ void Adapter::renew() {
     if (module.magnitude.size() > 0) find_norms(module);
 }
 
-void Adapter::lay_over(models::Decoder& decoder, double factor) {
+void Adapter::attach_to(models::Decoder& decoder, double factor) {
   std::map<std::string, Place> places;
   for (size_t m = 0; m < modules_.size(); ++m)
     for (size_t p = 0; p < modules_[m].module.pieces.size(); ++p) places[modules_[m].module.pieces[p].path] = {m, p};
@@ -182,23 +182,23 @@ void Adapter::lay_over(models::Decoder& decoder, double factor) {
     void vector(const Tensor&, int64_t, layers::Vector&) override {}
     void stack(const Tensor&, int64_t, int64_t, int64_t, std::vector<tensor::Weight>&) override {}
 
-    void overlay(const Tensor& tensor, int64_t rows, int64_t cols, layers::Overlay& slot) override {
+    void lora(const Tensor& tensor, int64_t rows, int64_t cols, layers::Lora& slot) override {
       const auto found = places.find(tensor.path);
       if (found == places.end()) return;
       refuse_second(slot.low_rank, tensor.path);
       Module& m = modules[found->second.module];
       const AdapterModule::Piece& piece = m.module.pieces[found->second.piece];
       slot.low_rank = low_rank(m.a.data(), m.b.data() + piece.first * m.rank, m.rank, cols, rows, factor * m.scale);
-      slot.dropout = dropout, slot.place = kOverlayPlaces + found->second.module;
+      slot.dropout = dropout, slot.place = kLoraPlaces + found->second.module;
       if (m.magnitude.size() == 0) return;
       if (factor != 1)
-        base::fail(ErrorKind::unsupported, tensor.path, "an adapter with magnitudes (DoRA) has no factor, {} was asked",
-                   factor);
+        base::fail(ErrorKind::unsupported, tensor.path,
+                   "an adapter with magnitudes (DoRA) cannot be scaled; a factor of {} was given", factor);
       m.weights[found->second.piece] = weights.at(tensor.path);
       slot.magnitude = m.magnitude.data() + piece.first, slot.norm = m.norm.data() + piece.first;
     }
-    void overlays(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols,
-                  std::vector<ops::LowRank>& slots) override {
+    void loras(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols,
+               std::vector<ops::LowRank>& slots) override {
       const auto found = places.find(tensor.path);
       if (found == places.end()) return;
       const Module& m = modules[found->second.module];
@@ -214,7 +214,7 @@ void Adapter::lay_over(models::Decoder& decoder, double factor) {
 
    private:
     static void refuse_second(const ops::LowRank& there, const std::string& path) {
-      if (there) base::fail(ErrorKind::bad_input, path, "an adapter is laid over it already");
+      if (there) base::fail(ErrorKind::bad_input, path, "an adapter is attached to it already");
     }
     std::vector<Module>& modules;
     const std::map<std::string, Place>& places;

@@ -24,10 +24,10 @@ struct LoraSpec {
   double dropout = 0;   // of what A reads, in training
 };
 
-/// Low-rank matrices that are laid over the weights of a model, which stay as they are (LoRA, Hu et al. 2021,
+/// Low-rank matrices that are added to the weights of a model, which stay as they are (LoRA, Hu et al. 2021,
 /// arXiv:2106.09685), in the files of the peft library: adapter_config.json and adapter_model.safetensors.
 ///
-/// A decoder that an adapter is laid over points into it: the adapter must outlive it. Everything is f32.
+/// A decoder that an adapter is attached to points into it: the adapter must outlive it. Everything is f32.
 class Adapter {
  public:
   /// A at random, uniform within ±1/√inputs as peft draws it, B zero: it changes no bit of the model. Throws bad_input
@@ -38,9 +38,9 @@ class Adapter {
   /// tensors that this model has no place for, of other shapes, or missing, and for options that are not honoured here.
   static Adapter load(const models::Decoder& decoder, const std::filesystem::path& folder);
 
-  /// Points the decoder's overlays at this adapter; what is added is multiplied by `factor`, which must be 1 with
-  /// magnitudes. Throws bad_input when something is laid over one of the weights already.
-  void lay_over(models::Decoder& decoder, double factor = 1);
+  /// Points the decoder's adapters at this adapter; what is added is multiplied by `factor`, which must be 1 with
+  /// magnitudes. Throws bad_input when one of the weights has an adapter already.
+  void attach_to(models::Decoder& decoder, double factor = 1);
   /// The norms of W + scale · B·A, after A or B were changed. Does nothing without magnitudes.
   void renew();
 

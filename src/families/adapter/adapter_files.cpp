@@ -73,7 +73,7 @@ class AdapterReader {
       for (const AdapterModule& module : adapter_modules(decoder_, per_expert)) take(module, per_expert);
     for (const auto& [name, found] : found_)
       base::fail(ErrorKind::bad_input, source_->where(),
-                 "{} is of \"{}\", over which nothing can be laid in a {} model here",
+                 "{} belongs to \"{}\", to which no adapter can be attached in a {} model here",
                  (found.a   ? found.a
                   : found.b ? found.b
                             : found.magnitude)
@@ -94,7 +94,8 @@ class AdapterReader {
     config_ = base::read_json(path);
     base::JsonReader config(config_, path.string());
     const std::string type = config.string("peft_type");
-    if (type != "LORA") base::fail(ErrorKind::unsupported, path.string(), "peft_type is {}, only LORA is read", type);
+    if (type != "LORA")
+      base::fail(ErrorKind::unsupported, path.string(), "peft_type is {}, only LORA is supported", type);
     LoraSpec& spec = adapter_.spec_;
     spec.rank = config.integer("r");
     spec.alpha = config.number("lora_alpha");
@@ -102,7 +103,7 @@ class AdapterReader {
     spec.dora = config.boolean("use_dora", false);
     spec.dropout = config.number("lora_dropout", 0.0);
     if (const std::string bias = config.string("bias", "none"); bias != "none")
-      base::fail(ErrorKind::unsupported, path.string(), "bias is \"{}\": biases are not read from adapters", bias);
+      base::fail(ErrorKind::unsupported, path.string(), "bias is \"{}\": biases of adapters are not supported", bias);
     if (const Json* init = config.value("init_lora_weights"); init && init->is_string()) {
       // These split the base weights: the adapter is one to other weights than the model's.
       for (const char* kind : {"pissa", "olora", "loftq", "corda", "lora_ga"})
@@ -178,7 +179,7 @@ class AdapterReader {
       if (put(kA, &Found::a) || put(kB, &Found::b) || put(kMagnitude, &Found::magnitude) ||
           put(std::string(kMagnitude) + ".weight", &Found::magnitude))
         continue;
-      base::fail(ErrorKind::unsupported, source_->where(), "{} is no matrix of LoRA: it is not honoured here",
+      base::fail(ErrorKind::unsupported, source_->where(), "{} is not a matrix of LoRA and is not supported here",
                  tensor.name);
     }
   }

@@ -17,7 +17,7 @@ using layers::TensorVisitor;
 
 constexpr std::string_view kWeight = ".weight";
 
-struct Overlaid {
+struct Adaptable {
   TensorVisitor::Tensor tensor;
   int64_t stack, rows, cols;
 };
@@ -27,14 +27,13 @@ class Lister : public TensorVisitor {
   void matrix(const Tensor&, int64_t, int64_t, tensor::Weight&) override {}
   void vector(const Tensor&, int64_t, layers::Vector&) override {}
   void stack(const Tensor&, int64_t, int64_t, int64_t, std::vector<tensor::Weight>&) override {}
-  void overlay(const Tensor& tensor, int64_t rows, int64_t cols, layers::Overlay&) override {
+  void lora(const Tensor& tensor, int64_t rows, int64_t cols, layers::Lora&) override {
     list.push_back({tensor, 0, rows, cols});
   }
-  void overlays(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols,
-                std::vector<ops::LowRank>&) override {
+  void loras(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, std::vector<ops::LowRank>&) override {
     list.push_back({tensor, experts, rows, cols});
   }
-  std::vector<Overlaid> list;
+  std::vector<Adaptable> list;
 };
 
 /// The name that transformers 5 has in memory, which is what peft sees: of a stack the tensor of all experts.
@@ -62,7 +61,7 @@ std::string joined_path(const std::vector<AdapterModule::Piece>& pieces) {
   return path;
 }
 
-int64_t turned_heads(const models::ModelSpec& spec, const std::string& path) {
+int64_t permuted_heads(const models::ModelSpec& spec, const std::string& path) {
   if (!path.ends_with("attention.q") && !path.ends_with("attention.k")) return 0;
   const int64_t layer = path_pattern(path).layer;
   const layers::AttentionSpec* attention = attention_of(spec, spec.blocks.at(static_cast<size_t>(layer)));
@@ -87,8 +86,8 @@ std::pair<std::string, std::string> words_of(const std::string& path) {
 
 int64_t AdapterModule::row(int64_t in_file) const {
   if (alternating) return in_file / 2 + in_file % 2 * (outputs / 2);
-  if (turned_heads == 0) return in_file;
-  const int64_t head = outputs / turned_heads, r = in_file % head, half = head / 2;
+  if (permuted_heads == 0) return in_file;
+  const int64_t head = outputs / permuted_heads, r = in_file % head, half = head / 2;
   return in_file - r + (r < half ? 2 * r : 2 * (r - half) + 1);
 }
 
@@ -107,41 +106,41 @@ std::vector<AdapterModule> adapter_modules(const models::Decoder& decoder, bool 
   const NameTable table = family.hugging_face_names();
   std::vector<AdapterModule> modules;
   std::map<std::string, size_t> by_name;
-  for (const Overlaid& overlaid : lister.list) {
-    const auto [pattern, layer, item] = path_pattern(overlaid.tensor.path);
+  for (const Adaptable& adaptable : lister.list) {
+    const auto [pattern, layer, item] = path_pattern(adaptable.tensor.path);
     const std::vector<NameInFile>* names = table.find(pattern);
-    const NameInFile* found = names ? in_memory(*names, overlaid.stack > 0, per_expert) : nullptr;
+    const NameInFile* found = names ? in_memory(*names, adaptable.stack > 0, per_expert) : nullptr;
     const bool own = &family == &own_family();  // not in transformers: the paths are the names
     if (!found && own && names) found = &names->front();
     if (!found) continue;
     std::string name = expand(found->pattern, layer, -1, item);
     Piece piece = found->piece;
-    if (own && overlaid.stack > 0 && !name.ends_with("down")) {
+    if (own && adaptable.stack > 0 && !name.ends_with("down")) {
       name = name.substr(0, name.rfind('.')) + ".gate_up";
-      piece = overlaid.tensor.path.ends_with("gate") ? Piece::first_half : Piece::second_half;
+      piece = adaptable.tensor.path.ends_with("gate") ? Piece::first_half : Piece::second_half;
     }
     const auto [at, is_new] = by_name.try_emplace(name, modules.size());
     if (is_new) {
       AdapterModule& module = modules.emplace_back();
-      module.place = overlaid.tensor.place, module.stack = overlaid.stack, module.inputs = overlaid.cols;
+      module.place = adaptable.tensor.place, module.stack = adaptable.stack, module.inputs = adaptable.cols;
       using Kind = AdapterModule::Kind;
-      if (overlaid.stack > 0 && per_expert) {
+      if (adaptable.stack > 0 && per_expert) {
         module.kind = Kind::per_expert;
         module.name = name.substr(0, name.size() - kWeight.size());
-      } else if (overlaid.stack > 0 || overlaid.tensor.place == layers::Place::router) {
+      } else if (adaptable.stack > 0 || adaptable.tensor.place == layers::Place::router) {
         module.kind = Kind::parameter;  // routers of transformers 5 hold their matrix as a parameter too
         module.name = name.substr(0, name.rfind('.')), module.parameter = name.substr(name.rfind('.') + 1);
       } else {
         module.name = name.ends_with(kWeight) ? name.substr(0, name.size() - kWeight.size()) : name;
       }
-      if (own && overlaid.stack == 0 && overlaid.tensor.place == layers::Place::router)
+      if (own && adaptable.stack == 0 && adaptable.tensor.place == layers::Place::router)
         module.kind = Kind::linear, module.name = name, module.parameter.clear();
     }
     AdapterModule& module = modules[at->second];
-    module.pieces.push_back({overlaid.tensor.path, module.outputs, overlaid.rows});
-    module.outputs += overlaid.rows;
+    module.pieces.push_back({adaptable.tensor.path, module.outputs, adaptable.rows});
+    module.outputs += adaptable.rows;
     module.alternating = piece == Piece::even_rows || piece == Piece::odd_rows;
-    module.turned_heads = turned_heads(spec, overlaid.tensor.path);
+    module.permuted_heads = permuted_heads(spec, adaptable.tensor.path);
     module.path = joined_path(module.pieces);
   }
   return modules;

@@ -31,8 +31,8 @@ struct AdapterModule {
   int64_t inputs = 0, outputs = 0;
   std::vector<Piece> pieces;
   // How the file's rows of outputs lie where they are not our pieces one after the other:
-  bool alternating = false;  // two pieces row by row (gpt-oss)
-  int64_t turned_heads = 0;  // this many heads whose rotary pairs lie side by side here and half a head apart there
+  bool alternating = false;    // two pieces row by row (gpt-oss)
+  int64_t permuted_heads = 0;  // this many heads whose rotary pairs lie side by side here and half a head apart there
 
   int64_t matrices() const { return stack > 0 ? stack : 1; }
   /// Whose row, counted as ours, is row r of the file.
@@ -41,7 +41,7 @@ struct AdapterModule {
   std::string word() const;   // and for it alone: "attention.q", "experts.gate_up"
 };
 
-/// Everything in the model that an adapter may be laid over, in the order of its tensors. `per_expert`: stacks as
+/// Everything in the model that an adapter may be attached to, in the order of its tensors. `per_expert`: stacks as
 /// projections of their own, where the family has such names, else they are left out.
 std::vector<AdapterModule> adapter_modules(const models::Decoder& decoder, bool per_expert = false);
 

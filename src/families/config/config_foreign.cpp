@@ -5,7 +5,7 @@
 #include "base/error.h"
 #include "families/config/config_reader.h"
 
-// Keys that are no business of the family at hand.
+// Keys that do not concern the family at hand.
 namespace coterie::families {
 
 namespace {

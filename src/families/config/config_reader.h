@@ -27,7 +27,7 @@ struct ConfigDefaults {
   double eps = 1e-6;
   double theta = 10000;
   bool tied = false;  // embeddings
-  // partial_rotary_factor where the file is silent; without, the family turns whole heads and refuses any other.
+  // partial_rotary_factor where the file is silent; without, the family rotates whole heads and refuses any other.
   std::optional<double> partial_rotary = {};
   // original_max_position_embeddings of families whose class has the key: it wins over the one beside the scaling.
   std::optional<int64_t> original_context = {};
@@ -54,7 +54,7 @@ class ConfigReader {
 
   base::JsonReader keys;
   std::vector<std::string> warnings;
-  /// The family documents its defaults here, where others take the reference's: no warning of what is not said.
+  /// The family documents its defaults here, where others take the reference's: no warning of what is not given.
   bool silent_defaults = false;
 
   bool is_null(std::string_view key) const;  // there, and null

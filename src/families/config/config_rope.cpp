@@ -78,7 +78,7 @@ void read_scaling(base::JsonReader& keys, RopeSpec& rope, int64_t context, bool 
   }
 }
 
-// The dimensions that are turned. Families that honour no partial_rotary_factor ignore it in the reference where the
+// The dimensions that are rotated. Families that honour no partial_rotary_factor ignore it in the reference where the
 // rotary type is default and break where it is another: refused unless it says nothing.
 int64_t rotary_dims(base::JsonReader& keys, double otherwise, int64_t head_dim, bool honoured) {
   const double partial = keys.number("partial_rotary_factor", otherwise);

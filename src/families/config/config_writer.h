@@ -35,7 +35,7 @@ class ConfigWriter {
   const layers::AttentionSpec& attention() const;
   /// The widest of any layer; 0 = none slides.
   int64_t window() const;
-  /// Of the layers with a dense FFN; where there is none, the parent's, or an expert's, which then has no effect.
+  /// The width of the dense FFNs; where there is none, the parent's, or an expert's, which then has no effect.
   int64_t dense_width() const;
 
   /// Keys of every transformers decoder: class name, sizes, final RMSNorm, activation, tied embeddings, rotary

@@ -9,7 +9,7 @@
 #include "base/error.h"
 #include "base/nearest.h"
 #include "base/plural.h"
-#include "checkpoint/gate_file.h"
+#include "checkpoint/ensemble_file.h"
 #include "checkpoint/tensor_source.h"
 #include "quant/codec.h"
 
@@ -75,9 +75,9 @@ void check(const Gate& gate, std::string_view where) {
     fail(ErrorKind::bad_input, where, "the reader is model {}, expected 0 to {}", gate.reader, gate.count() - 1);
 }
 
-bool is_gate(const fs::path& path) {
+bool is_ensemble(const fs::path& path) {
   std::error_code absent;
-  return fs::exists(path / checkpoint::kGateFile, absent);
+  return fs::exists(path / checkpoint::kEnsembleFile, absent);
 }
 
 std::string gate_name(const fs::path& folder) {
@@ -86,7 +86,7 @@ std::string gate_name(const fs::path& folder) {
 }
 
 Gate read_gate(const fs::path& folder) {
-  const fs::path file = folder / checkpoint::kGateFile;
+  const fs::path file = folder / checkpoint::kEnsembleFile;
   const base::Json json = base::read_json(file, base::DuplicateKeys::refuse);
   base::JsonReader keys(json, file.string());
   if (const std::string format = keys.string("format"); format != kFormat)

@@ -42,10 +42,10 @@ Gate::Kind gate_kind(const std::string& word, std::string_view where);
 void check(const Gate& gate, std::string_view where);
 
 /// Whether the path is a folder that `coterie gate` wrote.
-bool is_gate(const std::filesystem::path& path);
+bool is_ensemble(const std::filesystem::path& path);
 /// What to call it: the folder's name.
 std::string gate_name(const std::filesystem::path& folder);
-/// Reads gate.json and gate.safetensors. Throws bad_input, naming the key or the tensor, for what is no gate.
+/// Reads gate.json and gate.safetensors. Throws bad_input, naming the key or the tensor, for what is not a gate.
 Gate read_gate(const std::filesystem::path& folder);
 /// gate.json
 base::Json to_json(const Gate& gate);

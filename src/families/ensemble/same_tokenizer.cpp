@@ -30,7 +30,7 @@ void require_same_tokenizer(const Model& a, const Model& b) {
   for (const Model* model : {&a, &b})
     if (!model->tokenizer)
       throw base::Error(base::ErrorKind::bad_input, model->path.path.string(),
-                        "there is no tokenizer, so nothing says that its tokens are those of the others",
+                        "there is no tokenizer, so its tokens cannot be compared with those of the others",
                         "copy the tokenizer's files into the folder: " + model->no_tokenizer);
   const int64_t count = a.tokenizer->vocabulary_size();
   if (b.tokenizer->vocabulary_size() != count)

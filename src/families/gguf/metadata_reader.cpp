@@ -347,7 +347,7 @@ void MetadataReader::refuse_foreign_keys() {
     if (!is_left(key)) continue;
     const checkpoint::MetaValue* value = find(key);
     const auto number = as_number(*value);
-    // One group of experts is no groups; a shared expert is described by its width.
+    // One group of experts means no groups; a shared expert is described by its width.
     const bool one_is_none = key.starts_with("expert_group") || key == "expert_shared_count";
     if (!number || (*number != without && !(one_is_none && *number == 1)))
       fail(ErrorKind::unsupported, where(key), "this metadata is not supported for the architecture{}",

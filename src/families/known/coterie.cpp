@@ -69,7 +69,7 @@ layers::AttentionSpec attention_of(ConfigReader& config, const ModelSpec& spec) 
   if (attention.heads < 1)
     fail(ErrorKind::bad_input, config.keys.where(), "num_attention_heads is {}", attention.heads);
   if (!config.keys.has("head_dim") && spec.width % attention.heads != 0)
-    fail(ErrorKind::bad_input, config.keys.where(), "hidden_size {} is no multiple of num_attention_heads {}",
+    fail(ErrorKind::bad_input, config.keys.where(), "hidden_size {} is not a multiple of num_attention_heads {}",
          spec.width, attention.heads);
   attention.head_dim = config.keys.integer("head_dim", spec.width / attention.heads);
   if (attention.head_dim < 1) fail(ErrorKind::bad_input, config.keys.where(), "head_dim is {}", attention.head_dim);
@@ -121,7 +121,7 @@ std::vector<std::string> by_layer(ConfigReader& config, std::string_view key, co
   else
     period = {config.keys.string(key, otherwise)};
   if (period.empty() || layers % period.size() != 0)
-    fail(ErrorKind::bad_input, config.keys.where(), "{} lists {} layers: {} layers are no multiple of that", key,
+    fail(ErrorKind::bad_input, config.keys.where(), "{} lists {} layers: {} layers are not a multiple of that", key,
          period.size(), layers);
   std::vector<std::string> all;
   for (size_t i = 0; i < layers; ++i) all.push_back(period[i % period.size()]);
@@ -202,7 +202,8 @@ layers::MoeSpec moe_of(ConfigReader& config, const layers::DenseFfnSpec& dense) 
   if (moe.shared_hidden > 0) moe.shared_gate = config.keys.boolean("shared_expert_gate", false);
   const base::Json* router = config.keys.object("router");
   if (!router)
-    fail(ErrorKind::not_found, config.keys.where(), "\"router\" is missing: an object that says the experts' router");
+    fail(ErrorKind::not_found, config.keys.where(),
+         "\"router\" is missing: an object that describes the experts' router");
   moe.router = read_router(*router, config.keys.where() + ": router");
   return moe;
 }

@@ -14,7 +14,7 @@ using base::Json;
 using layers::AttentionSpec;
 using layers::MoeSpec;
 
-// Of the scalings that are said by a factor; what is lost of others is found by reading it back.
+// Writes the scalings that have a factor; what is lost of others is found by reading it back.
 Json rope_parameters(const layers::RopeSpec& rope) {
   using Scaling = layers::RopeSpec::Scaling;
   Json json = {{"rope_theta", rope.theta}, {"rope_type", "default"}};

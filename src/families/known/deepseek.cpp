@@ -232,8 +232,8 @@ bool has_experts(const ModelSpec& spec) { return first_moe(spec) != nullptr; }
 
 /// moe_layer_freq is honoured by DeepSeek's own code and ignored by transformers, so a file may have experts where the
 /// config says there are none: the file knows.
-void settle_sparse_layers(ModelSpec& spec, const checkpoint::TensorSource& source, const NameTable& names,
-                          std::vector<std::string>& warnings) {
+void find_sparse_layers(ModelSpec& spec, const checkpoint::TensorSource& source, const NameTable& names,
+                        std::vector<std::string>& warnings) {
   const auto sparse = std::find_if(spec.blocks.begin(), spec.blocks.end(), [](const BlockSpec& block) {
     return std::holds_alternative<layers::MoeSpec>(block.ffn);
   });
@@ -261,7 +261,7 @@ const Family kDeepseekV2 = {
     .hugging_face_names = deepseek::latent_names,
     .to_config = v2_to_config,
     .to_gguf = deepseek::experts_to_gguf,
-    .settle = deepseek::settle_sparse_layers,
+    .fit_to_tensors = deepseek::find_sparse_layers,
     .shapes = kV2Shapes,
     .says = deepseek::has_experts,
 };
@@ -274,7 +274,7 @@ const Family kDeepseekV3 = {
     .hugging_face_names = deepseek::latent_names,
     .to_config = deepseek::v3_to_config,
     .to_gguf = deepseek::experts_to_gguf,
-    .settle = deepseek::settle_sparse_layers,
+    .fit_to_tensors = deepseek::find_sparse_layers,
     .says = deepseek::has_experts,
 };
 

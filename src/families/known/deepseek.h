@@ -59,8 +59,8 @@ void latent_to_config(const ModelSpec& spec, ConfigWriter& config);
 /// expert_names() and those of latent attention.
 NameTable latent_names();
 /// Layers whose experts the file has, although the config says there are none.
-void settle_sparse_layers(ModelSpec& spec, const checkpoint::TensorSource& source, const NameTable& names,
-                          std::vector<std::string>& warnings);
+void find_sparse_layers(ModelSpec& spec, const checkpoint::TensorSource& source, const NameTable& names,
+                        std::vector<std::string>& warnings);
 bool has_experts(const ModelSpec& spec);
 /// DeepSeek-V3's config under whatever model_type.
 ModelSpec v3_from_config(ConfigReader& config);

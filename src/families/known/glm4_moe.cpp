@@ -4,7 +4,7 @@
 #include "families/known/deepseek.h"
 #include "families/known/families.h"
 
-// GLM-4.5 (arXiv:2508.06471): DeepSeek-V3's mixture under grouped-query attention that turns a part of each head.
+// GLM-4.5 (arXiv:2508.06471): DeepSeek-V3's mixture under grouped-query attention that rotates a part of each head.
 namespace coterie::families {
 
 namespace {

@@ -44,7 +44,7 @@ const Family kGlm4MoeLite = {
     .hugging_face_names = deepseek::latent_names,
     .to_config = to_config,
     .to_gguf = deepseek::experts_to_gguf,
-    .settle = deepseek::settle_sparse_layers,
+    .fit_to_tensors = deepseek::find_sparse_layers,
     .says = deepseek::has_experts,
 };
 

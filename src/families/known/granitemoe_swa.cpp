@@ -41,11 +41,11 @@ ModelSpec from_config(ConfigReader& config) {
 ModelSpec from_gguf(MetadataReader& metadata) {
   ModelSpec spec = granite::read_gguf(metadata);
   metadata.set_windows(spec, metadata.integer("attention.sliding_window"), 4);
-  const std::vector<int64_t> turned = metadata.per_layer("attention.rope_pattern", spec.blocks.size(), 1);
+  const std::vector<int64_t> rotated = metadata.per_layer("attention.rope_pattern", spec.blocks.size(), 1);
   for (size_t i = 0; i < spec.blocks.size(); ++i) {
     auto& attention = std::get<AttentionSpec>(spec.blocks[i].mixer);
     attention.sinks = metadata.has_tensor(fmt::format("blk.{}.attn_sinks.weight", i));
-    if (turned[i] == 0) attention.rope.reset();
+    if (rotated[i] == 0) attention.rope.reset();
   }
   return spec;
 }
@@ -94,13 +94,13 @@ void to_gguf(const ModelSpec& spec, MetadataWriter& metadata) {
   granite::write_gguf(spec, metadata);
   metadata.window_pattern(spec);
   metadata.put("logit_scale", static_cast<double>(spec.logits_scaling));  // llama.cpp asks for it
-  std::vector<bool> turned;
+  std::vector<bool> rotated;
   for (const BlockSpec& block : spec.blocks) {
     const auto& rope = std::get<AttentionSpec>(block.mixer).rope;
-    turned.push_back(rope.has_value());
+    rotated.push_back(rope.has_value());
     if (rope) metadata.rope(*rope);
   }
-  metadata.put("attention.rope_pattern", turned);
+  metadata.put("attention.rope_pattern", rotated);
 }
 
 }  // namespace

@@ -19,7 +19,7 @@ const Family kKimiK2 = {
     .from_gguf = deepseek::latent_from_gguf,
     .hugging_face_names = deepseek::latent_names,
     .to_gguf = deepseek::experts_to_gguf,
-    .settle = deepseek::settle_sparse_layers,
+    .fit_to_tensors = deepseek::find_sparse_layers,
     .says = deepseek::has_experts,
     .multimodal = kMultimodal,
 };

@@ -19,7 +19,8 @@ ModelSpec llama_from_config(ConfigReader& config) {
   // llama has no window; the key may only repeat that.
   for (const std::string& type : config.keys.strings("layer_types"))
     if (type != "full_attention")
-      base::fail(base::ErrorKind::unsupported, config.keys.where(), "layer_types says {}, which llama has not", type);
+      base::fail(base::ErrorKind::unsupported, config.keys.where(), "layer_types has {}, which llama does not have",
+                 type);
   return spec;
 }
 

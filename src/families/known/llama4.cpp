@@ -8,7 +8,7 @@
 #include "families/known/families.h"
 
 // Llama 4 (Meta 2025): layers with interleaved rotary positions, which see their own chunk of the sequence only and
-// whose turned queries and keys have norms without weights, three for each layer without positions, which sees
+// whose rotated queries and keys have norms without weights, three for each layer without positions, which sees
 // everything and whose queries grow with the position; experts that read the token times the sigmoid of its logit,
 // beside a shared one.
 namespace coterie::families {
@@ -18,9 +18,9 @@ namespace {
 using layers::AttentionSpec;
 using layers::MoeSpec;
 
-void turn_layer(AttentionSpec& attention, bool turned, bool normed, bool tempered,
-                const AttentionSpec::Temperature& by) {
-  if (turned) {
+void set_positions(AttentionSpec& attention, bool rotated, bool normed, bool tempered,
+                   const AttentionSpec::Temperature& by) {
+  if (rotated) {
     attention.rope->style = ops::RopeTable::Style::interleaved;
     if (normed) attention.qk_norm = AttentionSpec::QkNorm::per_head_plain, attention.qk_norm_after_rope = true;
     return;
@@ -51,7 +51,7 @@ std::vector<bool> layers_of(ConfigReader& config, std::string_view key, size_t l
   return result;
 }
 
-void set_chunks(ConfigReader& config, ModelSpec& spec, const std::vector<bool>& turned) {
+void set_chunks(ConfigReader& config, ModelSpec& spec, const std::vector<bool>& rotated) {
   const bool none = config.is_null("attention_chunk_size");
   const int64_t chunk = none ? 0 : config.keys.integer("attention_chunk_size", 8192);
   config.keys.inert({"attention_chunk_size"});
@@ -62,7 +62,7 @@ void set_chunks(ConfigReader& config, ModelSpec& spec, const std::vector<bool>& 
     base::fail(base::ErrorKind::bad_input, config.keys.where(), "layer_types has {} entries for {} layers",
                types.size(), spec.blocks.size());
   for (size_t i = 0; i < spec.blocks.size(); ++i) {
-    const bool chunked = types.empty() ? turned[i] && !none : types[i] == "chunked_attention";
+    const bool chunked = types.empty() ? rotated[i] && !none : types[i] == "chunked_attention";
     if (!types.empty() && !chunked && types[i] != "full_attention")
       base::fail(base::ErrorKind::unsupported, config.keys.where(),
                  "layer_types[{}] is \"{}\": expected chunked_attention or full_attention", i, types[i]);
@@ -91,9 +91,9 @@ ModelSpec from_config(ConfigReader& config) {
   if (interval < 1 || step < 1)
     base::fail(base::ErrorKind::bad_input, config.keys.where(),
                "no_rope_layer_interval {} and interleave_moe_layer_step {}: expected both from 1 on", interval, step);
-  const std::vector<bool> turned =
+  const std::vector<bool> rotated =
       layers_of(config, "no_rope_layers", layers, [&](int64_t layer) { return (layer + 1) % interval != 0; });
-  set_chunks(config, spec, turned);
+  set_chunks(config, spec, rotated);
   const bool normed = config.keys.boolean("use_qk_norm", true);
   const bool tempered = config.keys.boolean("attn_temperature_tuning", true);
   const AttentionSpec::Temperature temperature = {static_cast<float>(config.keys.number("attn_scale", 0.1)),
@@ -106,7 +106,7 @@ ModelSpec from_config(ConfigReader& config) {
   const bool by_list = config.keys.has("moe_layers");
   for (size_t i = 0; i < layers; ++i) {
     const auto layer = static_cast<int64_t>(i);
-    turn_layer(std::get<AttentionSpec>(spec.blocks[i].mixer), turned[i], normed, tempered, temperature);
+    set_positions(std::get<AttentionSpec>(spec.blocks[i].mixer), rotated[i], normed, tempered, temperature);
     const bool sparse =
         by_list ? std::find(listed.begin(), listed.end(), layer) != listed.end() : (layer + 1) % step == 0;
     if (sparse)
@@ -133,9 +133,9 @@ ModelSpec from_gguf(MetadataReader& metadata) {
   const bool normed = metadata.integer("expert_count") != kExpertsWithoutNorms;
   for (size_t i = 0; i < spec.blocks.size(); ++i) {
     auto& attention = std::get<AttentionSpec>(spec.blocks[i].mixer);
-    const bool turned = !chunks || (static_cast<int64_t>(i) + 1) % kInterval != 0;
-    turn_layer(attention, turned, normed, true, {0.1f, static_cast<float>(kChunk)});
-    if (chunks && turned) attention.chunk = kChunk;
+    const bool rotated = !chunks || (static_cast<int64_t>(i) + 1) % kInterval != 0;
+    set_positions(attention, rotated, normed, true, {0.1f, static_cast<float>(kChunk)});
+    if (chunks && rotated) attention.chunk = kChunk;
     if (auto* moe = std::get_if<MoeSpec>(&spec.blocks[i].ffn))
       *moe = experts_of(moe->router.experts, moe->router.experts_per_token, hidden);
   }
@@ -165,10 +165,10 @@ void to_config(const ModelSpec& spec, ConfigWriter& config) {
   config.json["attn_temperature_tuning"] = false;
   config.json["attention_chunk_size"] = nullptr;
   config.json["use_qk_norm"] = false;
-  base::Json turned = base::Json::array(), types = base::Json::array(), sparse = base::Json::array();
+  base::Json rotated = base::Json::array(), types = base::Json::array(), sparse = base::Json::array();
   for (size_t i = 0; i < spec.blocks.size(); ++i) {
     const auto& attention = std::get<AttentionSpec>(spec.blocks[i].mixer);
-    turned.push_back(attention.rope ? 1 : 0);
+    rotated.push_back(attention.rope ? 1 : 0);
     types.push_back(attention.chunk > 0 ? "chunked_attention" : "full_attention");
     if (attention.chunk > 0) config.json["attention_chunk_size"] = attention.chunk;
     if (attention.qk_norm == AttentionSpec::QkNorm::per_head_plain) config.json["use_qk_norm"] = true;
@@ -180,7 +180,7 @@ void to_config(const ModelSpec& spec, ConfigWriter& config) {
     }
     if (std::holds_alternative<MoeSpec>(spec.blocks[i].ffn)) sparse.push_back(i);
   }
-  config.json["no_rope_layers"] = turned, config.json["layer_types"] = types, config.json["moe_layers"] = sparse;
+  config.json["no_rope_layers"] = rotated, config.json["layer_types"] = types, config.json["moe_layers"] = sparse;
 }
 
 void to_gguf(const ModelSpec& spec, MetadataWriter& metadata) {

@@ -45,7 +45,7 @@ ModelSpec from_config(ConfigReader& config) {
                                    .rope_by_layer = true});
   check_published_keys(config, spec.blocks.size());
   const auto& plain = std::get<AttentionSpec>(spec.blocks.front().mixer);
-  // Published files say the turned dimensions of a head; partial_rotary_factor wins over them.
+  // Published files give the rotated dimensions of a head; partial_rotary_factor wins over them.
   const int64_t dims = config.keys.integer("rotary_dim", plain.head_dim);
   const layers::RopeSpec rope =
       config.rope(plain.head_dim, spec.context,

@@ -7,7 +7,7 @@
 #include "families/known/families.h"
 
 // Phi-3, Phi-3.5 and Phi-4 (arXiv:2404.14219, arXiv:2412.08905): llama with q, k and v in one tensor, gate and up in
-// another; long contexts by LongRoPE; Phi-4-mini turns a part of each head.
+// another; long contexts by LongRoPE; Phi-4-mini rotates a part of each head.
 namespace coterie::families {
 
 namespace {
@@ -32,7 +32,7 @@ ModelSpec phi3_from_config(ConfigReader& config) {
   return spec;
 }
 
-// llama.cpp evaluates this architecture without its window, which is no window for what fits into it.
+// llama.cpp evaluates this architecture without its window, which changes nothing for what fits into it.
 ModelSpec phi3_from_gguf(MetadataReader& metadata) {
   ModelSpec spec = metadata.decoder(ops::RopeTable::Style::half);
   metadata.set_window(spec);

@@ -8,7 +8,7 @@
 // Phi-3.5-MoE (arXiv:2404.14219): 16 experts chosen by SparseMixer (arXiv:2409.12136), two for each token, whose
 // weights do not sum to one; LayerNorms with biases; LongRoPE with a magnitude of its own for each length.
 //
-// Past the original context the model's first code turned by long_factor; the reference computes its frequencies anew
+// Past the original context the model's first code rotated by long_factor; the reference computes its frequencies anew
 // in each pass without the length, so that short_factor holds there as well and only the magnitude changes. This
 // follows the reference.
 namespace coterie::families {

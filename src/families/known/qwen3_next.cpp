@@ -11,7 +11,7 @@
 #include "families/known/families.h"
 
 // Qwen3-Next, and Qwen3.5 with experts and without: three layers of Gated DeltaNet (arXiv:2412.06464) for each one of
-// attention, whose output is gated and whose heads are turned in part; norms that multiply by 1 + w; fine-grained
+// attention, whose output is gated and whose heads are rotated in part; norms that multiply by 1 + w; fine-grained
 // experts beside a shared one behind a gate. In Qwen3-Next's files what linear attention projects to lies by key head.
 namespace coterie::families {
 
@@ -169,7 +169,7 @@ ModelSpec from_gguf(MetadataReader& metadata, bool by_turn) {
 }
 
 ModelSpec next_from_gguf(MetadataReader& metadata) { return from_gguf(metadata, false); }
-ModelSpec turned_from_gguf(MetadataReader& metadata) { return from_gguf(metadata, true); }
+ModelSpec in_turn_from_gguf(MetadataReader& metadata) { return from_gguf(metadata, true); }
 
 void to_gguf(const ModelSpec& spec, MetadataWriter& metadata) {
   std::vector<bool> linear;
@@ -191,7 +191,7 @@ void to_gguf(const ModelSpec& spec, MetadataWriter& metadata) {
   metadata.put("ssm.inner_size", static_cast<uint64_t>(delta->value_width()));
 }
 
-void turned_to_gguf(const ModelSpec& spec, MetadataWriter& metadata) {
+void in_turn_to_gguf(const ModelSpec& spec, MetadataWriter& metadata) {
   to_gguf(spec, metadata);
   // What llama.cpp asks for: how frequencies are shared among an image's positions, as published models have it.
   metadata.put("rope.dimension_sections", std::vector<int64_t>{11, 11, 10, 0});
@@ -283,9 +283,9 @@ const Family kQwen35Moe = {
     .architecture = "qwen35moe",
     .class_name = "Qwen3_5MoeForCausalLM",
     .from_config = moe_from_config,
-    .from_gguf = turned_from_gguf,
+    .from_gguf = in_turn_from_gguf,
     .hugging_face_names = names_apart,
-    .to_gguf = turned_to_gguf,
+    .to_gguf = in_turn_to_gguf,
     .adjust_gguf_names = adjust_gguf_names,
     .shapes = kMoeShapes,
     .multimodal = kMoeOuter,
@@ -295,9 +295,9 @@ const Family kQwen35 = {
     .architecture = "qwen35",
     .class_name = "Qwen3_5ForCausalLM",
     .from_config = dense_from_config,
-    .from_gguf = turned_from_gguf,
+    .from_gguf = in_turn_from_gguf,
     .hugging_face_names = names_apart,
-    .to_gguf = turned_to_gguf,
+    .to_gguf = in_turn_to_gguf,
     .adjust_gguf_names = adjust_gguf_names,
     .multimodal = kDenseOuter,
 };

@@ -21,8 +21,8 @@ enum class Piece {
   front,        // q of a fused [q + k + v, D]: as many of its first rows as the weight has
   before_back,  // k of it: as many rows before as many last ones
   back,         // v of it: as many of its last rows
-  // Of a stack whose items each hold two weights, the keys' rows first (kv_b of latent attention): the keys' rows,
-  // with rows and columns exchanged, and the values'.
+  // A part of a stack whose items each hold two weights, the keys' rows first (kv_b of latent attention): the keys'
+  // rows, with rows and columns exchanged, and the values'.
   head_keys,
   head_values,
   // Of a tensor whose rows come in groups that hold rows of two weights each (TensorVisitor::Tensor::parts groups,

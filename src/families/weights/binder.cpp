@@ -178,7 +178,7 @@ class Binder : public layers::TensorVisitor {
     used_.insert(name);
     const int64_t in_file = rows_in_file(piece, rows, nibbles), blocks = cols / kBlock;
     if (cols % kBlock != 0)
-      base::fail(ErrorKind::bad_input, where(nibbles), "rows of {} values are no whole number of mxfp4 blocks", cols);
+      base::fail(ErrorKind::bad_input, where(nibbles), "rows of {} values do not divide into mxfp4 blocks", cols);
     const auto expect = [&](const TensorInfo& info, const Shape& shape) {
       if (info.dtype != DType::u8 || info.shape != shape ||
           static_cast<int64_t>(info.bytes.size()) != tensor::element_count(shape))
@@ -278,8 +278,8 @@ class Binder : public layers::TensorVisitor {
       base::fail(ErrorKind::bad_input, where(info), "shape {}: expected {}", tensor::to_string(info.shape),
                  tensor::to_string(expected));
     if (expected.back() % tensor::info(info.dtype).block_values != 0)
-      base::fail(ErrorKind::bad_input, where(info), "rows of {} values are no whole number of {} blocks",
-                 expected.back(), tensor::name(info.dtype));
+      base::fail(ErrorKind::bad_input, where(info), "rows of {} values do not divide into {} blocks", expected.back(),
+                 tensor::name(info.dtype));
     const int64_t bytes =
         tensor::element_count(expected) / expected.back() * tensor::row_bytes(info.dtype, expected.back());
     base::require(static_cast<int64_t>(info.bytes.size()) == bytes, where(info), "{} bytes in the file, {} expected",
@@ -311,7 +311,7 @@ class Binder : public layers::TensorVisitor {
   int64_t rows_in_file(Piece piece, int64_t rows, const TensorInfo& info) {
     if (piece == Piece::whole) return rows;
     if (piece != Piece::front && piece != Piece::before_back && piece != Piece::back) return 2 * rows;
-    // Of a fused tensor each part knows its own rows only; check_parts() sees to the sum.
+    // Each part of a fused tensor knows its own rows only; check_parts() checks the sum.
     taken_[&info] += rows;
     if (info.shape.empty() || info.shape.front() < (piece == Piece::before_back ? 2 * rows : rows))
       base::fail(ErrorKind::bad_input, where(info), "shape {}: too few rows for one of its parts, which has {}",
@@ -342,12 +342,12 @@ class Binder : public layers::TensorVisitor {
     slots.clear();
     for (int64_t h = 0; h < count; ++h) {
       const Weight head = all.row_range(h * each, (h + 1) * each);
-      slots.push_back(keys ? turned(head.row_range(0, own)) : head.row_range(each - own, each));
+      slots.push_back(keys ? transposed(head.row_range(0, own)) : head.row_range(each - own, each));
     }
   }
 
   /// A copy with rows and columns exchanged; blocks become f32, which loses nothing.
-  Weight turned(const Weight& weight) {
+  Weight transposed(const Weight& weight) {
     const bool blocks = is_block(weight.dtype);
     const DType dtype = blocks ? DType::f32 : weight.dtype;
     const int64_t size = tensor::info(dtype).block_bytes;

@@ -16,7 +16,7 @@ namespace coterie::families {
 /// network's use.
 ///
 /// Refused, each by name: a tensor that is missing (with the names that were looked for), of another shape, or of a
-/// type that is no weight (8-bit floats without scales, integers); and tensors that nothing asked for and the table
+/// type that is not a weight (8-bit floats without scales, integers); and tensors that nothing asked for and the table
 /// does not list as inert. `tied`: a head beside tied embeddings is then a duplicate, which must be equal to the bit.
 models::Binding bind(models::Network& network, const checkpoint::TensorSource& source, const NameTable& table,
                      bool tied);

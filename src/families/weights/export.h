@@ -13,8 +13,8 @@ namespace coterie::families {
 /// far more than the same rounding inside an expert. Such routers are read with a warning and never written.
 bool too_coarse_for_a_router(tensor::DType dtype);
 
-/// Of safetensors metadata: what the model is called, for people (Model::name). A folder's own name says nothing where
-/// it is one of a training run's checkpoints.
+/// The key of safetensors metadata that holds the model's name for people (Model::name). A folder's own name says
+/// nothing where it is one of a training run's checkpoints.
 inline constexpr const char* kNameKey = "coterie.name";
 
 /// Every weight of a bound model, as it is, under the first name its table gives: experts one by one or stacked as

@@ -15,7 +15,7 @@ namespace coterie::kernels::amx {
 namespace {
 #include "kernels/avx512/matmul_lanes.inl.h"
 
-#include "kernels/matmul/turned.inl.h"
+#include "kernels/matmul/repacked.inl.h"
 
 #include "kernels/matmul/formats256.inl.h"
 

@@ -143,7 +143,7 @@ MatmulKernel vector_kernel;
 template <class Tiles>
 void run_tiles(const MatmulTask& task) noexcept {
   if (task.tokens < kLeastTokens) return vector_kernel<Tiles>.run(task);
-  if (task.turned) return run_tiles_of<Tiles, Turned>(task);
+  if (task.repacked) return run_tiles_of<Tiles, Repacked>(task);
   run_tiles_of<Tiles, Rows>(task);
 }
 template <class Tiles>

@@ -26,7 +26,7 @@ struct TilePanel256 {
 };
 
 /// Both halves of each lane.
-COTERIE_INLINE Int twice(Int low_half) { return either(low_half, shift<16>(low_half)); }
+COTERIE_INLINE Int twice(Int low_half) { return bits_or(low_half, shift<16>(low_half)); }
 
 template <class Format>
 struct StoreTiles256 {
@@ -43,17 +43,17 @@ struct StoreTiles256 {
       Int low, high = zero_int();
       if constexpr (planes_of<Format>() == Planes::kSplitProduct) {
         const Int offset = set_int(Format::kOffsetBits < 0 ? 0 : (1u << Format::kOffsetBits) * 0x00010001u);
-        const Int by = twice(both(scale[kSub], set_int(0xffff))), byte = set_int(0x00ff00ff);
-        const Int even = _mm512_mullo_epi16(_mm512_sub_epi16(both(columns[i], byte), offset), by);
+        const Int by = twice(bits_and(scale[kSub], set_int(0xffff))), byte = set_int(0x00ff00ff);
+        const Int even = _mm512_mullo_epi16(_mm512_sub_epi16(bits_and(columns[i], byte), offset), by);
         const Int odd = _mm512_mullo_epi16(_mm512_sub_epi16(_mm512_srli_epi16(columns[i], 8), offset), by);
         const Int seven = set_int(0x007f007f);
-        low = either(both(even, seven), _mm512_slli_epi16(both(odd, seven), 8));
+        low = bits_or(bits_and(even, seven), _mm512_slli_epi16(bits_and(odd, seven), 8));
         high = and_or(_mm512_slli_epi16(_mm512_srai_epi16(odd, 7), 8), set_int(0xff00ff00),
-                      both(_mm512_srai_epi16(even, 7), byte));
+                      bits_and(_mm512_srai_epi16(even, 7), byte));
       } else if constexpr (planes_of<Format>() == Planes::kWhole) {
         low = _mm512_mullo_epi16(columns[i], twice(scale[kSub]));  // no byte's product reaches the next byte
       } else {
-        low = _mm512_mullo_epi16(columns[i], twice(both(scale[kSub], set_int(7))));
+        low = _mm512_mullo_epi16(columns[i], twice(bits_and(scale[kSub], set_int(7))));
         high = _mm512_mullo_epi16(columns[i], twice(shift<-3>(scale[kSub])));
       }
       store_int(panel.plane[0][kTile] + kAt + 64 * i, low);

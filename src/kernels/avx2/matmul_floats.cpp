@@ -12,7 +12,7 @@ namespace coterie::kernels::avx2 {
 namespace {
 #include "kernels/avx2/matmul_lanes.inl.h"
 
-#include "kernels/matmul/turned.inl.h"
+#include "kernels/matmul/repacked.inl.h"
 
 #include "kernels/matmul/tile.inl.h"
 
@@ -22,7 +22,7 @@ namespace {
 
 #include "kernels/matmul/floats.inl.h"
 
-#include "kernels/matmul/floats_turned.inl.h"
+#include "kernels/matmul/floats_repacked.inl.h"
 
 #include "kernels/matmul/float_kernel.inl.h"
 }  // namespace

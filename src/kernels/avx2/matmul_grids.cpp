@@ -12,7 +12,7 @@ namespace coterie::kernels::avx2 {
 namespace {
 #include "kernels/avx2/matmul_lanes.inl.h"
 
-#include "kernels/matmul/turned.inl.h"
+#include "kernels/matmul/repacked.inl.h"
 
 #include "kernels/matmul/formats256.inl.h"
 

@@ -8,9 +8,10 @@ using Float = __m256;
 inline constexpr int64_t kLanes = 8;
 inline constexpr int64_t kTileTokens = 4;    // tokens of a register tile
 inline constexpr int64_t kPanelsOfTile = 2;  // panels of one: of its loads, two codes and four x make eight products
-inline constexpr int kTurnedTile = 4, kTurnedFew = 8;  // tokens of a fused tile by turned rows, of all that are fused
-inline constexpr int64_t kFloatTileTokens = 6;         // of a tile of two panels of floats
-inline constexpr int64_t kSumsOfFewFloats = 8;         // of a fused tile of floats by turned rows: streams times tokens
+inline constexpr int kRepackedTile = 4,
+                     kRepackedFew = 8;          // tokens of a fused tile by repacked rows, of all that are fused
+inline constexpr int64_t kFloatTileTokens = 6;  // of a tile of two panels of floats
+inline constexpr int64_t kSumsOfFewFloats = 8;  // of a fused tile of floats by repacked rows: streams times tokens
 // Signed codes are taken as they are: vpmaddubsw gets their magnitude, and x gets their sign.
 inline constexpr bool kSignedCodes = true;
 inline constexpr bool kSumsOf16Bits = true;  // what dot4 sums in
@@ -30,8 +31,8 @@ COTERIE_INLINE Int broadcast4(const void* p) {
 COTERIE_INLINE Int broadcast16(const void* p) {
   return _mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(p)));
 }
-COTERIE_INLINE Int both(Int a, Int b) { return _mm256_and_si256(a, b); }
-COTERIE_INLINE Int either(Int a, Int b) { return _mm256_or_si256(a, b); }
+COTERIE_INLINE Int bits_and(Int a, Int b) { return _mm256_and_si256(a, b); }
+COTERIE_INLINE Int bits_or(Int a, Int b) { return _mm256_or_si256(a, b); }
 /// (a & mask) | b
 COTERIE_INLINE Int and_or(Int a, Int mask, Int b) { return _mm256_or_si256(_mm256_and_si256(a, mask), b); }
 template <int n>
@@ -65,7 +66,7 @@ COTERIE_INLINE Int gather4(const void* table, Int index) {
 template <int kOffset>
 COTERIE_INLINE Int negate_where(Int codes, Int signs, Int bits) {
   const Int negative = _mm256_cmpeq_epi8(_mm256_and_si256(signs, bits), bits);
-  if constexpr (kOffset == 0) return _mm256_sign_epi8(codes, either(negative, set_int(0x01010101)));
+  if constexpr (kOffset == 0) return _mm256_sign_epi8(codes, bits_or(negative, set_int(0x01010101)));
   return _mm256_blendv_epi8(codes, sub_bytes(set_int(2 * kOffset * 0x01010101u), codes), negative);
 }
 COTERIE_INLINE Int max_unsigned(Int a, Int b) { return _mm256_max_epu32(a, b); }
@@ -175,7 +176,7 @@ COTERIE_INLINE Int load_quad(Rows rows, int64_t offset, int i) {
   const std::byte* p = rows.data + offset + i * rows.stride;
   return _mm256_inserti128_si256(_mm256_castsi128_si256(load16(p)), load16(p + 4 * rows.stride), 1);
 }
-COTERIE_INLINE void turn_quads(const Int (&quad)[4], Int* out) {
+COTERIE_INLINE void transpose_quads(const Int (&quad)[4], Int* out) {
   const Int a = _mm256_unpacklo_epi32(quad[0], quad[1]), b = _mm256_unpackhi_epi32(quad[0], quad[1]);
   const Int c = _mm256_unpacklo_epi32(quad[2], quad[3]), d = _mm256_unpackhi_epi32(quad[2], quad[3]);
   out[0] = _mm256_unpacklo_epi64(a, c), out[1] = _mm256_unpackhi_epi64(a, c);
@@ -187,22 +188,21 @@ COTERIE_INLINE void load_columns(Rows rows, int64_t offset, Int (&out)[4]) {
   Int quad[4];
   COTERIE_UNROLL
   for (int i = 0; i < 4; ++i) quad[i] = load_quad(rows, offset, i);
-  turn_quads(quad, out);
+  transpose_quads(quad, out);
 }
-/// Of turned rows: the four bytes at `offset` of each (which begin a word of the block). GCC 12 would load words in
-/// another order, several times some, and the processor then does not foresee them (docs/log.md, q6_k turned after
-/// all).
-COTERIE_INLINE Int load_word(Turned rows, int64_t offset) {
+/// The four bytes at `offset` of each of the repacked rows (which begin a word of the block). GCC 12 would load words
+/// in another order, several times some, which the hardware prefetcher does not follow (docs/log.md, q6_k repacked).
+COTERIE_INLINE Int load_word(Repacked rows, int64_t offset) {
   const std::byte* p = rows.data + offset * kLanes;
   Int word = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   asm volatile("" : "+x"(word));
   return word;
 }
 /// The f16 at `offset` of each row, and the byte there, where it is one of those before the words or after them.
-COTERIE_INLINE Float load_halves(Turned rows, int64_t offset) {
+COTERIE_INLINE Float load_halves(Repacked rows, int64_t offset) {
   return _mm256_cvtph_ps(load16(rows.data + offset * kLanes));
 }
-COTERIE_INLINE Int load_bytes_of(Turned rows, int64_t offset) {
+COTERIE_INLINE Int load_bytes_of(Repacked rows, int64_t offset) {
   return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(rows.data + offset * kLanes)));
 }
 /// The same with 64 bytes, a cache line of each row after the other: rows whose distance is a power of two share a set
@@ -215,7 +215,7 @@ COTERIE_INLINE void load_wide_columns(Rows rows, int64_t offset, Int (&out)[16])
     for (int u = 0; u < 4; ++u) quad[u][i] = load_quad(rows, offset + 16 * u, i);
   }
   COTERIE_UNROLL
-  for (int u = 0; u < 4; ++u) turn_quads(quad[u], out + 4 * u);
+  for (int u = 0; u < 4; ++u) transpose_quads(quad[u], out + 4 * u);
 }
 
 COTERIE_INLINE void fetch(Ahead& ahead, int64_t lines) {

@@ -1,6 +1,6 @@
-// Few tokens by the 256-value formats: each row's codes as they lie in the file, with no turning of rows into lanes,
-// which pays only when its cost is shared by many tokens. A row leaves eight partial sums, and a tree turns those of
-// eight rows into eight sums. All of it is exact, so the bits are those of the panel kernels.
+// Few tokens by the 256-value formats: each row's codes as they lie in the file, without transposing rows into lanes,
+// which pays only when its cost is shared by many tokens. A row leaves eight partial sums, and a tree adds those of
+// eight rows to eight sums. All of it is exact, so the bits are those of the panel kernels.
 //
 // A RowDots class says
 //   begin(rows, b)    what the rows of a block share: d and dmin in lanes, scales to memory
@@ -74,10 +74,10 @@ struct RowDotsK4 {
     COTERIE_UNROLL
     for (int i = 0; i < 2; ++i) {
       const Int packed = load_codes(block + i * stride + kCodes + 32 * pair);
-      low[i] = both(packed, nibble), upper[i] = both(shift<-4>(packed), nibble);
+      low[i] = bits_and(packed, nibble), upper[i] = bits_and(shift<-4>(packed), nibble);
       if constexpr (kFifthBit) {
-        low[i] = either(low[i], both(shift<4 - 2 * pair>(high[i]), bit));
-        upper[i] = either(upper[i], both(shift<3 - 2 * pair>(high[i]), bit));
+        low[i] = bits_or(low[i], bits_and(shift<4 - 2 * pair>(high[i]), bit));
+        upper[i] = bits_or(upper[i], bits_and(shift<3 - 2 * pair>(high[i]), bit));
       }
     }
     COTERIE_UNROLL
@@ -121,10 +121,10 @@ struct RowDotsQ6K {
     const Int even = load_codes(block + 64 * half), odd = load_codes(block + 64 * half + 32);
     const Int high = load_codes(block + 128 + 32 * half);
     Int codes[4], scale[4];
-    codes[0] = either(both(even, nibble), both(shift<4>(high), bits));
-    codes[1] = either(both(odd, nibble), both(shift<2>(high), bits));
-    codes[2] = either(both(shift<-4>(even), nibble), both(high, bits));
-    codes[3] = either(both(shift<-4>(odd), nibble), both(shift<-2>(high), bits));
+    codes[0] = bits_or(bits_and(even, nibble), bits_and(shift<4>(high), bits));
+    codes[1] = bits_or(bits_and(odd, nibble), bits_and(shift<2>(high), bits));
+    codes[2] = bits_or(bits_and(shift<-4>(even), nibble), bits_and(high, bits));
+    codes[3] = bits_or(bits_and(shift<-4>(odd), nibble), bits_and(shift<-2>(high), bits));
     scale[0] = _mm256_shuffle_epi32(scales, 0x00), scale[1] = _mm256_shuffle_epi32(scales, 0x55);
     scale[2] = _mm256_shuffle_epi32(scales, 0xaa), scale[3] = _mm256_shuffle_epi32(scales, 0xff);
     COTERIE_UNROLL
@@ -199,8 +199,8 @@ struct RowDotsIQ4XS {
     COTERIE_UNROLL
     for (int i = 0; i < 2; ++i) {
       const Int packed = load_codes(block + i * stride + 8 + 32 * pair);
-      low[i] = shuffle_bytes(table, both(packed, nibble)),
-      high[i] = shuffle_bytes(table, both(shift<-4>(packed), nibble));
+      low[i] = shuffle_bytes(table, bits_and(packed, nibble)),
+      high[i] = shuffle_bytes(table, bits_and(shift<-4>(packed), nibble));
     }
     COTERIE_UNROLL
     for (int t = 0; t < T; ++t) {

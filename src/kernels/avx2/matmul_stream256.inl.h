@@ -1,5 +1,5 @@
 // One token by q4_k, q5_k and q6_k: every block in the order in which it lies in memory, across the ends of rows. Only
-// so does the processor foresee what is read next; eight rows side by side, as tiles of tokens want them, cost a fifth
+// so can the hardware prefetcher follow; eight rows side by side, as tiles of tokens want them, cost a fifth
 // of the bandwidth (docs/design/matmul.md, with why the 32-value formats stay with panels). A block leaves eight
 // partial sums and its head; eight blocks later, when those are in the cache, they are finished together. The integers
 // and the f32 steps are those of the panel kernels.
@@ -36,7 +36,7 @@ struct StreamX {
       for (int i = 0; i < 4; ++i)
         quad[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(sums_of(of_lane[i]))),
                                           load16(sums_of(of_lane[i + 4])), 1);
-      turn_quads(quad, columns);
+      transpose_quads(quad, columns);
       for (int p = 0; p < 4; ++p) store_int(sums[c][p], columns[p]);
     }
   }
@@ -59,7 +59,7 @@ struct StreamAhead {
     if (at < end || !next) return;
     at = next + (at - end), next = nullptr;
   }
-  /// Lines of this chunk that block r of it asks for.
+  /// Lines of this chunk that block r of it prefetches.
   template <int r, int kChunkBytes>
   COTERIE_INLINE void fetch() const {
     constexpr int kLines = (kChunkBytes + 63) / 64;
@@ -90,7 +90,7 @@ struct StreamK4 {
     Int packed = broadcast16(w);
     hold(packed);
     _mm_store_si128(reinterpret_cast<__m128i*>(head), _mm256_castsi256_si128(packed));
-    Int scales = either(both(packed, scale_low), _mm256_slli_si256(both(shift<-2>(packed), scale_top), 8));
+    Int scales = bits_or(bits_and(packed, scale_low), _mm256_slli_si256(bits_and(shift<-2>(packed), scale_top), 8));
     hold(scales);
     Int high = zero_int(), sum = zero_int();
     if constexpr (kFifthBit) high = load_codes(w + 16);
@@ -101,10 +101,10 @@ struct StreamK4 {
   template <int pair>
   COTERIE_INLINE void add_pair(const std::byte* w, const ActivationBlock256& x, Int scales, Int high, Int& sum) const {
     const Int codes = load_codes(w + kCodes + 32 * pair);
-    Int low = both(codes, nibble), upper = both(shift<-4>(codes), nibble);
+    Int low = bits_and(codes, nibble), upper = bits_and(shift<-4>(codes), nibble);
     if constexpr (kFifthBit) {
-      low = either(low, both(shift<4 - 2 * pair>(high), bit));
-      upper = either(upper, both(shift<3 - 2 * pair>(high), bit));
+      low = bits_or(low, bits_and(shift<4 - 2 * pair>(high), bit));
+      upper = bits_or(upper, bits_and(shift<3 - 2 * pair>(high), bit));
     }
     add_weighed(sum, products(low, load_bytes(x.q + 64 * pair)), shuffle_bytes(scales, pattern[2 * pair]));
     add_weighed(sum, products(upper, load_bytes(x.q + 64 * pair + 32)), shuffle_bytes(scales, pattern[2 * pair + 1]));
@@ -116,8 +116,8 @@ struct StreamK4 {
     const Float dx = load_float(x.d + 8 * c);
     store_float(terms.at[0] + 8 * c, mul(half_to_float(column[0]), dx));
     store_float(terms.at[2] + 8 * c, mul(half_to_float(shift<-16>(column[0])), dx));
-    const Int first = both(column[2], set_int(0x3f3f3f3f));
-    const Int last = either(masked<-4>(column[3], 0x0f0f0f0f), masked<-2>(column[2], 0x30303030));
+    const Int first = bits_and(column[2], set_int(0x3f3f3f3f));
+    const Int last = bits_or(masked<-4>(column[3], 0x0f0f0f0f), masked<-2>(column[2], 0x30303030));
     Int sum = dot2(zero_int(), spread_pair<0, false>(first), load_int(x.sums[c][0]));
     sum = dot2(sum, spread_pair<1, false>(first), load_int(x.sums[c][1]));
     sum = dot2(sum, spread_pair<0, false>(last), load_int(x.sums[c][2]));
@@ -144,7 +144,7 @@ struct StreamQ6K {
   }
 };
 
-/// Of a chunk: what its blocks left.
+/// What the blocks of a chunk left to be finished.
 template <class Stream>
 struct StreamChunk {
   alignas(64) int32_t sums[8][8];

@@ -91,8 +91,8 @@ COTERIE_INLINE void pack_panels(const PairTask& task, int64_t depth, int64_t cou
   }
 }
 
-/// 16 rows of 16 words, `stride` apart, turned: column k of them goes to to[k * kPanel].
-COTERIE_INLINE void turn(const uint32_t* from, int64_t stride, uint32_t* to) {
+/// 16 rows of 16 words, `stride` apart, transposed: column k of them goes to to[k * kPanel].
+COTERIE_INLINE void transpose(const uint32_t* from, int64_t stride, uint32_t* to) {
   __m512i r[16], t[16];
   COTERIE_UNROLL
   for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_si512(from + i * stride);
@@ -130,7 +130,7 @@ COTERIE_INLINE void pack_columns(const PairTask& task, int64_t depth, int64_t co
     for (int64_t i = 0; i < kLanes; ++i)
       pack_row(task.b_row(col + least(j + i, cols - 1)) + depth, count, lines + i * kPairs);
     uint32_t* const to = panels + j / kPanel * kPanel * kPairs + j % kPanel;
-    for (int64_t k = 0; k < pairs; k += kLanes) turn(lines + k, kPairs, to + k * kPanel);
+    for (int64_t k = 0; k < pairs; k += kLanes) transpose(lines + k, kPairs, to + k * kPanel);
   }
 }
 

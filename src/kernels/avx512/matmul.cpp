@@ -19,7 +19,7 @@ namespace {
 
 #include "kernels/matmul/limits.inl.h"
 
-#include "kernels/matmul/turn.inl.h"
+#include "kernels/matmul/repack.inl.h"
 }  // namespace
 
 }  // namespace coterie::kernels::avx512
@@ -33,7 +33,7 @@ MatmulKernels matmul_kernels() {
   kernels.panel_rows = kLanes;
   kernels.quantise32 = quantise32;
   kernels.quantise256 = quantise256;
-  kernels.turn = turn;
+  kernels.repack = repack;
   kernels.peak_f32 = peak_f32;
   kernels.peak_int8 = peak_int8;
   kernels.read = read;

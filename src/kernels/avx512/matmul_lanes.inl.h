@@ -6,11 +6,12 @@ using Int = __m512i;
 using Float = __m512;
 
 inline constexpr int64_t kLanes = 16;
-inline constexpr int64_t kTileTokens = 8;              // tokens of a register tile
-inline constexpr int64_t kPanelsOfTile = 1;            // panels of one
-inline constexpr int kTurnedTile = 4, kTurnedFew = 8;  // tokens of a fused tile by turned rows, of all that are fused
-inline constexpr int64_t kFloatTileTokens = 8;         // of a tile of two panels of floats
-inline constexpr int64_t kSumsOfFewFloats = 16;        // of a fused tile of floats by turned rows: streams times tokens
+inline constexpr int64_t kTileTokens = 8;    // tokens of a register tile
+inline constexpr int64_t kPanelsOfTile = 1;  // panels of one
+inline constexpr int kRepackedTile = 4,
+                     kRepackedFew = 8;           // tokens of a fused tile by repacked rows, of all that are fused
+inline constexpr int64_t kFloatTileTokens = 8;   // of a tile of two panels of floats
+inline constexpr int64_t kSumsOfFewFloats = 16;  // of a fused tile of floats by repacked rows: streams times tokens
 // Codes that are signed bytes come with 128 added, which the min term takes off: vpdpbusd wants unsigned weights.
 inline constexpr bool kSignedCodes = false;
 inline constexpr bool kSumsOf16Bits = false;  // what dot4 sums in
@@ -29,8 +30,8 @@ COTERIE_INLINE Int broadcast4(const void* p) {
 COTERIE_INLINE Int broadcast16(const void* p) {
   return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(p)));
 }
-COTERIE_INLINE Int both(Int a, Int b) { return _mm512_and_si512(a, b); }
-COTERIE_INLINE Int either(Int a, Int b) { return _mm512_or_si512(a, b); }
+COTERIE_INLINE Int bits_and(Int a, Int b) { return _mm512_and_si512(a, b); }
+COTERIE_INLINE Int bits_or(Int a, Int b) { return _mm512_or_si512(a, b); }
 /// (a & mask) | b
 COTERIE_INLINE Int and_or(Int a, Int mask, Int b) { return _mm512_ternarylogic_epi32(a, mask, b, 0xEA); }
 template <int n>
@@ -138,7 +139,7 @@ COTERIE_INLINE Int spread_pair(Int bytes) {
 
 COTERIE_INLINE __m128i load16(const std::byte* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
 
-COTERIE_INLINE void turn_quads(const Int* quad, Int* out) {
+COTERIE_INLINE void transpose_quads(const Int* quad, Int* out) {
   const Int a = _mm512_unpacklo_epi32(quad[0], quad[1]), b = _mm512_unpackhi_epi32(quad[0], quad[1]);
   const Int c = _mm512_unpacklo_epi32(quad[2], quad[3]), d = _mm512_unpackhi_epi32(quad[2], quad[3]);
   out[0] = _mm512_unpacklo_epi64(a, c), out[1] = _mm512_unpackhi_epi64(a, c);
@@ -157,39 +158,38 @@ COTERIE_INLINE void load_columns(Rows rows, int64_t offset, Int (&out)[4]) {
     const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(p + 2 * step)), load16(p + 3 * step), 1);
     quad[i] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
   }
-  turn_quads(quad, out);
+  transpose_quads(quad, out);
 }
 
-/// Of turned rows: the four bytes at `offset` of each (which begin a word of the block). GCC 12 would load words in
-/// another order, several times some, and the processor then does not foresee them (docs/log.md, q6_k turned after
-/// all).
-COTERIE_INLINE Int load_word(Turned rows, int64_t offset) {
+/// The four bytes at `offset` of each of the repacked rows (which begin a word of the block). GCC 12 would load words
+/// in another order, several times some, which the hardware prefetcher does not follow (docs/log.md, q6_k repacked).
+COTERIE_INLINE Int load_word(Repacked rows, int64_t offset) {
   const std::byte* p = rows.data + offset * kLanes;
   Int word = _mm512_loadu_si512(p);
   asm volatile("" : "+v"(word));
   return word;
 }
 /// The f16 at `offset` of each row, and the byte there, where it is one of those before the words or after them.
-COTERIE_INLINE Float load_halves(Turned rows, int64_t offset) {
+COTERIE_INLINE Float load_halves(Repacked rows, int64_t offset) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows.data + offset * kLanes)));
 }
-COTERIE_INLINE Int load_bytes_of(Turned rows, int64_t offset) {
+COTERIE_INLINE Int load_bytes_of(Repacked rows, int64_t offset) {
   return _mm512_cvtepu8_epi32(load16(rows.data + offset * kLanes));
 }
 /// The same with 64 bytes. Each line is read by one instruction: rows whose distance is a power of two share a set of
 /// the first cache, and would drive each other out of it between four visits.
 COTERIE_INLINE void load_wide_columns(Rows rows, int64_t offset, Int (&out)[16]) {
-  Int row[16], turned[16];  // turned[4g + c]: quarter q holds bytes 16q + 4c … of rows 4g … 4g + 3
+  Int row[16], transposed[16];  // transposed[4g + c]: quarter q holds bytes 16q + 4c … of rows 4g … 4g + 3
   COTERIE_UNROLL
   for (int i = 0; i < 16; ++i) row[i] = _mm512_loadu_si512(rows.data + offset + i * rows.stride);
   COTERIE_UNROLL
-  for (int g = 0; g < 4; ++g) turn_quads(row + 4 * g, turned + 4 * g);
+  for (int g = 0; g < 4; ++g) transpose_quads(row + 4 * g, transposed + 4 * g);
   COTERIE_UNROLL
   for (int c = 0; c < 4; ++c) {
-    const Int a = _mm512_shuffle_i32x4(turned[c], turned[4 + c], 0x44);
-    const Int b = _mm512_shuffle_i32x4(turned[c], turned[4 + c], 0xee);
-    const Int d = _mm512_shuffle_i32x4(turned[8 + c], turned[12 + c], 0x44);
-    const Int e = _mm512_shuffle_i32x4(turned[8 + c], turned[12 + c], 0xee);
+    const Int a = _mm512_shuffle_i32x4(transposed[c], transposed[4 + c], 0x44);
+    const Int b = _mm512_shuffle_i32x4(transposed[c], transposed[4 + c], 0xee);
+    const Int d = _mm512_shuffle_i32x4(transposed[8 + c], transposed[12 + c], 0x44);
+    const Int e = _mm512_shuffle_i32x4(transposed[8 + c], transposed[12 + c], 0xee);
     out[c] = _mm512_shuffle_i32x4(a, d, 0x88), out[4 + c] = _mm512_shuffle_i32x4(a, d, 0xdd);
     out[8 + c] = _mm512_shuffle_i32x4(b, e, 0x88), out[12 + c] = _mm512_shuffle_i32x4(b, e, 0xdd);
   }

@@ -1,6 +1,6 @@
-// One token by the hot formats: each row's codes as they lie in the file, with no turning of rows into lanes, which
+// One token by the hot formats: each row's codes as they lie in the file, without transposing rows into lanes, which
 // pays only when its cost is shared by several tokens. Lanes of a register are sums of four products of one row;
-// weighed as 16-bit pairs they leave 16 partial sums a row, and a tree turns those of 16 rows into 16 sums. All of it
+// weighed as 16-bit pairs they leave 16 partial sums a row, and a tree adds those of 16 rows to 16 sums. All of it
 // is exact, so the bits are those of the panel kernels. (Zen 4, weights in the second cache, bytes a cycle, panels ->
 // rows: see docs/design/matmul.md.)
 
@@ -81,7 +81,8 @@ struct RowDotsK4 {
   COTERIE_INLINE Int row(const std::byte* block, int r) const {
     const Int nibble = set_int(0x0f0f0f0f), bit = set_int(0x10101010);
     const Int a = load_bytes(block + kCodes), b = load_bytes(block + kCodes + 64);
-    Int c[4] = {both(a, nibble), both(shift<-4>(a), nibble), both(b, nibble), both(shift<-4>(b), nibble)};
+    Int c[4] = {bits_and(a, nibble), bits_and(shift<-4>(a), nibble), bits_and(b, nibble),
+                bits_and(shift<-4>(b), nibble)};
     if constexpr (kFifthBit) {
       const Int high = twice_32_bytes(block + 16);
       c[0] = and_or(_mm512_sllv_epi32(high, high_counts[0]), bit, c[0]);
@@ -134,8 +135,8 @@ struct RowDotsQ6K {
     COTERIE_UNROLL
     for (int i = 0; i < 2; ++i) {
       const Int low = load_bytes(block + 64 * i), high = twice_32_bytes(block + 128 + 32 * i);
-      const Int first = and_or(_mm512_sllv_epi32(high, up), two_bits, both(low, nibble));
-      const Int second = and_or(_mm512_srlv_epi32(high, down), two_bits, both(shift<-4>(low), nibble));
+      const Int first = and_or(_mm512_sllv_epi32(high, up), two_bits, bits_and(low, nibble));
+      const Int second = and_or(_mm512_srlv_epi32(high, down), two_bits, bits_and(shift<-4>(low), nibble));
       dots[2 * i] = dot4<false>(offset[2 * i], first, x[2 * i]);
       dots[2 * i + 1] = dot4<false>(offset[2 * i + 1], second, x[2 * i + 1]);
     }

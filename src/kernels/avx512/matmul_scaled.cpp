@@ -17,7 +17,7 @@ namespace coterie::kernels::avx512 {
 namespace {
 #include "kernels/avx512/matmul_lanes.inl.h"
 
-#include "kernels/matmul/turned.inl.h"
+#include "kernels/matmul/repacked.inl.h"
 
 #include "kernels/matmul/tile.inl.h"
 

@@ -27,7 +27,7 @@ constexpr int64_t score_blocks(int64_t rows) { return power_of_two(kAccumulators
 /// Blocks after which the loops change rows: 4 blocks of f32 keys or values of 128 dimensions fill a first-level cache.
 inline constexpr int64_t kStepBlocks = kNextBlocks;
 inline constexpr int64_t kStepPositions = kStepBlocks * kCacheBlock;
-/// A chunk's blocks as pointers. So that there always is a next one to ask memory for, those past the last repeat it
+/// A chunk's blocks as pointers. So that there always is a next one to prefetch, those past the last repeat it
 /// or, of the values, are the keys that come after this chunk.
 template <typename Element>
 struct Blocks {
@@ -51,10 +51,10 @@ inline void pack_queries(const float* q, int64_t stride, int64_t rows, int64_t a
   }
 }
 
-/// Keys come straight from memory here, in pieces too short for the processor to foresee, so tiles ask for what lies a
+/// Keys come straight from memory here, in pieces too short for the hardware prefetcher, so tiles prefetch what lies a
 /// step ahead: keys while there are scores to compute, values while those are added up. Both at once would leave the
-/// memory idle half of the time, and so would all lines by the first tile of rows: kShares tiles (0: nobody asks) take
-/// turns, line by line, each as evenly over its multiply-adds as it can.
+/// memory idle half of the time, and so would all lines by the first tile of rows: kShares tiles (0: none prefetches)
+/// take turns, line by line, each as evenly over its multiply-adds as it can.
 template <typename Element>
 inline constexpr bool kFetches = sizeof(Element) < sizeof(float);
 inline constexpr int64_t kLineBytes = 64;
@@ -63,7 +63,7 @@ template <int64_t kShares>
 struct Shares {
   static constexpr int64_t kCount = kShares;
 };
-/// Calls body with the number of tiles that take turns in asking, 0 for a tile that does not ask.
+/// Calls body with the number of tiles that take turns in prefetching, 0 for a tile that does not.
 template <typename Element, typename Body>
 inline void with_shares(int64_t tile, int64_t tiles, const Body& body) {
   if constexpr (kFetches<Element>) {
@@ -100,7 +100,7 @@ inline void score_tile(const float* packed, const Key* const* keys, const Key* c
     for (int64_t j = 0; j < kVectors; ++j) sum[r][j] = zero();
   }
   constexpr int64_t kLine = kLineBytes / static_cast<int64_t>(sizeof(Key));
-  // Dimensions in whose keys a tile asks for one line.
+  // Dimensions in whose keys a tile prefetches one line.
   constexpr int64_t kTurn = kShares > 0 ? kLine * kShares / kCacheBlock : 4;
   const Key* block[kBlocks];
   const Key* next[kBlocks] = {};

@@ -42,7 +42,7 @@ COTERIE_INLINE Vf value_at(const Code* values, int64_t value_dim, int64_t slot, 
   return mul(kPartial ? load_first(at, count) : load(at), set(scale));
 }
 
-/// `next` is what will be widened next: the processor does not foresee a jump to another block.
+/// `next` is what will be widened next: the hardware prefetcher does not follow a jump to another block.
 template <typename Element>
 inline void widen(const Element* source, const Element* next, int64_t key_dim, int64_t value_dim, float* target) {
   const int64_t n = kCacheBlock * (key_dim + value_dim);
@@ -86,7 +86,7 @@ inline void append_as(const float* k, int64_t k_stride, const float* v, int64_t 
                       int64_t key_dim, int64_t value_dim, std::byte* head) {
   Element* keys = reinterpret_cast<Element*>(head);
   Element* values = keys + key_dim * kCacheBlock;
-  // Keys are turned: 16 dimensions of all positions at a time, so that what is written stays within a few lines.
+  // Keys are transposed: 16 dimensions of all positions at a time, so that what is written stays within a few lines.
   for (int64_t d = 0; d < key_dim; d += kCacheBlock) {
     const int64_t dims = key_dim - d < kCacheBlock ? key_dim - d : kCacheBlock;
     for (int64_t p = 0; p < count; ++p) {

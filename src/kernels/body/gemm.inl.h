@@ -12,14 +12,15 @@ inline constexpr int64_t kTileFloats = kTileRows * kGemmDepth + kWidth;  // and 
 
 COTERIE_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// The operands of gradients are rarely in cache, and short rows far apart are no stream that a processor foresees.
+// The operands of gradients are rarely in cache, and short rows far apart are not a stream that the hardware prefetcher
+// follows.
 inline constexpr int64_t kAhead = 8;  // rows
 COTERIE_INLINE void prefetch(const float* row, int64_t count) {
   for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(row + i);
 }
 
 // Row by row of what lies in memory: rows a power of two apart share one set of the first cache, so that a line would
-// be gone before the next panel or tile asks for its neighbour.
+// be gone before the next panel or tile reads its neighbour.
 COTERIE_INLINE void pack_panels(const GemmTask& task, int64_t depth, int64_t count, int64_t col, int64_t cols,
                                 float* panels) {
   for (int64_t k = 0; k < count; ++k) {

@@ -10,7 +10,7 @@ COTERIE_INLINE BlockScale block_scale(const float* x) {
   Int largest = zero_int();
   COTERIE_UNROLL
   for (int i = 0; i < kCount; i += kLanes)
-    largest = max_unsigned(largest, both(as_int(load_float(x + i)), set_int(0x7fffffff)));
+    largest = max_unsigned(largest, bits_and(as_int(load_float(x + i)), set_int(0x7fffffff)));
   const uint32_t bits = reduce_max_unsigned(largest);
   float magnitude;
   __builtin_memcpy(&magnitude, &bits, 4);

@@ -5,8 +5,8 @@ using OneToken = bool (*)(const MatmulTask&) noexcept;
 
 template <class Blocks, OneToken one_token>
 void run_blocks(const MatmulTask& task) noexcept {
-  if (task.turned && task.tokens <= kTurnedFew) return run_streams<FewByTurned<typename Blocks::OfTurned>>(task);
-  if (task.turned) return run_unpacked<Blocks, Turned>(task);
+  if (task.repacked && task.tokens <= kRepackedFew) return run_streams<FewRepacked<typename Blocks::OfRepacked>>(task);
+  if (task.repacked) return run_unpacked<Blocks, Repacked>(task);
   if constexpr (one_token != nullptr) {
     if (task.tokens == 1 && one_token(task)) return;
   }
@@ -16,5 +16,5 @@ void run_blocks(const MatmulTask& task) noexcept {
 
 template <class Blocks, OneToken one_token = nullptr>
 constexpr MatmulKernel block_kernel() {
-  return {run_blocks<Blocks, one_token>, panel_scratch<Blocks>, Blocks::kForm, Blocks::turned_order()};
+  return {run_blocks<Blocks, one_token>, panel_scratch<Blocks>, Blocks::kForm, Blocks::repacked_order()};
 }

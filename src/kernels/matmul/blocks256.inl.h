@@ -117,9 +117,9 @@ struct Blocks256 {
   using X = ActivationBlock256;
   static constexpr int64_t kValues = 256, kBytes = Format::kBytes;
   static constexpr int kFusedTokens = 2, kFewTokens = 2;  // of a fused tile; with more, unpacking pays
-  static_assert(covers(Format::kTurned, Format::kBytes));
-  static constexpr TurnedOrder turned_order() { return order_of(Format::kTurned); }
-  using OfTurned = Blocks256;  // what multiplies few tokens by turned rows
+  static_assert(covers(Format::kRepacked, Format::kBytes));
+  static constexpr RepackedOrder repacked_order() { return order_of(Format::kRepacked); }
+  using OfRepacked = Blocks256;  // what multiplies few tokens by repacked rows
   using Panel = Panel256<Format>;
   static constexpr int64_t kTilePanels = Format::kSigned ? 1 : kPanelsOfTile;
   static constexpr int kSubs = Panel::kSubs;

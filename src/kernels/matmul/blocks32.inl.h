@@ -76,9 +76,9 @@ struct Blocks32 {
   using X = ActivationBlock32;
   static constexpr int64_t kValues = 32, kBytes = Format::kBytes;
   static constexpr int kFusedTokens = 2, kFewTokens = 2;  // of a fused tile; with more, unpacking pays
-  static_assert(covers(Format::kTurned, Format::kBytes));
-  static constexpr TurnedOrder turned_order() { return order_of(Format::kTurned); }
-  using OfTurned = Blocks32;  // what multiplies few tokens by turned rows
+  static_assert(covers(Format::kRepacked, Format::kBytes));
+  static constexpr RepackedOrder repacked_order() { return order_of(Format::kRepacked); }
+  using OfRepacked = Blocks32;  // what multiplies few tokens by repacked rows
   using Panel = Panel32;
   static constexpr int64_t kTilePanels = Format::kSigned ? 1 : kPanelsOfTile;
 

@@ -3,8 +3,8 @@
 template <class Read>
 void run_floats(const MatmulTask& task) noexcept {
   float* const panels = reinterpret_cast<float*>(task.scratch + 2 * kFloatCopyBytes);
-  if (task.turned && task.tokens <= kTurnedFew) return run_streams<FewFloatsByTurned<Read>>(task);
-  if (task.turned) return run_packed_floats(task, panels, UnpackTurned<Read>{task});
+  if (task.repacked && task.tokens <= kRepackedFew) return run_streams<FewRepackedFloats<Read>>(task);
+  if (task.repacked) return run_packed_floats(task, panels, UnpackRepacked<Read>{task});
   if (task.tokens == 1) return run_few_floats<Read, 1>(task);
   if (task.tokens == 2) return run_few_floats<Read, 2>(task);
   run_packed_floats(task, panels, UnpackPlain<Read>{task});
@@ -12,6 +12,6 @@ void run_floats(const MatmulTask& task) noexcept {
 
 template <class Read>
 constexpr MatmulKernel float_kernel() {
-  static_assert(covers(Read::kTurned, 16));
-  return {run_floats<Read>, floats_scratch, ActivationForm::floats, order_of(Read::kTurned)};
+  static_assert(covers(Read::kRepacked, 16));
+  return {run_floats<Read>, floats_scratch, ActivationForm::floats, order_of(Read::kRepacked)};
 }

@@ -9,42 +9,42 @@ inline constexpr int64_t kFloatPanels = 256 / kLanes;
 
 inline constexpr int64_t kFloatCopyBytes = kLanes * kChunk * 4;  // a chunk of kLanes rows
 
-/// A format's values of a column of four bytes, to sink(i, lanes) with i counted in values. Turned rows: blocks of 16
+/// A format's values of a column of four bytes, to sink(i, lanes) with i counted in values. Repacked rows: blocks of 16
 /// bytes, of which value() is one of each lane.
 struct ReadF32 {
   static constexpr int kBytes = 4;  // of a value
-  static constexpr TurnedRun kTurned[] = {{0, 16}};
+  static constexpr RepackedRun kRepacked[] = {{0, 16}};
   template <typename Sink>
   static COTERIE_INLINE void column(int c, Int bytes, const Sink& sink) {
     sink(c, as_float(bytes));
   }
-  static COTERIE_INLINE Float value(Turned block, int i) { return as_float(load_word(block, 4 * i)); }
+  static COTERIE_INLINE Float value(Repacked block, int i) { return as_float(load_word(block, 4 * i)); }
 };
 
 struct ReadBF16 {
   static constexpr int kBytes = 2;
-  static constexpr TurnedRun kTurned[] = {{0, 16}};
+  static constexpr RepackedRun kRepacked[] = {{0, 16}};
   template <typename Sink>
   static COTERIE_INLINE void column(int c, Int bytes, const Sink& sink) {
     sink(2 * c, as_float(shift<16>(bytes)));
-    sink(2 * c + 1, as_float(both(bytes, set_int(0xffff0000))));
+    sink(2 * c + 1, as_float(bits_and(bytes, set_int(0xffff0000))));
   }
-  static COTERIE_INLINE Float value(Turned block, int i) {
+  static COTERIE_INLINE Float value(Repacked block, int i) {
     const Int two = load_word(block, 4 * (i / 2));
-    return as_float(i % 2 == 0 ? shift<16>(two) : both(two, set_int(0xffff0000)));
+    return as_float(i % 2 == 0 ? shift<16>(two) : bits_and(two, set_int(0xffff0000)));
   }
 };
 
 struct ReadF16 {
   static constexpr int kBytes = 2;
   // One value after another: what makes floats of halves wants those of one column side by side.
-  static constexpr TurnedRun kTurned[] = {{0, 2}, {2, 2}, {4, 2}, {6, 2}, {8, 2}, {10, 2}, {12, 2}, {14, 2}};
+  static constexpr RepackedRun kRepacked[] = {{0, 2}, {2, 2}, {4, 2}, {6, 2}, {8, 2}, {10, 2}, {12, 2}, {14, 2}};
   template <typename Sink>
   static COTERIE_INLINE void column(int c, Int bytes, const Sink& sink) {
     sink(2 * c, half_to_float(bytes));
     sink(2 * c + 1, half_to_float(shift<-16>(bytes)));
   }
-  static COTERIE_INLINE Float value(Turned block, int i) { return load_halves(block, 2 * i); }
+  static COTERIE_INLINE Float value(Repacked block, int i) { return load_halves(block, 2 * i); }
 };
 
 /// What 64, or 16, bytes of each row hold.

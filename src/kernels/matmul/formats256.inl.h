@@ -1,6 +1,7 @@
 // The 256-value formats as the vector kernels read them: kLanes rows at once, one a lane. A format says
 //   kBytes      of a block
-//   kTurned     the runs of bytes of a block in the order of turned rows (MatmulKernels::turn): that in which header()
+//   kRepacked     the runs of bytes of a block in the order of repacked rows (MatmulKernels::repack): that in which
+//   header()
 //               and codes() read them, one stream of bytes
 //   kSub        values that share a scale: 16 or 32
 //   kMaxCode    the largest code, which is unsigned unless kSigned
@@ -31,11 +32,11 @@ COTERIE_INLINE void spread_pairs(Int bytes, Header& header) {
 
 template <int n>
 COTERIE_INLINE Int masked(Int v, uint32_t mask) {
-  return both(shift<n>(v), set_int(mask));
+  return bits_and(shift<n>(v), set_int(mask));
 }
 
 struct Q2K {
-  static constexpr TurnedRun kTurned[] = {{0, 84}};
+  static constexpr RepackedRun kRepacked[] = {{0, 84}};
   static constexpr int kBytes = 84, kSub = 16, kMaxCode = 3, kOffsetBits = -1;
   static constexpr bool kMin = true, kSigned = false;
 
@@ -83,13 +84,13 @@ COTERIE_INLINE Float last_half(Rows block) {
   return half_to_float(shift<-16>(c[3]));
 }
 template <class Format>
-COTERIE_INLINE Float last_half(Turned block) {
+COTERIE_INLINE Float last_half(Repacked block) {
   return load_halves(block, place<Format, Format::kBytes - 2>(block));
 }
 
 struct Q3K {
-  static constexpr TurnedRun kTurned[] = {{108, 2}, {96, 12}, {0, 16},  {32, 16},
-                                          {64, 16}, {16, 16}, {48, 16}, {80, 16}};
+  static constexpr RepackedRun kRepacked[] = {{108, 2}, {96, 12}, {0, 16},  {32, 16},
+                                              {64, 16}, {16, 16}, {48, 16}, {80, 16}};
   static constexpr int kBytes = 110, kSub = 16, kMaxCode = 7, kOffsetBits = 2;
   static constexpr bool kMin = false, kSigned = false;
 
@@ -103,8 +104,8 @@ struct Q3K {
     load_columns(block, 92, c);
     words[0] = c[1], words[1] = c[2], words[2] = c[3];
   }
-  static COTERIE_INLINE void scale_words(Turned block, Int (&words)[3]) {
-    constexpr int kAt = place<Q3K, 96>(Turned{});
+  static COTERIE_INLINE void scale_words(Repacked block, Int (&words)[3]) {
+    constexpr int kAt = place<Q3K, 96>(Repacked{});
     words[0] = load_word(block, kAt), words[1] = load_word(block, kAt + 4), words[2] = load_word(block, kAt + 8);
   }
   template <class Block>
@@ -156,7 +157,7 @@ COTERIE_INLINE void header_k4(Block block, Header256<8>& out) {
 }
 
 struct Q4K {
-  static constexpr TurnedRun kTurned[] = {{0, 144}};
+  static constexpr RepackedRun kRepacked[] = {{0, 144}};
   static constexpr int kBytes = 144, kSub = 32, kMaxCode = 15, kOffsetBits = -1;
   static constexpr bool kMin = true, kSigned = false;
 
@@ -184,7 +185,7 @@ struct Q4K {
 };
 
 struct Q5K {
-  static constexpr TurnedRun kTurned[] = {{0, 176}};
+  static constexpr RepackedRun kRepacked[] = {{0, 176}};
   static constexpr int kBytes = 176, kSub = 32, kMaxCode = 31, kOffsetBits = -1;
   static constexpr bool kMin = true, kSigned = false;
 
@@ -218,8 +219,9 @@ struct Q5K {
 };
 
 struct Q6K {
-  static constexpr TurnedRun kTurned[] = {{208, 2},  {192, 16}, {0, 16},  {32, 16},  {128, 16}, {16, 16},  {48, 16},
-                                          {144, 16}, {64, 16},  {96, 16}, {160, 16}, {80, 16},  {112, 16}, {176, 16}};
+  static constexpr RepackedRun kRepacked[] = {{208, 2},  {192, 16}, {0, 16},   {32, 16}, {128, 16},
+                                              {16, 16},  {48, 16},  {144, 16}, {64, 16}, {96, 16},
+                                              {160, 16}, {80, 16},  {112, 16}, {176, 16}};
   static constexpr int kBytes = 210, kSub = 16, kMaxCode = 63, kOffsetBits = 5;
   static constexpr bool kMin = false, kSigned = false;
 
@@ -262,7 +264,7 @@ struct Q6K {
 };
 
 struct IQ4XS {
-  static constexpr TurnedRun kTurned[] = {{0, 136}};
+  static constexpr RepackedRun kRepacked[] = {{0, 136}};
   static constexpr int kBytes = 136, kSub = 32, kMaxCode = kSignedCodes ? 127 : 255;
   static constexpr int kOffsetBits = kSignedCodes ? -1 : 7;
   static constexpr bool kMin = false, kSigned = kSignedCodes;
@@ -277,8 +279,8 @@ struct IQ4XS {
   static COTERIE_INLINE void scale_bytes(const Int (&c)[4], Int& even, Int& odd) {
     // Four bits a byte: bits 0, 1 belong to the even sub-block, bits 2, 3 to the odd one.
     Int high = shift<-16>(c[0]);
-    high = both(either(high, shift<8>(high)), set_int(0x00ff00ff));
-    high = both(either(high, shift<4>(high)), set_int(0x0f0f0f0f));
+    high = bits_and(bits_or(high, shift<8>(high)), set_int(0x00ff00ff));
+    high = bits_and(bits_or(high, shift<4>(high)), set_int(0x0f0f0f0f));
     const Int centre = set_int(0x20202020);
     even = sub_bytes(and_or(c[1], set_int(0x0f0f0f0f), masked<4>(high, 0x30303030)), centre);
     odd = sub_bytes(and_or(shift<-4>(c[1]), set_int(0x0f0f0f0f), masked<2>(high, 0x30303030)), centre);

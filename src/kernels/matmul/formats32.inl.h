@@ -1,7 +1,7 @@
 // The 32-value formats as the vector kernels read them: kLanes rows at once, one a lane. A format says
 //   kBytes        of a block
 //   kMaxCode      the largest code, which is unsigned unless kSigned
-//   kTurned       the runs of bytes of a block in the order of turned rows (MatmulKernels::turn)
+//   kRepacked       the runs of bytes of a block in the order of repacked rows (MatmulKernels::repack)
 //   kMin          whether an m is added to every value; else
 //   kOffset       is added to the codes: 8, 12, 16, 128, or nothing
 //   header()      d and m;  codes() hands sink.unit<u>(columns) the codes of values [16u, 16u + 16), as in formats256
@@ -13,7 +13,7 @@ struct Header32 {
 
 template <int n>
 COTERIE_INLINE Int masked(Int v, uint32_t mask) {
-  return both(shift<n>(v), set_int(mask));
+  return bits_and(shift<n>(v), set_int(mask));
 }
 
 /// The f16 in a block's first two bytes; its first byte; the four from the third on.
@@ -22,19 +22,19 @@ COTERIE_INLINE Float first_half(Rows block) {
   load_columns(block, 0, c);
   return half_to_float(c[0]);
 }
-COTERIE_INLINE Float first_half(Turned block) { return load_halves(block, 0); }
+COTERIE_INLINE Float first_half(Repacked block) { return load_halves(block, 0); }
 COTERIE_INLINE Int first_byte(Rows block) {
   Int c[4];
   load_columns(block, 0, c);
   return masked<0>(c[0], 0xff);
 }
-COTERIE_INLINE Int first_byte(Turned block) { return load_bytes_of(block, 0); }
+COTERIE_INLINE Int first_byte(Repacked block) { return load_bytes_of(block, 0); }
 COTERIE_INLINE Int word_after_half(Rows block) {
   Int c[4];
   load_columns(block, 0, c);
-  return either(shift<-16>(c[0]), shift<16>(c[1]));
+  return bits_or(shift<-16>(c[0]), shift<16>(c[1]));
 }
-COTERIE_INLINE Int word_after_half(Turned block) { return load_word(block, 2); }
+COTERIE_INLINE Int word_after_half(Repacked block) { return load_word(block, 2); }
 
 template <int kOffset, class Block, typename Sink>
 COTERIE_INLINE void nibbles(Block block, Sink& sink) {
@@ -57,13 +57,13 @@ COTERIE_INLINE void nibbles_and_bits(Block block, Int high, Sink& sink) {
   const Int spread = set_int(0x02040810);
   COTERIE_UNROLL
   for (int i = 0; i < 4; ++i) {
-    const Int bits = both(mul_int(both(shift_by(high, -4 * i), set_int(15)), spread), set_int(0x10101010));
+    const Int bits = bits_and(mul_int(bits_and(shift_by(high, -4 * i), set_int(15)), spread), set_int(0x10101010));
     c[i] = and_or(packed[i], set_int(0x0f0f0f0f), bits);
   }
   sink.template unit<0>(c);
   COTERIE_UNROLL
   for (int i = 0; i < 4; ++i) {
-    const Int bits = both(mul_int(both(shift_by(high, -16 - 4 * i), set_int(15)), spread), set_int(0x10101010));
+    const Int bits = bits_and(mul_int(bits_and(shift_by(high, -16 - 4 * i), set_int(15)), spread), set_int(0x10101010));
     c[i] = and_or(shift<-4>(packed[i]), set_int(0x0f0f0f0f), bits);
   }
   sink.template unit<1>(c);
@@ -84,7 +84,7 @@ COTERIE_INLINE void table_nibbles(Block block, const int8_t* values, Sink& sink)
 }
 
 struct Q4_0 {
-  static constexpr TurnedRun kTurned[] = {{0, 2}, {2, 16}};
+  static constexpr RepackedRun kRepacked[] = {{0, 2}, {2, 16}};
   static constexpr int kBytes = 18, kMaxCode = 15, kOffset = 8;
   static constexpr bool kMin = false, kSigned = false;
   template <class Block>
@@ -98,7 +98,7 @@ struct Q4_0 {
 };
 
 struct Q4_1 {
-  static constexpr TurnedRun kTurned[] = {{0, 20}};
+  static constexpr RepackedRun kRepacked[] = {{0, 20}};
   static constexpr int kBytes = 20, kMaxCode = 15, kOffset = 0;
   static constexpr bool kMin = true, kSigned = false;
   template <class Block>
@@ -114,7 +114,7 @@ struct Q4_1 {
 };
 
 struct Q5_0 {
-  static constexpr TurnedRun kTurned[] = {{0, 2}, {2, 20}};
+  static constexpr RepackedRun kRepacked[] = {{0, 2}, {2, 20}};
   static constexpr int kBytes = 22, kMaxCode = 31, kOffset = 16;
   static constexpr bool kMin = false, kSigned = false;
   template <class Block>
@@ -128,7 +128,7 @@ struct Q5_0 {
 };
 
 struct Q5_1 {
-  static constexpr TurnedRun kTurned[] = {{0, 24}};
+  static constexpr RepackedRun kRepacked[] = {{0, 24}};
   static constexpr int kBytes = 24, kMaxCode = 31, kOffset = 0;
   static constexpr bool kMin = true, kSigned = false;
   template <class Block>
@@ -144,7 +144,7 @@ struct Q5_1 {
 };
 
 struct Q8_0 {
-  static constexpr TurnedRun kTurned[] = {{0, 2}, {2, 32}};
+  static constexpr RepackedRun kRepacked[] = {{0, 2}, {2, 32}};
   static constexpr int kBytes = 34, kMaxCode = 128, kOffset = kSignedCodes ? 0 : 128;
   static constexpr bool kMin = false, kSigned = kSignedCodes;
   template <class Block>
@@ -166,7 +166,7 @@ struct Q8_0 {
 };
 
 struct IQ4NL {
-  static constexpr TurnedRun kTurned[] = {{0, 2}, {2, 16}};
+  static constexpr RepackedRun kRepacked[] = {{0, 2}, {2, 16}};
   static constexpr int kBytes = 18, kMaxCode = 127, kOffset = kSignedCodes ? 0 : 128;
   static constexpr bool kMin = false, kSigned = kSignedCodes;
   template <class Block>
@@ -180,7 +180,7 @@ struct IQ4NL {
 };
 
 struct MXFP4 {
-  static constexpr TurnedRun kTurned[] = {{0, 1}, {1, 16}};
+  static constexpr RepackedRun kRepacked[] = {{0, 1}, {1, 16}};
   static constexpr int kBytes = 17, kMaxCode = 24, kOffset = 12;  // the values are -12 … 12
   static constexpr bool kMin = false, kSigned = false;
   template <class Block>

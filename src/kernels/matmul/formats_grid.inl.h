@@ -1,6 +1,6 @@
 // The formats whose codes point into a codebook, and the ternary ones, in the terms of formats256.inl.h. A look-up is a
 // gather of four values of each row; what it finds is what any format's codes are, so few tokens and many, in the
-// file's order and turned, go the ways of the other 256-value formats. Layouts: quant/blocks.h.
+// file's order and repacked, go the ways of the other 256-value formats. Layouts: quant/blocks.h.
 
 /// Words of 4 bytes from byte kAt of a block on, up to four; they lie in its last 16 bytes where there are not 16 more.
 template <class Format, int kAt, int kCount>
@@ -13,7 +13,7 @@ COTERIE_INLINE void words(Rows block, Int (&out)[kCount]) {
   for (int i = 0; i < kCount; ++i) out[i] = c[kSkip + i];
 }
 template <class Format, int kAt, int kCount>
-COTERIE_INLINE void words(Turned block, Int (&out)[kCount]) {
+COTERIE_INLINE void words(Repacked block, Int (&out)[kCount]) {
   out[0] = load_word(block, place<Format, kAt>(block));
   if constexpr (kCount > 1) out[1] = load_word(block, place<Format, kAt + 4>(block));
   if constexpr (kCount > 2) out[2] = load_word(block, place<Format, kAt + 8>(block));
@@ -28,21 +28,21 @@ COTERIE_INLINE Float first_half(Rows block) {
   return half_to_float(c[0]);
 }
 template <class Format>
-COTERIE_INLINE Float first_half(Turned block) {
+COTERIE_INLINE Float first_half(Repacked block) {
   return load_halves(block, place<Format, 0>(block));
 }
 
 /// Scales of four sub-blocks, one a byte, from number `first` on: 2 s + 1.
 template <int first, typename Header>
 COTERIE_INLINE void odd_scales(Int bytes, Header& out) {
-  bytes = either(shift<1>(bytes), set_int(0x01010101));
+  bytes = bits_or(shift<1>(bytes), set_int(0x01010101));
   spread_scales<first, false>(bytes, out), spread_pairs<first, false>(bytes, out);
 }
 /// The four nibbles of a lane's low half, one a byte.
 COTERIE_INLINE Int nibbles_of_half(Int v) {
-  v = both(v, set_int(0xffff));
-  v = both(either(v, shift<8>(v)), set_int(0x00ff00ff));
-  return both(either(v, shift<4>(v)), set_int(0x0f0f0f0f));
+  v = bits_and(v, set_int(0xffff));
+  v = bits_and(bits_or(v, shift<8>(v)), set_int(0x00ff00ff));
+  return bits_and(bits_or(v, shift<4>(v)), set_int(0x0f0f0f0f));
 }
 template <int first, typename Header>
 COTERIE_INLINE void nibble_scales(Int word, Header& out) {
@@ -51,20 +51,20 @@ COTERIE_INLINE void nibble_scales(Int word, Header& out) {
 /// Those in the top four bits of four words.
 template <int first, typename Header>
 COTERIE_INLINE void top_scales(const Int (&w)[4], Header& out) {
-  const Int low = either(shift<-28>(w[0]), masked<-20>(w[1], 0x00000f00));
-  odd_scales<first>(either(low, either(masked<-12>(w[2], 0x000f0000), masked<-4>(w[3], 0x0f000000))), out);
+  const Int low = bits_or(shift<-28>(w[0]), masked<-20>(w[1], 0x00000f00));
+  odd_scales<first>(bits_or(low, bits_or(masked<-12>(w[2], 0x000f0000), masked<-4>(w[3], 0x0f000000))), out);
 }
 
 /// Seven bits a byte: the eighth is set where the number of ones is odd.
 COTERIE_INLINE Int complete_signs(Int seven) {
   const Int odd = broadcast16(kOddCounts), nibble = set_int(0x0f0f0f0f);
-  const Int low = shuffle_bytes(odd, both(seven, nibble)), high = shuffle_bytes(odd, masked<-4>(seven, 0x0f0f0f0f));
-  return either(seven, sub_bytes(low, high));  // of 0x80 and 0: their exclusive or
+  const Int low = shuffle_bytes(odd, bits_and(seven, nibble)), high = shuffle_bytes(odd, masked<-4>(seven, 0x0f0f0f0f));
+  return bits_or(seven, sub_bytes(low, high));  // of 0x80 and 0: their exclusive or
 }
 /// The four times seven signs of a word of iq2_xxs and iq3_xxs, eight a byte.
 COTERIE_INLINE Int signs_of_word(Int w) {
-  const Int low = either(masked<0>(w, 0x7f), masked<1>(w, 0x7f00));
-  return complete_signs(either(low, either(masked<2>(w, 0x7f0000), masked<3>(w, 0x7f000000))));
+  const Int low = bits_or(masked<0>(w, 0x7f), masked<1>(w, 0x7f00));
+  return complete_signs(bits_or(low, bits_or(masked<2>(w, 0x7f0000), masked<3>(w, 0x7f000000))));
 }
 /// Byte k of each lane four times.
 template <int k>
@@ -89,9 +89,9 @@ COTERIE_INLINE void entry_of_four(const uint8_t* grid, Int index, Int signs, Int
 
 struct IQ2XXS {
   // The scales first: all of them are needed before the codes.
-  static constexpr TurnedRun kTurned[] = {{0, 2},  {6, 4},  {14, 4}, {22, 4}, {30, 4}, {38, 4},
-                                          {46, 4}, {54, 4}, {62, 4}, {2, 4},  {10, 4}, {18, 4},
-                                          {26, 4}, {34, 4}, {42, 4}, {50, 4}, {58, 4}};
+  static constexpr RepackedRun kRepacked[] = {{0, 2},  {6, 4},  {14, 4}, {22, 4}, {30, 4}, {38, 4},
+                                              {46, 4}, {54, 4}, {62, 4}, {2, 4},  {10, 4}, {18, 4},
+                                              {26, 4}, {34, 4}, {42, 4}, {50, 4}, {58, 4}};
   static constexpr int kBytes = 66, kSub = 32, kMaxCode = kSignedCodes ? 43 : 64 + 43;
   static constexpr int kOffsetBits = kSignedCodes ? -1 : 6;
   static constexpr bool kMin = false, kSigned = kSignedCodes;
@@ -103,7 +103,7 @@ struct IQ2XXS {
     first = w[1], second = w[3];
   }
   template <int pair>
-  static COTERIE_INLINE void odd_words(Turned block, Int& first, Int& second) {
+  static COTERIE_INLINE void odd_words(Repacked block, Int& first, Int& second) {
     first = load_word(block, place<IQ2XXS, 6 + 16 * pair>(block));
     second = load_word(block, place<IQ2XXS, 14 + 16 * pair>(block));
   }
@@ -142,7 +142,7 @@ struct IQ2XXS {
 };
 
 struct IQ2XS {
-  static constexpr TurnedRun kTurned[] = {{0, 2}, {66, 8}, {2, 64}};
+  static constexpr RepackedRun kRepacked[] = {{0, 2}, {66, 8}, {2, 64}};
   static constexpr int kBytes = 74, kSub = 16, kMaxCode = kSignedCodes ? 43 : 64 + 43;
   static constexpr int kOffsetBits = kSignedCodes ? -1 : 6;
   static constexpr bool kMin = false, kSigned = kSignedCodes;
@@ -177,7 +177,7 @@ struct IQ2XS {
 };
 
 struct IQ2S {
-  static constexpr TurnedRun kTurned[] = {{0, 2}, {74, 8}, {66, 8}, {2, 16}, {34, 16}, {18, 16}, {50, 16}};
+  static constexpr RepackedRun kRepacked[] = {{0, 2}, {74, 8}, {66, 8}, {2, 16}, {34, 16}, {18, 16}, {50, 16}};
   static constexpr int kBytes = 82, kSub = 16, kMaxCode = kSignedCodes ? 43 : 64 + 43;
   static constexpr int kOffsetBits = kSignedCodes ? -1 : 6;
   static constexpr bool kMin = false, kSigned = kSignedCodes;
@@ -191,7 +191,7 @@ struct IQ2S {
   }
   template <int sub, int e>
   static COTERIE_INLINE Int index(Int low, Int high) {
-    return either(masked<-8 * e>(low, 255), masked<8 - 8 * (sub % 4) - 2 * e>(high, 0x300));
+    return bits_or(masked<-8 * e>(low, 255), masked<8 - 8 * (sub % 4) - 2 * e>(high, 0x300));
   }
   template <int u, typename Sink>
   static COTERIE_INLINE void unit(Int low, Int high, Int signs, Sink& sink) {
@@ -220,7 +220,7 @@ struct IQ2S {
 };
 
 struct IQ3XXS {
-  static constexpr TurnedRun kTurned[] = {{0, 2}, {66, 32}, {2, 64}};
+  static constexpr RepackedRun kRepacked[] = {{0, 2}, {66, 32}, {2, 64}};
   static constexpr int kBytes = 98, kSub = 32, kMaxCode = kSignedCodes ? 62 : 64 + 62;
   static constexpr int kOffsetBits = kSignedCodes ? -1 : 6;
   static constexpr bool kMin = false, kSigned = kSignedCodes;
@@ -265,7 +265,7 @@ struct IQ3XXS {
 };
 
 struct IQ3S {
-  static constexpr TurnedRun kTurned[] = {{0, 2}, {106, 4}, {66, 8}, {74, 16}, {2, 32}, {90, 16}, {34, 32}};
+  static constexpr RepackedRun kRepacked[] = {{0, 2}, {106, 4}, {66, 8}, {74, 16}, {2, 32}, {90, 16}, {34, 32}};
   static constexpr int kBytes = 110, kSub = 32, kMaxCode = 16 + 15, kOffsetBits = 4;
   static constexpr bool kMin = false, kSigned = false;
 
@@ -278,7 +278,7 @@ struct IQ3S {
   }
   template <int u, int i>
   static COTERIE_INLINE Int index(Int w, Int high) {
-    return either(masked<-8 * i>(w, 255), masked<8 - 8 * (u / 2 % 4) - 4 * (u % 2) - i>(high, 256));
+    return bits_or(masked<-8 * i>(w, 255), masked<8 - 8 * (u / 2 % 4) - 4 * (u % 2) - i>(high, 256));
   }
   template <int u, typename Sink>
   static COTERIE_INLINE void unit(Int w, Int high, Int signs, Sink& sink) {
@@ -312,7 +312,7 @@ struct IQ3S {
 /// Entry `index` of iq1's grid with its delta, -1 where bit kBit of `word` is set, else 1; 16 is added.
 template <int j, int kBit>
 COTERIE_INLINE void entry_of_iq1(Int index, Int word, Int (&columns)[4]) {
-  const Int lower = both(shift_right_signed<31>(shift<31 - kBit>(word)), set_int(0x02020202));
+  const Int lower = bits_and(shift_right_signed<31>(shift<31 - kBit>(word)), set_int(0x02020202));
   const uint8_t* const grid = kIq1Grid<17>;
   columns[2 * j] = sub_bytes(gather4<8>(grid, index), lower);
   columns[2 * j + 1] = sub_bytes(gather4<8>(grid + 4, index), lower);
@@ -324,14 +324,14 @@ COTERIE_INLINE Int upper_bits(Int word) {
 }
 
 struct IQ1S {
-  static constexpr TurnedRun kTurned[] = {{0, 2}, {34, 16}, {2, 32}};
+  static constexpr RepackedRun kRepacked[] = {{0, 2}, {34, 16}, {2, 32}};
   static constexpr int kBytes = 50, kSub = 32, kMaxCode = 16 + 9, kOffsetBits = 4;
   static constexpr bool kMin = false, kSigned = false;
 
   template <int first>
   static COTERIE_INLINE void scales(Int a, Int b, Header256<8>& out) {
-    const Int low = either(masked<-12>(a, 7), masked<-20>(a, 0x700));
-    odd_scales<first>(either(low, either(masked<4>(b, 0x70000), masked<-4>(b, 0x7000000))), out);
+    const Int low = bits_or(masked<-12>(a, 7), masked<-20>(a, 0x700));
+    odd_scales<first>(bits_or(low, bits_or(masked<4>(b, 0x70000), masked<-4>(b, 0x7000000))), out);
   }
   template <class Block>
   static COTERIE_INLINE void header(Block block, Header256<8>& out) {
@@ -344,8 +344,8 @@ struct IQ1S {
   static COTERIE_INLINE void unit(Int low, Int head, Sink& sink) {
     constexpr int kFirst = u % 2 * 2, kHead = 16 * (u / 2 % 2);
     Int c[4];
-    entry_of_iq1<0, kHead + 15>(either(masked<-8 * kFirst>(low, 255), upper_bits<kHead + 3 * kFirst>(head)), head, c);
-    entry_of_iq1<1, kHead + 15>(either(masked<-8 * kFirst - 8>(low, 255), upper_bits<kHead + 3 * kFirst + 3>(head)),
+    entry_of_iq1<0, kHead + 15>(bits_or(masked<-8 * kFirst>(low, 255), upper_bits<kHead + 3 * kFirst>(head)), head, c);
+    entry_of_iq1<1, kHead + 15>(bits_or(masked<-8 * kFirst - 8>(low, 255), upper_bits<kHead + 3 * kFirst + 3>(head)),
                                 head, c);
     sink.template unit<u>(c);
   }
@@ -367,21 +367,21 @@ struct IQ1S {
 };
 
 struct IQ1M {
-  static constexpr TurnedRun kTurned[] = {{48, 8}, {32, 16}, {0, 32}};
+  static constexpr RepackedRun kRepacked[] = {{48, 8}, {32, 16}, {0, 32}};
   static constexpr int kBytes = 56, kSub = 16, kMaxCode = 16 + 9, kOffsetBits = 4;
   static constexpr bool kMin = false, kSigned = false;
 
   template <int first>
   static COTERIE_INLINE void scales(Int w, Header256<16>& out) {
-    const Int low = either(masked<0>(w, 7), masked<5>(w, 0x700));
-    odd_scales<first>(either(low, either(masked<10>(w, 0x70000), masked<15>(w, 0x7000000))), out);
+    const Int low = bits_or(masked<0>(w, 7), masked<5>(w, 0x700));
+    odd_scales<first>(bits_or(low, bits_or(masked<10>(w, 0x70000), masked<15>(w, 0x7000000))), out);
   }
   template <class Block>
   static COTERIE_INLINE void header(Block block, Header256<16>& out) {
     Int w[2];
     words<IQ1M, 48>(block, w);
-    const Int low = either(masked<-12>(w[0], 15), masked<-24>(w[0], 0xf0));
-    const Int half = either(low, either(masked<-4>(w[1], 0xf00), masked<-16>(w[1], 0xf000)));
+    const Int low = bits_or(masked<-12>(w[0], 15), masked<-24>(w[0], 0xf0));
+    const Int half = bits_or(low, bits_or(masked<-4>(w[1], 0xf00), masked<-16>(w[1], 0xf000)));
     out.d = mul(half_to_float(half), set_float(0.125f)), out.dmin = zero_float();
     scales<0>(w[0], out), scales<4>(shift<-16>(w[0]), out), scales<8>(w[1], out), scales<12>(shift<-16>(w[1]), out);
   }
@@ -389,8 +389,8 @@ struct IQ1M {
   static COTERIE_INLINE void unit(Int low, Int high, Sink& sink) {
     constexpr int kFirst = u % 2 * 2, kHigh = 8 * (u % 4);
     Int c[4];
-    entry_of_iq1<0, kHigh + 3>(either(masked<-8 * kFirst>(low, 255), upper_bits<kHigh>(high)), high, c);
-    entry_of_iq1<1, kHigh + 7>(either(masked<-8 * kFirst - 8>(low, 255), upper_bits<kHigh + 4>(high)), high, c);
+    entry_of_iq1<0, kHigh + 3>(bits_or(masked<-8 * kFirst>(low, 255), upper_bits<kHigh>(high)), high, c);
+    entry_of_iq1<1, kHigh + 7>(bits_or(masked<-8 * kFirst - 8>(low, 255), upper_bits<kHigh + 4>(high)), high, c);
     sink.template unit<u>(c);
   }
   template <int half, class Block, typename Sink>
@@ -418,7 +418,7 @@ COTERIE_INLINE void scales_of_one(Header256<8>& out) {
 }
 
 struct TQ1_0 {
-  static constexpr TurnedRun kTurned[] = {{52, 2}, {0, 52}};
+  static constexpr RepackedRun kRepacked[] = {{52, 2}, {0, 52}};
   static constexpr int kBytes = 54, kSub = 32, kMaxCode = 2, kOffsetBits = 0;
   static constexpr bool kMin = false, kSigned = false;
 
@@ -437,8 +437,8 @@ struct TQ1_0 {
   }
   static COTERIE_INLINE Int next_digit(Rest& rest) {
     const Int even = add_int(rest.even, shift<1>(rest.even)), odd = add_int(rest.odd, shift<1>(rest.odd));
-    rest = {both(even, set_int(0x00ff00ff)), both(odd, set_int(0x00ff00ff))};
-    return either(masked<-8>(even, 0x00ff00ff), both(odd, set_int(0xff00ff00)));
+    rest = {bits_and(even, set_int(0x00ff00ff)), bits_and(odd, set_int(0x00ff00ff))};
+    return bits_or(masked<-8>(even, 0x00ff00ff), bits_and(odd, set_int(0xff00ff00)));
   }
   template <int u, int step, int n, typename Sink>
   static COTERIE_INLINE void digits(Rest (&rest)[4], Sink& sink) {
@@ -461,9 +461,9 @@ struct TQ1_0 {
   static COTERIE_INLINE Int last_codes(Rows block) {
     Int c[4];
     load_columns(block, kBytes - 16, c);  // from two bytes before a word on
-    return either(shift<-16>(c[2]), shift<16>(c[3]));
+    return bits_or(shift<-16>(c[2]), shift<16>(c[3]));
   }
-  static COTERIE_INLINE Int last_codes(Turned block) { return load_word(block, place<TQ1_0, 48>(block)); }
+  static COTERIE_INLINE Int last_codes(Repacked block) { return load_word(block, place<TQ1_0, 48>(block)); }
   template <class Block, typename Sink>
   static COTERIE_INLINE void codes(Block block, Sink& sink) {
     column<0>(block, sink), column<1>(block, sink), column<2>(block, sink);
@@ -476,7 +476,7 @@ struct TQ1_0 {
 };
 
 struct TQ2_0 {
-  static constexpr TurnedRun kTurned[] = {{64, 2}, {0, 64}};
+  static constexpr RepackedRun kRepacked[] = {{64, 2}, {0, 64}};
   static constexpr int kBytes = 66, kSub = 32, kMaxCode = 3, kOffsetBits = 0;
   static constexpr bool kMin = false, kSigned = false;
 

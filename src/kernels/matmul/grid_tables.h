@@ -35,7 +35,7 @@ inline constexpr const uint8_t* kIq1Grid = GridTables<kAdd>::kIq1.data();
 /// 0x80 for numbers with an odd count of ones.
 alignas(16) inline constexpr uint8_t kOddCounts[16] = {0,    0x80, 0x80, 0,    0x80, 0,    0,    0x80,
                                                        0x80, 0,    0,    0x80, 0,    0x80, 0x80, 0};
-/// Of each lane of 32 bits, its first byte four times.
+/// The first byte of each lane of 32 bits, four times.
 alignas(16) inline constexpr uint8_t kFirstBytes[16] = {0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12};
 
 }  // namespace coterie::kernels

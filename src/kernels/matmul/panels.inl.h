@@ -39,7 +39,7 @@ COTERIE_INLINE Rows panel_rows(const MatmulTask& task, int64_t first, int64_t ro
 /// The same panel as the task's rows lie.
 template <class Source>
 COTERIE_INLINE Source panel_of(const MatmulTask& task, int64_t first, int64_t row_bytes) {
-  if constexpr (__is_same(Source, Turned)) {
+  if constexpr (__is_same(Source, Repacked)) {
     return {task.weights + first * row_bytes};
   } else {
     return panel_rows(task, first, row_bytes);

@@ -14,8 +14,8 @@ struct Rows {
   int64_t stride;
 };
 
-/// The same rows turned (MatmulKernels::turn).
-struct Turned {
+/// The same rows repacked (MatmulKernels::repack).
+struct Repacked {
   const std::byte* data;
 };
 

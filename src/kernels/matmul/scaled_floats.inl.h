@@ -6,8 +6,8 @@
 //   value(head, word, i)
 
 COTERIE_INLINE Float round_to_bf16(Float v) {
-  const Int bits = as_int(v), even = both(shift<-16>(bits), set_int(1));
-  return as_float(both(add_int(bits, add_int(even, set_int(0x7fff))), set_int(0xffff0000)));
+  const Int bits = as_int(v), even = bits_and(shift<-16>(bits), set_int(1));
+  return as_float(bits_and(add_int(bits, add_int(even, set_int(0x7fff))), set_int(0xffff0000)));
 }
 template <quant::Rounding kRounding>
 COTERIE_INLINE Float round_product(Float v) {
@@ -26,7 +26,7 @@ struct ReadFp8 {
   static COTERIE_INLINE Float value(const Head& head, Int word, int i) {
     // As f16, which has no trouble with small numbers: 2^-8 of it. Of the lane's low half.
     const Int code = shift_by(word, -8 * i);
-    const Int half = either(shift<7>(both(code, set_int(0x7f))), shift<8>(both(code, set_int(0x80))));
+    const Int half = bits_or(shift<7>(bits_and(code, set_int(0x7f))), shift<8>(bits_and(code, set_int(0x80))));
     return round_product<kRounding>(mul(half_to_float(half), head.scale));
   }
 };
@@ -45,7 +45,7 @@ struct ReadInt {
     }
   };
   static COTERIE_INLINE Float value(const Head& head, Int word, int i) {
-    const Int q = both(shift_by(word, -kBits * i), set_int((1u << kBits) - 1));
+    const Int q = bits_and(shift_by(word, -kBits * i), set_int((1u << kBits) - 1));
     return round_product<kRounding>(mul(to_float(sub_int(q, head.zero)), head.scale));
   }
 };

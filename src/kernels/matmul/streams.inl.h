@@ -1,20 +1,20 @@
-// Few tokens by turned rows: what decoding is made of. A panel is one run of bytes, and so are panels that follow each
-// other; how a thread walks them is the processor's matter (ReadAhead, docs/design/matmul.md). One that foresees a
-// stream only within a page, and has few places for lines that are under way, wants several streams side by side and
-// what lies some way ahead in each to be asked for.
+// Few tokens by repacked rows: what decoding is made of. A panel is one run of bytes, and so are panels that follow
+// each other; how a thread walks them is the processor's matter (ReadAhead, docs/design/matmul.md). One whose
+// prefetcher follows a stream only within a page, and has few places for lines that are under way, wants several
+// streams side by side and what lies some way ahead in each to be prefetched.
 
 inline constexpr int kMostStreams = 4;
 
 /// Panels that follow each other.
 struct Stream {
   const std::byte* at;     // what is multiplied
-  const std::byte* ahead;  // what is asked for, until `end`; then what this thread will probably read after it
+  const std::byte* ahead;  // what is prefetched, until `end`; then what this thread will probably read after it
   const std::byte* end;
   const std::byte* after;
   int64_t after_bytes;
 
   /// The share of the next block, or nothing.
-  COTERIE_INLINE Ahead ask(int64_t bytes) {
+  COTERIE_INLINE Ahead prefetch(int64_t bytes) {
     if (ahead >= end) {
       if (!after) return {nullptr, nullptr, 0};
       ahead = after, end = after + after_bytes, after = nullptr;
@@ -25,21 +25,21 @@ struct Stream {
   }
 };
 
-/// Blocks of a format by turned rows. What walks them asks of any such class how many bytes and values a block of a row
-/// has, whether it is good at S streams, how many tokens a tile of S panels has, and the tile.
+/// Blocks of a format by repacked rows. What walks them asks of any such class how many bytes and values a block of a
+/// row has, whether it is good at S streams, how many tokens a tile of S panels has, and the tile.
 template <class Blocks>
-struct FewByTurned {
+struct FewRepacked {
   static constexpr int64_t kBytes = Blocks::kBytes, kValues = Blocks::kValues;
   // Two streams of more than two tokens are slower than one: GCC 12 spills them (q4_k, AVX2, four tokens: half as
   // fast).
   static bool takes(int streams, const MatmulTask& task) {
     return streams <= task.read_ahead.streams && !(streams == 2 && task.tokens > 2);
   }
-  static constexpr int tile_tokens(int /*streams*/) { return kTurnedTile; }
+  static constexpr int tile_tokens(int /*streams*/) { return kRepackedTile; }
 
   /// A panel of each of S streams, block by block in turn, times T tokens. `first`: its row in the task, of each.
   template <int S, int T>
-  static void tile(const MatmulTask& task, int64_t blocks, int64_t token, bool ask, const int64_t* first,
+  static void tile(const MatmulTask& task, int64_t blocks, int64_t token, bool prefetch, const int64_t* first,
                    Stream* streams) {
     constexpr int64_t kStep = kBytes * kLanes;
     const typename Blocks::X* x[T];
@@ -49,8 +49,8 @@ struct FewByTurned {
 #pragma GCC unroll 1
       for (int s = 0; s < S; ++s) {
         Ahead ahead{nullptr, nullptr, 0, true};
-        if (ask) ahead = streams[s].ask(kStep);
-        Blocks::template fused_block<T>(Turned{streams[s].at + b * kStep}, x, ahead, y[s]);
+        if (prefetch) ahead = streams[s].prefetch(kStep);
+        Blocks::template fused_block<T>(Repacked{streams[s].at + b * kStep}, x, ahead, y[s]);
       }
       COTERIE_UNROLL
       for (int t = 0; t < T; ++t) ++x[t];
@@ -63,12 +63,12 @@ struct FewByTurned {
 };
 
 template <class Few, int S, int T = Few::tile_tokens(S)>
-COTERIE_INLINE void run_streams_tile_of(int64_t tokens, const MatmulTask& task, int64_t blocks, int64_t token, bool ask,
-                                        const int64_t* first, Stream* streams) {
+COTERIE_INLINE void run_streams_tile_of(int64_t tokens, const MatmulTask& task, int64_t blocks, int64_t token,
+                                        bool prefetch, const int64_t* first, Stream* streams) {
   if constexpr (T > 1) {
-    if (tokens < T) return run_streams_tile_of<Few, S, T - 1>(tokens, task, blocks, token, ask, first, streams);
+    if (tokens < T) return run_streams_tile_of<Few, S, T - 1>(tokens, task, blocks, token, prefetch, first, streams);
   }
-  Few::template tile<S, T>(task, blocks, token, ask, first, streams);
+  Few::template tile<S, T>(task, blocks, token, prefetch, first, streams);
 }
 
 /// Panels [begin, begin + S * each) of a task, cut into S streams; panels up to `end` come after them.

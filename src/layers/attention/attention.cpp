@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "layers/attention/segments.h"
-#include "layers/overlay.h"
+#include "layers/lora.h"
 #include "ops/elementwise.h"
 #include "ops/moe/slots.h"
 
@@ -31,13 +31,13 @@ void Attention::visit(TensorVisitor& visitor, const std::string& path) {
   if (experts_)
     experts_->visit(visitor, path);
   else
-    visitor.overlaid(path + ".q", Place::mixer, packed, input_width_, spec_.q_bias, q_);
-  visitor.overlaid(path + ".k", Place::mixer, k, input_width_, spec_.k_bias, k_);
-  visitor.overlaid(path + ".v", Place::mixer, v, input_width_, spec_.v_bias, v_);
-  if (!experts_) visitor.overlaid(path + ".o", Place::mixer, width_, a, spec_.o_bias, o_);
+    visitor.adaptable(path + ".q", Place::mixer, packed, input_width_, spec_.q_bias, q_);
+  visitor.adaptable(path + ".k", Place::mixer, k, input_width_, spec_.k_bias, k_);
+  visitor.adaptable(path + ".v", Place::mixer, v, input_width_, spec_.v_bias, v_);
+  if (!experts_) visitor.adaptable(path + ".o", Place::mixer, width_, a, spec_.o_bias, o_);
   if (gate == OutputGate::Shape::per_head || gate == OutputGate::Shape::per_channel)
-    visitor.overlaid(path + ".gate", Place::mixer, gate == OutputGate::Shape::per_head ? spec_.heads : a, input_width_,
-                     false, gate_);
+    visitor.adaptable(path + ".gate", Place::mixer, gate == OutputGate::Shape::per_head ? spec_.heads : a, input_width_,
+                      false, gate_);
   if (spec_.sinks) visitor.vector({path + ".sinks", Place::mixer}, spec_.heads, sinks_);
   if (spec_.qk_norm == AttentionSpec::QkNorm::none || !ones_.empty()) return;
   const bool full = spec_.qk_norm == AttentionSpec::QkNorm::full_width;

@@ -5,7 +5,7 @@
 
 #include "base/error.h"
 #include "layers/attention/segments.h"
-#include "layers/overlay.h"
+#include "layers/lora.h"
 #include "ops/elementwise.h"
 
 namespace coterie::layers {
@@ -17,21 +17,21 @@ ops::CacheLayout cache_layout(const LatentAttentionSpec& spec, tensor::DType dty
 void LatentAttention::visit(TensorVisitor& visitor, const std::string& path) {
   const int64_t h = spec_.heads, q = h * (spec_.nope_dim + spec_.rope_dim);
   if (spec_.q_rank > 0) {
-    visitor.overlaid(path + ".q_a", Place::mixer, spec_.q_rank, width_, spec_.bias, q_a_);
+    visitor.adaptable(path + ".q_a", Place::mixer, spec_.q_rank, width_, spec_.bias, q_a_);
     visitor.vector({path + ".q_a_norm", Place::norms}, spec_.q_rank, q_a_norm_);
-    visitor.overlaid(path + ".q_b", Place::mixer, q, spec_.q_rank, false, q_b_);
+    visitor.adaptable(path + ".q_b", Place::mixer, q, spec_.q_rank, false, q_b_);
   } else {
-    visitor.overlaid(path + ".q", Place::mixer, q, width_, false, q_);
+    visitor.adaptable(path + ".q", Place::mixer, q, width_, false, q_);
   }
-  visitor.overlaid(path + ".kv_a", Place::mixer, spec_.kv_rank + spec_.rope_dim, width_, spec_.bias, kv_a_);
+  visitor.adaptable(path + ".kv_a", Place::mixer, spec_.kv_rank + spec_.rope_dim, width_, spec_.bias, kv_a_);
   visitor.vector({path + ".kv_a_norm", Place::norms}, spec_.kv_rank, kv_a_norm_);
   visitor.stack({.path = path + ".k_b", .place = Place::mixer, .merged_with = spec_.value_dim}, h, spec_.kv_rank,
                 spec_.nope_dim, k_b_);
   visitor.stack({.path = path + ".v_b", .place = Place::mixer, .merged_with = spec_.nope_dim}, h, spec_.value_dim,
                 spec_.kv_rank, v_b_);
-  visitor.overlaid(path + ".o", Place::mixer, width_, h * spec_.value_dim, spec_.bias, o_);
+  visitor.adaptable(path + ".o", Place::mixer, width_, h * spec_.value_dim, spec_.bias, o_);
   if (spec_.gate.shape == OutputGate::Shape::per_head)
-    visitor.overlaid(path + ".gate", Place::mixer, h, width_, false, gate_);
+    visitor.adaptable(path + ".gate", Place::mixer, h, width_, false, gate_);
 }
 
 void LatentAttention::arrange() {

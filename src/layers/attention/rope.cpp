@@ -45,11 +45,11 @@ double yarn_magnitude(double scale, double mscale) { return scale <= 1 ? 1 : 0.1
 // YaRN (Peng et al. 2023): a ramp between interpolated and extrapolated frequencies.
 void scale_yarn(const RopeSpec& spec, ops::RopeTable& table) {
   const auto dims = static_cast<double>(spec.dims);
-  const auto turning_dim = [&](double rotations) {
+  const auto dim_of_rotations = [&](double rotations) {
     return dims * std::log(static_cast<double>(spec.original_context) / (rotations * 2 * std::numbers::pi)) /
            (2 * std::log(spec.theta));
   };
-  double low = turning_dim(spec.beta_fast), high = turning_dim(spec.beta_slow);
+  double low = dim_of_rotations(spec.beta_fast), high = dim_of_rotations(spec.beta_slow);
   if (spec.truncate) low = std::floor(low), high = std::ceil(high);
   low = std::max(low, 0.0), high = std::min(high, dims - 1);
   if (low == high) high += 0.001;

@@ -17,7 +17,7 @@ ops::RopeTable rope_table(const RopeSpec& spec, int64_t length = 0);
 /// Turns queries and keys by their positions.
 ///
 /// Dynamic NTK scaling grows the base with the length of the sequence once that exceeds the original context. As in
-/// transformers, one pass over T tokens turns all of them by the frequencies of T, and a key that is already in the
+/// transformers, one pass over T tokens rotates all of them by the frequencies of T, and a key that is already in the
 /// cache keeps the frequencies it was written with. So for such a model, and past its original context only, decode
 /// differs from prefill; frequencies_change() says when, for callers that would rather evaluate the prompt anew.
 ///
@@ -30,7 +30,7 @@ class Rope {
   /// x [N, heads * head_dim], in place.
   void forward(const Batch& batch, int64_t heads, tensor::Matrix x) const;
 
-  /// Whether keys written when the sequence had `before` positions are turned otherwise than at length `after`.
+  /// Whether keys written when the sequence had `before` positions are rotated otherwise than at length `after`.
   static bool frequencies_change(const RopeSpec& spec, int64_t before, int64_t after);
 
  private:

@@ -2,27 +2,27 @@
 
 #include <array>
 
-#include "layers/overlay.h"
+#include "layers/lora.h"
 #include "ops/elementwise.h"
 #include "ops/moe/experts.h"
 
 namespace coterie::layers {
 
 void DenseFfn::visit(TensorVisitor& visitor, const std::string& path) {
-  if (spec_.gated) visitor.overlaid(path + ".gate", place_, spec_.hidden, width_, spec_.bias, gate_);
-  visitor.overlaid(path + ".up", place_, spec_.hidden, width_, spec_.bias, up_);
-  visitor.overlaid(path + ".down", place_, width_, spec_.hidden, spec_.bias, down_);
+  if (spec_.gated) visitor.adaptable(path + ".gate", place_, spec_.hidden, width_, spec_.bias, gate_);
+  visitor.adaptable(path + ".up", place_, spec_.hidden, width_, spec_.bias, up_);
+  visitor.adaptable(path + ".down", place_, width_, spec_.hidden, spec_.bias, down_);
 }
 
 void DenseFfn::forward(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix y) const {
   for (const Linear* linear : {&gate_, &up_, &down_})
-    if (linear->overlay && (linear->overlay.magnitude || (linear->overlay.dropout > 0 && batch.pass.training)))
+    if (linear->lora && (linear->lora.magnitude || (linear->lora.dropout > 0 && batch.pass.training)))
       return forward_apart(batch, x, y);
   ops::RoutingPlan storage;
   const ops::RoutingPlan& everyone = ops::dense_plan(x.rows, storage);
-  const ops::ExpertInput in{gate_.weight,           up_.weight,          gate_.bias.data(), up_.bias.data(),
-                            gate_.overlay.low_rank, up_.overlay.low_rank};
-  const ops::ExpertOutput out{down_.weight, down_.bias.data(), down_.overlay.low_rank};
+  const ops::ExpertInput in{gate_.weight,    up_.weight,          gate_.bias.data(),
+                            up_.bias.data(), gate_.lora.low_rank, up_.lora.low_rank};
+  const ops::ExpertOutput out{down_.weight, down_.bias.data(), down_.lora.low_rank};
   ops::experts(batch.context, x, everyone, {&in, 1}, {&out, 1}, spec_.activation, spec_.hidden, y);
 }
 

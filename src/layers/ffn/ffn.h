@@ -23,7 +23,7 @@ class DenseFfn {
   void visit(TensorVisitor& visitor, const std::string& path);
 
  private:
-  /// The same of single matmuls, for overlays that have more than LowRank says. Without those it has the same bits.
+  /// The same of single matmuls, for adapters that have more than LowRank says. Without those it has the same bits.
   void forward_apart(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix y) const;
 
   DenseFfnSpec spec_;

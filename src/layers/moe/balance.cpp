@@ -203,13 +203,13 @@ void check_trainable(const RouterSpec& spec, const RouterLossSpec& loss, std::st
     throw base::Error(base::ErrorKind::bad_input, std::string(where),
                       "this router cannot be trained: " + std::string(reason), hint);
   };
-  constexpr const char* kWithout = "take that loss out of the recipe";
+  constexpr const char* kWithout = "remove that loss from the recipe";
   using Selection = RouterSpec::Selection;
   const bool balances = loss.balance != RouterLossSpec::Balance::none && loss.balance_coefficient > 0;
   if (balances && (spec.selection == Selection::hash || spec.selection == Selection::base ||
                    spec.selection == Selection::sinkhorn || spec.selection == Selection::expert_choice ||
                    spec.selection == Selection::soft))
-    refuse("its loads are even, or fixed, by its own rule, so that a loss of balance teaches it nothing", kWithout);
+    refuse("its own rule makes its loads even or fixed, so a balance loss has no effect", kWithout);
   if (loss.z_coefficient > 0 && (!spec.has_map() || spec.selection == Selection::soft))
     refuse("it has no logits of experts that a z-loss could keep small", kWithout);
   // Nothing to be taught: a table without logits, and mixtures, which are differentiable throughout.

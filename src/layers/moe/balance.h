@@ -43,7 +43,7 @@ struct RouterLossSpec {
 /// The gradient of a step is that of its own tokens' losses, times the step's share of the batch (set_share); so it
 /// needs no listening, and the steps of a batch add up to the batch for losses whose scope is the sequence. Of scope
 /// batch it is that of all tokens listened to since clear(), and the share is not applied: to be exact over several
-/// micro-batches, listen to all of them first (Decoder::loss without a tape) and then go back through each.
+/// micro-batches, listen to all of them first (Decoder::loss without a tape) and then do the backward pass of each.
 class RouterLosses : public Observer, public RouterLoss {
  public:
   explicit RouterLosses(const RouterLossSpec& spec) : spec_(spec) {}
@@ -51,13 +51,14 @@ class RouterLosses : public Observer, public RouterLoss {
   void routed(const Routed& router) override;
   void add_gradient(const Routed& router, const RoutedGradient& gradient) const override;
   void clear() { layers_.clear(); }
-  /// Of the steps that follow: their tokens / the batch's tokens; their sequences / the batch's for scope sequence.
+  /// The share of the steps that follow: their tokens / the batch's tokens; their sequences / the batch's for scope
+  /// sequence.
   void set_share(double share) { share_ = share; }
 
   struct Values {
     double balance = 0, z = 0;  // with their coefficients
   };
-  /// Of what was listened to since clear(): the mean over tokens (over sequences, of that scope).
+  /// The losses since clear(): the mean over tokens (over sequences, for that scope).
   Values values(int64_t layer) const;
   /// Summed over the routers.
   Values values() const;

@@ -33,7 +33,7 @@ void for_slots(const ops::RoutingPlan& plan, int64_t begin, int64_t end, const F
         f(static_cast<size_t>(e), static_cast<size_t>(s));
 }
 
-/// Of one token and expert: where it stands towards being chosen.
+/// How near an expert is to being chosen for a token.
 struct Standing {
   double z, deviation;
   int64_t threshold;  // the expert whose noisy logit that is

@@ -11,9 +11,9 @@ void Experts::visit(TensorVisitor& visitor, const std::string& path) {
   if (spec_.gated) visitor.stack({path + ".gate", Place::experts}, e, spec_.hidden, width_, gate_);
   visitor.stack({path + ".up", Place::experts}, e, spec_.hidden, width_, up_);
   visitor.stack({path + ".down", Place::experts}, e, width_, spec_.hidden, down_);
-  if (spec_.gated) visitor.overlays({path + ".gate", Place::experts}, e, spec_.hidden, width_, gate_low_);
-  visitor.overlays({path + ".up", Place::experts}, e, spec_.hidden, width_, up_low_);
-  visitor.overlays({path + ".down", Place::experts}, e, width_, spec_.hidden, down_low_);
+  if (spec_.gated) visitor.loras({path + ".gate", Place::experts}, e, spec_.hidden, width_, gate_low_);
+  visitor.loras({path + ".up", Place::experts}, e, spec_.hidden, width_, up_low_);
+  visitor.loras({path + ".down", Place::experts}, e, width_, spec_.hidden, down_low_);
   if (!spec_.bias) return;
   if (spec_.gated) visitor.vectors({path + ".gate.bias", Place::experts}, e, spec_.hidden, gate_bias_);
   visitor.vectors({path + ".up.bias", Place::experts}, e, spec_.hidden, up_bias_);

@@ -31,7 +31,7 @@ class Experts {
   MoeSpec spec_;
   int64_t width_;
   std::vector<tensor::Weight> gate_, up_, down_;            // [E] of [F, D], [F, D], [D, F]
-  std::vector<ops::LowRank> gate_low_, up_low_, down_low_;  // [E], laid over them; or empty
+  std::vector<ops::LowRank> gate_low_, up_low_, down_low_;  // [E], their LoRAs; or empty
   Vector gate_bias_, up_bias_, down_bias_;                  // [E, F], [E, F], [E, D]
   std::vector<ops::ExpertInput> inputs_;                    // the same, as the grouped matmuls take them
   std::vector<ops::ExpertOutput> outputs_;

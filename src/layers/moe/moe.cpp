@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "layers/overlay.h"
+#include "layers/lora.h"
 #include "ops/elementwise.h"
 #include "ops/jitter.h"
 #include "ops/matmul.h"
@@ -27,10 +27,10 @@ void Moe::visit(TensorVisitor& visitor, const std::string& path) {
   if (router_) router_->visit(visitor, path + ".router");
   if (soft_) soft_->visit(visitor, path + ".router");
   if (spec_.latent > 0)
-    visitor.overlaid(path + ".latent_in", Place::shared_experts, spec_.latent, width_, false, latent_in_);
+    visitor.adaptable(path + ".latent_in", Place::shared_experts, spec_.latent, width_, false, latent_in_);
   experts_.visit(visitor, path + ".experts");
   if (spec_.latent > 0)
-    visitor.overlaid(path + ".latent_out", Place::shared_experts, width_, spec_.latent, false, latent_out_);
+    visitor.adaptable(path + ".latent_out", Place::shared_experts, width_, spec_.latent, false, latent_out_);
   if (shared_) shared_->visit(visitor, path + ".shared");
   if (shared_ && spec_.shared_gate)
     visitor.matrix({path + ".shared_gate", Place::shared_experts}, 1, width_, shared_gate_);
@@ -38,7 +38,7 @@ void Moe::visit(TensorVisitor& visitor, const std::string& path) {
 }
 
 namespace {
-// Of the draws of expert dropout: apart from those of blocks and overlays (ops/dropout.h), one for each expert.
+// Places of expert dropout's draws, one for each expert, apart from those of blocks and adapters (ops/dropout.h).
 constexpr uint64_t kExpertPlaces = uint64_t{1} << 31, kPlacesOfALayer = 1 << 16;
 /// What tokens are to the experts when each slot has a row of its own, read with weight 1.
 ops::RoutingPlan by_slot(const ops::RoutingPlan& plan) {

@@ -13,7 +13,7 @@ namespace coterie::layers {
 /// the expert. All [N, E]; rows [N].
 void add_noise(tensor::ConstMatrix logits, tensor::ConstMatrix noise, std::span<const ops::DropoutRow> rows,
                int64_t layer, tensor::Matrix noisy);
-/// The way back under the same draws: dlogits += dnoisy, dnoise += dnoisy * normal * sigmoid(noise).
+/// The backward pass under the same draws: dlogits += dnoisy, dnoise += dnoisy * normal * sigmoid(noise).
 void add_noise_backward(tensor::ConstMatrix noise, std::span<const ops::DropoutRow> rows, int64_t layer,
                         tensor::ConstMatrix dnoisy, tensor::Matrix dlogits, tensor::Matrix dnoise);
 

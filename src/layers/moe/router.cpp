@@ -5,12 +5,12 @@
 #include <utility>
 
 #include "base/error.h"
+#include "layers/lora.h"
 #include "layers/moe/capacity.h"
 #include "layers/moe/noise.h"
 #include "layers/moe/router_gradient.h"
 #include "layers/moe/router_hook.h"
 #include "layers/moe/routers/kind.h"
-#include "layers/overlay.h"
 #include "ops/jitter.h"
 #include "ops/matmul.h"
 #include "ops/moe/experts.h"
@@ -29,7 +29,7 @@ void Router::visit(TensorVisitor& visitor, const std::string& path) {
   if (h > 0) visitor.matrix({path + ".hidden", Place::router, true}, h, width_, hidden_);
   vector(".hidden.bias", h > 0 && spec_.bias, h, hidden_bias_);
   visitor.matrix({path, Place::router, true}, e, h > 0 ? h : width_, weight_);
-  if (h == 0) visitor.overlay({path, Place::router, true}, e, width_, overlay_);
+  if (h == 0) visitor.lora({path, Place::router, true}, e, width_, lora_);
   vector(".bias", spec_.bias, e, bias_);
   if (spec_.noise) visitor.matrix({path + ".noise", Place::router, true}, e, width_, noise_);
   vector(".noise.bias", spec_.noise_bias, e, noise_bias_);
@@ -39,8 +39,8 @@ void Router::visit(TensorVisitor& visitor, const std::string& path) {
 
 void Router::map(const Batch& batch, ops::Context& context, ConstMatrix x, Matrix logits) const {
   if (spec_.hidden == 0) {
-    ops::matmul(context, x, weight_, overlay_.magnitude ? nullptr : bias_.data(), logits);
-    return lay_over(batch, x, overlay_, bias_.data(), logits);
+    ops::matmul(context, x, weight_, lora_.magnitude ? nullptr : bias_.data(), logits);
+    return add_lora(batch, x, lora_, bias_.data(), logits);
   }
   ops::RoutingPlan storage;
   const ops::ExpertInput in{{}, hidden_, nullptr, hidden_bias_.data()};

@@ -30,7 +30,7 @@ class Router {
   int64_t width_;
   bool of_mixer_;
   tensor::Weight weight_, hidden_, noise_;  // [E, D]; or [E, H] behind a hidden layer [H, D]; [E, D] of the noise
-  Overlay overlay_;                         // over weight_, where there is no hidden layer
+  Lora lora_;                               // over weight_, where there is no hidden layer
   Vector bias_, hidden_bias_, noise_bias_, selection_bias_;  // [E], [H], [E], [E], or empty
 };
 

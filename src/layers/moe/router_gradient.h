@@ -17,7 +17,7 @@ struct RouterRecord {
   std::span<const int32_t> kept = {};          // [N, K] the same, -1 where it was dropped
 };
 
-/// Notes on the batch's tape how to go back from the plan's weights to the logits, and what batch.pass.router_loss
+/// Notes on the batch's tape the backward pass from the plan's weights to the logits, and what batch.pass.router_loss
 /// adds. Gives the plan memory for the gradient of its weights.
 void record_router(const Batch& batch, const RouterSpec& spec, const Routed& routed, const RouterRecord& record,
                    ops::RoutingPlan& plan);

@@ -15,8 +15,8 @@ struct RoutedGradient {
 };
 
 /// A loss on what routers do (balance, z-loss). It listens on the way forward as a Observer, since most look at a whole
-/// batch, and is asked on the way back for its gradient, router by router: so it is attached wherever it is given to
-/// the batch, and it is computed from the numbers of the whole scope.
+/// batch, and is asked in the backward pass for its gradient, router by router: so it is attached wherever it is given
+/// to the batch, and it is computed from the numbers of the whole scope.
 class RouterLoss {
  public:
   virtual ~RouterLoss() = default;

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-// What routers score logits with, in f64: the way there, the way back and the losses use the same.
+// What routers score logits with, in f64: the forward pass, the backward pass and the losses use the same.
 namespace coterie::layers {
 
 inline double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }

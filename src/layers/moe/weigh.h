@@ -16,8 +16,8 @@ void score_all(RouterSpec::Score score, double* x, int64_t n);
 /// Or `scale` for each (Combine::sum). `ids` may name experts that were then dropped: they count in the sum.
 void weigh_scores(const TokenChoice& token, std::span<const int32_t> ids, float* weights);
 
-/// The way back: adds to dlogits [E] what the gradient by the weights, dweights [ids], is by the logits. Whom the rule
-/// chose has no gradient. All in f64 but what is added.
+/// The backward pass: adds to dlogits [E] what the gradient by the weights, dweights [ids], is by the logits. Whom the
+/// rule chose has no gradient. All in f64 but what is added.
 void weigh_scores_backward(const RouterSpec& spec, const float* logits, std::span<const int32_t> ids,
                            const double* dweights, float* dlogits);
 

@@ -4,7 +4,7 @@
 #include <array>
 #include <cmath>
 
-#include "layers/overlay.h"
+#include "layers/lora.h"
 #include "layers/ssm/recurrent.h"
 #include "ops/delta.h"
 #include "ops/elementwise.h"
@@ -21,14 +21,14 @@ constexpr const char* kParts[] = {"q", "k", "v"};
 void DeltaRule::visit_low_rank(TensorVisitor& visitor, const std::string& path, int64_t rows, int64_t rank,
                                const TensorVisitor::Tensor& order, LowRank& slot) {
   if (rank > 0) {
-    visitor.overlaid(path + "_a", Place::mixer, rank, width_, false, slot.a);
-    visitor.overlaid(path + "_b", Place::mixer, rows, rank, false, slot.b);
+    visitor.adaptable(path + "_a", Place::mixer, rank, width_, false, slot.a);
+    visitor.adaptable(path + "_b", Place::mixer, rows, rank, false, slot.b);
     return;
   }
   TensorVisitor::Tensor tensor = order;
   tensor.path = path, tensor.place = Place::mixer;
   visitor.matrix(tensor, rows, width_, slot.whole.weight);
-  visitor.overlay(tensor, rows, width_, slot.whole.overlay);
+  visitor.lora(tensor, rows, width_, slot.whole.lora);
 }
 
 void DeltaRule::visit(TensorVisitor& visitor, const std::string& path) {
@@ -42,12 +42,12 @@ void DeltaRule::visit(TensorVisitor& visitor, const std::string& path) {
     TensorVisitor::Tensor qkv = ordered(each * spec_.value_dim);
     qkv.path = path + ".qkv";
     visitor.matrix(qkv, channels, width_, qkv_.weight);
-    visitor.overlay(qkv, channels, width_, qkv_.overlay);
+    visitor.lora(qkv, channels, width_, qkv_.lora);
     visitor.table({path + ".conv", Place::mixer}, channels, spec_.conv_width, taps_);
   } else {
     const int64_t rows[] = {spec_.key_width(), spec_.key_width(), values};
     for (size_t i = 0; i < 3; ++i)
-      visitor.overlaid(path + "." + kParts[i], Place::mixer, rows[i], width_, false, parts_[i]);
+      visitor.adaptable(path + "." + kParts[i], Place::mixer, rows[i], width_, false, parts_[i]);
     for (size_t i = 0; i < 3; ++i)
       visitor.table({path + "." + kParts[i] + "_conv", Place::mixer}, rows[i], spec_.conv_width, part_taps_[i]);
   }
@@ -56,20 +56,20 @@ void DeltaRule::visit(TensorVisitor& visitor, const std::string& path) {
   TensorVisitor::Tensor beta = ordered(each);
   beta.path = path + ".beta";
   visitor.matrix(beta, heads, width_, beta_.weight);
-  visitor.overlay(beta, heads, width_, beta_.overlay);
+  visitor.lora(beta, heads, width_, beta_.lora);
   visit_low_rank(visitor, path + ".decay", spec_.decay_width(), spec_.decay_rank, ordered(each), decay_);
   visitor.vector({path + ".decay.bias", Place::mixer}, spec_.decay_width(), dt_bias_);
   visitor.vector({path + ".a_log", Place::mixer}, heads, a_log_);
   visitor.vector({path + ".norm", Place::norms}, spec_.value_dim, norm_);
-  visitor.overlaid(path + ".out", Place::mixer, width_, values, false, out_);
+  visitor.adaptable(path + ".out", Place::mixer, width_, values, false, out_);
 }
 
 void DeltaRule::arrange() {
   if (spec_.fused) {
-    taps_by_channel_[0] = turned(taps_.data(), spec_.conv_channels(), spec_.conv_width);
+    taps_by_channel_[0] = transposed(taps_.data(), spec_.conv_channels(), spec_.conv_width);
   } else {
     const int64_t rows[] = {spec_.key_width(), spec_.key_width(), spec_.value_width()};
-    for (size_t i = 0; i < 3; ++i) taps_by_channel_[i] = turned(part_taps_[i].data(), rows[i], spec_.conv_width);
+    for (size_t i = 0; i < 3; ++i) taps_by_channel_[i] = transposed(part_taps_[i].data(), rows[i], spec_.conv_width);
   }
   a_ = tensor::Buffer<float>(spec_.value_heads);
   make_decay(a_log_, a_.data());

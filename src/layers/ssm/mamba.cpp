@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 
-#include "layers/overlay.h"
+#include "layers/lora.h"
 #include "layers/ssm/recurrent.h"
 #include "ops/elementwise.h"
 #include "ops/matmul.h"
@@ -13,8 +13,8 @@ namespace coterie::layers {
 
 void Mamba::visit(TensorVisitor& visitor, const std::string& path) {
   const int64_t channels = spec_.inner, r = spec_.dt_rank, s = spec_.states;
-  visitor.overlaid(path + ".in", Place::mixer, channels, width_, spec_.projection_bias, in_);
-  visitor.overlaid(path + ".gate", Place::mixer, channels, width_, spec_.projection_bias, gate_);
+  visitor.adaptable(path + ".in", Place::mixer, channels, width_, spec_.projection_bias, in_);
+  visitor.adaptable(path + ".gate", Place::mixer, channels, width_, spec_.projection_bias, gate_);
   visitor.table({path + ".conv", Place::mixer}, channels, spec_.conv_width, taps_);
   if (spec_.conv_bias) visitor.vector({path + ".conv.bias", Place::mixer}, channels, conv_bias_);
   const auto by_head = [&](const char* name) {
@@ -30,14 +30,14 @@ void Mamba::visit(TensorVisitor& visitor, const std::string& path) {
   }
   visitor.table(by_head(".a_log"), channels, s, a_log_);
   visitor.vector(by_head(".d"), channels, d_);
-  visitor.overlaid(path + ".out", Place::mixer, width_, channels, spec_.projection_bias, out_);
+  visitor.adaptable(path + ".out", Place::mixer, width_, channels, spec_.projection_bias, out_);
 }
 
 void Mamba::arrange() {
-  taps_by_channel_ = turned(taps_.data(), spec_.inner, spec_.conv_width);
+  taps_by_channel_ = transposed(taps_.data(), spec_.inner, spec_.conv_width);
   tensor::Buffer<float> a(a_log_.values.size());
   make_decay(a_log_, a.data());
-  a_by_channel_ = turned(a.data(), spec_.inner, spec_.states);
+  a_by_channel_ = transposed(a.data(), spec_.inner, spec_.states);
   if (spec_.inner_norm != MambaSpec::InnerNorm::plain) return;
   const std::pair<Vector*, int64_t> norms[] = {
       {&dt_norm_, spec_.dt_rank}, {&b_norm_, spec_.states}, {&c_norm_, spec_.states}};

@@ -1,6 +1,6 @@
 #include "layers/ssm/mamba2.h"
 
-#include "layers/overlay.h"
+#include "layers/lora.h"
 #include "layers/ssm/recurrent.h"
 #include "ops/elementwise.h"
 #include "ops/scan.h"
@@ -9,18 +9,18 @@ namespace coterie::layers {
 
 void Mamba2::visit(TensorVisitor& visitor, const std::string& path) {
   const int64_t inner = spec_.inner(), conv = spec_.conv_channels(), heads = spec_.heads;
-  visitor.overlaid(path + ".in", Place::mixer, inner + conv + heads, width_, spec_.projection_bias, in_);
+  visitor.adaptable(path + ".in", Place::mixer, inner + conv + heads, width_, spec_.projection_bias, in_);
   visitor.table({path + ".conv", Place::mixer}, conv, spec_.conv_width, taps_);
   if (spec_.conv_bias) visitor.vector({path + ".conv.bias", Place::mixer}, conv, conv_bias_);
   visitor.vector({path + ".dt.bias", Place::mixer}, heads, dt_bias_);
   visitor.vector({path + ".a_log", Place::mixer}, heads, a_log_);
   visitor.vector({path + ".d", Place::mixer}, heads, d_);
   visitor.vector({.path = path + ".norm", .place = Place::norms, .parts = spec_.groups}, inner, norm_);
-  visitor.overlaid(path + ".out", Place::mixer, width_, inner, spec_.projection_bias, out_);
+  visitor.adaptable(path + ".out", Place::mixer, width_, inner, spec_.projection_bias, out_);
 }
 
 void Mamba2::arrange() {
-  taps_by_channel_ = turned(taps_.data(), spec_.conv_channels(), spec_.conv_width);
+  taps_by_channel_ = transposed(taps_.data(), spec_.conv_channels(), spec_.conv_width);
   a_ = tensor::Buffer<float>(spec_.heads);
   make_decay(a_log_, a_.data());
 }

@@ -30,7 +30,7 @@ std::vector<ops::Recurrence> recurrences(const Batch& batch, int64_t layer, int6
   return result;
 }
 
-tensor::Buffer<float> turned(const float* values, int64_t rows, int64_t cols) {
+tensor::Buffer<float> transposed(const float* values, int64_t rows, int64_t cols) {
   tensor::Buffer<float> result(rows * cols);
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t c = 0; c < cols; ++c) result.data()[c * rows + r] = values[r * cols + c];

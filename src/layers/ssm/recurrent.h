@@ -22,12 +22,13 @@ int64_t state_floats(const ShortConvSpec& spec, int64_t width);
 std::vector<ops::Recurrence> recurrences(const Batch& batch, int64_t layer, int64_t offset, int64_t size);
 
 /// Rows as a file has them, [rows, cols], to columns: kernels run across channels, which files have as rows.
-tensor::Buffer<float> turned(const float* values, int64_t rows, int64_t cols);
+tensor::Buffer<float> transposed(const float* values, int64_t rows, int64_t cols);
 /// A, from A_log or from what GGUF holds in its place.
 void make_decay(const Vector& a_log, float* a);
 
-/// Under a tape, before they are used: gradients by what turned() and make_decay() made go on to the parameters they
-/// were made of. `from` [rows, cols], `by_columns` [cols, rows]; with `decay` the latter is make_decay's, turned.
+/// Under a tape, before they are used: gradients by what transposed() and make_decay() made go on to the parameters
+/// they were made of. `from` [rows, cols], `by_columns` [cols, rows]; with `decay` the latter is make_decay's,
+/// transposed.
 void record_derived(ops::Tape& tape, const Vector& from, int64_t rows, int64_t cols, const float* by_columns,
                     bool decay);
 

@@ -1,19 +1,19 @@
 #include "layers/ssm/short_conv.h"
 
-#include "layers/overlay.h"
+#include "layers/lora.h"
 #include "layers/ssm/recurrent.h"
 #include "ops/elementwise.h"
 
 namespace coterie::layers {
 
 void ShortConv::visit(TensorVisitor& visitor, const std::string& path) {
-  visitor.overlaid(path + ".in", Place::mixer, 3 * width_, width_, spec_.bias, in_);
+  visitor.adaptable(path + ".in", Place::mixer, 3 * width_, width_, spec_.bias, in_);
   visitor.table({path + ".conv", Place::mixer}, width_, spec_.conv_width, taps_);
   if (spec_.bias) visitor.vector({path + ".conv.bias", Place::mixer}, width_, conv_bias_);
-  visitor.overlaid(path + ".out", Place::mixer, width_, width_, spec_.bias, out_);
+  visitor.adaptable(path + ".out", Place::mixer, width_, width_, spec_.bias, out_);
 }
 
-void ShortConv::arrange() { taps_by_channel_ = turned(taps_.data(), width_, spec_.conv_width); }
+void ShortConv::arrange() { taps_by_channel_ = transposed(taps_.data(), width_, spec_.conv_width); }
 
 void ShortConv::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const {
   ops::Context& context = batch.context;

@@ -54,7 +54,7 @@ class Down {
     const int64_t rank = largest_rank(plan, over);
     if (rank == 0) return;
     low_ = low.data ? low : context.arena.matrix(plan.slots(), rank);
-    rows_to_low(context, h, plan, true, over, low_);
+    rows_times_a(context, h, plan, true, over, low_);
   }
 
   /// Whether to go through memory: more activations than the second cache holds are read once for some hundred columns

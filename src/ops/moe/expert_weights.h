@@ -22,7 +22,7 @@ struct ExpertInput {
   Weight gate, up;  // [F, D] each
   const float* gate_bias = nullptr;
   const float* up_bias = nullptr;
-  LowRank gate_low = {}, up_low = {};  // laid over the weights; where both have one A it is applied once
+  LowRank gate_low = {}, up_low = {};  // LoRA of the weights; where both have one A it is applied once
 };
 
 /// Its second half: down · h + bias.

@@ -95,7 +95,7 @@ void experts(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span
     return rank > 0 ? tape.keep(plan.slots(), rank) : Matrix();
   };
   kept.low_up = keep_low([&](int64_t e) -> const LowRank& { return inputs[static_cast<size_t>(e)].up_low; });
-  if (!one_a(plan, inputs))
+  if (!share_a(plan, inputs))
     kept.low_gate = keep_low([&](int64_t e) -> const LowRank& { return inputs[static_cast<size_t>(e)].gate_low; });
   kept.low_down = keep_low([&](int64_t e) -> const LowRank& { return outputs[static_cast<size_t>(e)].low; });
   forward(quiet, x, plan, inputs, outputs, rule, h, y, dropped, {kept.gate, kept.up, kept.low_gate, kept.low_up},

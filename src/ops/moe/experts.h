@@ -8,8 +8,8 @@
 
 namespace coterie::ops {
 
-/// Of the values between an expert's halves: those of token t in expert e are dropped as dropout() would by rows[t] at
-/// `place` + e.
+/// Dropout of the values between an expert's halves: those of token t in expert e are dropped as by dropout() with
+/// rows[t] at `place` + e.
 struct ExpertDropout {
   float rate = 0;
   std::span<const DropoutRow> rows = {};  // [N]; not read for a rate of 0

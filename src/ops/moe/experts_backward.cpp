@@ -26,11 +26,11 @@ class Backward {
   }
 
   void run() {
-    overlay_of_down();
+    lora_of_down();
     through_down();
-    overlays_of_inputs();
+    loras_of_inputs();
     weights_of_experts();
-    weights_of_overlays();
+    weights_of_loras();
     to_tokens();
     clear(context_, dy_);
   }
@@ -59,7 +59,7 @@ class Backward {
   }
 
   // dlow = scale · dy · B, what A of down gets and hands on to h.
-  void overlay_of_down() {
+  void lora_of_down() {
     if (!kept_.low_down.data) return;
     dlow_down_ = context_.arena.matrix(plan_.slots(), kept_.low_down.cols);
     Products products;
@@ -72,7 +72,7 @@ class Backward {
   }
 
   // dlow = scale · dgate · B, of gate and up added up where they have one A.
-  void overlays_of_inputs() {
+  void loras_of_inputs() {
     if (!kept_.low_up.data && !kept_.low_gate.data) return;
     Products products;
     const auto make = [&](Matrix& into, const Matrix& low) {
@@ -102,7 +102,7 @@ class Backward {
   }
 
   // dA += dlowᵀ · x, dB += scale · dyᵀ · low.
-  void weights_of_overlays() {
+  void weights_of_loras() {
     Products products;
     for (const int64_t e : used_) {
       const int64_t slots = last(e) - first(e);
@@ -235,7 +235,8 @@ class Backward {
     return (along[0] + along[1]) + (along[2] + along[3]);
   }
 
-  // Of the clamped SwiGLU: g · sigmoid(alpha g) and its slope, which is 0 where the limit cut; `up` becomes u + 1.
+  // The clamped SwiGLU's value and slope: g · sigmoid(alpha g) and its slope, which is 0 where the limit cut; `up`
+  // becomes u + 1.
   void clamped_slope(const float* gate, float* up, float* value, float* slope, int64_t n) const {
     const float limit = kept_.rule.limit, alpha = kept_.rule.alpha;
     for (int64_t i = 0; i < n; ++i) value[i] = alpha * (gate[i] > limit ? limit : gate[i]);

@@ -17,7 +17,7 @@ struct KeptOfExperts {
   Precision precision;
   ConstMatrix x;              // [N, D] saved
   Matrix gate = {}, up = {};  // [slots, F] before the activation; gate is empty where experts have none
-  // Where weights have overlays: x · Aᵀ and h · Aᵀ [slots, r], low_gate empty where gate and up have one A.
+  // Where weights have adapters: x · Aᵀ and h · Aᵀ [slots, r], low_gate empty where gate and up have one A.
   Matrix low_gate = {}, low_up = {}, low_down = {};
   ConstMatrix x_at;  // where x lay
   Matrix y_at;

@@ -29,26 +29,26 @@ void clamped_swiglu(const kernels::VectorKernels& kernels, const GateRule& rule,
   }
 }
 
-/// x · Aᵀ of what is laid over gates and ups, where there is any.
-class LowHalves {
+/// x · Aᵀ of the LoRAs of gates and ups, where there is any.
+class LoraHalves {
  public:
-  LowHalves(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span<const ExpertInput> experts,
-            const GatedHalves& halves) {
+  LoraHalves(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span<const ExpertInput> experts,
+             const GatedHalves& halves) {
     const auto of_gate = [&](int64_t e) -> const LowRank& { return experts[static_cast<size_t>(e)].gate_low; };
     const auto of_up = [&](int64_t e) -> const LowRank& { return experts[static_cast<size_t>(e)].up_low; };
     const int64_t gate_rank = largest_rank(plan, of_gate), up_rank = largest_rank(plan, of_up);
     rank_ = std::max(gate_rank, up_rank);
     if (up_rank > 0) {
       up = halves.low_up.data ? halves.low_up : context.arena.matrix(plan.slots(), up_rank);
-      rows_to_low(context, x, plan, false, of_up, up);
+      rows_times_a(context, x, plan, false, of_up, up);
     }
     if (gate_rank == 0) return;
-    if (one_a(plan, experts)) {
+    if (share_a(plan, experts)) {
       gate = up;
       return;
     }
     gate = halves.low_gate.data ? halves.low_gate : context.arena.matrix(plan.slots(), gate_rank);
-    rows_to_low(context, x, plan, false, of_gate, gate);
+    rows_times_a(context, x, plan, false, of_gate, gate);
   }
   int64_t rank() const { return rank_; }
 
@@ -134,7 +134,7 @@ class GatedMatmul {
     adder_.emplace(context_, low_->rank(), piece_rows_);
   }
 
-  // y = x · Wᵀ + bias, with what is laid over W, for the rows and tokens of a piece.
+  // y = x · Wᵀ + bias, with the LoRA of W, for the rows and tokens of a piece.
   void multiply(const Piece& piece, int worker, const Weight& w, const float* bias, const LowRank& over,
                 ConstMatrix inner, const Weight& next, Matrix y) const {
     const kernels::MatmulKernel& kernel = kernel_of(context_, w, x_.cols, kWhere);
@@ -202,13 +202,13 @@ class GatedMatmul {
   int64_t piece_rows_ = 0, count_ = 0;
   Piece* pieces_ = nullptr;
   std::optional<WorkerScratch> scratch_, ups_, sigmoids_, pointers_;
-  std::optional<LowHalves> low_;
+  std::optional<LoraHalves> low_;
   std::optional<LowRankAdder> adder_;
 };
 
 }  // namespace
 
-bool one_a(const RoutingPlan& plan, std::span<const ExpertInput> experts) {
+bool share_a(const RoutingPlan& plan, std::span<const ExpertInput> experts) {
   for (int64_t e = 0; e < plan.experts(); ++e) {
     const ExpertInput& expert = experts[static_cast<size_t>(e)];
     if (plan.tokens_of(e).empty() || !expert.gate_low) continue;

@@ -19,12 +19,12 @@ void grouped_gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& pl
 /// nobody wants them.
 struct GatedHalves {
   Matrix gate, up;
-  Matrix low_gate, low_up;  // x · Aᵀ [slots, r] of what is laid over them; low_up alone where both have one A
+  Matrix low_gate, low_up;  // x · Aᵀ [slots, r] of their LoRAs; low_up alone where both have one A
 };
 void gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span<const ExpertInput> experts,
                   const GateRule& rule, Matrix h, const GatedHalves& halves);
 
-/// Whether gate and up of every expert that has an overlay on gate share its A and its scale.
-bool one_a(const RoutingPlan& plan, std::span<const ExpertInput> experts);
+/// Whether gate and up of every expert that has a LoRA on gate share its A and its scale.
+bool share_a(const RoutingPlan& plan, std::span<const ExpertInput> experts);
 
 }  // namespace coterie::ops

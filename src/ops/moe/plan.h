@@ -20,8 +20,8 @@ struct RoutingPlan {
                                        // combine adds in this order, so the sum does not depend on the batch
   std::vector<int32_t> dropped;  // the tokens that lost assignments to capacity, one for each; empty when dropless
   int64_t overflowed = 0;        // assignments that capacity sent on to a token's next best expert
-  // [slots]: while a tape is open, what the loss's gradient by slot_weight is added to on the way back, for the router
-  // that made the plan. Null: nobody wants it.
+  // [slots]: while a tape is open, what the loss's gradient by slot_weight is added to in the backward pass, for the
+  // router that made the plan. Null: nobody wants it.
   float* weight_gradient = nullptr;
 
   int64_t experts() const { return expert_offset.empty() ? 0 : static_cast<int64_t>(expert_offset.size()) - 1; }
@@ -32,7 +32,8 @@ struct RoutingPlan {
   }
 };
 
-/// Sorts choices into a plan (a counting sort). `ids` and `weights` are [N, K], best first; an id of -1 is no choice.
+/// Sorts choices into a plan (a counting sort). `ids` and `weights` are [N, K], best first; an id of -1 means no
+/// choice.
 RoutingPlan make_plan(std::span<const int32_t> ids, std::span<const float> weights, int64_t tokens,
                       int64_t experts_per_token, int64_t experts);
 /// Every token to expert 0 with weight 1: a dense FFN is the one-expert MoE.

@@ -17,7 +17,7 @@ using tensor::Matrix;
 namespace {
 
 double norm_of(const tensor::Weight& slots, int64_t p) {
-  base::require(!slots.turned, "soft mixture", "turned rows of slots, whose lengths are taken row by row");
+  base::require(!slots.repacked, "soft mixture", "repacked rows of slots, whose lengths are taken row by row");
   const auto* row = reinterpret_cast<const float*>(slots.row(p));
   double squares = 0;
   for (int64_t i = 0; i < slots.cols; ++i) squares += static_cast<double>(row[i]) * static_cast<double>(row[i]);

@@ -54,7 +54,7 @@ coterie_status caught() noexcept {
   } catch (const Stopped&) {
     return failed(COTERIE_STOPPED, "a callback asked to stop");
   } catch (const std::bad_alloc&) {
-    return failed(COTERIE_OUT_OF_MEMORY, "the system gave no more memory");
+    return failed(COTERIE_OUT_OF_MEMORY, "out of memory");
   } catch (const std::exception& error) {
     return failed(COTERIE_INTERNAL, error.what());
   } catch (...) {

@@ -63,7 +63,7 @@ struct Session::Impl {
   /// What the engine that evaluated last has evaluated; null for nothing.
   const runtime::TokenCache* held() const;
   /// Gives up the text that is being written, and takes the cache back from it.
-  void settle();
+  void give_up_text();
   runtime::TokenCache& cache(runtime::Engine& with);
 
   void start(std::span<const int32_t> prompt, const GenerateOptions& options, OnText on_text);

@@ -46,7 +46,7 @@ runtime::EngineOptions engine_options(const LoadOptions& options) {
 runtime::Engines open(const std::filesystem::path& path, const LoadOptions& options) {
   if (options.threads < 0)
     base::fail(base::ErrorKind::bad_input, "threads", "is {}, expected at least 0", options.threads);
-  if (!families::is_gate(path))
+  if (!families::is_ensemble(path))
     return runtime::Engines(families::open_model(path, open_options(options)), engine_options(options));
   if (!options.adapter.empty())
     throw base::Error(base::ErrorKind::bad_input, "adapter", "is for one model, and this is an ensemble of several",
@@ -69,7 +69,7 @@ Model::Impl::Impl(runtime::Engines of) : engines(std::move(of)) {
     const models::Account account = models::account(model->decoder->spec());
     names.push_back(model->name);
     parameters += account.total();
-    // Of models that answer one by one, a token meets one.
+    // Where models answer one by one, a token meets one of them.
     active_parameters = engines.all().size() > 1 ? std::max(active_parameters, account.total_active())
                                                  : active_parameters + account.total_active();
   }
@@ -144,7 +144,7 @@ int64_t Model::context_size() const { return impl_->engines.context_size(); }
 int64_t Model::vocabulary_size() const { return impl_->engines.front().spec().vocabulary; }
 int64_t Model::width() const { return impl_->engines.front().spec().width; }
 int64_t Model::layers() const {
-  // Of models behind a gate, all of them.
+  // An ensemble counts the layers of all its models.
   int64_t layers = 0;
   for (const families::Model* model : impl_->engines.models()) layers += std::ssize(model->decoder->spec().blocks);
   return layers;

@@ -43,7 +43,7 @@ constexpr int64_t kStepRows = 8 << 20, kShortestStep = 32;
 
 }  // namespace
 
-void Session::Impl::settle() {
+void Session::Impl::give_up_text() {
   if (!holds_cache()) return;
   caches.insert_or_assign(engine, generation->release());
   released_ = true;
@@ -69,7 +69,7 @@ void Session::Impl::start(std::span<const int32_t> prompt, const GenerateOptions
     const Model::Impl::Turn turn(of());
     answers = &of().engines.choose(prompt, &generation_options.model_weights);
   }
-  settle();
+  give_up_text();
   cancelled = false;
   // Made first, so that a prompt that is refused leaves what is here.
   runtime::Generation next(*answers, std::move(cache(*answers)), prompt, std::move(generation_options));
@@ -85,10 +85,10 @@ Generated Session::Impl::generate(std::span<const int32_t> prompt, const Generat
   try {
     while (writes()) library::step(of(), {&one, 1});
   } catch (...) {
-    settle();
+    give_up_text();
     throw;
   }
-  settle();
+  give_up_text();
   if (generation->error()) std::rethrow_exception(generation->error());
   return generated();
 }
@@ -112,7 +112,7 @@ void Session::Impl::read(std::span<const int32_t> ids, int64_t from, layers::Pas
   const Model::Impl::Turn turn(of());
   std::vector<double> weights;
   runtime::Engine& with = of().engines.choose(ids, &weights);
-  settle();
+  give_up_text();
   const int64_t length = std::ssize(ids);
   with.check_ids(ids);
   if (length > with.context_size())
@@ -132,8 +132,7 @@ void Session::Impl::read(std::span<const int32_t> ids, int64_t from, layers::Pas
   while (tokens.cache.length() < length) {
     const int64_t at = tokens.cache.length();
     const bool wanted = row && at >= from;
-    int64_t count =
-        std::min({wanted ? rows_at_once : with.step_tokens(), length - at, tokens.cache.until_checkpoint()});
+    int64_t count = std::min({wanted ? rows_at_once : with.step_tokens(), length - at, tokens.cache.until_snapshot()});
     if (row && at < from) count = std::min(count, from - at);
     const models::SequenceStep step{.ids = ids.subspan(static_cast<size_t>(at), static_cast<size_t>(count)),
                                     .state = &tokens.cache,
@@ -301,7 +300,7 @@ int64_t Session::truncate(int64_t length) {
   return translated([&] {
     if (length < 0 || length > this->length())
       base::fail(base::ErrorKind::bad_input, "length", "is {}, expected 0 to {}", length, this->length());
-    impl_->settle();
+    impl_->give_up_text();
     if (impl_->engine) {
       runtime::TokenCache& tokens = impl_->cache(*impl_->engine);
       const std::vector<int32_t> kept(tokens.ids.begin(), tokens.ids.begin() + length);

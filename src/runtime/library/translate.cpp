@@ -58,7 +58,7 @@ Error public_error() {
   } catch (const base::Error& error) {
     return ErrorMaker::make(error);
   } catch (const std::bad_alloc&) {
-    return ErrorMaker::make({ErrorKind::out_of_memory, "coterie", "the system gave no more memory",
+    return ErrorMaker::make({ErrorKind::out_of_memory, "coterie", "out of memory",
                              "a smaller context, fewer sessions or a smaller model need less"});
   } catch (const std::filesystem::filesystem_error& error) {
     return ErrorMaker::make({ErrorKind::io, error.path1().string(), error.code().message()});

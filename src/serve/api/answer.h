@@ -45,7 +45,7 @@ class Answer {
   virtual std::string ended(size_t choice) = 0;
   virtual std::string end() = 0;
   virtual std::string failed(const ApiError& error) const;
-  /// The one object of an answer that is no stream.
+  /// The one object of an answer that is not a stream.
   virtual base::Json whole() = 0;
 
   Usage usage() const;  // of all choices; a prompt that several share counts once

@@ -46,7 +46,7 @@ int status_of(base::ErrorKind kind) {
 ApiError made_of(base::ErrorKind kind, const std::string& where, const std::string& message, const std::string& hint) {
   std::string text = where.empty() ? message : where + ": " + message;
   if (!hint.empty()) text += " (" + hint + ")";
-  // A field's name is one word; what says more is no parameter.
+  // A field's name is one word; what says more is not a parameter.
   const bool field = where.find_first_of(" /:,") == std::string::npos;
   return {status_of(kind), text, field ? where : ""};
 }

@@ -36,7 +36,7 @@ struct ServedModel {
   bool ignore_end = false;
   bool lenient = false;  // unknown fields are warned of, not refused
 
-  /// The text of a token alone, for people: bytes that are no character become U+FFFD.
+  /// The text of a token alone, for people: bytes that are not character become U+FFFD.
   std::string token_text(text::TokenId id) const;
   bool ends(text::TokenId id) const;
 };

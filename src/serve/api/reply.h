@@ -45,7 +45,7 @@ void apply(const ReplyForm& form, const ServedModel& model, Request& request);
 /// response_format, and the fields of other servers that say the same: structured_outputs and guided_… of vLLM,
 /// json_schema of llama.cpp.
 text::ResponseFormat read_response_format(Fields& fields, const OrderedJson& body);
-/// For texts that are no chats.
+/// For texts that are not chats.
 void constrain(const text::ResponseFormat& format, const ServedModel& model, Request& request);
 
 /// Takes an assistant's text apart as it comes: reasoning, content, calls of tools.

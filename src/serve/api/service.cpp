@@ -276,7 +276,7 @@ struct Service::Impl {
   base::Json parsed(const std::string& body) const {
     try {
       base::Json json = base::parse_json(body, "body");
-      // That reads NaN and Infinity as well, which files of models have and JSON has not.
+      // That reads NaN and Infinity as well, which files of models hold and JSON does not allow.
       if (!base::Json::accept(body))
         throw ApiError(400, "the body is not JSON: it has NaN or Infinity", "", "invalid_json");
       if (!json.is_object()) throw ApiError(400, "the body: expected a JSON object");

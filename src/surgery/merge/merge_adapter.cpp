@@ -22,7 +22,7 @@ using checkpoint::TensorToWrite;
 
 namespace {
 
-/// A weight in the file and what is laid over it.
+/// A weight in the file and its LoRA.
 struct Patch {
   tensor::Weight weight;
   ops::LowRank low;
@@ -48,11 +48,11 @@ class Finder : public layers::TensorVisitor {
   void stack(const Tensor& tensor, int64_t, int64_t, int64_t, std::vector<tensor::Weight>& slots) override {
     stacks_[tensor.path] = slots;
   }
-  void overlay(const Tensor& tensor, int64_t, int64_t, layers::Overlay& slot) override {
+  void lora(const Tensor& tensor, int64_t, int64_t, layers::Lora& slot) override {
     if (slot)
       patches.emplace_back(tensor.path, Patch{matrices_.at(tensor.path), slot.low_rank, slot.magnitude, slot.norm});
   }
-  void overlays(const Tensor& tensor, int64_t, int64_t, int64_t, std::vector<ops::LowRank>& slots) override {
+  void loras(const Tensor& tensor, int64_t, int64_t, int64_t, std::vector<ops::LowRank>& slots) override {
     const std::vector<tensor::Weight>& weights = stacks_.at(tensor.path);
     for (size_t e = 0; e < slots.size(); ++e)
       if (slots[e]) patches.emplace_back(tensor.path, Patch{weights[e], slots[e]});
@@ -86,7 +86,7 @@ Patches place(const families::Model& model) {
           "merge into the model that was quantised and quantise the result, or run with `adapter`");
     result[tensor].push_back(patch);
   }
-  if (result.empty()) base::fail(ErrorKind::bad_input, model.name, "no adapter is laid over it");
+  if (result.empty()) base::fail(ErrorKind::bad_input, model.name, "no adapter is attached to it");
   return result;
 }
 

@@ -18,9 +18,9 @@
 #include "surgery/merge/router_rows.h"
 #include "surgery/moe_tensor.h"
 #include "surgery/new_model.h"
+#include "surgery/published_mixture.h"
 #include "surgery/rows.h"
 #include "surgery/same_model.h"
-#include "surgery/sibling.h"
 
 namespace coterie::surgery {
 
@@ -105,8 +105,8 @@ Mixture mixture_of(const MoeRecipe& recipe, const Named& base) {
   return mixture;
 }
 
-Sibling sibling_of(const Mixture& mixture, const ModelSpec& base, const std::filesystem::path& config) {
-  return make_sibling(base, config, mixture.moe, std::vector<bool>(base.blocks.size(), true), *mixture.family);
+PublishedMixture published_of(const Mixture& mixture, const ModelSpec& base, const std::filesystem::path& config) {
+  return make_published(base, config, mixture.moe, std::vector<bool>(base.blocks.size(), true), *mixture.family);
 }
 
 class Merging {
@@ -121,8 +121,8 @@ class Merging {
     const Mixture mixture = mixture_of(recipe, named(base_));
     moe_ = mixture.moe, family_ = mixture.family, result_.model_type = family_->model_type;
     result_.notes.insert(result_.notes.end(), mixture.notes.begin(), mixture.notes.end());
-    sibling_ = sibling_of(mixture, base_.decoder->spec(), base_.path.config);
-    sibling_.config["torch_dtype"] = dtype_word(dtype_.value_or(base_weights_->dtype()));
+    published_ = published_of(mixture, base_.decoder->spec(), base_.path.config);
+    published_.config["torch_dtype"] = dtype_word(dtype_.value_or(base_weights_->dtype()));
   }
 
   Merged run(const std::filesystem::path& out) {
@@ -131,9 +131,9 @@ class Merging {
         make_router_rows(context_, base_, recipe_, shared_ && moe_.shared_gate, options_.seed, options_.on_progress);
     result_.notes.insert(result_.notes.end(), router_rows_.notes.begin(), router_rows_.notes.end());
     std::vector<checkpoint::TensorToWrite> tensors = tensors_of(
-        sibling_.spec, family_->hugging_face_names(),
+        published_.spec, family_->hugging_face_names(),
         [this](const layers::TensorVisitor::Tensor& tensor) { return supply(tensor); }, context_.pool);
-    made.write(sibling_.spec, sibling_.config, base_, std::move(tensors));
+    made.write(published_.spec, published_.config, base_, std::move(tensors));
     made.check(base_, [this](const Model& written) { count_choices(written); });
     made.finish(receipt());
     return std::move(result_);
@@ -283,7 +283,7 @@ class Merging {
   std::optional<Source> shared_;
   const families::Family* family_ = nullptr;
   layers::MoeSpec moe_;
-  Sibling sibling_;
+  PublishedMixture published_;
   RouterRows router_rows_;
   Merged result_;
 };
@@ -314,7 +314,7 @@ MergePlan plan_experts(const MoeRecipe& recipe, const MergeSources& sources) {
     require_same_shape(named, {families::read_spec(path), path.path.string()}, expert->where);
   }
   const Mixture mixture = mixture_of(recipe, named);
-  const models::Account account = models::account(sibling_of(mixture, spec, base.config).spec);
+  const models::Account account = models::account(published_of(mixture, spec, base.config).spec);
   MergePlan plan{std::string(mixture.family->model_type),
                  account.total(),
                  account.total_active(),

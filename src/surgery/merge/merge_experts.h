@@ -48,7 +48,8 @@ MergePlan plan_experts(const MoeRecipe& recipe, const MergeSources& sources);
 /// FFN of the base model.
 ///
 /// Throws unsupported for sources of another shape or with other tokenizers, naming what differs; where the family
-/// written cannot say something (sibling.h); bad_input for what is wrong in the recipe; io with nothing left behind.
+/// written cannot say something (published_mixture.h); bad_input for what is wrong in the recipe; io with nothing left
+/// behind.
 Merged merge_experts(ops::Context& context, const MoeRecipe& recipe, MergeSources& sources,
                      const std::filesystem::path& out, const MergeOptions& options);
 

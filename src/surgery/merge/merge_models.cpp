@@ -15,8 +15,8 @@
 #include "surgery/merge/merge_values.h"
 #include "surgery/merge/passthrough.h"
 #include "surgery/new_model.h"
+#include "surgery/published_mixture.h"
 #include "surgery/same_model.h"
-#include "surgery/sibling.h"
 
 namespace coterie::surgery {
 
@@ -137,7 +137,7 @@ class ModelMerging {
     return *info;
   }
 
-  // Of the largest tensor: the base model's values, each model's, and what they become.
+  // Room for the largest tensor: the base model's values, each model's, and the result.
   void require_room(const std::vector<TensorToWrite>& tensors) const {
     int64_t largest = 0;
     size_t models = 0;

@@ -33,7 +33,7 @@ const families::Model& MergeSources::open(const std::string& name, const std::st
   families::Model model = families::open_model(path);
   if (model.path.kind != checkpoint::ModelPath::Kind::safetensors_folder)
     throw base::Error(ErrorKind::unsupported, where,
-                      fmt::format("{} is no folder with config.json and safetensors", path.string()),
+                      fmt::format("{} is not a folder with config.json and safetensors", path.string()),
                       "convert a GGUF file to such a folder first");
   refuse_quantised(*model.source);
   return open_.emplace(key, std::move(model)).first->second;

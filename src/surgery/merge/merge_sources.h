@@ -16,8 +16,8 @@ class MergeSources {
   /// Paths are relative to the recipe's folder, or, where there is nothing, to the current one.
   explicit MergeSources(std::filesystem::path recipe) : recipe_(std::move(recipe)) {}
 
-  /// Throws not_found, naming the recipe's `where`, for what is no folder here (nothing is downloaded); unsupported for
-  /// a model that is no folder of safetensors, and for adapters put on a model ("model+lora").
+  /// Throws not_found, naming the recipe's `where`, for what is not a folder here (nothing is downloaded); unsupported
+  /// for a model that is not a folder of safetensors, and for adapters put on a model ("model+lora").
   const families::Model& open(const std::string& name, const std::string& where);
   /// Where it is. Throws not_found, saying what `kinds` of models can be named, and unsupported for adapters.
   std::filesystem::path find(const std::string& name, const std::string& where,

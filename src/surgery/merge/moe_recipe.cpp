@@ -81,7 +81,7 @@ std::string read_architecture(JsonReader& keys) {
     known += (known.empty() ? "" : ", ") + std::string(family->model_type);
   }
   throw base::Error(ErrorKind::unsupported, keys.where(),
-                    fmt::format("architecture \"{}\" is not one that mixtures are written as", word),
+                    fmt::format("architecture \"{}\" is not one that mixtures can be written as", word),
                     "there are " + known);
 }
 

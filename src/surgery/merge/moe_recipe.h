@@ -34,7 +34,7 @@ struct MoeRecipe {
   std::optional<ExpertRecipe> shared;  // shared_experts
   int64_t experts_per_token = 2;
   std::optional<tensor::DType> dtype;  // float32, float16, bfloat16
-  std::string architecture;            // model_type to write; empty: the published sibling
+  std::string architecture;            // model_type to write; empty: the published mixture type
   std::vector<std::string> notes;      // what is said and has no effect
 
   bool reads_prompts() const { return gates != Gates::random && gates != Gates::uniform_random; }

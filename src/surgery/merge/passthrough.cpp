@@ -11,8 +11,8 @@
 #include "models/account.h"
 #include "surgery/merge/merge_values.h"
 #include "surgery/new_model.h"
+#include "surgery/published_mixture.h"
 #include "surgery/same_model.h"
-#include "surgery/sibling.h"
 
 namespace coterie::surgery {
 

@@ -13,7 +13,7 @@ namespace coterie::surgery {
 ///
 /// Throws unsupported, naming what differs, for sources whose layers the config of the result cannot say, of another
 /// width or vocabulary or with another tokenizer, and for models whose layers share blocks; bad_input for layers that a
-/// model has not.
+/// model lacks.
 Merged merge_passthrough(ops::Context& context, const MergeRecipe& recipe, MergeSources& sources,
                          const std::filesystem::path& out, const MergeOptions& options);
 

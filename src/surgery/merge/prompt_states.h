@@ -45,7 +45,7 @@ std::vector<std::vector<double>> prompt_states(ops::Context& context, const fami
 std::vector<double> prompt_embedding(const families::Model& model, std::span<const std::string> prompts,
                                      std::string_view where);
 
-/// Of the choices that a model's routers make on the prompts' tokens, the share that falls to each expert, [E], all
+/// The share of each expert, [E], in the choices that a model's routers make on the prompts' tokens, all
 /// layers together.
 std::vector<double> prompt_routing(ops::Context& context, const families::Model& model,
                                    std::span<const std::string> prompts, int64_t experts, std::string_view where);

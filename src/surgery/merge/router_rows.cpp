@@ -20,7 +20,7 @@ class Maker {
   Maker(ops::Context& context, const families::Model& base, const MoeRecipe& recipe, uint64_t seed)
       : context_(context), base_(base), recipe_(recipe), seed_(seed), layers_(base.decoder->spec().blocks.size()) {}
 
-  // Of one expert in every layer, [L][D].
+  // The router row of one expert in every layer, [L][D].
   std::vector<std::vector<float>> row(const ExpertRecipe& expert, const std::string& name) {
     if (!recipe_.reads_prompts()) return drawn(name);
     std::vector<std::vector<double>> toward = states(expert.positive_prompts, expert.where);

@@ -11,7 +11,7 @@ namespace {
 
 using base::ErrorKind;
 
-/// Of `candidates`, the `count` of highest worth, ascending.
+/// The `count` candidates of highest worth, ascending.
 std::vector<int64_t> best(std::vector<int64_t> candidates, const std::vector<double>& worth, int64_t count) {
   std::stable_sort(candidates.begin(), candidates.end(),
                    [&](int64_t a, int64_t b) { return worth[static_cast<size_t>(a)] > worth[static_cast<size_t>(b)]; });

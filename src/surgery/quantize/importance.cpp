@@ -8,7 +8,7 @@
 
 #include "base/error.h"
 #include "checkpoint/tensor_sink.h"
-#include "surgery/write/draft.h"
+#include "surgery/write/file_plan.h"
 
 namespace coterie::surgery {
 
@@ -105,7 +105,7 @@ Importance read_importance(const std::filesystem::path& path) {
   const auto type = source->metadata().find("general.type");
   const auto* word = type == source->metadata().end() ? nullptr : std::get_if<std::string>(&type->second);
   if (!word || *word != "imatrix")
-    throw base::Error(ErrorKind::bad_input, where, "general.type is not \"imatrix\": this is no importance matrix",
+    throw base::Error(ErrorKind::bad_input, where, "general.type is not \"imatrix\": this is not an importance matrix",
                       "coterie importance makes one; llama-imatrix's older .dat files are not read");
   Importance importance;
   importance.chunks = number(source->metadata(), "imatrix.chunk_count");

@@ -26,12 +26,12 @@ struct Importance {
 
   /// Sums and counts of both: what one run over all the texts would have counted. Refuses entries of another shape.
   void add(const Importance& other);
-  /// Of the matrices of a tensor, [items, cols]: mean squares, 0 for items that were never seen (surgery::recoded takes
+  /// The mean squares of a tensor's matrices, [items, cols]: 0 for items that were never seen (surgery::recoded takes
   /// those as without importance). Empty for a tensor there is nothing of. Refuses one of another shape.
   std::vector<float> weights(const std::string& tensor, int64_t items, int64_t cols) const;
 };
 
-/// Throws bad_input, naming the tensor, for a file that is no importance matrix or lies.
+/// Throws bad_input, naming the tensor, for a file that is not an importance matrix or lies.
 Importance read_importance(const std::filesystem::path& path);
 /// Experts that were never seen are in the file with a count of 0, and their number in `coterie.imatrix.unseen`.
 void write_importance(const Importance& importance, const std::filesystem::path& path);

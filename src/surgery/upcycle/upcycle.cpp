@@ -12,7 +12,7 @@
 #include "models/account.h"
 #include "surgery/moe_tensor.h"
 #include "surgery/new_model.h"
-#include "surgery/sibling.h"
+#include "surgery/published_mixture.h"
 #include "surgery/write/folder.h"
 
 namespace coterie::surgery {
@@ -63,13 +63,13 @@ class Upcycling {
     choose_layers();
     check(options, ffn_.hidden);
     describe();
-    sibling_ = make_sibling(dense.decoder->spec(), dense.path.config, moe_, sparse_, *family_);
-    sibling_.config["torch_dtype"] = dtype_word(options.dtype.value_or(weights_.dtype()));
+    published_ = make_published(dense.decoder->spec(), dense.path.config, moe_, sparse_, *family_);
+    published_.config["torch_dtype"] = dtype_word(options.dtype.value_or(weights_.dtype()));
   }
 
   Upcycled run(const std::filesystem::path& out) {
     const families::NameTable names = family_->hugging_face_names();
-    require_memory_for_list(sibling_.spec, names, "fewer `upcycle.experts` make a shorter list");
+    require_memory_for_list(published_.spec, names, "fewer `upcycle.experts` make a shorter list");
     NewModel made(context_, out,
                   {.shard_bytes = options_.shard_bytes,
                    .check = options_.check,
@@ -79,9 +79,9 @@ class Upcycling {
                    .on_progress = options_.on_progress},
                   result_);
     std::vector<checkpoint::TensorToWrite> tensors = tensors_of(
-        sibling_.spec, names, [this](const layers::TensorVisitor::Tensor& tensor) { return supply(tensor); },
+        published_.spec, names, [this](const layers::TensorVisitor::Tensor& tensor) { return supply(tensor); },
         context_.pool);
-    made.write(sibling_.spec, sibling_.config, dense_, std::move(tensors));
+    made.write(published_.spec, published_.config, dense_, std::move(tensors));
     result_.parent_parameters = models::account(dense_.decoder->spec()).total();
     made.check(dense_);
     made.finish(receipt());
@@ -263,7 +263,7 @@ class Upcycling {
   layers::MoeSpec moe_;
   Shared shared_ = Shared::none;
   ExpertCut cut_;
-  Sibling sibling_;
+  PublishedMixture published_;
   Upcycled result_;
 };
 

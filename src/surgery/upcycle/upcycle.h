@@ -61,7 +61,7 @@ struct Upcycled : Written {
 /// whole. Then both models are run and compared. The bits depend on the options and not on the threads.
 ///
 /// Throws bad_input, naming the option, for numbers that do not go together; unsupported, naming the field, where the
-/// family written cannot say something of the parent (sibling.h); io with nothing left behind.
+/// family written cannot say something of the parent (published_mixture.h); io with nothing left behind.
 Upcycled upcycle(ops::Context& context, const families::Model& dense, const std::filesystem::path& out,
                  const UpcycleOptions& options);
 

@@ -11,7 +11,7 @@
 #include "families/gguf/gguf_metadata.h"
 #include "families/weights/export.h"
 #include "quant/codec.h"
-#include "surgery/write/draft.h"
+#include "surgery/write/file_plan.h"
 #include "surgery/write/folder.h"
 
 namespace coterie::surgery {
@@ -33,45 +33,45 @@ void refuse_coarse_router(DType dtype) {
 
 class Writer {
  public:
-  Writer(const families::Model& model, Draft draft, const ConvertOptions& options)
+  Writer(const families::Model& model, FilePlan plan, const ConvertOptions& options)
       : options_(options),
         facts_(model.decoder->spec(), options.importance != nullptr),
-        draft_(std::move(draft)),
+        plan_(std::move(plan)),
         pool_(options.threads) {
     from_gguf_ = model.source->format() == checkpoint::Format::gguf;
-    as_it_is_ = !options.to && !options.mix && options.places.empty();
+    as_it_is_ = !options.to && !options.preset && options.places.empty();
   }
 
   Converted write_gguf(const std::filesystem::path& out) {
-    for (TensorToWrite& tensor : draft_.tensors) {
-      const auto role = draft_.roles.find(tensor.name);
-      if (role == draft_.roles.end() || (from_gguf_ && as_it_is_)) continue;
+    for (TensorToWrite& tensor : plan_.tensors) {
+      const auto role = plan_.roles.find(tensor.name);
+      if (role == plan_.roles.end() || (from_gguf_ && as_it_is_)) continue;
       const DType to = format_of(role->second, tensor);
       recode(tensor, role->second, to);
     }
-    if (!as_it_is_) draft_.metadata.erase("general.file_type");
-    if (options_.mix) draft_.metadata["general.file_type"] = static_cast<uint64_t>(options_.mix->file_type);
+    if (!as_it_is_) plan_.metadata.erase("general.file_type");
+    if (options_.preset) plan_.metadata["general.file_type"] = static_cast<uint64_t>(options_.preset->file_type);
     if (options_.importance) describe_importance();
     watch();
-    checkpoint::write_gguf(out, draft_.tensors, draft_.metadata);
+    checkpoint::write_gguf(out, plan_.tensors, plan_.metadata);
     return finish(out);
   }
 
   Converted write_folder(const std::filesystem::path& out) {
     const DType most = options_.to ? *options_.to : most_common();
-    for (TensorToWrite& tensor : draft_.tensors) {
-      const Role& role = draft_.roles.at(tensor.name);
+    for (TensorToWrite& tensor : plan_.tensors) {
+      const Role& role = plan_.roles.at(tensor.name);
       recode(tensor, role, options_.to ? most : folder_format(tensor, role, most));
     }
-    draft_.config["dtype"] = draft_.config["torch_dtype"] = most == DType::f32   ? "float32"
-                                                            : most == DType::f16 ? "float16"
-                                                                                 : "bfloat16";
+    plan_.config["dtype"] = plan_.config["torch_dtype"] = most == DType::f32   ? "float32"
+                                                          : most == DType::f16 ? "float16"
+                                                                               : "bfloat16";
     watch();
     NewFolder folder(out);
-    folder.write("config.json", draft_.config.dump(2) + "\n");
-    for (const auto& [name, text] : draft_.files) folder.write(name, text);
+    folder.write("config.json", plan_.config.dump(2) + "\n");
+    for (const auto& [name, text] : plan_.files) folder.write(name, text);
     folder.fill([&](const auto& now) {
-      checkpoint::write_safetensors(now / "model.safetensors", draft_.tensors, {{"format", "pt"}});
+      checkpoint::write_safetensors(now / "model.safetensors", plan_.tensors, {{"format", "pt"}});
     });
     folder.commit();
     return finish(out / "model.safetensors");
@@ -88,7 +88,7 @@ class Writer {
     }
     if (role.vector || role.one_row || role.place == Place::router) return DType::f32;
     if (asked) return families::fitting_format(placed->second, cols);
-    if (options_.mix) return families::fitting_format(options_.mix->format(role, facts_), cols);
+    if (options_.preset) return families::fitting_format(options_.preset->format(role, facts_), cols);
     if (!options_.to) return tensor.dtype;
     const bool head = role.place == Place::output_embeddings || (role.path == "embedding" && facts_.tied);
     const bool coarse = tensor::is_block(*options_.to) && tensor::bits_per_value(*options_.to) < 8;
@@ -96,8 +96,8 @@ class Writer {
   }
 
   void recode(TensorToWrite& tensor, const Role& role, DType to) {
-    const auto found = draft_.changes.find(tensor.name);
-    const Change change = found == draft_.changes.end() ? Change() : found->second;
+    const auto found = plan_.changes.find(tensor.name);
+    const Change change = found == plan_.changes.end() ? Change() : found->second;
     if (tensor.dtype == to && change.none()) return;
     if (tensor::is_block(tensor.dtype) && tensor::is_block(to)) {
       if (!options_.requantise)
@@ -115,8 +115,8 @@ class Writer {
   }
 
   ColumnWeights weights_of(const TensorToWrite& tensor, const Role& role) {
-    const auto other = draft_.importance_names.find(tensor.name);
-    const std::string& name = other == draft_.importance_names.end() ? tensor.name : other->second;
+    const auto other = plan_.importance_names.find(tensor.name);
+    const std::string& name = other == plan_.importance_names.end() ? tensor.name : other->second;
     const int64_t cols = tensor.shape.back(), items = role.expert < 0 ? role.items : -1;
     const std::vector<float>& all = weights_[tensor.name] = options_.importance->weights(name, items, cols);
     if (all.empty()) {
@@ -140,33 +140,33 @@ class Writer {
 
   void describe_importance() {
     const Importance& importance = *options_.importance;
-    draft_.metadata["quantize.imatrix.entries_count"] = static_cast<int64_t>(importance.entries.size());
-    draft_.metadata["quantize.imatrix.chunks_count"] = importance.chunks;
-    if (!importance.texts.empty()) draft_.metadata["quantize.imatrix.dataset"] = importance.texts.front();
-    draft_.metadata["coterie.imatrix.unseen"] = static_cast<uint64_t>(unseen_);
+    plan_.metadata["quantize.imatrix.entries_count"] = static_cast<int64_t>(importance.entries.size());
+    plan_.metadata["quantize.imatrix.chunks_count"] = importance.chunks;
+    if (!importance.texts.empty()) plan_.metadata["quantize.imatrix.dataset"] = importance.texts.front();
+    plan_.metadata["coterie.imatrix.unseen"] = static_cast<uint64_t>(unseen_);
     if (unseen_ > 0) {
       std::string names;
       for (const std::string& name : unseen_names_) names += (names.empty() ? "" : ", ") + name;
-      draft_.notes.push_back(fmt::format(
+      plan_.notes.push_back(fmt::format(
           "{} matrices of experts were never seen in the calibration and are rounded as without importance: {}{}",
           unseen_, names, unseen_ > std::ssize(unseen_names_) ? ", …" : ""));
     }
     if (unweighted_ > 0)
-      draft_.notes.push_back(fmt::format(
+      plan_.notes.push_back(fmt::format(
           "{} tensors are not in the importance matrix and are rounded as without importance", unweighted_));
   }
 
   /// The dtype of most values.
   DType most_common() const {
     std::map<DType, int64_t> values;
-    for (const TensorToWrite& tensor : draft_.tensors)
-      if (!draft_.roles.at(tensor.name).vector) values[tensor.dtype] += tensor::element_count(tensor.shape);
+    for (const TensorToWrite& tensor : plan_.tensors)
+      if (!plan_.roles.at(tensor.name).vector) values[tensor.dtype] += tensor::element_count(tensor.shape);
     const auto most = std::max_element(values.begin(), values.end(),
                                        [](const auto& a, const auto& b) { return a.second < b.second; });
     for (const auto& [dtype, count] : values)
       if (tensor::is_block(dtype))
         throw base::Error(ErrorKind::unsupported, "convert",
-                          fmt::format("matrices are {}, which safetensors have not", tensor::name(dtype)),
+                          fmt::format("matrices are in {}, which safetensors files cannot hold", tensor::name(dtype)),
                           "`convert.to` bf16, f16 or f32 writes their values");
     return most == values.end() ? DType::f32 : most->first;
   }
@@ -175,12 +175,12 @@ class Writer {
   DType folder_format(const TensorToWrite& tensor, const Role& role, DType most) {
     if (tensor.dtype != DType::f32 || most == DType::f32) return tensor.dtype;
     if (!role.vector && !role.one_row && role.place != Place::router) return tensor.dtype;
-    const auto found = draft_.changes.find(tensor.name);
+    const auto found = plan_.changes.find(tensor.name);
     std::vector<std::byte> bytes;
     const auto collect = [&](std::span<const std::byte> piece) {
       bytes.insert(bytes.end(), piece.begin(), piece.end());
     };
-    recoded(tensor, DType::f32, found == draft_.changes.end() ? Change() : found->second, pool_).produce(collect);
+    recoded(tensor, DType::f32, found == plan_.changes.end() ? Change() : found->second, pool_).produce(collect);
     const auto count = static_cast<int64_t>(bytes.size() / sizeof(float));
     const auto* values = reinterpret_cast<const float*>(bytes.data());
     std::vector<std::byte> narrow(static_cast<size_t>(tensor::row_bytes(most, count)));
@@ -191,8 +191,8 @@ class Writer {
   }
 
   void watch() {
-    for (const TensorToWrite& tensor : draft_.tensors) all_ += tensor::element_count(tensor.shape);
-    for (TensorToWrite& tensor : draft_.tensors) {
+    for (const TensorToWrite& tensor : plan_.tensors) all_ += tensor::element_count(tensor.shape);
+    for (TensorToWrite& tensor : plan_.tensors) {
       const int64_t values = tensor::element_count(tensor.shape);
       result_.values[tensor.dtype] += values;
       const double each = static_cast<double>(tensor::row_bytes(tensor.dtype, tensor.shape.empty() ? 1 : values)) /
@@ -212,12 +212,12 @@ class Writer {
   }
 
   Converted finish(const std::filesystem::path& file) {
-    result_.tensors = std::ssize(draft_.tensors);
+    result_.tensors = std::ssize(plan_.tensors);
     std::error_code ignored;
     result_.file_bytes = static_cast<int64_t>(std::filesystem::file_size(file, ignored));
     if (ignored) result_.file_bytes = 0;  // a pipe
     for (const auto& [dtype, loss] : losses_) result_.losses[dtype].add(*loss);
-    result_.notes = std::move(draft_.notes);
+    result_.notes = std::move(plan_.notes);
     if (requantised_ > 0)
       result_.notes.push_back(
           fmt::format("{} tensors were rounded before: the errors of both roundings stay", requantised_));
@@ -225,8 +225,8 @@ class Writer {
   }
 
   const ConvertOptions& options_;
-  MixFacts facts_;
-  Draft draft_;
+  PresetFacts facts_;
+  FilePlan plan_;
   threads::Pool pool_;
   bool from_gguf_ = false, as_it_is_ = false;
   std::vector<std::pair<DType, std::unique_ptr<Loss>>> losses_;
@@ -247,22 +247,22 @@ Converted convert(const families::Model& model, const std::filesystem::path& out
   for (const auto& [place, dtype] : options.places) check(dtype, "convert.places");
   if (out.extension() == ".gguf") {
     refuse_same_file(model.path.path, out);
-    return Writer(model, draft_gguf(model, options.tokenizer), options).write_gguf(out);
+    return Writer(model, plan_gguf(model, options.tokenizer), options).write_gguf(out);
   }
   for (const char* ending : {".bin", ".safetensors", ".pt", ".pth", ".ggml"})
     if (out.extension() == ending)
       base::fail(ErrorKind::bad_input, out.string(),
                  "a GGUF file's name ends in .gguf; a model in safetensors is a folder, named without an ending");
-  if (options.mix || !options.places.empty() || options.importance)
+  if (options.preset || !options.places.empty() || options.importance)
     base::fail(ErrorKind::bad_input, out.string(),
-               "mixtures of formats and importance are for GGUF: a file that ends "
+               "presets and importance are for GGUF: a file that ends "
                "in .gguf");
   if (options.to && tensor::is_block(*options.to))
     throw base::Error(ErrorKind::unsupported, "convert.to",
                       fmt::format("{} has no safetensors form", tensor::name(*options.to)),
                       "write a file that ends in .gguf, or take bf16, f16 or f32");
   refuse_existing(out);
-  return Writer(model, draft_folder(model, options.tokenizer), options).write_folder(out);
+  return Writer(model, plan_folder(model, options.tokenizer), options).write_folder(out);
 }
 
 }  // namespace coterie::surgery

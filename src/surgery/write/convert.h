@@ -12,7 +12,7 @@
 #include "families/open.h"
 #include "layers/tensor_list.h"
 #include "surgery/quantize/importance.h"
-#include "surgery/quantize/mix.h"
+#include "surgery/quantize/preset.h"
 #include "surgery/write/recode.h"
 #include "tensor/dtype.h"
 
@@ -21,9 +21,9 @@ namespace coterie::surgery {
 struct ConvertOptions {
   // The format of every matrix, or a mixture of them; neither: as they are. In a GGUF vectors, routers and the gate of
   // a shared expert become f32, without a mixture the output matrix q6_k where the format has fewer than 8 bits, and
-  // rows that are no whole number of blocks what families::fitting_format says.
+  // rows that are not a whole number of blocks what families::fitting_format says.
   std::optional<tensor::DType> to = {};
-  const Mix* mix = nullptr;
+  const Preset* preset = nullptr;
   std::map<layers::Place, tensor::DType> places = {};  // of the matrices there, instead of all that
   // How much squared errors count, by column and expert. Matrices that it has nothing of, and experts that it never
   // saw, are rounded as without it.

@@ -27,7 +27,7 @@ void refuse_same_file(const fs::path& source, const fs::path& out) {
   bool same = fs::equivalent(source, out, code) && !code;
   if (const auto split = checkpoint::SplitName::parse(source))
     for (int part = 1; part <= split->count && !same; ++part) same = fs::equivalent(split->part(part), out, code);
-  if (same) base::fail(ErrorKind::bad_input, out.string(), "is the model that is read: a source is never written over");
+  if (same) base::fail(ErrorKind::bad_input, out.string(), "is the model to be read: a source is never overwritten");
 }
 
 std::map<std::string, std::string, std::less<>> text_files(const fs::path& folder) {
@@ -47,7 +47,7 @@ NewFolder::NewFolder(fs::path target) : target_(std::move(target)) {
   temporary_ += fmt::format(".{}.partial", ::getpid());
   std::error_code code;
   if (!fs::create_directory(temporary_, code) || code) {
-    if (code) base::fail(ErrorKind::io, target_.string(), "the folder cannot be made: {}", code.message());
+    if (code) base::fail(ErrorKind::io, target_.string(), "the folder cannot be created: {}", code.message());
     throw base::Error(ErrorKind::io, target_.string(), "the folder cannot be made: its temporary name is taken",
                       "remove what a process that was killed left: " + temporary_.string());
   }

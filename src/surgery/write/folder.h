@@ -21,7 +21,7 @@ void refuse_same_file(const std::filesystem::path& source, const std::filesystem
 /// memory only: what works on the tensors as the files hold them cannot take it.
 void refuse_quantised(const checkpoint::TensorSource& source);
 
-/// Of a model's folder all that says how it reads and writes text: the tokenizer's files, chat templates and
+/// The files of a model's folder that say how it reads and writes text: the tokenizer's files, chat templates and
 /// generation_config.json, by name.
 std::map<std::string, std::string, std::less<>> text_files(const std::filesystem::path& folder);
 

@@ -45,7 +45,7 @@ class Recoder {
     const auto rows = static_cast<int64_t>(piece_.size()) / from_bytes_;
     base::require(
         rows * from_bytes_ == static_cast<int64_t>(piece_.size()) && rows % std::max<int64_t>(change_.head, 1) == 0,
-        "recode", "{} bytes are no whole number of rows", piece_.size());
+        "recode", "{} bytes do not divide into whole rows", piece_.size());
     out_.resize(static_cast<size_t>(rows * to_bytes_));
     losses_.assign(loss ? static_cast<size_t>(rows) : 0, {});
     pool_.split(rows, 1, [&](int64_t begin, int64_t end, int) {
@@ -84,9 +84,9 @@ class Recoder {
     if (change_.swaps() && !change_.columns) return change_.swapped(row);
     if (change_.head == 0) return row;
     const int64_t first = row / change_.head * change_.head, i = row - first;
-    if (i >= change_.turned) return row;
-    if (change_.back) return first + (i < change_.turned / 2 ? 2 * i : 2 * (i - change_.turned / 2) + 1);
-    return first + (i % 2 == 0 ? i / 2 : change_.turned / 2 + i / 2);
+    if (i >= change_.permuted) return row;
+    if (change_.back) return first + (i < change_.permuted / 2 ? 2 * i : 2 * (i - change_.permuted / 2) + 1);
+    return first + (i % 2 == 0 ? i / 2 : change_.permuted / 2 + i / 2);
   }
 
   std::span<const float> weights_of(int64_t row) const {
@@ -123,7 +123,7 @@ double Loss::relative() const { return squares > 0 ? std::sqrt(squared_error / s
 TensorToWrite recoded(TensorToWrite from, DType to, const Change& change, threads::Pool& pool, ColumnWeights weights,
                       Loss* loss) {
   if (from.dtype == to && change.none()) return from;
-  // Of a vector each value is a row, so that those of heads can be put in another order.
+  // Each value of a vector is a row, so that those of heads can be put in another order.
   const bool by_value = from.shape.size() < 2 && (change.head > 0 || (change.swaps() && !change.columns));
   const int64_t cols = by_value ? 1 : from.shape.back();
   const int64_t rows = cols > 0 ? tensor::element_count(from.shape) / cols : 0;

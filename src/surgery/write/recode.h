@@ -14,9 +14,9 @@ struct Change {
   float add = 0;           // the file holds value + this (1 + w of a norm)
   bool minus_exp = false;  // … -exp(value) (A of A_log)
   bool negate = false;     // … its negative
-  // Rows of each head whose first `turned` rows are pairs (i, i + turned / 2): in the file they stand side by side.
-  int64_t head = 0, turned = 0;
-  bool back = false;  // the rows stand side by side and become pairs (i, i + turned / 2)
+  // Rows of each head whose first `permuted` rows are pairs (i, i + permuted / 2): in the file they stand side by side.
+  int64_t head = 0, permuted = 0;
+  bool back = false;  // the rows stand side by side and become pairs (i, i + permuted / 2)
   // Rows from `first` on, or columns, are [outer, inner, unit] and in the file [inner, outer, unit].
   int64_t outer = 0, inner = 0, unit = 0, first = 0;
   bool columns = false;

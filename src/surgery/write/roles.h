@@ -24,7 +24,7 @@ using Roles = std::map<std::string, Role, std::less<>>;
 
 /// By the names that are written: the first of each in the table. Throws unsupported for a weight without a name.
 Roles roles_to_write(const models::Decoder& decoder, const families::NameTable& names);
-/// By the names that `source` has, of all that the table knows. Tensors that are no weights of the model (divisors of
+/// By the names that `source` has, of all that the table knows. Tensors that are not weights of the model (divisors of
 /// frequencies, layers that take no part) have no role.
 Roles roles_in(const checkpoint::TensorSource& source, const models::Decoder& decoder,
                const families::NameTable& names);

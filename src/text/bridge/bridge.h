@@ -53,7 +53,7 @@ size_t coterie_tokenizer_size(const CoterieTokenizer* tokenizer);
 // `found` is 0 for an id without a token.
 int32_t coterie_tokenizer_token(const CoterieTokenizer* tokenizer, uint32_t id, CoterieBytes* token, int32_t* found,
                                 CoterieBytes* error);
-// -1 for a string that is no token.
+// -1 for a string that is not a token.
 int64_t coterie_tokenizer_id(const CoterieTokenizer* tokenizer, CoterieSlice token);
 int32_t coterie_tokenizer_is_special(const CoterieTokenizer* tokenizer, uint32_t id);
 // The text of a tokenizer.json.

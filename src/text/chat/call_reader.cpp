@@ -123,7 +123,7 @@ class ObjectReader final : public CallReader {
     at_ = At::end;
     return end_.empty() ? State::done : State::more;
   }
-  /// After a call has begun there is no way back.
+  /// After a call has begun there is no backward pass.
   State wrong() {
     if (!seen_) return State::not_mine;
     at_ = At::lost;
@@ -178,7 +178,7 @@ class NamedReader final : public CallReader {
     switch (at_) {
       case At::name: {
         const int mark = name_until_.push(c, name_);
-        // Names are short: what goes on is no call.
+        // Names are short: what goes on is not a call.
         if (mark < 0) return name_.size() > 300 ? State::not_mine : State::more;
         if (id_first_ && mark == 0) {
           at_ = At::id;

@@ -25,7 +25,7 @@ class CallReader {
   enum class State {
     more,
     done,      // with this character
-    not_mine,  // what came since the beginning is no call; nothing has been put into the sink
+    not_mine,  // what came since the beginning is not a call; nothing has been put into the sink
   };
   virtual ~CallReader() = default;
   virtual State push(char c, CallSink& sink) = 0;

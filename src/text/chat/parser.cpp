@@ -54,7 +54,7 @@ struct ChatParser::State final : CallSink {
     else
       events.push_back({of, call, std::string(text), {}, {}});
   }
-  /// Text whose white space at the beginning and the end is not said.
+  /// Text whose white space at the beginning and the end is left out.
   void say(ChatEvent::Kind of, std::string_view text) {
     for (const char c : text) {
       if (is_space(c)) {

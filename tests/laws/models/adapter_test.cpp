@@ -91,7 +91,7 @@ class AdapterLaw : public testing::TestWithParam<std::string> {
   void expect_differences(tiny::Model& model, const LoraSpec& spec) {
     Adapter adapter = Adapter::fresh(*model.decoder, spec, 1);
     disturb(adapter);
-    adapter.lay_over(*model.decoder);
+    adapter.attach_to(*model.decoder);
     Parameters parameters(adapter.parameters());
     Loss loss(*model.decoder);
     loss.gradients(parameters);
@@ -122,7 +122,7 @@ TEST_P(AdapterLaw, AtFirstChangesNoBit) {
   tiny::Model model = plain();
   const std::vector<float> before = logits(*model.decoder);
   Adapter adapter = Adapter::fresh(*model.decoder, everything(), 1);
-  adapter.lay_over(*model.decoder);
+  adapter.attach_to(*model.decoder);
   expect_same_bits(logits(*model.decoder), before, "B is zero");
   disturb(adapter);
   EXPECT_NE(logits(*model.decoder), before);
@@ -142,7 +142,7 @@ TEST_P(AdapterLaw, WithMagnitudesTooAndAtFirstTheyChangeNoBit) {
   spec.dora = true;
   const std::vector<float> before = logits(*model.decoder);
   Adapter adapter = Adapter::fresh(*model.decoder, spec, 1);
-  adapter.lay_over(*model.decoder);
+  adapter.attach_to(*model.decoder);
   expect_same_bits(logits(*model.decoder), before, "the magnitudes are the norms");
   tiny::Model other = plain();
   expect_differences(other, spec);
@@ -168,7 +168,7 @@ TEST_P(AdapterLaw, TwoStepsChangeEveryMatrixOfItAndNothingElse) {
   for (const checkpoint::TensorInfo& tensor : model.source->tensors())
     before.emplace_back(tensor.bytes.begin(), tensor.bytes.end());
   Adapter adapter = Adapter::fresh(*model.decoder, everything(), 1);
-  adapter.lay_over(*model.decoder);
+  adapter.attach_to(*model.decoder);
   Parameters parameters(adapter.parameters());
   std::vector<std::vector<float>> first;
   for (const Parameter& p : parameters.list()) first.emplace_back(p.values, p.values + p.count);
@@ -193,7 +193,7 @@ TEST_P(AdapterLaw, TwoStepsChangeEveryMatrixOfItAndNothingElse) {
 TEST_P(AdapterLaw, AShortStepAgainstTheGradientLowersTheLoss) {
   tiny::Model model = plain();
   Adapter adapter = Adapter::fresh(*model.decoder, everything(), 1);
-  adapter.lay_over(*model.decoder);
+  adapter.attach_to(*model.decoder);
   Parameters parameters(adapter.parameters());
   Loss loss(*model.decoder);
   const double at_first = loss.value();
@@ -238,10 +238,10 @@ TEST_P(AdapterLaw, FilesReadBackAsTheSame) {
   tiny::Model model = plain(), other = plain();
   Adapter adapter = Adapter::fresh(*model.decoder, everything(), 1);
   disturb(adapter);
-  adapter.lay_over(*model.decoder);
+  adapter.attach_to(*model.decoder);
   adapter.save(folder, "tiny");
   Adapter read = Adapter::load(*other.decoder, folder);
-  read.lay_over(*other.decoder);
+  read.attach_to(*other.decoder);
   expect_same_bits(logits(*other.decoder), logits(*model.decoder), "read back");
   fs::create_directories(folder / "again");
   read.save(folder / "again", "tiny");
@@ -255,7 +255,7 @@ TEST_P(AdapterLaw, PatternsAreReadAndChecked) {
   LoraSpec spec = everything();
   Adapter adapter = Adapter::fresh(*model.decoder, spec, 1);
   disturb(adapter);
-  adapter.lay_over(*model.decoder);
+  adapter.attach_to(*model.decoder);
   adapter.save(folder, "tiny");
   const base::Json whole = base::read_json(folder / "adapter_config.json");
   const auto load = [&](const char* key, const base::Json& value) {
@@ -283,13 +283,13 @@ TEST_P(AdapterLaw, PatternsAreReadAndChecked) {
   load("rank_pattern", {{".*", 3}});
   // An alpha for all by pattern is that alpha.
   Adapter halved = load("alpha_pattern", {{".*", spec.alpha / 2}});
-  halved.lay_over(*other.decoder);
+  halved.attach_to(*other.decoder);
   tiny::Model third = plain();
   base::Json config = whole;
   config["lora_alpha"] = spec.alpha / 2;
   base::write_text(folder / "adapter_config.json", config.dump());
   Adapter plainly = Adapter::load(*third.decoder, folder);
-  plainly.lay_over(*third.decoder);
+  plainly.attach_to(*third.decoder);
   expect_same_bits(logits(*other.decoder), logits(*third.decoder), "alpha by pattern");
 }
 

@@ -24,7 +24,7 @@ struct Chosen {
 std::vector<Chosen> choices() {
   EXPECT_TRUE(kFewDraws);
   std::vector<kernels::Candidate> sets;
-  // Rows of these models are too short for the formats that AMX multiplies; TurnedWeights and
+  // Rows of these models are too short for the formats that AMX multiplies; RepackedWeights and
   // InstructionSets.TilesChangeNoBitOfAModel have a model of 256 columns.
   for (const kernels::Candidate& candidate : kernels::candidates())
     if (candidate.table->isa != "amx") sets.push_back(candidate);

@@ -13,7 +13,7 @@ using Tensors = std::vector<MemoryTensor>;
 class Dense : public Law {
  protected:
   // The sparse families beside the dense one with the same attention.
-  static std::string twin(const std::string& family) {
+  static std::string dense_counterpart(const std::string& family) {
     if (family == "mixtral") return "mistral";
     if (family == "qwen3_moe") return "qwen3";
     return "";
@@ -62,9 +62,9 @@ Tensors upcycle(const std::string& sparse, const models::ModelSpec& dense, Tenso
 
 TEST_P(Dense, OneExpertEqualsTheDenseFfn) {
   const Case& c = GetParam();
-  const models::ModelSpec dense = families::read_config(dense_config(twin(c.family)), "dense", true);
+  const models::ModelSpec dense = families::read_config(dense_config(dense_counterpart(c.family)), "dense", true);
   const models::ModelSpec sparse =
-      families::read_config(sparse_config(c.family, dense_config(twin(c.family)), 1, 1), "sparse", true);
+      families::read_config(sparse_config(c.family, dense_config(dense_counterpart(c.family)), 1, 1), "sparse", true);
   const Tensors weights = tiny::weights(dense, 1), upcycled = upcycle(c.family, dense, weights, 1);
   const auto bind = [&](const models::ModelSpec& spec, const Tensors& tensors) {
     return c.precision == ops::Precision::fast ? quantised(spec, tensors, tensor::DType::q8_0)
@@ -78,9 +78,9 @@ TEST_P(Dense, OneExpertEqualsTheDenseFfn) {
 
 TEST_P(Dense, IdenticalExpertsAreOne) {
   const Case& c = GetParam();
-  const models::ModelSpec dense = families::read_config(dense_config(twin(c.family)), "dense", true);
+  const models::ModelSpec dense = families::read_config(dense_config(dense_counterpart(c.family)), "dense", true);
   const models::ModelSpec sparse =
-      families::read_config(sparse_config(c.family, dense_config(twin(c.family)), 6, 3), "sparse", true);
+      families::read_config(sparse_config(c.family, dense_config(dense_counterpart(c.family)), 6, 3), "sparse", true);
   if (c.precision == ops::Precision::fast) return;  // a law of real numbers: see the f32 case
   const tiny::Model a = tiny::bind(dense, tiny::weights(dense, 1));
   const tiny::Model b = tiny::bind(sparse, upcycle(c.family, dense, tiny::weights(dense, 1), 6));

@@ -13,7 +13,8 @@ namespace coterie::laws {
 /// A dense family that mixtures are made of, and the model_type they are written as.
 struct Family {
   std::string name, written;
-  // What the tiny configs switch on that a sibling cannot say is switched off; refusing it is tested by itself.
+  // What the tiny configs switch on that a published mixture type cannot say is switched off; refusing it is tested by
+  // itself.
   base::Json changes = base::Json::object();
 
   base::Json config() const { return with(tiny::configs().at(name), changes); }

@@ -80,14 +80,14 @@ class MergeAdapter : public testing::TestWithParam<std::string> {
   TempFolder folder;
 };
 
-TEST_P(MergeAdapter, IsTheOverlaidModel) {
+TEST_P(MergeAdapter, IsTheAdaptedModel) {
   const fs::path model = save(tensor::DType::f32);
   for (const bool magnitudes : {false, true}) {
     const fs::path adapter = make_adapter(model, magnitudes), out = folder / (magnitudes ? "merged-dora" : "merged");
-    const families::Model overlaid = open(model, adapter);
-    surgery::merge_adapter(overlaid, out);
+    const families::Model adapted = open(model, adapter);
+    surgery::merge_adapter(adapted, out);
     const families::Model merged = families::open_model(out), plain = families::open_model(model);
-    expect_close(logits(merged), logits(overlaid), 1e-4, "merged");
+    expect_close(logits(merged), logits(adapted), 1e-4, "merged");
     EXPECT_NE(logits(merged), logits(plain));
     // What the adapter says nothing of is there byte by byte.
     int64_t same = 0;
@@ -98,19 +98,19 @@ TEST_P(MergeAdapter, IsTheOverlaidModel) {
       same += std::equal(a.bytes.begin(), a.bytes.end(), b->bytes.begin(), b->bytes.end());
     }
     EXPECT_GT(same, 0);
-    expect_error(ErrorKind::bad_input, {"already exists"}, [&] { surgery::merge_adapter(overlaid, out); });
+    expect_error(ErrorKind::bad_input, {"already exists"}, [&] { surgery::merge_adapter(adapted, out); });
   }
-  const families::Model overlaid = open(model, make_adapter(model, false));
+  const families::Model adapted = open(model, make_adapter(model, false));
   const auto count = [&] { return std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()); };
   const auto before = count();
   int tensors = 0;
   expect_error(ErrorKind::interrupted, {"enough"}, [&] {
-    surgery::merge_adapter(overlaid, folder / "never", [&](std::string_view) {
+    surgery::merge_adapter(adapted, folder / "never", [&](std::string_view) {
       if (++tensors == 4) throw base::Error(ErrorKind::interrupted, "never", "enough", "");
     });
   });
   EXPECT_EQ(count(), before) << "what was interrupted left something";
-  expect_error(ErrorKind::bad_input, {"never.gguf"}, [&] { surgery::merge_adapter(overlaid, folder / "never.gguf"); });
+  expect_error(ErrorKind::bad_input, {"never.gguf"}, [&] { surgery::merge_adapter(adapted, folder / "never.gguf"); });
   expect_error(ErrorKind::bad_input, {"no adapter"},
                [&] { surgery::merge_adapter(families::open_model(model), folder / "none"); });
 }
@@ -139,12 +139,12 @@ TEST_P(MergeAdapter, FitsTheSameModelAsGguf) {
 // Each merged value is the nearest bf16 to what it should be.
 TEST_P(MergeAdapter, RoundsToTheFormatOfTheWeight) {
   const fs::path model = save(tensor::DType::bf16), adapter = make_adapter(model, false);
-  const families::Model overlaid = open(model, adapter);
-  surgery::merge_adapter(overlaid, folder / "merged");
+  const families::Model adapted = open(model, adapter);
+  surgery::merge_adapter(adapted, folder / "merged");
   const families::Model merged = families::open_model(folder / "merged");
   for (const TensorInfo& tensor : merged.source->tensors())
-    EXPECT_EQ(tensor.dtype, overlaid.source->find(tensor.name)->dtype) << tensor.name;
-  expect_close(logits(merged), logits(overlaid), 0.1, "merged");
+    EXPECT_EQ(tensor.dtype, adapted.source->find(tensor.name)->dtype) << tensor.name;
+  expect_close(logits(merged), logits(adapted), 0.1, "merged");
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, MergeAdapter,

@@ -3,15 +3,15 @@
 
 #include "laws/surgery/saved.h"
 #include "quant/codec.h"
-#include "surgery/quantize/mix.h"
+#include "surgery/quantize/preset.h"
 
 // Quantised models: the formats of each mixture, what importance changes, what is left alone.
 namespace coterie::laws {
 namespace {
 
 using layers::Place;
-using surgery::Mix;
-using surgery::MixFacts;
+using surgery::Preset;
+using surgery::PresetFacts;
 using surgery::Role;
 using tensor::DType;
 
@@ -24,23 +24,23 @@ models::ModelSpec spec_of(int64_t layers, int64_t experts, int64_t heads = 8) {
   return families::read_config(config, "tiny", false);
 }
 
-std::string formats(const char* name, const MixFacts& facts, const std::string& part, Place place) {
+std::string formats(const char* name, const PresetFacts& facts, const std::string& part, Place place) {
   std::string all;
   for (int64_t i = 0; i < facts.layers; ++i)
     all += std::string(tensor::name(
-               surgery::mix_by_name(name)->format({"blocks." + std::to_string(i) + "." + part, place}, facts))) +
+               surgery::preset_by_name(name)->format({"blocks." + std::to_string(i) + "." + part, place}, facts))) +
            " ";
   return all;
 }
 
 // Of llama.cpp's llama-quantize, on models of these shapes.
 TEST(Mixes, AreThoseOfTheirNames) {
-  const MixFacts dense(spec_of(16, 0), false);
+  const PresetFacts dense(spec_of(16, 0), false);
   EXPECT_EQ(formats("q4_k_m", dense, "ffn.down", Place::dense_ffn),
             "q6_k q6_k q4_k q4_k q6_k q4_k q4_k q6_k q4_k q4_k q6_k q4_k q4_k q6_k q6_k q6_k ");
   EXPECT_EQ(formats("Q4_K_M", dense, "attention.v", Place::mixer),
             "q6_k q6_k q4_k q4_k q6_k q4_k q4_k q6_k q4_k q4_k q6_k q4_k q4_k q6_k q6_k q6_k ");
-  const MixFacts eight(spec_of(4, 8), true), many(spec_of(8, 6), false);
+  const PresetFacts eight(spec_of(4, 8), true), many(spec_of(8, 6), false);
   EXPECT_EQ(formats("q4_k_s", many, "attention.v", Place::mixer), "q5_k q5_k q5_k q5_k q4_k q4_k q4_k q4_k ");
   EXPECT_EQ(formats("q4_k_s", many, "moe.experts.down", Place::experts), "q5_k q4_k q4_k q4_k q4_k q4_k q4_k q4_k ");
   EXPECT_EQ(formats("q4_k_m", eight, "attention.k", Place::mixer), "q8_0 q8_0 q8_0 q8_0 ");
@@ -48,11 +48,11 @@ TEST(Mixes, AreThoseOfTheirNames) {
   EXPECT_EQ(formats("iq4_xs", many, "attention.v", Place::mixer), "q5_k q5_k q5_k q5_k q5_k q5_k q5_k q5_k ");
   EXPECT_EQ(formats("mxfp4", eight, "moe.experts.up", Place::experts), "mxfp4 mxfp4 mxfp4 mxfp4 ");
   EXPECT_EQ(formats("mxfp4", eight, "attention.q", Place::mixer), "q8_0 q8_0 q8_0 q8_0 ");
-  for (const Mix& mix : surgery::mixes()) {
+  for (const Preset& mix : surgery::presets()) {
     const DType head = mix.format({"head", Place::output_embeddings}, dense);
     EXPECT_GT(tensor::bits_per_value(head), 6) << mix.name;
   }
-  EXPECT_EQ(surgery::mix_by_name("q4_k_n"), nullptr);
+  EXPECT_EQ(surgery::preset_by_name("q4_k_n"), nullptr);
 }
 
 /// Every tensor of a GGUF that stays in f32 whatever is asked for.
@@ -63,7 +63,7 @@ bool stays(const std::string& name) {
 TEST(Quantize, FromAFolderAndFromItsGgufIsTheSame) {
   const Saved saved(tiny::configs().at("mixtral"));
   surgery::ConvertOptions options;
-  options.mix = surgery::mix_by_name("q4_0");
+  options.mix = surgery::preset_by_name("q4_0");
   surgery::convert(saved.model, saved.folder / "direct.gguf", options);
   saved.convert();
   const surgery::Converted said = surgery::convert(saved.converted(), saved.folder / "twice.gguf", options);
@@ -82,7 +82,7 @@ TEST(Quantize, BlocksAreRoundedAgainOnlyWhenAsked) {
   const Saved saved(tiny::configs().at("mixtral"));
   saved.convert({.to = DType::q8_0});
   surgery::ConvertOptions options;
-  options.mix = surgery::mix_by_name("q4_0");
+  options.mix = surgery::preset_by_name("q4_0");
   expect_error(ErrorKind::unsupported, {"is q8_0 already", "`convert.requantize`"},
                [&] { surgery::convert(saved.converted(), saved.folder / "again.gguf", options); });
   EXPECT_FALSE(std::filesystem::exists(saved.folder / "again.gguf"));
@@ -114,7 +114,7 @@ TEST(Quantize, ImportanceWeighsColumnsOfEachExpertAndUnseenOnesAreRoundedWithout
     for (int c = 0; c < 32; ++c) entry.square_sums.push_back(e == 4 ? 0 : c % 5 == e % 5 ? 1000.0 : 1.0 + c);
   }
   surgery::ConvertOptions options;
-  options.mix = surgery::mix_by_name("q5_0");
+  options.mix = surgery::preset_by_name("q5_0");
   options.importance = &importance;
   const surgery::Converted said = saved.convert(options);
   const auto gguf = checkpoint::open_gguf(saved.folder / "out.gguf");

@@ -181,7 +181,7 @@ TEST(UpcycleFiles, AnyThreadsGiveTheSameBytes) {
   EXPECT_EQ(bytes(1, "one"), bytes(3, "three"));
 }
 
-TEST(UpcycleRefuses, WhatTheSiblingCannotSay) {
+TEST(UpcycleRefuses, WhatTheMixtureTypeCannotSay) {
   const auto refused = [](const Json& config, UpcycleOptions options, ErrorKind kind,
                           std::initializer_list<std::string_view> words) {
     Dense dense(config);

@@ -55,7 +55,7 @@ TEST(Yaml, ListsMapsAndAliases) {
 TEST(Yaml, RefusesWhatIsNoRecipe) {
   EXPECT_EQ(message_of("a: 1\nb: 2\na: 3\n"), "line 3, column 1: this is the key \"a\" a second time");
   EXPECT_EQ(message_of("a: [1, 2\n"), "line 2, column 1: end of sequence flow not found");
-  EXPECT_EQ(message_of("? [a, b]\n: 1\n"), "line 1, column 3: this is a key that is no word");
+  EXPECT_EQ(message_of("? [a, b]\n: 1\n"), "line 1, column 3: this is a key that is not a word");
   EXPECT_EQ(message_of("a: 1\n---\nb: 2\n"), "has 2 YAML documents, expected one");
   EXPECT_NE(message_of(std::string(70, '[') + std::string(70, ']')).find("nested deeper than 64"), std::string::npos);
   EXPECT_NE(message_of(std::string(100000, '[')), "no error");

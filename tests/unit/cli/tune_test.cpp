@@ -76,7 +76,7 @@ TEST_F(TuneCommand, AnAdapterFromADryRunToAMergedModelAndOverBlocks) {
     EXPECT_NE(refused.err.find(meant), std::string::npos) << refused.err;
   }
   const test::Outcome alone = test::coterie({"run", best, "-p", "a"});
-  EXPECT_NE(alone.err.find("is an adapter, and no model by itself"), std::string::npos) << alone.err;
+  EXPECT_NE(alone.err.find("is an adapter, not a model"), std::string::npos) << alone.err;
   const test::Outcome config = test::coterie({"run", model + "/config.json", "-p", "a"});
   EXPECT_NE(config.err.find("name its folder, " + model), std::string::npos) << config.err;
 

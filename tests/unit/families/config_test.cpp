@@ -246,7 +246,7 @@ TEST(Config, DefaultsThatDecideAreTold) {
         "num_key_value_heads is not given; 8", "rms_norm_eps is not given; 1e-05"})
     EXPECT_TRUE(told(words)) << words;
   EXPECT_FALSE(told("hidden_size"));
-  // Jamba has no positions to turn.
+  // Jamba has no positions to rotate by.
   for (const std::string& warning : read({{"model_type", "jamba"}}).warnings)
     EXPECT_EQ(warning.find("rope"), std::string::npos) << warning;
 }

@@ -72,11 +72,11 @@ TEST(Bf16, MatmulOnWeightsHasTheBitsOfGemm) {
   if (!table) GTEST_SKIP() << "this CPU has no AVX512_BF16";
   for (const Shape& s : kShapes) {
     Row<float> x = normal_row(s.rows * s.depth, 11), w = normal_row(s.cols * s.depth, 12);
-    Row<float> turned(s.depth * s.cols, 1), y(s.rows * s.cols, 2), expected(s.rows * s.cols, 3);
+    Row<float> repacked(s.depth * s.cols, 1), y(s.rows * s.cols, 2), expected(s.rows * s.cols, 3);
     std::vector<const std::byte*> rows;
     for (int64_t i = 0; i < s.rows; ++i) rows.push_back(reinterpret_cast<const std::byte*>(x.data() + i * s.depth));
     for (int64_t j = 0; j < s.cols; ++j)
-      for (int64_t k = 0; k < s.depth; ++k) turned[k * s.cols + j] = w[j * s.depth + k];
+      for (int64_t k = 0; k < s.depth; ++k) repacked[k * s.cols + j] = w[j * s.depth + k];
     tensor::Buffer<float> scratch(table->gemm_bf16.scratch_floats);
     MatmulTask matmul;
     matmul.weights = reinterpret_cast<const std::byte*>(w.data()), matmul.row_stride = s.depth * 4;
@@ -85,7 +85,7 @@ TEST(Bf16, MatmulOnWeightsHasTheBitsOfGemm) {
     table->matmul.bf16.run(matmul);
     GemmTask gemm;
     gemm.rows = s.rows, gemm.cols = s.cols, gemm.depth = s.depth, gemm.a = x.data(), gemm.a_stride = s.depth;
-    gemm.b = turned.data(), gemm.b_stride = s.cols, gemm.c = expected.data(), gemm.c_stride = s.cols;
+    gemm.b = repacked.data(), gemm.b_stride = s.cols, gemm.c = expected.data(), gemm.c_stride = s.cols;
     gemm.accumulate = false, gemm.scratch = scratch.data();
     table->gemm_bf16.run(gemm);
     ASSERT_EQ(0, std::memcmp(y.data(), expected.data(), static_cast<size_t>(s.rows * s.cols) * sizeof(float)))

@@ -62,7 +62,7 @@ TEST(Probe, WalksAreComparedWhereThereAreRepackedRows) {
   for (const Candidate& candidate : candidates()) {
     if (!candidate.usable) continue;
     const std::vector<WalkTrial> trials = measure_walks(*candidate.table, pool, 128 << 20);
-    EXPECT_EQ(trials.empty(), candidate.table->matmul.turn == nullptr) << candidate.table->isa;
+    EXPECT_EQ(trials.empty(), candidate.table->matmul.repack == nullptr) << candidate.table->isa;
     for (const WalkTrial& trial : trials) EXPECT_GT(trial.gb_s, 0.1) << candidate.table->isa;
     const ReadAhead best = fastest_walk(trials);
     EXPECT_TRUE(best.streams == 1 || best.streams == 2 || best.streams == 4);

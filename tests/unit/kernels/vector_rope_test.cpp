@@ -46,13 +46,13 @@ TEST(VectorRope, TurnsPairs) {
       table->vector.rope_half(halves.data(), c.data(), s.data(), half);
       table->vector.rope_interleaved(pairs.data(), c.data(), s.data(), half);
       for (int64_t i = 0; i < half; ++i) {
-        const auto turned = [&](float a, float b, bool second) {
+        const auto repacked = [&](float a, float b, bool second) {
           return second ? b * c[i] + a * s[i] : a * c[i] - b * s[i];
         };
-        ASSERT_EQ(halves[i], turned(x[i], x[half + i], false)) << table->isa;
-        ASSERT_EQ(halves[half + i], turned(x[i], x[half + i], true)) << table->isa;
-        ASSERT_EQ(pairs[2 * i], turned(x[2 * i], x[2 * i + 1], false)) << table->isa;
-        ASSERT_EQ(pairs[2 * i + 1], turned(x[2 * i], x[2 * i + 1], true)) << table->isa;
+        ASSERT_EQ(halves[i], repacked(x[i], x[half + i], false)) << table->isa;
+        ASSERT_EQ(halves[half + i], repacked(x[i], x[half + i], true)) << table->isa;
+        ASSERT_EQ(pairs[2 * i], repacked(x[2 * i], x[2 * i + 1], false)) << table->isa;
+        ASSERT_EQ(pairs[2 * i + 1], repacked(x[2 * i], x[2 * i + 1], true)) << table->isa;
       }
       ASSERT_TRUE(halves.intact() && pairs.intact() && c.intact() && s.intact());
     }

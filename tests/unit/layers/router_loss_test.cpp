@@ -85,7 +85,7 @@ TEST_P(RouterLossGradient, EqualsFiniteDifferences) {
                                       .weights = by_weight.data(),
                                       .noise = {by_noise.data(), n, kExperts},
                                       .noisy = {by_noisy.data(), n, kExperts}});
-  // The router's own way back: weights to noisy logits, those to logits and noise.
+  // The router's own backward pass: weights to noisy logits, those to logits and noise.
   RouterSpec spec{.experts = kExperts, .experts_per_token = Seen::kChosen};
   spec.order = RouterSpec::Order::select_then_score;
   for (int64_t t = 0; t < n; ++t) {

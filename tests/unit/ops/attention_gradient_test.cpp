@@ -26,7 +26,7 @@ Leaves make_leaves(Check& check, const Case& c) {
           check.leaf(rows * c.kv_heads * c.value_dim), check.leaf(c.heads)};
 }
 
-/// The caches must live until the way back is done.
+/// The caches must live until the backward pass is done.
 using Caches = std::vector<std::unique_ptr<test::Cache>>;
 
 Matrix forward(Check& check, Context& context, const Case& c, const Leaves& leaves, Caches& caches) {
@@ -85,7 +85,7 @@ TEST(AttentionGradientOfPieces, IsThatOfTheWhole) {
     Check check;
     const Leaves leaves = make_leaves(check, c);
     Caches caches;
-    // A cut sequence is one whose way back must go through the cache, so both steps write one `out`.
+    // A cut sequence is one whose backward pass must go through the cache, so both steps write one `out`.
     check.go_back([&](Context& context) { return forward(check, context, c, leaves, caches); });
     std::vector<float> all;
     for (const size_t leaf : {leaves.q, leaves.k, leaves.v, leaves.sinks})

@@ -35,8 +35,8 @@ TEST(Dropout, DropsTheShareAskedForAndScalesTheRest) {
 }
 
 TEST(Dropout, IsKeyedBySamplePositionAndPlaceAlone) {
-  const DropoutRow both[] = {{1, 5}, {2, 5}}, turned[] = {{2, 5}, {1, 5}};
-  const std::vector<float> a = masks(both, 64, 0.5f, 0), b = masks(turned, 64, 0.5f, 0, 1);
+  const DropoutRow both[] = {{1, 5}, {2, 5}}, repacked[] = {{2, 5}, {1, 5}};
+  const std::vector<float> a = masks(both, 64, 0.5f, 0), b = masks(repacked, 64, 0.5f, 0, 1);
   EXPECT_TRUE(std::equal(a.begin(), a.begin() + 64, b.begin() + 64));
   EXPECT_FALSE(std::equal(a.begin(), a.begin() + 64, a.begin() + 64));
   EXPECT_NE(masks(both, 64, 0.5f, 1), a);

@@ -109,7 +109,7 @@ TEST(LossGradient, EqualsFiniteDifferencesWithScaleAndCap) {
       if (capped) head.softcap = 1.5f;
       return next_token_loss(context, check.activation(context, x, kWidth), head, targets, 1);
     };
-    // The op is where the way back begins, so the differences are taken of its value.
+    // The op is where the backward pass begins, so the differences are taken of its value.
     check.run_scalar(loss);
   }
 }

@@ -73,7 +73,7 @@ class Check {
     compare([&] { return loss(function); });
   }
 
-  /// For an op at which the way back begins: its value is the loss.
+  /// For an op at which the backward pass begins: its value is the loss.
   void run_scalar(const std::function<double(Context&)>& function) {
     tensor::Arena arena;
     with_tape(arena, [&](Context& context, Tape&) { function(context); });

@@ -5,7 +5,7 @@
 #include "ops/elementwise.h"
 #include "ops/moe/experts.h"
 
-// Overlays: gradients of every A and B, frozen or decoded weights below them, expert dropout, DoRA's columns.
+// Adapters: gradients of every A and B, frozen or decoded weights below them, expert dropout, DoRA's columns.
 namespace coterie::ops {
 namespace {
 
@@ -15,11 +15,11 @@ using tensor::Weight;
 
 struct Shape {
   int64_t tokens = 4, width = 5, hidden = 6, experts = 3, rank = 2;
-  bool gated = true, one_a = true;
+  bool gated = true, share_a = true;
   float dropped = 0;
 };
 
-/// Experts with overlays over all weights but those of expert 2, which has none over down.
+/// Experts with adapters over all weights but those of expert 2, which has none over down.
 class Model {
  public:
   Model(Check& check, const Shape& shape) : check_(check), s_(shape) {
@@ -33,7 +33,7 @@ class Model {
       Of of;
       for (size_t& weight : of.weights) weight = constant(s_.hidden * s_.width);
       of.gate_a = check.leaf(s_.rank * s_.width, 0.5);
-      of.up_a = s_.one_a ? of.gate_a : check.leaf(s_.rank * s_.width, 0.5);
+      of.up_a = s_.share_a ? of.gate_a : check.leaf(s_.rank * s_.width, 0.5);
       of.gate_b = check.leaf(s_.hidden * s_.rank, 0.5), of.up_b = check.leaf(s_.hidden * s_.rank, 0.5);
       of.down_a = check.leaf(s_.rank * s_.hidden, 0.5), of.down_b = check.leaf(s_.width * s_.rank, 0.5);
       experts_.push_back(of);
@@ -102,10 +102,10 @@ class Model {
 
 TEST(LowRank, OfExpertsHasTheGradientsOfFiniteDifferences) {
   for (const bool gated : {true, false})
-    for (const bool one_a : {true, false}) {
-      SCOPED_TRACE(testing::Message() << "gated " << gated << ", one A " << one_a);
+    for (const bool share_a : {true, false}) {
+      SCOPED_TRACE(testing::Message() << "gated " << gated << ", one A " << share_a);
       Check check;
-      Model model(check, {.gated = gated, .one_a = one_a});
+      Model model(check, {.gated = gated, .share_a = share_a});
       check.run([&](Context& context) { return model.forward(context); });
     }
 }

@@ -6,7 +6,7 @@
 #include "unit/runtime/tiny_model.h"
 
 // Laws of recurrent states in a conversation: another turn, an edited history and another answer to the same prompt
-// give the bits of a full recompute, and evaluate only what is new since the nearest checkpoint.
+// give the bits of a full recompute, and evaluate only what is new since the nearest snapshot.
 namespace coterie::runtime {
 namespace {
 
@@ -17,7 +17,7 @@ class HybridTurns : public testing::TestWithParam<const char*> {
     options.threads = 2;
     options.precision = ops::Precision::f32;
     options.step_tokens = step_tokens;
-    options.checkpoint_interval = interval;
+    options.snapshot_interval = interval;
     return options;
   }
   Engine engine{families::open_model(test::fixture(GetParam())), options()};
@@ -92,7 +92,7 @@ TEST_P(HybridTurns, AnEditedHistoryGoesBackToTheNearestCheckpoint) {
   TokenCache tokens{small.make_cache(), {}};
   std::vector<TokenId> prompt = ids(60, 4);
   turn(small, tokens, prompt, 4);
-  EXPECT_EQ(tokens.cache.checkpoints(), (std::vector<int64_t>{16, 32, 48, 59, 60}));
+  EXPECT_EQ(tokens.cache.snapshots(), (std::vector<int64_t>{16, 32, 48, 59, 60}));
   prompt[40] = (prompt[40] + 1) % 100;
   const Turn edited = turn(small, tokens, prompt, 4);
   EXPECT_EQ(edited.evaluated, 60 - 32 + 3);
@@ -126,14 +126,14 @@ TEST(RecurrentStates, KeepsTheNewestAndSpreadsTheRest) {
     states.layer(2)[1] = static_cast<float>(length);
     states.remember(length);
   }
-  EXPECT_EQ(states.checkpoints().size(), 3u);
-  EXPECT_EQ(states.checkpoints().back(), 50);
-  const int64_t before = states.checkpoints()[1];
+  EXPECT_EQ(states.snapshots().size(), 3u);
+  EXPECT_EQ(states.snapshots().back(), 50);
+  const int64_t before = states.snapshots()[1];
   EXPECT_EQ(states.restore(49), before);
   EXPECT_EQ(states.layer(2)[1], static_cast<float>(before));
   EXPECT_EQ(states.restore(9), 0);
   EXPECT_EQ(states.layer(2)[1], 0);
-  EXPECT_TRUE(states.checkpoints().empty());
+  EXPECT_TRUE(states.snapshots().empty());
 }
 
 }  // namespace

@@ -24,7 +24,7 @@ std::vector<int32_t> count_from(int32_t first, int64_t length) {
 EngineOptions small() {
   EngineOptions options;
   options.threads = 1;
-  options.checkpoints = 2, options.checkpoint_interval = 32;
+  options.snapshots = 2, options.snapshot_interval = 32;
   return options;
 }
 

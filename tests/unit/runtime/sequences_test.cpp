@@ -22,7 +22,7 @@ EngineOptions options_of(ops::Precision precision = ops::Precision::fast) {
   options.threads = 2;
   options.precision = precision;
   options.step_tokens = 16;
-  options.checkpoint_interval = 16;
+  options.snapshot_interval = 16;
   return options;
 }
 
@@ -254,7 +254,7 @@ TEST(SequenceForks, RecurrentStatesShareTheirCheckpoints) {
     const models::SequenceStep step{.ids = piece, .state = &a, .logits = Logits::none};
     engine.evaluate({&step, 1});
   }
-  EXPECT_EQ(a.checkpoints(), (std::vector<int64_t>{16, 32}));
+  EXPECT_EQ(a.snapshots(), (std::vector<int64_t>{16, 32}));
   const int64_t state = engine.cache().state.bytes();
   EXPECT_EQ(a.own_bytes(), 3 * state);
   KvCache b = a.fork();

@@ -152,7 +152,7 @@ TEST_F(Recipes, FaultsAreNamed) {
   EXPECT_EQ(message_of(changed("kind: characters", "kind: characters, vocabulary: 300")),
             "tiny.yaml: tokenizer: vocabulary has no effect but with kind: bpe: take it out");
   EXPECT_EQ(message_of(changed("kind: characters", "folder: ., special: [a]")),
-            "tiny.yaml: tokenizer: special has no effect beside folder, whose tokenizer is there: take it out");
+            "tiny.yaml: tokenizer: special has no effect beside folder, whose tokenizer is used: take it out");
   EXPECT_EQ(message_of(changed("steps: 100", "steps: 100, decay: 5")),
             "tiny.yaml: training: decay has no effect but with schedule: wsd: take it out");
   EXPECT_EQ(message_of(changed("steps: 100", "steps: 100, schedule: constant, floor: 0.5")),

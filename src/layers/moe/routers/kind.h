@@ -34,7 +34,7 @@ struct RouterKind {
   void (*assign)(const BatchChoice& batch, int32_t* ids) = nullptr;
   /// assign gives a token any number of experts, up to all.
   bool any_number = false;
-  /// What the experts' outputs are multiplied by, and its way back; see weigh.h.
+  /// What the experts' outputs are multiplied by, and its backward pass; see weigh.h.
   void (*weigh)(const TokenChoice& token, std::span<const int32_t> ids, float* weights) = weigh_scores;
   void (*weigh_backward)(const RouterSpec& spec, const float* logits, std::span<const int32_t> ids,
                          const double* dweights, float* dlogits) = weigh_scores_backward;

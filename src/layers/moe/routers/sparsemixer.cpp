@@ -11,8 +11,8 @@
 // SparseMixer (Liu et al. 2023, arXiv:2310.00811; GRIN, arXiv:2409.12136) as Phi-3.5-MoE has it: K rounds, each a
 // softmax over those experts left whose logit is near the best one left. Outside of training a round takes the best; in
 // training it draws one by that softmax, and where that is not the best, three times of four counts it by a third.
-// Its way back in training is an estimator of the gradient of the expected loss (Heun's third-order method), not the
-// derivative of what was computed: the third is left out. Distances are compared in f32 as the reference does.
+// Its backward pass in training is an estimator of the gradient of the expected loss (Heun's third-order method), not
+// the derivative of what was computed: the third is left out. Distances are compared in f32 as the reference does.
 namespace coterie::layers {
 
 namespace {

@@ -160,7 +160,7 @@ fn split(text: &str, from_right: bool, args: &[Value]) -> Result<Value, Error> {
     Ok(parts.into_iter().map(Value::from).collect())
 }
 
-/// str.title: a letter after anything that is no letter is upper case.
+/// str.title: a letter after anything that is not a letter is upper case.
 fn title(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut inside = false;

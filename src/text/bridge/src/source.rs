@@ -49,7 +49,7 @@ fn unescape(text: &str) -> String {
                 out.push(c);
                 rest = &rest[skip + digits..];
             }
-            // Also half a surrogate pair, which is no character in Rust: it stays as it was written.
+            // Also half a surrogate pair, which is not a character in Rust: it stays as it was written.
             None => out.push('\\'),
         }
     }

@@ -130,7 +130,7 @@ pub unsafe extern "C" fn coterie_tokenizer_train(
             "bytes" => bytes(&recipe),
             "characters" => characters(&recipe, &texts),
             "bpe" => bpe(&recipe, &texts)?,
-            other => return Err(format!("{other:?} is no kind of vocabulary")),
+            other => return Err(format!("{other:?} is not a kind of vocabulary")),
         };
         Bytes::give(json, serde_json::to_string_pretty(&made).map_err(|error| error.to_string())?.into_bytes());
         Ok(())
