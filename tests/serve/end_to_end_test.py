@@ -97,6 +97,19 @@ def chats(server):
     assert native["content"] == whole, (native["content"], whole)
 
 
+def forms(server):
+    """What a constraint lets through, by the model itself."""
+    body = {"prompt": "The answer is ", "max_tokens": 16, "seed": 2}
+    chosen = server.post("/v1/completions", {**body, "structured_outputs": {"choice": ["yes", "no"]}})["choices"][0]
+    assert chosen["text"] in ("yes", "no") and chosen["finish_reason"] == "stop", chosen
+    digits = server.post("/v1/completions", {**body, "n": 2, "structured_outputs": {"regex": "[0-9]{3}"}})["choices"]
+    assert all(len(choice["text"]) == 3 and choice["text"].isdigit() for choice in digits), digits
+    schema = {"type": "object", "properties": {"x": {"type": "strin"}}}
+    error = server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "response_format": {
+        "type": "json_schema", "json_schema": {"name": "n", "schema": schema}}}, 400)["error"]
+    assert error["param"] == "response_format" and "/properties/x" in error["message"], error
+
+
 def disconnects(server):
     def settled():
         return json.loads(json.dumps(server.get("/health")))["running"] == 0
@@ -218,6 +231,7 @@ def main():
                 stage("company", company, server, alone)
                 stage("harness", harness, server)
                 stage("chats", chats, server)
+                stage("structured output", forms, server)
                 stage("disconnects", disconnects, server)
                 stage("bad requests", bad_requests, server)
                 stage("flood", flood, coterie, model)
@@ -226,7 +240,7 @@ def main():
             except BaseException:
                 print(server.log()[-3000:])
                 raise
-    print("9 passed, 0 failed")
+    print("10 passed, 0 failed")
 
 
 if __name__ == "__main__":
