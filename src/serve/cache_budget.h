@@ -14,7 +14,7 @@ struct CacheBudget {
   int64_t beside_page = 0;  // bytes that each page brings with it
   int64_t page_memory = 0;  // the pool's limit; 0 where there are no pages
   int64_t states = 0;       // states in all, those of running sequences included; 0 where there are none
-  static constexpr int64_t kStatesOfSequence = 3;  // one that moves on, and two checkpoints
+  static constexpr int64_t kStatesOfSequence = 3;  // one that moves on, and two snapshots
 };
 inline constexpr int64_t kNodeBytes = 384;
 

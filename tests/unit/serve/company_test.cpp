@@ -148,7 +148,7 @@ TEST_P(Company, ChangesNoBitOfAnAnswer) {
   runtime::EngineOptions small = engine_options();
   small.step_tokens = 48;
   small.threads = threads ? 2 : 1;
-  small.checkpoint_interval = 32;
+  small.snapshot_interval = 32;
   Served served(model(), options, small);
   base::Rng rng(7);
   std::vector<std::pair<RequestId, std::shared_ptr<test::Collector>>> requests;
