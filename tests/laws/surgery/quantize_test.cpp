@@ -63,7 +63,7 @@ bool stays(const std::string& name) {
 TEST(Quantize, FromAFolderAndFromItsGgufIsTheSame) {
   const Saved saved(tiny::configs().at("mixtral"));
   surgery::ConvertOptions options;
-  options.mix = surgery::preset_by_name("q4_0");
+  options.preset = surgery::preset_by_name("q4_0");
   surgery::convert(saved.model, saved.folder / "direct.gguf", options);
   saved.convert();
   const surgery::Converted said = surgery::convert(saved.converted(), saved.folder / "twice.gguf", options);
@@ -82,7 +82,7 @@ TEST(Quantize, BlocksAreRoundedAgainOnlyWhenAsked) {
   const Saved saved(tiny::configs().at("mixtral"));
   saved.convert({.to = DType::q8_0});
   surgery::ConvertOptions options;
-  options.mix = surgery::preset_by_name("q4_0");
+  options.preset = surgery::preset_by_name("q4_0");
   expect_error(ErrorKind::unsupported, {"is q8_0 already", "`convert.requantize`"},
                [&] { surgery::convert(saved.converted(), saved.folder / "again.gguf", options); });
   EXPECT_FALSE(std::filesystem::exists(saved.folder / "again.gguf"));
@@ -114,7 +114,7 @@ TEST(Quantize, ImportanceWeighsColumnsOfEachExpertAndUnseenOnesAreRoundedWithout
     for (int c = 0; c < 32; ++c) entry.square_sums.push_back(e == 4 ? 0 : c % 5 == e % 5 ? 1000.0 : 1.0 + c);
   }
   surgery::ConvertOptions options;
-  options.mix = surgery::preset_by_name("q5_0");
+  options.preset = surgery::preset_by_name("q5_0");
   options.importance = &importance;
   const surgery::Converted said = saved.convert(options);
   const auto gguf = checkpoint::open_gguf(saved.folder / "out.gguf");
