@@ -190,12 +190,12 @@ def keys_and_stopping(coterie, model, folder):
         assert server.process.wait(10) == 0
         assert not path.exists()
     with Server(coterie, model) as server:  # the second signal ends at once
-        thread = threading.Thread(target=lambda: list(server.stream("/v1/completions", {"prompt": "x", "max_tokens": 100000, "ignore_eos": True})))
+        thread = threading.Thread(target=lambda: list(server.stream("/v1/completions", {"prompt": "x", "max_tokens": 100000, "ignore_eos": True, "n": 4})))
         thread.start()
         while server.get("/health")["running"] == 0:
             time.sleep(0.005)
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.2)
+        time.sleep(0.05)
         assert server.process.poll() is None
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(10) == 0

@@ -169,18 +169,18 @@ Choices choose(ops::Context& context, const Choosing& choosing, const RouterSpec
   return choices;
 }
 
-/// Calls `f` for the sequences that have a hook.
+/// Calls `f` for the sequences that have a hook. Routers within attention have none: a layer's router is its FFN's.
 template <typename F>
-void for_hooks(const Batch& batch, const F& f) {
+void for_hooks(const Batch& batch, bool of_mixer, const F& f) {
   for (const SequenceRows& s : batch.sequences)
-    if (s.step.routers) f(s, *s.step.routers);
+    if (s.step.routers && !of_mixer) f(s, *s.step.routers);
 }
 
 /// Nobody gets a token by a logit of -infinity, whatever the rule; then the hooks have the last word.
-void let_hooks_choose(const Batch& batch, int64_t layer, ConstMatrix logits, int64_t choices, int32_t* ids,
-                      float* weights) {
+void let_hooks_choose(const Batch& batch, bool of_mixer, int64_t layer, ConstMatrix logits, int64_t choices,
+                      int32_t* ids, float* weights) {
   constexpr float kNever = -std::numeric_limits<float>::infinity();
-  for_hooks(batch, [&](const SequenceRows& s, const RouterHook& hook) {
+  for_hooks(batch, of_mixer, [&](const SequenceRows& s, const RouterHook& hook) {
     for (int64_t r = s.first_row; r < s.first_row + s.rows; ++r)
       for (int64_t c = r * choices; c < (r + 1) * choices; ++c)
         if (ids[c] >= 0 && logits.row(r)[ids[c]] == kNever) ids[c] = -1;
@@ -214,7 +214,7 @@ ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, ConstMatrix 
     map(batch, context, x, logits);
   else
     std::fill_n(logits.data, n * e, 0.0f);
-  for_hooks(batch, [&](const SequenceRows& s, const RouterHook& hook) {
+  for_hooks(batch, of_mixer_, [&](const SequenceRows& s, const RouterHook& hook) {
     base::require(!context.tape, "router", "a sequence with a hook under a tape");
     hook.logits(layer, s.first_position, logits.row_range(s.first_row, s.first_row + s.rows));
   });
@@ -228,7 +228,7 @@ ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, ConstMatrix 
   const Choosing choosing(batch, spec_, layer, noises ? noisy : logits, selection_bias_.data());
   Choices choices = choose(context, choosing, spec_, n, limits);
   const auto count = static_cast<size_t>(n * choosing.choices());
-  let_hooks_choose(batch, layer, logits, choosing.choices(), choices.kept, choices.weights);
+  let_hooks_choose(batch, of_mixer_, layer, logits, choosing.choices(), choices.kept, choices.weights);
   ops::RoutingPlan plan = ops::make_plan({choices.kept, count}, {choices.weights, count}, n, choosing.choices(), e);
   plan.dropped = std::move(choices.dropped), plan.overflowed = choices.overflowed;
   const Routed routed = {.layer = layer,

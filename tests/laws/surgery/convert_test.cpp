@@ -159,7 +159,7 @@ TEST(ConvertRefuses, WhatCannotBeWritten) {
   saved.folder.write("file", "");
   expect_error(ErrorKind::io, {"file"}, [&] { surgery::convert(saved.model, saved.folder / "file" / "out.gguf", {}); });
   saved.convert();
-  expect_error(ErrorKind::bad_input, {"never written over"},
+  expect_error(ErrorKind::bad_input, {"never overwritten"},
                [&] { surgery::convert(saved.converted(), saved.folder / "out.gguf", {}); });
   expect_error(ErrorKind::bad_input, {"already exists"},
                [&] { surgery::convert(saved.model, saved.folder.path(), {}); });

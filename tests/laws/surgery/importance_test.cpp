@@ -125,7 +125,7 @@ TEST(ImportanceOf, FilesThatLieAreRefused) {
   };
   const auto read = [&] { surgery::read_importance(folder / "x.gguf"); };
   write("model", "a.in_sum2", {1});
-  expect_error(ErrorKind::bad_input, {"no importance matrix"}, read);
+  expect_error(ErrorKind::bad_input, {"not an importance matrix"}, read);
   write("imatrix", "a.in_sum2", {1});
   expect_error(ErrorKind::bad_input, {"a.counts"}, read);
   write("imatrix", "a.weight", {1});

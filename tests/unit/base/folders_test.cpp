@@ -33,7 +33,7 @@ TEST(FoldersAbove, ThoseThatWereMadeGoUnlessTheyAreKept) {
   EXPECT_FALSE(fs::exists(folder / "c/d"));
   EXPECT_TRUE(fs::exists(folder / "c/other"));
   folder.write("file", "");
-  expect_error(ErrorKind::io, {"file/x", "cannot be made"}, [&] { FoldersAbove(folder / "file/x/y"); });
+  expect_error(ErrorKind::io, {"file/x", "cannot be created"}, [&] { FoldersAbove(folder / "file/x/y"); });
 }
 
 TEST(AtomicFiles, MakeTheFoldersAboveThemAndLeaveNoneWithoutCommit) {

@@ -79,7 +79,7 @@ std::vector<Bad> cases() {
        })},
       {"list of 2^61 doubles", bad, {"\"k\""}, with([](auto& f) { f.pair("k", 9, list(12, uint64_t{1} << 61)); })},
       {"list of an unknown type", bad, {"\"k\"", "value type 77"}, with([](auto& f) { f.pair("k", 9, list(77, 1)); })},
-      {"list of lists", unsupported, {"\"k\"", "list of lists"}, with([](auto& f) { f.pair("k", 9, list(9, 1)); })},
+      {"lists of lists", unsupported, {"\"k\"", "lists of lists"}, with([](auto& f) { f.pair("k", 9, list(9, 1)); })},
       {"alignment 0", bad, {"general.alignment", "found 0"}, with([](auto& f) { f.u32("general.alignment", 0); })},
       {"alignment 24", bad, {"general.alignment", "power of two"}, with([](auto& f) {
          f.u32("general.alignment", 24);

@@ -92,7 +92,7 @@ TEST(ResolveModel, RefusesOtherFiles) {
   expect_error(ErrorKind::bad_input, {"a.txt", "not a model"}, [&] { resolve_model(folder.write("a.txt", "hello")); });
   expect_error(ErrorKind::bad_input, {"empty", "not a model"}, [&] { resolve_model(folder.write("empty", "")); });
   expect_error(ErrorKind::bad_input, {"expected a regular file"}, [] { resolve_model("/dev/null"); });
-  expect_error(ErrorKind::io, {"cannot be looked at"}, [] { resolve_model(std::string(5000, 'x')); });
+  expect_error(ErrorKind::io, {"cannot be read"}, [] { resolve_model(std::string(5000, 'x')); });
   expect_error(ErrorKind::bad_input, {"name the folder", folder.path().string()},
                [&] { resolve_model(folder.write("model.safetensors", kTinySafetensors)); });
   expect_error(ErrorKind::bad_input, {"name the folder"},

@@ -138,7 +138,7 @@ TEST(ShardedSafetensors, RefusesWhatDoesNotFitTogether) {
     s.index = R"({"weight_map":{"a":"one.safetensors","b":"two.safetensors","a":"two.safetensors"}})";
   });
   for (const std::string path : {"../one.safetensors", "/etc/passwd", "..", ".", "", "x/one.safetensors", "a\\u0000b"})
-    refuse(ErrorKind::bad_input, {"no plain file name"},
+    refuse(ErrorKind::bad_input, {"not a plain file name"},
            [&](Shards& s) { s.index = R"({"weight_map":{"a":")" + path + R"(","b":"two.safetensors"}})"; });
 }
 

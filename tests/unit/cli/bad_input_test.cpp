@@ -154,7 +154,7 @@ TEST_F(BadInput, Convert) {
   };
   refused({"convert", model}, {"--output"});
   refused({"convert", model, "-o", file("x.bin")}, {"x.bin", ".gguf"});
-  refused({"convert", tiny(), "-o", tiny()}, {"tiny.gguf", "never written over"});
+  refused({"convert", tiny(), "-o", tiny()}, {"tiny.gguf", "never overwritten"});
   refused({"convert", fixture("zamba"), "-o", file("x.gguf")}, {"zamba"});
   convert({"--to", "q9_9"}, {"--to", "q9_9", "formats are"});
   convert({"--at", "experts"}, {"--at", "PLACE=TYPE"});
@@ -168,7 +168,7 @@ TEST_F(BadInput, Convert) {
   EXPECT_EQ(test::coterie({"convert", model, "-o", file("new/folder/x.gguf")}).code, 0);
   EXPECT_EQ(test::coterie({"convert", model, "-o", file("other/x.gguf")}, {.largest_file = 100}).code, 1);
   EXPECT_FALSE(std::filesystem::exists(file("other")));
-  convert({"--to", "q4_k_m"}, {"--to", "q4_k_m", "mixture", "quantize --to q4_k_m"});
+  convert({"--to", "q4_k_m"}, {"--to", "q4_k_m", "preset", "quantize --to q4_k_m"});
   convert({"--to", "i32"}, {"--to", "i32", "not a format of weights"});
 }
 

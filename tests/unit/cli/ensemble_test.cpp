@@ -342,7 +342,7 @@ TEST_F(GateCommands, OtherCommandsSayWhatAGateIs) {
   for (const std::string command : {"inspect", "bench"}) {
     const test::Outcome refused = test::coterie({command, out()});
     EXPECT_EQ(refused.code, 2) << refused.err;
-    EXPECT_NE(refused.err.find("gate over several models"), std::string::npos) << refused.err;
+    EXPECT_NE(refused.err.find("ensemble of several models"), std::string::npos) << refused.err;
   }
 }
 

@@ -65,8 +65,8 @@ TEST_F(Surgery, QuantizeSaysWhatItWroteAndLost) {
   refused({"quantize", file("q.gguf"), "-o", file("x.gguf"), "--to", "q5_0"}, {"already", "--requantize"});
   refused({"quantize", model, "-o", file("x.gguf"), "--to", "q8_0", "--at", "router=q4_0"}, {"router", "8 bits"});
   refused({"quantize", model, "-o", file("x.gguf"), "--to", "q8_0", "--importance", tiny()}, {"tiny.gguf", "imatrix"});
-  refused({"quantize", tiny(), "-o", tiny(), "--to", "q8_0"}, {"never written over"});
-  refused({"quantize", tiny(), "-o", tiny(), "--to", "q8_0", "--force"}, {"never written over"});
+  refused({"quantize", tiny(), "-o", tiny(), "--to", "q8_0"}, {"never overwritten"});
+  refused({"quantize", tiny(), "-o", tiny(), "--to", "q8_0", "--force"}, {"never overwritten"});
   EXPECT_FALSE(std::filesystem::exists(file("x.gguf")));
   const test::Outcome again =
       test::coterie({"quantize", file("q.gguf"), "-o", file("x.gguf"), "--to", "q5_0", "--requantize"});

@@ -101,7 +101,7 @@ TEST_F(TrainCommand, ARunGoesOnByItsFolderAlone) {
   ASSERT_EQ(train("run", {"--set", "training.steps=7"}).code, 0);
   const test::Outcome done = test::coterie({"train", "--resume", run});
   EXPECT_EQ(done.code, 0) << done.err;
-  EXPECT_NE(done.err.find("finished already at step 7"), std::string::npos) << done.err;
+  EXPECT_NE(done.err.find("already finished at step 7"), std::string::npos) << done.err;
   const test::Outcome longer = test::coterie({"train", "--resume", run, "--extend", "steps=9"});
   EXPECT_EQ(longer.code, 0) << longer.err;
   EXPECT_NE(longer.err.find("training.steps was 7 and is 9 from step 7 on"), std::string::npos) << longer.err;

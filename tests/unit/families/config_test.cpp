@@ -50,8 +50,8 @@ TEST(Config, AMisspeltKeyIsRefusedWithTheNearest) {
     }
     return std::string();
   };
-  EXPECT_EQ(hint("num_local_expert"), "did you mean \"num_local_experts\"? Or take it out");
-  EXPECT_EQ(hint("zzz"), "take it out");
+  EXPECT_EQ(hint("num_local_expert"), "did you mean \"num_local_experts\"? Or remove it");
+  EXPECT_EQ(hint("zzz"), "remove it");
 }
 
 // --router jitter:E is in the place of what the model has, whichever way it shakes; never on top of it.

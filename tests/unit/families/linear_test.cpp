@@ -70,7 +70,7 @@ TEST(LinearAttention, WhatIsNotComputedIsRefusedByName) {
   expect_refused("qwen3_next", {{"attn_output_gate", false}}, "attn_output_gate");
   expect_refused("qwen3_next", {{"layer_types", {"linear_attention", "conv", "full_attention"}}}, "conv");
   expect_refused("qwen3_5_text", {{"full_attention_interval", 0}}, "full_attention_interval");
-  expect_refused("qwen3_5_text", {{"linear_num_value_heads", 3}}, "no multiple");
+  expect_refused("qwen3_5_text", {{"linear_num_value_heads", 3}}, "not a multiple");
   expect_refused("kimi_linear", {{"mla_use_nope", false}}, "mla_use_nope");
   expect_refused("kimi_linear", {{"moe_layer_freq", 2}}, "moe_layer_freq");
   expect_refused("kimi_linear", {{"mlp_layer_types", {"dense", "moe", "sparse"}}}, "mlp_layer_types");

@@ -335,7 +335,7 @@ TEST_F(Tuning, ARunGoesOnOverTheWeightsItBeganWith) {
   std::string changed_bytes = before;
   changed_bytes.back() = static_cast<char>(changed_bytes.back() ^ 1);
   std::ofstream(weights, std::ios::binary) << changed_bytes;
-  expect_error(ErrorKind::bad_input, {model.filename().string(), "weights are not those", "fingerprint", "-o"},
+  expect_error(ErrorKind::bad_input, {model.filename().string(), "weights are not those", "fingerprint", "(`run`)"},
                [&] { tune(kLora, "run", true); });
   std::ofstream(weights, std::ios::binary) << before;
   ASSERT_TRUE(tune(kLora, "run", true));
