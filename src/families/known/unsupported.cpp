@@ -56,7 +56,6 @@ constexpr Unsupported kUnsupported[] = {
     {"gemma4_text", "gemma4",
      "a dense FFN beside the experts with norms of their own, keys that serve as values, and heads by kind of layer"},
     {"gemma3n", "gemma3n", "alternating updates and embeddings for each layer"},
-    {"gemma4", "gemma4", "keys and values shared between layers, and embeddings for each layer"},
     {"mllama", "", kVision},
     {"llava", "", kVision},
     {"qwen2_vl", "qwen2vl", "rotary positions in three dimensions and an image encoder"},
