@@ -39,25 +39,29 @@ void check(const char* op, const RoutingPlan& plan, ConstMatrix tokens, ConstMat
           slots.cols, plan.tokens, plan.slots());
 }
 
+/// The backward of x to y along the slots: x has a row for each slot and y one for each token (`to_tokens`), or the
+/// other way round. Rows of tokens are cut over the workers: each owns its slots.
+void record(Tape& tape, const RoutingPlan& plan, ByWeight by, ConstMatrix x, Matrix y, bool to_tokens) {
+  const ConstMatrix kept = by == ByWeight::yes ? tape.save(x) : ConstMatrix();
+  tape.record({y}, [plan, by, kept, x, y, to_tokens](Reverse& back) {
+    Context& reverse = back.context();
+    const Matrix dx = back.gradient(x), dy = back.gradient(y);
+    for_rows(reverse, plan.tokens, dx.cols, [&](int64_t begin, int64_t end) {
+      for_slots(plan, begin, end, [&](int64_t t, int64_t s) {
+        const int64_t in = to_tokens ? s : t, out = to_tokens ? t : s;
+        if (by == ByWeight::yes) add_products(plan, by, s, dy.row(out), kept.row(in), kept.cols);
+        reverse.kernels.vector.add_scaled(dy.row(out), weight_of(plan, s, by), dx.row(in), dx.cols);
+      });
+    });
+    clear(reverse, dy);
+  });
+}
+
 }  // namespace
 
 void to_slots(Context& context, ConstMatrix x, const RoutingPlan& plan, ByWeight by, Matrix y) {
   check("to_slots", plan, x, y);
-  if (context.tape) {
-    Tape& tape = *context.tape;
-    const ConstMatrix kept = by == ByWeight::yes ? tape.save(x) : ConstMatrix();
-    tape.record({y}, [plan, by, kept, x, y](Reverse& back) {
-      Context& reverse = back.context();
-      const Matrix dx = back.gradient(x), dy = back.gradient(y);
-      for_rows(reverse, dx.rows, dx.cols, [&](int64_t begin, int64_t end) {
-        for_slots(plan, begin, end, [&](int64_t t, int64_t s) {
-          if (by == ByWeight::yes) add_products(plan, by, s, dy.row(s), kept.row(t), kept.cols);
-          reverse.kernels.vector.add_scaled(dy.row(s), weight_of(plan, s, by), dx.row(t), dx.cols);
-        });
-      });
-      clear(reverse, dy);
-    });
-  }
+  if (context.tape) record(*context.tape, plan, by, x, y, false);
   for_rows(context, y.rows, y.cols, [&](int64_t begin, int64_t end) {
     for (int64_t s = begin; s < end; ++s) {
       std::copy_n(x.row(token_of(plan, s)), x.cols, y.row(s));
@@ -68,21 +72,7 @@ void to_slots(Context& context, ConstMatrix x, const RoutingPlan& plan, ByWeight
 
 void from_slots(Context& context, ConstMatrix x, const RoutingPlan& plan, ByWeight by, Matrix y) {
   check("from_slots", plan, y, x);
-  if (context.tape) {
-    Tape& tape = *context.tape;
-    const ConstMatrix kept = by == ByWeight::yes ? tape.save(x) : ConstMatrix();
-    tape.record({y}, [plan, by, kept, x, y](Reverse& back) {
-      Context& reverse = back.context();
-      const Matrix dx = back.gradient(x), dy = back.gradient(y);
-      for_rows(reverse, dy.rows, dy.cols, [&](int64_t begin, int64_t end) {
-        for_slots(plan, begin, end, [&](int64_t t, int64_t s) {
-          if (by == ByWeight::yes) add_products(plan, by, s, dy.row(t), kept.row(s), kept.cols);
-          reverse.kernels.vector.add_scaled(dy.row(t), weight_of(plan, s, by), dx.row(s), dx.cols);
-        });
-      });
-      clear(reverse, dy);
-    });
-  }
+  if (context.tape) record(*context.tape, plan, by, x, y, true);
   for_rows(context, y.rows, y.cols, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) std::fill_n(y.row(t), y.cols, 0.0f);
     for_slots(plan, begin, end, [&](int64_t t, int64_t s) {
