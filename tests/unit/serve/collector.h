@@ -16,6 +16,16 @@
 
 namespace coterie::serve::test {
 
+/// The most probable tokens after `prompt`, so many of them whatever they are.
+inline Request greedy(std::vector<TokenId> prompt, int64_t tokens = 4) {
+  Request request;
+  request.prompt = std::move(prompt);
+  request.max_tokens = tokens;
+  request.sampler.temperature = 0;
+  request.ignore_end = true;
+  return request;
+}
+
 /// What came of a request.
 struct Answer {
   std::vector<TokenId> ids;

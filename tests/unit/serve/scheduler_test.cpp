@@ -22,6 +22,7 @@ namespace {
 using runtime::test::kEnd;
 using runtime::test::tiny_model;
 using test::Answer;
+using test::greedy;
 using test::Served;
 
 std::vector<TokenId> ids_of(int64_t length, uint64_t seed) {
@@ -31,23 +32,14 @@ std::vector<TokenId> ids_of(int64_t length, uint64_t seed) {
   return ids;
 }
 
-Request request_of(std::vector<TokenId> prompt, int64_t tokens) {
-  Request request;
-  request.prompt = std::move(prompt);
-  request.max_tokens = tokens;
-  request.sampler.temperature = 0;
-  request.ignore_end = true;
-  return request;
-}
-
 /// A request that goes on until it is cancelled, and holds the engine meanwhile.
-Request endless() { return request_of(ids_of(5, 1), -1); }
+Request endless() { return greedy(ids_of(5, 1), -1); }
 
 TEST(SchedulerEvents, ComeInOrderAndTellWhatHappened) {
   runtime::EngineOptions engine;
   engine.step_tokens = 32;
   Served served(tiny_model(), {}, engine);
-  Request request = request_of(ids_of(100, 1), 12);
+  Request request = greedy(ids_of(100, 1), 12);
   request.logprobs = 2;
   const Answer answer = served.run(request);
   ASSERT_TRUE(answer.queued);
@@ -85,7 +77,7 @@ TEST(SchedulerEvents, ComeInOrderAndTellWhatHappened) {
 
 TEST(SchedulerEvents, PromptsAreScored) {
   Served served(tiny_model());
-  Request request = request_of(ids_of(60, 4), 0);
+  Request request = greedy(ids_of(60, 4), 0);
   request.prompt_logprobs = 1;
   const Answer scored = served.run(request);
   ASSERT_TRUE(scored.scored);
@@ -93,7 +85,7 @@ TEST(SchedulerEvents, PromptsAreScored) {
   EXPECT_EQ(scored.scored->tokens[0].id, request.prompt[1]);
   EXPECT_TRUE(scored.ids.empty());
   // What a prompt of 30 tokens would be answered by is what the 60's thirtieth is most probable to be followed by.
-  Request half = request_of({request.prompt.begin(), request.prompt.begin() + 30}, 1);
+  Request half = greedy({request.prompt.begin(), request.prompt.begin() + 30}, 1);
   half.logprobs = 1;
   const Answer next = served.run(half);
   EXPECT_EQ(next.ids[0], scored.scored->top[29][0].id);
@@ -102,7 +94,7 @@ TEST(SchedulerEvents, PromptsAreScored) {
 
 TEST(SchedulerEvents, StopStringsAndEndTokensEnd) {
   Served served(tiny_model());
-  Request request = request_of(ids_of(10, 1), 40);
+  Request request = greedy(ids_of(10, 1), 40);
   const Answer whole = served.run(request);
   ASSERT_GT(whole.text.size(), 6U);
   const std::string stop = whole.text.substr(4, 3);
@@ -126,7 +118,7 @@ TEST(SchedulerCancel, EndsWhatRunsAndWhatWaits) {
   Served served(tiny_model(true, 100000), options);
   const auto running = served.submit(endless());
   running.second->wait_for_tokens(3);
-  const auto waiting = served.submit(request_of(ids_of(5, 2), 5));
+  const auto waiting = served.submit(greedy(ids_of(5, 2), 5));
   EXPECT_EQ(served.scheduler->snapshot().waiting, 1);
   EXPECT_EQ(served.scheduler->snapshot().running, 1);
   served.scheduler->cancel(waiting.first);
@@ -151,17 +143,17 @@ TEST(SchedulerCancel, TheEndOfTheSchedulerCancelsAll) {
 
 TEST(SchedulerPause, LeavesTheBatchAndComesBack) {
   Served served(tiny_model());
-  const Request request = request_of(ids_of(10, 1), 60);
+  const Request request = greedy(ids_of(10, 1), 60);
   const Answer alone = served.run(request);
   const auto paused = served.submit(request);
   paused.second->wait_for_tokens(2);
   served.scheduler->pause(paused.first);
   // Another's whole answer passes; after its last step the paused one gets nothing any more.
-  served.run(request_of(ids_of(10, 2), 5));
+  served.run(greedy(ids_of(10, 2), 5));
   const size_t had = paused.second->now().ids.size();
   if (!paused.second->now().ended()) {
     EXPECT_EQ(served.scheduler->snapshot().paused, 1);
-    served.run(request_of(ids_of(10, 3), 5));
+    served.run(greedy(ids_of(10, 3), 5));
     EXPECT_EQ(paused.second->now().ids.size(), had);
   }
   served.scheduler->resume(paused.first);
@@ -177,22 +169,22 @@ TEST(SchedulerLimits, RefuseWhatCannotBe) {
     expect_error(kind, words, [&] { served.scheduler->submit(std::move(request), listener); });
   };
   using base::ErrorKind;
-  refuse(ErrorKind::bad_input, {"prompt", "empty"}, request_of({}, 5));
-  refuse(ErrorKind::bad_input, {"vocabulary"}, request_of({5, 999}, 5));
-  refuse(ErrorKind::bad_input, {"max_tokens"}, request_of({5}, -2));
-  refuse(ErrorKind::bad_input, {"context", "5000"}, request_of(ids_of(5000, 1), 5));
+  refuse(ErrorKind::bad_input, {"prompt", "empty"}, greedy({}, 5));
+  refuse(ErrorKind::bad_input, {"vocabulary"}, greedy({5, 999}, 5));
+  refuse(ErrorKind::bad_input, {"max_tokens"}, greedy({5}, -2));
+  refuse(ErrorKind::bad_input, {"context", "5000"}, greedy(ids_of(5000, 1), 5));
   refuse(ErrorKind::out_of_memory, {"1000 tokens and 2000 of an answer", "--cache-memory"},
-         request_of(ids_of(1000, 1), 2000));
-  Request wrong = request_of({5}, 5);
+         greedy(ids_of(1000, 1), 2000));
+  Request wrong = greedy({5}, 5);
   wrong.sampler.top_p = 2;
   refuse(ErrorKind::bad_input, {"top_p"}, wrong);
-  wrong = request_of({5}, 5);
+  wrong = greedy({5}, 5);
   wrong.stop = {""};
   refuse(ErrorKind::bad_input, {"stop"}, wrong);
   EXPECT_FALSE(listener->now().queued) << "nothing was queued";
   EXPECT_EQ(served.scheduler->snapshot().counters.refused_bad, 7U);
   // One without a limit of its own ends where the cache does.
-  const Answer answer = served.run(request_of(ids_of(10, 1), -1));
+  const Answer answer = served.run(greedy(ids_of(10, 1), -1));
   EXPECT_EQ(answer.finished->reason, FinishReason::context_full);
   EXPECT_LE(served.settled().memory.used(), options.cache_memory);
 }
@@ -205,10 +197,10 @@ TEST(SchedulerLimits, TheQueueHasAnEnd) {
   const auto running = served.submit(endless());
   running.second->wait_for_tokens(1);
   std::vector<std::shared_ptr<test::Collector>> waiting;
-  for (uint64_t i = 0; i < 2; ++i) waiting.push_back(served.submit(request_of(ids_of(5, i), 2)).second);
+  for (uint64_t i = 0; i < 2; ++i) waiting.push_back(served.submit(greedy(ids_of(5, i), 2)).second);
   EXPECT_EQ(waiting[1]->now().queued->ahead, 1);
   try {
-    served.submit(request_of(ids_of(5, 9), 2));
+    served.submit(greedy(ids_of(5, 9), 2));
     FAIL() << "a third one waits";
   } catch (const Refused& refused) {
     EXPECT_EQ(refused.reason(), Refused::Reason::queue_full);
@@ -216,7 +208,7 @@ TEST(SchedulerLimits, TheQueueHasAnEnd) {
   }
   EXPECT_EQ(served.scheduler->snapshot().counters.refused_queue, 1U);
   served.scheduler->drain();
-  EXPECT_THROW(served.submit(request_of(ids_of(5, 9), 2)), Refused);
+  EXPECT_THROW(served.submit(greedy(ids_of(5, 9), 2)), Refused);
   served.scheduler->cancel(running.first);
   for (const auto& each : waiting) EXPECT_EQ(each->wait().ids.size(), 2U) << "what was taken is answered";
   EXPECT_EQ(waiting[1]->now().queued->ahead, 0) << "its place was told when it changed";
@@ -230,11 +222,11 @@ TEST(SchedulerLimits, WhoWouldWaitTooLongIsRefused) {
   runtime::EngineOptions engine;
   engine.step_tokens = 16;
   Served served(tiny_model(true, 100000), options, engine);
-  served.run(request_of(ids_of(40, 1), 2));
+  served.run(greedy(ids_of(40, 1), 2));
   EXPECT_GT(served.settled().prompt_tokens_per_second, 0);
-  const auto running = served.submit(request_of(ids_of(2000, 2), -1));
+  const auto running = served.submit(greedy(ids_of(2000, 2), -1));
   try {
-    for (int i = 0; i < 100; ++i) served.submit(request_of(ids_of(2000, 3), 2));
+    for (int i = 0; i < 100; ++i) served.submit(greedy(ids_of(2000, 3), 2));
     FAIL() << "nobody was refused";
   } catch (const Refused& refused) {
     EXPECT_EQ(refused.reason(), Refused::Reason::wait_too_long);
@@ -271,7 +263,7 @@ TEST(SchedulerOrder, PriorityGoesFirstAndClientsTakeTurns) {
   std::vector<Submission> all;
   // Flood 1 to 3, then another client, then one of the flood's that is urgent.
   for (const std::string name : {"1", "2", "3", "o", "u"}) {
-    Request request = request_of(ids_of(20, 5), 1);
+    Request request = greedy(ids_of(20, 5), 1);
     request.client = name == "o" ? "other" : "flood";
     request.priority = name == "u" ? 5 : 0;
     all.push_back({std::move(request), std::make_shared<Order>(name, mutex, order)});
@@ -316,7 +308,7 @@ class Script final : public TokenConstraint {
 
 TEST(SchedulerConstraints, KeepToWhatIsAllowedForcedOrNot) {
   Served served(tiny_model());
-  Request request = request_of(ids_of(20, 1), 40);
+  Request request = greedy(ids_of(20, 1), 40);
   request.logprobs = 1;
   const std::vector<std::vector<TokenId>> script = {{65}, {97, 98, 99}, {66}, {67}, {68}, {}, {100, 101}, {69}};
   std::vector<Answer> answers;
@@ -341,7 +333,7 @@ TEST(SchedulerConstraints, KeepToWhatIsAllowedForcedOrNot) {
 
 TEST(SchedulerConstraints, FailClosed) {
   Served served(tiny_model());
-  Request request = request_of(ids_of(20, 1), 40);
+  Request request = greedy(ids_of(20, 1), 40);
   auto constraint = std::make_shared<Script>(std::vector<std::vector<TokenId>>{{65}, {}});
   constraint->fails = true;  // the second mask lets nothing through
   request.constraint = constraint;
@@ -350,7 +342,7 @@ TEST(SchedulerConstraints, FailClosed) {
   EXPECT_NE(answer.failed->message.find("no token"), std::string::npos) << answer.failed->message;
   EXPECT_EQ(served.settled().counters.failed, 1U);
   // And the server goes on.
-  EXPECT_EQ(served.run(request_of(ids_of(20, 1), 3)).ids.size(), 3U);
+  EXPECT_EQ(served.run(greedy(ids_of(20, 1), 3)).ids.size(), 3U);
 }
 
 TEST(SchedulerModels, OnesWhoseAnswersDependOnTheirCompanyAreRefused) {
@@ -362,7 +354,7 @@ TEST(SchedulerModels, OnesWhoseAnswersDependOnTheirCompanyAreRefused) {
 }
 
 TEST(SchedulerModels, ExpertsThatAreNotThereAreNotPromised) {
-  Request request = request_of({5, 6}, 2);
+  Request request = greedy({5, 6}, 2);
   request.routed_experts = true;
   Served dense(families::open_model(runtime::test::fixture("llama")));
   expect_error(base::ErrorKind::unsupported, {"routed_experts", "chooses no experts"}, [&] { dense.run(request); });

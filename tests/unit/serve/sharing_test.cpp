@@ -18,6 +18,7 @@ namespace {
 using runtime::test::fixture;
 using runtime::test::tiny_model;
 using test::Answer;
+using test::greedy;
 using test::Served;
 
 std::vector<TokenId> ids_of(int64_t length, uint64_t seed) {
@@ -25,15 +26,6 @@ std::vector<TokenId> ids_of(int64_t length, uint64_t seed) {
   std::vector<TokenId> ids(static_cast<size_t>(length));
   for (TokenId& id : ids) id = static_cast<TokenId>(rng.below(60));
   return ids;
-}
-
-Request greedy(std::vector<TokenId> prompt, int64_t tokens = 4) {
-  Request request;
-  request.prompt = std::move(prompt);
-  request.max_tokens = tokens;
-  request.sampler.temperature = 0;
-  request.ignore_end = true;
-  return request;
 }
 
 int64_t cached(const Answer& answer) { return answer.finished ? answer.finished->usage.cached_tokens : -1; }
