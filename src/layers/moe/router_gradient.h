@@ -10,7 +10,7 @@
 
 namespace coterie::layers {
 
-/// What a router did beside what taps see.
+/// What a router did beside what observers see.
 struct RouterRecord {
   std::span<const ops::DropoutRow> rows = {};  // [N] whose draws the noise is
   std::span<const int32_t> named = {};         // [N, K] whom the weights are of: those that were dropped too, -1 behind

@@ -14,7 +14,7 @@ struct RoutedGradient {
   tensor::Matrix noise = {}, noisy = {};  // [N, E], where there are such
 };
 
-/// A loss on what routers do (balance, z-loss). It listens on the way forward as a Observer, since most look at a whole
+/// A loss on what routers do (balance, z-loss). It looks on in the forward pass as an Observer, since most need a whole
 /// batch, and is asked in the backward pass for its gradient, router by router: so it is attached wherever it is given
 /// to the batch, and it is computed from the numbers of the whole scope.
 class RouterLoss {
