@@ -451,7 +451,7 @@ const std::map<std::string, base::Json>& configs() {
 
 std::vector<checkpoint::MemoryTensor> weights(const models::ModelSpec& spec, uint64_t seed) {
   models::Network network(spec);
-  Drawer drawer(families::family_of_model_type(spec.family, "tiny").hugging_face_names(), seed);
+  Drawer drawer(families::family_of(spec).hugging_face_names(), seed);
   network.visit(drawer);
   return std::move(drawer.tensors);
 }

@@ -49,7 +49,7 @@ CLI::Option* add_experts(CLI::App& app, std::string& how) {
 std::optional<LiveExperts> live_experts(const std::string& how, const runtime::Engine& engine) {
   if (how != "live") return {};
   (void)experts_listener(engine);  // refuses a model without routers
-  if (engine.spec().family == "gate")
+  if (dynamic_cast<const families::EnsembleDecoder*>(engine.model().decoder.get()))
     base::fail(base::ErrorKind::unsupported, "--experts",
                "=live shows one model's layers, not those of all behind a gate");
   const text::Tokenizer* tokenizer = &engine.tokenizer();
@@ -70,7 +70,7 @@ lens::RouterLoads experts_listener(const runtime::Engine& engine) {
   if (dynamic_cast<const families::EnsembleDecoder*>(engine.model().decoder.get()))
     base::fail(base::ErrorKind::bad_input, "--experts", "none of the models of {} has routers", engine.model().name);
   base::fail(base::ErrorKind::bad_input, "--experts", "{}: a {} model has no routers", engine.model().name,
-             spec.family);
+             spec.family.shown());
 }
 
 std::string describe_experts(const lens::RouterLoads& loads, std::span<const runtime::Engines::Part> parts) {

@@ -47,9 +47,7 @@ int importance_command(ImportanceCommand& command) {
   refuse_existing_output(engine.model(), command.out, command.force);
   std::vector<surgery::Importance> earlier;  // read first: a fault in a file does not wait for the counting
   for (const std::string& file : command.earlier) earlier.push_back(surgery::read_importance(file));
-  const bool gguf = engine.model().source->format() == checkpoint::Format::gguf;
-  surgery::ImportanceCounter counter(*engine.model().decoder,
-                                     gguf ? engine.spec().family : families::gguf_architecture(engine.spec()));
+  surgery::ImportanceCounter counter(*engine.model().decoder, families::gguf_architecture(engine.spec()));
   surgery::Importance& importance = counter.counted();
   Progress progress;
   const InterruptFlag interrupt;

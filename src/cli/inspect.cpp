@@ -69,7 +69,7 @@ base::Json as_json(const Inspection& model, const MachineLimits& machine) {
   }
   std::vector<std::string> words = describe(model.spec);
   return {{"name", model.name},
-          {"family", model.spec.family},
+          {"family", model.spec.family.shown()},
           {"description", words},
           {"total_parameters", model.account.total()},
           {"active_parameters", model.account.total_active()},

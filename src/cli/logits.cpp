@@ -176,8 +176,8 @@ std::unique_ptr<Gradients> make_gradients(const LogitsOptions& options, const Id
   ops::Tape tape(arena, result->parameters->gradients());
   models::add_gradients(context, tape, decoder, sequences);
   const checkpoint::TensorSource& source = *result->model.source;
-  result->tensors = families::gradients_to_write(*result->parameters,
-                                                 families::names_for(decoder.spec().family, source), source, "grad.");
+  result->tensors =
+      families::gradients_to_write(*result->parameters, families::names_for(decoder.spec(), source), source, "grad.");
   return result;
 }
 

@@ -198,8 +198,8 @@ std::string ranges(const std::vector<int64_t>& ascending) {
 
 std::vector<std::string> describe(const models::ModelSpec& spec) {
   std::vector<std::string> out;
-  out.push_back(fmt::format("{}: {} blocks of width {}, vocabulary {}, context {}", spec.family, spec.blocks.size(),
-                            spec.width, grouped(spec.vocabulary), grouped(spec.context)));
+  out.push_back(fmt::format("{}: {} blocks of width {}, vocabulary {}, context {}", spec.family.shown(),
+                            spec.blocks.size(), spec.width, grouped(spec.vocabulary), grouped(spec.context)));
   out.push_back(
       fmt::format("{}; {}", words(spec.final_norm),
                   spec.tied_embeddings ? "the output head is the input embedding" : "an output head of its own") +

@@ -188,10 +188,10 @@ std::string written_model_types() {
   return join([](const Family& family) { return std::string(family.to_config ? family.model_type : ""); });
 }
 
-std::vector<const Family*> families_saying(const ModelSpec& spec, std::string_view architecture) {
+std::vector<const Family*> families_saying(const ModelSpec& spec) {
   std::vector<const Family*> found;
   for (const Family* family : kFamilies)
-    if (family->to_config && family->architecture == architecture && (!family->says || family->says(spec)))
+    if (family->to_config && family->architecture == spec.family.architecture && (!family->says || family->says(spec)))
       found.push_back(family);
   return found;
 }
@@ -276,7 +276,7 @@ ModelSpec read_gguf(const checkpoint::TensorSource& source, bool strict) {
   const Family& family = family_of_architecture(*architecture, where);
   MetadataReader reader(source, *architecture);
   ModelSpec spec = family.from_gguf(reader);
-  spec.family = *architecture;
+  spec.family = {.model_type = "", .architecture = *architecture};
   reader.refuse_foreign_keys();
   report_unread(reader.unread(), where, strict, spec);
   check(spec, where);
@@ -294,27 +294,12 @@ std::vector<std::string> router_patterns() {
   return patterns;
 }
 
-namespace {
-
-/// By model_type or by architecture; nullptr for a name that no family has.
-const Family* family_called(std::string_view name) {
-  for (const Family* family : kFamilies)
-    if (family->model_type == name) return family;
-  for (const Family* family : kFamilies)
-    if (!name.empty() && family->architecture == name) return family;
-  return nullptr;
-}
-
-}  // namespace
-
 const Family& family_of(const ModelSpec& spec) {
-  const auto says = [&](const Family& family) { return !family.says || family.says(spec); };
+  const auto& [model_type, architecture] = spec.family;
+  if (!model_type.empty()) return family_of_model_type(model_type, "family_of");
   for (const Family* family : kFamilies)
-    if (family->model_type == spec.family && says(*family)) return *family;
-  for (const Family* family : kFamilies)
-    if (family->architecture == spec.family && says(*family)) return *family;
-  const Family* family = family_called(spec.family);
-  return family ? *family : family_of_model_type(spec.family, "family_of");  // refuses
+    if (family->architecture == architecture && (!family->says || family->says(spec))) return *family;
+  return family_of_architecture(architecture, "family_of");
 }
 
 std::string config_key_in_gguf(std::string_view architecture) {
@@ -330,9 +315,8 @@ NameTable gguf_names_of(const Family& family, Direction direction, const checkpo
   return table;
 }
 
-NameTable names_for(std::string_view name, const checkpoint::TensorSource& source) {
-  const Family* family = family_called(name);
-  if (!family) return family_of_model_type(name, source.where()).hugging_face_names();  // refuses
+NameTable names_for(const ModelSpec& spec, const checkpoint::TensorSource& source) {
+  const Family* family = &family_of(spec);
   const bool gguf = source.format() == checkpoint::Format::gguf ||
                     (source.format() == checkpoint::Format::memory && source.find("token_embd.weight"));
   if (gguf) return gguf_names_of(*family, Direction::reading, &source);

@@ -81,7 +81,7 @@ struct Family {
 /// that are supported.
 const Family& family_of_model_type(std::string_view model_type, std::string_view where);
 const Family& family_of_architecture(std::string_view architecture, std::string_view where);
-/// The family of a spec. Of several that share the architecture it was read as, the first that says it.
+/// The family of a spec: of its model_type, or else of several that share its architecture the first that says it.
 const Family& family_of(const ModelSpec& spec);
 /// The key of GGUF metadata that holds an architecture's config.json whole; empty for most, which have none.
 std::string config_key_in_gguf(std::string_view architecture);
@@ -117,16 +117,16 @@ ModelSpec read_config(const base::Json& config, const std::string& where, bool s
 /// Reads a GGUF file's metadata (and the presence and shapes of its tensors, where that is what says it).
 ModelSpec read_gguf(const checkpoint::TensorSource& source, bool strict);
 
-/// The families whose files may be called `architecture` in GGUF and which write a config.json for `spec`, the most
-/// likely one first; empty where there is none.
-std::vector<const Family*> families_saying(const ModelSpec& spec, std::string_view architecture);
+/// The families that a model read from GGUF may be of and which write a config.json for `spec`, the most likely one
+/// first; empty where there is none.
+std::vector<const Family*> families_saying(const ModelSpec& spec);
 /// "mixtral, …": all that write a config.json.
 std::string written_model_types();
 
 /// What files of any family call a router: patterns, as NameTable::inert.
 std::vector<std::string> router_patterns();
 
-/// The table that names the tensors of `source` for a model that was read as `family` ("mixtral", "qwen3moe").
-NameTable names_for(std::string_view family, const checkpoint::TensorSource& source);
+/// The table that names the tensors of `source` for a model of the family that the spec was read as.
+NameTable names_for(const ModelSpec& spec, const checkpoint::TensorSource& source);
 
 }  // namespace coterie::families

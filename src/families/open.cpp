@@ -92,7 +92,7 @@ void apply(const OpenOptions& options, models::ModelSpec& spec) {
     if (options.experts_per_token || options.changes_routers()) layers::check(moe->router, option);
   }
   if (!routed && (options.experts_per_token || options.changes_routers()))
-    base::fail(ErrorKind::bad_input, option, "a {} model has no routers", spec.family);
+    base::fail(ErrorKind::bad_input, option, "a {} model has no routers", spec.family.shown());
   warn_of(spec);
 }
 
@@ -146,7 +146,7 @@ void leave_prediction_layers(const models::ModelSpec& spec, NameTable& names) {
 std::unique_ptr<models::Decoder> bind_decoder(const models::ModelSpec& given, const checkpoint::TensorSource& source,
                                               std::vector<std::string>* warnings) {
   models::ModelSpec spec = given;
-  NameTable names = names_for(spec.family, source);
+  NameTable names = names_for(spec, source);
   std::vector<std::string> found;
   decide_tying(spec, source, names, found);
   if (const Family& family = family_of(spec); family.fit_to_tensors) family.fit_to_tensors(spec, source, names, found);

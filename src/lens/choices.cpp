@@ -30,7 +30,8 @@ RouterShape router_shape(const models::ModelSpec& spec) {
     shape.scores.push_back(moe->router.score);
     shape.choices = std::max(shape.choices, layers::choices_per_token(moe->router));
   }
-  if (shape.layers.empty()) base::fail(base::ErrorKind::unsupported, "routers", "a {} model has none", spec.family);
+  if (shape.layers.empty())
+    base::fail(base::ErrorKind::unsupported, "routers", "a {} model has none", spec.family.shown());
   return shape;
 }
 

@@ -193,7 +193,7 @@ void apply(const RopeOptions& options, ModelSpec& spec) {
   if (!options.any()) return;
   check(options);
   const RopeSpec* const full = whole_text_rope(spec);
-  if (!full) fail(ErrorKind::bad_input, "rope.scaling", "a {} model has no rotary positions", spec.family);
+  if (!full) fail(ErrorKind::bad_input, "rope.scaling", "a {} model has no rotary positions", spec.family.shown());
   const RopeSpec was = *full;
   const RopeSpec now = changed(options, was);
   const auto change = [&](layers::AttentionSpec& attention) {

@@ -12,9 +12,19 @@ namespace coterie::models {
 
 using layers::BlockSpec;
 
+/// What a model's files call its family: a model_type or an architecture, whichever they have; the other is empty.
+struct FamilyName {
+  std::string model_type;    // of config.json: "mixtral"
+  std::string architecture;  // general.architecture of GGUF: "qwen3moe"
+
+  /// The one that there is, for people to read.
+  const std::string& shown() const { return model_type.empty() ? architecture : model_type; }
+  bool operator==(const FamilyName&) const = default;
+};
+
 /// What a model is, as plain data; the room families reads it from config.json or from GGUF metadata.
 struct ModelSpec {
-  std::string family;             // "mixtral", "qwen3moe": the model_type or general.architecture it was read as
+  FamilyName family;
   int64_t vocabulary = 0;         // V
   int64_t width = 0;              // D
   int64_t context = 0;            // positions it was made for (max_position_embeddings)

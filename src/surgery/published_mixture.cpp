@@ -76,7 +76,7 @@ PublishedMixture make_published(const ModelSpec& parent, const std::filesystem::
   const std::string where = config_path.string(), model_type(family.model_type);
   mixture_family(model_type);  // or refuse
   PublishedMixture published{parent, {}};
-  published.spec.family = model_type;
+  published.spec.family = {.model_type = model_type, .architecture = ""};
   for (size_t i = 0; i < sparse.size(); ++i) {
     const layers::DenseFfnSpec* ffn = std::get_if<layers::DenseFfnSpec>(&parent.blocks[i].ffn);
     if (sparse[i] && !ffn) base::fail(ErrorKind::unsupported, where, "layer {} has no dense FFN to make experts of", i);

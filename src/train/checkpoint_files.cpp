@@ -21,7 +21,7 @@ void write_model_files(const fs::path& folder, Json config, const fs::path& voca
                        const std::string& name) {
   config.erase("torch_dtype");
   config["dtype"] = "float32";
-  const families::Family& family = families::family_of_model_type(decoder.spec().family, "checkpoint");
+  const families::Family& family = families::family_of(decoder.spec());
   base::write_text(folder / "config.json", config.dump(2) + "\n");
   for (const fs::directory_entry& file : fs::directory_iterator(vocabulary))
     base::write_text(folder / file.path().filename(), base::read_text(file.path()));

@@ -78,7 +78,7 @@ class AdapterReader {
                   : found.b ? found.b
                             : found.magnitude)
                      ->name,
-                 name, decoder_.spec().family);
+                 name, decoder_.spec().family.shown());
     if (adapter_.modules_.empty()) base::fail(ErrorKind::bad_input, source_->where(), "holds no adapter");
     return std::move(adapter_);
   }

@@ -32,7 +32,7 @@ int64_t scaled_context(const layers::RopeSpec& rope) {
 
 ModelSpec ConfigReader::decoder(const ConfigDefaults& defaults) {
   ModelSpec spec;
-  spec.family = keys.string("model_type");
+  spec.family.model_type = keys.string("model_type");
   spec.vocabulary = keys.integer("vocab_size", defaults.vocabulary);
   spec.width = keys.integer("hidden_size", defaults.width);
   spec.context = keys.integer(defaults.context_key, defaults.context);
@@ -133,8 +133,8 @@ void ConfigReader::set_window(ModelSpec& spec, std::optional<int64_t> window) {
   for (const std::string& type : keys.strings("layer_types"))
     if (type != expected)
       fail(ErrorKind::unsupported, keys.where(),
-           "layer_types says {}, but layers of model_type {} are all {} by its sliding_window", type, spec.family,
-           expected);
+           "layer_types says {}, but layers of model_type {} are all {} by its sliding_window", type,
+           spec.family.shown(), expected);
 }
 
 void ConfigReader::set_windows(ModelSpec& spec, std::optional<int64_t> window,

@@ -181,7 +181,7 @@ class Sum {
 /// What the layers of all models together need, and what all of them can do.
 models::ModelSpec joint_spec(std::span<const Model> models) {
   models::ModelSpec spec = models.front().decoder->spec();
-  spec.family = "gate";
+  spec.family = {.model_type = "gate", .architecture = ""};
   for (const Model& model : models.subspan(1)) {
     const models::ModelSpec& other = model.decoder->spec();
     spec.vocabulary = std::min(spec.vocabulary, other.vocabulary);

@@ -9,9 +9,10 @@ namespace coterie::families {
 using checkpoint::Metadata;
 
 std::string gguf_architecture(const models::ModelSpec& spec) {
-  const std::string architecture(family_of_model_type(spec.family, "GGUF").architecture);
+  if (!spec.family.architecture.empty()) return spec.family.architecture;
+  const std::string architecture(family_of(spec).architecture);
   if (architecture.empty())
-    base::fail(base::ErrorKind::unsupported, "GGUF", "there is no architecture for {}", spec.family);
+    base::fail(base::ErrorKind::unsupported, "GGUF", "there is no architecture for {}", spec.family.shown());
   return architecture;
 }
 
@@ -23,7 +24,7 @@ Metadata gguf_metadata(const models::ModelSpec& spec, const std::string& name) {
   metadata["general.quantization_version"] = uint64_t{2};
   MetadataWriter writer(metadata, architecture);
   writer.describe(spec);
-  if (const Family& family = family_of_model_type(spec.family, "GGUF"); family.to_gguf) family.to_gguf(spec, writer);
+  if (const Family& family = family_of(spec); family.to_gguf) family.to_gguf(spec, writer);
   return metadata;
 }
 

@@ -245,7 +245,7 @@ void read_norms(ConfigReader& config, ModelSpec& spec) {
 ModelSpec coterie_from_config(ConfigReader& config) {
   config.silent_defaults = true;  // docs/guides/own-config.md says them
   ModelSpec spec;
-  spec.family = config.keys.string("model_type");
+  spec.family.model_type = config.keys.string("model_type");
   spec.vocabulary = config.keys.integer("vocab_size");
   spec.width = config.keys.integer("hidden_size");
   spec.context = config.keys.integer("max_position_embeddings");

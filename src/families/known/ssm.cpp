@@ -12,7 +12,7 @@ using base::fail;
 
 ModelSpec stack(ConfigReader& config, const StackDefaults& defaults) {
   ModelSpec spec;
-  spec.family = config.keys.string("model_type");
+  spec.family.model_type = config.keys.string("model_type");
   spec.vocabulary = config.keys.integer("vocab_size", defaults.vocabulary);
   spec.width = config.integer_of({"hidden_size", "d_model"}, defaults.width);
   if (spec.width < 1) fail(ErrorKind::bad_input, config.keys.where(), "hidden_size is {}", spec.width);

@@ -80,7 +80,7 @@ Mixture mixture_of(const MoeRecipe& recipe, const Named& base) {
   moe.router.experts_per_token = recipe.experts_per_token;
   moe.router.renormalise = true;
   moe.hidden = ffn.hidden, moe.activation = ffn.activation, moe.gated = ffn.gated, moe.bias = ffn.bias;
-  const families::Family& dense = families::family_of_model_type(base.spec.family, base.name);
+  const families::Family& dense = families::family_of(base.spec);
   mixture.family = recipe.architecture.empty() ? &families::published_mixture(dense, recipe.shared.has_value())
                                                : &mixture_family(recipe.architecture);
   const std::string note = recipe.architecture.empty() ? own_type_note(dense, *mixture.family) : "";

@@ -40,7 +40,7 @@ class ModelMerging {
     rule_ = recipe.rule;
     rule_.seed = options.seed;
     result_.notes = recipe.notes;
-    result_.model_type = base_.decoder->spec().family;
+    result_.model_type = base_.decoder->spec().family.shown();
     dtype_ = options.dtype ? options.dtype : recipe.dtype;
     for (const MergeSlice& slice : recipe.slices) {
       std::vector<const Model*>& models = models_.emplace_back();
@@ -60,7 +60,7 @@ class ModelMerging {
   Merged run(const std::filesystem::path& out) {
     NewModel made(context_, out, writing(options_), result_);
     std::vector<TensorToWrite> tensors;
-    const families::NameTable names = families::names_for(result_.model_type, *base_.source);
+    const families::NameTable names = families::names_for(base_.decoder->spec(), *base_.source);
     const std::string head = names.find("head") ? names.find("head")->front().pattern : "";
     for (const TensorInfo& info : base_.source->tensors()) {
       // A head that repeats tied embeddings is left out, as the library of the format does.

@@ -50,7 +50,7 @@ class Passthrough {
     base_ = recipe.base_model.empty() ? layers_.front().model : &sources.open(recipe.base_model, "base_model");
     dtype_ = options.dtype ? options.dtype : recipe.dtype;
     result_.notes = recipe.notes;
-    result_.model_type = base_->decoder->spec().family;
+    result_.model_type = base_->decoder->spec().family.shown();
     config_ = config();
     spec_ = checked_spec();
   }
@@ -166,7 +166,7 @@ class Passthrough {
 
   // Tensors that nothing reads are left out.
   std::vector<const TensorInfo*> tensors_of(const Model& model) const {
-    const families::NameTable names = families::names_for(model.decoder->spec().family, *model.source);
+    const families::NameTable names = families::names_for(model.decoder->spec(), *model.source);
     const std::string head = names.find("head") ? names.find("head")->front().pattern : "";
     std::vector<const TensorInfo*> list;
     for (const TensorInfo& info : model.source->tensors())

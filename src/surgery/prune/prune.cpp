@@ -46,7 +46,7 @@ class Pruner {
       if (const auto* attention = std::get_if<layers::AttentionSpec>(&block.mixer); attention && attention->experts)
         base::fail(ErrorKind::unsupported, source.where(),
                    "experts within attention are not pruned, and the config has one number for both kinds");
-    roles_ = roles_in(source, *model.decoder, families::names_for(spec.family, source));
+    roles_ = roles_in(source, *model.decoder, families::names_for(spec, source));
     for (const auto& [layer, experts] : kept_) most_ = std::max(most_, std::ssize(experts));
     for (const auto& [layer, experts] : kept_) uneven_ |= std::ssize(experts) != most_;
     for (const TensorInfo& info : source.tensors()) add(info);
@@ -118,14 +118,14 @@ int64_t values_of(std::span<const TensorToWrite> tensors) {
 checkpoint::Metadata metadata_with(const families::Model& model, int64_t experts) {
   checkpoint::Metadata metadata = model.source->metadata();
   for (const char* key : {"split.no", "split.count", "split.tensors.count", "general.alignment"}) metadata.erase(key);
-  const std::string config_key = families::config_key_in_gguf(model.decoder->spec().family);
+  const std::string config_key = families::config_key_in_gguf(model.decoder->spec().family.architecture);
   if (const auto own = metadata.find(config_key); own != metadata.end()) {
     Json config = base::parse_json(std::get<std::string>(own->second), config_key);
     set_experts(config, experts, config_key);
     own->second = config.dump(2);
     return metadata;
   }
-  metadata[model.decoder->spec().family + ".expert_count"] = static_cast<uint64_t>(experts);
+  metadata[model.decoder->spec().family.architecture + ".expert_count"] = static_cast<uint64_t>(experts);
   return metadata;
 }
 
@@ -142,7 +142,8 @@ void check_pruned_form(const families::Model& model, const std::filesystem::path
   if (!gguf)
     throw base::Error(ErrorKind::unsupported, out.string(), "a config.json has one number of experts for all layers",
                       "in GGUF each layer may have its own: convert first");
-  if (const std::string config = families::config_key_in_gguf(model.decoder->spec().family); !config.empty())
+  if (const std::string config = families::config_key_in_gguf(model.decoder->spec().family.architecture);
+      !config.empty())
     base::fail(ErrorKind::unsupported, out.string(), "{} has one number of experts for all layers", config);
 }
 

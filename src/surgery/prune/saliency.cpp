@@ -52,7 +52,8 @@ void check(const layers::RouterSpec& router, int64_t keep, bool uneven) {
 
 KeptExperts choose_experts(const models::ModelSpec& spec, const std::map<int64_t, ExpertSaliency::Layer>& layers,
                            int64_t keep, bool uneven) {
-  if (layers.empty()) base::fail(ErrorKind::bad_input, "prune", "a {} model has no experts to prune", spec.family);
+  if (layers.empty())
+    base::fail(ErrorKind::bad_input, "prune", "a {} model has no experts to prune", spec.family.shown());
   KeptExperts kept;
   struct Candidate {
     double worth;

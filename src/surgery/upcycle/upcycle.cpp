@@ -119,7 +119,7 @@ class Upcycling {
     moe_.router = families::read_router(keys, "upcycle.router");
     moe_.hidden = ffn_.hidden / options_.granularity;
     moe_.activation = ffn_.activation, moe_.gated = ffn_.gated, moe_.bias = ffn_.bias;
-    const families::Family& dense = families::family_of_model_type(dense_.decoder->spec().family, "upcycle");
+    const families::Family& dense = families::family_of(dense_.decoder->spec());
     const bool asked = options_.shared == Shared::copy || options_.shared == Shared::idle;
     const bool published = options_.model_type.empty();
     family_ = published ? &families::published_mixture(dense, asked) : &mixture_family(options_.model_type);

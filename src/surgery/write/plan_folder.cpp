@@ -29,15 +29,15 @@ std::string string_of(const checkpoint::Metadata& metadata, std::string_view key
 /// The config of a GGUF: of the model_types its architecture may be, the first that says the model.
 Json config_of_gguf(const families::Model& model, ModelSpec& read) {
   const ModelSpec& spec = model.decoder->spec();
-  const std::string key = families::config_key_in_gguf(spec.family);
+  const std::string key = families::config_key_in_gguf(spec.family.architecture);
   if (const std::string own = string_of(model.source->metadata(), key); !own.empty()) {
     read = spec;
     return base::parse_json(own, key);
   }
-  const std::vector<const families::Family*> candidates = families::families_saying(spec, spec.family);
+  const std::vector<const families::Family*> candidates = families::families_saying(spec);
   if (candidates.empty())
     throw base::Error(ErrorKind::unsupported, model.source->where(),
-                      fmt::format("no config.json is made for the architecture {}", spec.family),
+                      fmt::format("no config.json is made for the architecture {}", spec.family.architecture),
                       "one is made for " + families::written_model_types());
   std::optional<base::Error> refused;
   for (const families::Family* family : candidates) try {
@@ -88,7 +88,7 @@ FilePlan plan_folder(const families::Model& model, bool tokenizer) {
   const bool gguf = model.source->format() == checkpoint::Format::gguf;
   ModelSpec read = spec;
   plan.config = gguf ? config_of_gguf(model, read) : families::read_text_config(model.path.config);
-  const std::string type = plan.config.value("model_type", spec.family);
+  const std::string type = plan.config.value("model_type", spec.family.model_type);
   const families::NameTable names = families::family_of_model_type(type, kConfig).hugging_face_names();
   plan.roles = roles_to_write(*model.decoder, names);
   plan.tensors = families::tensors_to_write(*model.decoder, names);

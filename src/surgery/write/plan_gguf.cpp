@@ -154,13 +154,13 @@ FilePlan copy(const families::Model& model, bool tokenizer) {
   FilePlan plan;
   const ModelSpec& spec = model.decoder->spec();
   plan.tensors = families::tensors_to_write(*model.source);
-  plan.roles = roles_in(*model.source, *model.decoder, families::names_for(spec.family, *model.source));
+  plan.roles = roles_in(*model.source, *model.decoder, families::names_for(spec, *model.source));
   plan.metadata = model.source->metadata();
   for (const char* key : {"split.no", "split.count", "split.tensors.count", "general.alignment"})
     plan.metadata.erase(key);
   if (!tokenizer) std::erase_if(plan.metadata, [](const auto& entry) { return entry.first.starts_with("tokenizer."); });
   if (!tokenizer) plan.metadata["tokenizer.ggml.model"] = std::string("no_vocab");
-  const NameTable names = gguf_names_to_write(spec.family);
+  const NameTable names = gguf_names_to_write(spec.family.architecture);
   for (const auto& [name, role] : plan.roles) {
     const auto [pattern, layer, item] = families::path_pattern(role.path);
     if (const auto* known = names.find(pattern))

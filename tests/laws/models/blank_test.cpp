@@ -33,7 +33,7 @@ TEST_P(Blank, WhatIsDrawnAndSavedOpensAsTheSameModel) {
 
   const TempFolder folder;
   folder.write("config.json", config.dump());
-  const families::NameTable names = families::family_of_model_type(spec.family, "law").hugging_face_names();
+  const families::NameTable names = families::family_of(spec).hugging_face_names();
   checkpoint::write_safetensors(folder / "model.safetensors", families::tensors_to_write(*decoder, names));
   families::OpenOptions strict;
   strict.strict = true;

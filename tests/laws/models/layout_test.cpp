@@ -73,8 +73,8 @@ Tensors split_experts(const models::ModelSpec& spec, Tensors tensors) {
 // Rewrites the experts of every MoE layer; `write` gets the layer and, for each expert, gate, up and down.
 template <typename F>
 Tensors rewrite_experts(const models::ModelSpec& spec, Tensors tensors, F write) {
-  const ExpertNames names = expert_names(spec.family);
-  if (spec.family.starts_with("granitemoe")) tensors = split_experts(spec, std::move(tensors));
+  const ExpertNames names = expert_names(spec.family.model_type);
+  if (spec.family.model_type.starts_with("granitemoe")) tensors = split_experts(spec, std::move(tensors));
   for (size_t layer = 0; layer < spec.blocks.size(); ++layer) {
     const layers::MoeSpec* moe = moe_of(spec, layer);
     if (!moe) continue;
@@ -121,7 +121,7 @@ class Layout : public Law {
 
 TEST_P(Layout, StackedAndMergedExpertsEqualSingleOnes) {
   const std::vector<float> expected = logits(*tiny::bind(spec, tensors).decoder);
-  const ExpertNames names = expert_names(spec.family);
+  const ExpertNames names = expert_names(spec.family.model_type);
   const auto prefix = [](size_t layer) { return "model.layers." + std::to_string(layer) + "."; };
   const Tensors in_memory =
       rewrite_experts(spec, tensors, [&](Tensors& t, size_t layer, auto& gate, auto& up, auto& down) {
@@ -214,7 +214,7 @@ class ToGguf : public layers::TensorVisitor {
 TEST_P(Layout, GgufInEveryFormEqualsSafetensors) {
   const std::vector<float> expected = logits(*tiny::bind(spec, tensors).decoder);
   const families::RandomModel gguf = families::random_model(spec, tensor::DType::f32, "law");
-  ToGguf renamer(spec.family, tensors);
+  ToGguf renamer(spec.family.model_type, tensors);
   models::Network(spec).visit(renamer);
   // The experts keep their names until a form is chosen.
   Tensors renamed = std::move(renamer.result);

@@ -45,7 +45,7 @@ void expect_same_tensors(const checkpoint::TensorSource& a, const checkpoint::Te
 TEST_P(Saving, SafetensorsReadBackAsTheSameBytes) {
   const models::ModelSpec spec = families::read_config(tiny::configs().at(GetParam().family), "tiny", true);
   const tiny::Model model = tiny::bind(spec, tiny::weights(spec, 1));
-  const families::NameTable names = families::names_for(spec.family, *model.source);
+  const families::NameTable names = families::names_for(spec, *model.source);
   checkpoint::write_safetensors(folder / "a.safetensors", families::tensors_to_write(*model.decoder, names));
   const auto back = checkpoint::open_safetensors(folder / "a.safetensors");
   expect_same_tensors(*model.source, *back);

@@ -30,7 +30,7 @@ const layers::MoeSpec& moe_of(const models::ModelSpec& spec, int64_t layer) {
 std::vector<checkpoint::MemoryTensor> with_dead_experts(const models::ModelSpec& spec,
                                                         std::map<int64_t, std::vector<int64_t>>& dead) {
   std::vector<checkpoint::MemoryTensor> tensors = tiny::weights(spec, 1);
-  const families::NameTable names = families::family_of_model_type(spec.family, "law").hugging_face_names();
+  const families::NameTable names = families::family_of(spec).hugging_face_names();
   const auto floats = [&](const std::string& pattern, int64_t layer) {
     checkpoint::MemoryTensor& t = tiny::find(tensors, families::expand(names.find(pattern)->front().pattern, layer));
     return std::pair(reinterpret_cast<float*>(t.bytes.data()), t.shape.back());

@@ -61,7 +61,7 @@ class GradientParity : public testing::TestWithParam<Case> {
     loss = models::add_gradients(context, tape, *model.decoder, sequences, recompute);
     Gradients result;
     for (const checkpoint::TensorToWrite& tensor : families::gradients_to_write(
-             parameters, families::names_for(model.decoder->spec().family, *model.source), *model.source, "grad.")) {
+             parameters, families::names_for(model.decoder->spec(), *model.source), *model.source, "grad.")) {
       std::vector<float>& values = result[tensor.name];
       tensor.produce([&](std::span<const std::byte> bytes) {
         const auto* floats = reinterpret_cast<const float*>(bytes.data());

@@ -93,7 +93,7 @@ TEST_F(BinderTest, AQuantisedRouterIsDecodedAndWarnedAbout) {
   EXPECT_NE(warnings[0].find("router"), std::string::npos);
   EXPECT_NE(warnings[0].find("q4_0"), std::string::npos);
   // It is f32 in memory and may be written as that; the file's own bytes may not be.
-  EXPECT_NO_THROW(tensors_to_write(*decoder, names_for(spec.family, *source)));
+  EXPECT_NO_THROW(tensors_to_write(*decoder, names_for(spec, *source)));
   expect_error(base::ErrorKind::unsupported, {"model.layers.0.mlp.gate.weight", "q4_0", "router"},
                [&] { tensors_to_write(*source); });
 
@@ -161,7 +161,7 @@ TEST(Pieces, HalvesAndAlternatingRows) {
       }
     };
     ModelSpec spec;
-    spec.family = "mixtral", spec.vocabulary = 1, spec.width = 2, spec.tied_embeddings = true;
+    spec.family.model_type = "mixtral", spec.vocabulary = 1, spec.width = 2, spec.tied_embeddings = true;
     layers::AttentionSpec attention;
     attention.heads = attention.kv_heads = 1, attention.head_dim = attention.value_dim = 2;
     layers::BlockSpec block;

@@ -101,12 +101,12 @@ TEST(Flags, AMultimodalConfigIsItsTextModels) {
   text["model_type"] = "qwen3_vl_moe_text";
   const Json whole = {{"model_type", "qwen3_vl_moe"}, {"text_config", text}, {"vision_config", {{"depth", 27}}}};
   const ModelSpec spec = read_config(whole, "config.json", false);
-  EXPECT_EQ(spec.family, "qwen3_vl_moe_text");
+  EXPECT_EQ(spec.family.model_type, "qwen3_vl_moe_text");
   EXPECT_EQ(spec.width, 32);
   EXPECT_FALSE(spec.tied_embeddings);
   EXPECT_NE(spec.warnings.front().find("images and sound are not"), std::string::npos) << spec.warnings.front();
   Json omni = {{"model_type", "qwen3_omni_moe"}, {"thinker_config", {{"text_config", small()}}}};
-  EXPECT_EQ(read_config(omni, "config.json", false).family, "qwen3_omni_moe_text");
+  EXPECT_EQ(read_config(omni, "config.json", false).family.model_type, "qwen3_omni_moe_text");
   EXPECT_THROW(read_config({{"model_type", "kimi_k25"}}, "config.json", false), base::Error);
 }
 

@@ -121,7 +121,7 @@ TEST(LinearAttention, TheTextOfAMultimodalModelIsRead) {
   const Json text = tiny_config("qwen3_5_moe_text", Json::object());
   const Json whole = {{"model_type", "qwen3_5_moe"}, {"text_config", text}, {"vision_config", Json::object()}};
   const ModelSpec spec = read(whole);
-  EXPECT_EQ(spec.family, "qwen3_5_moe_text");
+  EXPECT_EQ(spec.family.model_type, "qwen3_5_moe_text");
   EXPECT_NE(spec.warnings.front().find("images"), std::string::npos);
   EXPECT_THROW(read({{"model_type", "qwen3_5_moe"}}), base::Error);
 }

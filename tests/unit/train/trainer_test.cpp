@@ -222,7 +222,7 @@ TEST_F(Training, ACheckpointIsAModel) {
   ASSERT_TRUE(train(kMixtral, "run"));
   const families::Model model = families::open_model(folder / "run" / "checkpoints" / "step-0000012");
   EXPECT_EQ(model.name, "tiny") << "the recipe's";
-  EXPECT_EQ(model.decoder->spec().family, "mixtral");
+  EXPECT_EQ(model.decoder->spec().family.model_type, "mixtral");
   EXPECT_EQ(model.decoder->spec().vocabulary, 256);
   ASSERT_TRUE(model.tokenizer);
   EXPECT_EQ(model.tokenizer->encode("az", false), (std::vector<text::TokenId>{97, 122}));
