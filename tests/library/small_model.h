@@ -7,7 +7,9 @@
 namespace coterie::test {
 
 inline std::string small_path() { return std::string(COTERIE_TEST_DATA) + "/../models/coterie-small.gguf"; }
-inline std::string fixture(const std::string& name) { return std::string(COTERIE_TEST_DATA) + "/parity/data/" + name; }
+inline std::string fixture(const std::string& family) {
+  return std::string(COTERIE_TEST_DATA) + "/parity/data/" + family + "/base";
+}
 
 /// Loaded once; whoever needs other options loads it anew.
 inline const Model& small() {

@@ -49,9 +49,10 @@ std::filesystem::path model_in(const std::filesystem::path& folder) {
 std::vector<Fixture> fixtures() {
   std::vector<Fixture> result;
   const std::filesystem::path data = std::filesystem::path(COTERIE_TEST_DATA) / "parity" / "data";
-  for (const auto& entry : std::filesystem::directory_iterator(data))
-    if (std::filesystem::exists(entry.path() / "expected.safetensors"))
-      result.push_back({entry.path().filename().string(), entry.path(), model_in(entry.path())});
+  for (const auto& family : std::filesystem::directory_iterator(data))
+    for (const auto& entry : std::filesystem::directory_iterator(family))
+      if (std::filesystem::exists(entry.path() / "expected.safetensors"))
+        result.push_back({entry.path().lexically_relative(data).string(), entry.path(), model_in(entry.path())});
   std::sort(result.begin(), result.end(), [](const Fixture& a, const Fixture& b) { return a.name < b.name; });
   return result;
 }

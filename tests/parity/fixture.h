@@ -22,7 +22,7 @@ struct Expected {
 };
 
 struct Fixture {
-  std::string name;
+  std::string name;                     // "mixtral/base": the family and the case
   std::filesystem::path folder, model;  // what to open
 };
 

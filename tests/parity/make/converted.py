@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes tests/parity/data/extra-gguf-*: what llama.cpp's converter writes for a checkpoint, with what the reference
+"""Makes tests/parity/data/*/gguf*: what llama.cpp's converter writes for a checkpoint, with what the reference
 computes for that checkpoint.
 
 usage: converted.py OUT CONVERTER [NAME...]
@@ -16,6 +16,7 @@ import zlib
 
 import torch
 
+import places
 import reference
 
 TEXT = """the quick brown fox jumps over the lazy dog. pack my box with five dozen liquor jugs; how vexingly quick
@@ -177,7 +178,7 @@ def convert(checkpoint, gguf_file, converter, outtype):
 
 
 def make(out, converter, name, model_type, settings, outtype, seed):
-    folder = reference.fresh(out / f"extra-gguf-{name}")
+    folder = reference.fresh(places.place(out, name, "gguf"))
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch) / "tiny"   # the converter writes the folder's name into the file
         scratch.mkdir()

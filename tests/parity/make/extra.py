@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes tests/parity/data/extra-*: switches, shapes and spellings of the families' configs that a published
+"""Makes tests/parity/data/FAMILY/*: switches, shapes and spellings of the families' configs that a published
 checkpoint may use, with what the reference computes for them.
 
 usage: extra.py OUT [NAME...]      (needs torch, transformers, safetensors; see README.md for the versions)
@@ -10,6 +10,7 @@ import zlib
 
 import torch
 
+import places
 import reference
 
 SMALL = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -281,7 +282,7 @@ TABLE = {
 
 
 def make(out, name, model_type, overrides, how, seed):
-    folder = reference.fresh(out / f"extra-{name}")
+    folder = reference.fresh(places.place(out, name))
     model = reference.build(model_type, {**SMALL, **overrides}, seed)
     for key, parameter in model.named_parameters():
         for part, factor in how.get("quieter", {}).items():

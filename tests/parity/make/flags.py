@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes tests/parity/data/extra-* of the families that are a known one with other flags, and of the text models of
+"""Makes tests/parity/data/FAMILY/* of the families that are a known one with other flags, and of the text models of
 multimodal checkpoints, as extra.py makes the others.
 
 usage: flags.py OUT [NAME...]      (needs torch, transformers 5.24, safetensors; see README.md for the versions)
@@ -14,6 +14,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import extra
+import places
 import reference
 from extra import both, drop, old_rope, rope
 
@@ -116,7 +117,7 @@ MULTIMODAL = {
 
 
 def make_multimodal(out, name, owner, settings, config_after, tensors_after, seed):
-    folder = reference.fresh(out / f"extra-{name}")
+    folder = reference.fresh(places.place(out, name))
     torch.manual_seed(seed)
     owner = getattr(transformers, owner)
     config = owner.config_class(**settings)
@@ -153,9 +154,9 @@ def wrap(folder, model_type):
 def make(out, name, model_type, overrides, how, seed):
     extra.make(out, name, model_type, overrides, how, seed)
     if "wrap" in how:
-        wrap(out / f"extra-{name}", how["wrap"])
+        wrap(places.place(out, name), how["wrap"])
     if "after" in how:
-        reference.edit_config(out / f"extra-{name}", how["after"])
+        reference.edit_config(places.place(out, name), how["after"])
 
 
 def main():

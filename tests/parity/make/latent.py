@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes tests/parity/data/extra-{deepseek,glm4-moe}-*: latent attention and routers with groups and biases, as extra.py
+"""Makes tests/parity/data/{deepseek-*,glm4-moe}/*: latent attention and routers with groups and biases, as extra.py
 makes the others.
 
 usage: latent.py OUT [NAME...]      (needs torch, transformers, safetensors; see README.md for the versions)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes tests/parity/data/extra-layout-*: one Mixtral and one Qwen3-MoE, each stored in every layout that its experts
+"""Makes tests/parity/data/*/layout-*: one Mixtral and one Qwen3-MoE, each stored in every layout that its experts
 are published in. The weights are the same float16 values everywhere, so the logits of a family's folders must be the
 same too.
 
@@ -99,7 +99,7 @@ def write_gguf(path, weights, config, model_type, layout, tensors_a_file=0):
 
 
 def make(out, model_type, seed):
-    prefix = out / f"extra-layout-{model_type.replace('_', '-')}"
+    prefix = out / model_type.replace('_', '-') / "layout"
     model = reference.build(model_type, {**COMMON, **FAMILIES[model_type][3]}, seed).to(torch.float16)
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)

@@ -95,7 +95,7 @@ def mixture(c, t, p, h):
 
 def main(data, *names):
     for name in names or ("qwen3-next", "qwen3_5-moe"):
-        folder = pathlib.Path(data) / name
+        folder = pathlib.Path(data) / name / "base"
         c = json.loads((folder / "config.json").read_text())
         t = {k: v.astype(np.float64) for k, v in read(folder / "model.safetensors").items()}
         expected, logits = read(folder / "expected.safetensors"), []
@@ -110,7 +110,7 @@ def main(data, *names):
             logits.append(rms(x, t["model.norm.weight"] + 1, c["rms_norm_eps"]) @ t["lm_head.weight"].T)
         exact = np.array(logits, np.float32)
         print(f"{name}: the reference is {abs(exact - expected['logits']).max():.2e} off")
-        for copy in (folder, folder.with_name("extra-gguf-" + name)):
+        for copy in (folder, folder.with_name("gguf")):
             if copy.exists():
                 write(copy / "exact.safetensors", {"logits": exact})
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes tests/parity/data/extra-gguf-*: GGUF of fixtures with linear attention, short convolutions and blocks of one
+"""Makes tests/parity/data/*/gguf: GGUF of fixtures with linear attention, short convolutions and blocks of one
 sublayer, by the steps of llama.cpp's converter (conversion/{qwen,kimi_linear,bailingmoe3,lfm2,nemotron}.py of the
 version that llama-cpp-python 0.3.36 has), in NumPy; logits and tokens are those of the fixture.
 
@@ -12,6 +12,8 @@ import sys
 
 import gguf
 import numpy as np
+
+import places
 
 
 def read(path):
@@ -348,10 +350,10 @@ def main(data, *names):
     data = pathlib.Path(data)
     for name in names or TABLE:
         fixture, arch, steps = TABLE[name]
-        folder = data / f"extra-gguf-{name}"
+        folder = places.place(data, name, "gguf")
         folder.mkdir(exist_ok=True)
-        config = json.loads((data / fixture / "config.json").read_text())
-        converter = Converter(config, read(data / fixture / "model.safetensors"), arch)
+        config = json.loads((data / fixture / "base" / "config.json").read_text())
+        converter = Converter(config, read(data / fixture / "base" / "model.safetensors"), arch)
         steps(converter)
         writer = gguf.GGUFWriter(folder / "model.gguf", arch)
         writer.add_string("tokenizer.ggml.model", "no_vocab")
@@ -371,7 +373,7 @@ def main(data, *names):
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        expected = read(data / fixture / "expected.safetensors")
+        expected = read(data / fixture / "base" / "expected.safetensors")
         write(folder / "expected.safetensors", {k: v for k, v in expected.items() if not k.startswith("grad.")})
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes tests/parity/data/extra-gpt-oss-mxfp4 and extra-gguf-gpt-oss-mxfp4: a gpt-oss whose experts are published as
+"""Makes tests/parity/data/gpt-oss/mxfp4 and gpt-oss/gguf-mxfp4: a gpt-oss whose experts are published as
 MXFP4, nibbles (*_blocks) apart from exponents (*_scales), and the same as llama.cpp's converter repacks it. The logits
 are those of the checkpoint as transformers dequantises it.
 
@@ -41,8 +41,8 @@ def make(out, converter, seed):
             blocks, scales = draw(count, rows, cols, generator)
             packed[f"{prefix}{name}_blocks"], packed[f"{prefix}{name}_scales"] = blocks, scales
             getattr(experts, name).data = convert_moe_packed_tensors(blocks, scales).contiguous()
-    folder = reference.fresh(out / "extra-gpt-oss-mxfp4")
-    gguf_folder = reference.fresh(out / "extra-gguf-gpt-oss-mxfp4")
+    folder = reference.fresh(out / "gpt-oss" / "mxfp4")
+    gguf_folder = reference.fresh(out / "gpt-oss" / "gguf-mxfp4")
     with tempfile.TemporaryDirectory() as scratch:
         plain = pathlib.Path(scratch) / "plain"
         model.save_pretrained(plain)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes tests/parity/data/extra-quantised-*: one Mixtral whose matrices are stored quantised, in the order of each
+"""Makes tests/parity/data/mixtral/quantised-*: one Mixtral whose matrices are stored quantised, in the order of each
 published method, with the logits of the weights as that method's reference dequantises them; and
 tests/unit/checkpoint/quantised: single matrices in every variant, with the dequantised values.
 
@@ -263,16 +263,16 @@ def forward(config, w, ids):
 
 def check(data):
     """The pass above against transformers' logits."""
-    config = json.loads((data / "mixtral" / "config.json").read_text())
-    weights = {name: value.astype(np.float64) for name, value in read(data / "mixtral" / "model.safetensors").items()}
-    expected = read(data / "mixtral" / "expected.safetensors")
+    config = json.loads((data / "mixtral" / "base" / "config.json").read_text())
+    weights = {name: value.astype(np.float64) for name, value in read(data / "mixtral" / "base" / "model.safetensors").items()}
+    expected = read(data / "mixtral" / "base" / "expected.safetensors")
     for ids, logits in zip(expected["input_ids"], expected["logits"]):
         error = np.abs(forward(config, weights, ids)[0] - logits).max()
         assert error < 2e-5 * logits.std(), error
 
 
 def model(data, name, seed):
-    config = json.loads((data / "mixtral" / "config.json").read_text())
+    config = json.loads((data / "mixtral" / "base" / "config.json").read_text())
     config.update(hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_local_experts=4, vocab_size=96,
                   num_attention_heads=4, num_key_value_heads=2, output_router_logits=False)
     quantisation, make = METHODS[name]
@@ -319,7 +319,7 @@ def model(data, name, seed):
     shifted = target - target.max(-1, keepdims=True)
     chances = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     loss = -np.take_along_axis(chances, ids[:, 1:, None], -1).mean()
-    folder = data / f"extra-quantised-{name}"
+    folder = data / "mixtral" / f"quantised-{name}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(dict(config, quantization_config=quantisation), indent=2) + "\n")

@@ -103,7 +103,8 @@ TEST_P(GradientParity, EveryTensorEqualsTheReference) {
 
 INSTANTIATE_TEST_SUITE_P(Fixtures, GradientParity, testing::ValuesIn(cases()), [](const auto& of) {
   std::string name = of.param.fixture.name + "_" + of.param.isa;
-  std::replace(name.begin(), name.end(), '-', '_');
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return c == '-' || c == '/'; }, '_');
   return name;
 });
 

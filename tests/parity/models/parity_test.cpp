@@ -39,7 +39,8 @@ bool has_greedy(const parity::Fixture& fixture) {
 
 std::string name_of(const testing::TestParamInfo<Case>& info) {
   std::string name = info.param.fixture.name + "_" + info.param.isa;
-  std::replace(name.begin(), name.end(), '-', '_');
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return c == '-' || c == '/'; }, '_');
   return name;
 }
 
@@ -187,7 +188,7 @@ TEST_P(Yarn, LossPastTheOriginalLength) {
   }
 }
 
-bool is_long_yarn(const parity::Fixture& fixture) { return fixture.name.ends_with("-yarn-long"); }
+bool is_long_yarn(const parity::Fixture& fixture) { return fixture.name.ends_with("/yarn-long"); }
 INSTANTIATE_TEST_SUITE_P(Checkpoints, Yarn, testing::ValuesIn(cases(is_long_yarn)), name_of);
 INSTANTIATE_TEST_SUITE_P(Checkpoints, Parity, testing::ValuesIn(cases(any)), name_of);
 INSTANTIATE_TEST_SUITE_P(Checkpoints, Greedy, testing::ValuesIn(cases(has_greedy)), name_of);

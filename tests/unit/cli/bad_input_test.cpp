@@ -178,7 +178,7 @@ TEST_F(BadInput, ModelsThatAreNone) {
   refused({"inspect", file("hollow")}, {"hollow", "config.json"});
   refused({"inspect", write("empty.gguf", "")}, {"empty.gguf"});
   refused({"inspect", write("text.gguf", std::string(1000, 'x'))}, {"text.gguf"});
-  const std::string whole = bytes_of(fixture("gguf-mixed") + "/model.gguf");
+  const std::string whole = bytes_of(fixture("qwen3-moe/gguf-mixed") + "/model.gguf");
   for (const size_t size : {size_t{3}, size_t{100}, size_t{1000}, whole.size() / 2, whole.size() - 1})
     refused({"inspect", write("cut.gguf", whole.substr(0, size))}, {"cut.gguf"});
   write("cut/config.json", bytes_of(fixture("mixtral") + "/config.json"));

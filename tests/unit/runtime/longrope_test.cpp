@@ -19,7 +19,7 @@ class LongRope : public testing::Test {
     options.step_tokens = step_tokens;
     return options;
   }
-  Engine engine{families::open_model(test::fixture("extra-phi3-longrope-crossing")), options()};
+  Engine engine{families::open_model(test::fixture("phi3/longrope-crossing")), options()};
 
   std::vector<TokenId> ids(int64_t count) const {
     base::Rng rng(7);
@@ -59,7 +59,7 @@ TEST_F(LongRope, CrossingEvaluatesAnewOnce) {
   const Turn found = turn(engine, tokens, prompt, 14);
   EXPECT_EQ(found.all, without_cache(prompt, 14));
   EXPECT_EQ(found.evaluated, 8 + 13 + kOriginal) << "the prompt, each token but the last, the first 12 once more";
-  Engine small(families::open_model(test::fixture("extra-phi3-longrope-crossing")), options(3));
+  Engine small(families::open_model(test::fixture("phi3/longrope-crossing")), options(3));
   TokenCache others{small.make_cache(), {}};
   EXPECT_EQ(turn(small, others, prompt, 14).all, found.all) << "in steps of 3 tokens";
 }

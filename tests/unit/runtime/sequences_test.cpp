@@ -173,7 +173,8 @@ TEST_P(Sequences, GoOnFromAForkAsIfAlone) {
 INSTANTIATE_TEST_SUITE_P(Families, Sequences, testing::Values("mixtral", "qwen3-moe", "deepseek-v2", "jamba", "zamba2"),
                          [](const auto& each) {
                            std::string name = each.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
+                           std::replace_if(
+                               name.begin(), name.end(), [](char c) { return c == '-' || c == '/'; }, '_');
                            return name;
                          });
 

@@ -39,7 +39,9 @@ text::GgufVocabulary vocabulary() {
 
 }  // namespace
 
-std::string fixture(const std::string& name) { return std::string(COTERIE_TEST_DATA) + "/parity/data/" + name; }
+std::string fixture(const std::string& name) {
+  return std::string(COTERIE_TEST_DATA) + "/parity/data/" + name + (name.find('/') == std::string::npos ? "/base" : "");
+}
 
 families::Model tiny_model(bool text, int64_t context, uint64_t seed, tensor::DType dtype, TinySizes sizes) {
   base::Json config = base::read_json(fixture("mixtral") + "/config.json");

@@ -27,7 +27,7 @@ void write_tiny_gguf(const std::filesystem::path& path, int64_t context = 256, t
 /// Turns between <|im_start|>ROLE\n … <|im_end|>\n.
 text::ChatTemplate tiny_template();
 
-/// A folder of tests/parity/data.
+/// A folder of tests/parity/data: "mixtral" (its case base) or "phi3/longrope-crossing".
 std::string fixture(const std::string& name);
 
 }  // namespace coterie::runtime::test

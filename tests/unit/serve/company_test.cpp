@@ -86,7 +86,7 @@ class Company : public testing::TestWithParam<const char*> {
  protected:
   families::Model model() const {
     const std::string name = GetParam();
-    if (name.starts_with("extra") || !name.ends_with("choice")) return families::open_model(fixture(name));
+    if (!name.ends_with("choice")) return families::open_model(fixture(name));
     // Experts that choose their tokens.
     models::ModelSpec spec = families::read_spec(checkpoint::resolve_model(fixture("mixtral")));
     for (models::BlockSpec& block : spec.blocks)
@@ -102,7 +102,7 @@ class Company : public testing::TestWithParam<const char*> {
   static runtime::EngineOptions engine_options() {
     runtime::EngineOptions options;
     options.threads = 1;
-    options.context = is("extra-phi3-longrope-crossing") ? 128 : 256;
+    options.context = is("phi3/longrope-crossing") ? 128 : 256;
     return options;
   }
   static Request request(uint64_t number) {
@@ -111,7 +111,7 @@ class Company : public testing::TestWithParam<const char*> {
         name == "mamba2" || name == "zamba2" || name.find("phi3") != name.npos || name.find("llama") != name.npos;
     Request request = request_of(number, !dense);
     // Answers that grow past the original context of 12, where a sequence is evaluated anew.
-    if (is("extra-phi3-longrope-crossing") && number % 4 > 0) request.prompt.resize(4 + number % 9);
+    if (is("phi3/longrope-crossing") && number % 4 > 0) request.prompt.resize(4 + number % 9);
     return request;
   }
 };
@@ -215,11 +215,11 @@ TEST_P(Company, GivesTheAnswersOfOneSequenceAlone) {
 
 INSTANTIATE_TEST_SUITE_P(Families, Company,
                          testing::Values("mixtral", "qwen3-moe", "deepseek-v2", "jamba", "zamba2", "mamba2", "phi3",
-                                         "extra-llama-rope-dynamic-long", "extra-phi3-longrope-crossing",
-                                         "expert-choice"),
+                                         "llama/rope-dynamic-long", "phi3/longrope-crossing", "expert-choice"),
                          [](const auto& each) {
                            std::string name = each.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
+                           std::replace_if(
+                               name.begin(), name.end(), [](char c) { return c == '-' || c == '/'; }, '_');
                            return name;
                          });
 

@@ -174,7 +174,7 @@ TEST(Sharing, NothingWithOtherExpertsSilenced) {
 }
 
 TEST(Sharing, NothingWithAnotherLengthUnderDynamicScaling) {
-  Served served(families::open_model(fixture("extra-llama-rope-dynamic-long")));
+  Served served(families::open_model(fixture("llama/rope-dynamic-long")));
   const int64_t context = served.engine->context_size();
   const std::vector<TokenId> prompt = ids_of(context - 10, 6);
   served.run(greedy(prompt));
@@ -196,7 +196,7 @@ TEST(Sharing, KeysTellWeightsOfModelsAndTheSideOfLongRoPE) {
   EXPECT_NE(key({.model_weights = {0.5, 0.5}}), key({.model_weights = {0.25, 0.75}}));
   EXPECT_NE(key({}), key({.seed = 0}));
   EXPECT_NE(key({.salt = "1 seed 2"}), key({.salt = "1", .seed = 2}));
-  const families::Model longrope = families::open_model(fixture("extra-phi3-longrope-crossing"));
+  const families::Model longrope = families::open_model(fixture("phi3/longrope-crossing"));
   EXPECT_NE(runtime::prefix_key(*longrope.decoder, {}, 8), runtime::prefix_key(*longrope.decoder, {}, 200));
 }
 
