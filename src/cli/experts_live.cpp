@@ -48,7 +48,6 @@ LiveExperts::LiveExperts(const models::ModelSpec& spec, int64_t columns, std::fu
 }
 
 void LiveExperts::routed(const layers::Routed& router) {
-  if (router.of_mixer) return;
   const ops::RoutingPlan& plan = router.plan;
   const auto t = static_cast<size_t>(plan.tokens - 1);
   int64_t& top = top_[static_cast<size_t>(router.layer)];

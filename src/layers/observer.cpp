@@ -7,6 +7,9 @@ namespace coterie::layers {
 void Observers::routed(const Routed& router) {
   for (Observer* one : all_) one->routed(router);
 }
+void Observers::mixer_routed(const Routed& router) {
+  for (Observer* one : all_) one->mixer_routed(router);
+}
 void Observers::mixed(const Mixture& mixture) {
   for (Observer* one : all_) one->mixed(mixture);
 }

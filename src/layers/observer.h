@@ -24,7 +24,6 @@ struct Routed {
   // drawn, which decided. [N, E] each; without rows where no noise was drawn.
   tensor::ConstMatrix noise = {}, noisy = {};
   tensor::ConstMatrix input = {};  // [N, D] what the router read, with the jitter that was drawn
-  bool of_mixer = false;           // of experts within the block's attention (AttentionSpec::experts), not of its FFN
 };
 
 /// What a Soft MoE has made of a batch instead of a choice (routers/soft.h).
@@ -59,10 +58,10 @@ class Observer {
   virtual void plan(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits) {
     (void)layer, (void)plan, (void)logits;
   }
-  /// The same with all there is to know, and of routers within attention too; what routers call.
-  virtual void routed(const Routed& router) {
-    if (!router.of_mixer) plan(router.layer, router.plan, router.logits);
-  }
+  /// The same with all there is to know; what those routers call.
+  virtual void routed(const Routed& router) { plan(router.layer, router.plan, router.logits); }
+  /// The same of experts within a block's attention (AttentionSpec::experts).
+  virtual void mixer_routed(const Routed& router) { (void)router; }
   /// In the place of `routed` where tokens are mixed: there is no plan and no choice.
   virtual void mixed(const Mixture& mixture) { (void)mixture; }
 
@@ -103,6 +102,7 @@ class Observers final : public Observer {
   Observer* get() { return all_.empty() ? nullptr : all_.size() == 1 ? all_.front() : this; }
 
   void routed(const Routed& router) override;
+  void mixer_routed(const Routed& router) override;
   void mixed(const Mixture& mixture) override;
   void ffn_input(int64_t layer, tensor::ConstMatrix x) override;
   void mixer_output(int64_t layer, tensor::ConstMatrix y) override;

@@ -88,7 +88,6 @@ void ChoiceRecorder::clear() {
 }
 
 void ChoiceRecorder::routed(const layers::Routed& router) {
-  if (router.of_mixer) return;
   const auto at = router.layer < std::ssize(index_) ? index_[static_cast<size_t>(router.layer)] : -1;
   base::require(at >= 0, "choices", "layer {} has no router in this shape", router.layer);
   const ops::RoutingPlan& plan = router.plan;

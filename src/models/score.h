@@ -37,10 +37,13 @@ class LoadBalance : public layers::Observer, public layers::RouterLoss {
  public:
   explicit LoadBalance(double weight = 1) : weight_(weight) {}
   void plan(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix logits) override;
-  void routed(const layers::Routed& router) override { plan(router.layer, router.plan, router.logits); }
+  void mixer_routed(const layers::Routed& router) override { plan(router.layer, router.plan, router.logits); }
   /// Without the weight.
   double loss() const;
   void add_gradient(const layers::Routed& router, const layers::RoutedGradient& gradient) const override;
+  void add_mixer_gradient(const layers::Routed& router, const layers::RoutedGradient& gradient) const override {
+    add_gradient(router, gradient);
+  }
 
  private:
   std::vector<double> assignments_, probability_;  // [E]

@@ -40,7 +40,6 @@ RouteRecorder::RouteRecorder(const RouteLayout& layout) : layout_(layout) {
 }
 
 void RouteRecorder::routed(const layers::Routed& router) {
-  if (router.of_mixer) return;
   // Layers of an ensemble's further models are not in the layout.
   if (router.layer >= std::ssize(layout_.layer) || layout_.layer[static_cast<size_t>(router.layer)] < 0) return;
   const int64_t layer = layout_.layer[static_cast<size_t>(router.layer)];

@@ -87,7 +87,6 @@ void RouterWatch::begin_part() {
 }
 
 void RouterWatch::routed(const layers::Routed& router) {
-  if (router.of_mixer) return;
   if (counting_ || !must_count_first()) losses_.routed(router);
   if (counting_) return;
   loads_.routed(router);

@@ -38,17 +38,8 @@ class Part final : public layers::SequenceState {
 class PartObserver final : public layers::Observer {
  public:
   PartObserver(layers::Observer& whole, int64_t first) : whole_(whole), first_(first) {}
-  void routed(const layers::Routed& r) override {
-    whole_.routed({.layer = first_ + r.layer,
-                   .plan = r.plan,
-                   .logits = r.logits,
-                   .chosen = r.chosen,
-                   .sequences = r.sequences,
-                   .noise = r.noise,
-                   .noisy = r.noisy,
-                   .input = r.input,
-                   .of_mixer = r.of_mixer});
-  }
+  void routed(const layers::Routed& r) override { whole_.routed(moved(r)); }
+  void mixer_routed(const layers::Routed& r) override { whole_.mixer_routed(moved(r)); }
   void mixed(const layers::Mixture& m) override {
     whole_.mixed({.layer = first_ + m.layer, .experts = m.experts, .logits = m.logits, .sequences = m.sequences});
   }
@@ -66,6 +57,17 @@ class PartObserver final : public layers::Observer {
   }
 
  private:
+  layers::Routed moved(const layers::Routed& r) const {
+    return {.layer = first_ + r.layer,
+            .plan = r.plan,
+            .logits = r.logits,
+            .chosen = r.chosen,
+            .sequences = r.sequences,
+            .noise = r.noise,
+            .noisy = r.noisy,
+            .input = r.input};
+  }
+
   layers::Observer& whole_;
   int64_t first_;
 };

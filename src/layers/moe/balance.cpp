@@ -95,7 +95,6 @@ double RouterLosses::balance_of(const Sums& sums) const {
 }
 
 void RouterLosses::routed(const Routed& router) {
-  if (router.of_mixer) return;
   Layer& l = layers_[router.layer];
   const int64_t rows = router.logits.rows;
   if (spec_.scope == Scope::batch) {
@@ -167,7 +166,6 @@ void RouterLosses::balance_back(const Sums& sums, double factor, const Routed& r
 }
 
 void RouterLosses::add_gradient(const Routed& router, const RoutedGradient& gradient) const {
-  if (router.of_mixer) return;
   const int64_t rows = router.logits.rows, experts = router.logits.cols;
   if (rows == 0) return;
   double z_tokens = static_cast<double>(rows), z_share = share_;

@@ -238,12 +238,12 @@ ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, ConstMatrix 
                          .sequences = batch.sequences,
                          .noise = noise,
                          .noisy = noisy,
-                         .input = x,
-                         .of_mixer = of_mixer_};
-  if (batch.pass.observer) batch.pass.observer->routed(routed);
+                         .input = x};
+  if (Observer* const observer = batch.pass.observer)
+    of_mixer_ ? observer->mixer_routed(routed) : observer->routed(routed);
   if (context.tape && spec_.has_map()) {
     record.named = {choices.named, count}, record.kept = {choices.kept, count};
-    record_router(batch, spec_, routed, record, plan);
+    record_router(batch, spec_, of_mixer_, routed, record, plan);
   }
   return plan;
 }

@@ -41,8 +41,8 @@ void weights_back(const RouterSpec& spec, tensor::ConstMatrix logits, const ops:
 
 }  // namespace
 
-void record_router(const Batch& batch, const RouterSpec& spec, const Routed& routed, const RouterRecord& record,
-                   ops::RoutingPlan& plan) {
+void record_router(const Batch& batch, const RouterSpec& spec, bool of_mixer, const Routed& routed,
+                   const RouterRecord& record, ops::RoutingPlan& plan) {
   ops::Tape& tape = *batch.context.tape;
   plan.weight_gradient = tape.keep(1, plan.slots()).data;
   std::fill_n(plan.weight_gradient, plan.slots(), 0.0f);
@@ -55,7 +55,6 @@ void record_router(const Batch& batch, const RouterSpec& spec, const Routed& rou
     std::span<const int32_t> chosen;
     std::span<const SequenceRows> sequences;
     RouterRecord record;
-    bool of_mixer;
   };
   const auto copy = [&](tensor::ConstMatrix x) { return x.rows > 0 ? tape.save(x) : x; };
   const Kept kept = {routed.layer,
@@ -65,9 +64,8 @@ void record_router(const Batch& batch, const RouterSpec& spec, const Routed& rou
                      copy(routed.noisy),
                      saved(tape, routed.chosen),
                      saved(tape, routed.sequences),
-                     {saved(tape, record.rows), saved(tape, record.named), saved(tape, record.kept)},
-                     routed.of_mixer};
-  tape.record({}, [spec, kept, noises, logits = routed.logits, noise = routed.noise,
+                     {saved(tape, record.rows), saved(tape, record.named), saved(tape, record.kept)}};
+  tape.record({}, [spec, kept, noises, of_mixer, logits = routed.logits, noise = routed.noise,
                    losses = batch.pass.router_loss](ops::Reverse& back) {
     const tensor::Matrix dlogits = back.gradient(logits);
     tensor::Matrix dnoise, dnoisy;  // without noise the logits decided themselves
@@ -75,16 +73,18 @@ void record_router(const Batch& batch, const RouterSpec& spec, const Routed& rou
       dnoise = back.gradient(noise), dnoisy = back.context().arena.matrix(logits.rows, logits.cols);
       std::fill_n(dnoisy.data, dnoisy.rows * dnoisy.cols, 0.0f);
     }
-    if (losses)
-      losses->add_gradient({.layer = kept.layer,
-                            .plan = kept.plan,
-                            .logits = kept.logits,
-                            .chosen = kept.chosen,
-                            .sequences = kept.sequences,
-                            .noise = kept.noise,
-                            .noisy = kept.noisy,
-                            .of_mixer = kept.of_mixer},
-                           {.logits = dlogits, .weights = kept.plan.weight_gradient, .noise = dnoise, .noisy = dnoisy});
+    if (losses) {
+      const Routed router = {.layer = kept.layer,
+                             .plan = kept.plan,
+                             .logits = kept.logits,
+                             .chosen = kept.chosen,
+                             .sequences = kept.sequences,
+                             .noise = kept.noise,
+                             .noisy = kept.noisy};
+      const RoutedGradient gradient = {
+          .logits = dlogits, .weights = kept.plan.weight_gradient, .noise = dnoise, .noisy = dnoisy};
+      of_mixer ? losses->add_mixer_gradient(router, gradient) : losses->add_gradient(router, gradient);
+    }
     weights_back(spec, noises ? kept.noisy : kept.logits, kept.plan, kept.record, back.context().pool,
                  noises ? dnoisy : dlogits);
     if (noises) add_noise_backward(kept.noise, kept.record.rows, kept.layer, dnoisy, dlogits, dnoise);

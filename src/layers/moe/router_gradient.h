@@ -18,8 +18,8 @@ struct RouterRecord {
 };
 
 /// Notes on the batch's tape the backward pass from the plan's weights to the logits, and what batch.pass.router_loss
-/// adds. Gives the plan memory for the gradient of its weights.
-void record_router(const Batch& batch, const RouterSpec& spec, const Routed& routed, const RouterRecord& record,
-                   ops::RoutingPlan& plan);
+/// adds (add_mixer_gradient when `of_mixer`). Gives the plan memory for the gradient of its weights.
+void record_router(const Batch& batch, const RouterSpec& spec, bool of_mixer, const Routed& routed,
+                   const RouterRecord& record, ops::RoutingPlan& plan);
 
 }  // namespace coterie::layers

@@ -22,6 +22,10 @@ class RouterLoss {
   virtual ~RouterLoss() = default;
   /// Adds the gradient by what this router saw and decided to `gradient`.
   virtual void add_gradient(const Routed& router, const RoutedGradient& gradient) const = 0;
+  /// The same of experts within a block's attention (Observer::mixer_routed).
+  virtual void add_mixer_gradient(const Routed& router, const RoutedGradient& gradient) const {
+    (void)router, (void)gradient;
+  }
 };
 
 }  // namespace coterie::layers

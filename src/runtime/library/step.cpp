@@ -9,7 +9,6 @@ namespace coterie {
 namespace library {
 
 void RoutingObserver::routed(const layers::Routed& router) {
-  if (router.of_mixer) return;
   const ops::RoutingPlan& plan = router.plan;
   const int64_t experts = router.logits.cols;
   for (const layers::SequenceRows& rows : router.sequences) {

@@ -22,6 +22,7 @@ class Plans : public layers::Observer {
       if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn))
         if (moe->router.selection == layers::RouterSpec::Selection::sparsemixer) near_best = moe->router.near_best;
   }
+  void mixer_routed(const layers::Routed& r) override { routed(r); }
   void routed(const layers::Routed& r) override {
     seen.push_back(r.plan.slot_token), seen.push_back(r.plan.expert_offset);
     if (near_best == 0) return;

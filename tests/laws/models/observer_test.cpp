@@ -36,7 +36,6 @@ std::vector<Case> with_choices() {
 class Everything final : public layers::Observer {
  public:
   void routed(const layers::Routed& r) override {
-    if (r.of_mixer) return;
     ++events["routed"];
     EXPECT_EQ(r.input.rows, r.logits.rows);
     slots += r.plan.slots();
@@ -71,7 +70,6 @@ class Recorder final : public layers::Observer {
     std::vector<float> weights;
   };
   void routed(const layers::Routed& r) override {
-    if (r.of_mixer) return;
     const layers::SequenceRows& s = r.sequences.front();
     for (int64_t t = s.first_row; t < s.first_row + s.rows; ++t) {
       Choice& choice = all[{r.layer, s.first_position + t - s.first_row}];
