@@ -28,36 +28,42 @@ struct EmbedOptions {
   bool lines = false, normalize = false, json = false, quiet = false;
 };
 
-/// Vectors of a decoder by their path: read from it, or written into a layer of our own.
-class NormVectors final : public layers::TensorVisitor {
- public:
+/// The final norm of a decoder.
+struct NormVectors final : layers::TensorReader {
   std::optional<std::vector<float>> weight, bias;
-  bool writes = false;
 
+  void vector(const Tensor& tensor, int64_t n, const layers::Vector& slot) override {
+    auto* kept = tensor.path == "final_norm" ? &weight : tensor.path == "final_norm.bias" ? &bias : nullptr;
+    if (kept) kept->emplace(slot.data(), slot.data() + n);
+  }
+};
+
+/// Gives them to another norm.
+class NormWriter final : public layers::TensorVisitor {
+ public:
+  explicit NormWriter(const NormVectors& vectors) : vectors_(vectors) {}
   void matrix(const Tensor&, int64_t, int64_t, tensor::Weight&) override {}
   void stack(const Tensor&, int64_t, int64_t, int64_t, std::vector<tensor::Weight>&) override {}
   void vector(const Tensor& tensor, int64_t n, layers::Vector& slot) override {
-    auto* kept = tensor.path == "final_norm" ? &weight : tensor.path == "final_norm.bias" ? &bias : nullptr;
-    if (!kept) return;
-    if (writes) {
-      slot.values = tensor::Buffer<float>(n);
-      std::copy((*kept)->begin(), (*kept)->end(), slot.values.data());
-    } else {
-      kept->emplace(slot.data(), slot.data() + n);
-    }
+    const std::vector<float>& values = tensor.path == "final_norm" ? *vectors_.weight : *vectors_.bias;
+    slot.values = tensor::Buffer<float>(n);
+    std::copy(values.begin(), values.end(), slot.values.data());
   }
+
+ private:
+  const NormVectors& vectors_;
 };
 
 /// The norm between the last block and the head, as the model has it.
 layers::Norm final_norm(const families::Model& model) {
   NormVectors vectors;
-  model.decoder->visit(vectors);
+  model.decoder->read(vectors);
   if (!vectors.weight)
     base::fail(ErrorKind::unsupported, model.name, "has no single last layer whose states could be pooled");
   const models::ModelSpec& spec = model.decoder->spec();
   layers::Norm norm(spec.final_norm, spec.width);
-  vectors.writes = true;
-  norm.visit(vectors, "final_norm");
+  NormWriter writer(vectors);
+  norm.visit(writer, "final_norm");
   return norm;
 }
 

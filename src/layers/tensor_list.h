@@ -47,22 +47,26 @@ struct Linear {
   Lora lora;
 };
 
+/// What the list says of a tensor.
+struct ListedTensor {
+  std::string path;
+  Place place;
+  // The router: evaluated in f32 always, so a quantised one is decoded to f32 when it is bound.
+  bool decoded = false;
+  // Not trained by gradients, so not counted among the parameters (a router's selection bias).
+  bool buffer = false;
+  // In how many parts its rows come (heads, groups): some files have them as a dimension of their own.
+  int64_t parts = 1;
+  // Some files keep two stacks in one, by item (kv_b of latent attention): the other's rows there.
+  int64_t merged_with = 0;
+};
+
+/// A walk that may point weights elsewhere: binding, moving, repacking.
 class TensorVisitor {
  public:
+  using Tensor = ListedTensor;
   virtual ~TensorVisitor() = default;
 
-  struct Tensor {
-    std::string path;
-    Place place;
-    // The router: evaluated in f32 always, so a quantised one is decoded to f32 when it is bound.
-    bool decoded = false;
-    // Not trained by gradients, so not counted among the parameters (a router's selection bias).
-    bool buffer = false;
-    // In how many parts its rows come (heads, groups): some files have them as a dimension of their own.
-    int64_t parts = 1;
-    // Some files keep two stacks in one, by item (kv_b of latent attention): the other's rows there.
-    int64_t merged_with = 0;
-  };
   /// [rows, cols]
   virtual void matrix(const Tensor& tensor, int64_t rows, int64_t cols, tensor::Weight& slot) = 0;
   /// [n]
@@ -103,6 +107,42 @@ class TensorVisitor {
     matrix({path, place}, rows, cols, slot.weight);
     if (bias) vector({path + ".bias", place}, rows, slot.bias);
   }
+};
+
+/// A walk that only looks: counting, saving, explaining. What a reader does not care about it need not mention.
+class TensorReader {
+ public:
+  using Tensor = ListedTensor;
+  virtual ~TensorReader() = default;
+
+  // As TensorVisitor's.
+  virtual void matrix(const Tensor& tensor, int64_t rows, int64_t cols, const tensor::Weight& slot);
+  virtual void vector(const Tensor& tensor, int64_t n, const Vector& slot);
+  virtual void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols,
+                     const std::vector<tensor::Weight>& slots);
+  virtual void table(const Tensor& tensor, int64_t rows, int64_t cols, const Vector& slot);
+  virtual void vectors(const Tensor& tensor, int64_t experts, int64_t n, const Vector& slot);
+  virtual void lora(const Tensor& tensor, int64_t rows, int64_t cols, const Lora& slot);
+  virtual void loras(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols,
+                     const std::vector<ops::LowRank>& slots);
+};
+
+/// Shows a reader what a layer's visit() lists.
+class Reading final : public TensorVisitor {
+ public:
+  explicit Reading(TensorReader& reader) : reader_(reader) {}
+  void matrix(const Tensor& tensor, int64_t rows, int64_t cols, tensor::Weight& slot) override;
+  void vector(const Tensor& tensor, int64_t n, Vector& slot) override;
+  void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols,
+             std::vector<tensor::Weight>& slots) override;
+  void table(const Tensor& tensor, int64_t rows, int64_t cols, Vector& slot) override;
+  void vectors(const Tensor& tensor, int64_t experts, int64_t n, Vector& slot) override;
+  void lora(const Tensor& tensor, int64_t rows, int64_t cols, Lora& slot) override;
+  void loras(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols,
+             std::vector<ops::LowRank>& slots) override;
+
+ private:
+  TensorReader& reader_;
 };
 
 }  // namespace coterie::layers

@@ -8,15 +8,16 @@ namespace coterie::models {
 
 namespace {
 
-class Counter : public layers::TensorVisitor {
+class Counter : public layers::TensorReader {
  public:
-  void matrix(const Tensor& tensor, int64_t rows, int64_t cols, tensor::Weight&) override {
+  void matrix(const Tensor& tensor, int64_t rows, int64_t cols, const tensor::Weight&) override {
     add(tensor.place, rows * cols);
   }
-  void vector(const Tensor& tensor, int64_t n, layers::Vector&) override {
+  void vector(const Tensor& tensor, int64_t n, const layers::Vector&) override {
     if (!tensor.buffer) add(tensor.place, n);
   }
-  void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, std::vector<tensor::Weight>&) override {
+  void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols,
+             const std::vector<tensor::Weight>&) override {
     add(tensor.place, experts * rows * cols);
   }
   std::array<int64_t, kPlaces> held{};
@@ -32,13 +33,13 @@ constexpr auto kExperts = static_cast<size_t>(Place::experts), kMixer = static_c
 Account account(const ModelSpec& spec, tensor::DType cache_dtype) {
   Network network(spec);
   Counter whole;
-  network.visit(whole);
+  network.read(whole);
   Account result;
   result.held = result.active = whole.held;
   result.active[kExperts] = 0;
   for (size_t i = 0; i < spec.blocks.size(); ++i) {
     Counter counter;
-    network.visit_block(counter, i);
+    network.read_block(counter, i);
     Account::Layer layer{counter.held, counter.held};
     if (const auto* moe = std::get_if<layers::MoeSpec>(&spec.blocks[i].ffn))
       layer.active[kExperts] = layer.held[kExperts] / moe->router.experts * moe->router.experts_per_token;

@@ -233,15 +233,14 @@ double BoundDecoder::loss(ops::Context& context, std::span<const SequenceStep> s
   return ops::next_token_loss(of_head, x, head, rows->targets, options.gradient_weight);
 }
 
-void BoundDecoder::visit(layers::TensorVisitor& visitor) const {
-  // The list of tensors is written once, for binding; readers of it are promised not to write.
-  const_cast<Network&>(network_).visit(visitor);
-}
+void BoundDecoder::read(layers::TensorReader& reader) const { network_.read(reader); }
 
 void BoundDecoder::rebind(layers::TensorVisitor& visitor) {
   network_.visit(visitor);
   network_.arrange();
 }
+
+void BoundDecoder::weights_changed() { network_.arrange(); }
 
 bool BoundDecoder::cache_holds(int64_t before, int64_t after) const {
   return std::none_of(spec_.blocks.begin(), spec_.blocks.end(), [&](const BlockSpec& block) {

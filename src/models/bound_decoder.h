@@ -18,8 +18,9 @@ class BoundDecoder : public Decoder {
   tensor::Matrix forward(ops::Context& context, std::span<const SequenceStep> steps,
                          const PassOptions& options) const override;
   double loss(ops::Context& context, std::span<const SequenceStep> steps, const PassOptions& options) const override;
-  void visit(layers::TensorVisitor& visitor) const override;
+  void read(layers::TensorReader& reader) const override;
   void rebind(layers::TensorVisitor& visitor) override;
+  void weights_changed() override;
   bool cache_holds(int64_t before, int64_t after) const override;
 
   const std::vector<std::string>& warnings() const { return binding_.warnings; }

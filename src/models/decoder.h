@@ -32,11 +32,12 @@ class Decoder {
   /// once. The steps' states must stay as they are until then, with caches of f32; their ids and targets need not.
   virtual double loss(ops::Context& context, std::span<const SequenceStep> steps,
                       const PassOptions& options = {}) const = 0;
-  /// Walks every weight, bound to its bytes (inspect, save, quantise). The visitor must not change the slots.
-  virtual void visit(layers::TensorVisitor& visitor) const = 0;
+  /// Shows every weight, bound to its bytes (inspect, save, quantise).
+  virtual void read(layers::TensorReader& reader) const = 0;
   /// Walks every weight with a visitor that may point it elsewhere; what layers derive from weights is then made anew.
-  /// After weights were changed in place, a visitor that does nothing serves for that.
   virtual void rebind(layers::TensorVisitor& visitor) = 0;
+  /// To be called after weights were changed where they lie: what layers derive from them is made anew.
+  virtual void weights_changed() = 0;
   /// Whether keys that were cached when a sequence had `before` positions are what one pass over `after` positions
   /// would compute. False for dynamic RoPE scaling past the original context, where the reference, too, gives one
   /// result with its cache and another without; and for LongRoPE when only one of the two is past it (starts_anew).

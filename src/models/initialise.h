@@ -23,7 +23,7 @@ struct InitialWeights {
 /// Draws the weights of a model that is to be trained from nothing. Each tensor's numbers depend on the seed and its
 /// path alone. Norms start where they change nothing; sinks and biases of selection at zero; of state-space mixers A,
 /// D, the time step's projection and bias and the convolution as their authors have them (Gu & Dao 2023,
-/// arXiv:2312.00752; Dao & Gu 2024, arXiv:2405.21060). The decoder is to be told afterwards (Decoder::rebind).
+/// arXiv:2312.00752; Dao & Gu 2024, arXiv:2405.21060). The decoder is to be told afterwards (Decoder::weights_changed).
 void initialise(const Parameters& parameters, const ModelSpec& spec, const InitialWeights& init, uint64_t seed);
 
 }  // namespace coterie::models

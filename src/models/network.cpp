@@ -15,13 +15,26 @@ Network::Network(const ModelSpec& spec)
   for (const BlockSpec& block : spec.blocks) blocks.emplace_back(block, spec.width, shared);
 }
 
-void Network::visit_block(layers::TensorVisitor& visitor, size_t block) {
-  blocks[block].visit(visitor, "blocks." + std::to_string(block));
+namespace {
+
+std::string path_of(size_t block) { return "blocks." + std::to_string(block); }
+
+}  // namespace
+
+void Network::read(layers::TensorReader& reader) const {
+  // Layers list their tensors once, for binding; Reading hands them on as what they are, constant.
+  layers::Reading reading(reader);
+  const_cast<Network*>(this)->visit(reading);
+}
+
+void Network::read_block(layers::TensorReader& reader, size_t block) const {
+  layers::Reading reading(reader);
+  const_cast<layers::Block&>(blocks[block]).visit(reading, path_of(block));
 }
 
 void Network::visit(layers::TensorVisitor& visitor) {
   embedding.visit(visitor, "embedding");
-  for (size_t i = 0; i < blocks.size(); ++i) visit_block(visitor, i);
+  for (size_t i = 0; i < blocks.size(); ++i) blocks[i].visit(visitor, path_of(i));
   final_norm.visit(visitor, "final_norm");
   if (!tied_) visitor.matrix({"head", layers::Place::output_embeddings}, vocabulary_, width_, head_);
   if (has_head_bias_) visitor.vector({"head.bias", layers::Place::output_embeddings}, vocabulary_, head_bias_);

@@ -23,7 +23,9 @@ class Network {
 
   /// embedding, blocks.N.…, final_norm, head unless the embeddings are tied, and its bias.
   void visit(layers::TensorVisitor& visitor);
-  void visit_block(layers::TensorVisitor& visitor, size_t block);
+  /// The same for those who only look, and for one block alone.
+  void read(layers::TensorReader& reader) const;
+  void read_block(layers::TensorReader& reader, size_t block) const;
   /// To be called when the weights have been bound.
   void arrange();
 

@@ -10,19 +10,20 @@ namespace coterie::models {
 
 namespace {
 
+using layers::TensorReader;
 using layers::TensorVisitor;
 using tensor::Weight;
 
-class Counter : public TensorVisitor {
+class Counter : public TensorReader {
  public:
   explicit Counter(Parameters::Chosen chosen) : chosen_(chosen) {}
-  void matrix(const Tensor& tensor, int64_t rows, int64_t cols, Weight&) override {
+  void matrix(const Tensor& tensor, int64_t rows, int64_t cols, const Weight&) override {
     if (chosen_(tensor)) matrices += rows * cols;
   }
-  void vector(const Tensor& tensor, int64_t n, layers::Vector&) override {
+  void vector(const Tensor& tensor, int64_t n, const layers::Vector&) override {
     if (chosen_(tensor)) vectors += n;
   }
-  void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, std::vector<Weight>&) override {
+  void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, const std::vector<Weight>&) override {
     if (chosen_(tensor)) matrices += experts * rows * cols;
   }
   int64_t matrices = 0, vectors = 0;
@@ -79,7 +80,7 @@ class Mover : public TensorVisitor {
 
 }  // namespace
 
-Parameters::Parameters(Decoder& decoder) : Parameters(decoder, [](const TensorVisitor::Tensor&) { return true; }) {}
+Parameters::Parameters(Decoder& decoder) : Parameters(decoder, [](const layers::ListedTensor&) { return true; }) {}
 
 Parameters::Parameters(std::vector<Parameter> list) : list_(std::move(list)) {
   int64_t count = 0;
@@ -96,7 +97,7 @@ Parameters::Parameters(std::vector<Parameter> list) : list_(std::move(list)) {
 
 Parameters::Parameters(Decoder& decoder, Chosen chosen) {
   Counter counter(chosen);
-  decoder.visit(counter);
+  decoder.read(counter);
   values_ = tensor::Buffer<float>(counter.matrices);
   gradient_ = tensor::Buffer<float>(counter.matrices + counter.vectors);
   Mover mover(chosen, values_.data(), gradient_.data(), list_);
@@ -104,22 +105,6 @@ Parameters::Parameters(Decoder& decoder, Chosen chosen) {
   for (const Parameter& p : list_)
     if (p.trained) gradients_.add(p.values, p.count, p.gradient);
   clear_gradients();
-}
-
-namespace {
-
-class Nothing : public layers::TensorVisitor {
- public:
-  void matrix(const Tensor&, int64_t, int64_t, Weight&) override {}
-  void vector(const Tensor&, int64_t, layers::Vector&) override {}
-  void stack(const Tensor&, int64_t, int64_t, int64_t, std::vector<Weight>&) override {}
-};
-
-}  // namespace
-
-void weights_changed(Decoder& decoder) {
-  Nothing nothing;
-  decoder.rebind(nothing);
 }
 
 void Parameters::clear_gradients() { std::fill_n(gradient_.data(), gradient_.size(), 0.0f); }

@@ -23,13 +23,13 @@ struct Parameter {
   int64_t count;
   bool trained;  // false: a buffer that has no gradient (a router's bias of selection)
   bool matrix;   // multiplied with activations, or looked up: not a norm, a bias, a convolution's taps or A_log
-  int64_t parts = 1, merged_with = 0;  // as TensorVisitor::Tensor says
+  int64_t parts = 1, merged_with = 0;  // as ListedTensor says
 };
 
 /// The weights of a decoder as f32 in memory of their own, to be changed, and their gradients.
 class Parameters {
  public:
-  using Chosen = base::FunctionRef<bool(const layers::TensorVisitor::Tensor& tensor)>;
+  using Chosen = base::FunctionRef<bool(const layers::ListedTensor& tensor)>;
 
   /// Decodes every weight and points the decoder at the copies; it must not outlive this. Refuses (unsupported) files
   /// that hold another form of a parameter (GGUF's -exp of A_log).
@@ -52,8 +52,5 @@ class Parameters {
   tensor::Buffer<float> values_, gradient_;  // values_: of all but vectors, which lie in their layers
   ops::ParameterGradients gradients_;
 };
-
-/// Tells the layers that weights have changed: what they derive from them is made anew.
-void weights_changed(Decoder& decoder);
 
 }  // namespace coterie::models

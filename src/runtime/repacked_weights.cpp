@@ -39,7 +39,7 @@ std::vector<Weight> repacked_at(const std::vector<Weight>& weights, const std::b
 }  // namespace
 
 /// What can be repacked, in the order of the layers.
-class RepackedWeights::Collector : public layers::TensorVisitor {
+class RepackedWeights::Collector : public layers::TensorReader {
  public:
   Collector(const checkpoint::TensorSource& source, const kernels::MatmulKernels& kernels) : kernels_(kernels) {
     for (const checkpoint::TensorInfo& tensor : source.tensors())
@@ -47,9 +47,8 @@ class RepackedWeights::Collector : public layers::TensorVisitor {
     std::sort(files_.begin(), files_.end(), [](auto a, auto b) { return a.data() < b.data(); });
   }
 
-  void matrix(const Tensor& tensor, int64_t, int64_t, Weight& slot) override { add(tensor, {slot}, false); }
-  void vector(const Tensor&, int64_t, layers::Vector&) override {}
-  void stack(const Tensor& tensor, int64_t, int64_t, int64_t, std::vector<Weight>& slots) override {
+  void matrix(const Tensor& tensor, int64_t, int64_t, const Weight& slot) override { add(tensor, {slot}, false); }
+  void stack(const Tensor& tensor, int64_t, int64_t, int64_t, const std::vector<Weight>& slots) override {
     add(tensor, slots, true);
   }
 
@@ -122,7 +121,7 @@ RepackedWeights::RepackedWeights(models::Decoder& decoder, const checkpoint::Ten
     : decoder_(decoder), kernels_(kernels) {
   if (source.format() == checkpoint::Format::memory || !kernels.repack) return;
   Collector collector(source, kernels);
-  decoder.visit(collector);
+  decoder.read(collector);
   waiting_ = std::move(collector.result);
   for (const Part& part : waiting_) total_bytes_ += part.size;
 }

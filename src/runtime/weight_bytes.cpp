@@ -10,19 +10,20 @@ namespace {
 
 using models::Place;
 
-class Weigher : public layers::TensorVisitor {
+class Weigher : public layers::TensorReader {
  public:
   explicit Weigher(const models::ModelSpec& spec) : spec_(spec) {}
 
-  void matrix(const Tensor& tensor, int64_t rows, int64_t, tensor::Weight& weight) override {
+  void matrix(const Tensor& tensor, int64_t rows, int64_t, const tensor::Weight& weight) override {
     const bool looked_up = tensor.place == Place::input_embeddings && !spec_.tied_embeddings;
     add(tensor.place, weight.bytes(), looked_up ? weight.bytes() / rows : weight.bytes());
   }
-  void vector(const Tensor& tensor, int64_t, layers::Vector& vector) override {
+  void vector(const Tensor& tensor, int64_t, const layers::Vector& vector) override {
     const int64_t bytes = vector.values.size() * static_cast<int64_t>(sizeof(float));
     add(tensor.place, bytes, bytes);
   }
-  void stack(const Tensor& tensor, int64_t experts, int64_t, int64_t, std::vector<tensor::Weight>& weights) override {
+  void stack(const Tensor& tensor, int64_t experts, int64_t, int64_t,
+             const std::vector<tensor::Weight>& weights) override {
     int64_t bytes = 0;
     for (const tensor::Weight& weight : weights) bytes += weight.bytes();
     add(tensor.place, bytes, tensor.place == Place::experts ? bytes / experts * experts_per_token(tensor.path) : bytes);
@@ -62,7 +63,7 @@ int64_t WeightBytes::touched_with(double expert_share) const {
 
 WeightBytes weight_bytes(const models::Decoder& decoder) {
   Weigher weigher(decoder.spec());
-  decoder.visit(weigher);
+  decoder.read(weigher);
   return weigher.result;
 }
 

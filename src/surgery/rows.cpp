@@ -51,20 +51,22 @@ void write_rows(const Rows& part, int64_t expert, threads::Pool& pool, const Wri
 }
 
 /// Puts the rows of a model's list into the tensors that its files have.
-class Planner : public layers::TensorVisitor {
+class Planner : public layers::TensorReader {
  public:
   Planner(const families::NameTable& names, const Supply& supply, threads::Pool& pool)
       : names_(names), supply_(supply), pool_(pool) {}
 
-  void matrix(const Tensor& tensor, int64_t rows, int64_t cols, Weight&) override { add(tensor, {rows, cols}, 1); }
-  void vector(const Tensor& tensor, int64_t n, layers::Vector&) override { add(tensor, {n}, 1); }
-  void table(const Tensor& tensor, int64_t rows, int64_t cols, layers::Vector&) override {
+  void matrix(const Tensor& tensor, int64_t rows, int64_t cols, const Weight&) override {
     add(tensor, {rows, cols}, 1);
   }
-  void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, std::vector<Weight>&) override {
+  void vector(const Tensor& tensor, int64_t n, const layers::Vector&) override { add(tensor, {n}, 1); }
+  void table(const Tensor& tensor, int64_t rows, int64_t cols, const layers::Vector&) override {
+    add(tensor, {rows, cols}, 1);
+  }
+  void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, const std::vector<Weight>&) override {
     add(tensor, {rows, cols}, experts);
   }
-  void vectors(const Tensor& tensor, int64_t experts, int64_t n, layers::Vector&) override {
+  void vectors(const Tensor& tensor, int64_t experts, int64_t n, const layers::Vector&) override {
     add(tensor, {experts, n}, 1);
   }
 
@@ -158,18 +160,18 @@ bool holds(DType dtype, const float* values, int64_t count) {
 
 }  // namespace
 
-class Weights::Collector : public layers::TensorVisitor {
+class Weights::Collector : public layers::TensorReader {
  public:
   Collector(Weights& weights, const std::string& where) : all_(weights), where_(where) {}
 
-  void matrix(const Tensor& tensor, int64_t, int64_t, Weight& slot) override { add(tensor.path, {slot}); }
-  void stack(const Tensor& tensor, int64_t, int64_t, int64_t, std::vector<Weight>& slots) override {
+  void matrix(const Tensor& tensor, int64_t, int64_t, const Weight& slot) override { add(tensor.path, {slot}); }
+  void stack(const Tensor& tensor, int64_t, int64_t, int64_t, const std::vector<Weight>& slots) override {
     add(tensor.path, slots);
   }
-  void vector(const Tensor& tensor, int64_t n, layers::Vector& slot) override {
+  void vector(const Tensor& tensor, int64_t n, const layers::Vector& slot) override {
     all_.vectors_[tensor.path] = {&slot, 1, 1, n};
   }
-  void table(const Tensor& tensor, int64_t rows, int64_t cols, layers::Vector& slot) override {
+  void table(const Tensor& tensor, int64_t rows, int64_t cols, const layers::Vector& slot) override {
     all_.vectors_[tensor.path] = {&slot, 1, rows, cols};
   }
 
@@ -189,7 +191,7 @@ class Weights::Collector : public layers::TensorVisitor {
 
 Weights::Weights(const models::Decoder& decoder, std::string where) {
   Collector collector(*this, where);
-  decoder.visit(collector);
+  decoder.read(collector);
   dtype_ = weights_.at("embedding").front().dtype;
 }
 
@@ -230,12 +232,12 @@ const layers::Vector* Weights::vector(const std::string& path) const {
 
 namespace {
 
-class TensorCounter : public layers::TensorVisitor {
+class TensorCounter : public layers::TensorReader {
  public:
   explicit TensorCounter(const families::NameTable& names) : names_(names) {}
-  void matrix(const Tensor& tensor, int64_t, int64_t, Weight&) override { add(tensor, 1); }
-  void vector(const Tensor& tensor, int64_t, layers::Vector&) override { add(tensor, 1); }
-  void stack(const Tensor& tensor, int64_t experts, int64_t, int64_t, std::vector<Weight>&) override {
+  void matrix(const Tensor& tensor, int64_t, int64_t, const Weight&) override { add(tensor, 1); }
+  void vector(const Tensor& tensor, int64_t, const layers::Vector&) override { add(tensor, 1); }
+  void stack(const Tensor& tensor, int64_t experts, int64_t, int64_t, const std::vector<Weight>&) override {
     add(tensor, experts);
   }
   int64_t count = 0;
@@ -256,7 +258,7 @@ void require_memory_for_list(const models::ModelSpec& spec, const families::Name
   constexpr int64_t kTensor = 3000;
   models::Network network(spec);
   TensorCounter counter(names);
-  network.visit(counter);
+  network.read(counter);
   base::require_memory(counter.count * kTensor, fmt::format("a list of {} tensors", counter.count), hint);
 }
 
@@ -264,7 +266,7 @@ std::vector<TensorToWrite> tensors_of(const models::ModelSpec& spec, const famil
                                       const Supply& supply, threads::Pool& pool) {
   models::Network network(spec);
   Planner planner(names, supply, pool);
-  network.visit(planner);
+  network.read(planner);
   return planner.finish();
 }
 

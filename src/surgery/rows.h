@@ -56,7 +56,7 @@ class Weights {
 };
 
 /// Asked once for each tensor of a model's list.
-using Supply = std::function<Rows(const layers::TensorVisitor::Tensor& tensor)>;
+using Supply = std::function<Rows(const layers::ListedTensor& tensor)>;
 
 /// The tensors of a model of `spec` under the first names of `names`: experts one by one or stacked, gate and up
 /// merged, as these have them. `pool` must outlive the result. Throws internal where the supplied rows are of another

@@ -51,7 +51,7 @@ std::unique_ptr<models::Parameters> FreshModel::parameters() {
   return made;
 }
 
-void FreshModel::weights_changed() { models::weights_changed(*decoder_); }
+void FreshModel::weights_changed() { decoder_->weights_changed(); }
 
 double FreshModel::flops_per_token(const models::Account& account) const {
   const models::ModelSpec& spec = decoder_->spec();

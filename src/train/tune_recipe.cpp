@@ -10,7 +10,7 @@ namespace coterie::train {
 
 using base::ErrorKind;
 using layers::Place;
-using Tensor = layers::TensorVisitor::Tensor;
+using Tensor = layers::ListedTensor;
 
 TuneRecipe read_tune(base::JsonReader& recipe, const std::filesystem::path& model) {
   Section section(recipe, "tune", {"lora", "full", "frozen"});
@@ -64,12 +64,15 @@ bool names(const std::vector<std::string>& words, const Tensor& tensor) {
   });
 }
 
-class Counter : public layers::TensorVisitor {
+class Counter : public layers::TensorReader {
  public:
   explicit Counter(const TuneRecipe& tune) : tune_(tune) {}
-  void matrix(const Tensor& tensor, int64_t rows, int64_t cols, tensor::Weight&) override { add(tensor, rows * cols); }
-  void vector(const Tensor& tensor, int64_t n, layers::Vector&) override { add(tensor, n); }
-  void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, std::vector<tensor::Weight>&) override {
+  void matrix(const Tensor& tensor, int64_t rows, int64_t cols, const tensor::Weight&) override {
+    add(tensor, rows * cols);
+  }
+  void vector(const Tensor& tensor, int64_t n, const layers::Vector&) override { add(tensor, n); }
+  void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols,
+             const std::vector<tensor::Weight>&) override {
     add(tensor, experts * rows * cols);
   }
   std::array<int64_t, layers::kPlaces> counts{};
@@ -93,7 +96,7 @@ bool is_tuned(const TuneRecipe& tune, const Tensor& tensor) {
 std::array<int64_t, layers::kPlaces> trainable(const models::Decoder& decoder, const TuneRecipe& tune) {
   if (tune.lora) return families::Adapter::counts(decoder, *tune.lora);
   Counter counter(tune);
-  decoder.visit(counter);
+  decoder.read(counter);
   families::expect_known(tune.full, counter.known, "tune: full");
   families::expect_known(tune.frozen, counter.known, "tune: frozen");
   if (std::accumulate(counter.counts.begin(), counter.counts.end(), int64_t{0}) == 0)

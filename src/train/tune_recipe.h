@@ -26,7 +26,7 @@ TuneRecipe read_tune(base::JsonReader& recipe, const std::filesystem::path& mode
 
 /// Whether full tuning changes this tensor: `tune.full` without `tune.frozen`. Words are those of layers::name(Place),
 /// "attention" (mixers that are attention), "embeddings", "head" and "all".
-bool is_tuned(const TuneRecipe& tune, const layers::TensorVisitor::Tensor& tensor);
+bool is_tuned(const TuneRecipe& tune, const layers::ListedTensor& tensor);
 
 /// Parameters that will be trained, by place. Throws bad_input for a word that matches nothing in this model, naming
 /// those that do, and when nothing is left.

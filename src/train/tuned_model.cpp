@@ -59,7 +59,7 @@ fs::path TunedModel::vocabulary() const { return recipe_.lora ? fs::path() : bas
 std::unique_ptr<models::Parameters> TunedModel::parameters() {
   if (adapter_) return std::make_unique<models::Parameters>(adapter_->parameters());
   return std::make_unique<models::Parameters>(
-      *base_.decoder, [&](const layers::TensorVisitor::Tensor& tensor) { return is_tuned(recipe_, tensor); });
+      *base_.decoder, [&](const layers::ListedTensor& tensor) { return is_tuned(recipe_, tensor); });
 }
 
 double TunedModel::flops_per_token(const models::Account& account) const {
@@ -72,7 +72,7 @@ void TunedModel::weights_changed() {
   if (adapter_)
     adapter_->renew();
   else
-    models::weights_changed(*base_.decoder);
+    base_.decoder->weights_changed();
 }
 
 bool TunedModel::trains_routers() const {

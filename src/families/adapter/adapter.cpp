@@ -13,6 +13,7 @@
 namespace coterie::families {
 
 using base::ErrorKind;
+using layers::TensorReader;
 using layers::TensorVisitor;
 
 namespace {
@@ -78,11 +79,11 @@ void Adapter::make(const AdapterModule& of, int64_t rank, double alpha) {
 namespace {
 
 /// Finds the weights that pieces lie over.
-class Weights : public TensorVisitor {
+class Weights : public TensorReader {
  public:
-  void matrix(const Tensor& tensor, int64_t, int64_t, tensor::Weight& slot) override { found[tensor.path] = slot; }
-  void vector(const Tensor&, int64_t, layers::Vector&) override {}
-  void stack(const Tensor&, int64_t, int64_t, int64_t, std::vector<tensor::Weight>&) override {}
+  void matrix(const Tensor& tensor, int64_t, int64_t, const tensor::Weight& slot) override {
+    found[tensor.path] = slot;
+  }
   std::map<std::string, tensor::Weight> found;
 };
 
@@ -94,7 +95,7 @@ Adapter Adapter::fresh(const models::Decoder& decoder, const LoraSpec& spec, uin
   Adapter adapter;
   adapter.spec_ = spec;
   Weights weights;
-  if (spec.dora) decoder.visit(weights);
+  if (spec.dora) decoder.read(weights);
   for (size_t i = 0; i < chosen.size(); ++i) {
     adapter.make(chosen[i], spec.rank, spec.alpha);
     Module& module = adapter.modules_.back();

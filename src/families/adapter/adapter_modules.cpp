@@ -13,24 +13,22 @@ namespace coterie::families {
 
 namespace {
 
-using layers::TensorVisitor;
+using layers::TensorReader;
 
 constexpr std::string_view kWeight = ".weight";
 
 struct Adaptable {
-  TensorVisitor::Tensor tensor;
+  layers::ListedTensor tensor;
   int64_t stack, rows, cols;
 };
 
-class Lister : public TensorVisitor {
+class Lister : public TensorReader {
  public:
-  void matrix(const Tensor&, int64_t, int64_t, tensor::Weight&) override {}
-  void vector(const Tensor&, int64_t, layers::Vector&) override {}
-  void stack(const Tensor&, int64_t, int64_t, int64_t, std::vector<tensor::Weight>&) override {}
-  void lora(const Tensor& tensor, int64_t rows, int64_t cols, layers::Lora&) override {
+  void lora(const Tensor& tensor, int64_t rows, int64_t cols, const layers::Lora&) override {
     list.push_back({tensor, 0, rows, cols});
   }
-  void loras(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, std::vector<ops::LowRank>&) override {
+  void loras(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols,
+             const std::vector<ops::LowRank>&) override {
     list.push_back({tensor, experts, rows, cols});
   }
   std::vector<Adaptable> list;
@@ -101,7 +99,7 @@ std::string AdapterModule::word() const {
 std::vector<AdapterModule> adapter_modules(const models::Decoder& decoder, bool per_expert) {
   const models::ModelSpec& spec = decoder.spec();
   Lister lister;
-  decoder.visit(lister);
+  decoder.read(lister);
   const Family& family = family_of(spec);
   const NameTable table = family.hugging_face_names();
   std::vector<AdapterModule> modules;

@@ -313,12 +313,16 @@ double EnsembleDecoder::loss(ops::Context&, std::span<const models::SequenceStep
                     "train them one by one, then fit the gate anew");
 }
 
-void EnsembleDecoder::visit(layers::TensorVisitor& visitor) const {
-  for (const Model& model : models_) model.decoder->visit(visitor);
+void EnsembleDecoder::read(layers::TensorReader& reader) const {
+  for (const Model& model : models_) model.decoder->read(reader);
 }
 
 void EnsembleDecoder::rebind(layers::TensorVisitor& visitor) {
   for (const Model& model : models_) model.decoder->rebind(visitor);
+}
+
+void EnsembleDecoder::weights_changed() {
+  for (const Model& model : models_) model.decoder->weights_changed();
 }
 
 bool EnsembleDecoder::cache_holds(int64_t before, int64_t after) const {

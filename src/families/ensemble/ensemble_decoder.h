@@ -31,8 +31,9 @@ class EnsembleDecoder final : public models::Decoder {
   double loss(ops::Context& context, std::span<const models::SequenceStep> steps,
               const models::PassOptions& options) const override;
   /// Walks the models one after another.
-  void visit(layers::TensorVisitor& visitor) const override;
+  void read(layers::TensorReader& reader) const override;
   void rebind(layers::TensorVisitor& visitor) override;
+  void weights_changed() override;
   bool cache_holds(int64_t before, int64_t after) const override;
 
   const Gate& gate() const { return gate_; }

@@ -25,7 +25,7 @@ enum class Piece {
   // rows, with rows and columns exchanged, and the values'.
   head_keys,
   head_values,
-  // Of a tensor whose rows come in groups that hold rows of two weights each (TensorVisitor::Tensor::parts groups,
+  // Of a tensor whose rows come in groups that hold rows of two weights each (ListedTensor::parts groups,
   // merged_with rows of the other weight in each): those first in each group, or last.
   group_front,
   group_back,
@@ -37,7 +37,7 @@ enum class Piece {
 /// How the dimensions of a weight lie in the file, whose values are in the same order in each case.
 enum class Form {
   plain,     // [rows, cols] or [n]
-  in_parts,  // [parts, rows / parts, cols] or [parts, n / parts]: the layer says how many (TensorVisitor::Tensor)
+  in_parts,  // [parts, rows / parts, cols] or [parts, n / parts]: the layer says how many (ListedTensor)
   filters,   // [rows, 1, cols]: PyTorch's taps of a convolution that keeps channels apart
   column,    // [n, 1]
   // As named, where writers do not agree on dimensions of one: read with any of them.

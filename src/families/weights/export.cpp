@@ -101,20 +101,20 @@ struct Merged {
   }
 };
 
-class Exporter : public layers::TensorVisitor {
+class Exporter : public layers::TensorReader {
  public:
   explicit Exporter(const NameTable& names) : names_(names) {}
 
-  void matrix(const Tensor& tensor, int64_t rows, int64_t cols, tensor::Weight& slot) override {
+  void matrix(const Tensor& tensor, int64_t rows, int64_t cols, const tensor::Weight& slot) override {
     if (tensor.place == layers::Place::router) refuse_coarse_router(tensor.path, slot.dtype);
     add(tensor, {rows, cols}, {slot}, -1, 0);
   }
-  void vector(const Tensor& tensor, int64_t n, layers::Vector& slot) override { add_floats(tensor, {n}, slot); }
-  void table(const Tensor& tensor, int64_t rows, int64_t cols, layers::Vector& slot) override {
+  void vector(const Tensor& tensor, int64_t n, const layers::Vector& slot) override { add_floats(tensor, {n}, slot); }
+  void table(const Tensor& tensor, int64_t rows, int64_t cols, const layers::Vector& slot) override {
     add_floats(tensor, {rows, cols}, slot);
   }
   void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols,
-             std::vector<tensor::Weight>& slots) override {
+             const std::vector<tensor::Weight>& slots) override {
     if (is_of_heads(first_name(tensor.path).piece)) return heads(tensor, slots);
     const Name found = name(tensor.path);
     if (found.in_file.pattern.find("{expert}") == std::string::npos)
@@ -122,7 +122,7 @@ class Exporter : public layers::TensorVisitor {
     for (size_t e = 0; e < slots.size(); ++e) add(tensor, {rows, cols}, {slots[e]}, static_cast<int64_t>(e), 0);
   }
 
-  void vectors(const Tensor& tensor, int64_t experts, int64_t n, layers::Vector& slot) override {
+  void vectors(const Tensor& tensor, int64_t experts, int64_t n, const layers::Vector& slot) override {
     std::vector<tensor::Weight> one_each;
     for (int64_t e = 0; e < experts; ++e)
       one_each.emplace_back(reinterpret_cast<const std::byte*>(slot.values.data() + e * n), tensor::DType::f32, n, 1);
@@ -243,7 +243,7 @@ bool too_coarse_for_a_router(tensor::DType dtype) {
 
 std::vector<TensorToWrite> tensors_to_write(const models::Decoder& decoder, const NameTable& names) {
   Exporter exporter(names);
-  decoder.visit(exporter);
+  decoder.read(exporter);
   return exporter.finish();
 }
 

@@ -19,13 +19,13 @@ constexpr const char* kParts[] = {"q", "k", "v"};
 }  // namespace
 
 void DeltaRule::visit_low_rank(TensorVisitor& visitor, const std::string& path, int64_t rows, int64_t rank,
-                               const TensorVisitor::Tensor& order, LowRank& slot) {
+                               const ListedTensor& order, LowRank& slot) {
   if (rank > 0) {
     visitor.adaptable(path + "_a", Place::mixer, rank, width_, false, slot.a);
     visitor.adaptable(path + "_b", Place::mixer, rows, rank, false, slot.b);
     return;
   }
-  TensorVisitor::Tensor tensor = order;
+  ListedTensor tensor = order;
   tensor.path = path, tensor.place = Place::mixer;
   visitor.matrix(tensor, rows, width_, slot.whole.weight);
   visitor.lora(tensor, rows, width_, slot.whole.lora);
@@ -36,10 +36,10 @@ void DeltaRule::visit(TensorVisitor& visitor, const std::string& path) {
   const int64_t each = spec_.value_heads / spec_.key_heads;  // value heads of a key head
   // Some files keep what belongs to a key head together: its query, key, values and gates; and its betas and decays.
   const auto ordered = [&](int64_t others) {
-    return TensorVisitor::Tensor{.path = {}, .place = Place::mixer, .parts = spec_.key_heads, .merged_with = others};
+    return ListedTensor{.path = {}, .place = Place::mixer, .parts = spec_.key_heads, .merged_with = others};
   };
   if (spec_.fused) {
-    TensorVisitor::Tensor qkv = ordered(each * spec_.value_dim);
+    ListedTensor qkv = ordered(each * spec_.value_dim);
     qkv.path = path + ".qkv";
     visitor.matrix(qkv, channels, width_, qkv_.weight);
     visitor.lora(qkv, channels, width_, qkv_.lora);
@@ -53,7 +53,7 @@ void DeltaRule::visit(TensorVisitor& visitor, const std::string& path) {
   }
   visit_low_rank(visitor, path + ".gate", values, spec_.gate_rank, ordered(2 * spec_.key_dim + each * spec_.value_dim),
                  gate_);
-  TensorVisitor::Tensor beta = ordered(each);
+  ListedTensor beta = ordered(each);
   beta.path = path + ".beta";
   visitor.matrix(beta, heads, width_, beta_.weight);
   visitor.lora(beta, heads, width_, beta_.lora);

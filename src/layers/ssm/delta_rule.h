@@ -27,7 +27,7 @@ class DeltaRule {
     Linear whole, a, b;
   };
   void visit_low_rank(TensorVisitor& visitor, const std::string& path, int64_t rows, int64_t rank,
-                      const TensorVisitor::Tensor& order, LowRank& slot);
+                      const ListedTensor& order, LowRank& slot);
   void project_low_rank(const Batch& batch, tensor::ConstMatrix x, const LowRank& by, tensor::Matrix y) const;
 
   DeltaRuleSpec spec_;

@@ -18,7 +18,7 @@ void Mamba::visit(TensorVisitor& visitor, const std::string& path) {
   visitor.table({path + ".conv", Place::mixer}, channels, spec_.conv_width, taps_);
   if (spec_.conv_bias) visitor.vector({path + ".conv.bias", Place::mixer}, channels, conv_bias_);
   const auto by_head = [&](const char* name) {
-    return TensorVisitor::Tensor{.path = path + name, .place = Place::mixer, .parts = spec_.heads};
+    return ListedTensor{.path = path + name, .place = Place::mixer, .parts = spec_.heads};
   };
   visitor.matrix(by_head(".select"), spec_.heads * (r + 2 * s), channels / spec_.heads, select_);
   visitor.matrix(by_head(".dt"), channels, r, dt_);

@@ -41,18 +41,19 @@ struct Patch {
   }
 };
 
-class Finder : public layers::TensorVisitor {
+class Finder : public layers::TensorReader {
  public:
-  void matrix(const Tensor& tensor, int64_t, int64_t, tensor::Weight& slot) override { matrices_[tensor.path] = slot; }
-  void vector(const Tensor&, int64_t, layers::Vector&) override {}
-  void stack(const Tensor& tensor, int64_t, int64_t, int64_t, std::vector<tensor::Weight>& slots) override {
+  void matrix(const Tensor& tensor, int64_t, int64_t, const tensor::Weight& slot) override {
+    matrices_[tensor.path] = slot;
+  }
+  void stack(const Tensor& tensor, int64_t, int64_t, int64_t, const std::vector<tensor::Weight>& slots) override {
     stacks_[tensor.path] = slots;
   }
-  void lora(const Tensor& tensor, int64_t, int64_t, layers::Lora& slot) override {
+  void lora(const Tensor& tensor, int64_t, int64_t, const layers::Lora& slot) override {
     if (slot)
       patches.emplace_back(tensor.path, Patch{matrices_.at(tensor.path), slot.low_rank, slot.magnitude, slot.norm});
   }
-  void loras(const Tensor& tensor, int64_t, int64_t, int64_t, std::vector<ops::LowRank>& slots) override {
+  void loras(const Tensor& tensor, int64_t, int64_t, int64_t, const std::vector<ops::LowRank>& slots) override {
     const std::vector<tensor::Weight>& weights = stacks_.at(tensor.path);
     for (size_t e = 0; e < slots.size(); ++e)
       if (slots[e]) patches.emplace_back(tensor.path, Patch{weights[e], slots[e]});
@@ -69,7 +70,7 @@ using Patches = std::map<const TensorInfo*, std::vector<Patch>>;
 /// Which tensor of the file each adapted weight lies in.
 Patches place(const families::Model& model) {
   Finder finder;
-  model.decoder->visit(finder);
+  model.decoder->read(finder);
   std::map<const std::byte*, const TensorInfo*> by_address;
   for (const TensorInfo& tensor : model.source->tensors()) by_address[tensor.bytes.data()] = &tensor;
   Patches result;

@@ -132,7 +132,7 @@ class Merging {
     result_.notes.insert(result_.notes.end(), router_rows_.notes.begin(), router_rows_.notes.end());
     std::vector<checkpoint::TensorToWrite> tensors = tensors_of(
         published_.spec, family_->hugging_face_names(),
-        [this](const layers::TensorVisitor::Tensor& tensor) { return supply(tensor); }, context_.pool);
+        [this](const layers::ListedTensor& tensor) { return supply(tensor); }, context_.pool);
     made.write(published_.spec, published_.config, base_, std::move(tensors));
     made.check(base_, [this](const Model& written) { count_choices(written); });
     made.finish(receipt());
@@ -168,7 +168,7 @@ class Merging {
     return {&model, &expert, weights_of(model)};
   }
 
-  Rows supply(const layers::TensorVisitor::Tensor& tensor) const {
+  Rows supply(const layers::ListedTensor& tensor) const {
     const MoeTensor moe = moe_tensor(tensor.path);
     const auto layer = static_cast<size_t>(moe.layer);
     const int64_t width = base_.decoder->spec().width;

@@ -116,16 +116,14 @@ std::vector<std::vector<double>> prompt_states(ops::Context& context, const fami
 
 std::vector<double> prompt_embedding(const families::Model& model, std::span<const std::string> prompts,
                                      std::string_view where) {
-  class Embedding : public layers::TensorVisitor {
+  class Embedding : public layers::TensorReader {
    public:
-    void matrix(const Tensor& tensor, int64_t, int64_t, tensor::Weight& slot) override {
+    void matrix(const Tensor& tensor, int64_t, int64_t, const tensor::Weight& slot) override {
       if (tensor.path == "embedding") table = slot;
     }
-    void stack(const Tensor&, int64_t, int64_t, int64_t, std::vector<tensor::Weight>&) override {}
-    void vector(const Tensor&, int64_t, layers::Vector&) override {}
     tensor::Weight table;
   } embedding;
-  model.decoder->visit(embedding);
+  model.decoder->read(embedding);
   const tensor::Weight& table = embedding.table;
   std::vector<double> mean(static_cast<size_t>(table.cols));
   std::vector<float> row(static_cast<size_t>(table.cols));

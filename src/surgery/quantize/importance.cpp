@@ -22,18 +22,17 @@ constexpr std::string_view kSums = ".in_sum2", kCounts = ".counts";
 
 /// Every weight under the name GGUF gives it. Of several weights that GGUF has as one tensor (q, k and v) the first
 /// stands for all: they read the same rows.
-class Names : public layers::TensorVisitor {
+class Names : public layers::TensorReader {
  public:
   using Found = std::function<void(const std::string& path, const std::string& name, int64_t items, int64_t cols)>;
   Names(const families::NameTable& names, Found found) : names_(names), found_(std::move(found)) {}
 
-  void matrix(const Tensor& tensor, int64_t, int64_t cols, tensor::Weight&) override {
+  void matrix(const Tensor& tensor, int64_t, int64_t cols, const tensor::Weight&) override {
     // Routers are not rounded, and the head is not run: it would cost more than all it could tell.
     const bool head = tensor.place == layers::Place::output_embeddings || tensor.path == "embedding";
     if (tensor.place != layers::Place::router && !head) add(tensor.path, 1, cols);
   }
-  void vector(const Tensor&, int64_t, layers::Vector&) override {}
-  void stack(const Tensor& tensor, int64_t items, int64_t, int64_t cols, std::vector<tensor::Weight>&) override {
+  void stack(const Tensor& tensor, int64_t items, int64_t, int64_t cols, const std::vector<tensor::Weight>&) override {
     add(tensor.path, items, cols);
   }
 
@@ -174,7 +173,7 @@ ImportanceCounter::ImportanceCounter(const models::Decoder& decoder, const std::
     entry.rows.resize(static_cast<size_t>(items));
     count(path, entry);
   });
-  decoder.visit(visitor);
+  decoder.read(visitor);
 }
 
 }  // namespace coterie::surgery

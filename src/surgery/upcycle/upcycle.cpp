@@ -79,8 +79,7 @@ class Upcycling {
                    .on_progress = options_.on_progress},
                   result_);
     std::vector<checkpoint::TensorToWrite> tensors = tensors_of(
-        published_.spec, names, [this](const layers::TensorVisitor::Tensor& tensor) { return supply(tensor); },
-        context_.pool);
+        published_.spec, names, [this](const layers::ListedTensor& tensor) { return supply(tensor); }, context_.pool);
     made.write(published_.spec, published_.config, dense_, std::move(tensors));
     result_.parent_parameters = models::account(dense_.decoder->spec()).total();
     made.check(dense_);
@@ -182,7 +181,7 @@ class Upcycling {
     cut_.bias_scale[2] = a / static_cast<double>(options_.granularity);
   }
 
-  Rows supply(const layers::TensorVisitor::Tensor& tensor) const {
+  Rows supply(const layers::ListedTensor& tensor) const {
     const MoeTensor moe = moe_tensor(tensor.path);
     switch (moe.kind) {
       case MoeTensor::Kind::router: return router(moe.name, tensor.path);

@@ -6,21 +6,21 @@ namespace coterie::surgery {
 
 namespace {
 
-class Collector : public layers::TensorVisitor {
+class Collector : public layers::TensorReader {
  public:
   Collector(const families::NameTable& names, const checkpoint::TensorSource* source)
       : names_(names), source_(source) {}
 
-  void matrix(const Tensor& tensor, int64_t rows, int64_t, tensor::Weight&) override {
+  void matrix(const Tensor& tensor, int64_t rows, int64_t, const tensor::Weight&) override {
     add({tensor.path, tensor.place, false, rows == 1}, 1);
   }
-  void vector(const Tensor& tensor, int64_t, layers::Vector&) override {
+  void vector(const Tensor& tensor, int64_t, const layers::Vector&) override {
     add({tensor.path, tensor.place, true, false}, 1);
   }
-  void stack(const Tensor& tensor, int64_t items, int64_t, int64_t, std::vector<tensor::Weight>&) override {
+  void stack(const Tensor& tensor, int64_t items, int64_t, int64_t, const std::vector<tensor::Weight>&) override {
     add({tensor.path, tensor.place, false, false, items}, items);
   }
-  void vectors(const Tensor& tensor, int64_t experts, int64_t, layers::Vector&) override {
+  void vectors(const Tensor& tensor, int64_t experts, int64_t, const layers::Vector&) override {
     add({tensor.path, tensor.place, true, false, experts}, experts);
   }
   Roles roles;
@@ -55,14 +55,14 @@ class Collector : public layers::TensorVisitor {
 
 Roles roles_to_write(const models::Decoder& decoder, const families::NameTable& names) {
   Collector collector(names, nullptr);
-  decoder.visit(collector);
+  decoder.read(collector);
   return std::move(collector.roles);
 }
 
 Roles roles_in(const checkpoint::TensorSource& source, const models::Decoder& decoder,
                const families::NameTable& names) {
   Collector collector(names, &source);
-  decoder.visit(collector);
+  decoder.read(collector);
   return std::move(collector.roles);
 }
 

@@ -14,7 +14,7 @@
 namespace coterie::laws {
 namespace {
 
-using layers::TensorVisitor;
+using layers::TensorReader;
 
 /// The routed experts of one layer, in memory of their own.
 struct Held {
@@ -26,13 +26,11 @@ struct Held {
 };
 
 /// Copies all routed experts of a decoder.
-class Copied final : public TensorVisitor {
+class Copied final : public TensorReader {
  public:
-  explicit Copied(const models::Decoder& decoder) { decoder.visit(*this); }
+  explicit Copied(const models::Decoder& decoder) { decoder.read(*this); }
 
-  void matrix(const Tensor&, int64_t, int64_t, tensor::Weight&) override {}
-  void vector(const Tensor&, int64_t, layers::Vector&) override {}
-  void stack(const Tensor& t, int64_t experts, int64_t, int64_t, std::vector<tensor::Weight>& slots) override {
+  void stack(const Tensor& t, int64_t experts, int64_t, int64_t, const std::vector<tensor::Weight>& slots) override {
     Held* held = of(t.path, experts);
     if (!held) return;
     for (size_t e = 0; e < slots.size(); ++e) {
@@ -44,7 +42,7 @@ class Copied final : public TensorVisitor {
       weight(*held, t.path, e) = copy;
     }
   }
-  void vectors(const Tensor& t, int64_t experts, int64_t n, layers::Vector& slot) override {
+  void vectors(const Tensor& t, int64_t experts, int64_t n, const layers::Vector& slot) override {
     Held* held = of(t.path, experts);
     if (!held) return;
     const float* data = held->biases.emplace_back(slot.values.data(), slot.values.data() + experts * n).data();

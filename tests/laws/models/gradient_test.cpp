@@ -45,12 +45,7 @@ class GradientLaw : public testing::TestWithParam<std::string> {
 
   /// Notes in `plans` who went where.
   double loss() {
-    class Nothing : public layers::TensorVisitor {
-      void matrix(const Tensor&, int64_t, int64_t, tensor::Weight&) override {}
-      void vector(const Tensor&, int64_t, layers::Vector&) override {}
-      void stack(const Tensor&, int64_t, int64_t, int64_t, std::vector<tensor::Weight>&) override {}
-    } nothing;
-    model.decoder->rebind(nothing);
+    model.decoder->weights_changed();
     ops::Context context{differences, kernels::select(), scratch, ops::Precision::f32};
     scratch.reset();
     plans.clear();

@@ -155,18 +155,22 @@ void permute_rows(MemoryTensor& t, int64_t heads) {
 
 // What a GGUF file holds of every tensor but the experts, by the two tables of names: the same values in the same
 // order, gate and up of a merged pair apart, A in place of A_log.
-class ToGguf : public layers::TensorVisitor {
+class ToGguf : public layers::TensorReader {
  public:
   ToGguf(const std::string& family, const Tensors& from)
       : from_(from),
         theirs_(families::family_of_model_type(family, "law").hugging_face_names()),
         ours_(families::gguf_names()) {}
 
-  void matrix(const Tensor& tensor, int64_t rows, int64_t cols, tensor::Weight&) override { add(tensor, {rows, cols}); }
-  void vector(const Tensor& tensor, int64_t n, layers::Vector&) override { add(tensor, {n}); }
-  void table(const Tensor& tensor, int64_t rows, int64_t cols, layers::Vector&) override { add(tensor, {rows, cols}); }
+  void matrix(const Tensor& tensor, int64_t rows, int64_t cols, const tensor::Weight&) override {
+    add(tensor, {rows, cols});
+  }
+  void vector(const Tensor& tensor, int64_t n, const layers::Vector&) override { add(tensor, {n}); }
+  void table(const Tensor& tensor, int64_t rows, int64_t cols, const layers::Vector&) override {
+    add(tensor, {rows, cols});
+  }
   // Where keys and values of heads are one tensor here, the older form of GGUF has one too.
-  void stack(const Tensor& tensor, int64_t, int64_t, int64_t, std::vector<tensor::Weight>&) override {
+  void stack(const Tensor& tensor, int64_t, int64_t, int64_t, const std::vector<tensor::Weight>&) override {
     const families::NameInFile from = name(theirs_, tensor.path);
     if (from.piece != families::Piece::head_keys) return;
     const families::PathPattern path = families::path_pattern(tensor.path);
@@ -215,7 +219,7 @@ TEST_P(Layout, GgufInEveryFormEqualsSafetensors) {
   const std::vector<float> expected = logits(*tiny::bind(spec, tensors).decoder);
   const families::RandomModel gguf = families::random_model(spec, tensor::DType::f32, "law");
   ToGguf renamer(spec.family.model_type, tensors);
-  models::Network(spec).visit(renamer);
+  models::Network(spec).read(renamer);
   // The experts keep their names until a form is chosen.
   Tensors renamed = std::move(renamer.result);
   for (const MemoryTensor& t : tensors)

@@ -72,13 +72,15 @@ TEST(AccountHybrid, SharedBlocksTakeTurns) {
   ASSERT_EQ(spec.shared.size(), 2u);
   EXPECT_EQ(spec.shared[0].adapters, (std::vector<int64_t>{0, 2, 4, 6, 8}));
   EXPECT_EQ(spec.shared[1].adapters, (std::vector<int64_t>{1, 3, 5, 7}));
-  struct Paths : layers::TensorVisitor {
+  struct Paths : layers::TensorReader {
     std::map<std::string, int> seen;
-    void matrix(const Tensor& t, int64_t, int64_t, tensor::Weight&) override { ++seen[t.path]; }
-    void vector(const Tensor& t, int64_t, layers::Vector&) override { ++seen[t.path]; }
-    void stack(const Tensor& t, int64_t, int64_t, int64_t, std::vector<tensor::Weight>&) override { ++seen[t.path]; }
+    void matrix(const Tensor& t, int64_t, int64_t, const tensor::Weight&) override { ++seen[t.path]; }
+    void vector(const Tensor& t, int64_t, const layers::Vector&) override { ++seen[t.path]; }
+    void stack(const Tensor& t, int64_t, int64_t, int64_t, const std::vector<tensor::Weight>&) override {
+      ++seen[t.path];
+    }
   } paths;
-  models::Network(spec).visit(paths);
+  models::Network(spec).read(paths);
   for (const auto& [path, times] : paths.seen) EXPECT_EQ(times, 1) << path;
   EXPECT_TRUE(paths.seen.contains("blocks.6.shared.attention.q"));
   EXPECT_TRUE(paths.seen.contains("blocks.12.shared.adapters.7.gate_up.down"));

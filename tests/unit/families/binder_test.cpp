@@ -152,11 +152,9 @@ TEST(Pieces, HalvesAndAlternatingRows) {
   const auto first_of_expert = [&](Piece piece, size_t expert, int64_t row) {
     layers::MoeSpec moe;
     moe.router.experts = 2, moe.router.experts_per_token = 1, moe.hidden = 2;
-    struct Reader : layers::TensorVisitor {
+    struct Reader : layers::TensorReader {
       std::vector<tensor::Weight> found;
-      void matrix(const Tensor&, int64_t, int64_t, tensor::Weight&) override {}
-      void vector(const Tensor&, int64_t, layers::Vector&) override {}
-      void stack(const Tensor& t, int64_t, int64_t, int64_t, std::vector<tensor::Weight>& slots) override {
+      void stack(const Tensor& t, int64_t, int64_t, int64_t, const std::vector<tensor::Weight>& slots) override {
         if (t.path.ends_with("experts.up")) found = slots;
       }
     };
@@ -188,7 +186,7 @@ TEST(Pieces, HalvesAndAlternatingRows) {
     const auto all = checkpoint::memory_source(tensors);
     bind(network, *all, table, true);
     Reader reader;
-    network.visit(reader);
+    network.read(reader);
     float value;
     std::memcpy(&value, reader.found[expert].row(row), 4);
     EXPECT_EQ(reader.found[expert].rows, 2);

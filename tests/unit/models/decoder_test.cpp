@@ -89,26 +89,26 @@ TEST_F(DecoderTest, TheObserverHearsEveryRouter) {
 
 // The visitor of a bound model sees the bytes that the account counts.
 TEST_F(DecoderTest, VisitsEveryWeightOnce) {
-  struct Sum : layers::TensorVisitor {
+  struct Sum : layers::TensorReader {
     int64_t total = 0;
     std::vector<std::string> paths;
-    void matrix(const Tensor& t, int64_t rows, int64_t cols, tensor::Weight& slot) override {
+    void matrix(const Tensor& t, int64_t rows, int64_t cols, const tensor::Weight& slot) override {
       EXPECT_TRUE(slot) << t.path;
       EXPECT_EQ(slot.rows, rows);
       EXPECT_EQ(slot.cols, cols);
       total += slot.rows * slot.cols, paths.push_back(t.path);
     }
-    void vector(const Tensor& t, int64_t n, layers::Vector& slot) override {
+    void vector(const Tensor& t, int64_t n, const layers::Vector& slot) override {
       EXPECT_EQ(slot.values.size(), n) << t.path;
       total += n, paths.push_back(t.path);
     }
-    void stack(const Tensor& t, int64_t experts, int64_t, int64_t, std::vector<tensor::Weight>& slots) override {
+    void stack(const Tensor& t, int64_t experts, int64_t, int64_t, const std::vector<tensor::Weight>& slots) override {
       EXPECT_EQ(static_cast<int64_t>(slots.size()), experts) << t.path;
       for (const tensor::Weight& slot : slots) total += slot.rows * slot.cols;
       paths.push_back(t.path);
     }
   } sum;
-  model.decoder->visit(sum);
+  model.decoder->read(sum);
   EXPECT_EQ(sum.total, account(model.decoder->spec()).total());
   std::sort(sum.paths.begin(), sum.paths.end());
   EXPECT_EQ(std::unique(sum.paths.begin(), sum.paths.end()), sum.paths.end());

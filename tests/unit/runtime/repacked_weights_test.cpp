@@ -59,12 +59,11 @@ std::vector<std::vector<uint32_t>> steps_of(Engine& engine, bool moved) {
   return result;
 }
 
-class Counter : public layers::TensorVisitor {
+class Counter : public layers::TensorReader {
  public:
-  void matrix(const Tensor& tensor, int64_t, int64_t, tensor::Weight& slot) override { count(tensor, slot); }
-  void vector(const Tensor&, int64_t, layers::Vector&) override {}
-  void stack(const Tensor& tensor, int64_t, int64_t, int64_t, std::vector<tensor::Weight>& slots) override {
-    for (tensor::Weight& slot : slots) count(tensor, slot);
+  void matrix(const Tensor& tensor, int64_t, int64_t, const tensor::Weight& slot) override { count(tensor, slot); }
+  void stack(const Tensor& tensor, int64_t, int64_t, int64_t, const std::vector<tensor::Weight>& slots) override {
+    for (const tensor::Weight& slot : slots) count(tensor, slot);
   }
   int64_t repacked = 0, experts = 0, looked_up = 0, routers = 0;
 
@@ -80,7 +79,7 @@ class Counter : public layers::TensorVisitor {
 
 Counter count(const models::Decoder& decoder) {
   Counter counter;
-  decoder.visit(counter);
+  decoder.read(counter);
   return counter;
 }
 
