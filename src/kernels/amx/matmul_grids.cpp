@@ -14,25 +14,11 @@ COTERIE_BEGIN_AMX
 namespace coterie::kernels::amx {
 
 namespace {
-#include "kernels/avx512/matmul_lanes.inl.h"
-
-#include "kernels/matmul/repacked.inl.h"
-
-#include "kernels/matmul/formats256.inl.h"
-
-#include "kernels/matmul/formats_grid.inl.h"
-
-#include "kernels/matmul/tile.inl.h"
-
-#include "kernels/matmul/blocks256.inl.h"
-
-#include "kernels/matmul/panels.inl.h"
-
-#include "kernels/amx/tiles.inl.h"
-
-#include "kernels/amx/matmul_tiles256.inl.h"
+#include "kernels/avx512/matmul_lanes.inl.h"  // first: the vocabulary of the others
 
 #include "kernels/amx/matmul_tiles.inl.h"
+#include "kernels/matmul/blocks256.inl.h"
+#include "kernels/matmul/formats_grid.inl.h"
 }  // namespace
 
 namespace {

@@ -1,6 +1,9 @@
 // The walk over a task's rows. `Tiles` says how a block of a panel is laid out (unpack), multiplied (multiply) and what
 // then happens to the sums (finish). The rows of x are packed first: of each
 // block the values of a tile's tokens side by side. Tokens that a tile lacks are rows of zeros.
+#pragma once
+#include "kernels/amx/matmul_tiles256.inl.h"
+#include "kernels/matmul/panels.inl.h"
 
 inline constexpr int64_t kPackedBytes = 256 << 10;  // of x at a time: with the panels it stays in the second cache
 

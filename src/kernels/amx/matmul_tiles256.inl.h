@@ -7,6 +7,9 @@
 // whose sums over the whole block, put together, are the integer that every other kernel has. A panel's planes are laid
 // out as tiles (16 groups of four values, each of 16 rows), which is how panels lie anyway, and never leave the first
 // cache: all tokens pass while a block of a panel is there.
+#pragma once
+#include "kernels/amx/tiles.inl.h"
+#include "kernels/matmul/blocks256.inl.h"
 
 enum class Planes { kSplitScale, kWhole, kSplitProduct };
 

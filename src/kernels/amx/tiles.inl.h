@@ -1,6 +1,7 @@
 // The tiles of AMX as the kernels here use them: 0 … 3 hold sums of 32 bits ([tile of tokens][plane]), 4 and 5 tokens
 // (one a row, 64 bytes), 6 and 7 weights (16 groups of four values, of 16 rows). In assembly, because GCC's intrinsics
 // make names of their arguments and so take no template's.
+#pragma once
 
 inline constexpr int64_t kTileRows = 16, kTileBytes = 1024;
 

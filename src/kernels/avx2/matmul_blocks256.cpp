@@ -9,27 +9,13 @@ COTERIE_BEGIN_AVX2
 namespace coterie::kernels::avx2 {
 
 namespace {
-#include "kernels/avx2/matmul_lanes.inl.h"
-
-#include "kernels/matmul/repacked.inl.h"
-
-#include "kernels/matmul/formats256.inl.h"
-
-#include "kernels/matmul/tile.inl.h"
-
-#include "kernels/matmul/blocks256.inl.h"
+#include "kernels/avx2/matmul_lanes.inl.h"  // first: the vocabulary of the others
 
 #include "kernels/avx2/matmul_rows256.inl.h"
-
-#include "kernels/avx2/matmul_words.inl.h"
-
-#include "kernels/matmul/panels.inl.h"
-
-#include "kernels/matmul/streams.inl.h"
-
-#include "kernels/matmul/block_kernel.inl.h"
-
 #include "kernels/avx2/matmul_stream256.inl.h"
+#include "kernels/avx2/matmul_words.inl.h"
+#include "kernels/matmul/block_kernel.inl.h"
+#include "kernels/matmul/blocks256.inl.h"
 }  // namespace
 
 bool stream_q4_k(const MatmulTask& task) noexcept { return run_stream256<StreamK4<Q4K>>(task); }

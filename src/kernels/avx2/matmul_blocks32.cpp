@@ -9,23 +9,11 @@ COTERIE_BEGIN_AVX2
 namespace coterie::kernels::avx2 {
 
 namespace {
-#include "kernels/avx2/matmul_lanes.inl.h"
-
-#include "kernels/matmul/repacked.inl.h"
-
-#include "kernels/matmul/formats32.inl.h"
-
-#include "kernels/matmul/tile.inl.h"
-
-#include "kernels/matmul/blocks32.inl.h"
+#include "kernels/avx2/matmul_lanes.inl.h"  // first: the vocabulary of the others
 
 #include "kernels/avx2/matmul_words.inl.h"
-
-#include "kernels/matmul/panels.inl.h"
-
-#include "kernels/matmul/streams.inl.h"
-
 #include "kernels/matmul/block_kernel.inl.h"
+#include "kernels/matmul/blocks32.inl.h"
 
 template <class Format>
 using WordBlocks32 = Words<Format, Blocks32<Format>, ActivationBlock32, Header32>;

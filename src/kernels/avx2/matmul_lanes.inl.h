@@ -1,6 +1,7 @@
 // The words that kernels/matmul/*.inl.h is written in, for AVX2 with FMA and F16C. Included inside the target
 // region and an unnamed namespace of avx2/matmul*.cpp. An Int holds one 32-bit lane a row of the weights: an integer,
 // two 16-bit ones, or four bytes.
+#pragma once
 
 using Int = __m256i;
 using Float = __m256;

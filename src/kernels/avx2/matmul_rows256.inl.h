@@ -7,6 +7,8 @@
 //   prepare(t, x)     what a token's activations need before the rows come
 //   row_pair(block, stride, r, sum)   sum[i][t] = the partial sums of rows r and r + 1 for each token
 //   mins(t)           Σ min * Σ x in lanes, when the format has mins
+#pragma once
+#include "kernels/matmul/blocks256.inl.h"
 
 COTERIE_INLINE Int load_bytes(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 COTERIE_INLINE Int products(Int codes, Int x) { return _mm256_maddubs_epi16(codes, x); }

@@ -11,17 +11,7 @@ COTERIE_BEGIN_AVX2
 namespace coterie::kernels::avx2 {
 
 namespace {
-#include "kernels/avx2/matmul_lanes.inl.h"
-
-#include "kernels/matmul/repacked.inl.h"
-
-#include "kernels/matmul/tile.inl.h"
-
-#include "kernels/matmul/panels.inl.h"
-
-#include "kernels/matmul/streams.inl.h"
-
-#include "kernels/matmul/floats.inl.h"
+#include "kernels/avx2/matmul_lanes.inl.h"  // first: the vocabulary of the others
 
 #include "kernels/matmul/scaled_floats.inl.h"
 }  // namespace

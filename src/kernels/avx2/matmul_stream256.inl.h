@@ -9,6 +9,8 @@
 //   kHead           bytes that finish() needs of a block
 //   block(w, x, head)     the partial sums of a block; its head goes to `head`
 //   finish(heads, x, c, terms)    d * dx, and for mins dmin * dx and Σ min * Σ x, of chunk c
+#pragma once
+#include "kernels/matmul/block_kernel.inl.h"
 
 inline constexpr int64_t kStreamBlocks = 64;        // of a row, at most: what a panel's terms take of the first cache
 inline constexpr int64_t kStreamAheadBytes = 8192;  // 4 kB and 16 kB measured slower; the first cache (t0) far slower

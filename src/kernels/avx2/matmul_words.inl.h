@@ -2,6 +2,9 @@
 // moved to x and their products widened at once: four instructions on two ports for 32 products. As words of 16 bits,
 // two vpmaddwd do: their sums are of 32 bits already, and a whole block is added up before anything else happens to it.
 // The words, twice as many bytes, are made when a panel is unpacked; those of x, for each block of a tile.
+#pragma once
+#include "kernels/matmul/repacked.inl.h"
+#include "kernels/matmul/tile.inl.h"
 
 /// x of T tokens, 32 values, as words.
 template <int T>

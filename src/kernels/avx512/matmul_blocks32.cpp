@@ -13,21 +13,10 @@ COTERIE_BEGIN_AVX512
 namespace coterie::kernels::avx512 {
 
 namespace {
-#include "kernels/avx512/matmul_lanes.inl.h"
-
-#include "kernels/matmul/repacked.inl.h"
-
-#include "kernels/matmul/formats32.inl.h"
-
-#include "kernels/matmul/tile.inl.h"
-
-#include "kernels/matmul/blocks32.inl.h"
-
-#include "kernels/matmul/panels.inl.h"
-
-#include "kernels/matmul/streams.inl.h"
+#include "kernels/avx512/matmul_lanes.inl.h"  // first: the vocabulary of the others
 
 #include "kernels/matmul/block_kernel.inl.h"
+#include "kernels/matmul/blocks32.inl.h"
 }  // namespace
 
 namespace {

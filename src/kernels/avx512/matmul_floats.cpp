@@ -14,19 +14,7 @@ COTERIE_BEGIN_AVX512
 namespace coterie::kernels::avx512 {
 
 namespace {
-#include "kernels/avx512/matmul_lanes.inl.h"
-
-#include "kernels/matmul/repacked.inl.h"
-
-#include "kernels/matmul/tile.inl.h"
-
-#include "kernels/matmul/panels.inl.h"
-
-#include "kernels/matmul/streams.inl.h"
-
-#include "kernels/matmul/floats.inl.h"
-
-#include "kernels/matmul/floats_repacked.inl.h"
+#include "kernels/avx512/matmul_lanes.inl.h"  // first: the vocabulary of the others
 
 #include "kernels/matmul/float_kernel.inl.h"
 }  // namespace

@@ -1,6 +1,7 @@
 // The words that kernels/matmul/*.inl.h is written in, for AVX-512 (F, BW, DQ, VL, VNNI). Included inside the target
 // region and an unnamed namespace of avx512/matmul*.cpp. An Int holds one 32-bit lane a row of the weights: an integer,
 // two 16-bit ones, or four bytes.
+#pragma once
 
 using Int = __m512i;
 using Float = __m512;

@@ -3,6 +3,8 @@
 // weighed as 16-bit pairs they leave 16 partial sums a row, and a tree adds those of 16 rows to 16 sums. All of it
 // is exact, so the bits are those of the panel kernels. (Zen 4, weights in the second cache, bytes a cycle, panels ->
 // rows: see docs/design/matmul.md.)
+#pragma once
+#include "kernels/matmul/blocks256.inl.h"
 
 COTERIE_INLINE Int load_bytes(const void* p) { return _mm512_loadu_si512(p); }
 COTERIE_INLINE Int join_halves(const int8_t* low, const int8_t* high) {

@@ -1,4 +1,5 @@
 // Rows of activations to int8, by the same arithmetic as scalar/matmul.cpp.
+#pragma once
 
 struct BlockScale {
   float d, factor;  // x ~ d * round(x * factor); factor 0: all codes are 0

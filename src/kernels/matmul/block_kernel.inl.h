@@ -1,4 +1,6 @@
 // Which walk a task of blocks takes: by its tokens, and by how its rows lie.
+#pragma once
+#include "kernels/matmul/streams.inl.h"
 
 /// What multiplies one token, where it can: false and nothing done where it cannot.
 using OneToken = bool (*)(const MatmulTask&) noexcept;

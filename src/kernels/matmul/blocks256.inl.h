@@ -1,4 +1,7 @@
 // fast matmul on the 256-value formats: int8 activations, exact integers inside a block, f32 between blocks.
+#pragma once
+#include "kernels/matmul/formats256.inl.h"
+#include "kernels/matmul/tile.inl.h"
 
 /// Whether what was added to codes is taken off in the sums of 16 bits: they begin with it, so that each of their two
 /// halves is a sum of 8 products with codes of -32 … 32 at most, 8 * 32 * 127 = 32512, at every step.

@@ -1,4 +1,7 @@
 // fast matmul on the 32-value formats: int8 activations, exact integers inside a block, f32 between blocks.
+#pragma once
+#include "kernels/matmul/formats32.inl.h"
+#include "kernels/matmul/tile.inl.h"
 
 /// How many groups of four products may be summed before they are widened to 32 bits.
 template <class Format>

@@ -1,4 +1,6 @@
 // Which walk a task of floats takes: by its tokens, and by how its rows lie.
+#pragma once
+#include "kernels/matmul/floats_repacked.inl.h"
 
 template <class Read>
 void run_floats(const MatmulTask& task) noexcept {

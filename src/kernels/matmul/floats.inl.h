@@ -1,5 +1,9 @@
 // Matmul in f32: weights that are floats, in both precisions, and decoded blocks in `exact`. Weights become panels
 // [k][kLanes] of f32, one row a lane; an output is the sum, in order, of the sums of kChunk products each.
+#pragma once
+#include "kernels/matmul/panels.inl.h"
+#include "kernels/matmul/repacked.inl.h"
+#include "kernels/matmul/tile.inl.h"
 
 inline constexpr int64_t kChunk = 256;
 // Packed together, a chunk at a time: as many rows as a piece of many tokens has (rows_of_floats in ops/), so that x is

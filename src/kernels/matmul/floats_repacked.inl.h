@@ -1,6 +1,9 @@
 // Floats by repacked rows (MatmulKernels::repack): lanes lie side by side already, so few tokens are multiplied
 // straight from there, in the streams that a processor wants, and more unpack panels by loads alone. The sums are those
 // of floats.inl.h.
+#pragma once
+#include "kernels/matmul/floats.inl.h"
+#include "kernels/matmul/streams.inl.h"
 
 /// A few tokens: a tile of so many streams and tokens that its sums stay in registers. Sums wait for themselves, a few
 /// of them together less, so that there are two streams at least where registers allow it, whatever the processor

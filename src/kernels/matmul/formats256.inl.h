@@ -11,6 +11,8 @@
 //   codes()     hands sink.unit<u>(columns) the codes of values [16u, 16u + 16): lane r of columns[i] holds the four
 //               from 16u + 4i on of row r
 // Layouts: quant/blocks.h.
+#pragma once
+#include "kernels/matmul/repacked.inl.h"
 
 template <int kSubs>
 struct Header256 {

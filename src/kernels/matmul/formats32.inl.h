@@ -6,6 +6,8 @@
 //   kOffset       is added to the codes: 8, 12, 16, 128, or nothing
 //   header()      d and m;  codes() hands sink.unit<u>(columns) the codes of values [16u, 16u + 16), as in formats256
 // Layouts: quant/blocks.h.
+#pragma once
+#include "kernels/matmul/repacked.inl.h"
 
 struct Header32 {
   Float d, m;

@@ -1,6 +1,7 @@
-// The formats whose codes point into a codebook, and the ternary ones, in the terms of formats256.inl.h. A look-up is a
-// gather of four values of each row; what it finds is what any format's codes are, so few tokens and many, in the
-// file's order and repacked, go the ways of the other 256-value formats. Layouts: quant/blocks.h.
+// The formats whose codes point into a codebook, and the ternary ones, in the terms of formats256.inl.h. A look-up
+// gathers four values of each row: codes like any other format's from there on. Layouts: quant/blocks.h.
+#pragma once
+#include "kernels/matmul/formats256.inl.h"
 
 /// Words of 4 bytes from byte kAt of a block on, up to four; they lie in its last 16 bytes where there are not 16 more.
 template <class Format, int kAt, int kCount>

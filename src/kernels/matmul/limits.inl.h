@@ -1,4 +1,5 @@
 // What probe.cpp times: the inner loops of the kernels with nothing to wait for.
+#pragma once
 
 int64_t peak_f32(int64_t rounds, float* sink) noexcept {
   constexpr int kChains = 12;

@@ -2,6 +2,7 @@
 //   fused<T>   multiplies it by T tokens straight from the file's bytes: few tokens, memory is the limit
 //   unpack     lays it out for the multiplier once;  tile<P, T> then multiplies P of them by T tokens: many tokens
 // Both compute the same integers and then the same sequence of f32 steps.
+#pragma once
 
 inline constexpr int64_t kUnpackedBytes = 192 << 10;  // panels unpacked together: they stay in the second cache
 

@@ -1,5 +1,6 @@
 // A panel of rows from the order of files to that of the kernels: MatmulKernels::repack. Decoding a token then neither
 // transposes rows into lanes nor sums across lanes, which is two thirds of its instructions in 4-bit formats.
+#pragma once
 
 /// kBytes at `at` of each row of a panel, row after row.
 template <int64_t kBytes>

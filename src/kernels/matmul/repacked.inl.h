@@ -1,5 +1,6 @@
 // A panel in the order of the kernels (MatmulKernels::repack) read in the words of one in the order of the file: what a
 // format says of its blocks then holds for both.
+#pragma once
 
 /// How far a panel's next block is.
 COTERIE_INLINE int64_t step_bytes(Rows, int64_t block_bytes) { return block_bytes; }

@@ -4,6 +4,9 @@
 //   kOfWord           values in a word of codes
 //   Head(word)        what all values of a block need
 //   value(head, word, i)
+#pragma once
+#include "kernels/matmul/floats.inl.h"
+#include "kernels/matmul/streams.inl.h"
 
 COTERIE_INLINE Float round_to_bf16(Float v) {
   const Int bits = as_int(v), even = bits_and(shift<-16>(bits), set_int(1));

@@ -2,6 +2,10 @@
 // each other; how a thread walks them is the processor's matter (ReadAhead, docs/design/matmul.md). One whose
 // prefetcher follows a stream only within a page, and has few places for lines that are under way, wants several
 // streams side by side and what lies some way ahead in each to be prefetched.
+#pragma once
+#include "kernels/matmul/panels.inl.h"
+#include "kernels/matmul/repacked.inl.h"
+#include "kernels/matmul/tile.inl.h"
 
 inline constexpr int kMostStreams = 4;
 

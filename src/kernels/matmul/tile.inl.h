@@ -1,4 +1,5 @@
 // How a tile of P panels by T tokens begins, whatever the format.
+#pragma once
 
 /// x[t]: the first block of each token's row; y: zeros.
 template <class X, int P, int T>
