@@ -65,7 +65,7 @@ def main(library, model_path, prompts):
     coterie.call("model_load", model_path.encode(), None, ctypes.byref(model))
 
     options = GenerateOptions()
-    coterie.c.coterie_generate_defaults(ctypes.byref(options))
+    coterie.c.coterie_generate_defaults(ctypes.byref(options), ctypes.c_size_t(ctypes.sizeof(options)))
     options.temperature, options.max_tokens = 0, 24
 
     sessions = (ctypes.c_void_p * len(prompts))()

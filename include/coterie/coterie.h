@@ -102,8 +102,12 @@ struct GenerateOptions {
   double mirostat_lr = 0.1, mirostat_ent = 5;
   std::vector<std::pair<int32_t, float>> logit_bias = {};
   uint64_t seed = 0;
-  std::vector<std::string> stop = {};            // the text ends before any of these
-  bool ignore_end = false;                       // go on past the model's end tokens
+  std::vector<std::string> stop = {};  // the text ends before any of these
+  bool ignore_end = false;             // go on past the model's end tokens
+  // What the text has to be, at most one of them (docs/guides/structured-output.md); empty: anything.
+  std::string json_schema = {};                  // JSON that fits this schema
+  std::string grammar = {};                      // a text of this Lark grammar, from its rule `start`
+  std::string regex = {};                        // as a whole a match of this regular expression
   const std::atomic<bool>* interrupt = nullptr;  // set it from anywhere to end the text early; see Session::cancel
 };
 

@@ -88,7 +88,13 @@ typedef struct coterie_generate_options {
   const int32_t* bias_ids;  // [bias_count], with
   const float* biases;      // [bias_count]
   size_t bias_count;
-  int32_t ignore_end;
+  int32_t ignore_end, mirostat;
+  int64_t dry_allowed_length, dry_penalty_last_n;
+  const char* const* dry_sequence_breakers;  // [dry_sequence_breaker_count]; null: the defaults
+  size_t dry_sequence_breaker_count;
+  double dry_multiplier, dry_base, xtc_probability, xtc_threshold, top_n_sigma, dynatemp_range, dynatemp_exp;
+  double mirostat_lr, mirostat_ent;
+  const char *json_schema, *grammar, *regex;  // null: none
 } coterie_generate_options;
 
 typedef struct coterie_message {
@@ -110,8 +116,9 @@ COTERIE_C_API const char* coterie_version(void);
 /// such call of this thread.
 COTERIE_C_API const char* coterie_last_error(void);
 
-COTERIE_C_API void coterie_load_defaults(coterie_load_options* options);
-COTERIE_C_API void coterie_generate_defaults(coterie_generate_options* options);
+/// `size`: sizeof *options as the caller was compiled, which a later library keeps to.
+COTERIE_C_API void coterie_load_defaults(coterie_load_options* options, size_t size);
+COTERIE_C_API void coterie_generate_defaults(coterie_generate_options* options, size_t size);
 
 /// coterie::Model::load. `options` may be null. *model is null after an error.
 COTERIE_C_API coterie_status coterie_model_load(const char* path, const coterie_load_options* options,

@@ -13,7 +13,7 @@ namespace {
 struct CInterface : testing::Test {
   void SetUp() override {
     coterie_load_options options;
-    coterie_load_defaults(&options);
+    coterie_load_defaults(&options, sizeof options);
     options.threads = 2, options.context = 256;
     ASSERT_EQ(coterie_model_load(test::small_path().c_str(), &options, &model), COTERIE_OK) << coterie_last_error();
     ASSERT_EQ(coterie_session_new(model, &session), COTERIE_OK);
@@ -31,7 +31,7 @@ struct CInterface : testing::Test {
   }
   static coterie_generate_options greedy(int64_t tokens) {
     coterie_generate_options options;
-    coterie_generate_defaults(&options);
+    coterie_generate_defaults(&options, sizeof options);
     options.temperature = 0, options.max_tokens = tokens, options.ignore_end = 1;
     return options;
   }
@@ -144,6 +144,37 @@ TEST_F(CInterface, OptionsOfAnEarlierVersionAreUnderstood) {
   options.ignore_end = 77;
   const auto prompt = ids("One day");
   EXPECT_EQ(coterie_session_generate(session, prompt.data(), prompt.size(), &options, nullptr, nullptr), COTERIE_OK);
+}
+
+// Nor is more written than it has.
+TEST_F(CInterface, DefaultsKeepToTheSizeThatTheCallerHas) {
+  coterie_generate_options options;
+  options.mirostat_ent = 1234;
+  coterie_generate_defaults(&options, offsetof(coterie_generate_options, mirostat_ent));
+  EXPECT_EQ(options.size, offsetof(coterie_generate_options, mirostat_ent));
+  EXPECT_EQ(options.mirostat_ent, 1234);
+  EXPECT_EQ(options.max_tokens, GenerateOptions().max_tokens);
+}
+
+TEST_F(CInterface, HasEverySamplerOption) {
+  coterie_generate_options options = greedy(12);
+  const GenerateOptions defaults;
+  EXPECT_EQ(options.dry_base, defaults.dry_base);
+  EXPECT_EQ(options.dry_penalty_last_n, defaults.dry_penalty_last_n);
+  EXPECT_EQ(options.xtc_threshold, defaults.xtc_threshold);
+  EXPECT_EQ(options.top_n_sigma, defaults.top_n_sigma);
+  EXPECT_EQ(options.dynatemp_exp, defaults.dynatemp_exp);
+  EXPECT_EQ(options.mirostat_lr, defaults.mirostat_lr);
+  const auto prompt = ids("One day");
+  options.regex = "[0-9]{3}";
+  ASSERT_EQ(coterie_session_generate(session, prompt.data(), prompt.size(), &options, nullptr, nullptr), COTERIE_OK);
+  const std::string number = text(session);
+  EXPECT_EQ(number.size(), 3u) << number;
+  EXPECT_EQ(number.find_first_not_of("0123456789"), std::string::npos) << number;
+  options.json_schema = R"({"type": "integer"})";
+  EXPECT_EQ(coterie_session_generate(session, prompt.data(), prompt.size(), &options, nullptr, nullptr),
+            COTERIE_BAD_INPUT);
+  EXPECT_NE(std::string(coterie_last_error()).find("exclude each other"), std::string::npos) << coterie_last_error();
 }
 
 }  // namespace

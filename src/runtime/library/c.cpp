@@ -108,6 +108,37 @@ bool read(const Options* given, Options& options) {
   return true;
 }
 
+/// As much of the defaults as the caller's struct has room for.
+template <typename Options>
+void give(Options defaults, Options* to, size_t size) {
+  if (!to || size < sizeof(size_t)) return;
+  size = std::min(size, sizeof(Options));
+  defaults.size = size;
+  std::memcpy(static_cast<void*>(to), &defaults, size);
+}
+
+coterie_load_options load_defaults() {
+  const coterie::LoadOptions defaults;
+  coterie_load_options options = {};
+  options.step_tokens = defaults.step_tokens, options.adapter_factor = defaults.adapter_factor;
+  return options;
+}
+
+coterie_generate_options generate_defaults() {
+  const coterie::GenerateOptions defaults;
+  coterie_generate_options options = {};
+  options.max_tokens = defaults.max_tokens, options.top_k = defaults.top_k;
+  options.repeat_last_n = defaults.repeat_last_n, options.temperature = defaults.temperature;
+  options.top_p = defaults.top_p, options.min_p = defaults.min_p, options.typical = defaults.typical;
+  options.repeat_penalty = defaults.repeat_penalty;
+  options.dry_base = defaults.dry_base, options.dry_allowed_length = defaults.dry_allowed_length;
+  options.dry_penalty_last_n = defaults.dry_penalty_last_n;
+  options.xtc_threshold = defaults.xtc_threshold, options.top_n_sigma = defaults.top_n_sigma;
+  options.dynatemp_exp = defaults.dynatemp_exp;
+  options.mirostat_lr = defaults.mirostat_lr, options.mirostat_ent = defaults.mirostat_ent;
+  return options;
+}
+
 coterie_status bad_size() {
   return failed(COTERIE_BAD_INPUT,
                 "options: their size is not set; coterie_load_defaults and coterie_generate_defaults do");
@@ -120,6 +151,18 @@ coterie::GenerateOptions options_of(const coterie_generate_options& given) {
   options.min_p = given.min_p, options.typical = given.typical, options.repeat_penalty = given.repeat_penalty;
   options.presence_penalty = given.presence_penalty, options.frequency_penalty = given.frequency_penalty;
   options.ignore_end = given.ignore_end != 0;
+  options.dry_multiplier = given.dry_multiplier, options.dry_base = given.dry_base;
+  options.dry_allowed_length = given.dry_allowed_length, options.dry_penalty_last_n = given.dry_penalty_last_n;
+  if (given.dry_sequence_breakers)
+    options.dry_sequence_breakers.assign(given.dry_sequence_breakers,
+                                         given.dry_sequence_breakers + given.dry_sequence_breaker_count);
+  options.xtc_probability = given.xtc_probability, options.xtc_threshold = given.xtc_threshold;
+  options.top_n_sigma = given.top_n_sigma;
+  options.dynatemp_range = given.dynatemp_range, options.dynatemp_exp = given.dynatemp_exp;
+  options.mirostat = given.mirostat, options.mirostat_lr = given.mirostat_lr, options.mirostat_ent = given.mirostat_ent;
+  if (given.json_schema) options.json_schema = given.json_schema;
+  if (given.grammar) options.grammar = given.grammar;
+  if (given.regex) options.regex = given.regex;
   for (size_t i = 0; given.stop && i < given.stop_count; ++i) options.stop.emplace_back(given.stop[i]);
   for (size_t i = 0; given.bias_ids && given.biases && i < given.bias_count; ++i)
     options.logit_bias.emplace_back(given.bias_ids[i], given.biases[i]);
@@ -142,30 +185,15 @@ const char* coterie_version(void) {
 
 const char* coterie_last_error(void) { return last_error.c_str(); }
 
-void coterie_load_defaults(coterie_load_options* options) {
-  if (!options) return;
-  const coterie::LoadOptions defaults;
-  *options = {};
-  options->size = sizeof *options;
-  options->step_tokens = defaults.step_tokens, options->adapter_factor = defaults.adapter_factor;
-}
-
-void coterie_generate_defaults(coterie_generate_options* options) {
-  if (!options) return;
-  const coterie::GenerateOptions defaults;
-  *options = {};
-  options->size = sizeof *options;
-  options->max_tokens = defaults.max_tokens, options->top_k = defaults.top_k;
-  options->repeat_last_n = defaults.repeat_last_n, options->temperature = defaults.temperature;
-  options->top_p = defaults.top_p, options->min_p = defaults.min_p, options->typical = defaults.typical;
-  options->repeat_penalty = defaults.repeat_penalty;
+void coterie_load_defaults(coterie_load_options* options, size_t size) { give(load_defaults(), options, size); }
+void coterie_generate_defaults(coterie_generate_options* options, size_t size) {
+  give(generate_defaults(), options, size);
 }
 
 coterie_status coterie_model_load(const char* path, const coterie_load_options* given, coterie_model** model) {
   if (model) *model = nullptr;
   return with({{"path", path}, {"model", model}}, [&] {
-    coterie_load_options read_options;
-    coterie_load_defaults(&read_options);
+    coterie_load_options read_options = load_defaults();
     if (!read(given, read_options)) return bad_size();
     coterie::LoadOptions options;
     options.threads = read_options.threads, options.context = read_options.context;
@@ -246,8 +274,7 @@ void coterie_session_free(coterie_session* session) { delete session; }
 coterie_status coterie_session_start(coterie_session* session, const int32_t* ids, size_t ids_count,
                                      const coterie_generate_options* given, coterie_on_text on_text, void* user) {
   return with({{"session", session}}, [&] {
-    coterie_generate_options options;
-    coterie_generate_defaults(&options);
+    coterie_generate_options options = generate_defaults();
     if (!read(given, options)) return bad_size();
     session->session.start(ids_of(ids, ids_count), options_of(options), on_text_of(on_text, user));
     return coterie_status(COTERIE_OK);

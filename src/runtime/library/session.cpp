@@ -38,6 +38,17 @@ runtime::GenerationOptions options_of(const GenerateOptions& options, OnText on_
   return out;
 }
 
+std::optional<text::Constraint> constraint_of(const GenerateOptions& options, const text::Tokenizer& tokenizer) {
+  const auto given = !options.json_schema.empty() + !options.grammar.empty() + !options.regex.empty();
+  if (given > 1)
+    throw base::Error(base::ErrorKind::bad_input, "options", "json_schema, grammar and regex exclude each other",
+                      "give one of them");
+  if (!options.json_schema.empty()) return text::Constraint::json_schema(tokenizer, options.json_schema, "json_schema");
+  if (!options.grammar.empty()) return text::Constraint::lark(tokenizer, options.grammar, "grammar");
+  if (!options.regex.empty()) return text::Constraint::regex(tokenizer, options.regex, "regex");
+  return std::nullopt;
+}
+
 // Logits that a step holds: 32 MB, but never steps so short that weights are read too often.
 constexpr int64_t kStepRows = 8 << 20, kShortestStep = 32;
 
@@ -69,6 +80,7 @@ void Session::Impl::start(std::span<const int32_t> prompt, const GenerateOptions
     const Model::Impl::Turn turn(of());
     answers = &of().engines.choose(prompt, &generation_options.model_weights);
   }
+  generation_options.constraint = constraint_of(options, answers->tokenizer());
   give_up_text();
   cancelled = false;
   // Made first, so that a prompt that is refused leaves what is here.
