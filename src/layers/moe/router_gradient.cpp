@@ -39,6 +39,21 @@ void weights_back(const RouterSpec& spec, tensor::ConstMatrix logits, const ops:
   });
 }
 
+/// The gradient by the weights before they were multiplied by the experts' own, in the place of that by the plan's;
+/// dscale [E] += that by those of the experts, null where they are frozen.
+void scales_back(const ops::RoutingPlan& plan, const RouterRecord& record, int64_t choices, float* dscale) {
+  for (int64_t t = 0; t < plan.tokens; ++t) {
+    int64_t next = plan.token_offset[static_cast<size_t>(t)];
+    for (int64_t i = t * choices; i < (t + 1) * choices; ++i) {
+      const int32_t expert = record.kept[static_cast<size_t>(i)];
+      if (expert < 0) continue;
+      float& gradient = plan.weight_gradient[static_cast<size_t>(plan.token_slot[static_cast<size_t>(next++)])];
+      if (dscale) dscale[expert] += gradient * record.unscaled[static_cast<size_t>(i)];
+      gradient *= record.expert_scale[expert];
+    }
+  }
+}
+
 }  // namespace
 
 void record_router(const Batch& batch, const RouterSpec& spec, const Routed& routed, const RouterRecord& record,
@@ -65,7 +80,8 @@ void record_router(const Batch& batch, const RouterSpec& spec, const Routed& rou
                      copy(routed.noisy),
                      saved(tape, routed.chosen),
                      saved(tape, routed.sequences),
-                     {saved(tape, record.rows), saved(tape, record.named), saved(tape, record.kept)},
+                     {saved(tape, record.rows), saved(tape, record.named), saved(tape, record.kept),
+                      saved(tape, record.unscaled), record.expert_scale},
                      routed.of_mixer};
   tape.record({}, [spec, kept, noises, logits = routed.logits, noise = routed.noise,
                    losses = batch.pass.router_loss](ops::Reverse& back) {
@@ -85,6 +101,8 @@ void record_router(const Batch& batch, const RouterSpec& spec, const Routed& rou
                             .noisy = kept.noisy,
                             .of_mixer = kept.of_mixer},
                            {.logits = dlogits, .weights = kept.plan.weight_gradient, .noise = dnoise, .noisy = dnoisy});
+    if (kept.record.expert_scale)
+      scales_back(kept.plan, kept.record, choices_per_token(spec), back.gradient(kept.record.expert_scale));
     weights_back(spec, noises ? kept.noisy : kept.logits, kept.plan, kept.record, back.context().pool,
                  noises ? dnoisy : dlogits);
     if (noises) add_noise_backward(kept.noise, kept.record.rows, kept.layer, dnoisy, dlogits, dnoise);
