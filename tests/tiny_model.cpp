@@ -9,6 +9,7 @@
 #include "families/family.h"
 #include "families/names/merged_rows.h"
 #include "models/network.h"
+#include "tiny_parts.h"
 
 namespace coterie::tiny {
 
@@ -414,6 +415,7 @@ const std::map<std::string, base::Json>& configs() {
                    {"shared_expert_intermediate_size", 24},
                    {"moe_intermediate_size", 32},
                    {"moe_routed_scaling_factor", 0.8}});
+    for (const auto& [family, changes] : configs_of_parts()) add(family, changes);
     add("nemotron_h", {{"num_hidden_layers", nullptr},
                        {"layers_block_type", {"mamba", "moe", "attention", "mlp", "moe"}},
                        {"head_dim", 16},

@@ -35,6 +35,8 @@ std::string words(const layers::NormSpec& norm) {
 std::string words(const layers::RopeSpec& rope, int64_t head_dim) {
   using Scaling = layers::RopeSpec::Scaling;
   std::string text = fmt::format("rotary positions, base {}", plain(rope.theta));
+  if (rope.turning_dims > 0)
+    text += fmt::format(", on {} of {} dimensions, the others at frequency 0", rope.turning_dims, rope.dims);
   if (rope.dims != head_dim) text += fmt::format(", on {} of {} dimensions", rope.dims, head_dim);
   switch (rope.scaling) {
     case Scaling::none: break;
@@ -75,6 +77,9 @@ std::string words(const layers::AttentionSpec& attention) {
   using QkNorm = layers::AttentionSpec::QkNorm;
   if (attention.qk_norm == QkNorm::per_head) text += "; queries and keys normed per head";
   if (attention.qk_norm == QkNorm::full_width) text += "; queries and keys normed over their width";
+  if (attention.values_are_keys) text += "; values are the keys before their norm and positions";
+  if (attention.value_norm) text += "; values normed per head";
+  if (attention.value_scale != 1) text += fmt::format("; values times {:g}", attention.value_scale);
   if (attention.clip_qkv) text += fmt::format("; q, k, v clipped to ±{:g}", *attention.clip_qkv);
   text += words(attention.gate);
   std::string biases;
@@ -94,6 +99,12 @@ std::string words(const layers::LatentAttentionSpec& mla) {
   if (mla.q_rank > 0) text += fmt::format("; queries from a latent of {}", mla.q_rank);
   text += mla.positions ? "; " + words(mla.rope, mla.rope_dim) : "; no positions";
   text += words(mla.gate);
+  if (mla.latent_scale != 1) text += fmt::format("; the latent times {:.4g}", mla.latent_scale);
+  if (mla.indexer && mla.indexer->own)
+    text += fmt::format("; an indexer of {} heads of {} chooses the {} positions that a token sees", mla.indexer->heads,
+                        mla.indexer->head_dim, mla.indexer->top_k);
+  if (mla.indexer && !mla.indexer->own)
+    text += fmt::format("; a token sees the {} positions that the last indexer before chose", mla.indexer->top_k);
   // YaRN's second correction (DeepSeek): the softmax is sharpened as well.
   if (const float plain_scale = 1 / std::sqrt(static_cast<float>(mla.head_dim()));
       std::abs(mla.scale - plain_scale) > 1e-6f * plain_scale)
@@ -137,6 +148,13 @@ std::string words(const layers::ShortConvSpec& conv) {
   return fmt::format("gated short convolution over {} tokens{}", conv.conv_width, conv.bias ? ", with biases" : "");
 }
 
+std::string words(const layers::LightningSpec& l) {
+  return fmt::format(
+      "lightning attention: {} heads of {}, linear, with a state that decays by a constant of the head; the result "
+      "normed over all heads, times sigmoid of a gate",
+      l.heads, l.head_dim);
+}
+
 std::string words(const layers::NoMixerSpec&) { return "no mixer"; }
 
 std::string activation_name(ops::Activation activation, bool gated) {
@@ -145,7 +163,8 @@ std::string activation_name(ops::Activation activation, bool gated) {
 }
 
 std::vector<std::string> lines(const layers::DenseFfnSpec& ffn) {
-  return {fmt::format("dense FFN of width {} ({}){}", ffn.hidden, activation_name(ffn.activation, ffn.gated),
+  return {fmt::format("dense FFN of width {} ({}{}){}", ffn.hidden, activation_name(ffn.activation, ffn.gated),
+                      ffn.clamp > 0 ? fmt::format(", halves clamped to {:g}", ffn.clamp) : std::string(),
                       ffn.bias ? ", with biases" : "")};
 }
 
@@ -172,9 +191,17 @@ std::vector<std::string> lines(const layers::MoeSpec& moe) {
     out.push_back(fmt::format("its SwiGLU is clamped: g · sigmoid({:g} g) · (u + 1), g at most {:g}, u within ±{:g}",
                               moe.swiglu_alpha, moe.swiglu_limit, moe.swiglu_limit));
   if (moe.bias) out.push_back("biases on the experts' projections");
+  if (moe.identity_experts > 0)
+    out.push_back(
+        fmt::format("the last {} of them give back what they read and have no weights", moe.identity_experts));
+  if (moe.clamp > 0) out.push_back(fmt::format("the halves of an expert are clamped to {:g}", moe.clamp));
+  if (moe.shortcut) out.push_back("what they give is added at the end of the next block");
   if (moe.latent > 0)
     out.push_back(fmt::format("experts read and write {} dimensions, between two projections", moe.latent));
-  if (moe.shared_hidden > 0)
+  if (moe.shared_norm)
+    out.push_back(fmt::format("a dense FFN of width {} beside them, each with norms of its own before and after",
+                              moe.shared_hidden));
+  else if (moe.shared_hidden > 0)
     out.push_back(fmt::format("a shared expert of width {} that every token uses{}", moe.shared_hidden,
                               moe.shared_gate ? ", times sigmoid(gate · x)" : ""));
   out.push_back("router: " + router_map(moe.router) + "; " + router_formula(moe.router));

@@ -46,6 +46,7 @@ std::string router_map(const layers::RouterSpec& router) {
   if (router.selection == layers::RouterSpec::Selection::soft)
     return fmt::format("h = scale · cos(x, slot), {} slots for each expert", router.slots);
   const std::string bias = router.bias ? " + bias" : "";
+  if (router.input_norm) return "h = W norm(x) / sqrt(width)" + bias;
   return router.hidden == 0 ? "h = W x" + bias
                             : fmt::format("h = W₂ relu(W₁ x{}){}, {} wide between", bias, bias, router.hidden);
 }
@@ -88,9 +89,10 @@ std::string router_formula(const layers::RouterSpec& router) {
     return fmt::format("experts = {}; weight = {}{}{}", choice_words(router, "h" + bias), scale,
                        router.score == Router::Score::softmax ? "softmax over the chosen h" : scored(router.score, "h"),
                        router.renormalise ? " / sum over the chosen" : "");
-  return fmt::format("p = {}; experts = {}; weight = {}p{}", scored(router.score, "h"),
+  return fmt::format("p = {}; experts = {}; weight = {}p{}{}", scored(router.score, "h"),
                      choice_words(router, "p" + bias), scale,
-                     router.renormalise ? " / sum of the chosen p" : " (not renormalised)");
+                     router.renormalise ? " / sum of the chosen p" : " (not renormalised)",
+                     router.expert_scale ? ", times a weight of the expert's own" : "");
 }
 
 }  // namespace coterie::cli

@@ -38,7 +38,10 @@ constexpr const Family* kFamilies[] = {
     &kQwen3Next,   &kQwen35Moe,     &kQwen35,
     &kKimiLinear,  &kBailingHybrid, &kLfm2,
     &kLfm2Moe,     &kNemotronH,     &kNemotronHDense,
-    &kAfmoe,       &kLaguna,        &kCoterie,
+    &kAfmoe,       &kLaguna,        &kGemma4,
+    &kMiMoV2Flash, &kLongcatFlash,  &kMiniMax,
+    &kStep3p5,     &kDeepseekV32,   &kGlmMoeDsa,
+    &kCoterie,
 };
 
 std::string join(std::string (*of)(const Family&)) {

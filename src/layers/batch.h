@@ -11,6 +11,8 @@
 
 namespace coterie::layers {
 
+struct Selections;
+
 /// A batch on its way through the blocks: N tokens, the rows of every sequence together.
 struct Batch {
   ops::Context& context;
@@ -20,6 +22,10 @@ struct Batch {
   // The embedded tokens [N, D] as the first block got them, for models whose shared blocks read them again (Zamba).
   tensor::ConstMatrix embedded = {};
   std::span<const int32_t> ids = {};  // [N]; for routers that go by the token itself (hash layers)
+  // [N, D]: what routed experts of a block left for the end of the next (MoeSpec::shortcut).
+  tensor::Matrix shortcut = {};
+  // Where layers leave what their indexer chose, for layers after them that have none; null when no layer has one.
+  Selections* selections = nullptr;
 
   int64_t tokens() const { return static_cast<int64_t>(positions.size()); }
 };

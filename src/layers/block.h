@@ -16,6 +16,7 @@
 #include "layers/shared_block.h"
 #include "layers/specs.h"
 #include "layers/ssm/delta_rule.h"
+#include "layers/ssm/lightning.h"
 #include "layers/ssm/mamba.h"
 #include "layers/ssm/mamba2.h"
 #include "layers/ssm/short_conv.h"
@@ -39,13 +40,17 @@ struct SharedUseSpec {
 struct BlockSpec {
   std::optional<SharedUseSpec> shared;
   std::optional<NormSpec> mixer_norm;
-  std::variant<AttentionSpec, LatentAttentionSpec, MambaSpec, Mamba2Spec, DeltaRuleSpec, ShortConvSpec, NoMixerSpec>
+  std::variant<AttentionSpec, LatentAttentionSpec, MambaSpec, Mamba2Spec, DeltaRuleSpec, ShortConvSpec, NoMixerSpec,
+               LightningSpec>
       mixer;
   std::optional<NormSpec> mixer_post_norm;
   std::optional<NormSpec> ffn_norm;
   std::variant<DenseFfnSpec, MoeSpec, NoFfnSpec> ffn;
   std::optional<NormSpec> ffn_post_norm;
   float residual_multiplier = 1;  // of what is added to the residual stream, both times (Granite)
+  ResidualSpec mixer_residual, ffn_residual;
+  bool adds_shortcut = false;  // at its end, what the block before left (MoeSpec::shortcut)
+  bool output_scale = false;   // its result is multiplied by a number of its own, which is not trained (Gemma 4)
 };
 
 class Block {
@@ -60,17 +65,22 @@ class Block {
   void arrange();
 
  private:
+  // x = kept * x + added * y, in the order that keeps the bits of plain addition.
+  void join(ops::Context& context, const ResidualSpec& residual, tensor::ConstMatrix y, tensor::Matrix x) const;
   // x += mixer(norm(x)), by way of h and y, [N, D] too.
   void mix(const Batch& batch, int64_t layer, tensor::Matrix x, tensor::Matrix h, tensor::Matrix y) const;
 
   std::optional<SharedUse> shared_;
   std::optional<Norm> mixer_norm_;
-  std::variant<Attention, LatentAttention, Mamba, Mamba2, DeltaRule, ShortConv, std::monostate> mixer_;
+  std::variant<Attention, LatentAttention, Mamba, Mamba2, DeltaRule, ShortConv, std::monostate, Lightning> mixer_;
   std::optional<Norm> mixer_post_norm_;
   std::optional<Norm> ffn_norm_;
   std::variant<std::monostate, DenseFfn, Moe> ffn_;
   std::optional<Norm> ffn_post_norm_;
   float residual_multiplier_;
+  ResidualSpec mixer_residual_, ffn_residual_;
+  bool adds_shortcut_, has_output_scale_;
+  Vector output_scale_;  // [1]
 };
 
 }  // namespace coterie::layers

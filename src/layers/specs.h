@@ -40,6 +40,9 @@ struct RopeSpec {
   std::vector<float> short_factors, long_factors;
   float short_magnitude = 1, long_magnitude = 1;
   std::vector<float> divisors;  // [dims/2] of the frequencies (GGUF's rope_freqs.weight); usually empty
+  // Of the `dims`, by whose number the frequencies go: the pairs after so many have the frequency 0 (transformers'
+  // "proportional", Gemma 4). 0: none has.
+  int64_t turning_dims = 0;
 };
 
 /// activation(g) times what the heads of a mixer give, before its output projection; g is a projection of its input.
@@ -64,6 +67,10 @@ struct AttentionSpec {
   bool sinks = false;     // a logit for each head that takes part in the softmax and adds nothing (gpt-oss)
   OutputGate gate;
   bool q_bias = false, k_bias = false, v_bias = false, o_bias = false;
+  // Values are what keys are projected to, before norm and positions: there is no projection of their own (Gemma 4).
+  bool values_are_keys = false;
+  bool value_norm = false;  // an RMSNorm of each head's values without weights, by qk_norm_eps (Gemma 4)
+  float value_scale = 1;    // values are multiplied by it (MiMo-V2)
   enum class QkNorm {
     none,
     per_head,       // Qwen3
@@ -88,6 +95,19 @@ struct AttentionSpec {
   std::optional<RouterSpec> experts;
 };
 
+/// What chooses the positions that a token of latent attention sees (DeepSeek-V3.2, arXiv:2512.02556 §2.1): the top_k
+/// largest of Σ_h w_h(x) · relu(q_h · k_j / sqrt(head_dim)), with few small heads of queries, made of the queries'
+/// latent, and one key a position. Up to top_k positions all are seen, and it computes no more than its keys.
+struct IndexerSpec {
+  int64_t heads = 0, head_dim = 0;
+  int64_t top_k = 0;
+  // Of its queries and keys, whose first dimensions turn as the attention's rotary ones do.
+  ops::RopeTable::Style style = ops::RopeTable::Style::half;
+  float norm_eps = 1e-6f;  // of the LayerNorm of its keys
+  // false: the layer has no indexer, and sees what the last one before it that has chose (GLM-5.2, arXiv:2603.12201)
+  bool own = true;
+};
+
 /// Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434 §2.1): keys and values are low-rank projections of one
 /// latent a token, and only a part of each key carries positions, the same for all heads.
 struct LatentAttentionSpec {
@@ -100,8 +120,10 @@ struct LatentAttentionSpec {
   bool bias = false;       // of the projections that read or write the model's width, but q where it is one matrix
   float norm_eps = 1e-6f;  // of the norms of both latents
   RopeSpec rope;
-  bool positions = true;  // false: no query or key is rotated, and positions enter nowhere (Kimi Linear)
-  OutputGate gate;        // none, or per head
+  bool positions = true;   // false: no query or key is rotated, and positions enter nowhere (Kimi Linear)
+  OutputGate gate;         // none, or per head
+  float latent_scale = 1;  // of the normed latent of keys and values (LongCat-Flash)
+  std::optional<IndexerSpec> indexer;
 
   int64_t head_dim() const { return nope_dim + rope_dim; }
 };
@@ -167,11 +189,25 @@ struct ShortConvSpec {
   bool bias = false;  // of the convolution and of both projections
 };
 
+/// Linear attention whose state decays by a constant of the head (Lightning Attention-2, arXiv:2401.04658; MiniMax-01,
+/// arXiv:2501.08313): q, k, v = act(W x); S = exp(-s_h) S + k vᵀ, o = Sᵀ q; W_o (norm(o) · sigmoid(W_g x)), the norm
+/// over all heads.
+struct LightningSpec {
+  int64_t heads = 0, head_dim = 0;
+  ops::Activation activation = ops::Activation::silu;  // of q, k and v
+  // s_h = 2^(-8 (h + 1) / heads) times it: from about 1 in the first layer to about 0 in the last
+  float slope = 1;
+  float norm_eps = 1e-6f;
+
+  int64_t width() const { return heads * head_dim; }
+};
+
 struct DenseFfnSpec {
   int64_t hidden = 0;  // F
   ops::Activation activation = ops::Activation::silu;
   bool gated = true;  // SwiGLU and kin; else down(act(up x))
   bool bias = false;
+  float clamp = 0;  // ops::GateRule's, of both halves; 0: none (Step 3.5)
 };
 
 struct MoeSpec {
@@ -188,6 +224,27 @@ struct MoeSpec {
   bool scale_inputs = false;  // a routed expert reads x times its weight, and its output counts once (Llama 4)
   bool output_bias = false;   // one bias [D] of what the layer returns (JetMoE)
   int64_t latent = 0;         // width of what routed experts read and write, between two projections; 0: the model's
+  float clamp = 0, shared_clamp = 0;  // of routed and shared experts, as DenseFfnSpec's
+  // The last so many of the router's experts give back what they read: they have no weights (LongCat-Flash's
+  // zero-computation experts, arXiv:2509.01322 §2.1).
+  int64_t identity_experts = 0;
+  // What routed experts give is added to the stream at the end of the next block, and not here (the shortcut of
+  // LongCat-Flash, §2.2): the next block has BlockSpec::adds_shortcut.
+  bool shortcut = false;
+  // The layer reads the stream itself, and norms what each part reads, and what it gives (Gemma 4's dense FFN beside
+  // experts: it is the shared expert here). The router has a norm of its own (RouterSpec::input_norm).
+  std::optional<NormSpec> shared_norm, shared_post_norm, experts_norm, experts_post_norm;
+
+  int64_t experts_with_weights() const { return router.experts - identity_experts; }
+};
+
+/// How what a half of a block computes comes to the stream x: x = kept * x + added * f(norm(x)), or, with `normed`,
+/// x = norm(x) first (MiniMax-01).
+struct ResidualSpec {
+  bool normed = false;
+  float kept = 1, added = 1;
+
+  bool operator==(const ResidualSpec&) const = default;
 };
 
 }  // namespace coterie::layers

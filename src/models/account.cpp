@@ -1,5 +1,6 @@
 #include "models/account.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "models/network.h"
@@ -42,7 +43,9 @@ Account account(const ModelSpec& spec, tensor::DType cache_dtype) {
     network.read_block(counter, i);
     Account::Layer layer{counter.held, counter.held};
     if (const auto* moe = std::get_if<layers::MoeSpec>(&spec.blocks[i].ffn))
-      layer.active[kExperts] = layer.held[kExperts] / moe->router.experts * moe->router.experts_per_token;
+      // As if a token went to none without weights.
+      layer.active[kExperts] = layer.held[kExperts] / moe->experts_with_weights() *
+                               std::min(moe->router.experts_per_token, moe->experts_with_weights());
     result.active[kExperts] += layer.active[kExperts];
     // Of experts within attention a token passes K as well, each of a query projection and one back.
     if (const auto* attention = std::get_if<layers::AttentionSpec>(&spec.blocks[i].mixer);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "layers/attention/indexer.h"
 #include "layers/attention/rope.h"
 #include "layers/batch.h"
 #include "models/shown_weights.h"
@@ -82,6 +83,10 @@ bool rows_matter(const ModelSpec& spec) {
   });
 }
 
+bool has_shortcuts(const ModelSpec& spec) {
+  return std::any_of(spec.blocks.begin(), spec.blocks.end(), [](const BlockSpec& b) { return b.adds_shortcut; });
+}
+
 void move_rows(tensor::Matrix x, int64_t from, int64_t to, int64_t count) {
   for (int64_t r = 0; r < count; ++r) std::copy_n(x.row(from + r), x.cols, x.row(to + r));
 }
@@ -89,8 +94,8 @@ void move_rows(tensor::Matrix x, int64_t from, int64_t to, int64_t count) {
 }  // namespace
 
 std::shared_ptr<const BoundDecoder::Rows> BoundDecoder::without_leavers(std::shared_ptr<const Rows> rows, int64_t layer,
-                                                                        tensor::Matrix& x,
-                                                                        tensor::Matrix& embedded) const {
+                                                                        tensor::Matrix& x, tensor::Matrix& embedded,
+                                                                        tensor::Matrix& shortcut) const {
   std::vector<char> stays;
   for (const layers::SequenceRows& s : rows->sequences) stays.push_back(!s.step.leaves || !(*s.step.leaves)(layer));
   const auto staying = std::count(stays.begin(), stays.end(), 1);
@@ -114,12 +119,14 @@ std::shared_ptr<const BoundDecoder::Rows> BoundDecoder::without_leavers(std::sha
     left.positions.insert(left.positions.end(), rows->positions.begin() + from, rows->positions.begin() + end);
     move_rows(x, from, sequence.first_row, sequence.rows);
     if (embedded.data) move_rows(embedded, from, sequence.first_row, sequence.rows);
+    if (shortcut.data) move_rows(shortcut, from, sequence.first_row, sequence.rows);
     left.sequences.push_back(std::move(sequence));
   }
   for (layers::SequenceRows& s : left.sequences)
     s.step.ids = std::span(left.ids).subspan(static_cast<size_t>(s.first_row), static_cast<size_t>(s.rows));
   x = x.row_range(0, std::ssize(left.ids));
   if (embedded.data) embedded = embedded.row_range(0, std::ssize(left.ids));
+  if (shortcut.data) shortcut = shortcut.row_range(0, std::ssize(left.ids));
   return result;
 }
 
@@ -132,7 +139,9 @@ tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, std::shared_ptr<c
   const auto tokens = static_cast<int64_t>(rows->ids.size());
   tensor::Matrix x = context.arena.matrix(tokens, spec_.width);
   network_.embedding.forward(context, rows->ids, rows->positions, x, spec_.embedding_multiplier);
-  tensor::Matrix embedded;
+  tensor::Matrix embedded, shortcut;
+  if (has_shortcuts(spec_)) shortcut = context.arena.matrix(x.rows, x.cols);
+  const auto selections = std::make_shared<layers::Selections>();
   if (!spec_.shared.empty()) {
     embedded = context.arena.matrix(x.rows, x.cols);
     ops::copy(context, x, embedded);
@@ -140,10 +149,10 @@ tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, std::shared_ptr<c
   const auto shown = show_weights(pass.observer, network_.names());
   for (size_t layer = 0; layer < network_.blocks.size(); ++layer) {
     const auto at = static_cast<int64_t>(layer);
-    if (rows->may_leave) rows = without_leavers(rows, at, x, embedded);
+    if (rows->may_leave) rows = without_leavers(rows, at, x, embedded, shortcut);
     if (rows->sequences.empty()) break;
-    const auto run = [this, rows, at, x, embedded, pass, show = shown.get()](const ops::Context& with,
-                                                                             layers::Observer* observer) {
+    const auto run = [this, rows, at, x, embedded, shortcut, selections, pass, show = shown.get()](
+                         const ops::Context& with, layers::Observer* observer) {
       PassOptions observed = pass;
       observed.observer = observer;
       ops::Context context_of_layer = with;
@@ -153,7 +162,9 @@ tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, std::shared_ptr<c
                                 .sequences = rows->sequences,
                                 .pass = observed,
                                 .embedded = embedded,
-                                .ids = rows->ids};
+                                .ids = rows->ids,
+                                .shortcut = shortcut,
+                                .selections = selections.get()};
       network_.blocks[static_cast<size_t>(at)].forward(batch, at, x);
       if (observer) observer->block(at, x);
     };
@@ -162,6 +173,7 @@ tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, std::shared_ptr<c
       continue;
     }
     std::vector<tensor::Matrix> inputs = {x};
+    if (shortcut.data) inputs.push_back(shortcut);
     for (const layers::SequenceRows& s : rows->sequences) {
       const std::span<float> state = s.step.state->recurrent(at);
       if (!state.empty()) inputs.emplace_back(state.data(), 1, static_cast<int64_t>(state.size()));

@@ -28,9 +28,10 @@ class BoundDecoder : public Decoder {
  private:
   struct Rows;
   std::shared_ptr<const Rows> lay_out(std::span<const SequenceStep> steps, bool scored) const;
-  /// The rows without those of sequences that leave before `layer`; what is in x and embedded moves up likewise.
+  /// The rows without those of sequences that leave before `layer`; what is in x, embedded and the shortcut moves up
+  /// likewise.
   std::shared_ptr<const Rows> without_leavers(std::shared_ptr<const Rows> rows, int64_t layer, tensor::Matrix& x,
-                                              tensor::Matrix& embedded) const;
+                                              tensor::Matrix& embedded, tensor::Matrix& shortcut) const;
   /// The residual stream after the last block, [N, D], in the context's arena. `rows` lose those of sequences that
   /// left.
   tensor::Matrix run_blocks(ops::Context& context, std::shared_ptr<const Rows>& rows, const PassOptions& pass) const;

@@ -45,7 +45,7 @@ class Initialiser {
     if (ends("dt.bias")) return fill([&](int64_t) { return step_bias(rng); });
     if (ends(".bias") && p.place != Place::norms) return within(bias_bound(p));
     if (ends(".bias") || ends(".sinks") || ends(".selection_bias")) return fill([](int64_t) { return 0; });
-    if (ends(".router.scale")) return fill([](int64_t) { return 1; });
+    if (ends(".router.scale") || ends(".router.expert_scale")) return fill([](int64_t) { return 1; });
     if (p.place == Place::norms) return fill([&](int64_t) { return 1 - spec_.final_norm.weight_offset; });
     if (ends("mamba.a_log"))  // A = -1, -2, …, -S
       return fill([&](int64_t i) { return std::log(static_cast<double>(i % inputs + 1)); });
@@ -75,7 +75,8 @@ class Initialiser {
 
   // Projections whose output is added to the residual stream.
   static bool into_residual(std::string_view path) {
-    constexpr std::string_view kLast[] = {"attention.o", "latent.o", ".down", "mamba.out", "mamba2.out"};
+    constexpr std::string_view kLast[] = {"attention.o", "latent.o",   ".down",
+                                          "mamba.out",   "mamba2.out", "lightning.out"};
     if (path.find(".adapters.") != std::string_view::npos) return false;
     return std::any_of(std::begin(kLast), std::end(kLast), [&](std::string_view last) { return path.ends_with(last); });
   }

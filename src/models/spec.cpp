@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "layers/attention/indexer.h"
 #include "layers/ssm/recurrent.h"
 
 namespace coterie::models {
@@ -24,6 +25,9 @@ void check_rope(std::string_view where, const layers::RopeSpec& rope, int64_t he
   if (rope.dims < 2 || rope.dims % 2 != 0 || rope.dims > head_dim)
     base::fail(base::ErrorKind::bad_input, where, "{} rotary dimensions in a head of {}: expected an even number",
                rope.dims, head_dim);
+  if (rope.turning_dims < 0 || rope.turning_dims % 2 != 0 || rope.turning_dims > rope.dims)
+    base::fail(base::ErrorKind::bad_input, where, "{} of {} rotary dimensions that turn: expected an even number",
+               rope.turning_dims, rope.dims);
   if (!(rope.theta > 0) || !(rope.factor > 0))
     base::fail(base::ErrorKind::bad_input, where, "a rotary base of {} and scaling factor of {}: expected both above 0",
                rope.theta, rope.factor);
@@ -42,6 +46,10 @@ void check_attention(std::string_view where, const layers::AttentionSpec& a) {
                a.heads, a.kv_heads);
   if (a.window < 0) base::fail(base::ErrorKind::bad_input, where, "a sliding window of {} positions", a.window);
   if (a.chunk < 0) base::fail(base::ErrorKind::bad_input, where, "attention in chunks of {} positions", a.chunk);
+  if (a.values_are_keys && (a.head_dim != a.value_dim || a.gate.shape != layers::OutputGate::Shape::none || a.experts))
+    base::fail(base::ErrorKind::unsupported, where,
+               "keys of {} that serve as values of {}: expected as wide, without a gate or experts of the attention",
+               a.head_dim, a.value_dim);
   if (a.temperature && (!(a.temperature->period > 0) || !std::isfinite(a.temperature->scale)))
     base::fail(base::ErrorKind::bad_input, where, "a temperature of queries that grows by {} every {} positions",
                a.temperature->scale, a.temperature->period);
@@ -66,6 +74,15 @@ void check_latent(std::string_view where, const layers::LatentAttentionSpec& a) 
   check_size(where, "the value dimension of a head", a.value_dim, 1 << 20);
   check_size(where, "the width of all heads", a.heads * std::max({a.head_dim(), a.value_dim, a.kv_rank + a.rope_dim}));
   if (a.positions) check_rope(where, a.rope, a.rope_dim);
+  if (!a.indexer) return;
+  check_size(where, "the number of the indexer's heads", a.indexer->heads, 1 << 20);
+  check_size(where, "the width of the indexer's heads", a.indexer->head_dim, 1 << 20);
+  check_size(where, "the positions that the indexer chooses", a.indexer->top_k);
+  if (a.q_rank == 0)
+    base::fail(base::ErrorKind::unsupported, where, "an indexer without a latent of the queries, which it reads");
+  if (a.rope_dim > a.indexer->head_dim)
+    base::fail(base::ErrorKind::bad_input, where, "{} rotary dimensions in an indexer's head of {}", a.rope_dim,
+               a.indexer->head_dim);
 }
 
 void check_mamba(std::string_view where, const layers::MambaSpec& m) {
@@ -107,6 +124,39 @@ void check_delta(std::string_view where, const layers::DeltaRuleSpec& d) {
                d.gate_rank, d.decay_floor);
 }
 
+void check_lightning(std::string_view where, const layers::LightningSpec& l) {
+  check_size(where, "the number of heads of linear attention", l.heads, 1 << 20);
+  check_size(where, "the width of a head of linear attention", l.head_dim, 1 << 20);
+  check_size(where, "the width of linear attention", 3 * l.width());
+  if (!(l.slope > 0) || !std::isfinite(l.slope))
+    base::fail(base::ErrorKind::bad_input, where, "a slope of {} of linear attention's decay", l.slope);
+}
+
+// Activations fall at most 0.3 below zero.
+void check_clamp(std::string_view where, float clamp) {
+  if (clamp != 0 && !(clamp >= 0.5f))
+    base::fail(base::ErrorKind::bad_input, where, "halves of an FFN clamped to {}: expected 0.5 or more, or 0 for none",
+               clamp);
+}
+
+void check_moe(std::string_view where, const ModelSpec& spec, size_t layer, const layers::MoeSpec& moe) {
+  check_size(where, "the number of experts", moe.router.experts, kSaneExperts);
+  check_size(where, "the width of an expert", moe.hidden);
+  if (moe.latent != 0) check_size(where, "the latent width of the experts", moe.latent);
+  layers::check(moe.router, where);
+  check_clamp(where, moe.clamp), check_clamp(where, moe.shared_clamp);
+  if (moe.identity_experts < 0 || moe.identity_experts >= moe.router.experts)
+    base::fail(base::ErrorKind::bad_input, where, "{} of {} experts without weights: expected at least one with",
+               moe.identity_experts, moe.router.experts);
+  if (moe.identity_experts > 0 && (moe.scale_inputs || moe.latent > 0))
+    base::fail(base::ErrorKind::unsupported, where, "experts without weights beside weighted inputs or a latent");
+  if (moe.shortcut && (moe.shared_hidden == 0 || layer + 1 >= spec.blocks.size() || moe.shared_gate))
+    base::fail(base::ErrorKind::unsupported, where,
+               "a shortcut of routed experts needs a shared expert without a gate and a block after it");
+  if (moe.shortcut != (layer + 1 < spec.blocks.size() && spec.blocks[layer + 1].adds_shortcut))
+    base::fail(base::ErrorKind::bad_input, where, "a shortcut of routed experts that the next block does not add");
+}
+
 void check_shared(std::string_view where, const ModelSpec& spec, const layers::SharedUseSpec& shared) {
   if (shared.block < 0 || shared.block >= static_cast<int64_t>(spec.shared.size()))
     base::fail(base::ErrorKind::bad_input, where, "uses shared block {} of {}", shared.block, spec.shared.size());
@@ -137,18 +187,18 @@ void check(const ModelSpec& spec, std::string_view where) {
     if (const auto* mamba = std::get_if<layers::MambaSpec>(&spec.blocks[i].mixer)) check_mamba(place, *mamba);
     if (const auto* mamba = std::get_if<layers::Mamba2Spec>(&spec.blocks[i].mixer)) check_mamba(place, *mamba);
     if (const auto* delta = std::get_if<layers::DeltaRuleSpec>(&spec.blocks[i].mixer)) check_delta(place, *delta);
+    if (const auto* lightning = std::get_if<layers::LightningSpec>(&spec.blocks[i].mixer))
+      check_lightning(place, *lightning);
     if (const auto* conv = std::get_if<layers::ShortConvSpec>(&spec.blocks[i].mixer))
       check_size(place, "the width of the convolution", conv->conv_width, 1 << 10);
     if (const auto* moe = std::get_if<layers::MoeSpec>(&spec.blocks[i].ffn)) {
-      check_size(place, "the number of experts", moe->router.experts, kSaneExperts);
-      check_size(place, "the width of an expert", moe->hidden);
-      if (moe->latent != 0) check_size(place, "the latent width of the experts", moe->latent);
-      layers::check(moe->router, place);
+      check_moe(place, spec, i, *moe);
       parameters +=
           static_cast<double>(moe->router.experts) * static_cast<double>(moe->hidden) * static_cast<double>(spec.width);
     }
     if (const auto* dense = std::get_if<layers::DenseFfnSpec>(&spec.blocks[i].ffn)) {
       check_size(place, "the width of the FFN", dense->hidden);
+      check_clamp(place, dense->clamp);
       parameters += static_cast<double>(dense->hidden) * static_cast<double>(spec.width);
     }
     parameters += static_cast<double>(spec.width) * static_cast<double>(spec.width);
@@ -177,6 +227,8 @@ std::vector<int64_t> state_floats(const ModelSpec& spec) {
     if (const auto* mamba = std::get_if<layers::Mamba2Spec>(&block.mixer)) floats.back() = layers::state_floats(*mamba);
     if (const auto* delta = std::get_if<layers::DeltaRuleSpec>(&block.mixer))
       floats.back() = layers::state_floats(*delta);
+    if (const auto* lightning = std::get_if<layers::LightningSpec>(&block.mixer))
+      floats.back() = layers::state_floats(*lightning);
     if (const auto* conv = std::get_if<layers::ShortConvSpec>(&block.mixer))
       floats.back() = layers::state_floats(*conv, spec.width);
   }
@@ -189,7 +241,8 @@ std::vector<int64_t> cache_block_bytes(const ModelSpec& spec, tensor::DType cach
     const layers::AttentionSpec* attention = attention_of(spec, block);
     bytes.push_back(attention ? layers::cache_layout(*attention, cache_dtype).block_bytes() : 0);
     if (const auto* latent = std::get_if<layers::LatentAttentionSpec>(&block.mixer))
-      bytes.back() = layers::cache_layout(*latent, cache_dtype).block_bytes();
+      bytes.back() = layers::cache_layout(*latent, cache_dtype).block_bytes() +
+                     layers::index_layout(*latent, cache_dtype).block_bytes();
   }
   return bytes;
 }

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "ops/gradients.h"
+#include "ops/products.h"
 #include "ops/rows.h"
 
 namespace coterie::ops {
@@ -14,6 +15,11 @@ void copy(Context& context, ConstMatrix x, Matrix y) {
   require(x.rows == y.rows && x.cols == y.cols, "copy", "x is [{}, {}], y is [{}, {}]", x.rows, x.cols, y.rows, y.cols);
   if (context.tape) record_copy(*context.tape, x, {}, y);
   for (int64_t r = 0; r < y.rows; ++r) std::copy_n(x.row(r), x.cols, y.row(r));
+}
+
+void fill(Context& context, Matrix x, float value) {
+  if (context.tape) context.tape->record({x}, [x](Reverse& back) { clear(back.context(), back.gradient(x)); });
+  for (int64_t r = 0; r < x.rows; ++r) std::fill_n(x.row(r), x.cols, value);
 }
 
 void copy_rows(Context& context, ConstMatrix x, std::span<const int64_t> rows, Matrix y) {

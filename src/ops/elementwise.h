@@ -24,6 +24,8 @@ void layer_norm(Context& context, ConstMatrix x, const float* weight, const floa
 
 /// y = x, another matrix of the same shape.
 void copy(Context& context, ConstMatrix x, Matrix y);
+/// x = value, everywhere.
+void fill(Context& context, Matrix x, float value);
 /// y[i] = x[rows[i]]. x [N, D], y [rows, D].
 void copy_rows(Context& context, ConstMatrix x, std::span<const int64_t> rows, Matrix y);
 /// y += scale * x.

@@ -36,11 +36,18 @@ int64_t mixer_bytes(const layers::AttentionSpec& spec, int64_t n, int64_t width)
   return n * rows * kFloat + quantised(n, std::max(width, spec.heads * spec.value_dim));
 }
 
+// What an indexer makes of a row, and a tile of its scores or of gathered blocks (ops/sparse_attention.cpp).
+int64_t index_bytes(const layers::LatentAttentionSpec& spec, int64_t n) {
+  if (!spec.indexer) return 0;
+  return n * ((spec.indexer->heads + 1) * spec.indexer->head_dim + spec.indexer->heads + spec.indexer->top_k) * kFloat +
+         (int64_t{64} << 20);
+}
+
 int64_t mixer_bytes(const layers::LatentAttentionSpec& spec, int64_t n, int64_t width) {
   const int64_t key = spec.kv_rank + spec.rope_dim, h = spec.heads;
   // The absorbed queries beside what they are made of, or beside what they turn into.
   const int64_t before = h * (spec.head_dim() + spec.nope_dim), after = h * (spec.kv_rank + 2 * spec.value_dim);
-  return n * (h * key + key + std::max(before, after)) * kFloat +
+  return n * (h * key + key + spec.q_rank + std::max(before, after)) * kFloat + index_bytes(spec, n) +
          quantised(n, std::max({width, h * spec.kv_rank, h * spec.value_dim}));
 }
 
@@ -66,6 +73,10 @@ int64_t mixer_bytes(const layers::ShortConvSpec&, int64_t n, int64_t width) {
   return 4 * n * width * kFloat + quantised(n, width);
 }
 
+int64_t mixer_bytes(const layers::LightningSpec& spec, int64_t n, int64_t width) {
+  return n * (6 * spec.width() + spec.heads) * kFloat + quantised(n, std::max(width, spec.width()));
+}
+
 int64_t mixer_bytes(const layers::NoMixerSpec&, int64_t, int64_t) { return 0; }
 
 // With its projection's output, its own, its input and the halves of its FFN.
@@ -86,7 +97,8 @@ int64_t ffn_bytes(const layers::MoeSpec& spec, int64_t n, int64_t width) {
   const int64_t latent = spec.latent > 0 ? 2 * n * spec.latent * kFloat + quantised(n, spec.latent) : 0;
   const int64_t shared =
       spec.shared_hidden > 0 ? n * (width + spec.shared_hidden) * kFloat + quantised(n, spec.shared_hidden) : 0;
-  return std::max(routed, shared) + latent + quantised(n, width);
+  const int64_t norms = spec.experts_norm || spec.router.input_norm ? 2 * n * width * kFloat : 0;
+  return std::max(routed + norms, shared + norms) + latent + quantised(n, width);
 }
 
 // Bytes of this process's mappings of the source's files that are resident, from /proc/self/smaps: after a line for
@@ -120,8 +132,11 @@ int64_t scratch_bytes(const models::ModelSpec& spec, int64_t tokens, int64_t log
     if (b.shared)
       block = std::max(block, shared_bytes(spec.shared[static_cast<size_t>(b.shared->block)], tokens, spec.width));
   }
-  // x, its norm and a layer's output; the embedded tokens for blocks that read them again
-  const int64_t stream = (spec.shared.empty() ? 3 : 4) * tokens * spec.width * kFloat;
+  // x, its norm and a layer's output; the embedded tokens for blocks that read them again; what a block left for the
+  // next
+  const bool shortcut =
+      std::any_of(spec.blocks.begin(), spec.blocks.end(), [](const auto& b) { return b.adds_shortcut; });
+  const int64_t stream = ((spec.shared.empty() ? 3 : 4) + (shortcut ? 1 : 0)) * tokens * spec.width * kFloat;
   const int64_t logits = logit_rows * (spec.vocabulary + spec.width) * kFloat + quantised(logit_rows, spec.width);
   return stream + std::max(block, logits) + threads * kPiece;
 }

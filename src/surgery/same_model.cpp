@@ -60,6 +60,7 @@ std::string_view kind_name(const layers::Mamba2Spec&) { return "Mamba-2"; }
 
 std::string_view kind_name(const layers::DeltaRuleSpec&) { return "linear attention by the delta rule"; }
 std::string_view kind_name(const layers::ShortConvSpec&) { return "short convolution"; }
+std::string_view kind_name(const layers::LightningSpec&) { return "lightning attention"; }
 std::string_view kind_name(const layers::NoMixerSpec&) { return "none"; }
 
 template <typename Variant>
@@ -114,6 +115,9 @@ void compare(const Comparison& c, const layers::AttentionSpec& a, const layers::
   if (c.both("rotary embedding", a.rope, b.rope)) compare(c, *a.rope, *b.rope);
   c.same("order of norm and rotary embedding", a.qk_norm_after_rope, b.qk_norm_after_rope);
   c.same("chunk of attention", a.chunk, b.chunk);
+  c.same("keys that serve as values", a.values_are_keys, b.values_are_keys);
+  c.same("norm of the values", a.value_norm, b.value_norm);
+  c.near("scale of the values", static_cast<double>(a.value_scale), static_cast<double>(b.value_scale));
   if (c.both("temperature of the queries", a.temperature, b.temperature)) {
     c.near("temperature of the queries", static_cast<double>(a.temperature->scale),
            static_cast<double>(b.temperature->scale));
@@ -134,6 +138,14 @@ void compare(const Comparison& c, const layers::LatentAttentionSpec& a, const la
   c.same("biases", a.bias, b.bias);
   c.near("norm of the latents", static_cast<double>(a.norm_eps), static_cast<double>(b.norm_eps));
   compare(c, a.gate, b.gate);
+  c.near("scale of the latent", static_cast<double>(a.latent_scale), static_cast<double>(b.latent_scale));
+  if (c.both("indexer", a.indexer, b.indexer)) {
+    c.same("indexer of the layer", a.indexer->own, b.indexer->own);
+    c.same("heads of the indexer", a.indexer->heads, b.indexer->heads);
+    c.same("width of the indexer's heads", a.indexer->head_dim, b.indexer->head_dim);
+    c.same("positions that the indexer chooses", a.indexer->top_k, b.indexer->top_k);
+    c.same("order of the indexer's rotary dimensions", a.indexer->style, b.indexer->style);
+  }
   c.same("positions", a.positions, b.positions);
   if (!a.positions) return;
   c.same("order of the rotary dimensions", a.rope.style, b.rope.style);
@@ -190,6 +202,14 @@ void compare(const Comparison& c, const layers::ShortConvSpec& a, const layers::
   c.same("biases of the mixer", a.bias, b.bias);
 }
 
+void compare(const Comparison& c, const layers::LightningSpec& a, const layers::LightningSpec& b) {
+  c.same("number of heads", a.heads, b.heads);
+  c.same("head dimension", a.head_dim, b.head_dim);
+  c.same("activation of the mixer", a.activation, b.activation);
+  c.near("decay of the state", static_cast<double>(a.slope), static_cast<double>(b.slope));
+  c.near("norm of the mixer", static_cast<double>(a.norm_eps), static_cast<double>(b.norm_eps));
+}
+
 void compare(const Comparison&, const layers::NoMixerSpec&, const layers::NoMixerSpec&) {}
 
 void compare(const Comparison& c, const layers::DenseFfnSpec& a, const layers::DenseFfnSpec& b) {
@@ -197,6 +217,7 @@ void compare(const Comparison& c, const layers::DenseFfnSpec& a, const layers::D
   c.same("activation of the FFN", a.activation, b.activation);
   c.same("gate of the FFN", a.gated, b.gated);
   c.same("biases of the FFN", a.bias, b.bias);
+  c.near("clamp of the FFN", static_cast<double>(a.clamp), static_cast<double>(b.clamp));
 }
 
 void compare(const Comparison& c, const layers::RouterSpec& a, const layers::RouterSpec& b) {
@@ -224,6 +245,9 @@ void compare(const Comparison& c, const layers::RouterSpec& a, const layers::Rou
     c.same("groups of experts", a.groups_kept, b.groups_kept);
     c.same("score of a group", a.group_score, b.group_score);
   }
+  if (c.both("norm of what the router reads", a.input_norm, b.input_norm))
+    c.near("norm of what the router reads", static_cast<double>(*a.input_norm), static_cast<double>(*b.input_norm));
+  c.same("weight of each expert's own", a.expert_scale, b.expert_scale);
   c.near("scale of the experts' weights", static_cast<double>(a.scale), static_cast<double>(b.scale));
   c.same("rule of selection", a.selection, b.selection);
   if (a.selection == layers::RouterSpec::Selection::sparsemixer)
@@ -244,6 +268,14 @@ void compare(const Comparison& c, const layers::MoeSpec& a, const layers::MoeSpe
   c.same("scaling of what experts read", a.scale_inputs, b.scale_inputs);
   c.same("bias of the experts' sum", a.output_bias, b.output_bias);
   c.same("latent width of the experts", a.latent, b.latent);
+  c.near("clamp of the experts", static_cast<double>(a.clamp), static_cast<double>(b.clamp));
+  c.near("clamp of the shared expert", static_cast<double>(a.shared_clamp), static_cast<double>(b.shared_clamp));
+  c.same("experts without weights", a.identity_experts, b.identity_experts);
+  c.same("shortcut of the experts", a.shortcut, b.shortcut);
+  compare(c, "norm before the shared expert", a.shared_norm, b.shared_norm);
+  compare(c, "norm after the shared expert", a.shared_post_norm, b.shared_post_norm);
+  compare(c, "norm before the experts", a.experts_norm, b.experts_norm);
+  compare(c, "norm after the experts", a.experts_post_norm, b.experts_post_norm);
 }
 
 void compare(const Comparison&, const layers::NoFfnSpec&, const layers::NoFfnSpec&) {}
@@ -283,6 +315,8 @@ void require_same(const models::ModelSpec& model, const models::ModelSpec& read,
     compare(in_layer, "norm after the FFN", a.ffn_post_norm, b.ffn_post_norm);
     in_layer.near("multiplier of the residual", static_cast<double>(a.residual_multiplier),
                   static_cast<double>(b.residual_multiplier));
+    in_layer.same("residual stream", a.mixer_residual == b.mixer_residual && a.ffn_residual == b.ffn_residual, true);
+    in_layer.same("scale of the layer's result", a.output_scale, b.output_scale);
     compare_kinds(in_layer, "kind of mixer", a.mixer, b.mixer);
     compare_kinds(in_layer, "kind of FFN", a.ffn, b.ffn);
   }

@@ -22,6 +22,7 @@ int64_t mixer_floats(const layers::DeltaRuleSpec& spec) {
   return 2 * spec.conv_channels() + 3 * spec.value_width() + 2 * spec.decay_width() + 2 * spec.value_heads;
 }
 int64_t mixer_floats(const layers::ShortConvSpec&) { return 0; }  // of the model's width, which is counted beside it
+int64_t mixer_floats(const layers::LightningSpec& spec) { return 7 * spec.width() + spec.heads; }
 int64_t mixer_floats(const layers::NoMixerSpec&) { return 0; }
 
 int64_t ffn_floats(const layers::DenseFfnSpec& spec) { return (spec.gated ? 2 : 1) * spec.hidden; }

@@ -47,6 +47,12 @@ std::vector<float> llama3_divisors(const RopeSpec& rope) {
   return divisors;
 }
 
+std::vector<float> still_divisors(const RopeSpec& rope) {
+  std::vector<float> divisors(static_cast<size_t>(rope.dims / 2), 1e30f);
+  std::fill_n(divisors.begin(), rope.turning_dims / 2, 1.0f);
+  return divisors;
+}
+
 const MoeSpec* first_moe(const ModelSpec& spec) {
   for (const models::BlockSpec& block : spec.blocks)
     if (const auto* moe = std::get_if<MoeSpec>(&block.ffn)) return moe;
@@ -112,7 +118,12 @@ int64_t ConfigWriter::dense_width() const {
 }
 
 void ConfigWriter::sizes() {
-  const auto* latent = std::get_if<layers::LatentAttentionSpec>(&spec_.blocks.front().mixer);
+  const layers::LatentAttentionSpec* latent = nullptr;
+  const RopeSpec* read = nullptr;  // of the first layer that has positions
+  for (const models::BlockSpec& block : spec_.blocks) {
+    if (!latent) latent = std::get_if<layers::LatentAttentionSpec>(&block.mixer);
+    if (!read) read = rope_of(spec_, block);
+  }
   if (parent_ || !latent) attention();  // or refuse
   json.update({{"model_type", family_.model_type},
                {"vocab_size", spec_.vocabulary},
@@ -132,7 +143,7 @@ void ConfigWriter::sizes() {
     carry({"max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "initializer_range",
            "attention_dropout", "use_cache"});
     carry_rope();
-  } else if (const RopeSpec* read = rope_of(spec_, spec_.blocks.front())) {
+  } else if (read) {
     rope(*read);
   }
 }

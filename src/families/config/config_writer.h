@@ -86,5 +86,7 @@ std::string activation_name(ops::Activation activation);
 
 /// What GGUF's rope_freqs.weight holds for a llama3 scaling: [dims / 2], by what each frequency is divided.
 std::vector<float> llama3_divisors(const layers::RopeSpec& rope);
+/// The same of a rotary embedding some pairs of which stand still (RopeSpec::turning_dims): ones, then 1e30.
+std::vector<float> still_divisors(const layers::RopeSpec& rope);
 
 }  // namespace coterie::families

@@ -103,6 +103,15 @@ std::vector<bool> MetadataReader::flags(std::string_view key, const std::vector<
   return *list;
 }
 
+std::vector<double> MetadataReader::numbers(std::string_view key, size_t layers) {
+  const checkpoint::MetaValue* value = find(key);
+  std::vector<double> list;
+  if (const auto* floats = value ? std::get_if<std::vector<double>>(value) : nullptr) list = *floats;
+  if (list.empty()) return std::vector<double>(layers, number(key, 0.0));
+  if (list.size() != layers) fail(ErrorKind::bad_input, where(key), "{} entries for {} layers", list.size(), layers);
+  return list;
+}
+
 int64_t MetadataReader::rows_of(const std::string& name) const {
   const checkpoint::TensorInfo* info = source_.find(name);
   return info && info->shape.size() == 2 ? info->shape.front() : 0;
@@ -316,6 +325,11 @@ void MetadataReader::refuse_foreign_keys() {
       {"attention.scale", 0},
       {"attention.output_scale", 1},
       {"attention.value_scale", 1},
+      {"attention.indexer.top_k", 0},
+      {"swiglu_clamp_exp", 0},
+      {"swiglu_clamp_shexp", 0},
+      {"attention.shared_kv_layers", 0},
+      {"embedding_length_per_layer_input", 0},
       {"attention.max_alibi_bias", 0},
       {"attention.clamp_kqv", 0},
       {"attention.sliding_window", 0},

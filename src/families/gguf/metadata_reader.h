@@ -43,6 +43,9 @@ class MetadataReader {
 
   /// True or false for each layer, from an array.
   std::vector<bool> flags(std::string_view key, const std::vector<bool>& otherwise);
+  /// A number of any kind for each layer, from an array or one for all; zeros where the file is silent. An array may go
+  /// on for layers that are left out later.
+  std::vector<double> numbers(std::string_view key, size_t layers);
   /// Keys that may be there and change nothing.
   void inert(std::initializer_list<std::string_view> keys);
 

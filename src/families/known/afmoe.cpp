@@ -1,7 +1,9 @@
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
 #include "families/config/config_reader.h"
+#include "families/config/config_writer.h"
 #include "families/gguf/metadata_reader.h"
 #include "families/gguf/metadata_writer.h"
 #include "families/known/deepseek.h"
@@ -89,6 +91,22 @@ void to_gguf(const ModelSpec& spec, MetadataWriter& metadata) {
       metadata.rope(*attention.rope);
 }
 
+void to_config(const ModelSpec& spec, ConfigWriter& config) {
+  config.decoder();
+  config.attention_bias();
+  config.experts("num_experts");
+  config.sliding_window();
+  config.json["layer_types"] = config.layer_types();
+  config.json["mup_enabled"] = spec.embedding_multiplier != 1;
+  const layers::MoeSpec& moe = *first_moe(spec);
+  config.json["moe_intermediate_size"] = moe.hidden;
+  config.json["num_shared_experts"] = moe.shared_hidden / std::max<int64_t>(moe.hidden, 1);
+  config.json["route_scale"] = decimal(moe.router.scale);
+  size_t dense = 0;
+  while (std::holds_alternative<layers::DenseFfnSpec>(spec.blocks[dense].ffn)) ++dense;
+  config.json["num_dense_layers"] = dense;
+}
+
 NameTable names() {
   NameTable table = deepseek::expert_names();
   const std::string layer = "model.layers.{layer}.", path = "blocks.{layer}.";
@@ -110,6 +128,7 @@ const Family kAfmoe = {
     .from_config = from_config,
     .from_gguf = from_gguf,
     .hugging_face_names = names,
+    .to_config = to_config,
     .to_gguf = to_gguf,
 };
 

@@ -109,6 +109,20 @@ NameTable names() {
   return table;
 }
 
+void to_config(const ModelSpec& spec, ConfigWriter& config) {
+  kda::to_config(spec, config);
+  const layers::RouterSpec& router = first_moe(spec)->router;
+  config.json["num_experts_per_tok"] = router.experts_per_token;
+  config.json["n_group"] = router.groups, config.json["norm_topk_prob"] = router.renormalise;
+  config.json["no_kda_lora"] = true, config.json["num_nextn_predict_layers"] = 0;
+  for (const BlockSpec& block : spec.blocks)
+    if (const auto* delta = std::get_if<layers::DeltaRuleSpec>(&block.mixer)) {
+      config.json["head_dim"] = delta->key_dim;
+      config.json["kda_safe_gate"] = delta->decay_floor < 0;
+      config.json["kda_lower_bound"] = decimal(delta->decay_floor);
+    }
+}
+
 void to_gguf(const ModelSpec& spec, MetadataWriter& metadata) {
   kda::to_gguf(spec, metadata);
   for (const BlockSpec& block : spec.blocks)
@@ -137,6 +151,7 @@ const Family kBailingHybrid = {
     .from_config = from_config,
     .from_gguf = from_gguf,
     .hugging_face_names = names,
+    .to_config = to_config,
     .to_gguf = to_gguf,
     .adjust_gguf_names = adjust_gguf_names,
 };

@@ -9,11 +9,13 @@ extern const Family kBailingMoeV2, kBailingMoe;                // bailing_moe_v2
 extern const Family kCoterie;                                  // coterie.cpp
 extern const Family kDbrx;                                     // dbrx.cpp
 extern const Family kDeepseekV2, kDeepseekV3;                  // deepseek.cpp
+extern const Family kDeepseekV32, kGlmMoeDsa;                  // deepseek_v32.cpp
 extern const Family kDots1;                                    // dots1.cpp
 extern const Family kErnie45Moe;                               // ernie4_5_moe.cpp
 extern const Family kExaoneMoe;                                // exaone_moe.cpp
 extern const Family kFlexOlmo;                                 // flex_olmo.cpp
 extern const Family kGemma2, kGemma3;                          // gemma.cpp
+extern const Family kGemma4;                                   // gemma4.cpp
 extern const Family kGlm4Moe;                                  // glm4_moe.cpp
 extern const Family kGlm4MoeLite;                              // glm4_moe_lite.cpp
 extern const Family kGptOss;                                   // gpt_oss.cpp
@@ -30,7 +32,10 @@ extern const Family kQwen2, kQwen3;                            // qwen.cpp
 extern const Family kMamba, kFalconMamba;                      // mamba.cpp
 extern const Family kMamba2;                                   // mamba2.cpp
 extern const Family kLlama4;                                   // llama4.cpp
+extern const Family kLongcatFlash;                             // longcat_flash.cpp
 extern const Family kMellum;                                   // mellum.cpp
+extern const Family kMiMoV2Flash;                              // mimo_v2_flash.cpp
+extern const Family kMiniMax;                                  // minimax.cpp
 extern const Family kMiniMaxM2;                                // minimax_m2.cpp
 extern const Family kMixtral;                                  // mixtral.cpp
 extern const Family kOlmo2;                                    // olmo2.cpp
@@ -45,6 +50,7 @@ extern const Family kKimiLinear;                               // kimi_linear.cp
 extern const Family kBailingHybrid;                            // bailing_hybrid.cpp
 extern const Family kLfm2, kLfm2Moe;                           // lfm2.cpp
 extern const Family kNemotronH, kNemotronHDense;               // nemotron_h.cpp
+extern const Family kStep3p5;                                  // step3p5.cpp
 extern const Family kAfmoe;                                    // afmoe.cpp
 extern const Family kLaguna;                                   // laguna.cpp
 extern const Family kQwen3Next, kQwen35Moe, kQwen35;           // qwen3_next.cpp

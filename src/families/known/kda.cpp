@@ -187,4 +187,31 @@ void to_gguf(const ModelSpec& spec, MetadataWriter& metadata) {
   metadata.put("attention.head_count_kv", kv_heads);
 }
 
+void to_config(const ModelSpec& spec, ConfigWriter& config) {
+  config.decoder();
+  std::vector<std::string> types;
+  for (const BlockSpec& block : spec.blocks) {
+    const auto* delta = std::get_if<layers::DeltaRuleSpec>(&block.mixer);
+    types.emplace_back(delta ? "linear_attention" : "full_attention");
+    if (delta) {
+      config.json["linear_head_dim"] = delta->key_dim, config.json["linear_num_heads"] = delta->key_heads;
+      config.json["linear_conv_kernel_dim"] = delta->conv_width;
+      continue;
+    }
+    const auto& mla = std::get<layers::LatentAttentionSpec>(block.mixer);
+    config.json["q_lora_rank"] = mla.q_rank > 0 ? base::Json(mla.q_rank) : base::Json(nullptr);
+    config.json["kv_lora_rank"] = mla.kv_rank, config.json["v_head_dim"] = mla.value_dim;
+    config.json["qk_nope_head_dim"] = mla.nope_dim, config.json["qk_rope_head_dim"] = mla.rope_dim;
+  }
+  config.json["layer_types"] = types;
+  config.expert_layers();
+  const layers::MoeSpec* const moe = first_moe(spec);
+  if (!moe)
+    fail(ErrorKind::unsupported, "config.json", "its model_types have experts in some layer, this model has none");
+  config.json["num_experts"] = moe->router.experts, config.json["moe_intermediate_size"] = moe->hidden;
+  config.json["num_shared_experts"] = moe->shared_hidden / std::max<int64_t>(moe->hidden, 1);
+  config.json["topk_group"] = moe->router.groups_kept;
+  config.json["routed_scaling_factor"] = decimal(moe->router.scale);
+}
+
 }  // namespace coterie::families::kda

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "families/config/config_reader.h"
+#include "families/config/config_writer.h"
 #include "families/gguf/metadata_reader.h"
 #include "families/gguf/metadata_writer.h"
 #include "families/names/name_table.h"
@@ -37,6 +38,8 @@ void add_names(NameTable& table, const std::string& layer, const std::string& ou
 
 /// Both mixers and the mixture from GGUF. Layers without key-value heads have `delta`.
 ModelSpec from_gguf(MetadataReader& metadata, layers::DeltaRuleSpec delta, bool positions, bool head_gate);
+/// config.json: sizes, both mixers by layer, experts; the numbers of experts for a token and of groups are left to do.
+void to_config(const ModelSpec& spec, ConfigWriter& config);
 void to_gguf(const ModelSpec& spec, MetadataWriter& metadata);
 
 }  // namespace coterie::families::kda

@@ -97,6 +97,13 @@ NameTable names() {
   return table;
 }
 
+void to_config(const ModelSpec& spec, ConfigWriter& config) {
+  kda::to_config(spec, config);
+  const layers::RouterSpec& router = first_moe(spec)->router;
+  config.json["num_experts_per_token"] = router.experts_per_token;
+  config.json["num_expert_group"] = router.groups, config.json["moe_renormalize"] = router.renormalise;
+}
+
 void to_gguf(const ModelSpec& spec, MetadataWriter& metadata) { kda::to_gguf(spec, metadata); }
 
 void adjust_gguf_names(NameTable& table, Direction, const checkpoint::TensorSource*) {
@@ -115,6 +122,7 @@ const Family kKimiLinear = {
     .from_config = from_config,
     .from_gguf = from_gguf,
     .hugging_face_names = names,
+    .to_config = to_config,
     .to_gguf = to_gguf,
     .adjust_gguf_names = adjust_gguf_names,
 };

@@ -1,5 +1,6 @@
 #include "base/error.h"
 #include "families/config/config_reader.h"
+#include "families/config/config_writer.h"
 #include "families/gguf/metadata_reader.h"
 #include "families/gguf/metadata_writer.h"
 #include "families/known/families.h"
@@ -146,6 +147,33 @@ void to_gguf(const ModelSpec& spec, MetadataWriter& metadata) {
   metadata.window_pattern(spec);
 }
 
+void to_config(const ModelSpec& spec, ConfigWriter& config) {
+  config.decoder();
+  config.attention_bias();
+  config.experts("num_experts");
+  config.expert_layers();
+  config.sliding_window();
+  config.json["layer_types"] = config.layer_types();
+  base::Json heads = base::Json::array(), kinds = base::Json::object();
+  for (const BlockSpec& block : spec.blocks) {
+    const auto& attention = std::get<layers::AttentionSpec>(block.mixer);
+    heads.push_back(attention.heads);
+    config.json["gating"] = attention.gate.shape == layers::OutputGate::Shape::per_head ? "per-head" : "per-element";
+    config.json.erase("rope_scaling");
+    config.rope(*attention.rope);
+    base::Json& kind = kinds[attention.window > 0 ? "sliding_attention" : "full_attention"];
+    kind = config.json.value("rope_scaling", base::Json{{"rope_type", "default"}});
+    kind["rope_theta"] = config.json["rope_theta"];
+    kind["partial_rotary_factor"] = static_cast<double>(attention.rope->dims) / static_cast<double>(attention.head_dim);
+  }
+  for (const char* key : {"rope_scaling", "rope_theta"}) config.json.erase(key);
+  config.json["num_attention_heads_per_layer"] = heads, config.json["rope_parameters"] = kinds;
+  const layers::MoeSpec& moe = *first_moe(spec);
+  config.json["moe_intermediate_size"] = moe.hidden;
+  config.json["shared_expert_intermediate_size"] = moe.shared_hidden;
+  config.json["moe_routed_scaling_factor"] = decimal(moe.router.scale);
+}
+
 NameTable names() {
   NameTable table = hugging_face_moe_names("mlp", "gate_proj", "up_proj", "down_proj");
   const std::string layer = "model.layers.{layer}.", path = "blocks.{layer}.";
@@ -166,6 +194,7 @@ const Family kLaguna = {
     .from_config = from_config,
     .from_gguf = from_gguf,
     .hugging_face_names = names,
+    .to_config = to_config,
     .to_gguf = to_gguf,
 };
 

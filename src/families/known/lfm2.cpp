@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "families/config/config_reader.h"
+#include "families/config/config_writer.h"
 #include "families/gguf/metadata_reader.h"
 #include "families/gguf/metadata_writer.h"
 #include "families/known/families.h"
@@ -122,6 +123,31 @@ void to_gguf(const ModelSpec& spec, MetadataWriter& metadata) {
   if (dense < spec.blocks.size()) metadata.put("leading_dense_block_count", dense);
 }
 
+void to_config(const ModelSpec& spec, ConfigWriter& config) {
+  config.decoder();
+  config.json.erase("rms_norm_eps");
+  config.json["norm_eps"] = decimal(spec.final_norm.eps);
+  config.json["block_auto_adjust_ff_dim"] = false;
+  std::vector<std::string> types;
+  size_t dense = 0;
+  for (const BlockSpec& block : spec.blocks) {
+    const auto* conv = std::get_if<layers::ShortConvSpec>(&block.mixer);
+    types.emplace_back(conv ? "conv" : "full_attention");
+    if (conv) config.json["conv_L_cache"] = conv->conv_width, config.json["conv_bias"] = conv->bias;
+    if (std::holds_alternative<layers::DenseFfnSpec>(block.ffn)) ++dense;
+  }
+  config.json["layer_types"] = types;
+  const layers::MoeSpec* const moe = first_moe(spec);
+  if (!moe) return;
+  config.json.erase("block_auto_adjust_ff_dim");
+  config.experts("num_experts");
+  config.json["num_dense_layers"] = dense;
+  config.json["moe_intermediate_size"] = moe->hidden;
+  config.json["use_expert_bias"] = moe->router.selection_bias;
+  config.json["norm_topk_prob"] = moe->router.renormalise;
+  config.json["routed_scaling_factor"] = decimal(moe->router.scale);
+}
+
 NameTable names() {
   NameTable table = hugging_face_names();
   const std::string layer = "model.layers.{layer}.", path = "blocks.{layer}.", ffn = layer + "feed_forward.";
@@ -177,6 +203,7 @@ const Family kLfm2 = {
     .from_config = dense_from_config,
     .from_gguf = from_gguf,
     .hugging_face_names = names,
+    .to_config = to_config,
     .to_gguf = to_gguf,
     .adjust_gguf_names = adjust_gguf_names,
 };
@@ -187,6 +214,7 @@ const Family kLfm2Moe = {
     .from_config = moe_from_config,
     .from_gguf = from_gguf,
     .hugging_face_names = names,
+    .to_config = to_config,
     .to_gguf = to_gguf,
     .adjust_gguf_names = adjust_gguf_names,
     .shapes = kMoeShapes,

@@ -180,6 +180,44 @@ void to_gguf(const ModelSpec& spec, MetadataWriter& metadata) {
   metadata.erase("rope.scaling.finetuned");
 }
 
+void to_config(const ModelSpec& spec, ConfigWriter& config) {
+  config.sizes();
+  config.json["architectures"] = {"NemotronHForCausalLM"};
+  config.json["layer_norm_epsilon"] = decimal(spec.final_norm.eps);
+  config.json.erase("hidden_act");
+  std::vector<std::string> kinds;
+  for (const BlockSpec& block : spec.blocks) {
+    if (const auto* mamba = std::get_if<layers::Mamba2Spec>(&block.mixer)) {
+      kinds.emplace_back("linear_attention");
+      config.json["mamba_num_heads"] = mamba->heads, config.json["mamba_head_dim"] = mamba->head_dim;
+      config.json["ssm_state_size"] = mamba->states, config.json["n_groups"] = mamba->groups;
+      config.json["conv_kernel"] = mamba->conv_width, config.json["use_conv_bias"] = mamba->conv_bias;
+      config.json["use_bias"] = mamba->projection_bias;
+      config.json["mamba_hidden_act"] = activation_name(mamba->activation);
+      config.json["time_step_min"] = decimal(mamba->dt_min);
+    } else if (const auto* dense = std::get_if<layers::DenseFfnSpec>(&block.ffn)) {
+      kinds.emplace_back("mlp");
+      config.json["intermediate_size"] = dense->hidden, config.json["mlp_bias"] = dense->bias;
+      config.json["mlp_hidden_act"] = activation_name(dense->activation);
+    } else if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn)) {
+      kinds.emplace_back("moe");
+      config.json["mlp_hidden_act"] = activation_name(moe->activation);
+    } else {
+      kinds.emplace_back("full_attention");
+    }
+  }
+  config.json["layers_block_type"] = kinds;
+  const layers::MoeSpec* const moe = first_moe(spec);
+  if (!moe) return;
+  config.experts("n_routed_experts");
+  config.json["moe_intermediate_size"] = moe->hidden;
+  config.json["moe_shared_expert_intermediate_size"] = moe->shared_hidden;
+  if (moe->latent > 0) config.json["moe_latent_size"] = moe->latent;
+  config.json["n_group"] = moe->router.groups, config.json["topk_group"] = moe->router.groups_kept;
+  config.json["norm_topk_prob"] = moe->router.renormalise;
+  config.json["routed_scaling_factor"] = decimal(moe->router.scale);
+}
+
 NameTable names() {
   NameTable table;
   const std::string layer = "backbone.layers.{layer}.", path = "blocks.{layer}.", mixer = layer + "mixer.";
@@ -218,6 +256,7 @@ const Family kNemotronH = {
     .from_config = from_config,
     .from_gguf = from_gguf,
     .hugging_face_names = names,
+    .to_config = to_config,
     .to_gguf = to_gguf,
     .adjust_gguf_names = adjust_gguf_names,
 };

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "families/config/config_reader.h"
+#include "families/config/config_writer.h"
 #include "families/gguf/metadata_reader.h"
 #include "families/gguf/metadata_writer.h"
 #include "families/known/deepseek.h"
@@ -197,6 +198,42 @@ void in_turn_to_gguf(const ModelSpec& spec, MetadataWriter& metadata) {
   metadata.put("rope.dimension_sections", std::vector<int64_t>{11, 11, 10, 0});
 }
 
+void decoder_to_config(const ModelSpec& spec, ConfigWriter& config) {
+  config.decoder();
+  config.attention_bias();
+  const layers::AttentionSpec& attention = config.attention();
+  config.json["partial_rotary_factor"] =
+      static_cast<double>(attention.rope->dims) / static_cast<double>(attention.head_dim);
+  std::vector<std::string> types;
+  for (const BlockSpec& block : spec.blocks) {
+    const auto* delta = std::get_if<layers::DeltaRuleSpec>(&block.mixer);
+    types.emplace_back(delta ? "linear_attention" : "full_attention");
+    if (!delta) continue;
+    config.json["linear_num_key_heads"] = delta->key_heads, config.json["linear_num_value_heads"] = delta->value_heads;
+    config.json["linear_key_head_dim"] = delta->key_dim, config.json["linear_value_head_dim"] = delta->value_dim;
+    config.json["linear_conv_kernel_dim"] = delta->conv_width;
+  }
+  config.json["layer_types"] = types;
+}
+
+void moe_to_config(const ModelSpec& spec, ConfigWriter& config) {
+  decoder_to_config(spec, config);
+  config.experts("num_experts");
+  const layers::MoeSpec& moe = *first_moe(spec);
+  config.json["moe_intermediate_size"] = moe.hidden;
+  config.json["shared_expert_intermediate_size"] = moe.shared_hidden;
+}
+
+void next_to_config(const ModelSpec& spec, ConfigWriter& config) {
+  moe_to_config(spec, config);
+  config.json["norm_topk_prob"] = first_moe(spec)->router.renormalise;
+  config.json["decoder_sparse_step"] = 1;
+  std::vector<size_t> dense;
+  for (size_t i = 0; i < spec.blocks.size(); ++i)
+    if (!std::holds_alternative<layers::MoeSpec>(spec.blocks[i].ffn)) dense.push_back(i);
+  config.json["mlp_only_layers"] = dense;
+}
+
 NameTable linear_names() {
   NameTable table = hugging_face_moe_names("mlp", "gate_proj", "up_proj", "down_proj");
   const std::string path = "blocks.{layer}.delta.", layer = "model.layers.{layer}.linear_attn.";
@@ -274,6 +311,7 @@ const Family kQwen3Next = {
     .from_config = next_from_config,
     .from_gguf = next_from_gguf,
     .hugging_face_names = next_names,
+    .to_config = next_to_config,
     .to_gguf = to_gguf,
     .adjust_gguf_names = adjust_next_gguf_names,
     .shapes = kNextShapes,
@@ -285,6 +323,7 @@ const Family kQwen35Moe = {
     .from_config = moe_from_config,
     .from_gguf = in_turn_from_gguf,
     .hugging_face_names = names_apart,
+    .to_config = moe_to_config,
     .to_gguf = in_turn_to_gguf,
     .adjust_gguf_names = adjust_gguf_names,
     .shapes = kMoeShapes,
@@ -297,6 +336,7 @@ const Family kQwen35 = {
     .from_config = dense_from_config,
     .from_gguf = in_turn_from_gguf,
     .hugging_face_names = names_apart,
+    .to_config = decoder_to_config,
     .to_gguf = in_turn_to_gguf,
     .adjust_gguf_names = adjust_gguf_names,
     .multimodal = kDenseOuter,

@@ -92,6 +92,7 @@ tensor::Shape shape_in_file(Form form, const tensor::Shape& shape, int64_t parts
 std::string expand(std::string_view pattern, int64_t layer, int64_t expert, int64_t item) {
   std::string name(pattern);
   replace(name, "{layer}", layer);
+  replace(name, "{half_layer}", layer / 2), replace(name, "{odd}", layer % 2);
   replace(name, "{expert}", expert);
   replace(name, "{item}", item);
   return name;

@@ -52,7 +52,8 @@ enum class Form {
                // [E, rows, cols / 32] exponents under the same with _scales (gpt-oss as published)
 };
 
-/// One way a file may name a weight. The pattern holds {layer} where the canonical path has a number, and {expert}
+/// One way a file may name a weight. The pattern holds {layer} where the canonical path has a number (or {half_layer}
+/// and {odd}, where two blocks are a layer of the file: half of it, and which of them it is), and {expert}
 /// when each expert is a tensor of its own; without {expert} a stack of experts is one tensor with E as its first
 /// dimension.
 struct NameInFile {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <functional>
 #include <map>
@@ -188,8 +189,18 @@ class Exporter : public layers::TensorReader {
 
   void add_floats(const Tensor& tensor, const tensor::Shape& shape, const layers::Vector& slot) {
     const int64_t rows = shape.front(), cols = tensor::element_count(shape) / rows;
-    base::require(slot.minus_exp == name(tensor.path).in_file.minus_exp, "export",
+    const bool minus_exp = name(tensor.path).in_file.minus_exp;
+    base::require(slot.minus_exp || !minus_exp, "export",
                   "{} is held as another function of the parameter than the file's", tensor.path);
+    if (slot.minus_exp && !minus_exp) {  // of a GGUF, in a folder
+      auto logarithms = std::make_shared<std::vector<float>>();
+      for (int64_t i = 0; i < slot.values.size(); ++i)
+        logarithms->push_back(static_cast<float>(std::log(-static_cast<double>(slot.values.data()[i]))));
+      const auto* values = reinterpret_cast<const std::byte*>(logarithms->data());
+      add(tensor, shape, {tensor::Weight(values, tensor::DType::f32, rows, cols)}, -1, 0);
+      result_.back().produce = [logarithms, produce = result_.back().produce](const Write& write) { produce(write); };
+      return;
+    }
     const auto* bytes = reinterpret_cast<const std::byte*>(slot.values.data());
     add(tensor, shape, {tensor::Weight(bytes, tensor::DType::f32, rows, cols)}, -1, 0);
   }

@@ -20,7 +20,8 @@ Attention::Attention(const AttentionSpec& spec, int64_t width, int64_t input_wid
     : spec_(spec), width_(width), input_width_(input_width > 0 ? input_width : width) {
   if (spec.rope) rope_.emplace(*spec.rope);
   if (spec.experts) experts_.emplace(spec, input_width_);
-  if (spec.qk_norm == AttentionSpec::QkNorm::per_head_plain) ones_.assign(static_cast<size_t>(spec.head_dim), 1.0f);
+  if (spec.qk_norm == AttentionSpec::QkNorm::per_head_plain || spec.value_norm)
+    ones_.assign(static_cast<size_t>(spec.head_dim), 1.0f);
 }
 
 void Attention::visit(TensorVisitor& visitor, const std::string& path) {
@@ -33,13 +34,13 @@ void Attention::visit(TensorVisitor& visitor, const std::string& path) {
   else
     visitor.adaptable(path + ".q", Place::mixer, packed, input_width_, spec_.q_bias, q_);
   visitor.adaptable(path + ".k", Place::mixer, k, input_width_, spec_.k_bias, k_);
-  visitor.adaptable(path + ".v", Place::mixer, v, input_width_, spec_.v_bias, v_);
+  if (!spec_.values_are_keys) visitor.adaptable(path + ".v", Place::mixer, v, input_width_, spec_.v_bias, v_);
   if (!experts_) visitor.adaptable(path + ".o", Place::mixer, width_, a, spec_.o_bias, o_);
   if (gate == OutputGate::Shape::per_head || gate == OutputGate::Shape::per_channel)
     visitor.adaptable(path + ".gate", Place::mixer, gate == OutputGate::Shape::per_head ? spec_.heads : a, input_width_,
                       false, gate_);
   if (spec_.sinks) visitor.vector({path + ".sinks", Place::mixer}, spec_.heads, sinks_);
-  if (spec_.qk_norm == AttentionSpec::QkNorm::none || !ones_.empty()) return;
+  if (spec_.qk_norm == AttentionSpec::QkNorm::none || plain_qk_norm()) return;
   const bool full = spec_.qk_norm == AttentionSpec::QkNorm::full_width;
   visitor.vector({path + ".q_norm", Place::norms}, full ? q : spec_.head_dim, q_norm_);
   visitor.vector({path + ".k_norm", Place::norms}, full ? k : spec_.head_dim, k_norm_);
@@ -61,8 +62,8 @@ std::vector<float> temperatures(const AttentionSpec::Temperature& rule, std::spa
 void Attention::prepare(const Batch& batch, tensor::Matrix q, tensor::Matrix k, tensor::Matrix v) const {
   ops::Context& context = batch.context;
   const auto norm = [&] {
-    const float* const q_weight = ones_.empty() ? q_norm_.data() : ones_.data();
-    const float* const k_weight = ones_.empty() ? k_norm_.data() : ones_.data();
+    const float* const q_weight = plain_qk_norm() ? ones_.data() : q_norm_.data();
+    const float* const k_weight = plain_qk_norm() ? ones_.data() : k_norm_.data();
     switch (spec_.qk_norm) {
       case AttentionSpec::QkNorm::none: break;
       case AttentionSpec::QkNorm::per_head:
@@ -76,6 +77,9 @@ void Attention::prepare(const Batch& batch, tensor::Matrix q, tensor::Matrix k, 
         break;
     }
   };
+  if (spec_.values_are_keys) ops::copy(context, k, v);
+  if (spec_.value_norm) ops::rms_norm_heads(context, v, spec_.kv_heads, ones_.data(), spec_.qk_norm_eps);
+  if (spec_.value_scale != 1) ops::scale(context, v, spec_.value_scale);
   if (!spec_.qk_norm_after_rope) norm();
   if (spec_.clip_qkv)
     for (const tensor::Matrix& part : {q, k, v}) ops::clamp(context, part, *spec_.clip_qkv);
@@ -99,7 +103,7 @@ tensor::Matrix Attention::project_in(const Batch& batch, tensor::ConstMatrix x, 
   switch (spec_.gate.shape) {
     case OutputGate::Shape::none: {
       const std::array<Projection, 3> projections = {{{q_, q}, {k_, k}, {v_, v}}};
-      project_each(batch, x, projections);
+      project_each(batch, x, std::span(projections).first(spec_.values_are_keys ? 2 : 3));
       break;
     }
     case OutputGate::Shape::per_head:

@@ -33,11 +33,13 @@ class Attention {
   void visit(TensorVisitor& visitor, const std::string& path);
 
  private:
-  /// Norms, clipping and positions of queries and keys.
+  /// Norms, clipping and positions of queries and keys; what values are, where they are keys, their norm and scale.
   void prepare(const Batch& batch, tensor::Matrix q, tensor::Matrix k, tensor::Matrix v) const;
   /// q, k and v of x; returns what gates the output, if something does.
   tensor::Matrix project_in(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix q, tensor::Matrix k,
                             tensor::Matrix v) const;
+
+  bool plain_qk_norm() const { return spec_.qk_norm == AttentionSpec::QkNorm::per_head_plain; }
 
   AttentionSpec spec_;
   int64_t width_, input_width_;

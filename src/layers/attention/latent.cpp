@@ -23,6 +23,7 @@ void LatentAttention::visit(TensorVisitor& visitor, const std::string& path) {
   } else {
     visitor.adaptable(path + ".q", Place::mixer, q, width_, false, q_);
   }
+  if (indexer_) indexer_->visit(visitor, path + ".indexer");
   visitor.adaptable(path + ".kv_a", Place::mixer, spec_.kv_rank + spec_.rope_dim, width_, spec_.bias, kv_a_);
   visitor.vector({path + ".kv_a_norm", Place::norms}, spec_.kv_rank, kv_a_norm_);
   visitor.stack({.path = path + ".k_b", .place = Place::mixer, .merged_with = spec_.value_dim}, h, spec_.kv_rank,
@@ -40,14 +41,12 @@ void LatentAttention::arrange() {
                 k_b_.size(), v_b_.size(), h);
 }
 
-void LatentAttention::queries(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix q) const {
+void LatentAttention::queries(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix latent,
+                              tensor::Matrix q) const {
   if (spec_.q_rank == 0) return project(batch, x, q_, q);
-  ops::Context& context = batch.context;
-  const tensor::ArenaScope scratch(context.arena);
-  const tensor::Matrix low = context.arena.matrix(x.rows, spec_.q_rank);
-  project(batch, x, q_a_, low);
-  ops::rms_norm(context, low, q_a_norm_.data(), spec_.norm_eps, low);
-  project(batch, low, q_b_, q);
+  project(batch, x, q_a_, latent);
+  ops::rms_norm(batch.context, latent, q_a_norm_.data(), spec_.norm_eps, latent);
+  project(batch, latent, q_b_, q);
 }
 
 void LatentAttention::absorb(ops::Context& context, tensor::ConstMatrix q, tensor::Matrix absorbed) const {
@@ -73,15 +72,17 @@ void LatentAttention::forward(const Batch& batch, int64_t layer, tensor::ConstMa
     project(batch, x, kv_a_, low);
     ops::rms_norm(context, low.col_range(0, rank), kv_a_norm_.data(), spec_.norm_eps, keys.col_range(rope, key));
     ops::copy(context, low.col_range(rank, rank + rope), keys.col_range(0, rope));
+    if (spec_.latent_scale != 1) ops::scale(context, keys.col_range(rope, key), spec_.latent_scale);
   }
   if (spec_.positions) rope_.forward(batch, 1, keys);
 
   // Queries in the same order, the part without positions taken through W_k.
+  const tensor::Matrix latent = spec_.q_rank > 0 ? context.arena.matrix(n, spec_.q_rank) : tensor::Matrix();
   const tensor::Matrix absorbed = context.arena.matrix(n, h * key);
   {
     const tensor::ArenaScope inner(context.arena);
     const tensor::Matrix q = context.arena.matrix(n, h * (spec_.nope_dim + rope));
-    queries(batch, x, q);
+    queries(batch, x, latent, q);
     absorb(context, q, absorbed);
   }
   if (spec_.positions) rope_.forward(batch, h, absorbed);
@@ -93,7 +94,10 @@ void LatentAttention::forward(const Batch& batch, int64_t layer, tensor::ConstMa
   shape.layout = cache_layout(spec_, dtype);
   const tensor::Matrix mixed = context.arena.matrix(n, h * rank);
   ops::append_cache(context, shape.layout, keys, keys.col_range(rope, key), rows);
-  ops::attention(context, shape, absorbed, rows, mixed);
+  if (indexer_)
+    ops::attention_at(context, shape, absorbed, rows, indexer_->choose(batch, layer, x, latent, rows, dtype), mixed);
+  else
+    ops::attention(context, shape, absorbed, rows, mixed);
 
   const tensor::Matrix out = context.arena.matrix(n, h * spec_.value_dim);
   ops::batched_matmul(context, {mixed.data, n * h, rank}, v_b_, {out.data, n * h, spec_.value_dim});

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "layers/attention/indexer.h"
 #include "layers/attention/rope.h"
 #include "layers/batch.h"
 #include "layers/specs.h"
@@ -26,7 +28,9 @@ ops::CacheLayout cache_layout(const LatentAttentionSpec& spec, tensor::DType dty
 /// is ever made. Prefill and decode run the same form: their bits agree. docs/design/router_and_mla.md has the price.
 class LatentAttention {
  public:
-  LatentAttention(const LatentAttentionSpec& spec, int64_t width) : spec_(spec), width_(width), rope_(spec.rope) {}
+  LatentAttention(const LatentAttentionSpec& spec, int64_t width) : spec_(spec), width_(width), rope_(spec.rope) {
+    if (spec.indexer) indexer_.emplace(spec, width);
+  }
 
   /// x, y [N, D]. Appends the batch's latents to the sequences' caches of this layer.
   void forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const;
@@ -35,14 +39,15 @@ class LatentAttention {
   void arrange();
 
  private:
-  // q [N, H * (nope_dim + rope_dim)]
-  void queries(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix q) const;
+  // q [N, H * (nope_dim + rope_dim)]; latent [N, q_rank], normed, is left too where there is one
+  void queries(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix latent, tensor::Matrix q) const;
   // absorbed [N, H * (rope_dim + kv_rank)]: of each head the rotary part, then W_k q_nope
   void absorb(ops::Context& context, tensor::ConstMatrix q, tensor::Matrix absorbed) const;
 
   LatentAttentionSpec spec_;
   int64_t width_;
   Rope rope_;
+  std::optional<Indexer> indexer_;
   Linear q_, q_a_, q_b_, kv_a_, o_, gate_;
   Vector q_a_norm_, kv_a_norm_;
   std::vector<tensor::Weight> k_b_, v_b_;  // [H] of [kv_rank, nope_dim] and [value_dim, kv_rank]

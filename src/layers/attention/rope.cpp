@@ -106,6 +106,7 @@ ops::RopeTable rope_table(const RopeSpec& spec, int64_t length) {
     case RopeSpec::Scaling::yarn: scale_yarn(spec, table); break;
     case RopeSpec::Scaling::longrope: scale_longrope(spec, length > spec.original_context, table); break;
   }
+  if (spec.turning_dims > 0) std::fill(table.frequency.begin() + spec.turning_dims / 2, table.frequency.end(), 0.0f);
   for (size_t i = 0; i < spec.divisors.size(); ++i) table.frequency[i] /= spec.divisors[i];
   return table;
 }

@@ -23,7 +23,8 @@ void DenseFfn::forward(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix
   const ops::ExpertInput in{gate_.weight,    up_.weight,          gate_.bias.data(),
                             up_.bias.data(), gate_.lora.low_rank, up_.lora.low_rank};
   const ops::ExpertOutput out{down_.weight, down_.bias.data(), down_.lora.low_rank};
-  ops::experts(batch.context, x, everyone, {&in, 1}, {&out, 1}, spec_.activation, spec_.hidden, y);
+  const ops::GateRule rule = ops::GateRule::clamped_by(spec_.activation, spec_.clamp);
+  ops::experts(batch.context, x, everyone, {&in, 1}, {&out, 1}, rule, spec_.hidden, y);
 }
 
 void DenseFfn::forward_apart(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix y) const {
@@ -34,7 +35,14 @@ void DenseFfn::forward_apart(const Batch& batch, tensor::ConstMatrix x, tensor::
     const tensor::Matrix up = context.arena.matrix(x.rows, spec_.hidden);
     const std::array<Projection, 2> both = {{{gate_, h}, {up_, up}}};
     project_each(batch, x, both);
-    ops::gate(context, spec_.activation, h, up);
+    if (spec_.clamp > 0) {
+      // Activations do not fall as far below zero as any limit (models/spec.cpp), so this is min(act(gate), limit).
+      ops::activate(context, spec_.activation, h);
+      for (const tensor::Matrix& half : {h, up}) ops::clamp(context, half, spec_.clamp);
+      ops::gate(context, ops::Activation::identity, h, up);
+    } else {
+      ops::gate(context, spec_.activation, h, up);
+    }
   } else {
     project(batch, x, up_, h);
     ops::activate(context, spec_.activation, h);

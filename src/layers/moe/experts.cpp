@@ -7,7 +7,7 @@
 namespace coterie::layers {
 
 void Experts::visit(TensorVisitor& visitor, const std::string& path) {
-  const int64_t e = spec_.router.experts;
+  const int64_t e = spec_.experts_with_weights();
   if (spec_.gated) visitor.stack({path + ".gate", Place::experts}, e, spec_.hidden, width_, gate_);
   visitor.stack({path + ".up", Place::experts}, e, spec_.hidden, width_, up_);
   visitor.stack({path + ".down", Place::experts}, e, width_, spec_.hidden, down_);
@@ -21,7 +21,7 @@ void Experts::visit(TensorVisitor& visitor, const std::string& path) {
 }
 
 void Experts::arrange() {
-  const auto e = static_cast<size_t>(spec_.router.experts);
+  const auto e = static_cast<size_t>(spec_.experts_with_weights());
   base::require(up_.size() == e && down_.size() == e, "experts", "{} experts were bound, {} expected", up_.size(), e);
   inputs_.resize(e), outputs_.resize(e);
   const auto bias = [](const Vector& biases, size_t expert, int64_t n) {
@@ -38,15 +38,19 @@ void Experts::arrange() {
   }
 }
 
+ops::GateRule Experts::rule() const {
+  if (spec_.clamp > 0) return ops::GateRule::clamped_by(spec_.activation, spec_.clamp);
+  return {spec_.activation, spec_.swiglu_limit, spec_.swiglu_alpha};
+}
+
 void Experts::forward(ops::Context& context, tensor::ConstMatrix x, const ops::RoutingPlan& plan, tensor::Matrix y,
                       const ops::ExpertDropout& dropped) const {
-  const ops::GateRule rule(spec_.activation, spec_.swiglu_limit, spec_.swiglu_alpha);
-  ops::experts(context, x, plan, inputs_, outputs_, rule, spec_.hidden, y, dropped);
+  ops::experts(context, x, plan, inputs_, outputs_, rule(), spec_.hidden, y, dropped);
 }
 
 void Experts::forward(ops::Context& context, int64_t layer, tensor::ConstMatrix x, const ops::RoutingPlan& plan,
                       ExpertSource& source, tensor::Matrix y) const {
-  const ops::GateRule rule(spec_.activation, spec_.swiglu_limit, spec_.swiglu_alpha);
+  const ops::GateRule rule = this->rule();
   const tensor::ArenaScope scratch(context.arena);
   const tensor::Matrix out = context.arena.matrix(plan.slots(), width_);
   const std::unique_ptr<ExpertLease> lease = source.lease({layer, plan, x, inputs_, outputs_});

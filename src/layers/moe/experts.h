@@ -12,7 +12,8 @@
 
 namespace coterie::layers {
 
-/// The routed experts of one layer: E small gated FFNs, evaluated expert by expert over the tokens a plan sends them.
+/// The routed experts of one layer: E small gated FFNs (those that have weights), evaluated expert by expert over the
+/// tokens a plan sends them.
 class Experts {
  public:
   Experts(const MoeSpec& spec, int64_t width) : spec_(spec), width_(width) {}
@@ -28,6 +29,8 @@ class Experts {
   void arrange();
 
  private:
+  ops::GateRule rule() const;
+
   MoeSpec spec_;
   int64_t width_;
   std::vector<tensor::Weight> gate_, up_, down_;            // [E] of [F, D], [F, D], [D, F]

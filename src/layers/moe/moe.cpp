@@ -19,8 +19,13 @@ Moe::Moe(const MoeSpec& spec, int64_t width)
   else
     router_.emplace(spec.router, width);
   if (spec.shared_hidden > 0)
-    shared_.emplace(DenseFfnSpec{spec.shared_hidden, spec.activation, spec.gated, spec.shared_bias}, width,
-                    Place::shared_experts);
+    shared_.emplace(DenseFfnSpec{spec.shared_hidden, spec.activation, spec.gated, spec.shared_bias, spec.shared_clamp},
+                    width, Place::shared_experts);
+  const auto norm = [width](const std::optional<NormSpec>& of, std::optional<Norm>& into) {
+    if (of) into.emplace(*of, width);
+  };
+  norm(spec.shared_norm, shared_norm_), norm(spec.shared_post_norm, shared_post_norm_);
+  norm(spec.experts_norm, experts_norm_), norm(spec.experts_post_norm, experts_post_norm_);
 }
 
 void Moe::visit(TensorVisitor& visitor, const std::string& path) {
@@ -34,6 +39,10 @@ void Moe::visit(TensorVisitor& visitor, const std::string& path) {
   if (shared_) shared_->visit(visitor, path + ".shared");
   if (shared_ && spec_.shared_gate)
     visitor.matrix({path + ".shared_gate", Place::shared_experts}, 1, width_, shared_gate_);
+  if (shared_norm_) shared_norm_->visit(visitor, path + ".shared_norm");
+  if (shared_post_norm_) shared_post_norm_->visit(visitor, path + ".shared_post_norm");
+  if (experts_norm_) experts_norm_->visit(visitor, path + ".experts_norm");
+  if (experts_post_norm_) experts_post_norm_->visit(visitor, path + ".experts_post_norm");
   if (spec_.output_bias) visitor.vector({path + ".bias", Place::shared_experts}, width_, bias_);
 }
 
@@ -65,6 +74,80 @@ void Moe::forward_scaled(const Batch& batch, tensor::ConstMatrix x, const ops::R
   ops::from_slots(context, outputs, plan, ops::ByWeight::no, y);
 }
 
+void Moe::forward_soft(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const {
+  ops::Context& context = batch.context;
+  for (const SequenceRows& s : batch.sequences)
+    if (s.step.routers)
+      base::fail(base::ErrorKind::unsupported, "moe",
+                 "a Soft MoE sends no token to an expert: there is no choice to "
+                 "change");
+  const SoftRouter::Mixed mixed = soft_->to_slots(batch, x);
+  if (batch.pass.observer)
+    batch.pass.observer->mixed(
+        {.layer = layer, .experts = spec_.router.experts, .logits = mixed.logits, .sequences = batch.sequences});
+  const tensor::Matrix outputs = context.arena.matrix(mixed.x.rows, mixed.x.cols);
+  base::require(batch.pass.expert_dropout == 0 || !batch.pass.training, "moe", "soft mixtures have no expert dropout");
+  experts_.forward(context, mixed.x, mixed.plan, outputs);
+  soft_->to_tokens(batch, mixed, outputs, y);
+}
+
+void Moe::forward_routed(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const {
+  ops::Context& context = batch.context;
+  ops::ExpertDropout dropped;
+  if (batch.pass.expert_dropout > 0 && batch.pass.training)
+    dropped = {batch.pass.expert_dropout, name_rows(batch),
+               kExpertPlaces + static_cast<uint64_t>(layer) * kPlacesOfALayer};
+  const ops::RoutingPlan plan = router_->forward(batch, layer, x);
+  if (experts_norm_) {
+    const tensor::Matrix normed = context.arena.matrix(x.rows, x.cols);
+    experts_norm_->forward(context, x, normed);
+    x = normed;
+  }
+  const auto run = [&](tensor::ConstMatrix in, const ops::RoutingPlan& by, tensor::Matrix out) {
+    if (batch.pass.experts)
+      experts_.forward(context, layer, in, by, *batch.pass.experts, out);
+    else
+      experts_.forward(context, in, by, out, dropped);
+  };
+  if (spec_.scale_inputs) {
+    forward_scaled(batch, x, plan, y);
+  } else if (spec_.latent > 0) {
+    const tensor::Matrix in = context.arena.matrix(x.rows, spec_.latent);
+    const tensor::Matrix out = context.arena.matrix(x.rows, spec_.latent);
+    project(batch, x, latent_in_, in);
+    run(in, plan, out);
+    project(batch, out, latent_out_, y);
+  } else if (spec_.identity_experts > 0) {
+    const ops::RoutingPlan with_weights = ops::of_first_experts(plan, spec_.experts_with_weights());
+    run(x, with_weights, y);
+    ops::add_identity(context, x, plan, with_weights.slots(), y);
+  } else {
+    run(x, plan, y);
+  }
+}
+
+void Moe::forward_shared(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix y) const {
+  ops::Context& context = batch.context;
+  const tensor::ArenaScope scratch(context.arena);
+  const tensor::Matrix s = spec_.shortcut ? y : context.arena.matrix(x.rows, x.cols);
+  tensor::ConstMatrix in = x;
+  if (shared_norm_) {
+    const tensor::Matrix normed = context.arena.matrix(x.rows, x.cols);
+    shared_norm_->forward(context, x, normed);
+    in = normed;
+  }
+  shared_->forward(batch, in, s);
+  if (shared_post_norm_) shared_post_norm_->forward(context, s, s);
+  if (spec_.shortcut) return;
+  if (spec_.shared_gate) {
+    const tensor::Matrix gate = context.arena.matrix(x.rows, 1);
+    ops::matmul(context, x, shared_gate_, nullptr, gate);
+    ops::add_gated(context, s, gate, y);
+  } else {
+    ops::add(context, s, y);
+  }
+}
+
 void Moe::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const {
   ops::Context& context = batch.context;
   const tensor::ArenaScope input(context.arena);
@@ -80,58 +163,15 @@ void Moe::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tens
                soft_                ? "a Soft MoE mixes tokens"
                : spec_.scale_inputs ? "these weigh what experts read"
                                     : "this is a step of training");
-  if (soft_) {
-    for (const SequenceRows& s : batch.sequences)
-      if (s.step.routers)
-        base::fail(base::ErrorKind::unsupported, "moe",
-                   "a Soft MoE sends no token to an expert: there is no choice to "
-                   "change");
-    const SoftRouter::Mixed mixed = soft_->to_slots(batch, x);
-    if (batch.pass.observer)
-      batch.pass.observer->mixed(
-          {.layer = layer, .experts = spec_.router.experts, .logits = mixed.logits, .sequences = batch.sequences});
-    const tensor::Matrix outputs = context.arena.matrix(mixed.x.rows, mixed.x.cols);
-    base::require(batch.pass.expert_dropout == 0 || !batch.pass.training, "moe",
-                  "soft mixtures have no expert dropout");
-    experts_.forward(context, mixed.x, mixed.plan, outputs);
-    soft_->to_tokens(batch, mixed, outputs, y);
-  } else {
-    ops::ExpertDropout dropped;
-    if (batch.pass.expert_dropout > 0 && batch.pass.training)
-      dropped = {batch.pass.expert_dropout, name_rows(batch),
-                 kExpertPlaces + static_cast<uint64_t>(layer) * kPlacesOfALayer};
-    const ops::RoutingPlan plan = router_->forward(batch, layer, x);
-    const auto run = [&](tensor::ConstMatrix in, tensor::Matrix out) {
-      if (batch.pass.experts)
-        experts_.forward(context, layer, in, plan, *batch.pass.experts, out);
-      else
-        experts_.forward(context, in, plan, out, dropped);
-    };
-    if (spec_.scale_inputs) {
-      forward_scaled(batch, x, plan, y);
-    } else if (spec_.latent > 0) {
-      const tensor::Matrix in = context.arena.matrix(x.rows, spec_.latent);
-      const tensor::Matrix out = context.arena.matrix(x.rows, spec_.latent);
-      project(batch, x, latent_in_, in);
-      run(in, out);
-      project(batch, out, latent_out_, y);
-    } else {
-      run(x, y);
-    }
-  }
-  if (spec_.output_bias) ops::add_to_rows(context, bias_.data(), y);
-  if (!shared_) return;
-
-  const tensor::ArenaScope scratch(context.arena);
-  const tensor::Matrix s = context.arena.matrix(x.rows, x.cols);
-  shared_->forward(batch, x, s);
-  if (spec_.shared_gate) {
-    const tensor::Matrix gate = context.arena.matrix(x.rows, 1);
-    ops::matmul(context, x, shared_gate_, nullptr, gate);
-    ops::add_gated(context, s, gate, y);
-  } else {
-    ops::add(context, s, y);
-  }
+  base::require(!spec_.shortcut || batch.shortcut.data, "moe", "a shortcut without memory for it");
+  const tensor::Matrix routed = spec_.shortcut ? batch.shortcut : y;
+  if (soft_)
+    forward_soft(batch, layer, x, routed);
+  else
+    forward_routed(batch, layer, x, routed);
+  if (experts_post_norm_) experts_post_norm_->forward(context, routed, routed);
+  if (spec_.output_bias) ops::add_to_rows(context, bias_.data(), routed);
+  if (shared_) forward_shared(batch, x, y);
 }
 
 }  // namespace coterie::layers

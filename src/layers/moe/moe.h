@@ -9,12 +9,13 @@
 #include "layers/moe/experts.h"
 #include "layers/moe/router.h"
 #include "layers/moe/routers/soft.h"
+#include "layers/norm.h"
 #include "layers/specs.h"
 
 namespace coterie::layers {
 
 /// A sparse mixture of experts in place of the dense FFN (Shazeer et al. 2017), with an optional shared expert that
-/// every token passes (Qwen2-MoE, DeepSeekMoE).
+/// every token passes (Qwen2-MoE, DeepSeekMoE), or a dense FFN beside it (Gemma 4).
 class Moe {
  public:
   Moe(const MoeSpec& spec, int64_t width);
@@ -27,6 +28,11 @@ class Moe {
 
  private:
   void forward_scaled(const Batch& batch, tensor::ConstMatrix x, const ops::RoutingPlan& plan, tensor::Matrix y) const;
+  void forward_soft(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const;
+  /// What the experts give that the router chooses; both read x, the experts behind their norm.
+  void forward_routed(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const;
+  /// The shared expert of x, added to y; or y itself where routed experts wrote elsewhere.
+  void forward_shared(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix y) const;
 
   MoeSpec spec_;
   int64_t width_;
@@ -34,6 +40,7 @@ class Moe {
   std::optional<SoftRouter> soft_;
   Experts experts_;
   std::optional<DenseFfn> shared_;
+  std::optional<Norm> shared_norm_, shared_post_norm_, experts_norm_, experts_post_norm_;
   tensor::Weight shared_gate_;     // [1, D]
   Vector bias_;                    // [D]
   Linear latent_in_, latent_out_;  // [latent, D], [D, latent]

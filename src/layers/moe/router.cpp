@@ -1,6 +1,7 @@
 #include "layers/moe/router.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -11,6 +12,7 @@
 #include "layers/moe/router_gradient.h"
 #include "layers/moe/router_hook.h"
 #include "layers/moe/routers/kind.h"
+#include "ops/elementwise.h"
 #include "ops/jitter.h"
 #include "ops/matmul.h"
 #include "ops/moe/experts.h"
@@ -24,7 +26,9 @@ void Router::visit(TensorVisitor& visitor, const std::string& path) {
   const auto vector = [&](const char* name, bool there, int64_t n, Vector& slot) {
     if (there) visitor.vector({path + name, Place::router}, n, slot);
   };
+  if (spec_.expert_scale) vector(".expert_scale", true, spec_.experts, expert_scale_);
   if (!spec_.has_map()) return;
+  if (spec_.input_norm) visitor.vector({path + ".norm", Place::norms}, width_, norm_);
   const int64_t e = spec_.experts, h = spec_.hidden;
   if (h > 0) visitor.matrix({path + ".hidden", Place::router, true}, h, width_, hidden_);
   vector(".hidden.bias", h > 0 && spec_.bias, h, hidden_bias_);
@@ -203,6 +207,12 @@ ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, ConstMatrix 
   const bool noises = spec_.noise && (batch.pass.training || spec_.always.noise);
   const bool limits = spec_.capacity && (batch.pass.training || spec_.always.capacity);
 
+  if (spec_.input_norm) {
+    const Matrix normed = context.arena.matrix(n, x.cols);
+    ops::rms_norm(context, x, norm_.data(), *spec_.input_norm, normed);
+    ops::scale(context, normed, 1 / std::sqrt(static_cast<float>(x.cols)));
+    x = normed;
+  }
   RouterRecord record{.rows = jitters || noises ? name_rows(batch) : std::span<const ops::DropoutRow>()};
   if (jitters) {
     const Matrix shaken = context.arena.matrix(n, x.cols);
@@ -228,6 +238,13 @@ ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, ConstMatrix 
   const Choosing choosing(batch, spec_, layer, noises ? noisy : logits, selection_bias_.data());
   Choices choices = choose(context, choosing, spec_, n, limits);
   const auto count = static_cast<size_t>(n * choosing.choices());
+  if (spec_.expert_scale) {
+    auto* const before = context.arena.take<float>(n * choosing.choices());
+    std::copy_n(choices.weights, count, before);
+    for (size_t i = 0; i < count; ++i)
+      if (choices.named[i] >= 0) choices.weights[i] *= expert_scale_.data()[choices.named[i]];
+    record.unscaled = {before, count}, record.expert_scale = expert_scale_.data();
+  }
   let_hooks_choose(batch, of_mixer_, layer, logits, choosing.choices(), choices.kept, choices.weights);
   ops::RoutingPlan plan = ops::make_plan({choices.kept, count}, {choices.weights, count}, n, choosing.choices(), e);
   plan.dropped = std::move(choices.dropped), plan.overflowed = choices.overflowed;

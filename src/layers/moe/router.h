@@ -32,6 +32,7 @@ class Router {
   tensor::Weight weight_, hidden_, noise_;  // [E, D]; or [E, H] behind a hidden layer [H, D]; [E, D] of the noise
   Lora lora_;                               // over weight_, where there is no hidden layer
   Vector bias_, hidden_bias_, noise_bias_, selection_bias_;  // [E], [H], [E], [E], or empty
+  Vector norm_, expert_scale_;                               // [D], [E], or empty
 };
 
 }  // namespace coterie::layers

@@ -39,6 +39,21 @@ void weights_back(const RouterSpec& spec, tensor::ConstMatrix logits, const ops:
   });
 }
 
+/// The gradient by the weights before they were multiplied by the experts' own, in the place of that by the plan's;
+/// dscale [E] += that by those of the experts, null where they are frozen.
+void scales_back(const ops::RoutingPlan& plan, const RouterRecord& record, int64_t choices, float* dscale) {
+  for (int64_t t = 0; t < plan.tokens; ++t) {
+    int64_t next = plan.token_offset[static_cast<size_t>(t)];
+    for (int64_t i = t * choices; i < (t + 1) * choices; ++i) {
+      const int32_t expert = record.kept[static_cast<size_t>(i)];
+      if (expert < 0) continue;
+      float& gradient = plan.weight_gradient[static_cast<size_t>(plan.token_slot[static_cast<size_t>(next++)])];
+      if (dscale) dscale[expert] += gradient * record.unscaled[static_cast<size_t>(i)];
+      gradient *= record.expert_scale[expert];
+    }
+  }
+}
+
 }  // namespace
 
 void record_router(const Batch& batch, const RouterSpec& spec, bool of_mixer, const Routed& routed,
@@ -64,7 +79,8 @@ void record_router(const Batch& batch, const RouterSpec& spec, bool of_mixer, co
                      copy(routed.noisy),
                      saved(tape, routed.chosen),
                      saved(tape, routed.sequences),
-                     {saved(tape, record.rows), saved(tape, record.named), saved(tape, record.kept)}};
+                     {saved(tape, record.rows), saved(tape, record.named), saved(tape, record.kept),
+                      saved(tape, record.unscaled), record.expert_scale}};
   tape.record({}, [spec, kept, noises, of_mixer, logits = routed.logits, noise = routed.noise,
                    losses = batch.pass.router_loss](ops::Reverse& back) {
     const tensor::Matrix dlogits = back.gradient(logits);
@@ -85,6 +101,8 @@ void record_router(const Batch& batch, const RouterSpec& spec, bool of_mixer, co
           .logits = dlogits, .weights = kept.plan.weight_gradient, .noise = dnoise, .noisy = dnoisy};
       of_mixer ? losses->add_mixer_gradient(router, gradient) : losses->add_gradient(router, gradient);
     }
+    if (kept.record.expert_scale)
+      scales_back(kept.plan, kept.record, choices_per_token(spec), back.gradient(kept.record.expert_scale));
     weights_back(spec, noises ? kept.noisy : kept.logits, kept.plan, kept.record, back.context().pool,
                  noises ? dnoisy : dlogits);
     if (noises) add_noise_backward(kept.noise, kept.record.rows, kept.layer, dnoisy, dlogits, dnoise);

@@ -15,6 +15,8 @@ struct RouterRecord {
   std::span<const ops::DropoutRow> rows = {};  // [N] whose draws the noise is
   std::span<const int32_t> named = {};         // [N, K] whom the weights are of: those that were dropped too, -1 behind
   std::span<const int32_t> kept = {};          // [N, K] the same, -1 where it was dropped
+  std::span<const float> unscaled = {};        // [N, K] weights before those of the experts (RouterSpec::expert_scale)
+  const float* expert_scale = nullptr;         // [E], or null
 };
 
 /// Notes on the batch's tape the backward pass from the plan's weights to the logits, and what batch.pass.router_loss

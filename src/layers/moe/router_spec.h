@@ -74,10 +74,13 @@ struct RouterSpec {
   int64_t groups = 1;           // n_group; one is none
   int64_t groups_kept = 1;      // topk_group
   GroupScore group_score = GroupScore::best;
+  // What the router reads is normed first: RMSNorm by this epsilon with weights [D], divided by sqrt(D) (Gemma 4).
+  std::optional<float> input_norm = {};
   bool renormalise = false;            // weights of the chosen divided by their sum (norm_topk_prob) …
   double renormalise_epsilon = 1e-20;  // … plus this, as DeepSeek-V3 has it: sigmoids may all be zero
   bool renormalise_floor = false;      // … or by this where the sum is less, in place of adding it (ERNIE 4.5)
   float scale = 1;                     // then multiplied by it (routed_scaling_factor)
+  bool expert_scale = false;           // and by a weight of the expert's own [E] (Gemma 4)
   Combine combine = Combine::weighted;
   Selection selection = Selection::top_k;
   float temperature = 1;    // of Selection::sample

@@ -18,6 +18,8 @@ int64_t state_floats(const DeltaRuleSpec& spec) {
 
 int64_t state_floats(const ShortConvSpec& spec, int64_t width) { return (spec.conv_width - 1) * width; }
 
+int64_t state_floats(const LightningSpec& spec) { return spec.width() * spec.head_dim; }
+
 std::vector<ops::Recurrence> recurrences(const Batch& batch, int64_t layer, int64_t offset, int64_t size) {
   std::vector<ops::Recurrence> result;
   result.reserve(batch.sequences.size());

@@ -16,6 +16,7 @@ int64_t state_floats(const MambaSpec& spec);
 int64_t state_floats(const Mamba2Spec& spec);
 int64_t state_floats(const DeltaRuleSpec& spec);
 int64_t state_floats(const ShortConvSpec& spec, int64_t width);
+int64_t state_floats(const LightningSpec& spec);
 
 /// The sequences of a batch with their states of this layer from float `offset` on. Throws internal when a sequence's
 /// state is not of `size` floats.

@@ -223,6 +223,7 @@ class Backward {
     if (kept_.rule.limit == 0)
       return context_.kernels.training.gate_back(
           {kept_.rule.activation, weight, dh, gate, kept_.gated() ? up : nullptr, weighted, cols});
+    if (kept_.rule.clamped) return clamped_back(weight, dh, gate, up, weighted, value, slope, cols);
     clamped_slope(gate, up, value, slope, cols);
     float along[4] = {};
     for (int64_t i = 0; i < cols; ++i) {
@@ -231,6 +232,24 @@ class Backward {
       weighted[i] = weight * h;
       up[i] = flat(linear) ? 0.0f : d * value[i];
       gate[i] = d * linear * slope[i];
+    }
+    return (along[0] + along[1]) + (along[2] + along[3]);
+  }
+
+  // Of min(act(gate), limit) * clamp(up): as without limits, and then nothing passes where one cut.
+  float clamped_back(float weight, const float* dh, float* gate, float* up, float* weighted, float* value,
+                     float* linear, int64_t n) const {
+    const float limit = kept_.rule.limit;
+    std::copy_n(gate, n, value), std::copy_n(up, n, linear);
+    context_.kernels.vector.activate(kept_.rule.activation, value, nullptr, n);
+    for (int64_t i = 0; i < n; ++i) up[i] = std::clamp(up[i], -limit, limit);
+    context_.kernels.training.gate_back({kept_.rule.activation, weight, dh, gate, up, weighted, n});
+    float along[4] = {};
+    for (int64_t i = 0; i < n; ++i) {
+      const float u = std::clamp(linear[i], -limit, limit), g = std::min(value[i], limit);
+      along[i % 4] += dh[i] * (g * u);
+      if (value[i] > limit) gate[i] = 0, up[i] = weight * dh[i] * g, weighted[i] = weight * (g * u);
+      if (linear[i] != u) up[i] = 0;
     }
     return (along[0] + along[1]) + (along[2] + along[3]);
   }

@@ -29,6 +29,17 @@ void clamped_swiglu(const kernels::VectorKernels& kernels, const GateRule& rule,
   }
 }
 
+// A NaN stays one here, too.
+void clamped_gate(const kernels::VectorKernels& kernels, const GateRule& rule, float* gate, const float* up,
+                  int64_t n) {
+  const float limit = rule.limit;
+  kernels.activate(rule.activation, gate, nullptr, n);
+  for (int64_t i = 0; i < n; ++i) {
+    const float above = up[i] > limit ? limit : up[i];
+    gate[i] = (gate[i] > limit ? limit : gate[i]) * (above < -limit ? -limit : above);
+  }
+}
+
 /// x · Aᵀ of the LoRAs of gates and ups, where there is any.
 class LoraHalves {
  public:
@@ -176,7 +187,9 @@ class GatedMatmul {
     }
     for (int64_t t = 0; t < tokens; ++t) {
       if (left.data) std::copy_n(first.row(t), rows, activated.row(t));
-      if (rule_.limit != 0)
+      if (rule_.clamped)
+        clamped_gate(context_.kernels.vector, rule_, activated.row(t), second.row(t), rows);
+      else if (rule_.limit != 0)
         clamped_swiglu(context_.kernels.vector, rule_, activated.row(t), second.row(t),
                        reinterpret_cast<float*>(sigmoids_->of(worker)), rows);
       else

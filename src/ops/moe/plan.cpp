@@ -42,6 +42,24 @@ RoutingPlan make_plan(std::span<const int32_t> ids, std::span<const float> weigh
   return plan;
 }
 
+RoutingPlan of_first_experts(const RoutingPlan& plan, int64_t experts) {
+  base::require(experts >= 0 && experts <= plan.experts(), "of_first_experts", "{} of {} experts", experts,
+                plan.experts());
+  RoutingPlan part;
+  part.tokens = plan.tokens, part.weight_gradient = plan.weight_gradient;
+  part.expert_offset.assign(plan.expert_offset.begin(), plan.expert_offset.begin() + experts + 1);
+  const int32_t slots = part.expert_offset.back();
+  part.slot_token.assign(plan.slot_token.begin(), plan.slot_token.begin() + slots);
+  part.slot_weight.assign(plan.slot_weight.begin(), plan.slot_weight.begin() + slots);
+  part.token_offset = {0};
+  for (size_t t = 0; t + 1 < plan.token_offset.size(); ++t) {
+    for (int32_t c = plan.token_offset[t]; c < plan.token_offset[t + 1]; ++c)
+      if (const int32_t slot = plan.token_slot[static_cast<size_t>(c)]; slot < slots) part.token_slot.push_back(slot);
+    part.token_offset.push_back(static_cast<int32_t>(part.token_slot.size()));
+  }
+  return part;
+}
+
 const RoutingPlan& dense_plan(int64_t tokens, RoutingPlan& storage) {
   base::require(tokens >= 0, "dense_plan", "tokens {}", tokens);
   if (storage.tokens == tokens && storage.experts() == 1) return storage;  // made by an earlier call

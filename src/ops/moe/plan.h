@@ -36,6 +36,9 @@ struct RoutingPlan {
 /// choice.
 RoutingPlan make_plan(std::span<const int32_t> ids, std::span<const float> weights, int64_t tokens,
                       int64_t experts_per_token, int64_t experts);
+/// Of a plan what goes to its first `experts`: their slots come first, so that numbers of slots, and the memory of
+/// their weights' gradient, stay.
+RoutingPlan of_first_experts(const RoutingPlan& plan, int64_t experts);
 /// Every token to expert 0 with weight 1: a dense FFN is the one-expert MoE.
 const RoutingPlan& dense_plan(int64_t tokens, RoutingPlan& storage);
 

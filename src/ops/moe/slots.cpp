@@ -81,6 +81,28 @@ void from_slots(Context& context, ConstMatrix x, const RoutingPlan& plan, ByWeig
   });
 }
 
+void add_identity(Context& context, ConstMatrix x, const RoutingPlan& plan, int64_t first, Matrix y) {
+  require(x.rows == plan.tokens && y.rows == x.rows && y.cols == x.cols, "add_identity",
+          "[{}, {}] and [{}, {}] for {} tokens", x.rows, x.cols, y.rows, y.cols, plan.tokens);
+  if (context.tape)
+    context.tape->record({y}, [plan, first, kept = context.tape->save(x), x, y](Reverse& back) {
+      Context& reverse = back.context();
+      const Matrix dx = back.gradient(x), dy = back.gradient(y);
+      for_rows(reverse, plan.tokens, dx.cols, [&](int64_t begin, int64_t end) {
+        for_slots(plan, begin, end, [&](int64_t t, int64_t s) {
+          if (s < first) return;
+          add_products(plan, ByWeight::yes, s, dy.row(t), kept.row(t), kept.cols);
+          reverse.kernels.vector.add_scaled(dy.row(t), weight_of(plan, s, ByWeight::yes), dx.row(t), dx.cols);
+        });
+      });
+    });
+  for_rows(context, y.rows, y.cols, [&](int64_t begin, int64_t end) {
+    for_slots(plan, begin, end, [&](int64_t t, int64_t s) {
+      if (s >= first) context.kernels.vector.add_scaled(x.row(t), weight_of(plan, s, ByWeight::yes), y.row(t), y.cols);
+    });
+  });
+}
+
 void scale_rows(Context& context, Matrix x, std::span<const float> factor) {
   require(std::ssize(factor) == x.rows, "scale_rows", "{} factors for {} rows", factor.size(), x.rows);
   if (context.tape) {

@@ -22,6 +22,9 @@ void to_slots(Context& context, ConstMatrix x, const RoutingPlan& plan, ByWeight
 /// y[t] = Σ_{slots s of t, in the order of token_slot} (slot_weight[s] *) x[s]. x [slots, D], y [N, D].
 void from_slots(Context& context, ConstMatrix x, const RoutingPlan& plan, ByWeight by, Matrix y);
 
+/// y[t] += Σ_{slots s ≥ first of t} slot_weight[s] * x[t]: experts that give back what they read. x, y [N, D].
+void add_identity(Context& context, ConstMatrix x, const RoutingPlan& plan, int64_t first, Matrix y);
+
 /// x[n] *= factor[n]. The factors are constants: they get no gradient.
 void scale_rows(Context& context, Matrix x, std::span<const float> factor);
 /// x[n] += bias. x [N, D], bias [D].

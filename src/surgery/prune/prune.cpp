@@ -46,6 +46,10 @@ class Pruner {
       if (const auto* attention = std::get_if<layers::AttentionSpec>(&block.mixer); attention && attention->experts)
         base::fail(ErrorKind::unsupported, source.where(),
                    "experts within attention are not pruned, and the config has one number for both kinds");
+    for (const models::BlockSpec& block : spec.blocks)
+      if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn); moe && moe->identity_experts > 0)
+        base::fail(ErrorKind::unsupported, source.where(),
+                   "routers that choose experts without weights too are not pruned: those are counted apart");
     roles_ = roles_in(source, *model.decoder, families::names_for(spec, source));
     for (const auto& [layer, experts] : kept_) most_ = std::max(most_, std::ssize(experts));
     for (const auto& [layer, experts] : kept_) uneven_ |= std::ssize(experts) != most_;

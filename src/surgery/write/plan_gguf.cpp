@@ -62,6 +62,8 @@ class Maker {
       const layers::RopeSpec* rope = models::rope_of(spec_, block);
       if (!rope) continue;
       using Scaling = layers::RopeSpec::Scaling;
+      if (rope->turning_dims == 0 && rope->scaling != Scaling::llama3 && rope->scaling != Scaling::longrope) continue;
+      if (rope->turning_dims > 0) add_floats("rope_freqs.weight", families::still_divisors(*rope));
       if (rope->scaling == Scaling::llama3) add_floats("rope_freqs.weight", families::llama3_divisors(*rope));
       if (rope->scaling == Scaling::longrope) {
         add_floats("rope_factors_short.weight", rope->short_factors);
