@@ -36,7 +36,7 @@ struct BenchCommand {
 
   /// Lengths that nobody asked for are what the context has room for.
   void fit(int64_t context) {
-    const int64_t room = std::max<int64_t>(context - bench.depth, 1);
+    const int64_t room = std::max<int64_t>(context - bench.depth - bench.drafted, 1);
     if (prompt->count() == 0) bench.prompt = std::min(bench.prompt, room);
     if (generate->count() == 0) bench.generate = std::min(bench.generate, room);
   }
@@ -79,6 +79,16 @@ std::string spread(const runtime::BenchOptions& bench, const runtime::Spread& ro
   return bench.repeat == 1 ? "" : fmt::format("   ({:.2f} to {:.2f})", rounds.least, rounds.most);
 }
 
+base::Json speculated_as_json(const runtime::BenchResult& result) {
+  base::Json list = base::Json::array();
+  for (const runtime::SpeculatedDecode& each : result.speculated)
+    list.push_back({{"drafted", each.drafted},
+                    {"step_seconds", each.step_seconds},
+                    {"step_cost", each.step_seconds / result.plain_step_seconds},
+                    {"tokens_per_second", each.tokens_per_second}});
+  return list;
+}
+
 base::Json as_json(const BenchCommand& command, const runtime::Engine& engine, const runtime::BenchResult& result,
                    const runtime::MachineLimits& machine, int64_t expected_resident,
                    std::optional<double> load_before) {
@@ -107,6 +117,9 @@ base::Json as_json(const BenchCommand& command, const runtime::Engine& engine, c
           {"decode_least", result.decode_spread.least},
           {"decode_most", result.decode_spread.most},
           {"bytes_per_token", result.bytes_per_token},
+          {"draft_tokens", command.bench.drafted},
+          {"acceptance", command.bench.acceptance},
+          {"speculated", speculated_as_json(result)},
           {"weight_bytes_per_step", result.weight_bytes_per_step},
           {"cache_bytes_per_step", result.cache_bytes_per_step},
           {"flops_per_token", result.flops_per_token},
@@ -147,6 +160,16 @@ std::string as_text(const BenchCommand& command, const runtime::Engine& engine, 
                         styled(fmt::format("{:9.2f} t/s", result.decode_tokens_per_second), Style::bold),
                         spread(bench, result.decode_spread), percent(runtime::bandwidth_share(result, machine)),
                         human_bytes(static_cast<int64_t>(result.bytes_per_token)));
+  for (const runtime::SpeculatedDecode& each : result.speculated) {
+    std::string gains;
+    for (const double acceptance : {0.5, 0.7, 0.8, 0.9})
+      gains += fmt::format("{}{:.2f} at {:.1f}", gains.empty() ? "" : ", ",
+                           each.gain(acceptance, result.plain_step_seconds), acceptance);
+    text += fmt::format("  {:<28}{}   a step costs {:.2f} ×; gain by acceptance {}\n",
+                        fmt::format("{} drafted, {:.2f} accepted", each.drafted, bench.acceptance),
+                        styled(fmt::format("{:9.2f} t/s", each.tokens_per_second), Style::bold),
+                        each.step_seconds / result.plain_step_seconds, gains);
+  }
   text += fmt::format("  {:<28}{} at the peak, {} expected\n", "resident memory",
                       human_bytes(result.peak_resident_bytes), human_bytes(expected_resident));
   return text;
@@ -159,6 +182,7 @@ int bench_command(BenchCommand& command) {
   warn_about(opened);
   runtime::EngineOptions options = command.model.engine_options();
   options.step_tokens = command.step_tokens;
+  options.drafted = command.bench.drafted;
   runtime::Engine engine(std::move(opened), options);
   command.fit(engine.context_size());
   const int64_t longest = command.bench.depth + std::max(command.bench.prompt, command.bench.generate);
@@ -231,6 +255,20 @@ void add_bench(CLI::App& app, Action& action) {
   command->add_option("--depth", options->bench.depth, "Tokens in the cache before prefill and decode begin")
       ->capture_default_str();
   command->add_option("--batch", options->bench.batch, "Sequences side by side")->capture_default_str();
+  CLI::Option* const drafted =
+      command
+          ->add_option("--draft-tokens", options->bench.drafted,
+                       "Measure steps that verify drafts of 1 to N tokens (--speculate), and what they gain by "
+                       "acceptance;\nmaking the drafts costs besides")
+          ->type_name("N")
+          ->check(between(0, 64))
+          ->capture_default_str();
+  command
+      ->add_option("--acceptance", options->bench.acceptance,
+                   "With --draft-tokens: how often a drafted token is accepted, 0 to 1")
+      ->type_name("A")
+      ->capture_default_str()
+      ->needs(drafted);
   command->add_option("--repeat", options->bench.repeat, "Rounds of each; the median counts")->capture_default_str();
   command->add_option("--step-tokens", options->step_tokens, "Tokens a prefill step evaluates at most")
       ->check(at_least(1))

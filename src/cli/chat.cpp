@@ -16,6 +16,7 @@
 #include "cli/option_names.h"
 #include "cli/options.h"
 #include "cli/print_ensemble.h"
+#include "cli/speculate_options.h"
 #include "cli/terminal.h"
 #include "cli/text_input.h"
 #include "runtime/conversation.h"
@@ -27,6 +28,7 @@ namespace {
 struct ChatOptions {
   ModelOptions model;
   SamplingOptions sampling;
+  SpeculateOptions speculate;
   std::string system, chat_template, load, experts;
   bool quiet = false, no_history = false;
 };
@@ -48,7 +50,9 @@ class Chat {
       : engines_(engines),
         conversation_(conversation),
         options_(options),
-        reader_(options.no_history ? std::filesystem::path() : ChatHistory::default_path()) {}
+        reader_(options.no_history ? std::filesystem::path() : ChatHistory::default_path()),
+        speculation_(options.speculate.open(engines.front(), options.model)),
+        speculator_(speculation_ ? speculation_->speculator() : nullptr) {}
 
   int talk();
 
@@ -75,6 +79,8 @@ class Chat {
   std::optional<lens::RouterLoads> loads_;
   const runtime::Engine* answered_ = nullptr;
   uint64_t turn_ = 0;
+  std::unique_ptr<runtime::Speculation> speculation_;
+  std::unique_ptr<runtime::Speculator> speculator_;  // of the whole conversation
 };
 
 void Chat::save(const std::string& file, bool replace) const {
@@ -119,6 +125,9 @@ void Chat::show_tokens(const std::string& text) {
 
 void Chat::show_experts() const {
   if (!answered_) base::fail(base::ErrorKind::bad_input, "/experts", "there is no answer yet");
+  if (speculator_)
+    throw base::Error(base::ErrorKind::bad_input, "/experts", "would count drafts that were wrong, too",
+                      "start the chat without --speculate");
   if (!loads_) base::fail(base::ErrorKind::bad_input, "/experts", "{} has no routers", answered_->model().name);
   print(describe_experts(*loads_, engines_.parts(*answered_)));
 }
@@ -173,7 +182,8 @@ void Chat::answer(const std::string& message, bool instead) {
   options.interrupt = &interrupt_.flag();
   runtime::Engine& engine = engines_.choose(std::string_view(message));
   conversation_.answer_with(engine, chosen_template(engines_, engine, options_.chat_template));
-  loads_ = has_routers(engine) ? std::optional(experts_listener(engine)) : std::nullopt;
+  options.speculator = speculator_.get();
+  loads_ = has_routers(engine) && !speculator_ ? std::optional(experts_listener(engine)) : std::nullopt;
   const auto on_dropped = [&](int64_t dropped) {
     progress.clear();
     const std::string full = fmt::format("the context of {} tokens is full: ", engine.context_size());
@@ -197,6 +207,7 @@ void Chat::answer(const std::string& message, bool instead) {
   if (loads_ && !options_.experts.empty()) print(describe_experts(*loads_, engines_.parts(engine)));
   if (options_.quiet) return;
   if (const std::string gate = describe_last(engines_.report()); !gate.empty()) print_note(gate);
+  if (speculator_) print_note(describe(*speculator_));
   print_note(describe(reply.statistics, reply.finish, std::nullopt));
 }
 
@@ -262,6 +273,7 @@ int Chat::talk() {
 
 int chat_command(ChatOptions& options) {
   (void)options.sampling.generation_options();  // refuses before the model is opened; draws the seed
+  options.speculate.check(options.model, !options.experts.empty());
   runtime::Engines engines = open_engines(options.model);
   (void)engines.front().tokenizer();
   runtime::Conversation conversation(engines.front(), chosen_template(engines, engines.front(), options.chat_template),
@@ -296,6 +308,7 @@ void add_chat(CLI::App& app, Action& action) {
   options->sampling.add(*command);
   options->model.add_routing(*command);
   options->model.add_engine(*command, true);
+  options->speculate.add(*command);
   command->footer(
       "Examples:\n"
       "  coterie chat model.gguf\n"

@@ -57,6 +57,18 @@ double decode_speed(const Inspection& model, const MachineLimits& machine) {
   return machine.read_bytes_per_second / static_cast<double>(model.bytes_per_token());
 }
 
+constexpr double kAcceptance = 0.8;  // of drafted tokens, as heads for multi-token prediction reach mostly
+
+base::Json speculation_as_json(const Inspection& model) {
+  base::Json list = base::Json::array();
+  for (const int64_t drafted : {1, 2, 4, 8})
+    list.push_back({{"drafted", drafted},
+                    {"bytes_per_step", model.bytes_per_step(drafted)},
+                    {"acceptance", kAcceptance},
+                    {"gain", model.speculation_gain(drafted, kAcceptance)}});
+  return list;
+}
+
 base::Json as_json(const Inspection& model, const MachineLimits& machine) {
   base::Json layers = base::Json::array();
   for (size_t i = 0; i < model.account.layers.size(); ++i) {
@@ -91,6 +103,7 @@ base::Json as_json(const Inspection& model, const MachineLimits& machine) {
             {"process", model.memory.process}}},
           {"expected_resident_bytes", model.memory.resident()},
           {"bytes_per_token", model.bytes_per_token()},
+          {"speculation", speculation_as_json(model)},
           {"read_bytes_per_second", machine.read_bytes_per_second},
           {"expected_decode_tokens_per_second", decode_speed(model, machine)}};
 }
@@ -177,6 +190,11 @@ std::string memory_words(const Inspection& model, const MachineLimits& machine) 
   line("this machine reads", fmt::format("{:.1f} GB/s{}", machine.read_bytes_per_second / 1e9,
                                          machine.remembered ? " (measured earlier; --remeasure)" : " (just measured)"));
   line("so it decodes at most", fmt::format("{:.1f} tokens a second", decode_speed(model, machine)));
+  std::string gains;
+  for (const int64_t drafted : {1, 2, 4})
+    gains += fmt::format("{}{} drafted: {:.2f} ×", gains.empty() ? "" : ", ", drafted,
+                         model.speculation_gain(drafted, kAcceptance));
+  line(fmt::format("--speculate, {} accepted, at most", kAcceptance), gains);
   if (memory.resident() > base::total_memory())
     text +=
         fmt::format("  {}\n", styled(fmt::format("larger than this machine's {}: weights will be read from the disk "

@@ -10,10 +10,12 @@ namespace coterie::cli {
 namespace {
 
 // Sorted by field.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 75> kOptions = {{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 78> kOptions = {{
     {"adapter", "--adapter"},
+    {"bench.acceptance", "--acceptance"},
     {"bench.batch", "--batch"},
     {"bench.depth", "--depth"},
+    {"bench.drafted", "--draft-tokens"},
     {"bench.generate", "--generate"},
     {"bench.prompt", "--prompt"},
     {"bench.repeat", "--repeat"},
@@ -67,6 +69,7 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 75> kOptions
     {"shape.quant", "--quant"},
     {"shape.write", "--write"},
     {"silence", "--silence"},
+    {"speculate", "--speculate"},
     {"stop", "--stop"},
     {"strict", "--strict"},
     {"temperature", "--temperature"},

@@ -164,6 +164,7 @@ runtime::EngineOptions ModelOptions::engine_options() const {
   options.precision = precision == "f32" ? ops::Precision::f32 : ops::Precision::fast;
   if (!cache_type.empty()) options.cache_type = tensor::dtype_by_name(cache_type);
   options.move_weights = !file_pages;
+  options.drafted = drafted;
   return options;
 }
 

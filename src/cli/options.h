@@ -38,6 +38,7 @@ struct ModelOptions {
   std::string adapter;
   RopeArguments rope;
   bool strict = false, file_pages = false;
+  int64_t drafted = 0;  // tokens of a draft at most (--speculate)
 
   void add_model_or_gate(CLI::App& app);         // MODEL, or a gate over several
   void add_model(CLI::App& app);                 // MODEL

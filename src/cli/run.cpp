@@ -16,6 +16,7 @@
 #include "cli/print_ensemble.h"
 #include "cli/prompt_source.h"
 #include "cli/run_lines.h"
+#include "cli/speculate_options.h"
 #include "cli/terminal.h"
 #include "cli/text_input.h"
 
@@ -27,6 +28,7 @@ struct RunOptions {
   ModelOptions model;
   SamplingOptions sampling;
   ConstraintOptions constraint;
+  SpeculateOptions speculate;
   PromptSource source;
   std::string system, chat_template, jsonl, out;
   int64_t batch = 8;
@@ -74,11 +76,18 @@ base::Json as_json(const runtime::Generation& generation, uint64_t seed) {
           {"decode_tokens_per_second", statistics.decode_tokens_per_second()}};
 }
 
+void add_speculation(const runtime::Speculator& speculator, base::Json& json) {
+  json["drafted_tokens"] = speculator.statistics().drafted;
+  json["accepted_tokens"] = speculator.statistics().accepted;
+}
+
 int run_command(RunOptions& options) {
+  options.speculate.check(options.model, !options.experts.empty());
   if (!options.jsonl.empty()) {
     options.system = text_or_file(options.system, "--system");
-    return run_lines({options.model, options.sampling, options.constraint, options.jsonl, options.out, options.system,
-                      options.chat_template, options.batch, options.chat, options.raw, options.quiet});
+    return run_lines({options.model, options.sampling, options.constraint, options.speculate, options.jsonl,
+                      options.out, options.system, options.chat_template, options.batch, options.chat, options.raw,
+                      options.quiet});
   }
   runtime::GenerationOptions generation_options = options.sampling.generation_options();
   options.system = text_or_file(options.system, "--system");
@@ -91,6 +100,10 @@ int run_command(RunOptions& options) {
   std::optional<LiveExperts> live = live_experts(options.experts, engine);
   if (live && options.json) base::fail(base::ErrorKind::bad_input, "--experts", "=live and --json both print");
   layers::Observers observers{loads ? &*loads : nullptr, live ? &*live : nullptr};
+
+  const std::unique_ptr<runtime::Speculation> speculation = options.speculate.open(engine, options.model);
+  const std::unique_ptr<runtime::Speculator> speculator = speculation ? speculation->speculator() : nullptr;
+  generation_options.speculator = speculator.get();
 
   InterruptFlag interrupt;
   Progress progress;
@@ -116,6 +129,7 @@ int run_command(RunOptions& options) {
   if (options.json) {
     base::Json json = as_json(generation, *options.sampling.seed);
     if (loads) json["experts"] = experts_as_json(*loads, engines.parts(engine));
+    if (speculator) add_speculation(*speculator, json);
     add_gate_report(engines.report(), json);
     print(json.dump(2, ' ', false, base::Json::error_handler_t::replace) + "\n");
   } else {
@@ -127,6 +141,7 @@ int run_command(RunOptions& options) {
                            name(generation.finish()), options.constraint.name()));
   if (!options.quiet) {
     if (const std::string gate = describe_last(engines.report()); !gate.empty()) print_note(gate);
+    if (speculator) print_note(describe(*speculator));
     const bool drawn = !options.sampling.greedy && options.sampling.temperature > 0;
     print_note(describe(generation.statistics(), generation.finish(),
                         drawn || !options.model.router.empty() ? options.sampling.seed : std::nullopt));
@@ -180,6 +195,7 @@ void add_run(CLI::App& app, Action& action) {
   options->sampling.add(*command);
   options->model.add_routing(*command);
   options->model.add_engine(*command, true);
+  options->speculate.add(*command);
   {
     const Heading heading(*command, kMachine);
     command->add_option("--batch", options->batch, "With --jsonl: prompts that are answered side by side")
@@ -195,6 +211,7 @@ void add_run(CLI::App& app, Action& action) {
       "  coterie run model.gguf --chat -p \"Why is the sky blue?\" --stop \"\\n\\n\"\n"
       "  coterie run model.gguf -p \"A person, as JSON: \" --json-schema person.json\n"
       "  git diff | coterie run model.gguf --chat\n"
+      "  coterie run model.gguf --chat -p @file-and-what-to-change.txt --speculate ngram\n"
       "  coterie run model.gguf --jsonl prompts.jsonl -o answers.jsonl --batch 16\n"
       "  coterie run ./Mixtral-8x7B -p @prompt.txt --experts-per-token 3 --router sample:0.5");
   command->callback([=, &action] { action = [options] { return run_command(*options); }; });

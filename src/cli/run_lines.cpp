@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <list>
 #include <map>
+#include <memory>
 #include <optional>
 
 #include "base/atomic_file.h"
@@ -171,6 +172,7 @@ class Answers {
 /// A prompt that is being answered.
 struct Running {
   size_t index;
+  std::unique_ptr<runtime::Speculator> speculator;
   runtime::Generation generation;
 };
 
@@ -232,8 +234,14 @@ class Runner {
       const std::string text = line.messages.is_null() ? line.prompt : line.messages.dump();
       runtime::Engine& engine = engines_.choose(std::string_view(text), &generation.model_weights);
       const std::vector<text::TokenId> ids = prompt_ids(line, engine, generation.constraint);
+      std::unique_ptr<runtime::Speculator> speculator;
+      if (options_.speculate.given()) {
+        if (!speculation_) speculation_ = options_.speculate.open(engine, options_.model);
+        speculator = speculation_->speculator();
+        generation.speculator = speculator.get();
+      }
       std::list<Running>& list = running_by_[&engine];
-      list.push_back({index, runtime::Generation(engine, ids, std::move(generation))});
+      list.push_back({index, std::move(speculator), runtime::Generation(engine, ids, std::move(generation))});
       running_.push_back(&list.back());
     } catch (const base::Error& error) {
       refuse(index, error);
@@ -304,6 +312,7 @@ class Runner {
   InterruptFlag interrupt_;
   Progress progress_;
   std::map<runtime::Engine*, std::optional<text::Constraint>> constraints_;
+  std::unique_ptr<runtime::Speculation> speculation_;
   std::map<runtime::Engine*, std::list<Running>> running_by_;
   std::vector<Running*> running_;
   std::map<size_t, Json> ready_;  // answered, and waiting for those before them

@@ -5,6 +5,7 @@
 
 #include "cli/constraint_options.h"
 #include "cli/options.h"
+#include "cli/speculate_options.h"
 
 namespace coterie::cli {
 
@@ -12,6 +13,7 @@ struct LinesOptions {
   ModelOptions model;
   SamplingOptions sampling;
   ConstraintOptions constraint;
+  SpeculateOptions speculate;
   std::string in, out;  // files; "-": standard input; an empty `out`: standard output
   std::string system, chat_template;
   int64_t batch = 8;

@@ -112,6 +112,7 @@ void announce(const ServeOptions& options, const serve::ServedModel& model, cons
 
 int serve_command(ServeOptions& options) {
   options.read_keys();
+  options.speculate.check(options.model, false);
   families::Model model = families::open_model(options.model.model, options.model.open_options());
   warn_about(model);
   serve::SchedulerOptions scheduler_options = options.scheduler();
@@ -119,6 +120,8 @@ int serve_command(ServeOptions& options) {
       serve::engine_options(model.decoder->spec(), options.model.engine_options(), scheduler_options);
   runtime::Engine engine(std::move(model), engine_options);
   const serve::ServedModel served = served_model(options, engine);
+  const std::unique_ptr<runtime::Speculation> speculation = options.speculate.open(engine, options.model);
+  if (speculation) scheduler_options.speculator = [&speculation] { return speculation->speculator(); };
   serve::Scheduler scheduler(engine, scheduler_options);
   serve::SchedulerBackend backend(scheduler);
   serve::ServiceOptions service_options = options.service();

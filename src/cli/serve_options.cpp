@@ -39,6 +39,7 @@ void ServeOptions::add(CLI::App& app) {
   sampling.add(app);
   model.add_routing(app);
   model.add_engine(app, true);
+  speculate.add(app);
 }
 
 void ServeOptions::add_network(CLI::App& app) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cli/options.h"
+#include "cli/speculate_options.h"
 #include "serve/api/service.h"
 
 namespace coterie::cli {
@@ -15,6 +16,7 @@ struct ServeOptions {
   ServeOptions();
 
   ModelOptions model;
+  SpeculateOptions speculate;
   SamplingOptions sampling;  // what a request that does not say otherwise gets
   std::string host = "127.0.0.1", unix_path, key_file, chat_template, metrics = "coterie";
   std::string cache_memory;

@@ -73,6 +73,8 @@ struct Family {
   bool (*says)(const ModelSpec& spec) = nullptr;
   // Whose text model is of this family where its own config does not name another.
   std::span<const Multimodal> multimodal = {};
+  // Which block of the model that of its head for multi-token prediction is like; null: the last.
+  size_t (*prediction_block)(const ModelSpec& spec) = nullptr;
   // Changes the table of names where the tensors of `source`, a folder's, say how they lie.
   void (*adjust_names)(NameTable& table, const checkpoint::TensorSource& source) = nullptr;
 };

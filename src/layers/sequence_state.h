@@ -6,6 +6,7 @@
 #include <span>
 
 #include "tensor/dtype.h"
+#include "tensor/view.h"
 
 namespace coterie::layers {
 
@@ -26,6 +27,12 @@ class SequenceState {
   /// then what the tokens up to length() have left. Evaluating rows overwrites it with their result, so going back
   /// takes a copy.
   virtual std::span<float> recurrent(int64_t layer) = 0;
+  /// Where this layer's recurrent state after row `row` of the step under way goes besides, as large as recurrent(),
+  /// so that the sequence can go back to that row; empty: nowhere. For none of a step's rows or for all but its last.
+  virtual std::span<float> recurrent_after(int64_t layer, int64_t row) {
+    (void)layer, (void)row;
+    return {};
+  }
 
   /// Makes room for `rows` more positions after length(). Throws out_of_memory before it allocates what would not fit.
   virtual void make_room(int64_t rows) = 0;
@@ -49,6 +56,10 @@ struct SequenceStep {
   std::span<const int32_t> targets = {};
   // For an ensemble: the weights [N] of its models for this sequence, instead of its gate's.
   std::span<const double> model_weights = {};
+  // Gets what the final norm makes of each row, [ids.size(), D]; without rows: nobody wants it.
+  tensor::Matrix normed = {};
+  // For a prediction head (prediction.h): what the model's final norm made of the token before each of these, [N, D].
+  tensor::ConstMatrix before = {};
   // Changes what routers decide for this sequence alone (moe/router_hook.h); null: nothing does.
   const RouterHook* routers = nullptr;
   // Asked before each layer, by the thread that runs the step; null: never. Once it answers true the sequence leaves

@@ -139,6 +139,16 @@ tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, std::shared_ptr<c
   const auto tokens = static_cast<int64_t>(rows->ids.size());
   tensor::Matrix x = context.arena.matrix(tokens, spec_.width);
   network_.embedding.forward(context, rows->ids, rows->positions, x, spec_.embedding_multiplier);
+  if (network_.prediction) {
+    const tensor::ArenaScope scratch(context.arena);
+    const tensor::Matrix before = context.arena.matrix(tokens, spec_.width);
+    for (const layers::SequenceRows& s : rows->sequences) {
+      base::require(s.step.before.rows == s.rows && s.step.before.cols == spec_.width, "prediction head",
+                    "[{}, {}] of the model for {} rows", s.step.before.rows, s.step.before.cols, s.rows);
+      ops::copy(context, s.step.before, before.row_range(s.first_row, s.first_row + s.rows));
+    }
+    network_.prediction->forward(context, before, x);
+  }
   tensor::Matrix embedded, shortcut;
   if (has_shortcuts(spec_)) shortcut = context.arena.matrix(x.rows, x.cols);
   const auto selections = std::make_shared<layers::Selections>();
@@ -197,6 +207,9 @@ tensor::Matrix BoundDecoder::forward(ops::Context& context, std::span<const Sequ
 
   const tensor::ArenaScope scope(context.arena);
   const tensor::Matrix x = run_blocks(context, rows, options);
+  for (const layers::SequenceRows& s : rows->sequences)
+    if (s.step.normed.rows > 0)
+      network_.final_norm.forward(context, x.row_range(s.first_row, s.first_row + s.rows), s.step.normed);
   const auto kept = static_cast<int64_t>(rows->with_logits.size());
   if (kept > 0) {
     const tensor::Matrix of_kept = result.row_range(0, kept);

@@ -9,6 +9,7 @@ Network::Network(const ModelSpec& spec)
       width_(spec.width),
       tied_(spec.tied_embeddings),
       has_head_bias_(spec.head_bias) {
+  if (spec.prediction) prediction.emplace(*spec.prediction, spec.width);
   blocks.reserve(spec.blocks.size());
   for (const layers::SharedBlockSpec& block : spec.shared)
     shared.push_back(std::make_shared<layers::SharedBlock>(block, spec.width));
@@ -34,6 +35,7 @@ void Network::read_block(layers::TensorReader& reader, size_t block) const {
 
 void Network::visit(layers::TensorVisitor& visitor) {
   embedding.visit(visitor, "embedding");
+  if (prediction) prediction->visit(visitor, "prediction");
   for (size_t i = 0; i < blocks.size(); ++i) blocks[i].visit(visitor, path_of(i));
   final_norm.visit(visitor, "final_norm");
   if (!tied_) visitor.matrix({"head", layers::Place::output_embeddings}, vocabulary_, width_, head_);

@@ -2,12 +2,14 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "layers/block.h"
 #include "layers/embedding.h"
 #include "layers/norm.h"
+#include "layers/prediction.h"
 #include "layers/tensor_list.h"
 #include "layers/weight_names.h"
 #include "models/spec.h"
@@ -21,7 +23,7 @@ class Network {
  public:
   explicit Network(const ModelSpec& spec);
 
-  /// embedding, blocks.N.…, final_norm, head unless the embeddings are tied, and its bias.
+  /// embedding, prediction.… of a head, blocks.N.…, final_norm, head unless the embeddings are tied, and its bias.
   void visit(layers::TensorVisitor& visitor);
   /// The same for those who only look, and for one block alone.
   void read(layers::TensorReader& reader) const;
@@ -30,6 +32,7 @@ class Network {
   void arrange();
 
   layers::Embedding embedding;
+  std::optional<layers::Prediction> prediction;  // of a head for multi-token prediction
   std::vector<std::shared_ptr<layers::SharedBlock>> shared;
   std::vector<layers::Block> blocks;
   layers::Norm final_norm;

@@ -39,6 +39,8 @@ struct ModelSpec {
   std::vector<layers::SharedBlockSpec> shared;  // that blocks use by number (Zamba)
   // Layers that the files may hold after the last and that take no part (DeepSeek-V3's multi-token prediction).
   int64_t prediction_layers = 0;
+  // A head for multi-token prediction as a model of its own (layers/prediction.h): the norms before its projection.
+  std::optional<layers::NormSpec> prediction = {};
   // The training-time balance loss that the family's reference adds to its reported loss (with output_router_logits):
   // this times load_balancing_loss of models/score.h; 0 = none.
   float router_aux_loss = 0;

@@ -15,6 +15,7 @@
 #include "lens/experts_read.h"
 #include "models/account.h"
 #include "runtime/memory_plan.h"
+#include "runtime/speculation/speculator.h"
 #include "runtime/weight_bytes.h"
 
 namespace coterie::runtime {
@@ -33,6 +34,18 @@ void check(const Engine& engine, const BenchOptions& options) {
   at_least("bench.depth", options.depth, 0);
   at_least("bench.batch", options.batch, 1);
   at_least("bench.repeat", options.repeat, 1);
+  at_least("bench.drafted", options.drafted, 0);
+  if (!(options.acceptance >= 0 && options.acceptance <= 1))
+    base::fail(base::ErrorKind::bad_input, "bench.acceptance", "is {}, expected 0 to 1", options.acceptance);
+  if (options.drafted > 0) {
+    require_speculable(*engine.model().decoder);
+    if (options.generate == 0)
+      base::fail(base::ErrorKind::bad_input, "bench.drafted", "is {} beside `bench.generate` 0: drafts are of decoding",
+                 options.drafted);
+    if (const int64_t copies = options.batch * options.drafted * engine.cache().state.bytes(); copies > 0)
+      base::require_memory(copies, "copies of the recurrent states for drafted tokens",
+                           "fewer drafted tokens need less");
+  }
   if (options.prompt + options.generate == 0)
     base::fail(base::ErrorKind::bad_input, "bench", "`bench.prompt` 0 and `bench.generate` 0 leave nothing to measure");
   const bool by_prompt = options.prompt >= options.generate;
@@ -49,15 +62,20 @@ void check(const Engine& engine, const BenchOptions& options) {
                           : fmt::format("{} do not fit in the context of {}", tokens, context),
                       "ask for fewer, or for a longer `context` where the model has one");
   }
-  const int64_t longest = options.depth + added;
+  const int64_t longest = options.depth + added + options.drafted;
   constexpr int64_t kMost = int64_t{1} << 40;  // of tokens: far above any memory, far below overflow
   if (options.batch > kMost / (longest + ops::kCacheBlock))
     base::fail(base::ErrorKind::bad_input, "bench.batch", "{} sequences of {} tokens are more than any machine holds",
                options.batch, longest);
+  if (longest > context)
+    base::fail(base::ErrorKind::bad_input, "bench.drafted",
+               "{} drafted after {} tokens do not fit in the context of {}", options.drafted, options.depth + added,
+               context);
   engine.require_cache(options.batch * (longest + ops::kCacheBlock));
   // Decoding computes a row of logits for each sequence of the batch.
   if (options.generate > 0)
-    base::require_memory(scratch_bytes(engine.spec(), options.batch, options.batch, engine.threads()),
+    base::require_memory(scratch_bytes(engine.spec(), options.batch * (1 + options.drafted),
+                                       options.batch * (1 + options.drafted), engine.threads()),
                          fmt::format("a decode step of {}", base::plural(options.batch, "sequence")),
                          "a smaller `bench.batch` needs less");
 }
@@ -145,6 +163,36 @@ class Run {
     return clock.seconds();
   }
 
+  /// Seconds and tokens of steps that draft `drafted` tokens of each sequence, until each has the tokens asked for.
+  std::pair<double, int64_t> speculate(int64_t drafted, int64_t& steps) {
+    fill(options_.depth);
+    base::Rng chance(options_.seed, 1);  // the same each round
+    std::vector<int64_t> made(caches_.size());
+    const base::Stopwatch clock;
+    for (steps = 0; *std::min_element(made.begin(), made.end()) < options_.generate; ++steps) {
+      const int64_t rows = 1 + drafted;
+      const auto ids = random_ids(options_.batch * rows);
+      std::vector<models::SequenceStep> batch;
+      for (size_t i = 0; i < caches_.size(); ++i) {
+        caches_[i].make_room(rows);
+        caches_[i].try_rows(rows);
+        batch.push_back({.ids = std::span(ids).subspan(i * static_cast<size_t>(rows), static_cast<size_t>(rows)),
+                         .state = &caches_[i],
+                         .logits = Logits::all});
+      }
+      engine_.evaluate(batch);
+      for (size_t i = 0; i < caches_.size(); ++i) {
+        int64_t accepted = 0;
+        while (accepted < drafted && chance.uniform_double() < options_.acceptance) ++accepted;
+        caches_[i].settle(caches_[i].length() - drafted + accepted);
+        made[i] += 1 + accepted;
+      }
+    }
+    int64_t all = 0;
+    for (const int64_t tokens : made) all += tokens;
+    return {clock.seconds(), all};
+  }
+
  private:
   std::vector<int32_t> random_ids(int64_t count) {
     std::vector<int32_t> ids(static_cast<size_t>(count));
@@ -181,6 +229,12 @@ void account_decode(const Engine& engine, const BenchOptions& options, double ex
 }
 
 }  // namespace
+
+double SpeculatedDecode::gain(double acceptance, double plain) const {
+  double tokens = 1, chance = 1;
+  for (int64_t n = 0; n < drafted; ++n) chance *= acceptance, tokens += chance;
+  return step_seconds > 0 ? tokens * plain / step_seconds : 0;
+}
 
 double bandwidth_share(const BenchResult& result, const MachineLimits& machine) {
   if (machine.read_bytes_per_second <= 0) return 0;
@@ -222,6 +276,19 @@ BenchResult bench(Engine& engine, const BenchOptions& options) {
     result.decode_tokens_per_second = tokens / result.decode_seconds;
     result.decode_spread = spread_of(tokens, seconds);
     account_decode(engine, options, experts.share(), result);
+    result.plain_step_seconds = result.decode_seconds / static_cast<double>(options.generate);
+  }
+  for (int64_t drafted = 1; drafted <= options.drafted; ++drafted) {
+    std::vector<double> of_step, rates;
+    for (int64_t i = 0; i < options.repeat; ++i) {
+      if (options.on_progress)
+        options.on_progress(fmt::format("drafts of {}, round {} of {}", drafted, i + 1, options.repeat));
+      int64_t steps = 0;
+      const auto [taken, tokens] = run.speculate(drafted, steps);
+      of_step.push_back(taken / static_cast<double>(steps));
+      rates.push_back(static_cast<double>(tokens) / taken);
+    }
+    result.speculated.push_back({drafted, base::median(of_step), base::median(rates)});
   }
   result.peak_resident_bytes = base::peak_resident_memory();
   return result;

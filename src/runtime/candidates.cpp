@@ -1,6 +1,7 @@
 #include "runtime/candidates.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -8,6 +9,7 @@
 #include <unordered_set>
 
 #include "base/error.h"
+#include "base/rng.h"
 
 namespace coterie::runtime {
 
@@ -222,14 +224,29 @@ void limit_surprise(Candidates& candidates, double mu) {
   renormalise(candidates);
 }
 
-TokenId draw(const Candidates& candidates, base::Rng& rng) {
-  const double u = rng.uniform_double();
-  double sum = 0;
+TokenId draw(const Candidates& candidates, uint64_t seed, uint64_t position) {
+  constexpr uint64_t kHigh = uint64_t{0x546f6b31} << 32, kLow = uint64_t{0x546f6b32} << 32;  // apart from other draws
+  std::array<uint32_t, 4> block = {};
+  int64_t of_block = -1;
+  TokenId best = candidates.front().id;
+  double least = std::numeric_limits<double>::infinity();
   for (const Candidate& candidate : candidates) {
-    sum += candidate.probability;
-    if (u < sum) return candidate.id;
+    if (!(candidate.probability > 0)) continue;
+    const int64_t number = candidate.id / 4;
+    const auto word = static_cast<size_t>(candidate.id % 4);
+    if (number != of_block) {
+      block = base::Philox::block(seed, kHigh | static_cast<uint64_t>(number), position);
+      of_block = number;
+    }
+    // With v = 1 - u: -log(u) = -log1p(-v) >= v, so that most candidates need no logarithm, and no more digits of v.
+    const double coarse = static_cast<double>(block[word]) * 0x1p-32;
+    if (coarse >= least * candidate.probability) continue;
+    const uint32_t rest = base::Philox::block(seed, kLow | static_cast<uint64_t>(number), position)[word];
+    const double v = coarse + (static_cast<double>(rest) + 0.5) * 0x1p-64;
+    const double time = -std::log1p(-std::min(v, 1 - 0x1p-53)) / candidate.probability;
+    if (time < least || (time == least && candidate.id < best)) best = candidate.id, least = time;
   }
-  return candidates.back().id;  // the sum ended a rounding error below 1
+  return best;
 }
 
 }  // namespace coterie::runtime

@@ -6,7 +6,6 @@
 #include <utility>
 #include <vector>
 
-#include "base/rng.h"
 #include "text/tokenizer.h"
 
 // The links of the sampler chain, each a function of its arguments alone. Logits are those of one position, [V].
@@ -78,7 +77,9 @@ void exclude_top_choices(Candidates& candidates, double threshold);
 /// arXiv:2007.14966, algorithm 2)
 void limit_surprise(Candidates& candidates, double mu);
 
-/// One of the candidates, in proportion to their probabilities.
-TokenId draw(const Candidates& candidates, base::Rng& rng);
+/// One of the candidates, in proportion to their probabilities: the one with the least -log(u) / p, where u in (0, 1)
+/// is a random number of (seed, position, id) alone. So two distributions that are alike give the same token mostly,
+/// whatever the order of their candidates (the Gumbel-max trick: Maddison et al. 2014, arXiv:1411.0030).
+TokenId draw(const Candidates& candidates, uint64_t seed, uint64_t position);
 
 }  // namespace coterie::runtime

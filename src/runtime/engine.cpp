@@ -47,6 +47,7 @@ CacheShape shape_of(const models::ModelSpec& spec, const EngineOptions& options)
                options.snapshot_interval);
   CacheShape shape = cache_shape(spec, cache_type(options));
   shape.state.interval = options.snapshot_interval, shape.state.most = options.snapshots;
+  shape.state.drafted = options.drafted;
   return shape;
 }
 

@@ -29,6 +29,8 @@ struct EngineOptions {
   // For models with recurrent states: positions between snapshots of them, and how many a sequence keeps. They are
   // what going back to an earlier position costs nothing by.
   int64_t snapshot_interval = 1024, snapshots = 8;
+  // Tokens that a step may draft of a sequence (Speculator): such models keep a copy of their states for each.
+  int64_t drafted = 0;
 };
 
 /// A model with what running it needs: threads, kernels, scratch and the pool of cache pages. Used by one thread at a

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/memory.h"
 #include "runtime/not_finite.h"
 
 namespace coterie::runtime {
@@ -65,6 +66,13 @@ void Generation::check() const {
                           : "this is as long as the model was made for: shorten the prompt, or stretch its positions "
                             "with `rope.scaling`");
   if (!options_.stop.empty()) (void)engine_.tokenizer();
+  if (options_.speculator) {
+    require_speculable(*engine_.model().decoder);
+    const StateShape& state = engine_.cache().state;
+    if (state.floats() > 0)
+      base::require_memory(options_.speculator->most() * state.bytes(),
+                           "copies of the recurrent states for drafted tokens", "fewer drafted tokens need less");
+  }
   if (options_.constraint && options_.ignore_end)
     base::fail(base::ErrorKind::bad_input, "ignore_end", "contradicts a constraint, which says where the text ends");
 }
@@ -119,6 +127,58 @@ void Generation::evaluated(std::span<const TokenId> ids) {
   // Both ends of the prompt's last token: the first is where the same prompt can be answered again, the second where
   // the conversation can go on otherwise.
   if (tokens_.ids.size() + 1 == prompt_size_ || tokens_.ids.size() == prompt_size_) tokens_.cache.remember();
+}
+
+std::span<const TokenId> Generation::with_draft(int64_t rows) {
+  const auto size = std::ssize(all_);
+  int64_t room = std::min(engine_.context_size() - size - 1, tokens_.cache.until_snapshot() - 1);
+  if (options_.max_tokens >= 0) room = std::min(room, options_.max_tokens - statistics_.generated_tokens - 1);
+  room = std::min(room, options_.speculator->most());
+  // Where keys depend on how long a sequence has become, tokens on both sides of the border are not verified together.
+  if (room < 1 || !engine_.model().decoder->cache_holds(size, size + room)) return pending();
+  try {
+    const std::vector<TokenId> draft = options_.speculator->draft(all_, room, sampler_, rows, rows);
+    if (draft.empty()) return pending();
+    tried_.assign(1, all_.back());
+    tried_.insert(tried_.end(), draft.begin(), draft.end());
+    tokens_.cache.make_room(std::ssize(tried_));
+    tokens_.cache.try_rows(std::ssize(tried_));
+  } catch (const base::Error& error) {
+    if (error.kind() != base::ErrorKind::out_of_memory) throw;
+    return pending();  // without a draft there may be room
+  }
+  return tried_;
+}
+
+tensor::Matrix Generation::rows_to_see(int64_t rows) {
+  if (!options_.speculator || !options_.speculator->sees()) return {};
+  const int64_t width = engine_.spec().width;
+  normed_.resize(static_cast<size_t>(rows * width));
+  return {normed_.data(), rows, width};
+}
+
+void Generation::verify(std::span<const TokenId> ids, tensor::Matrix logits) {
+  const size_t before = tokens_.ids.size();
+  size_t sure = 1;  // of ids, that are what was chosen
+  const auto settle = [&] {
+    tokens_.cache.settle(static_cast<int64_t>(before + sure));
+    tokens_.ids.resize(before + sure);
+  };
+  evaluated(ids);
+  try {
+    for (;;) {
+      choose({logits.row(static_cast<int64_t>(sure) - 1), static_cast<size_t>(logits.cols)});
+      if (finished()) break;
+      // A constraint may have taken several tokens at once.
+      while (sure < ids.size() && before + sure < all_.size() && ids[sure] == all_[before + sure]) ++sure;
+      if (before + sure < all_.size()) break;
+    }
+  } catch (...) {
+    settle();
+    throw;
+  }
+  settle();
+  options_.speculator->verified(std::ssize(ids) - 1, static_cast<int64_t>(sure) - 1);
 }
 
 void Generation::choose(std::span<const float> logits) {
@@ -212,6 +272,8 @@ void step(Engine& engine, std::span<Generation* const> generations, layers::Obse
 
   // At least one token goes to a prompt, so that a batch full of decoding sequences does not starve it.
   size_t budget = static_cast<size_t>(std::max<int64_t>(engine.step_tokens() - decoding, 1));
+  const bool all_decode = decoding == std::ssize(taking_part);
+  int64_t rows = decoding;
   std::vector<Generation*> evaluating;
   std::vector<models::SequenceStep> steps;
   for (Generation* generation : taking_part) {
@@ -219,16 +281,27 @@ void step(Engine& engine, std::span<Generation* const> generations, layers::Obse
     const bool in_prompt = ids.size() > 1;
     if (in_prompt) ids = ids.first(std::min({ids.size(), budget, generation->until_snapshot()}));
     if (ids.empty()) continue;
-    alone(*generation, [&] { generation->tokens_.cache.make_room(std::ssize(ids)); });
+    alone(*generation, [&] {
+      // Not beside prompts: what such a step costs says nothing of the next.
+      if (all_decode && generation->options_.speculator && generation->statistics_.generated_tokens > 0)
+        ids = generation->with_draft(rows);
+      generation->tokens_.cache.make_room(std::ssize(ids));
+    });
     if (generation->finished()) continue;
     if (in_prompt) budget -= ids.size();
+    rows += in_prompt ? 0 : std::ssize(ids) - 1;
     evaluating.push_back(generation);
+    const bool tries = !in_prompt && ids.size() > 1;
+    const bool to_the_end = ids.size() == generation->pending().size();
     steps.push_back({.ids = ids,
                      .state = &generation->tokens_.cache,
-                     .logits = ids.size() == generation->pending().size() ? Logits::last : Logits::none,
+                     .logits = tries        ? Logits::all
+                               : to_the_end ? Logits::last
+                                            : Logits::none,
                      .random_key = generation->sampler_.options().seed,
                      .length = std::ssize(generation->all_),
                      .model_weights = generation->options_.model_weights,
+                     .normed = generation->rows_to_see(std::ssize(ids)),
                      .routers = generation->options_.routers});
   }
   if (steps.empty()) return;
@@ -240,15 +313,32 @@ void step(Engine& engine, std::span<Generation* const> generations, layers::Obse
     steps[i].leaves = &leaves[i];
   }
 
+  const base::Stopwatch clock;
   const tensor::Matrix logits = engine.evaluate(steps, {.observer = observer});
+  const double seconds = clock.seconds();
+  if (all_decode && std::none_of(left.begin(), left.end(), [](char gone) { return gone; }))
+    for (Generation* generation : evaluating)
+      if (Speculator* const speculator = generation->options_.speculator) {
+        speculator->costs().measured(rows, seconds);  // the same for all of the engine's
+        break;
+      }
   int64_t row = 0;
   for (size_t i = 0; i < evaluating.size(); ++i) {
     Generation& generation = *evaluating[i];
-    const int64_t of_this = steps[i].logits == Logits::last ? row++ : -1;
+    const int64_t first = row;
+    row += steps[i].logits == Logits::all ? std::ssize(steps[i].ids) : steps[i].logits == Logits::last ? 1 : 0;
     alone(generation, [&] {
       if (left[i]) return generation.end(Finish::interrupted);
-      generation.evaluated(steps[i].ids);
-      if (of_this >= 0) generation.choose({logits.row(of_this), static_cast<size_t>(logits.cols)});
+      const auto before = std::ssize(generation.tokens_.ids);
+      if (steps[i].logits == Logits::all) {
+        generation.verify(steps[i].ids, logits.row_range(first, row));
+      } else {
+        generation.evaluated(steps[i].ids);
+        if (row > first) generation.choose({logits.row(first), static_cast<size_t>(logits.cols)});
+      }
+      if (steps[i].normed.rows > 0 && !generation.finished())
+        generation.options_.speculator->see(generation.all_, before,
+                                            steps[i].normed.row_range(0, std::ssize(generation.tokens_.ids) - before));
     });
   }
 }

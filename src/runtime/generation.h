@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "runtime/engine.h"
 #include "runtime/sampler.h"
+#include "runtime/speculation/speculator.h"
 #include "runtime/stop_filter.h"
 #include "runtime/token_cache.h"
 #include "text/constraint.h"
@@ -26,6 +27,9 @@ struct GenerationOptions {
   std::vector<double> model_weights;  // of an ensemble's models, where a prompt has decided them (Engines::choose)
   const layers::RouterHook* routers = nullptr;  // changes what routers decide for this sequence (moe/router_hook.h)
   bool ignore_end = false;                      // go on past the model's end tokens (benchmarks)
+  // Drafts tokens that a step verifies beside the one that is sure; null: none. What is generated is the same to the
+  // bit. Of this sequence alone, and outlives it.
+  Speculator* speculator = nullptr;
   // What the text has to be; it is used up by this generation. Where it leaves no choice the tokens are taken at once,
   // and where nothing can follow the generation ends as by an end token.
   std::optional<text::Constraint> constraint = {};
@@ -103,6 +107,13 @@ class Generation {
   /// Tokens that the next step may evaluate without passing a snapshot of recurrent states.
   size_t until_snapshot() const;
   void evaluated(std::span<const TokenId> ids);
+  /// The ids of the next step: the one that is pending and a draft, where there is one. `rows` are in the step.
+  std::span<const TokenId> with_draft(int64_t rows);
+  /// Where the model's rows of the next step go, for a speculator that sees them: [rows, D], else without rows.
+  tensor::Matrix rows_to_see(int64_t rows);
+  /// After a step of `ids` from with_draft(), with a row of logits for each: chooses as long as the draft is what is
+  /// chosen, and goes back to there.
+  void verify(std::span<const TokenId> ids, tensor::Matrix logits);
   void choose(std::span<const float> logits);
   /// Adds a token to the text, and ends where it ends.
   void take(TokenId id);
@@ -116,6 +127,8 @@ class Generation {
   std::optional<text::StreamDecoder> decoder_;
   std::vector<uint32_t> allowed_;  // [ceil(V / 32)], where there is a constraint
   std::vector<TokenId> all_;       // prompt and answer; the first tokens_.ids.size() are evaluated
+  std::vector<TokenId> tried_;     // the pending token and a draft
+  std::vector<float> normed_;      // of a step's rows, for a speculator that sees them
   size_t prompt_size_;
   TokenCache tokens_;
   std::string text_;

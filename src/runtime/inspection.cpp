@@ -74,6 +74,25 @@ int64_t Inspection::bytes_per_token() const {
          account.cache_bytes_per_token * context / 2 + account.state_bytes;
 }
 
+int64_t Inspection::bytes_per_step(int64_t drafted) const {
+  const auto experts = static_cast<size_t>(Place::experts);
+  const auto rows = static_cast<double>(1 + drafted);
+  double read = static_cast<double>(bytes_per_token());
+  if (account.held[experts] > 0) {
+    const double share = static_cast<double>(account.active[experts]) / static_cast<double>(account.held[experts]);
+    read += static_cast<double>(bytes_held[experts]) * (1 - std::pow(1 - share, rows)) -
+            static_cast<double>(bytes_touched[experts]);
+  }
+  read += static_cast<double>(drafted) * 3 * static_cast<double>(account.state_bytes);  // moved on, read and written
+  return static_cast<int64_t>(read);
+}
+
+double Inspection::speculation_gain(int64_t drafted, double acceptance) const {
+  double tokens = 1, chance = 1;
+  for (int64_t i = 0; i < drafted; ++i) chance *= acceptance, tokens += chance;
+  return tokens * static_cast<double>(bytes_per_token()) / static_cast<double>(bytes_per_step(drafted));
+}
+
 Inspection inspect(const std::filesystem::path& path, const InspectionOptions& options) {
   const checkpoint::ModelPath resolved = checkpoint::resolve_model(path);
   Inspection result;

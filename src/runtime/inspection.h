@@ -38,6 +38,13 @@ struct Inspection {
   int64_t weight_bytes() const;
   /// Weights and, at half of `context` on average, cache that a decoded token reads.
   int64_t bytes_per_token() const;
+  /// The same of a step that verifies `drafted` tokens beside one: experts that several tokens of it take, in
+  /// proportion to how many there are as if each token drew them anew, are read once; a recurrent state is copied for
+  /// each.
+  int64_t bytes_per_step(int64_t drafted) const;
+  /// Times the tokens a second of a step of one token, where bytes are what a step costs, making the draft costs
+  /// nothing, and drafted tokens are accepted in `acceptance` of all cases.
+  double speculation_gain(int64_t drafted, double acceptance) const;
 };
 
 /// From a folder, a .gguf, or a config.json alone. Throws as families::open_model and read_spec do.

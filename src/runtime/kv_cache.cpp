@@ -19,7 +19,8 @@ CacheShape cache_shape(const models::ModelSpec& spec, tensor::DType dtype) {
 
 int64_t cache_bytes(const CacheShape& shape, int64_t positions) {
   return (positions + ops::kCacheBlock - 1) / ops::kCacheBlock * shape.page_bytes() +
-         (1 + std::min(shape.state.most, positions / shape.state.interval + 2)) * shape.state.bytes();
+         (1 + shape.state.drafted + std::min(shape.state.most, positions / shape.state.interval + 2)) *
+             shape.state.bytes();
 }
 
 KvCache::KvCache(std::shared_ptr<const CacheShape> shape, std::shared_ptr<PagePool> pool)
@@ -41,6 +42,7 @@ KvCache& KvCache::operator=(KvCache&& other) noexcept {
   pages_ = std::move(other.pages_), blocks_ = std::move(other.blocks_);
   states_ = std::move(other.states_);
   length_ = std::exchange(other.length_, 0);
+  tried_ = std::exchange(other.tried_, 0);
   return *this;
 }
 
@@ -125,6 +127,26 @@ void KvCache::advance(int64_t rows) {
   base::require(rows >= 0 && held, "KV cache", "{} positions were added to {}, but {} pages are held", rows, length_,
                 pages_.size());
   length_ += rows;
+  if (tried_ == 0 && has_states() && length_ % shape_->state.interval == 0) remember();
+}
+
+void KvCache::try_rows(int64_t rows) {
+  states_.keep_after(rows - 1);
+  tried_ = rows;
+}
+
+std::span<float> KvCache::recurrent_after(int64_t layer, int64_t row) {
+  if (row >= states_.kept()) return {};
+  return states_.after(row, layer);
+}
+
+void KvCache::settle(int64_t length) {
+  base::require(length > length_ - tried_ && length <= length_, "KV cache",
+                "goes back to {} positions of {}, of which the last {} may be wrong", length, length_, tried_);
+  if (has_states()) states_.settle(length == length_ ? -1 : tried_ - 1 - (length_ - length));
+  tried_ = 0;
+  length_ = length;
+  give_back(static_cast<size_t>((length + ops::kCacheBlock - 1) / ops::kCacheBlock));
   if (has_states() && length_ % shape_->state.interval == 0) remember();
 }
 
@@ -135,6 +157,8 @@ int64_t KvCache::until_snapshot() const {
 
 int64_t KvCache::truncate(int64_t length) {
   base::require(length >= 0 && length <= length_, "KV cache", "cut to {} positions of {}", length, length_);
+  tried_ = 0;
+  if (has_states()) states_.settle(-1);
   if (has_states() && length < length_) length = states_.restore(length);
   length_ = length;
   give_back(static_cast<size_t>((length + ops::kCacheBlock - 1) / ops::kCacheBlock));
@@ -142,7 +166,9 @@ int64_t KvCache::truncate(int64_t length) {
 }
 
 void KvCache::abandon() {
+  tried_ = 0;
   if (!has_states()) return;
+  states_.settle(-1);
   length_ = states_.restore(length_);
   give_back(static_cast<size_t>((length_ + ops::kCacheBlock - 1) / ops::kCacheBlock));
 }

@@ -60,6 +60,14 @@ class KvCache final : public layers::SequenceState {
   /// After a step has written `rows` more positions; they must have been reserved. Remembers the recurrent states at
   /// multiples of the snapshots' interval.
   void advance(int64_t rows) override;
+  /// The next step evaluates `rows` more positions of which the last may turn out to be wrong: it can go back to after
+  /// each of them, by settle(), which must follow the step. Throws out_of_memory when the copies of the recurrent
+  /// states do not fit.
+  void try_rows(int64_t rows);
+  /// Keeps the first `length` positions, which end in the rows of the step just taken. Whole pages beyond go back.
+  void settle(int64_t length);
+  std::span<float> recurrent_after(int64_t layer, int64_t row) override;
+
   /// Forgets the positions from `length` on (a rollback); whole pages go back to the pool. With recurrent states it
   /// forgets those after the last snapshot at or before `length`, too. Returns the length that is left.
   int64_t truncate(int64_t length);
@@ -96,6 +104,7 @@ class KvCache final : public layers::SequenceState {
   std::vector<std::vector<std::byte*>> blocks_;  // [L][pages]: pages_[p].bytes + offset[l]
   RecurrentStates states_;
   int64_t length_ = 0;
+  int64_t tried_ = 0;  // rows of a step that settle() is to follow
 };
 
 }  // namespace coterie::runtime

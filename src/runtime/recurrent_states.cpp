@@ -17,17 +17,42 @@ RecurrentStates::RecurrentStates(const RecurrentStates& other) : shape_(other.sh
 }
 
 int64_t RecurrentStates::own_bytes() const {
-  int64_t copies = 1;
+  int64_t copies = 1 + std::ssize(after_);
   for (const Snapshot& snapshot : snapshots_) copies += snapshot.values.use_count() == 1;
   return copies * shape_->bytes();
 }
 
-std::span<float> RecurrentStates::layer(int64_t layer) {
-  base::require(layer >= 0 && layer + 1 < static_cast<int64_t>(shape_->offset.size()), "recurrent states",
-                "layer {} of {}", layer, shape_->offset.size() - 1);
-  const int64_t begin = shape_->offset[static_cast<size_t>(layer)];
-  return values_.span().subspan(static_cast<size_t>(begin),
-                                static_cast<size_t>(shape_->offset[static_cast<size_t>(layer) + 1] - begin));
+namespace {
+
+std::span<float> part_of(const StateShape& shape, tensor::Buffer<float>& values, int64_t layer) {
+  base::require(layer >= 0 && layer + 1 < static_cast<int64_t>(shape.offset.size()), "recurrent states",
+                "layer {} of {}", layer, shape.offset.size() - 1);
+  const int64_t begin = shape.offset[static_cast<size_t>(layer)];
+  return values.span().subspan(static_cast<size_t>(begin),
+                               static_cast<size_t>(shape.offset[static_cast<size_t>(layer) + 1] - begin));
+}
+
+}  // namespace
+
+std::span<float> RecurrentStates::layer(int64_t layer) { return part_of(*shape_, values_, layer); }
+
+void RecurrentStates::keep_after(int64_t rows) {
+  if (shape_->floats() == 0) return;
+  if (const int64_t missing = rows - std::ssize(after_); missing > 0)
+    base::require_memory(missing * shape_->bytes(), "copies of the recurrent states for drafted tokens",
+                         "fewer drafted tokens need less");
+  while (std::ssize(after_) < rows) after_.emplace_back(shape_->floats());
+  kept_ = rows;
+}
+
+std::span<float> RecurrentStates::after(int64_t row, int64_t layer) {
+  return part_of(*shape_, after_[static_cast<size_t>(row)], layer);
+}
+
+void RecurrentStates::settle(int64_t row) {
+  base::require(row < kept_, "recurrent states", "row {} of {} that were kept", row, kept_);
+  if (row >= 0) std::swap(values_, after_[static_cast<size_t>(row)]);
+  kept_ = 0;
 }
 
 void RecurrentStates::remember(int64_t length) {

@@ -14,6 +14,7 @@ struct StateShape {
   std::vector<int64_t> offset = {0};  // [L+1] in floats
   int64_t interval = 1024;            // positions from one snapshot to the next
   int64_t most = 8;                   // snapshots a sequence keeps
+  int64_t drafted = 0;                // drafted tokens of a step at most: a copy is kept for each
 
   int64_t floats() const { return offset.back(); }
   int64_t bytes() const { return floats() * static_cast<int64_t>(sizeof(float)); }
@@ -44,6 +45,14 @@ class RecurrentStates {
   /// The states as they are, those of `length` positions, for others to adopt: the newest snapshot where it is there.
   std::shared_ptr<tensor::Buffer<float>> copy(int64_t length) const;
 
+  /// The next step's states after each of its first `rows` rows are kept, in after(). Throws out_of_memory when they do
+  /// not fit.
+  void keep_after(int64_t rows);
+  int64_t kept() const { return kept_; }
+  std::span<float> after(int64_t row, int64_t layer);
+  /// Goes back to the states after row `row`, or, with -1, stays; keeps none from then on.
+  void settle(int64_t row);
+
   std::vector<int64_t> snapshots() const;  // their positions, ascending
   /// Bytes of the states and of snapshots that no copy of this shares.
   int64_t own_bytes() const;
@@ -56,6 +65,8 @@ class RecurrentStates {
   const StateShape* shape_;
   tensor::Buffer<float> values_;
   std::vector<Snapshot> snapshots_;
+  std::vector<tensor::Buffer<float>> after_;  // kept_ of them mean something
+  int64_t kept_ = 0;
 };
 
 }  // namespace coterie::runtime

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "base/rng.h"
 
 namespace coterie::runtime {
 
@@ -115,7 +116,7 @@ std::span<const TokenId> last(std::span<const TokenId> tokens, int64_t n) {
 }  // namespace
 
 Sampler::Sampler(SamplerOptions options, int64_t vocabulary, const text::Tokenizer* tokenizer)
-    : options_(std::move(options)), rng_(options_.seed), mirostat_mu_(2 * options_.mirostat_ent) {
+    : options_(std::move(options)), mirostat_mu_(2 * options_.mirostat_ent) {
   check_ranges(options_);
   check_dry(options_);
   check_bias(options_, vocabulary);
@@ -182,8 +183,11 @@ Candidates Sampler::distribution(std::span<const float> logits, std::span<const 
   if (options_.top_p < 1) top_p(candidates, options_.top_p);
   if (options_.min_p > 0) min_p(candidates, options_.min_p);
   if (options_.typical < 1) typical(candidates, options_.typical);
-  if (options_.xtc_probability > 0 && rng_.uniform_double() < options_.xtc_probability)
-    exclude_top_choices(candidates, options_.xtc_threshold);
+  if (options_.xtc_probability > 0) {
+    constexpr uint64_t kPurpose = uint64_t{0x587463} << 40;  // apart from other draws by the same seed
+    base::Rng chance(options_.seed, kPurpose | tokens.size());
+    if (chance.uniform_double() < options_.xtc_probability) exclude_top_choices(candidates, options_.xtc_threshold);
+  }
   return candidates;
 }
 
@@ -194,7 +198,7 @@ TokenId Sampler::sample(std::span<const float> logits, std::span<const TokenId> 
     if (const TokenId only = only_allowed(allowed, std::ssize(logits)); only >= 0) return only;
   if (options_.temperature == 0) return greedy(adjusted(logits, tokens, allowed));
   const Candidates candidates = distribution(logits, tokens, allowed);
-  const TokenId id = draw(candidates, rng_);
+  const TokenId id = draw(candidates, options_.seed, tokens.size());
   if (options_.mirostat == 2) {
     const auto drawn =
         std::find_if(candidates.begin(), candidates.end(), [id](const Candidate& c) { return c.id == id; });

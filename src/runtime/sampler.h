@@ -7,7 +7,6 @@
 #include <utility>
 #include <vector>
 
-#include "base/rng.h"
 #include "runtime/candidates.h"
 #include "runtime/sequence_breakers.h"
 
@@ -57,11 +56,12 @@ class Sampler {
   /// find them.
   Sampler(SamplerOptions options, int64_t vocabulary, const text::Tokenizer* tokenizer = nullptr);
 
-  /// The next token, given the logits [V] of the last position and all tokens so far. A token that alone is allowed
-  /// takes no random number. Throws unsupported where no allowed token is left (logit_bias of -inf).
+  /// The next token, given the logits [V] of the last position and all tokens so far. What chance decides is keyed by
+  /// the seed and the token's position, tokens.size(), so that it does not matter what was drawn before, or whether.
+  /// Throws unsupported where no allowed token is left (logit_bias of -inf).
   TokenId sample(std::span<const float> logits, std::span<const TokenId> tokens,
                  std::span<const uint32_t> allowed = {});
-  /// What sample() draws from. With XTC this is a matter of chance itself and takes a random number.
+  /// What sample() draws from. With XTC this is a matter of chance itself.
   Candidates distribution(std::span<const float> logits, std::span<const TokenId> tokens,
                           std::span<const uint32_t> allowed = {});
 
@@ -74,7 +74,6 @@ class Sampler {
   void penalise_repeats(std::span<const TokenId> tokens);
 
   SamplerOptions options_;
-  base::Rng rng_;
   std::vector<float> scratch_;
   std::optional<SequenceBreakers> breakers_;  // where DRY is on and there are some
   double mirostat_mu_;                        // the largest surprise, in bits, that Mirostat lets pass now

@@ -14,7 +14,8 @@ struct CacheBudget {
   int64_t beside_page = 0;  // bytes that each page brings with it
   int64_t page_memory = 0;  // the pool's limit; 0 where there are no pages
   int64_t states = 0;       // states in all, those of running sequences included; 0 where there are none
-  static constexpr int64_t kStatesOfSequence = 3;  // one that moves on, and two snapshots
+  static constexpr int64_t kSnapshots = 2;
+  int64_t states_of_sequence = 1 + kSnapshots;  // one that moves on, its snapshots, and one for each drafted token
 };
 inline constexpr int64_t kNodeBytes = 384;
 

@@ -65,7 +65,7 @@ int64_t Runner::pages_free() const {
 bool Runner::admit(size_t number) {
   const std::shared_ptr<Ticket> ticket = waiting_[number];
   if (budget_.states > 0) {
-    const int64_t left = budget_.states - CacheBudget::kStatesOfSequence * (running() + 1);
+    const int64_t left = budget_.states - budget_.states_of_sequence * (running() + 1);
     if (left < 0) return false;
     tree_.limit_states(left);
   }
@@ -84,7 +84,7 @@ bool Runner::admit(size_t number) {
   order_.begins(ticket->request.client);
   const double queued = ticket->since.seconds();
   try {
-    auto sequence = std::make_unique<Sequence>(rules_, ticket);
+    auto sequence = std::make_unique<Sequence>(rules_, ticket, options_.speculator ? options_.speculator() : nullptr);
     if (options_.prefix_cache) sequence->catch_up(tree_);
     histograms_.queue_seconds.add(queued);
     ++(sequence->cache().length() > 0 ? counters_.cache_hits : counters_.cache_misses);
@@ -203,10 +203,27 @@ std::vector<Runner::Part> Runner::compose() {
   return parts;
 }
 
+void Runner::draft(std::vector<Part>& parts) {
+  if (!options_.speculator) return;
+  // Not beside prompts: what such a step costs says nothing of the next.
+  if (std::any_of(parts.begin(), parts.end(), [](const Part& part) { return part.reading; })) return;
+  int64_t rows = std::ssize(parts);
+  const int64_t sure = rows;
+  for (const Part& part : parts) {
+    try {
+      rows += part.sequence->draft(rows, sure);
+    } catch (...) {
+      part.sequence->fail(std::current_exception());
+    }
+  }
+}
+
 bool Runner::work() {
   end_cancelled();
   retire();
   std::vector<Part> parts = compose();
+  std::erase_if(parts, [](const Part& part) { return part.sequence->ended(); });
+  draft(parts);
   std::erase_if(parts, [](const Part& part) { return part.sequence->ended(); });
   if (!parts.empty()) step(parts);
   const bool ended = std::any_of(running_.begin(), running_.end(), [](const auto& s) { return s->ended(); });
@@ -266,8 +283,11 @@ void Runner::step(std::vector<Part>& parts) {
   }
   masks_.wait();
   const double seconds = clock.seconds();
-  if (std::none_of(left.begin(), left.end(), [](char gone) { return gone; }))
-    cost_.measured(reading, decoding, seconds);
+  if (std::none_of(left.begin(), left.end(), [](char gone) { return gone; })) {
+    if (reading > 0 || tokens == decoding) cost_.measured(reading, decoding, seconds);
+    if (runtime::Speculator* const speculator = parts.front().sequence->speculator(); speculator && reading == 0)
+      speculator->costs().measured(tokens, seconds);  // the same for all sequences
+  }
   counters_.evaluated_prompt_tokens += static_cast<uint64_t>(reading);
   ++counters_.steps;
   if (reading == 0) ++counters_.decode_only_steps;

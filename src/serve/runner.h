@@ -65,6 +65,7 @@ class Runner {
   bool reads_beside(const Sequence& sequence, const std::vector<Part>& parts) const;
   std::vector<Part> compose();
   void add_prompts(std::vector<Part>& parts, int64_t budget);
+  void draft(std::vector<Part>& parts);
   bool make_room(Sequence& sequence, int64_t count);
   void step(std::vector<Part>& parts);
   void settle(std::vector<Part>& parts, const std::vector<char>& left, tensor::Matrix logits);

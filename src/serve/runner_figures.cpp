@@ -43,6 +43,10 @@ void Runner::retire() {
     counters_.generated_tokens += static_cast<uint64_t>(end.usage.completion_tokens);
     histograms_.prompt_tokens.add(static_cast<double>(end.usage.prompt_tokens));
     histograms_.completion_tokens.add(static_cast<double>(end.usage.completion_tokens));
+    if (const runtime::Speculator* const speculator = sequence->speculator()) {
+      counters_.drafted_tokens += static_cast<uint64_t>(speculator->statistics().drafted);
+      counters_.accepted_tokens += static_cast<uint64_t>(speculator->statistics().accepted);
+    }
     const double whole = sequence->ticket().since.seconds();
     if (!end.reason) {
       ++counters_.failed;
@@ -63,7 +67,7 @@ void Runner::retire() {
   }
   const auto gone = std::erase_if(running_, [](const auto& sequence) { return sequence->ended(); });
   if (gone > 0) least_refused_ = INT64_MAX, has_ended_ = true;
-  if (gone > 0 && budget_.states > 0) tree_.limit_states(budget_.states - CacheBudget::kStatesOfSequence * running());
+  if (gone > 0 && budget_.states > 0) tree_.limit_states(budget_.states - budget_.states_of_sequence * running());
 }
 
 void Runner::report(Snapshot& snapshot) const {
@@ -78,7 +82,7 @@ void Runner::report(Snapshot& snapshot) const {
                      .pages_running = (in_use - evictable_) * page,
                      .pages_cached = evictable_ * page,
                      .pages_free = pool.capacity() - in_use * page,
-                     .states_running = running() * CacheBudget::kStatesOfSequence * state,
+                     .states_running = running() * budget_.states_of_sequence * state,
                      .states_cached = tree_.states() * state,
                      .routes = rules_.keep_routes ? in_use * rules_.routes.page_bytes() : 0,
                      .nodes = tree_.nodes() * kNodeBytes};

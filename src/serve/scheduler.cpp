@@ -40,11 +40,11 @@ runtime::EngineOptions engine_options(const models::ModelSpec& spec, runtime::En
   if (scheduler.cache_memory == 0) scheduler.cache_memory = base::available_memory() / 4;
   const tensor::DType type =
       options.cache_type.value_or(options.precision == ops::Precision::f32 ? tensor::DType::f32 : tensor::DType::f16);
-  options.snapshots = CacheBudget::kStatesOfSequence - 1;
+  options.snapshots = CacheBudget::kSnapshots;
   // States lie at the ends of pages, which are what is shared.
   options.snapshot_interval = std::max<int64_t>(options.snapshot_interval / ops::kCacheBlock, 1) * ops::kCacheBlock;
   runtime::CacheShape shape = runtime::cache_shape(spec, type);
-  shape.state.interval = options.snapshot_interval;
+  shape.state.interval = options.snapshot_interval, shape.state.drafted = options.drafted;
   const RouteLayout routes(spec);
   const CacheBudget budget =
       cache_budget(shape, routes, scheduler.keep_routes && routes.layers > 0, scheduler.cache_memory);

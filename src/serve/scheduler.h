@@ -1,12 +1,14 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
 
 #include "models/spec.h"
 #include "runtime/engine.h"
+#include "runtime/speculation/speculator.h"
 #include "serve/request.h"
 #include "serve/snapshot.h"
 
@@ -21,6 +23,9 @@ struct SchedulerOptions {
   bool prefix_cache = true;
   bool keep_routes = true;   // the experts of each position are kept beside its page, so that requests may ask
   int64_t cache_memory = 0;  // as given to engine_options(): of pages, states, routes and the tree
+  // Makes what drafts tokens of one sequence, all with the same costs; null: nothing is drafted. The scheduler's thread
+  // calls it.
+  std::function<std::unique_ptr<runtime::Speculator>()> speculator = {};
 };
 
 /// Options of an engine whose caches, with what the scheduler keeps beside them, stay within

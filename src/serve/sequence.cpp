@@ -40,7 +40,8 @@ std::string SequenceRules::key(const Request& request, int64_t length) const {
   return prefix_key(*engine.model().decoder, fields, length);
 }
 
-Sequence::Sequence(const SequenceRules& rules, std::shared_ptr<Ticket> ticket)
+Sequence::Sequence(const SequenceRules& rules, std::shared_ptr<Ticket> ticket,
+                   std::unique_ptr<runtime::Speculator> speculator)
     : rules_(rules),
       ticket_(std::move(ticket)),
       sampler_(std::move(*ticket_->sampler)),
@@ -49,6 +50,7 @@ Sequence::Sequence(const SequenceRules& rules, std::shared_ptr<Ticket> ticket)
       cache_(rules.engine.make_cache()),
       all_(request().prompt),
       told_(all_.size()),
+      speculator_(std::move(speculator)),
       queued_seconds_(ticket_->since.seconds()) {
   if (request().constraint) {
     mask_.bits.resize(static_cast<size_t>((rules_.engine.spec().vocabulary + 31) / 32));
@@ -140,8 +142,32 @@ int64_t Sequence::piece(int64_t wanted) const {
   return count < left && whole > 0 ? whole : count;
 }
 
+int64_t Sequence::draft(int64_t rows, int64_t sure) {
+  tried_.clear();
+  const int64_t size = std::ssize(all_), at = cache_.length();
+  if (!speculator_ || request().constraint || reading() || std::ssize(pending()) != 1 || told_ != all_.size()) return 0;
+  int64_t room = std::min(ticket_->limit - size - 1, speculator_->most());
+  if (request().max_tokens >= 0) room = std::min(room, request().max_tokens - generated_ - 1);
+  // States are copied where pages end.
+  if (cache_.has_states()) room = std::min(room, ops::kCacheBlock - at % ops::kCacheBlock - 1);
+  // Where keys depend on how long a sequence has become, tokens on both sides of the border are not verified together.
+  if (room < 1 || !rules_.engine.model().decoder->cache_holds(size, size + room)) return 0;
+  try {
+    const std::vector<TokenId> drafted = speculator_->draft(all_, room, sampler_, rows, sure);
+    if (drafted.empty()) return 0;
+    cache_.make_room(1 + std::ssize(drafted));
+    cache_.try_rows(1 + std::ssize(drafted));
+    tried_ = {all_.back()};
+    tried_.insert(tried_.end(), drafted.begin(), drafted.end());
+    return std::ssize(drafted);
+  } catch (const base::Error& error) {
+    if (error.kind() != base::ErrorKind::out_of_memory) throw;
+    return 0;  // without a draft there is room
+  }
+}
+
 models::SequenceStep Sequence::begin_step(int64_t count, const std::function<bool(int64_t)>* leaves) {
-  count_ = count;
+  count_ = tried_.empty() ? count : std::ssize(tried_);
   if (rules_.keep_routes) {
     const auto pages = static_cast<size_t>((cache_.length() + count_ + ops::kCacheBlock - 1) / ops::kCacheBlock);
     routes_.resize(std::max(routes_.size(), pages));
@@ -150,15 +176,18 @@ models::SequenceStep Sequence::begin_step(int64_t count, const std::function<boo
         routes_[page] = std::make_shared<runtime::RoutePage>(
             static_cast<size_t>(ops::kCacheBlock * rules_.routes.position()), kNoExpert);
   }
-  const bool to_the_end = count_ == std::ssize(pending());
-  const Logits logits = wants_all_logits() ? Logits::all : to_the_end ? Logits::last : Logits::none;
+  const bool to_the_end = count_ >= std::ssize(pending());
+  const Logits logits = !tried_.empty() || wants_all_logits() ? Logits::all : to_the_end ? Logits::last : Logits::none;
   rows_ = logits == Logits::all ? count_ : logits == Logits::last ? 1 : 0;
-  return {.ids = pending().first(static_cast<size_t>(count_)),
+  const int64_t width = rules_.engine.spec().width;
+  normed_.resize(speculator_ && speculator_->sees() ? static_cast<size_t>(count_ * width) : 0);
+  return {.ids = tried_.empty() ? pending().first(static_cast<size_t>(count_)) : std::span<const TokenId>(tried_),
           .state = &cache_,
           .logits = logits,
           .random_key = request().sampler.seed,
           .length = std::ssize(all_),
           .model_weights = request().model_weights,
+          .normed = {normed_.data(), normed_.empty() ? 0 : count_, width},
           .routers = request().routers.get(),
           .leaves = leaves};
 }
@@ -205,15 +234,57 @@ void Sequence::weigh(tensor::Matrix logits) noexcept {
       if (wanted >= 0) row_logprobs_[static_cast<size_t>(r)] = logprobs(row(r), all_[at], wanted);
     }
     if (rows_ == 0 || cache_.length() < std::ssize(all_) || request().max_tokens == 0 || constraint_done_) return;
-    chosen_ = choose(row(rows_ - 1));
-    if (request().logprobs >= 0) chosen_logprobs_ = logprobs(row(rows_ - 1), *chosen_, request().logprobs);
+    logits_ = logits;
+    const int64_t of_next = tried_.empty() ? rows_ - 1 : 0;
+    chosen_ = choose(row(of_next));
+    if (request().logprobs >= 0) chosen_logprobs_ = logprobs(row(of_next), *chosen_, request().logprobs);
   } catch (...) {
     error_ = std::current_exception();
   }
 }
 
+void Sequence::deliver_drafted(std::vector<double>& gaps) {
+  const int64_t before = cache_.length() - rows_;
+  int64_t sure = 1;
+  try {
+    for (;;) {
+      const TokenId id = *std::exchange(chosen_, {});
+      all_.push_back(id), ++told_;
+      put(id, chosen_logprobs_, false, gaps);
+      if (ended_ || sure == rows_ || tried_[static_cast<size_t>(sure)] != id) break;
+      const std::span<const float> row(logits_.row(sure++), static_cast<size_t>(logits_.cols));
+      chosen_ = sampler_.sample(row, all_);
+      if (request().logprobs >= 0) chosen_logprobs_ = logprobs(row, *chosen_, request().logprobs);
+    }
+  } catch (...) {
+    cache_.settle(before + sure);
+    tried_.clear();
+    throw;
+  }
+  cache_.settle(before + sure);
+  speculator_->verified(rows_ - 1, sure - 1);
+  ticket_->evaluated = cache_.length();
+  tried_.clear();
+}
+
 void Sequence::deliver(std::vector<double>& gaps) {
-  if (error_) return fail(std::exchange(error_, nullptr));
+  const int64_t before = cache_.length() - count_;
+  if (error_) {
+    if (!std::exchange(tried_, {}).empty()) cache_.settle(before + 1);
+    return fail(std::exchange(error_, nullptr));
+  }
+  if (!tried_.empty()) {
+    written_for_ = std::ssize(all_);
+    deliver_drafted(gaps);
+    if (cache_.has_states() && cache_.length() % ops::kCacheBlock == 0) cache_.remember();
+  } else {
+    deliver_sure(gaps);
+  }
+  if (!normed_.empty() && !ended_)
+    speculator_->see(all_, before, {normed_.data(), cache_.length() - before, rules_.engine.spec().width});
+}
+
+void Sequence::deliver_sure(std::vector<double>& gaps) {
   written_for_ = std::ssize(all_);
   ticket_->evaluated = cache_.length();
   ticket_->remaining = std::max<int64_t>(std::ssize(request().prompt) - cache_.length(), 0);

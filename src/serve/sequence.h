@@ -15,6 +15,7 @@
 #include "runtime/prefix_cache.h"
 #include "runtime/prefix_key.h"
 #include "runtime/sampler.h"
+#include "runtime/speculation/speculator.h"
 #include "runtime/stop_filter.h"
 #include "serve/logprobs.h"
 #include "serve/mask_worker.h"
@@ -45,8 +46,9 @@ struct SequenceRules {
 /// on nothing but the request, whatever it is run beside.
 class Sequence {
  public:
-  /// Throws what the constraint throws.
-  Sequence(const SequenceRules& rules, std::shared_ptr<Ticket> ticket);
+  /// `speculator` drafts for it; null: nothing does. Throws what the constraint throws.
+  Sequence(const SequenceRules& rules, std::shared_ptr<Ticket> ticket,
+           std::unique_ptr<runtime::Speculator> speculator = nullptr);
 
   Ticket& ticket() const { return *ticket_; }
   const Request& request() const { return ticket_->request; }
@@ -82,6 +84,11 @@ class Sequence {
   int64_t piece(int64_t wanted) const;
   /// Pages for the next `count` tokens. Throws out_of_memory.
   void reserve(int64_t count) { cache_.make_room(count); }
+  /// Drafts tokens to be verified in the next step beside the one that it decodes, of which `rows` rows are taken
+  /// already and bring `sure` tokens. Returns how many; none under a constraint, which has a mind of its own, and
+  /// where there is no room for them.
+  int64_t draft(int64_t rows, int64_t sure);
+  runtime::Speculator* speculator() const { return speculator_.get(); }
   /// The next `count` tokens, for which there is room, as a part of a step.
   models::SequenceStep begin_step(int64_t count, const std::function<bool(int64_t)>* leaves);
   int64_t rows() const { return rows_; }  // of logits, of the step that was begun
@@ -102,6 +109,9 @@ class Sequence {
   static constexpr int64_t kLongestPiece = 32;
 
   bool wants_all_logits() const;
+  /// After a step with a draft: its tokens come out as long as they are what is chosen.
+  void deliver_drafted(std::vector<double>& gaps);
+  void deliver_sure(std::vector<double>& gaps);
   /// Where the states of a model that has some are given to the tree: the first such place after `position`.
   int64_t snapshot_after(int64_t position) const;
   TokenId choose(std::span<const float> logits);
@@ -123,6 +133,11 @@ class Sequence {
   int64_t written_for_ = 0, rows_ = 0, count_ = 0;  // of the last step: length of the sequence, rows of logits, tokens
   bool looked_up_ = false, ended_ = false, scored_told_ = false, constraint_done_ = false;
   std::string miss_;
+
+  std::unique_ptr<runtime::Speculator> speculator_;
+  std::vector<TokenId> tried_;  // of the step: the token that is sure and a draft; empty where none was drafted
+  std::vector<float> normed_;   // for a speculator that sees the model's rows
+  tensor::Matrix logits_;       // of the step, with a draft
 
   TokenMask mask_;
   std::vector<float> masked_;

@@ -53,7 +53,8 @@ struct Counters {
   uint64_t submitted = 0, refused_queue = 0, refused_wait = 0, refused_bad = 0;
   uint64_t finished_end = 0, finished_stop = 0, finished_length = 0, cancelled = 0, failed = 0;
   uint64_t prompt_tokens = 0, cached_tokens = 0, generated_tokens = 0;
-  uint64_t evaluated_prompt_tokens = 0;  // that went through the model
+  uint64_t evaluated_prompt_tokens = 0;              // that went through the model
+  uint64_t drafted_tokens = 0, accepted_tokens = 0;  // of answers that have ended
   uint64_t steps = 0, decode_only_steps = 0;
   uint64_t cache_hits = 0, cache_misses = 0;  // requests that found some of their prompt; that found none
   uint64_t pages_evicted = 0, states_evicted = 0;

@@ -85,6 +85,7 @@ void set_prediction_layers(ConfigReader& config, ModelSpec& spec, int64_t otherw
   spec.prediction_layers = config.integer_of({"num_nextn_predict_layers", "num_mtp_layers"}, otherwise);
   if (spec.prediction_layers < 0 || spec.prediction_layers > 64)
     fail(ErrorKind::bad_input, config.keys.where(), "num_nextn_predict_layers is {}", spec.prediction_layers);
+  config.keys.inert({"mtp_layer_types", "mtp_mlp_layer_types"});
 }
 
 void drop_prediction_layers(MetadataReader& metadata, ModelSpec& spec) {

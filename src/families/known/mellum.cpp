@@ -65,6 +65,14 @@ ModelSpec from_gguf(MetadataReader& metadata) {
   return spec;
 }
 
+/// The head's block slides (mtp_layer_types), whatever the last one does.
+size_t prediction_block(const ModelSpec& spec) {
+  size_t found = spec.blocks.size() - 1;
+  for (size_t i = 0; i < spec.blocks.size(); ++i)
+    if (std::get<AttentionSpec>(spec.blocks[i].mixer).window > 0) found = i;
+  return found;
+}
+
 NameTable names() {
   NameTable table = hugging_face_moe_names("mlp", "gate_proj", "up_proj", "down_proj");
   table.inert.push_back("mtp.*");  // multi-token prediction
@@ -118,6 +126,7 @@ const Family kMellum = {
     .to_config = to_config,
     .to_gguf = to_gguf,
     .says = deepseek::has_experts,
+    .prediction_block = prediction_block,
 };
 
 }  // namespace coterie::families

@@ -108,8 +108,9 @@ void DeltaRule::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x
   // With a state for each convolution: [history, its channels], one after the other.
   const auto convolve = [&](const tensor::Buffer<float>& taps, int64_t from, int64_t to) {
     const ops::Convolution convolution{spec_.conv_width, taps.data(), nullptr, spec_.activation};
-    ops::causal_conv1d(context, convolution, projected.col_range(from, to),
-                       recurrences(batch, layer, history * from, floats), qkv.col_range(from, to));
+    run_recurrence(batch, layer, {history * from, history * (to - from), floats}, [&](auto sequences) {
+      ops::causal_conv1d(context, convolution, projected.col_range(from, to), sequences, qkv.col_range(from, to));
+    });
   };
   if (spec_.fused) {
     const std::array<Projection, 2> projections = {{{qkv_, projected}, {beta_, beta}}};
@@ -135,9 +136,10 @@ void DeltaRule::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x
   ops::decay(context, {spec_.value_heads, a_.data(), dt_bias_.data(), spec_.decay_floor}, step, decay);
 
   const tensor::Matrix read = projected.col_range(0, values);  // the convolution has read it
-  ops::delta_rule(context, {spec_.key_heads, spec_.value_heads, spec_.key_dim, spec_.value_dim, spec_.by_turn},
-                  {q, k, qkv.col_range(2 * keys, channels), decay, beta},
-                  recurrences(batch, layer, history * channels, floats), read);
+  const ops::DeltaRule rule{spec_.key_heads, spec_.value_heads, spec_.key_dim, spec_.value_dim, spec_.by_turn};
+  const ops::DeltaInputs inputs{q, k, qkv.col_range(2 * keys, channels), decay, beta};
+  run_recurrence(batch, layer, {history * channels, floats - history * channels, floats},
+                 [&](auto sequences) { ops::delta_rule(context, rule, inputs, sequences, read); });
   ops::rms_norm_heads(context, read, spec_.value_heads, norm_.data(), spec_.norm_eps);
   const tensor::Matrix gate = context.arena.matrix(n, values);
   project_low_rank(batch, x, gate_, gate);

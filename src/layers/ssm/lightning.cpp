@@ -39,8 +39,10 @@ void Lightning::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x
   ops::fill(context, steps, 1);
   const ops::ScanInputs inputs{qkv.col_range(d, qkv.cols), qkv, heads, 3 * d};
   const tensor::Matrix scanned = context.arena.matrix(n, width);
-  ops::head_scan(context, {heads, d, decay_.data(), zeros_.data()}, values, steps, inputs,
-                 recurrences(batch, layer, 0, state_floats(spec_)), scanned);
+  const int64_t floats = state_floats(spec_);
+  run_recurrence(batch, layer, {0, floats, floats}, [&](auto sequences) {
+    ops::head_scan(context, {heads, d, decay_.data(), zeros_.data()}, values, steps, inputs, sequences, scanned);
+  });
   ops::rms_norm(context, scanned, norm_.data(), spec_.norm_eps, scanned);
   ops::gate(context, ops::Activation::sigmoid, gate, scanned);
   project(batch, gate, out_, y);

@@ -77,7 +77,9 @@ void Mamba::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, te
   project_each(batch, x, projections);
 
   const ops::Convolution convolution{spec_.conv_width, taps_by_channel_.data(), conv_bias_.data(), spec_.activation};
-  ops::causal_conv1d(context, convolution, in, recurrences(batch, layer, 0, state_floats(spec_)), u);
+  const int64_t history = (spec_.conv_width - 1) * channels, floats = state_floats(spec_);
+  run_recurrence(batch, layer, {0, history, floats},
+                 [&](auto sequences) { ops::causal_conv1d(context, convolution, in, sequences, u); });
 
   for (int64_t head = 0; head < spec_.heads; ++head) {
     const int64_t begin = head * per_head, end = begin + per_head;
@@ -93,9 +95,9 @@ void Mamba::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, te
   const int64_t b = spec_.dt_rank, c = b + spec_.states;
   const ops::ScanInputs inputs{projected.col_range(b, projected.cols), projected.col_range(c, projected.cols),
                                spec_.heads, selected};
-  const int64_t history = (spec_.conv_width - 1) * channels;
-  ops::selective_scan(context, {spec_.states, a_by_channel_.data(), d_.data()}, u, dt, inputs,
-                      recurrences(batch, layer, history, state_floats(spec_)), scanned);
+  const ops::SelectiveScan scan{spec_.states, a_by_channel_.data(), d_.data()};
+  run_recurrence(batch, layer, {history, floats - history, floats},
+                 [&](auto sequences) { ops::selective_scan(context, scan, u, dt, inputs, sequences, scanned); });
   ops::gate(context, ops::Activation::silu, gate, scanned);
   project(batch, gate, out_, y);
 }

@@ -40,15 +40,19 @@ void Mamba2::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, t
 
   const tensor::Matrix xbc = context.arena.matrix(n, conv);
   const ops::Convolution convolution{spec_.conv_width, taps_by_channel_.data(), conv_bias_.data(), spec_.activation};
-  ops::causal_conv1d(context, convolution, projected.col_range(inner, inner + conv),
-                     recurrences(batch, layer, 0, state_floats(spec_)), xbc);
+  const int64_t history = (spec_.conv_width - 1) * conv, floats = state_floats(spec_);
+  run_recurrence(batch, layer, {0, history, floats}, [&](auto sequences) {
+    ops::causal_conv1d(context, convolution, projected.col_range(inner, inner + conv), sequences, xbc);
+  });
 
   ops::softplus(context, dt, dt_bias_.data(), dt, spec_.dt_min, spec_.dt_max);
   const ops::ScanInputs inputs{xbc.col_range(inner, inner + shared), xbc.col_range(inner + shared, conv), spec_.groups,
                                spec_.states};
   const tensor::Matrix scanned = context.arena.matrix(n, inner);
-  ops::head_scan(context, {spec_.heads, spec_.states, a_.data(), d_.data()}, xbc.col_range(0, inner), dt, inputs,
-                 recurrences(batch, layer, (spec_.conv_width - 1) * conv, state_floats(spec_)), scanned);
+  const ops::HeadScan scan{spec_.heads, spec_.states, a_.data(), d_.data()};
+  run_recurrence(batch, layer, {history, floats - history, floats}, [&](auto sequences) {
+    ops::head_scan(context, scan, xbc.col_range(0, inner), dt, inputs, sequences, scanned);
+  });
   ops::gate(context, ops::Activation::silu, gate, scanned);
   ops::rms_norm_groups(context, gate, spec_.groups, norm_.data(), spec_.norm_eps, scanned);
   project(batch, scanned, out_, y);

@@ -1,6 +1,8 @@
 #include "layers/ssm/recurrent.h"
 
+#include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "base/error.h"
 
@@ -20,16 +22,48 @@ int64_t state_floats(const ShortConvSpec& spec, int64_t width) { return (spec.co
 
 int64_t state_floats(const LightningSpec& spec) { return spec.width() * spec.head_dim; }
 
-std::vector<ops::Recurrence> recurrences(const Batch& batch, int64_t layer, int64_t offset, int64_t size) {
-  std::vector<ops::Recurrence> result;
-  result.reserve(batch.sequences.size());
+namespace {
+
+void copy_state(ops::Context& context, const float* from, int64_t floats, float* to) {
+  constexpr int64_t kParallel = 1 << 15, kGrain = 1 << 12;  // below the former the pool costs more than it saves
+  if (floats < kParallel) {
+    std::copy_n(from, floats, to);
+    return;
+  }
+  context.pool.split(floats, kGrain,
+                     [&](int64_t begin, int64_t end, int) { std::copy_n(from + begin, end - begin, to + begin); });
+}
+
+}  // namespace
+
+void run_recurrence(const Batch& batch, int64_t layer, const StatePart& part,
+                    base::FunctionRef<void(std::span<const ops::Recurrence> sequences)> run) {
+  std::vector<ops::Recurrence> now;
+  std::vector<const SequenceRows*> row_by_row;
+  int64_t most = 0;
   for (const SequenceRows& s : batch.sequences) {
     const std::span<float> state = s.step.state->recurrent(layer);
-    base::require(static_cast<int64_t>(state.size()) == size, "recurrent state", "{} floats in layer {}, expected {}",
-                  state.size(), layer, size);
-    result.push_back({s.first_row, s.rows, state.data() + offset});
+    base::require(static_cast<int64_t>(state.size()) == part.size, "recurrent state",
+                  "{} floats in layer {}, expected {}", state.size(), layer, part.size);
+    const bool keeps = s.rows > 1 && !s.step.state->recurrent_after(layer, 0).empty();
+    if (keeps) row_by_row.push_back(&s), most = std::max(most, s.rows);
+    now.push_back({s.first_row, keeps ? 1 : s.rows, state.data() + part.offset});
   }
-  return result;
+  run(now);
+  for (int64_t row = 0; row < most; ++row) {
+    if (row > 0) {
+      now.clear();
+      for (const SequenceRows* s : row_by_row)
+        if (row < s->rows) now.push_back({s->first_row + row, 1, s->step.state->recurrent(layer).data() + part.offset});
+      run(now);
+    }
+    for (const SequenceRows* s : row_by_row) {
+      if (row + 1 >= s->rows) continue;
+      const std::span<float> after = s->step.state->recurrent_after(layer, row);
+      copy_state(batch.context, s->step.state->recurrent(layer).data() + part.offset, part.floats,
+                 after.data() + part.offset);
+    }
+  }
 }
 
 tensor::Buffer<float> transposed(const float* values, int64_t rows, int64_t cols) {

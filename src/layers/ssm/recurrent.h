@@ -1,8 +1,9 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
+#include <span>
 
+#include "base/function_ref.h"
 #include "layers/batch.h"
 #include "layers/specs.h"
 #include "layers/tensor_list.h"
@@ -18,9 +19,15 @@ int64_t state_floats(const DeltaRuleSpec& spec);
 int64_t state_floats(const ShortConvSpec& spec, int64_t width);
 int64_t state_floats(const LightningSpec& spec);
 
-/// The sequences of a batch with their states of this layer from float `offset` on. Throws internal when a sequence's
-/// state is not of `size` floats.
-std::vector<ops::Recurrence> recurrences(const Batch& batch, int64_t layer, int64_t offset, int64_t size);
+/// A part of a layer's recurrent state: `floats` from float `offset` on, of `size` in all.
+struct StatePart {
+  int64_t offset = 0, floats = 0, size = 0;
+};
+/// Runs an op over the sequences of a batch with their part of this layer's state: in one go, or where a sequence keeps
+/// its states after each row (SequenceState::recurrent_after) row by row, with a copy of the part after each. No op's
+/// bits depend on that. Throws internal when a sequence's state is not of `part.size` floats.
+void run_recurrence(const Batch& batch, int64_t layer, const StatePart& part,
+                    base::FunctionRef<void(std::span<const ops::Recurrence> sequences)> run);
 
 /// Rows as a file has them, [rows, cols], to columns: kernels run across channels, which files have as rows.
 tensor::Buffer<float> transposed(const float* values, int64_t rows, int64_t cols);

@@ -25,7 +25,9 @@ void ShortConv::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x
   ops::gate(context, ops::Activation::identity, b, bcu.col_range(2 * width_, 3 * width_));
   const ops::Convolution convolution{spec_.conv_width, taps_by_channel_.data(), conv_bias_.data(),
                                      ops::Activation::identity};
-  ops::causal_conv1d(context, convolution, b, recurrences(batch, layer, 0, state_floats(spec_, width_)), mixed);
+  const int64_t floats = state_floats(spec_, width_);
+  run_recurrence(batch, layer, {0, floats, floats},
+                 [&](auto sequences) { ops::causal_conv1d(context, convolution, b, sequences, mixed); });
   ops::gate(context, ops::Activation::identity, c, mixed);
   project(batch, c, out_, y);
 }

@@ -98,6 +98,9 @@ void our_engine(Sheet& sheet, const Snapshot& now, const ServedModel& model) {
   sheet.counter("coterie_prompt_tokens_evaluated_total", "Of them, that went through the model",
                 number(sum.evaluated_prompt_tokens));
   sheet.counter("coterie_generated_tokens_total", "Tokens of answers", number(sum.generated_tokens));
+  sheet.counter("coterie_drafted_tokens_total", "Tokens that were drafted and verified (--speculate)",
+                number(sum.drafted_tokens));
+  sheet.counter("coterie_accepted_tokens_total", "Of them, that the model chose itself", number(sum.accepted_tokens));
   sheet.gauge("coterie_prompt_tokens_per_second", "Lately", now.prompt_tokens_per_second);
   sheet.gauge("coterie_generated_tokens_per_second", "Lately, all answers together", now.decode_tokens_per_second);
   sheet.counter("coterie_steps_total", "Steps of the engine", number(sum.steps));

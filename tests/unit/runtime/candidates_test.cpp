@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "base/rng.h"
 #include "unit/runtime/distribution.h"
 
 namespace coterie::runtime {

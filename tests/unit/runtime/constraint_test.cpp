@@ -125,10 +125,11 @@ TEST(Sampler, DrawsAmongWhatIsAllowed) {
   logits[0] = 50;
   std::vector<uint32_t> allowed = {1u << 5 | 1u << 31, 1u << 2};
   std::vector<int> counts(40);
-  for (int i = 0; i < 300; ++i) ++counts[static_cast<size_t>(sampler.sample(logits, {}, allowed))];
+  for (size_t i = 0; i < 300; ++i)
+    ++counts[static_cast<size_t>(sampler.sample(logits, std::vector<TokenId>(i), allowed))];
   EXPECT_EQ(counts[5] + counts[31] + counts[34], 300);
   for (const size_t id : {5, 31, 34}) EXPECT_GT(counts[id], 50);
-  // What alone is allowed takes no random number.
+  // Whether what alone is allowed is drawn changes nothing of what is drawn after it.
   Sampler one(options, 40), other(options, 40);
   for (int i = 0; i < 20; ++i) {
     EXPECT_EQ(other.sample(logits, {}, std::vector<uint32_t>{0, 1u << 2}), 34);

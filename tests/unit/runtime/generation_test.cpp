@@ -4,6 +4,7 @@
 
 #include <stdexcept>
 
+#include "base/rng.h"
 #include "checkpoint/tensor_source.h"
 #include "support/expect_error.h"
 #include "unit/runtime/tiny_model.h"

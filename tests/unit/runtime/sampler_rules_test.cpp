@@ -5,6 +5,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/rng.h"
 #include "runtime/sampler.h"
 #include "support/expect_error.h"
 #include "unit/runtime/distribution.h"
@@ -220,7 +221,8 @@ TEST(Xtc, HappensAsOftenAsAsked) {
   const auto statistic = [&](const Options& of) {
     Sampler sampler(of, 24);
     std::map<TokenId, int64_t> drawn;
-    for (int64_t i = 0; i < kDraws; ++i) ++drawn[sampler.sample(logits, {})];
+    const Ids text(static_cast<size_t>(kDraws));  // each position has its own random numbers
+    for (size_t i = 0; i < text.size(); ++i) ++drawn[sampler.sample(logits, std::span(text).first(i))];
     return chi_square(drawn, expected, kDraws);
   };
   EXPECT_LT(statistic(options), chi_square_limit(23));
@@ -310,7 +312,7 @@ TEST(Mirostat, CutsAtMuAndMovesItByTheError) {
     sizes.insert(kept.size());
     const Distribution expected = only(all, kept);
     expect_equal(sampler.distribution(logits, {}), expected);
-    const TokenId drawn = sampler.sample(logits, {});
+    const TokenId drawn = sampler.sample(logits, Ids(step));
     ASSERT_TRUE(expected.contains(drawn));
     mu -= 0.3 * (-std::log2(expected.at(drawn)) - 2.5);
   }
@@ -327,7 +329,7 @@ TEST(Mirostat, HoldsTheSurprise) {
     for (int step = 0; step < kSteps; ++step) {
       const std::vector<float> logits = spread_logits(400, static_cast<uint64_t>(step % 50));
       const Distribution left = as_map(sampler.distribution(logits, {}));
-      surprise -= std::log2(left.at(sampler.sample(logits, {}))) / kSteps;
+      surprise -= std::log2(left.at(sampler.sample(logits, Ids(static_cast<size_t>(step))))) / kSteps;
     }
     // The mean of the errors is (mu's way) / (rate · steps): mu stays within some 20 bits.
     EXPECT_NEAR(surprise, target, 20 / (0.1 * kSteps));

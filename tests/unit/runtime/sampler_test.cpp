@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "base/rng.h"
 #include "unit/runtime/distribution.h"
 
 namespace coterie::runtime {
@@ -23,11 +24,11 @@ std::vector<float> test_logits() {
   return logits;
 }
 
-std::map<TokenId, int64_t> draw_many(const SamplerOptions& options, std::span<const float> logits,
-                                     std::span<const TokenId> tokens) {
+std::map<TokenId, int64_t> draw_many(const SamplerOptions& options, std::span<const float> logits) {
   Sampler sampler(options, static_cast<int64_t>(logits.size()));
   std::map<TokenId, int64_t> drawn;
-  for (int64_t i = 0; i < kDraws; ++i) ++drawn[sampler.sample(logits, tokens)];
+  const std::vector<TokenId> text(static_cast<size_t>(kDraws));  // each position has its own random numbers
+  for (size_t i = 0; i < text.size(); ++i) ++drawn[sampler.sample(logits, std::span(text).first(i))];
   return drawn;
 }
 
@@ -115,7 +116,7 @@ class SamplerDistribution : public testing::TestWithParam<Case> {};
 TEST_P(SamplerDistribution, DrawsFollowTheDefinition) {
   const Case& c = GetParam();
   const std::vector<float> logits = test_logits();
-  const auto drawn = draw_many(c.options, logits, {});
+  const auto drawn = draw_many(c.options, logits);
   EXPECT_LT(chi_square(drawn, c.expected, kDraws), chi_square_limit(static_cast<double>(c.expected.size() - 1)));
   Sampler sampler(c.options, 24);
   const Distribution exact = test::as_map(sampler.distribution(logits, {}));
@@ -130,7 +131,7 @@ TEST(Sampler, TheChiSquareTestCanFail) {
   const std::vector<float> logits = test_logits();
   SamplerOptions options;
   options.temperature = 0.97;
-  const auto drawn = draw_many(options, logits, {});
+  const auto drawn = draw_many(options, logits);
   EXPECT_GT(chi_square(drawn, softmax_of(logits), kDraws), chi_square_limit(23));
 }
 
@@ -160,9 +161,9 @@ TEST(Sampler, PenaltiesLookAtTheLastN) {
 TEST(Sampler, BiasForbidsAndForces) {
   SamplerOptions options;
   options.logit_bias = {{4, 100.0f}};
-  for (const auto& [id, count] : draw_many(options, test_logits(), {})) EXPECT_EQ(id, 4);
+  for (const auto& [id, count] : draw_many(options, test_logits())) EXPECT_EQ(id, 4);
   options.logit_bias = {{4, -std::numeric_limits<float>::infinity()}};
-  EXPECT_FALSE(draw_many(options, test_logits(), {}).contains(4));
+  EXPECT_FALSE(draw_many(options, test_logits()).contains(4));
 }
 
 TEST(Sampler, GreedyComesAfterThePenalties) {
@@ -181,11 +182,47 @@ TEST(Sampler, TheSeedDecides) {
     options.seed = seed;
     Sampler sampler(options, 24);
     std::vector<TokenId> ids;
-    for (int i = 0; i < 50; ++i) ids.push_back(sampler.sample(logits, {}));
+    for (int i = 0; i < 50; ++i) ids.push_back(sampler.sample(logits, ids));
     return ids;
   };
   EXPECT_EQ(sequence(5), sequence(5));
   EXPECT_NE(sequence(5), sequence(6));
+}
+
+TEST(Sampler, ADrawDependsOnNothingThatWasDrawnBefore) {
+  const std::vector<float> logits = test_logits();
+  SamplerOptions options;
+  options.seed = 5, options.xtc_probability = 0.5, options.xtc_threshold = 0.05;
+  const std::vector<TokenId> text(40, 3);
+  Sampler all(options, 24);
+  for (size_t i = 0; i < text.size(); ++i) {
+    const TokenId drawn = all.sample(logits, std::span(text).first(i));
+    EXPECT_EQ(Sampler(options, 24).sample(logits, std::span(text).first(i)), drawn) << i;
+  }
+}
+
+// What a draft of a model that thinks nearly alike lives by: independent draws would agree in Σ p q of all cases, and
+// the best that any two can do is Σ min(p, q).
+TEST(Sampler, DistributionsThatAreAlikeDrawAlike) {
+  std::vector<float> logits = test_logits(), other = logits;
+  base::Rng rng(3);
+  for (float& logit : other) logit += 0.3f * rng.normal();
+  SamplerOptions options;
+  options.seed = 8;
+  options.top_k = 24;  // in the order of the logits, which differs
+  Sampler one(options, 24), two(options, 24);
+  const std::vector<TokenId> text(20000);
+  int64_t same = 0;
+  for (size_t i = 0; i < text.size(); ++i)
+    same += one.sample(logits, std::span(text).first(i)) == two.sample(other, std::span(text).first(i));
+  double independent = 0, most = 0;
+  const Distribution p = softmax_of(logits), q = softmax_of(other);
+  for (const auto& [id, probability] : p)
+    independent += probability * q.at(id), most += std::min(probability, q.at(id));
+  const double agreed = static_cast<double>(same) / static_cast<double>(text.size());
+  EXPECT_LT(independent, 0.3);
+  EXPECT_GT(agreed, 0.9 * most);
+  EXPECT_LT(agreed, most + 0.02);
 }
 
 TEST(Sampler, RefusesWhatIsOutOfRangeByName) {

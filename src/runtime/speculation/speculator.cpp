@@ -1,0 +1,113 @@
+#include "runtime/speculation/speculator.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "layers/moe/routers/kind.h"
+
+namespace coterie::runtime {
+
+namespace {
+
+constexpr double kForget = 0.97;  // what is left of older trials with each new one
+constexpr int64_t kMostPatience = 1024;
+// A longer draft has to promise this much more tokens a second: costs are not known better.
+constexpr double kMargin = 1.01;
+constexpr int64_t kPlainSteps = 3;  // steps without a draft that tell what one costs, before the first with one
+
+}  // namespace
+
+void require_speculable(const models::Decoder& decoder) {
+  constexpr std::string_view kOption = "speculate";
+  if (models::grows_with_length(decoder))
+    throw base::Error(base::ErrorKind::unsupported, std::string(kOption),
+                      "the model's positions are rescaled to each length (dynamic rope scaling): tokens that are "
+                      "verified together would get other bits than one by one",
+                      "`rope.scaling` yarn or linear does not depend on the length");
+  for (const models::BlockSpec& block : decoder.spec().blocks) {
+    const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn);
+    if (!moe) continue;
+    if (!layers::kind_of(moe->router.selection).causal)
+      base::fail(base::ErrorKind::unsupported, kOption,
+                 "routing by {} looks at tokens to come: what is drafted would change the experts of what is sure",
+                 layers::kind_of(moe->router.selection).name);
+    if (moe->router.always.capacity)
+      base::fail(base::ErrorKind::unsupported, kOption,
+                 "an expert capacity counts the tokens that are evaluated together: drafts would take places");
+  }
+}
+
+Speculator::Speculator(std::unique_ptr<Drafter> drafter, int64_t most, StepSeconds& costs)
+    : drafter_(std::move(drafter)), most_(most), costs_(costs) {
+  base::require(most >= 1, "speculator", "drafts of {} tokens", most);
+}
+
+bool Speculator::on() const {
+  return std::any_of(trusts_.begin(), trusts_.end(), [](const Trust& trust) { return trust.pays; });
+}
+
+int64_t Speculator::best_length(const Trust& trust, int64_t room, int64_t rows, int64_t sure) const {
+  // Tokens a second of a step with n drafted tokens: a draft's token counts where all before it were right.
+  const double rate = trust.rate(), plain = costs_.expected(rows);
+  double best = static_cast<double>(sure) / plain, more = 0, chance = 1;
+  int64_t length = 0;
+  for (int64_t n = 1; n <= std::min(room, most_); ++n) {
+    chance *= rate, more += chance;
+    const double seconds = costs_.expected(rows + n) + static_cast<double>(n) * draft_seconds_;
+    const double speed = (static_cast<double>(sure) + more) / seconds;
+    if (speed > best * kMargin) best = speed, length = n;
+  }
+  return length;
+}
+
+std::vector<TokenId> Speculator::draft(std::span<const TokenId> tokens, int64_t room, const Sampler& sampler,
+                                       int64_t rows, int64_t sure) {
+  room = std::min(room, most_);
+  if (room < 1) return {};
+  if (always_ == 0 && costs_.count(rows) < kPlainSteps) return {};
+  const auto length_for = [&](Trust& trust) -> int64_t {
+    if (always_ > 0) return std::min(always_, room);
+    const int64_t length = best_length(trust, room, rows, sure);
+    trust.pays = length > 0;
+    if (length > 0) {
+      trust.passed_over = 0, trust.patience = 64;
+      return length;
+    }
+    if (++trust.passed_over < trust.patience) return 0;
+    trust.passed_over = 0, trust.patience = std::min(2 * trust.patience, kMostPatience);
+    return std::min<int64_t>(room, 2);
+  };
+  const base::Stopwatch clock;
+  Draft draft;
+  if (drafter_->is_free()) {
+    draft = drafter_->propose(tokens, room, sampler);
+    if (draft.tokens.empty()) return {};
+    const int64_t length = length_for(trusts_[static_cast<size_t>(draft.trust)]);
+    draft.tokens.resize(std::min(draft.tokens.size(), static_cast<size_t>(length)));
+    last_trust_ = draft.trust;
+  } else {
+    const int64_t length = length_for(trusts_.front());
+    if (length > 0) draft = drafter_->propose(tokens, length, sampler);
+    last_trust_ = 0;
+  }
+  const double seconds = clock.seconds();
+  statistics_.seconds += seconds;
+  if (!drafter_->is_free() && !draft.tokens.empty()) {
+    const double each = seconds / static_cast<double>(draft.tokens.size());
+    draft_seconds_ += draft_seconds_ == 0 ? each : (each < draft_seconds_ ? 0.5 : 0.1) * (each - draft_seconds_);
+  }
+  return std::move(draft.tokens);
+}
+
+void Speculator::verified(int64_t verified, int64_t accepted) {
+  Trust& trust = trusts_[static_cast<size_t>(last_trust_)];
+  // Each accepted token is a trial, and so is the first that was not.
+  for (int64_t i = 0; i < std::min(accepted + 1, verified); ++i) {
+    trust.accepted = kForget * trust.accepted + (i < accepted ? 1 : 0);
+    trust.trials = kForget * trust.trials + 1;
+  }
+  ++statistics_.steps;
+  statistics_.drafted += verified, statistics_.accepted += accepted;
+}
+
+}  // namespace coterie::runtime
