@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <limits>
 #include <utility>
 #include <variant>
@@ -20,7 +21,7 @@ SequenceRules::SequenceRules(runtime::Engine& its_engine, bool keep)
     if (!moe) continue;
     const layers::RouterSpec& router = moe->router;
     if (router.capacity && router.always.capacity)
-      throw base::Error(base::ErrorKind::unsupported, "--router capacity",
+      throw base::Error(base::ErrorKind::unsupported, "router",
                         "an expert capacity makes every answer depend on who else is being answered",
                         "serve without it");
     not_causal |= !layers::kind_of(router.selection).causal;
@@ -68,11 +69,12 @@ void Sequence::settle() {
 
 void Sequence::catch_up(runtime::PrefixCache& tree) {
   const bool first = !std::exchange(looked_up_, true);
-  if (!shares() || !request().use_cache || request().prompt_logprobs >= 0) {
+  if (!shares() || !request().use_cache || request().prompt_logprobs >= 0 || embeds()) {
     if (first)
       miss_ = rules_.not_causal      ? "the model's routers look at tokens to come: nothing is shared"
               : !shares()            ? "what is changed of its routers has no key"
               : !request().use_cache ? "the request asked for it to be bypassed"
+              : embeds()             ? "an embedding needs the hidden states of all of it"
                                      : "logarithms of the prompt's probabilities need all of it computed";
     return;
   }
@@ -107,6 +109,7 @@ void Sequence::keep(runtime::PrefixCache& tree, bool all) {
 }
 
 bool Sequence::wants_all_logits() const {
+  if (embeds()) return false;
   const auto next = static_cast<size_t>(cache_.length()) + 1;  // the token that the first row would speak of
   if (next >= all_.size()) return false;
   if (request().prompt_logprobs >= 0 && next < request().prompt.size()) return true;
@@ -151,7 +154,8 @@ models::SequenceStep Sequence::begin_step(int64_t count, const std::function<boo
             static_cast<size_t>(ops::kCacheBlock * rules_.routes.position()), kNoExpert);
   }
   const bool to_the_end = count_ == std::ssize(pending());
-  const Logits logits = wants_all_logits() ? Logits::all : to_the_end ? Logits::last : Logits::none;
+  const bool all = wants_all_logits() || request().pooling == Request::Pooling::mean;
+  const Logits logits = all ? Logits::all : to_the_end ? Logits::last : Logits::none;
   rows_ = logits == Logits::all ? count_ : logits == Logits::last ? 1 : 0;
   return {.ids = pending().first(static_cast<size_t>(count_)),
           .state = &cache_,
@@ -171,9 +175,9 @@ std::optional<MaskWorker::Job> Sequence::mask_job() {
 }
 
 TokenId Sequence::choose(std::span<const float> logits) {
-  if (!request().constraint) return sampler_.sample(logits, all_);
+  if (!request().constraint) return draw(logits);
   if (mask_.error) std::rethrow_exception(mask_.error);
-  if (!mask_.restricted) return sampler_.sample(logits, all_);
+  if (!mask_.restricted) return draw(logits);
   masked_.assign(logits.begin(), logits.end());
   int64_t allowed = 0;
   for (size_t word = 0; word < mask_.bits.size(); ++word) {
@@ -189,11 +193,32 @@ TokenId Sequence::choose(std::span<const float> logits) {
     base::fail(base::ErrorKind::bad_input, "constraint",
                "no token of the vocabulary can follow: the grammar and the "
                "tokenizer do not go together");
-  return sampler_.sample(masked_, all_);
+  return draw(masked_);
+}
+
+TokenId Sequence::draw(std::span<const float> logits) {
+  if (request().sampled_logprobs && request().logprobs >= 0) {
+    runtime::Sampler same = sampler_;  // XTC takes a random number to tell
+    drawn_from_ = same.distribution(logits, all_);
+  }
+  return sampler_.sample(logits, all_);
+}
+
+// In the order of positions, whatever the pieces are.
+void Sequence::pool(tensor::Matrix states) {
+  pooled_.resize(static_cast<size_t>(rules_.engine.spec().width));
+  for (int64_t r = 0; r < states.rows; ++r)
+    for (size_t d = 0; d < pooled_.size(); ++d) pooled_[d] += states.row(r)[d];
+  if (cache_.length() < std::ssize(request().prompt)) return;
+  if (request().pooling == Request::Pooling::mean)
+    for (double& value : pooled_) value /= static_cast<double>(request().prompt.size());
+  if (!std::all_of(pooled_.begin(), pooled_.end(), [](double value) { return std::isfinite(value); }))
+    base::fail(base::ErrorKind::bad_input, "input", "gives hidden states that are not numbers");
 }
 
 void Sequence::weigh(tensor::Matrix logits) noexcept {
   try {
+    if (embeds()) return pool(logits);
     const auto row = [&](int64_t r) { return std::span<const float>(logits.row(r), static_cast<size_t>(logits.cols)); };
     chosen_.reset();
     row_logprobs_.assign(static_cast<size_t>(rows_), {});
@@ -206,7 +231,9 @@ void Sequence::weigh(tensor::Matrix logits) noexcept {
     }
     if (rows_ == 0 || cache_.length() < std::ssize(all_) || request().max_tokens == 0 || constraint_done_) return;
     chosen_ = choose(row(rows_ - 1));
-    if (request().logprobs >= 0) chosen_logprobs_ = logprobs(row(rows_ - 1), *chosen_, request().logprobs);
+    if (request().logprobs < 0) return;
+    chosen_logprobs_ = request().sampled_logprobs ? logprobs(std::move(drawn_from_), *chosen_, request().logprobs)
+                                                  : logprobs(row(rows_ - 1), *chosen_, request().logprobs);
   } catch (...) {
     error_ = std::current_exception();
   }
@@ -302,7 +329,7 @@ void Sequence::tell_progress(double rate) {
   ticket_->send(PromptProgress{.done = done,
                                .cached = cached_,
                                .total = total,
-                               .seconds = begun_.seconds(),
+                               .seconds = done == cached_ ? 0 : begun_.seconds(),
                                .remaining_seconds = rate > 0 ? static_cast<double>(total - done) / rate : 0});
 }
 
@@ -329,6 +356,7 @@ void Sequence::end(FinishReason reason) {
       std::min(cache_.length(), std::max<int64_t>(static_cast<int64_t>(told_) - 1, std::ssize(request().prompt)));
   if (request().routed_experts && rules_.keep_routes)
     finished.routed_experts = gather(rules_.routes, routes_, positions);
+  if (embeds() && reason == FinishReason::max_tokens) finished.embedding = std::move(pooled_);
   how_ = {finished.reason, finished.usage, finished.timings};
   ticket_->ended = true;
   ticket_->send(std::move(finished));
