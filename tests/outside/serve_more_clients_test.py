@@ -26,6 +26,7 @@ TEMPLATE = """{% for t in tools or [] %}{{ t | tojson }}
 </tool_call>{% endfor %}
 {% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"""
 KEY = "sesame"
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # litellm fetches nothing
 STORY = "Tell me a story"
 PARAMETERS = {"type": "object", "properties": {"good": {"type": "boolean"}}, "required": ["good"], "additionalProperties": False}
 
@@ -40,7 +41,6 @@ def refused(call, *words):
 
 
 def litellm_client(server, base, model):
-    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # nothing is fetched
     import litellm
 
     litellm.suppress_debug_info = True
@@ -127,21 +127,6 @@ def pydantic_ai_client(server, base, model):
     refused(lambda: Agent(chat("wrong")).run_sync("x"), "401")
 
 
-def instructor_client(server, base, model):
-    import instructor
-    import openai
-    import pydantic
-
-    class Judgement(pydantic.BaseModel):
-        good: bool
-
-    for mode in (instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA):
-        client = instructor.from_openai(openai.OpenAI(base_url=base, api_key=KEY), mode=mode)
-        answer = client.chat.completions.create(model=model, response_model=Judgement, max_retries=1, max_tokens=600, seed=3,
-                                                messages=[{"role": "user", "content": STORY}])
-        assert isinstance(answer.good, bool)
-
-
 def lm_eval_client(server, base, model):
     """The harness' own requests for a task: log-likelihoods of endings by their tokens' logprobs."""
     from lm_eval.api.instance import Instance
@@ -221,8 +206,7 @@ def there(needs):
 
 
 CLIENTS = {"litellm": ("litellm", litellm_client), "langchain-openai": ("langchain_openai", langchain_client), "llm": ("llm", llm_client),
-           "pydantic-ai": ("pydantic_ai", pydantic_ai_client), "instructor": ("instructor", instructor_client),
-           "lm-evaluation-harness": ("lm_eval.models.openai_completions", lm_eval_client),
+           "pydantic-ai": ("pydantic_ai", pydantic_ai_client), "lm-evaluation-harness": ("lm_eval.models.openai_completions", lm_eval_client),
            "openai (npm)": ("npm:openai", node_client(NODE)), "ai (npm)": ("npm:ai", node_client(VERCEL))}
 
 
