@@ -10,7 +10,7 @@ namespace coterie::cli {
 namespace {
 
 // Sorted by field.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 78> kOptions = {{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 95> kOptions = {{
     {"adapter", "--adapter"},
     {"bench.acceptance", "--acceptance"},
     {"bench.batch", "--batch"},
@@ -63,6 +63,23 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 78> kOptions
     {"rope.scaling", "--rope-scaling"},
     {"router", "--router"},
     {"run", "-o"},
+    {"serve.adapters", "--adapters"},
+    {"serve.allow_host", "--allow-host"},
+    {"serve.allow_origin", "--allow-origin"},
+    {"serve.cache_memory", "--cache-memory"},
+    {"serve.chat_template", "--chat-template"},
+    {"serve.context", "--context"},
+    {"serve.host", "--host"},
+    {"serve.listen", "--listen"},
+    {"serve.max_queue", "--max-queue"},
+    {"serve.max_wait", "--max-wait"},
+    {"serve.model", "--model"},
+    {"serve.models_memory", "--models-memory"},
+    {"serve.no_metrics", "--no-metrics"},
+    {"serve.no_slots", "--no-slots"},
+    {"serve.parallel", "--parallel"},
+    {"serve.port", "--port"},
+    {"serve.stall", "--stall"},
     {"settings", "--set"},
     {"shape", "--shape"},
     {"shape.layers", "--layers"},
@@ -97,20 +114,24 @@ std::string_view option(std::string_view field) {
   return {};
 }
 
-}  // namespace
-
-std::string with_options(const std::string& text) {
+std::string replaced(const std::string& text, std::string_view prefix) {
   std::string result;
   for (size_t at = 0; at < text.size();) {
     const size_t open = text.find('`', at), close = open == text.npos ? open : text.find('`', open + 1);
     if (close == text.npos) return result + text.substr(at);
-    const std::string_view found = option(std::string_view(text).substr(open + 1, close - open - 1));
+    const std::string_view field = std::string_view(text).substr(open + 1, close - open - 1);
+    const std::string_view found = field.starts_with(prefix) ? option(field) : std::string_view();
     result += text.substr(at, open - at);
     result += found.empty() ? text.substr(open, close + 1 - open) : std::string(found);
     at = close + 1;
   }
   return result;
 }
+
+}  // namespace
+
+std::string with_options(const std::string& text) { return replaced(text, ""); }
+std::string with_server_options(const std::string& text) { return replaced(text, "serve."); }
 
 std::string option_of(const std::string& where) {
   const size_t end = std::min(where.find(": "), where.size());

@@ -1,33 +1,23 @@
 #include <fmt/format.h>
 
-#include <charconv>
 #include <csignal>
-#include <ctime>
-#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <mutex>
 #include <thread>
 
-#include "base/error.h"
-#include "base/fnv.h"
 #include "base/memory.h"
 #include "cli/commands.h"
 #include "cli/help.h"
 #include "cli/options.h"
 #include "cli/serve_options.h"
+#include "cli/served_models.h"
 #include "cli/terminal.h"
-#include "cli/text_input.h"
-#include "models/account.h"
-#include "runtime/version.h"
 #include "serve/api/service.h"
-#include "serve/routes.h"
 
 namespace coterie::cli {
 
 namespace {
-
-using base::ErrorKind;
 
 volatile std::sig_atomic_t stop_signals = 0;
 void count_signal(int) { stop_signals = stop_signals + 1; }
@@ -40,90 +30,34 @@ void catch_signals() {
   std::signal(SIGPIPE, SIG_IGN);  // of clients that have gone
 }
 
-// Everything that a bit of an answer depends on beside the request.
-std::string fingerprint(const families::Model& model, const runtime::Engine& engine, const ModelOptions& options) {
-  uint64_t hash = base::kFnvBegin;
-  const std::string all = fmt::format(
-      "{} {} {} {} {} {} {} {}", model.path.path.string(), model.source ? model.source->file_bytes() : 0, engine.isa(),
-      options.precision, options.cache_type, options.router, options.adapter, options.experts_per_token.value_or(0));
-  for (const unsigned char c : all) hash = base::fnv_step(hash, c);
-  return fmt::format("coterie-{}-{:08x}", runtime::version(), hash & 0xffffffffU);
-}
-
-serve::ServedModel served_model(const ServeOptions& options, const runtime::Engine& engine) {
-  const families::Model& model = engine.model();
-  const models::ModelSpec& spec = engine.spec();
-  const text::Tokenizer& tokenizer = engine.tokenizer();
-  const std::filesystem::path path = model.path.path;
-  serve::ServedModel served(tokenizer);
-  served.chat_template = model.chat_template;
-  served.name = path.extension() == ".gguf" ? path.stem().string() : path.filename().string();
-  if (served.name.empty()) served.name = path.parent_path().filename().string();
-  served.aliases = options.aliases;
-  if (!served.aliases.empty()) {
-    served.name = served.aliases.front();
-    served.aliases.erase(served.aliases.begin());
+void announce(const ServeOptions& options, const serve::Shelf& shelf, uint16_t port) {
+  for (const serve::ShelvedModel& each : shelf.all()) {
+    if (!each.ready) {
+      print_note(fmt::format("{}: {}, loaded when it is first asked for", each.name, each.path));
+      continue;
+    }
+    const serve::ServedModel& model = *each.ready->served;
+    const serve::SchedulerOptions scheduler = each.ready->backend->options();
+    print_note(fmt::format("{}: context {} tokens, weights {}, cache budget {}, {} sequences at once", model.name,
+                           model.context, base::human_bytes(model.file_bytes),
+                           base::human_bytes(scheduler.cache_memory), scheduler.parallel));
+    if (!model.chat_template) print_note("the model has no chat template: /v1/completions alone continues text");
   }
-  served.path = path.string();
-  served.created = std::time(nullptr);
-  if (!options.chat_template.empty()) {
-    const auto special = [&](std::optional<text::TokenId> id) {
-      return id ? tokenizer.token(*id).value_or("") : std::string();
-    };
-    const auto ends = tokenizer.end_tokens();
-    served.chat_template.emplace(file_contents(options.chat_template), special(tokenizer.bos()),
-                                 ends.empty() ? "" : special(ends.front()), options.chat_template);
-  }
-  served.context = engine.context_size();
-  served.vocabulary = spec.vocabulary;
-  served.width = spec.width;
-  served.layers = std::ssize(spec.blocks);
-  served.parameters = models::account(spec).total();
-  served.file_bytes = model.source ? model.source->file_bytes() : 0;
-  const serve::RouteLayout routes(spec);
-  for (int64_t layer = 0; layer < served.layers; ++layer)
-    if (routes.layer[static_cast<size_t>(layer)] >= 0) served.routed_layers.push_back(layer);
-  for (const int64_t experts : routes.experts) served.experts = std::max(served.experts, experts);
-  served.fingerprint = fingerprint(model, engine, options.model);
-  const runtime::GenerationOptions defaults = SamplingOptions(options.sampling).generation_options();
-  served.sampler = defaults.sampler;
-  served.seed = options.sampling.seed;
-  served.max_tokens = options.sampling.tokens;
-  served.ignore_end = options.sampling.ignore_end;
-  served.lenient = options.lenient;
-  return served;
-}
-
-void announce(const ServeOptions& options, const serve::ServedModel& model, const serve::SchedulerOptions& scheduler,
-              uint16_t port) {
-  print_note(fmt::format("{}: context {} tokens, weights {}, cache budget {}, {} sequences at once", model.name,
-                         model.context, base::human_bytes(model.file_bytes), base::human_bytes(scheduler.cache_memory),
-                         scheduler.parallel));
-  if (!model.chat_template) print_note("the model has no chat template: /v1/completions alone continues text");
   if (!options.unix_path.empty()) print(fmt::format("listening on unix:{}\n", options.unix_path));
-  if (port != 0)
-    print(fmt::format("listening on http://{}:{}\n",
-                      options.host.find(':') != std::string::npos ? "[" + options.host + "]" : options.host, port));
-  const bool loopback = options.host == "localhost" || options.host == "::1" || options.host.starts_with("127.");
-  if (port != 0 && !loopback && options.keys.empty())
+  bool loopback = true;
+  for (const std::string& host : options.addresses()) {
+    print(fmt::format("listening on http://{}:{}\n", host.find(':') != std::string::npos ? "[" + host + "]" : host,
+                      port));
+    loopback &= host == "localhost" || host == "::1" || host.starts_with("127.");
+  }
+  if (!loopback && options.keys.empty())
     print_warning(
         fmt::format("anybody who reaches {} may use this server: --api-key-file FILE asks for a key", options.host));
 }
 
 int serve_command(ServeOptions& options) {
   options.read_keys();
-  options.speculate.check(options.model, false);
-  families::Model model = families::open_model(options.model.model, options.model.open_options());
-  warn_about(model);
-  serve::SchedulerOptions scheduler_options = options.scheduler();
-  const runtime::EngineOptions engine_options =
-      serve::engine_options(model.decoder->spec(), options.model.engine_options(), scheduler_options);
-  runtime::Engine engine(std::move(model), engine_options);
-  const serve::ServedModel served = served_model(options, engine);
-  const std::unique_ptr<runtime::Speculation> speculation = options.speculate.open(engine, options.model);
-  if (speculation) scheduler_options.speculator = [&speculation] { return speculation->speculator(); };
-  serve::Scheduler scheduler(engine, scheduler_options);
-  serve::SchedulerBackend backend(scheduler);
+  const std::unique_ptr<serve::ModelShelf> shelf = served_models(options);
   serve::ServiceOptions service_options = options.service();
   std::mutex log_mutex;
   if (!options.quiet)
@@ -131,10 +65,10 @@ int serve_command(ServeOptions& options) {
       const std::lock_guard lock(log_mutex);
       std::cerr << line + "\n" << std::flush;
     };
-  serve::Service service(served, backend, std::move(service_options));
+  serve::Service service(*shelf, std::move(service_options));
   catch_signals();
   service.start();
-  announce(options, served, scheduler_options, service.port());
+  announce(options, *shelf, service.port());
   while (stop_signals == 0) std::this_thread::sleep_for(std::chrono::milliseconds(100));
   if (!service.idle()) print_note("stopping: what runs goes on to its end; the same signal again ends it now");
   service.drain();
@@ -157,6 +91,7 @@ void add_serve(CLI::App& app, Action& action) {
       "  coterie serve model.gguf\n"
       "  coterie serve ./Qwen3-30B-A3B --port 0 --cache-memory 16G --api-key-file keys.txt\n"
       "  coterie serve model.gguf --listen unix:/run/coterie.sock --host \"\"\n"
+      "  coterie serve --model small=./Qwen3-0.6B --model large=./Qwen3-30B-A3B --models-memory 24G\n"
       "  curl http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' \\\n"
       "    -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'");
   command->callback([=, &action] { action = [options] { return serve_command(*options); }; });

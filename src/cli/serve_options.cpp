@@ -2,11 +2,17 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <cmath>
+#include <filesystem>
+#include <optional>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "cli/help.h"
+#include "cli/option_names.h"
 #include "cli/text_input.h"
 
 namespace coterie::cli {
@@ -23,7 +29,7 @@ ServeOptions::ServeOptions() {
 }
 
 void ServeOptions::add(CLI::App& app) {
-  model.add_model(app);
+  add_models(app);
   {
     const Heading heading(app, kInput);
     app.add_option("-a,--alias", aliases,
@@ -32,6 +38,16 @@ void ServeOptions::add(CLI::App& app) {
         ->allow_extra_args(false);
     app.add_option("--chat-template,--chat-template-file", chat_template, "A Jinja file instead of the model's own")
         ->type_name("FILE");
+    app.add_option("--chat-template-kwargs", template_variables,
+                   "Variables of chat templates, such as {\"enable_thinking\": false}, unless a request gives them")
+        ->type_name("JSON")
+        ->check([](const std::string& text) {
+          return base::Json::parse(text, nullptr, false).is_object() ? "" : "expected a JSON object";
+        });
+    app.add_option("--pooling", pooling, "What embeddings are: the mean of the hidden states, or the last token's")
+        ->type_name("P")
+        ->check(CLI::IsMember({"mean", "last"}))
+        ->capture_default_str();
   }
   model.add_adapter(app);
   add_network(app);
@@ -42,9 +58,23 @@ void ServeOptions::add(CLI::App& app) {
   speculate.add(app);
 }
 
+void ServeOptions::add_models(CLI::App& app) {
+  const Heading heading(app, kInput);
+  app.add_option("MODEL,-m,--model", models,
+                 "A folder with config.json and safetensors, a .gguf file, or an ensemble (coterie gate); NAME=PATH is "
+                 "loaded when it is first asked for by that name; repeatable")
+      ->type_name("MODEL|NAME=PATH")
+      ->required();
+  app.add_option("--adapters,--lora-modules", adapters,
+                 "Answer with this adapter over MODEL who asks for NAME; loaded then; repeatable")
+      ->type_name("NAME=DIR[:SCALE]")
+      ->allow_extra_args(false);
+}
+
 void ServeOptions::add_network(CLI::App& app) {
   const Heading heading(app, "Network");
-  app.add_option("--host", host, "The address to listen on; 0.0.0.0: all of this machine's; \"\": none")
+  app.add_option("--host", host,
+                 "The address to listen on, or several with commas; 0.0.0.0: all of this machine's; \"\": none")
       ->type_name("ADDRESS")
       ->capture_default_str();
   app.add_option("--port", port, "0 takes a free one and prints it")
@@ -74,6 +104,8 @@ void ServeOptions::add_network(CLI::App& app) {
       ->type_name("NAMES")
       ->check(CLI::IsMember({"coterie", "vllm", "llamacpp"}))
       ->capture_default_str();
+  app.add_flag("--no-metrics", no_metrics, "/metrics answers 501");
+  app.add_flag("--no-slots", no_slots, "/slots answers 501");
   app.add_flag("--log-prompts", log_prompts, "Log what is asked; otherwise no text is logged");
   app.add_flag("-q,--quiet", quiet, "No line for each request");
 }
@@ -107,6 +139,18 @@ void ServeOptions::add_limits(CLI::App& app) {
                  "Memory of keys, values and states, prefixes that are kept for later requests included, such as 8G "
                  "(default: a quarter of what is free)")
       ->type_name("SIZE");
+  app.add_option("--models-memory", models_memory,
+                 "Memory of all loaded models, their weights and caches; one that is idle makes room for another "
+                 "(default: nine tenths of what is free)")
+      ->type_name("SIZE");
+  app.add_option("--unload-after", unload_after,
+                 "Unload a model with a name that nobody has asked for so many seconds; 0: only to make room")
+      ->type_name("S")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_option("--cache-dir", cache_dir, "Keep prefixes in this folder, too, for the next server of the same model")
+      ->type_name("DIR");
+  app.add_option("--cache-dir-size", cache_dir_size, "What may lie there")->type_name("SIZE")->capture_default_str();
   app.add_flag("--no-prefix-cache", no_prefix_cache, "Keep no prefixes for later requests");
   app.add_option("--connections", connections, "Connections at once; beyond, the longest idle one is closed")
       ->type_name("N")
@@ -133,6 +177,61 @@ void ServeOptions::read_keys() {
     throw base::Error(ErrorKind::bad_input, key_file, "holds no key", "write a key on a line of its own");
 }
 
+namespace {
+
+// "NAME=PATH"; nothing where there is no name, or where a file is called like that.
+std::optional<ServeOptions::Named> read_named(const std::string& text) {
+  const size_t equals = text.find('=');
+  if (equals == std::string::npos || equals == 0 || std::filesystem::exists(text)) return {};
+  const auto good = [](unsigned char c) {
+    return std::isalnum(c) || std::string_view("-_.:@+").find(c) != std::string::npos;
+  };
+  if (!std::all_of(text.begin(), text.begin() + static_cast<int64_t>(equals), good)) return {};
+  return ServeOptions::Named{text.substr(0, equals), text.substr(equals + 1)};
+}
+
+}  // namespace
+
+std::vector<ServeOptions::Named> ServeOptions::read_models() {
+  std::vector<Named> named;
+  for (const std::string& text : models) {
+    if (auto one = read_named(text)) {
+      named.push_back(std::move(*one));
+      continue;
+    }
+    if (!model.model.empty())
+      throw base::Error(ErrorKind::bad_input, "serve.model",
+                        fmt::format("\"{}\" and \"{}\" have no names", model.model, text),
+                        "write NAME=PATH for all models but one");
+    model.model = text;
+  }
+  return named;
+}
+
+std::vector<ServeOptions::Named> ServeOptions::read_adapters() const {
+  std::vector<Named> named;
+  for (const std::string& text : adapters) {
+    auto one = read_named(text);
+    if (!one || model.model.empty())
+      throw base::Error(
+          ErrorKind::bad_input, "serve.adapters",
+          one ? "there is no model without a name that they belong to" : fmt::format("\"{}\" is not NAME=DIR", text),
+          "give MODEL, and for each adapter NAME=DIR or NAME=DIR:SCALE");
+    named.push_back(std::move(*one));
+  }
+  return named;
+}
+
+std::vector<std::string> ServeOptions::addresses() const {
+  std::vector<std::string> all;
+  for (size_t at = 0; at < host.size();) {
+    const size_t end = std::min(host.find(',', at), host.size());
+    if (end > at) all.push_back(host.substr(at, end - at));
+    at = end + 1;
+  }
+  return all;
+}
+
 serve::SchedulerOptions ServeOptions::scheduler() const {
   serve::SchedulerOptions options;
   options.stall_seconds = stall_milliseconds / 1e3;
@@ -140,28 +239,33 @@ serve::SchedulerOptions ServeOptions::scheduler() const {
   options.max_queue = max_queue;
   options.max_wait_seconds = max_wait;
   options.prefix_cache = !no_prefix_cache;
+  options.cache_dir = cache_dir;
+  options.cache_dir_bytes = read_bytes(cache_dir_size, "--cache-dir-size");
   if (!cache_memory.empty()) options.cache_memory = read_bytes(cache_memory, "--cache-memory");
   return options;
 }
 
 serve::ServiceOptions ServeOptions::service() const {
-  if (host.empty() && unix_path.empty())
+  if (addresses().empty() && unix_path.empty())
     throw base::Error(ErrorKind::bad_input, "--host",
                       "is empty, and no --listen unix:PATH is given: nothing to listen on");
   serve::ServiceOptions options;
-  options.http.host = host;
+  options.http.hosts = addresses();
   options.http.port = static_cast<uint16_t>(port);
   if (!unix_path.empty()) options.http.unix_path = unix_path.substr(5);
   options.http.limits.connections = static_cast<size_t>(connections);
   options.http.limits.write_time = std::chrono::milliseconds(static_cast<int64_t>(write_timeout * 1e3));
   options.guard.keys = keys;
   options.guard.hosts = hosts;
-  if (!host.empty()) options.guard.hosts.push_back(host);
+  for (const std::string& address : options.http.hosts) options.guard.hosts.push_back(address);
   options.guard.origins = origins;
   options.metric_names = metrics == "vllm"       ? serve::MetricNames::vllm
                          : metrics == "llamacpp" ? serve::MetricNames::llamacpp
                                                  : serve::MetricNames::coterie;
   options.log_prompts = log_prompts;
+  options.metrics = !no_metrics, options.slots = !no_slots;
+  options.lenient = lenient;
+  options.wording = with_server_options;
   return options;
 }
 

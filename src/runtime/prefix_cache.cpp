@@ -1,6 +1,7 @@
 #include "runtime/prefix_cache.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/error.h"
 #include "base/fnv.h"
@@ -28,6 +29,7 @@ struct PrefixCache::Node {
   PagePool::Page page;
   std::shared_ptr<RoutePage> routes;
   std::shared_ptr<tensor::Buffer<float>> state;
+  PageStore::Place disk;
   std::map<Ids, std::unique_ptr<Node>> children;
 };
 
@@ -72,6 +74,7 @@ size_t PrefixCache::usable(std::span<Node* const> path) const {
 
 PrefixCache::Found PrefixCache::find(const std::string& key, std::span<const TokenId> ids) {
   Found found;
+  if (store_) load(key, ids);
   const std::vector<Node*> known = path(key, ids);
   const size_t pages = usable(known);
   const uint64_t now = ++clock_;
@@ -124,29 +127,17 @@ void PrefixCache::insert(const std::string& key, std::span<const TokenId> ids, K
   if (pages == 0 || (states && most_states_ == 0)) return;
   // Room first: what is given up for it may be a part of this very path.
   if (states && known(key, ids) < std::ssize(ids)) evict_states(most_states_ - 1);
-  auto root = roots_.find(key);
-  if (root == roots_.end()) {
-    root = roots_.emplace(key, std::make_unique<Node>()).first;
-    root->second->key = &root->first;
-    root->second->hash = hash_of(key);
-  }
   const uint64_t now = ++clock_;
-  Node* node = root->second.get();
+  Node* node = &root(key);
   for (size_t page = 0; page < pages; ++page) {
     const Ids wanted = ids_of(ids, page);
     auto child = node->children.find(wanted);
     if (child == node->children.end()) {
-      auto made = std::make_unique<Node>();
-      made->parent = node;
-      made->ids = wanted;
-      made->hash = hash_of(wanted, node->hash);
-      made->used = now;
-      if (shape_->page_bytes() > 0) pool_->share(made->page = cache.pages()[page]);
-      if (page < routes.size()) made->routes = routes[page];
-      if (node->parent && node->children.empty()) leaves_.erase({node->used, node});
-      child = node->children.emplace(wanted, std::move(made)).first;
-      leaves_.insert({now, child->second.get()});
-      ++nodes_;
+      Node& made = add_child(*node, wanted, now);
+      if (shape_->page_bytes() > 0) pool_->share(made.page = cache.pages()[page]);
+      if (page < routes.size()) made.routes = routes[page];
+      node = &made;
+      continue;
     } else {
       if (shape_->page_bytes() > 0) cache.replace_page(page, child->second->page);
       if (!child->second->routes && page < routes.size()) child->second->routes = routes[page];
@@ -154,9 +145,144 @@ void PrefixCache::insert(const std::string& key, std::span<const TokenId> ids, K
     }
     node = child->second.get();
   }
-  if (!states || node->state) return;
-  node->state = cache.copy_of_states();
-  stated_.insert({node->used, node});
+  if (states && !node->state) {
+    node->state = cache.copy_of_states();
+    stated_.insert({node->used, node});
+  }
+  if (!store_) return;
+  store_->make_room();
+  write(*node);
+}
+
+PrefixCache::Node& PrefixCache::root(const std::string& key) {
+  auto found = roots_.find(key);
+  if (found == roots_.end()) {
+    found = roots_.emplace(key, std::make_unique<Node>()).first;
+    found->second->key = &found->first;
+    found->second->hash = hash_of(key);
+  }
+  return *found->second;
+}
+
+PrefixCache::Node& PrefixCache::add_child(Node& parent, const Ids& ids, uint64_t when) {
+  auto made = std::make_unique<Node>();
+  made->parent = &parent;
+  made->ids = ids;
+  made->hash = hash_of(ids, parent.hash);
+  made->used = when;
+  if (parent.parent && parent.children.empty()) leaves_.erase({parent.used, &parent});
+  Node& child = *parent.children.emplace(ids, std::move(made)).first->second;
+  leaves_.insert({when, &child});
+  ++nodes_;
+  return child;
+}
+
+void PrefixCache::keep_on(std::unique_ptr<PageStore> store, int64_t route_values) {
+  store_ = std::move(store);
+  route_bytes_ = static_cast<size_t>(route_values) * sizeof(uint16_t);
+  record_.resize(static_cast<size_t>(shape_->page_bytes()) + route_bytes_);
+}
+
+// Where the pages that follow `path` are on disk, as far as somebody could go on from them.
+std::vector<PageStore::Place> PrefixCache::on_disk(const std::string& key, std::span<Node* const> path,
+                                                   std::span<const TokenId> ids) const {
+  std::vector<PageStore::Place> longest;
+  for (PageStore::Place at : path.empty() ? store_->find_roots(key) : std::vector{path.back()->disk}) {
+    std::vector<PageStore::Place> places;
+    for (size_t page = path.size(); page < ids.size() / kPage; ++page) {
+      at = store_->find(at, ids_of(ids, page));
+      if (!store_->holds(at)) break;
+      places.push_back(at);
+    }
+    if (shape_->state.floats() > 0)
+      while (!places.empty() && !store_->has_state(places.back())) places.pop_back();
+    if (places.size() > longest.size()) longest.swap(places);
+  }
+  return longest;
+}
+
+void PrefixCache::load(const std::string& key, std::span<const TokenId> ids) {
+  constexpr int64_t kAtOnce = 256 << 20;  // bytes: reading more would hold up everybody's step
+  const std::vector<Node*> known = path(key, ids);
+  const std::vector<PageStore::Place> places = on_disk(key, known, ids);
+  if (places.empty() || (shape_->state.floats() > 0 && most_states_ == 0)) return;
+  Node* node = known.empty() ? nullptr : known.back();
+  int64_t left = std::max<int64_t>(kAtOnce / std::max<int64_t>(std::ssize(record_), 1), 1);
+  const uint64_t now = ++clock_;
+  for (Node* each : known) touch(*each, now);
+  for (size_t i = 0; i < places.size() && left-- > 0; ++i) {
+    // What it hangs on must not be what makes room for it.
+    const bool has_page = shape_->page_bytes() > 0 && node;
+    if (has_page) pool_->share(node->page);
+    const bool room = shape_->page_bytes() == 0 || pool_->room() > 0 || evict(1) > 0;
+    if (has_page) pool_->give(node->page);
+    if (!room) break;
+    if (!node) node = &root(key);
+    Node& child = add_child(*node, ids_of(ids, known.size() + i), now);
+    if (!load(child, places[i])) break;
+    node = &child;
+  }
+}
+
+/// Reads what belongs to a node that was just made; without it the node goes again.
+bool PrefixCache::load(Node& node, PageStore::Place place) {
+  const auto page_bytes = static_cast<size_t>(shape_->page_bytes());
+  std::vector<PagePool::Page> page;
+  bool good = store_->read(place, record_);
+  try {
+    if (good && page_bytes > 0) pool_->take(1, page);
+    if (good && route_bytes_ > 0) {
+      node.routes = std::make_shared<RoutePage>(route_bytes_ / sizeof(uint16_t));
+      std::memcpy(node.routes->data(), record_.data() + page_bytes, route_bytes_);
+    }
+    if (good && store_->has_state(place)) {
+      evict_states(most_states_ - 1);
+      auto state = std::make_shared<tensor::Buffer<float>>(shape_->state.floats());
+      if (store_->read_state(place,
+                             std::as_writable_bytes(std::span(state->data(), static_cast<size_t>(state->size())))))
+        node.state = std::move(state);
+    }
+  } catch (const base::Error&) {
+    good = false;  // no memory now
+  }
+  if (good) {
+    node.disk = place;
+    if (page_bytes > 0) std::memcpy((node.page = page.front()).bytes, record_.data(), page_bytes);
+    if (node.state) stated_.insert({node.used, &node});
+    return true;
+  }
+  if (!page.empty()) pool_->give(page.front());
+  Node* const parent = node.parent;
+  leaves_.erase({node.used, &node});
+  --nodes_;
+  const Ids ids = node.ids;
+  parent->children.erase(ids);
+  if (parent->children.empty() && parent->parent) leaves_.insert({parent->used, parent});
+  return false;
+}
+
+/// Sees to it that the node and all that it hangs on stand in the file that is written to. False once that is full.
+bool PrefixCache::write(Node& node) {
+  std::vector<Node*> missing;
+  for (Node* each = &node; each && !store_->is_current(each->disk); each = each->parent) missing.push_back(each);
+  const auto page_bytes = static_cast<size_t>(shape_->page_bytes());
+  for (auto each = missing.rbegin(); each != missing.rend(); ++each) {
+    Node& next = **each;
+    PageStore::Place place = next.parent ? store_->find(next.parent->disk, next.ids) : store_->current_root(*next.key);
+    if (!store_->is_current(place)) {
+      if (next.parent) {
+        if (page_bytes > 0) std::memcpy(record_.data(), next.page.bytes, page_bytes);
+        if (route_bytes_ > 0 && !next.routes) return true;  // not of use to who asks for routes
+        if (route_bytes_ > 0) std::memcpy(record_.data() + page_bytes, next.routes->data(), route_bytes_);
+      }
+      place = next.parent ? store_->add(next.parent->disk, next.ids, record_) : store_->add_root(*next.key);
+    }
+    if (!store_->is_current(place)) return false;
+    next.disk = place;
+  }
+  if (node.state)
+    store_->add_state(node.disk, std::as_bytes(std::span(node.state->data(), static_cast<size_t>(node.state->size()))));
+  return true;
 }
 
 void PrefixCache::limit_states(int64_t most) {

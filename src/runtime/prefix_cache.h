@@ -14,6 +14,7 @@
 
 #include "runtime/kv_cache.h"
 #include "runtime/page_pool.h"
+#include "runtime/page_store.h"
 #include "text/tokenizer.h"
 
 namespace coterie::runtime {
@@ -45,6 +46,11 @@ class PrefixCache {
   };
   /// The longest known beginning of `ids` that a sequence can go on from, a whole number of pages. Marks it as used.
   Found find(const std::string& key, std::span<const TokenId> ids);
+  /// Keeps what is inserted from now on in `store` too, and finds what is there; `route_values`: of a page's routes, 0
+  /// where none are kept. Pages come back from the disk a bounded number at a time, so a find() may be followed by one
+  /// that finds more.
+  void keep_on(std::unique_ptr<PageStore> store, int64_t route_values);
+  const PageStore* store() const { return store_.get(); }
   /// How long it would be; marks nothing.
   int64_t known(const std::string& key, std::span<const TokenId> ids) const;
 
@@ -80,6 +86,13 @@ class PrefixCache {
   size_t usable(std::span<Node* const> path) const;
   static Ids ids_of(std::span<const TokenId> ids, size_t page);
   void touch(Node& node, uint64_t when);
+  Node& root(const std::string& key);
+  Node& add_child(Node& parent, const Ids& ids, uint64_t when);
+  std::vector<PageStore::Place> on_disk(const std::string& key, std::span<Node* const> path,
+                                        std::span<const TokenId> ids) const;
+  void load(const std::string& key, std::span<const TokenId> ids);
+  bool load(Node& node, PageStore::Place place);
+  bool write(Node& node);
   void evict_states(int64_t kept);
   void give_state(Node& node);
   void remove(Node& leaf);
@@ -89,6 +102,9 @@ class PrefixCache {
 
   std::shared_ptr<PagePool> pool_;
   std::shared_ptr<const CacheShape> shape_;
+  std::unique_ptr<PageStore> store_;  // null: nothing is kept on disk
+  size_t route_bytes_ = 0;
+  std::vector<std::byte> record_;  // one, on its way to the disk or back
   int64_t most_states_, nodes_ = 0;
   std::map<std::string, std::unique_ptr<Node>> roots_;
   std::set<Place> leaves_, stated_;

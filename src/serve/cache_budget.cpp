@@ -28,7 +28,7 @@ CacheBudget cache_budget(const runtime::CacheShape& shape, const RouteLayout& ro
   constexpr int64_t kLeastPages = 256 / ops::kCacheBlock;
   if (budget.page_memory < kLeastPages * page || (state > 0 && budget.states < budget.states_of_sequence + 1)) {
     const int64_t least = kLeastPages * (page + budget.beside_page) + (budget.states_of_sequence + 1) * state;
-    throw base::Error(base::ErrorKind::out_of_memory, "--cache-memory",
+    throw base::Error(base::ErrorKind::out_of_memory, "serve.cache_memory",
                       fmt::format("{} do not hold a sequence of 256 tokens, which needs about {}",
                                   base::human_bytes(memory), base::human_bytes(2 * least)),
                       "give the cache more memory");

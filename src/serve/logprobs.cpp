@@ -25,4 +25,17 @@ Logprobs logprobs(std::span<const float> logits, TokenId token, int64_t count) {
   return result;
 }
 
+Logprobs logprobs(runtime::Candidates drawn_from, TokenId token, int64_t count) {
+  std::sort(drawn_from.begin(), drawn_from.end(), [](const runtime::Candidate& a, const runtime::Candidate& b) {
+    return a.probability != b.probability ? a.probability > b.probability : a.id < b.id;
+  });
+  Logprobs result;
+  for (const runtime::Candidate& each : drawn_from) {
+    const auto logprob = static_cast<float>(std::log(each.probability));
+    if (each.id == token) result.of_token = logprob;
+    if (std::ssize(result.top) < count && each.probability > 0) result.top.push_back({each.id, logprob});
+  }
+  return result;
+}
+
 }  // namespace coterie::serve

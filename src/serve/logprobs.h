@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "runtime/candidates.h"
 #include "serve/request.h"
 
 namespace coterie::serve {
@@ -15,5 +16,7 @@ struct Logprobs {
   std::vector<TokenLogprob> top;
 };
 Logprobs logprobs(std::span<const float> logits, TokenId token, int64_t count);
+/// The same of the candidates that a token was drawn from.
+Logprobs logprobs(runtime::Candidates drawn_from, TokenId token, int64_t count);
 
 }  // namespace coterie::serve

@@ -49,8 +49,14 @@ struct Request {
   // Logarithms of probabilities, of the model's own distribution (before bias, penalties, temperature and filters): of
   // each chosen token and of so many of the most probable. -1: none; 0: the chosen token's alone.
   int64_t logprobs = -1;
+  // The logprobs are of the distribution that the token was drawn from instead, after all of that; tokens that could
+  // not be drawn are not among the most probable.
+  bool sampled_logprobs = false;
   // The same of the prompt's tokens from the second on, in PromptScored. It bypasses the prefix cache.
   int64_t prompt_logprobs = -1;
+  // Nothing is answered: the hidden states of the prompt's tokens after the final norm come to one vector,
+  // Finished::embedding, their mean or that of the last token. With max_tokens 0. It bypasses the prefix cache.
+  enum class Pooling { none, mean, last } pooling = Pooling::none;
   bool routed_experts = false;             // in Finished::routed_experts
   bool use_cache = true;                   // whether what is cached may be used; what is computed is cached in any case
   std::string cache_salt;                  // requests share prefixes only with those of the same salt
@@ -130,6 +136,7 @@ struct Finished {
   // Why not all of the prompt that could have been was found in the cache, for people; empty when all was.
   std::string cache_miss = {};
   RoutedExperts routed_experts = {};
+  std::vector<double> embedding = {};  // [D], with Request::pooling
 };
 /// The last event of a request that failed.
 struct RequestFailed {

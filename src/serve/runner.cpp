@@ -21,7 +21,13 @@ Runner::Runner(runtime::Engine& engine, const SchedulerOptions& options, const s
       tree_(engine.pages(), engine.shared_cache_shape(), budget_.states),
       recorder_(rules_.routes),
       order_(options.ageing_seconds),
-      histograms_(empty_histograms()) {}
+      histograms_(empty_histograms()) {
+  if (options_.cache_dir.empty() || !options_.prefix_cache) return;
+  tree_.keep_on(
+      std::make_unique<runtime::PageStore>(runtime::PageStore::Options{
+          .folder = options_.cache_dir, .fingerprint = options_.fingerprint, .limit = options_.cache_dir_bytes}),
+      rules_.keep_routes ? ops::kCacheBlock * rules_.routes.position() : 0);
+}
 
 Runner::~Runner() = default;
 
@@ -29,8 +35,8 @@ void Runner::take(std::shared_ptr<Ticket> ticket) { waiting_.push_back(std::move
 
 std::optional<std::string> Runner::shared_key(const Ticket& ticket) const {
   const Request& request = ticket.request;
-  const bool looks =
-      options_.prefix_cache && rules_.shares(request) && request.use_cache && request.prompt_logprobs < 0;
+  const bool looks = options_.prefix_cache && rules_.shares(request) && request.use_cache &&
+                     request.prompt_logprobs < 0 && request.pooling == Request::Pooling::none;
   if (!looks) return {};
   return rules_.key(request, std::ssize(request.prompt));
 }
@@ -88,6 +94,7 @@ bool Runner::admit(size_t number) {
     if (options_.prefix_cache) sequence->catch_up(tree_);
     histograms_.queue_seconds.add(queued);
     ++(sequence->cache().length() > 0 ? counters_.cache_hits : counters_.cache_misses);
+    sequence->tell_progress(cost_.prompt_rate());
     running_.push_back(std::move(sequence));
   } catch (...) {
     ticket->ended = has_ended_ = true;
@@ -99,7 +106,7 @@ bool Runner::admit(size_t number) {
 
 bool Runner::reads_beside(const Sequence& sequence, const std::vector<Part>& parts) const {
   // A beginning that another is reading in this very step is not read twice: it will be there for the next one.
-  if (!options_.prefix_cache || !sequence.shares() || !sequence.request().use_cache) return true;
+  if (!options_.prefix_cache || !sequence.shares() || !sequence.request().use_cache || sequence.embeds()) return true;
   const auto at = static_cast<size_t>(sequence.cache().length() / ops::kCacheBlock * ops::kCacheBlock);
   const size_t end = at + static_cast<size_t>(ops::kCacheBlock);
   return std::none_of(parts.begin(), parts.end(), [&](const Part& part) {
@@ -225,11 +232,18 @@ bool Runner::work() {
   std::erase_if(parts, [](const Part& part) { return part.sequence->ended(); });
   draft(parts);
   std::erase_if(parts, [](const Part& part) { return part.sequence->ended(); });
-  if (!parts.empty()) step(parts);
+  // A pass gives logits or hidden states.
+  const auto embeds =
+      std::stable_partition(parts.begin(), parts.end(), [](const Part& part) { return !part.sequence->embeds(); });
+  std::vector<Part> embedded(embeds, parts.end());
+  const bool any = !parts.empty();
+  parts.erase(embeds, parts.end());
+  if (!parts.empty()) step(parts, false);
+  if (!embedded.empty()) step(embedded, true);
   const bool ended = std::any_of(running_.begin(), running_.end(), [](const auto& s) { return s->ended(); });
   retire();
   tell_places();
-  return !parts.empty() || ended;
+  return any || ended;
 }
 
 void Runner::tell_places() {
@@ -247,7 +261,7 @@ void Runner::tell_places() {
   }
 }
 
-void Runner::step(std::vector<Part>& parts) {
+void Runner::step(std::vector<Part>& parts, bool hidden) {
   std::vector<models::SequenceStep> steps;
   std::vector<char> left(parts.size());
   std::vector<std::function<bool(int64_t)>> leaves(parts.size());
@@ -272,7 +286,7 @@ void Runner::step(std::vector<Part>& parts) {
   masks_.start(std::move(masks));
   tensor::Matrix logits;
   try {
-    logits = engine_.evaluate(steps, {.observer = &recorder_});
+    logits = engine_.evaluate(steps, {.observer = &recorder_, .hidden = hidden});
   } catch (...) {
     // It concerns all, and whoever reads most likely brought it about.
     masks_.wait();

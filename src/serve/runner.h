@@ -67,7 +67,8 @@ class Runner {
   void add_prompts(std::vector<Part>& parts, int64_t budget);
   void draft(std::vector<Part>& parts);
   bool make_room(Sequence& sequence, int64_t count);
-  void step(std::vector<Part>& parts);
+  /// Of sequences that get logits, or of those that get hidden states.
+  void step(std::vector<Part>& parts, bool hidden);
   void settle(std::vector<Part>& parts, const std::vector<char>& left, tensor::Matrix logits);
   void retire();
   int64_t pages_free() const;

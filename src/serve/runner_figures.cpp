@@ -41,6 +41,8 @@ void Runner::retire() {
     counters_.prompt_tokens += static_cast<uint64_t>(end.usage.prompt_tokens);
     counters_.cached_tokens += static_cast<uint64_t>(end.usage.cached_tokens);
     counters_.generated_tokens += static_cast<uint64_t>(end.usage.completion_tokens);
+    const int64_t tokens = end.usage.prompt_tokens + end.usage.completion_tokens;
+    counters_.longest_sequence = std::max(counters_.longest_sequence, static_cast<uint64_t>(tokens));
     histograms_.prompt_tokens.add(static_cast<double>(end.usage.prompt_tokens));
     histograms_.completion_tokens.add(static_cast<double>(end.usage.completion_tokens));
     if (const runtime::Speculator* const speculator = sequence->speculator()) {
@@ -89,6 +91,12 @@ void Runner::report(Snapshot& snapshot) const {
   snapshot.counters = counters_;
   snapshot.counters.pages_evicted = tree_.pages_evicted();
   snapshot.counters.states_evicted = tree_.states_evicted();
+  if (const runtime::PageStore* store = tree_.store()) {
+    snapshot.counters.disk_pages_read = store->pages_read();
+    snapshot.counters.disk_pages_written = store->pages_written();
+    snapshot.counters.disk_pages_damaged = store->damaged();
+    snapshot.disk_failed = store->failed();
+  }
   snapshot.counters.expert_tokens = recorder_.expert_tokens;
   snapshot.histograms = histograms_;
   snapshot.prompt_tokens_per_second = cost_.prompt_rate();

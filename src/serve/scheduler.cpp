@@ -17,15 +17,15 @@ namespace coterie::serve {
 namespace {
 
 SchedulerOptions checked(const SchedulerOptions& options, const runtime::Engine& engine) {
-  const auto want = [](bool good, std::string_view option, double value, std::string_view expected) {
-    if (!good) base::fail(base::ErrorKind::bad_input, option, "is {}, expected {}", value, expected);
+  const auto want = [](bool good, std::string_view field, double value, std::string_view expected) {
+    if (!good) base::fail(base::ErrorKind::bad_input, field, "is {}, expected {}", value, expected);
   };
-  want(options.stall_seconds > 0, "--stall", options.stall_seconds, "a time above 0");
-  want(options.parallel >= 1 && options.parallel <= engine.step_tokens(), "--parallel",
+  want(options.stall_seconds > 0, "serve.stall", options.stall_seconds, "a time above 0");
+  want(options.parallel >= 1 && options.parallel <= engine.step_tokens(), "serve.parallel",
        static_cast<double>(options.parallel), fmt::format("1 to {}, the tokens of a step", engine.step_tokens()));
-  want(options.max_queue >= 0, "--max-queue", static_cast<double>(options.max_queue), "at least 0");
-  want(options.max_wait_seconds >= 0, "--max-wait", options.max_wait_seconds, "at least 0 (0 = any)");
-  want(options.ageing_seconds > 0, "ageing", options.ageing_seconds, "a time above 0");
+  want(options.max_queue >= 0, "serve.max_queue", static_cast<double>(options.max_queue), "at least 0");
+  want(options.max_wait_seconds >= 0, "serve.max_wait", options.max_wait_seconds, "at least 0 (0 = any)");
+  want(options.ageing_seconds > 0, "serve.ageing", options.ageing_seconds, "a time above 0");
   base::require(options.cache_memory > 0, "scheduler", "cache_memory is {}: engine_options() sets it",
                 options.cache_memory);
   return options;
@@ -36,7 +36,7 @@ SchedulerOptions checked(const SchedulerOptions& options, const runtime::Engine&
 runtime::EngineOptions engine_options(const models::ModelSpec& spec, runtime::EngineOptions options,
                                       SchedulerOptions& scheduler) {
   if (scheduler.cache_memory < 0)
-    base::fail(base::ErrorKind::bad_input, "--cache-memory", "is {}, expected at least 0", scheduler.cache_memory);
+    base::fail(base::ErrorKind::bad_input, "serve.cache_memory", "is {}, expected at least 0", scheduler.cache_memory);
   if (scheduler.cache_memory == 0) scheduler.cache_memory = base::available_memory() / 4;
   const tensor::DType type =
       options.cache_type.value_or(options.precision == ops::Precision::f32 ? tensor::DType::f32 : tensor::DType::f16);
@@ -113,7 +113,7 @@ std::shared_ptr<Ticket> Scheduler::Impl::check(Submission&& submission) const {
   if (size > context || (size == context && request.max_tokens != 0))
     throw base::Error(base::ErrorKind::bad_input, "prompt",
                       fmt::format("has {} tokens, which leaves no room in a context of {}", size, context),
-                      "shorten the prompt, or start the server with a larger --context");
+                      "shorten the prompt, or start the server with a larger `serve.context`");
   if (request.logprobs < -1 || request.prompt_logprobs < -1)
     base::fail(base::ErrorKind::bad_input, "logprobs", "are {} and {}, expected at least 0, or -1 for none",
                request.logprobs, request.prompt_logprobs);
@@ -124,6 +124,9 @@ std::shared_ptr<Ticket> Scheduler::Impl::check(Submission&& submission) const {
     throw base::Error(base::ErrorKind::unsupported, "routed_experts",
                       options.keep_routes ? "the model chooses no experts" : "the experts of tokens are not kept here",
                       options.keep_routes ? "" : "start the server with them");
+  if (request.pooling != Request::Pooling::none && request.max_tokens != 0)
+    base::fail(base::ErrorKind::bad_input, "max_tokens", "is {}, and an embedding has no answer: expected 0",
+               request.max_tokens);
   // Throw what is wrong with them.
   const bool text = engine.model().tokenizer.has_value();
   ticket->sampler.emplace(request.sampler, engine.spec().vocabulary, text ? &engine.tokenizer() : nullptr);
@@ -145,7 +148,7 @@ std::shared_ptr<Ticket> Scheduler::Impl::check(Submission&& submission) const {
                       fmt::format("{} tokens and {} of an answer need {} of cache, and there are {} in all", size,
                                   asked - size, base::human_bytes(ticket->pages * engine.pages()->page_bytes()),
                                   base::human_bytes(most_pages * engine.pages()->page_bytes())),
-                      "ask for fewer tokens, or start the server with more --cache-memory");
+                      "ask for fewer tokens, or start the server with more `serve.cache_memory`");
   ticket->remaining = size;
   return ticket;
 }

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "models/spec.h"
@@ -21,7 +22,11 @@ struct SchedulerOptions {
   double max_wait_seconds = 0;  // estimated; 0: any
   double ageing_seconds = 30;   // waiting so long is worth one level of priority
   bool prefix_cache = true;
-  bool keep_routes = true;   // the experts of each position are kept beside its page, so that requests may ask
+  bool keep_routes = true;  // the experts of each position are kept beside its page, so that requests may ask
+  // A folder in which prefixes are kept for the next process; empty: none. `fingerprint`: all of the engine that a bit
+  // of an answer depends on. See runtime/page_store.h.
+  std::string cache_dir = {}, fingerprint = {};
+  int64_t cache_dir_bytes = int64_t{32} << 30;
   int64_t cache_memory = 0;  // as given to engine_options(): of pages, states, routes and the tree
   // Makes what drafts tokens of one sequence, all with the same costs; null: nothing is drafted. The scheduler's thread
   // calls it.

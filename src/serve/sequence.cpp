@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <limits>
 #include <utility>
 #include <variant>
@@ -20,7 +21,7 @@ SequenceRules::SequenceRules(runtime::Engine& its_engine, bool keep)
     if (!moe) continue;
     const layers::RouterSpec& router = moe->router;
     if (router.capacity && router.always.capacity)
-      throw base::Error(base::ErrorKind::unsupported, "--router capacity",
+      throw base::Error(base::ErrorKind::unsupported, "router",
                         "an expert capacity makes every answer depend on who else is being answered",
                         "serve without it");
     not_causal |= !layers::kind_of(router.selection).causal;
@@ -70,11 +71,12 @@ void Sequence::settle() {
 
 void Sequence::catch_up(runtime::PrefixCache& tree) {
   const bool first = !std::exchange(looked_up_, true);
-  if (!shares() || !request().use_cache || request().prompt_logprobs >= 0) {
+  if (!shares() || !request().use_cache || request().prompt_logprobs >= 0 || embeds()) {
     if (first)
       miss_ = rules_.not_causal      ? "the model's routers look at tokens to come: nothing is shared"
               : !shares()            ? "what is changed of its routers has no key"
               : !request().use_cache ? "the request asked for it to be bypassed"
+              : embeds()             ? "an embedding needs the hidden states of all of it"
                                      : "logarithms of the prompt's probabilities need all of it computed";
     return;
   }
@@ -109,6 +111,7 @@ void Sequence::keep(runtime::PrefixCache& tree, bool all) {
 }
 
 bool Sequence::wants_all_logits() const {
+  if (embeds()) return false;
   const auto next = static_cast<size_t>(cache_.length()) + 1;  // the token that the first row would speak of
   if (next >= all_.size()) return false;
   if (request().prompt_logprobs >= 0 && next < request().prompt.size()) return true;
@@ -177,7 +180,8 @@ models::SequenceStep Sequence::begin_step(int64_t count, const std::function<boo
             static_cast<size_t>(ops::kCacheBlock * rules_.routes.position()), kNoExpert);
   }
   const bool to_the_end = count_ >= std::ssize(pending());
-  const Logits logits = !tried_.empty() || wants_all_logits() ? Logits::all : to_the_end ? Logits::last : Logits::none;
+  const bool all = !tried_.empty() || wants_all_logits() || request().pooling == Request::Pooling::mean;
+  const Logits logits = all ? Logits::all : to_the_end ? Logits::last : Logits::none;
   rows_ = logits == Logits::all ? count_ : logits == Logits::last ? 1 : 0;
   const int64_t width = rules_.engine.spec().width;
   normed_.resize(speculator_ && speculator_->sees() ? static_cast<size_t>(count_ * width) : 0);
@@ -200,9 +204,9 @@ std::optional<MaskWorker::Job> Sequence::mask_job() {
 }
 
 TokenId Sequence::choose(std::span<const float> logits) {
-  if (!request().constraint) return sampler_.sample(logits, all_);
+  if (!request().constraint) return draw(logits);
   if (mask_.error) std::rethrow_exception(mask_.error);
-  if (!mask_.restricted) return sampler_.sample(logits, all_);
+  if (!mask_.restricted) return draw(logits);
   masked_.assign(logits.begin(), logits.end());
   int64_t allowed = 0;
   for (size_t word = 0; word < mask_.bits.size(); ++word) {
@@ -218,11 +222,37 @@ TokenId Sequence::choose(std::span<const float> logits) {
     base::fail(base::ErrorKind::bad_input, "constraint",
                "no token of the vocabulary can follow: the grammar and the "
                "tokenizer do not go together");
-  return sampler_.sample(masked_, all_);
+  return draw(masked_);
+}
+
+TokenId Sequence::draw(std::span<const float> logits) {
+  if (request().sampled_logprobs && request().logprobs >= 0) {
+    runtime::Sampler same = sampler_;  // XTC takes a random number to tell
+    drawn_from_ = same.distribution(logits, all_);
+  }
+  return sampler_.sample(logits, all_);
+}
+
+Logprobs Sequence::logprobs_of_chosen(std::span<const float> row) {
+  return request().sampled_logprobs ? logprobs(std::move(drawn_from_), *chosen_, request().logprobs)
+                                    : logprobs(row, *chosen_, request().logprobs);
+}
+
+// In the order of positions, whatever the pieces are.
+void Sequence::pool(tensor::Matrix states) {
+  pooled_.resize(static_cast<size_t>(rules_.engine.spec().width));
+  for (int64_t r = 0; r < states.rows; ++r)
+    for (size_t d = 0; d < pooled_.size(); ++d) pooled_[d] += states.row(r)[d];
+  if (cache_.length() < std::ssize(request().prompt)) return;
+  if (request().pooling == Request::Pooling::mean)
+    for (double& value : pooled_) value /= static_cast<double>(request().prompt.size());
+  if (!std::all_of(pooled_.begin(), pooled_.end(), [](double value) { return std::isfinite(value); }))
+    base::fail(base::ErrorKind::bad_input, "input", "gives hidden states that are not numbers");
 }
 
 void Sequence::weigh(tensor::Matrix logits) noexcept {
   try {
+    if (embeds()) return pool(logits);
     const auto row = [&](int64_t r) { return std::span<const float>(logits.row(r), static_cast<size_t>(logits.cols)); };
     chosen_.reset();
     row_logprobs_.assign(static_cast<size_t>(rows_), {});
@@ -235,9 +265,9 @@ void Sequence::weigh(tensor::Matrix logits) noexcept {
     }
     if (rows_ == 0 || cache_.length() < std::ssize(all_) || request().max_tokens == 0 || constraint_done_) return;
     logits_ = logits;
-    const int64_t of_next = tried_.empty() ? rows_ - 1 : 0;
-    chosen_ = choose(row(of_next));
-    if (request().logprobs >= 0) chosen_logprobs_ = logprobs(row(of_next), *chosen_, request().logprobs);
+    const std::span<const float> next = row(tried_.empty() ? rows_ - 1 : 0);
+    chosen_ = choose(next);
+    if (request().logprobs >= 0) chosen_logprobs_ = logprobs_of_chosen(next);
   } catch (...) {
     error_ = std::current_exception();
   }
@@ -253,8 +283,8 @@ void Sequence::deliver_drafted(std::vector<double>& gaps) {
       put(id, chosen_logprobs_, false, gaps);
       if (ended_ || sure == rows_ || tried_[static_cast<size_t>(sure)] != id) break;
       const std::span<const float> row(logits_.row(sure++), static_cast<size_t>(logits_.cols));
-      chosen_ = sampler_.sample(row, all_);
-      if (request().logprobs >= 0) chosen_logprobs_ = logprobs(row, *chosen_, request().logprobs);
+      chosen_ = draw(row);
+      if (request().logprobs >= 0) chosen_logprobs_ = logprobs_of_chosen(row);
     }
   } catch (...) {
     cache_.settle(before + sure);
@@ -373,7 +403,7 @@ void Sequence::tell_progress(double rate) {
   ticket_->send(PromptProgress{.done = done,
                                .cached = cached_,
                                .total = total,
-                               .seconds = begun_.seconds(),
+                               .seconds = done == cached_ ? 0 : begun_.seconds(),
                                .remaining_seconds = rate > 0 ? static_cast<double>(total - done) / rate : 0});
 }
 
@@ -400,6 +430,7 @@ void Sequence::end(FinishReason reason) {
       std::min(cache_.length(), std::max<int64_t>(static_cast<int64_t>(told_) - 1, std::ssize(request().prompt)));
   if (request().routed_experts && rules_.keep_routes)
     finished.routed_experts = gather(rules_.routes, routes_, positions);
+  if (embeds() && reason == FinishReason::max_tokens) finished.embedding = std::move(pooled_);
   how_ = {finished.reason, finished.usage, finished.timings};
   ticket_->ended = true;
   ticket_->send(std::move(finished));

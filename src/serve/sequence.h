@@ -91,7 +91,9 @@ class Sequence {
   runtime::Speculator* speculator() const { return speculator_.get(); }
   /// The next `count` tokens, for which there is room, as a part of a step.
   models::SequenceStep begin_step(int64_t count, const std::function<bool(int64_t)>* leaves);
-  int64_t rows() const { return rows_; }  // of logits, of the step that was begun
+  int64_t rows() const { return rows_; }  // of logits, of the step that was begun; of hidden states, where it embeds
+  /// Whether its rows are to be hidden states (PassOptions::hidden), which come to one vector.
+  bool embeds() const { return request().pooling != Request::Pooling::none; }
   std::optional<MaskWorker::Job> mask_job();
   /// After the step, when it took part to the end: what can be computed of its rows of logits beside other sequences,
   /// on any thread.
@@ -115,6 +117,9 @@ class Sequence {
   /// Where the states of a model that has some are given to the tree: the first such place after `position`.
   int64_t snapshot_after(int64_t position) const;
   TokenId choose(std::span<const float> logits);
+  Logprobs logprobs_of_chosen(std::span<const float> row);
+  TokenId draw(std::span<const float> logits);
+  void pool(tensor::Matrix states);
   void put(TokenId id, const Logprobs& logprobs, bool forced, std::vector<double>& gaps);
   void extend_by_force();
   Usage usage() const;
@@ -144,6 +149,8 @@ class Sequence {
   std::vector<Logprobs> row_logprobs_;  // of the step, for tokens that are known: [rows]
   std::optional<TokenId> chosen_;
   Logprobs chosen_logprobs_;
+  runtime::Candidates drawn_from_;  // with Request::sampled_logprobs
+  std::vector<double> pooled_;      // [D]: the sum of the hidden states, or the last
   std::exception_ptr error_;
   PromptScored scored_;
   End how_;

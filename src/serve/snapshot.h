@@ -56,9 +56,11 @@ struct Counters {
   uint64_t evaluated_prompt_tokens = 0;              // that went through the model
   uint64_t drafted_tokens = 0, accepted_tokens = 0;  // of answers that have ended
   uint64_t steps = 0, decode_only_steps = 0;
+  uint64_t longest_sequence = 0;              // tokens of prompt and answer
   uint64_t cache_hits = 0, cache_misses = 0;  // requests that found some of their prompt; that found none
   uint64_t pages_evicted = 0, states_evicted = 0;
-  double busy_seconds = 0;                           // in steps
+  uint64_t disk_pages_read = 0, disk_pages_written = 0, disk_pages_damaged = 0;  // of the prefix cache
+  double busy_seconds = 0;                                                       // in steps
   std::vector<std::vector<uint64_t>> expert_tokens;  // [layers with routers][E]: assignments
 };
 
@@ -82,6 +84,7 @@ struct Snapshot {
   // the least stall that a prompt is read with, longer than --stall on a machine that is too slow for it.
   double step_fixed_seconds = 0, step_token_seconds = 0, stall_floor_seconds = 0;
   double wait_seconds = 0;                // estimated, for a request that came now
+  bool disk_failed = false;               // nothing more is written there: it is full
   bool stopping = false, failed = false;  // failed: the scheduler's thread has ended by an error
 };
 

@@ -86,3 +86,43 @@ save("json", "twice", b'{"a": {"b": 1, "b": 2}, "a": []}')
 save("json", "deep", b"[" * 199 + b"]" * 199)
 save("json", "numbers", b'[0, -1, 1.5, 1e308, 1e-400, 18446744073709551615, 9223372036854775808, -9223372036854775808]')
 save("json", "text", '{"k\\u00e9y": "\\ud83d\\ude00 \u4e2d \\n"}'.encode())
+
+
+def request(method, path, body=b"", **headers):
+    lines = [f"{method} {path} HTTP/1.1"] + [f"{key.replace('_', '-')}: {value}" for key, value in headers.items()]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+save("request_head", "get", request("GET", "/v1/models?model=a%20b&x", Host="localhost:8080", Authorization="Bearer sesame"))
+save("request_head", "post", request("POST", "/v1/completions", b'{"prompt":"x"}', Host="127.0.0.1", Content_Type="application/json",
+                                     Content_Length=14, Origin="https://example.org"))
+save("request_head", "chunked", request("POST", "/tokenize", b"5\r\n{\"a\":\r\n2\r\n1}\r\n0\r\n\r\n", Host="[::1]:1",
+                                        Transfer_Encoding="chunked", X_Api_Key="sesame"))
+save("request_head", "waits", request("POST", "/", b"{}", Host="x", Expect="100-continue", Content_Length=2))
+save("request_head", "two", request("GET", "/health", Host="a") + request("GET", "/props", Host="a", Connection="close"))
+save("request_head", "long", request("GET", "/" + "a" * 5000, Host="a"))
+save("request_head", "lies", request("POST", "/", b"{}", Host="a", Content_Length="18446744073709551615"))
+
+tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}}}
+chat = {"messages": [{"role": "system", "content": "Be"}, {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+                     {"role": "assistant", "tool_calls": [{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+                     {"role": "tool", "tool_call_id": "a", "content": "1"}]}
+for name, body in {
+    "chat": {**chat, "max_tokens": 3, "temperature": 0.5, "logit_bias": {"5": -1}, "stop": ["x"], "n": 2, "logprobs": True},
+    "tools": {**chat, "tools": [tool], "tool_choice": "required", "parallel_tool_calls": False},
+    "schema": {**chat, "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {
+        "type": "object", "properties": {"a": {"type": "string", "pattern": "^[a-z]+$", "maxLength": 9}}, "required": ["a"]}}}},
+    "guided": {"prompt": [[1, 2], [3]], "guided_regex": "a|b", "echo": True, "prompt_logprobs": 2, "seed": -1},
+    "choice": {"prompt": "x", "guided_choice": ["a", "b"], "dry_multiplier": 1, "dry_sequence_breakers": ["\n"]},
+    "responses": {"input": [{"role": "user", "content": "Hi"}, {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"},
+                            {"type": "function_call_output", "call_id": "a", "output": "1"}],
+                  "tools": [{"type": "function", "name": "f", "parameters": {}}], "text": {"format": {"type": "json_object"}}},
+    "anthropic": {"system": "Be", "max_tokens": 4, "messages": [{"role": "user", "content": [
+        {"type": "text", "text": "Hi"}, {"type": "tool_result", "tool_use_id": "a", "content": "1"}]}],
+        "tools": [{"name": "f", "input_schema": {"type": "object"}}], "tool_choice": {"type": "any"}, "thinking": {"type": "disabled"}},
+    "embedding": {"input": ["a", "b"], "encoding_format": "base64", "dimensions": 3},
+    "native": {"prompt": {"prompt_string": "a"}, "n_probs": 2, "samplers": ["top_k"], "response_fields": ["a/b"]},
+    "tokens": {"tokens": [1, 2], "content": "a", "with_pieces": True},
+    "template": {**chat, "chat_template_kwargs": {"enable_thinking": False}, "continue_final_message": True},
+}.items():
+    save("request_body", name, json.dumps(body).encode())

@@ -72,13 +72,13 @@ std::string finish_reason(const Finished& finished) {
   return full ? "length" : "stop";
 }
 
-base::Json usage_json(const Usage& usage) {
+base::Json usage_json(const Usage& usage, int64_t reasoning) {
   return {{"prompt_tokens", usage.prompt_tokens},
           {"completion_tokens", usage.completion_tokens},
           {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
           {"prompt_tokens_details", {{"cached_tokens", usage.cached_tokens}, {"audio_tokens", 0}}},
           {"completion_tokens_details",
-           {{"reasoning_tokens", 0},
+           {{"reasoning_tokens", reasoning},
             {"audio_tokens", 0},
             {"accepted_prediction_tokens", 0},
             {"rejected_prediction_tokens", 0}}}};
@@ -87,6 +87,7 @@ base::Json usage_json(const Usage& usage) {
 base::Json timings_json(const Finished& finished) {
   const int64_t read = finished.usage.prompt_tokens - finished.usage.cached_tokens;
   const int64_t said = finished.usage.completion_tokens;
+  const int64_t after_first = std::max<int64_t>(said - 1, 0);  // the first token is the prompt's last step's
   const Timings& took = finished.timings;
   base::Json timings = {{"cache_n", finished.usage.cached_tokens},
                         {"prompt_n", read},
@@ -95,13 +96,20 @@ base::Json timings_json(const Finished& finished) {
                         {"prompt_per_second", per_second(read, took.prompt_seconds)},
                         {"predicted_n", said},
                         {"predicted_ms", took.decode_seconds * 1e3},
-                        {"predicted_per_token_ms", per_token(said, took.decode_seconds)},
-                        {"predicted_per_second", per_second(said, took.decode_seconds)},
+                        {"predicted_per_token_ms", per_token(after_first, took.decode_seconds)},
+                        {"predicted_per_second", per_second(after_first, took.decode_seconds)},
                         {"queued_ms", took.queued_seconds * 1e3},
                         {"first_token_ms", took.first_token_seconds * 1e3},
                         {"longest_gap_ms", took.longest_gap_seconds * 1e3}};
   if (!finished.cache_miss.empty()) timings["cache_miss"] = finished.cache_miss;
   return timings;
+}
+
+base::Json timings_json(const PromptProgress& progress) {
+  Finished so_far;
+  so_far.usage = {.prompt_tokens = progress.done, .cached_tokens = progress.cached};
+  so_far.timings.prompt_seconds = progress.seconds;
+  return timings_json(so_far);
 }
 
 base::Json progress_json(const PromptProgress& progress) {
@@ -159,6 +167,19 @@ base::Json logprob_json(const TokenChosen& token, const ServedModel& model) {
   base::Json top = base::Json::array();
   for (const TokenLogprob& each : token.top) top.push_back(alternative_json(each.id, each.logprob, model));
   json["top_logprobs"] = std::move(top);
+  return json;
+}
+
+base::Json probability_json(const TokenChosen& token, const ServedModel& model) {
+  const auto one = [&](TokenId id, float logprob) {
+    base::Json json = alternative_json(id, logprob, model);
+    json.erase("logprob");
+    json["prob"] = std::exp(static_cast<double>(logprob));
+    return json;
+  };
+  base::Json json = one(token.id, token.logprob);
+  json["top_probs"] = base::Json::array();
+  for (const TokenLogprob& each : token.top) json["top_probs"].push_back(one(each.id, each.logprob));
   return json;
 }
 

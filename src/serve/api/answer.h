@@ -32,6 +32,7 @@ class Answer {
   std::vector<std::string> warnings;  // with --lenient: what was passed over
   bool stream = false;
   bool show_progress = false;  // llama.cpp's return_progress
+  bool in_turn = false;        // its requests go to the scheduler as many at once as it runs at once, then one by one
   Dialect dialect = Dialect::openai;
   std::string id;
   int64_t created = 0;
@@ -60,6 +61,7 @@ std::unique_ptr<Answer> chat_answer(const base::Json& body, const std::string& t
 std::unique_ptr<Answer> completion_answer(const base::Json& body, const std::string& text, const ServedModel& model);
 std::unique_ptr<Answer> native_answer(const base::Json& body, const std::string& text, const ServedModel& model);
 std::unique_ptr<Answer> responses_answer(const base::Json& body, const std::string& text, const ServedModel& model);
+std::unique_ptr<Answer> embedding_answer(const base::Json& body, const std::string& text, const ServedModel& model);
 std::unique_ptr<Answer> messages_answer(const base::Json& body, const std::string& text, const ServedModel& model);
 
 /// "data: …" and an empty line; with `event`, its name before it.
@@ -69,9 +71,12 @@ std::string fresh_id(std::string_view prefix);
 /// "stop" or "length".
 std::string finish_reason(const Finished& finished);
 /// {"prompt_tokens": …, "completion_tokens": …, "total_tokens": …, "prompt_tokens_details": {"cached_tokens": …}}
-base::Json usage_json(const Usage& usage);
+/// `reasoning`: of the completion's, those of reasoning.
+base::Json usage_json(const Usage& usage, int64_t reasoning = 0);
 /// llama.cpp's object of counts and milliseconds, with what the cache had to say.
 base::Json timings_json(const Finished& finished);
+/// The same while the prompt is being read.
+base::Json timings_json(const PromptProgress& progress);
 /// llama.cpp's prompt_progress.
 base::Json progress_json(const PromptProgress& progress);
 /// vLLM's form: base64 of a .npy, [positions, layers of the model, K], zero in layers without a router; u1 where all
@@ -81,6 +86,8 @@ std::string base64(std::string_view bytes);
 
 /// A token of chat's "logprobs": {"token": …, "logprob": …, "bytes": […], "top_logprobs": […]}.
 base::Json logprob_json(const TokenChosen& token, const ServedModel& model);
+/// llama.cpp's form of the same where probabilities were asked for after the samplers: "prob" and "top_probs".
+base::Json probability_json(const TokenChosen& token, const ServedModel& model);
 /// JSON has no -Infinity: no probability at all is written as this.
 double finite_logprob(float logprob);
 

@@ -79,6 +79,12 @@ ApiError as_api_error(const RequestFailed& failed) {
   return made_of(failed.kind, failed.where, failed.message, failed.hint);
 }
 
+ApiError as_body_error(const std::exception& error) {
+  if (dynamic_cast<const base::Json::exception*>(&error))
+    return {400, std::string("the body has a value of a type that is not expected there (") + error.what() + ")"};
+  return as_api_error(error);
+}
+
 base::Json error_body(const ApiError& error, Dialect dialect) {
   if (dialect == Dialect::anthropic)
     return {{"type", "error"}, {"error", {{"type", anthropic_type(error)}, {"message", error.message}}}};
@@ -99,6 +105,20 @@ HttpResponse error_response(const ApiError& error, Dialect dialect) {
                                   std::to_string(static_cast<int64_t>(std::ceil(error.retry_after_seconds))));
   if (error.status == 401) response.headers.emplace_back("WWW-Authenticate", "Bearer");
   return response;
+}
+
+base::Json parsed_body(const std::string& body) {
+  base::Json json;
+  try {
+    json = base::parse_json(body, "body");
+  } catch (const base::Error& error) {
+    throw ApiError(400, "the body is not JSON: " + error.message(), "", "invalid_json");
+  }
+  // That reads NaN and Infinity as well, which files of models hold and JSON does not allow.
+  if (!base::Json::accept(body))
+    throw ApiError(400, "the body is not JSON: it has NaN or Infinity", "", "invalid_json");
+  if (!json.is_object()) throw ApiError(400, "the body: expected a JSON object");
+  return json;
 }
 
 std::string dumped(const base::Json& json) { return json.dump(-1, ' ', false, base::Json::error_handler_t::replace); }

@@ -31,9 +31,14 @@ enum class Dialect { openai, anthropic };
 /// What the engine, the scheduler or a parser threw, as an error of the API.
 ApiError as_api_error(const std::exception& error);
 ApiError as_api_error(const RequestFailed& failed);
+/// What was thrown while a body was read: as as_api_error(), and a value of a type that nobody asked about is the
+/// client's fault.
+ApiError as_body_error(const std::exception& error);
 /// {"error": {"message": …, "type": …, "param": …, "code": …}}, or Anthropic's {"type": "error", "error": {…}}.
 base::Json error_body(const ApiError& error, Dialect dialect);
 HttpResponse error_response(const ApiError& error, Dialect dialect);
+/// The JSON object of a request. Throws ApiError 400 for what is not JSON, NaN and Infinity included, or not an object.
+base::Json parsed_body(const std::string& body);
 /// JSON text; what is not UTF-8 becomes U+FFFD.
 std::string dumped(const base::Json& json);
 

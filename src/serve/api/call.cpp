@@ -53,7 +53,13 @@ void Call::reply_json(const base::Json& json) const {
   reply(std::move(response));
 }
 
-void Call::fail(const ApiError& error) const {
+ApiError Call::worded(ApiError error) const {
+  if (wording) error.message = wording(error.message);
+  return error;
+}
+
+void Call::fail(const ApiError& thrown) const {
+  const ApiError error = worded(thrown);
   HttpResponse response = error_response(error, dialect);
   HttpHeaders all = headers();
   all.insert(all.end(), response.headers.begin(), response.headers.end());
@@ -69,6 +75,7 @@ void Call::write_log(int status, std::string_view how, const Answer* answer) con
                      {"status", status},   {"result", how},    {"seconds", rounded(seconds())}};
   if (answer && !answer->choices.empty()) {
     const Usage usage = answer->usage();
+    line["model"] = answer->model.name;
     line["prompt_tokens"] = usage.prompt_tokens;
     line["cached_tokens"] = usage.cached_tokens;
     line["completion_tokens"] = usage.completion_tokens;

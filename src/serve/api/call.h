@@ -19,7 +19,8 @@ struct Call {
   Dialect dialect = Dialect::openai;
   std::chrono::steady_clock::time_point begun = std::chrono::steady_clock::now();
   std::shared_ptr<Exchange> exchange;
-  std::function<void(const std::string& line)> log;  // may be empty
+  std::function<void(const std::string& line)> log;                // may be empty
+  std::function<std::string(const std::string& message)> wording;  // of errors; may be empty
 
   /// What every answer has.
   HttpHeaders headers() const;
@@ -28,6 +29,8 @@ struct Call {
   void reply(HttpResponse response) const;
   void reply_json(const base::Json& json) const;
   void fail(const ApiError& error) const;
+  /// The error as clients are told of it.
+  ApiError worded(ApiError error) const;
   /// A line of JSON. `answer` may be null; `how`: "ok", "client_gone", "error", …
   void write_log(int status, std::string_view how, const Answer* answer) const;
 };

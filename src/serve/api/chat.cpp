@@ -21,7 +21,7 @@ class ChatAnswer final : public Answer {
     if (!fields.value("messages"))
       throw ApiError(400, "messages: expected an array of messages, found nothing", "messages");
     input.messages = chat_messages(ordered["messages"], model);
-    read_template_fields(fields, ordered, input);
+    read_template_fields(fields, ordered, input, model);
     ReplyForm form = read_reply_form(fields, ordered, input, model);
     Request request = default_request(model);
     if (const auto most = read_max_tokens(fields, {"max_completion_tokens", "max_tokens", "n_predict"});
@@ -30,14 +30,16 @@ class ChatAnswer final : public Answer {
     read_sampling(fields, model, request);
     read_logprobs(fields, request);
     return_ids_ = fields.boolean("return_token_ids").value_or(false);
+    verbose_ = fields.boolean("verbose").value_or(false);
     request.routed_experts = read_routed(fields);
     const int64_t n = fields.integer("n", 1, kChoices).value_or(1);
     accept_inert(fields);
     accept_chat(fields);
     warnings = fields.refuse_unknown(model.lenient);
-    const std::string prompt = render_chat(input, model);
-    request.prompt = prompt_ids(prompt, false, model);
-    settle(form, prompt, model);
+    prompt_ = render_chat(input, model);
+    request.prompt = prompt_ids(prompt_, false, model);
+    request.boundaries = ends_of_turns(input, prompt_, request.prompt, model);
+    settle(form, prompt_, model);
     requests = copies(request, n);
     for (Request& each : requests) apply(form, model, each);
     for (int64_t i = 0; i < n; ++i) replies_.push_back(std::make_unique<Reply>(form));
@@ -58,6 +60,7 @@ class ChatAnswer final : public Answer {
     if (!show_progress) return {};
     base::Json chunk = piece(choice, base::Json::object());
     chunk["prompt_progress"] = progress_json(*choices[choice].progress);
+    chunk["timings"] = timings_json(*choices[choice].progress);
     return server_event(chunk);
   }
 
@@ -76,7 +79,7 @@ class ChatAnswer final : public Answer {
   }
 
   std::string ended(size_t choice) override {
-    ReplyDelta delta = replies_[choice]->push(choices[choice].finished->text);
+    ReplyDelta delta = replies_[choice]->push(choices[choice].finished->text, false);
     delta.add(replies_[choice]->finish());
     if (!stream) return add(choice, std::move(delta)), std::string();
     remember_calls(choice, delta);
@@ -85,6 +88,7 @@ class ChatAnswer final : public Answer {
     base::Json chunk = piece(choice, base::Json::object());
     chunk["choices"][0]["finish_reason"] = reason(choice);
     add_extras(choice, chunk["choices"][0]);
+    if (verbose_) chunk["__verbose"] = verbose_json();
     if (choice + 1 == choices.size() || choices.size() == 1) chunk["timings"] = timings_json(*choices[choice].finished);
     return bytes + server_event(chunk);
   }
@@ -94,7 +98,7 @@ class ChatAnswer final : public Answer {
     if (include_usage_) {
       base::Json chunk = head("chat.completion.chunk");
       chunk["choices"] = base::Json::array();
-      chunk["usage"] = usage_json(usage());
+      chunk["usage"] = usage_json(usage(), reasoning_tokens());
       chunk["timings"] = timings_json(*choices[0].finished);
       bytes = server_event(chunk);
     }
@@ -105,9 +109,10 @@ class ChatAnswer final : public Answer {
     base::Json json = head("chat.completion");
     json["choices"] = base::Json::array();
     for (size_t i = 0; i < choices.size(); ++i) json["choices"].push_back(whole_choice(i));
-    json["usage"] = usage_json(usage());
+    json["usage"] = usage_json(usage(), reasoning_tokens());
     json["timings"] = timings_json(*choices[0].finished);
     if (return_ids_) json["prompt_token_ids"] = requests[0].prompt;
+    if (verbose_) json["__verbose"] = verbose_json();
     return json;
   }
 
@@ -153,6 +158,15 @@ class ChatAnswer final : public Answer {
       if (*modalities != base::Json::array({"text"}))
         throw ApiError(400, "modalities: text alone", "modalities", "unsupported_parameter");
   }
+
+  int64_t reasoning_tokens() const {
+    int64_t sum = 0;
+    for (const auto& reply : replies_) sum += reply->reasoning_tokens();
+    return sum;
+  }
+
+  /// llama.cpp's name for it: what the template has made of the messages.
+  base::Json verbose_json() const { return {{"prompt", prompt_}, {"tokens_evaluated", requests[0].prompt.size()}}; }
 
   base::Json head(std::string_view object) const {
     return {{"id", id},
@@ -235,7 +249,8 @@ class ChatAnswer final : public Answer {
     return choice;
   }
 
-  bool include_usage_ = false, logprobs_ = false, return_ids_ = false;
+  bool include_usage_ = false, logprobs_ = false, return_ids_ = false, verbose_ = false;
+  std::string prompt_;
   std::vector<std::unique_ptr<Reply>> replies_;
   std::vector<Message> messages_;
 };

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/utf8.h"
 #include "serve/api/api_error.h"
 
@@ -112,7 +114,9 @@ OrderedJson chat_messages(const OrderedJson& messages, const ServedModel& model)
   return all;
 }
 
-void read_template_fields(Fields& fields, const OrderedJson& body, ChatInput& input) {
+void read_template_fields(Fields& fields, const OrderedJson& body, ChatInput& input, const ServedModel& model) {
+  if (const OrderedJson variables = OrderedJson::parse(model.template_variables); !variables.empty())
+    for (const auto& item : variables.items()) input.extra[item.key()] = item.value();
   if (const base::Json* given = fields.object("chat_template_kwargs"))
     for (const auto& item : given->items()) input.extra[item.key()] = body["chat_template_kwargs"][item.key()];
   if (const auto effort = fields.string("reasoning_effort")) input.extra["reasoning_effort"] = *effort;
@@ -131,7 +135,7 @@ std::string render_chat(const ChatInput& input, const ServedModel& model) {
   if (!model.chat_template)
     throw ApiError(400,
                    "this model has no chat template, so nothing says how messages become its prompt: /v1/completions "
-                   "continues plain text, and coterie serve --chat-template FILE gives a template",
+                   "continues plain text, and `serve.chat_template` FILE gives the server a template",
                    "messages", "no_chat_template");
   try {
     std::string text = model.chat_template->render_json(
@@ -152,6 +156,39 @@ std::string render_chat(const ChatInput& input, const ServedModel& model) {
     throw ApiError(400, fmt::format("the chat template refuses these messages: {}", error.message()), "messages",
                    "template_error");
   }
+}
+
+std::vector<int64_t> ends_of_turns(const ChatInput& input, const std::string& text, std::span<const text::TokenId> ids,
+                                   const ServedModel& model) {
+  if (!model.keeps_states || !model.chat_template) return {};
+  constexpr size_t kLast = 4;          // a copy of states is as large as many pages
+  constexpr int64_t kLeastApart = 64;  // and each end cuts the reading of a prompt
+  std::vector<int64_t> ends;
+  const auto& marks = model.tokenizer.end_tokens();
+  for (size_t at = 0; at < ids.size(); ++at)
+    if (std::find(marks.begin(), marks.end(), ids[at]) != marks.end()) ends.push_back(static_cast<int64_t>(at) + 1);
+  if (ends.size() > kLast) ends.erase(ends.begin(), ends.end() - static_cast<int64_t>(kLast));
+  // The system prompt ends with no such token in some templates: it is what two conversations have in common.
+  const OrderedJson& first = input.messages.front();
+  if (first["role"] == "system" && input.messages.size() > 1) {
+    try {
+      OrderedJson other = {first, input.messages[1]};
+      other[1]["content"] = input.messages[1].value("content", OrderedJson("")) == "0" ? "1" : "0";
+      const std::string shared = model.chat_template->render_json(other.dump(), false, input.extra.dump());
+      const size_t same = static_cast<size_t>(
+          std::mismatch(text.begin(), text.end(), shared.begin(), shared.end()).first - text.begin());
+      const std::vector<text::TokenId> beginning = model.tokenizer.encode(text.substr(0, same), false);
+      const auto end = std::mismatch(ids.begin(), ids.end(), beginning.begin(), beginning.end()).first - ids.begin();
+      ends.push_back(end);
+    } catch (const base::Error&) {
+      // A template that refuses such messages: the other ends are enough.
+    }
+  }
+  std::sort(ends.begin(), ends.end());
+  std::vector<int64_t> apart;
+  for (const int64_t end : ends)
+    if (end > 0 && (apart.empty() || end - apart.back() >= kLeastApart)) apart.push_back(end);
+  return apart;
 }
 
 void require_room(size_t tokens, const ServedModel& model) {

@@ -7,16 +7,17 @@ namespace coterie::serve {
 
 Conversation read_conversation(const OrderedJson& chat, const ServedModel& model) {
   const base::Json plain = base::Json::parse(chat.dump());
-  Fields fields(plain);
+  Fields fields(plain, Fields::Made{});
   Conversation conversation;
   ChatInput input;
   fields.accept({"messages"});
   input.messages = chat_messages(chat["messages"], model);
-  read_template_fields(fields, chat, input);
+  read_template_fields(fields, chat, input, model);
   conversation.form = read_reply_form(fields, chat, input, model);
   fields.refuse_unknown(false);
   conversation.prompt = render_chat(input, model);
   conversation.ids = prompt_ids(conversation.prompt, false, model);
+  conversation.boundaries = ends_of_turns(input, conversation.prompt, conversation.ids, model);
   settle(conversation.form, conversation.prompt, model);
   return conversation;
 }
@@ -35,6 +36,7 @@ base::Json chat_tokens_json(const base::Json& body, const std::string& text, con
 
 void apply(const Conversation& conversation, const ServedModel& model, Request& request) {
   request.prompt = conversation.ids;
+  request.boundaries = conversation.boundaries;
   apply(conversation.form, model, request);
 }
 

@@ -8,6 +8,7 @@ namespace coterie::serve {
 struct Conversation {
   std::string prompt;
   std::vector<text::TokenId> ids;
+  std::vector<int64_t> boundaries;
   ReplyForm form;
 };
 

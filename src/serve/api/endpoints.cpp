@@ -25,28 +25,24 @@ std::string special(const ServedModel& model, std::optional<text::TokenId> id) {
 
 }  // namespace
 
-base::Json model_json(const ServedModel& model) {
-  std::vector<std::string> names = {model.name};
-  names.insert(names.end(), model.aliases.begin(), model.aliases.end());
-  return {{"id", model.name},
-          {"object", "model"},
-          {"created", model.created},
-          {"owned_by", "coterie"},
-          {"max_model_len", model.context},
-          {"aliases", names},
-          {"meta",
-           {{"n_vocab", model.vocabulary},
-            {"n_ctx", model.context},
-            {"n_ctx_train", model.context},
-            {"n_embd", model.width},
-            {"n_params", model.parameters},
-            {"n_layer", model.layers},
-            {"n_expert", model.experts},
-            {"size", model.file_bytes}}}};
+base::Json model_json(const ShelvedModel& shelved, int64_t created) {
+  std::vector<std::string> names = {shelved.name};
+  names.insert(names.end(), shelved.aliases.begin(), shelved.aliases.end());
+  base::Json json = {{"id", shelved.name},    {"object", "model"}, {"created", created},
+                     {"owned_by", "coterie"}, {"aliases", names},  {"status", {{"value", name(shelved.state)}}}};
+  if (!shelved.ready) return json;
+  const ServedModel& model = *shelved.ready->served;
+  json["max_model_len"] = model.context;
+  json["meta"] = {{"n_vocab", model.vocabulary}, {"n_ctx", model.context},       {"n_ctx_train", model.context},
+                  {"n_embd", model.width},       {"n_params", model.parameters}, {"n_layer", model.layers},
+                  {"n_expert", model.experts},   {"size", model.file_bytes}};
+  return json;
 }
 
-base::Json models_json(const ServedModel& model) {
-  return {{"object", "list"}, {"data", base::Json::array({model_json(model)})}};
+base::Json models_json(const std::vector<ShelvedModel>& models, int64_t created) {
+  base::Json data = base::Json::array();
+  for (const ShelvedModel& model : models) data.push_back(model_json(model, created));
+  return {{"object", "list"}, {"data", std::move(data)}};
 }
 
 base::Json props_json(const ServedModel& model, const SchedulerOptions& options) {
@@ -165,7 +161,7 @@ base::Json apply_template_json(const base::Json& body, const std::string& text, 
   ChatInput input;
   if (!fields.value("messages")) fields.wrong("messages", "an array of messages");
   input.messages = chat_messages(ordered["messages"], model);
-  read_template_fields(fields, ordered, input);
+  read_template_fields(fields, ordered, input, model);
   read_reply_form(fields, ordered, input, model);
   accept_inert(fields);
   fields.refuse_unknown(model.lenient);

@@ -5,12 +5,14 @@
 #include "base/json.h"
 #include "serve/api/backend.h"
 #include "serve/api/model.h"
+#include "serve/api/shelf.h"
 
 // The endpoints that need no engine: each makes its answer out of the body, the model or a snapshot.
 namespace coterie::serve {
 
-base::Json models_json(const ServedModel& model);
-base::Json model_json(const ServedModel& model);
+/// `created`: Unix time that is told of all of them.
+base::Json models_json(const std::vector<ShelvedModel>& models, int64_t created);
+base::Json model_json(const ShelvedModel& model, int64_t created);
 base::Json props_json(const ServedModel& model, const SchedulerOptions& options);
 base::Json slots_json(const Snapshot& snapshot, const ServedModel& model, const SchedulerOptions& options);
 /// The status to answer with, too: 503 where the engine has failed, stopped, or is not heard of for far longer than a
@@ -32,8 +34,9 @@ base::Json count_tokens_json(const base::Json& body, const std::string& text, co
 
 /// The names that /metrics prints: our own, vLLM's or llama.cpp's.
 enum class MetricNames { coterie, vllm, llamacpp };
-std::string metrics_text(const Snapshot& snapshot, const ServedModel& model, size_t connections, MetricNames names);
+/// Of the models that are loaded; where several are served, each with its name as the label "model".
+std::string metrics_text(const std::vector<ShelvedModel>& models, size_t connections, MetricNames names);
 /// The description of all of this, in OpenAPI 3.1.
-base::Json openapi_json(const ServedModel& model);
+base::Json openapi_json();
 
 }  // namespace coterie::serve

@@ -26,7 +26,19 @@ std::string range(double least, double most) {
   return fmt::format("from {} to {}", least, most);
 }
 
+thread_local FieldWatch* watch = nullptr;
+
 }  // namespace
+
+FieldWatch::FieldWatch() { watch = this; }
+FieldWatch::~FieldWatch() { watch = nullptr; }
+
+Fields::Fields(const base::Json& object, Made) : Fields(object) { made_ = true; }
+
+void Fields::note(std::string_view name) {
+  read_.emplace(name);
+  if (watch && path_.empty() && !made_) watch->names.emplace(name);
+}
 
 Fields::Fields(const base::Json& object, std::string path) : object_(object), path_(std::move(path)) {
   if (!object.is_object())
@@ -43,7 +55,7 @@ void Fields::wrong(std::string_view name, std::string_view expected) const {
 }
 
 const base::Json* Fields::find(std::string_view name) {
-  read_.emplace(name);
+  note(name);
   const auto found = object_.find(name);
   return found == object_.end() || found->is_null() ? nullptr : &*found;
 }
@@ -129,11 +141,16 @@ const base::Json* Fields::object(std::string_view name) {
 }
 
 void Fields::accept(std::initializer_list<std::string_view> names) {
-  for (const std::string_view name : names) read_.emplace(name);
+  for (const std::string_view name : names) note(name);
+}
+
+void Fields::accept(std::span<const std::string_view> names) {
+  for (const std::string_view name : names) note(name);
 }
 
 void Fields::refuse(std::string_view name, std::string_view why, const base::Json& harmless) {
   const base::Json* const found = find(name);
+  if (watch && path_.empty() && !made_) watch->refused.emplace(name);
   if (!found || *found == harmless) return;
   throw ApiError(400, fmt::format("{}{}: {}", path_, name, why), path_ + std::string(name), "unsupported_parameter");
 }

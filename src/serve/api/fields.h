@@ -4,6 +4,7 @@
 #include <initializer_list>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -12,12 +13,25 @@
 
 namespace coterie::serve {
 
+/// While it lives, the names of all fields that the bodies of requests are asked for on this thread: what the API's
+/// description is checked against.
+struct FieldWatch {
+  FieldWatch();
+  ~FieldWatch();
+  FieldWatch(const FieldWatch&) = delete;
+  FieldWatch& operator=(const FieldWatch&) = delete;
+  std::set<std::string, std::less<>> names, refused;  // those that are refused are among the names
+};
+
 /// Reads the fields of a request's JSON object, and remembers which were read: what nobody read is refused by name.
 /// null counts as absent. All throw ApiError 400 that names the field, what was expected and what was found.
 class Fields {
  public:
   /// `path` stands before the names in messages: "stream_options.".
   explicit Fields(const base::Json& object, std::string path = "");
+  /// Of an object that was made out of a body: no FieldWatch hears of it.
+  struct Made {};
+  Fields(const base::Json& object, Made);
 
   bool has(std::string_view name) const;  // present and not null; does not count as reading
   /// Any value, or null; counts as read.
@@ -34,6 +48,7 @@ class Fields {
 
   /// Fields of the API that cannot change an answer here: accepted as they are.
   void accept(std::initializer_list<std::string_view> names);
+  void accept(std::span<const std::string_view> names);
   /// A field of the API that would change the answer and is not computed here: refused when present, unless it has the
   /// value that changes nothing.
   void refuse(std::string_view name, std::string_view why, const base::Json& harmless = nullptr);
@@ -45,8 +60,11 @@ class Fields {
  private:
   const base::Json* find(std::string_view name);
 
+  void note(std::string_view name);
+
   const base::Json& object_;
   std::string path_;
+  bool made_ = false;
   std::set<std::string, std::less<>> read_;
 };
 

@@ -56,8 +56,8 @@ std::optional<ApiError> Guard::check_host(const HttpRequest& head) const {
   if (host.empty()) return ApiError(400, "the header Host is missing");
   return ApiError(
       403,
-      fmt::format("the host \"{}\" is not one that this server answers to: coterie serve --allow-host {} lets it", host,
-                  host),
+      fmt::format("the host \"{}\" is not one that this server answers to: started with `serve.allow_host` {} it does",
+                  host, host),
       "", "host_not_allowed");
 }
 
@@ -71,10 +71,10 @@ std::optional<ApiError> Guard::check_origin(const HttpRequest& head) const {
   if (same || is_this_machine(host_name(authority)) ||
       std::any_of(options_.origins.begin(), options_.origins.end(), allowed))
     return {};
-  return ApiError(
-      403,
-      fmt::format("pages of {} may not use this server: coterie serve --allow-origin {} lets them", origin, origin), "",
-      "origin_not_allowed");
+  return ApiError(403,
+                  fmt::format("pages of {} may not use this server: started with `serve.allow_origin` {} it lets them",
+                              origin, origin),
+                  "", "origin_not_allowed");
 }
 
 std::optional<ApiError> Guard::check_key(const HttpRequest& head) const {

@@ -137,6 +137,7 @@ class MessagesAnswer final : public Answer {
     read_sampling(fields, model, request);
     if (fields.has("stop_sequences")) request.stop = fields.strings("stop_sequences");
     std::erase(request.stop, "");
+    fields.accept({"stop_sequences"});
     accept_here(fields);
     warnings = fields.refuse_unknown(model.lenient);
     apply(conversation, model, request);
@@ -159,7 +160,7 @@ class MessagesAnswer final : public Answer {
   }
 
   std::string ended(size_t choice) override {
-    std::string bytes = add(reply_->push(choices[choice].finished->text));
+    std::string bytes = add(reply_->push(choices[choice].finished->text, false));
     bytes += add(reply_->finish());
     if (blocks_.empty()) open("text", bytes);
     return bytes + close();

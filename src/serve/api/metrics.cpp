@@ -2,6 +2,7 @@
 #include <prometheus/metric_family.h>
 #include <prometheus/text_serializer.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "serve/api/endpoints.h"
@@ -15,7 +16,7 @@ using Labels = std::vector<std::pair<std::string, std::string>>;
 /// Families of metrics, under construction.
 class Sheet {
  public:
-  explicit Sheet(Labels common) : common_(std::move(common)) {}
+  void label(Labels common) { common_ = std::move(common); }
 
   void gauge(const std::string& name, const std::string& help, double value, const Labels& labels = {}) {
     prometheus::ClientMetric metric = labelled(labels);
@@ -50,11 +51,12 @@ class Sheet {
   }
   void add(const std::string& name, const std::string& help, prometheus::MetricType type,
            prometheus::ClientMetric metric) {
-    if (families_.empty() || families_.back().name != name) families_.push_back({name, help, type, {}});
-    families_.back().metric.push_back(std::move(metric));
+    auto family = std::find_if(families_.begin(), families_.end(), [&](const auto& each) { return each.name == name; });
+    if (family == families_.end()) family = families_.insert(family, {name, help, type, {}});
+    family->metric.push_back(std::move(metric));
   }
 
-  Labels common_;
+  Labels common_;  // of what is added from here on
   std::vector<prometheus::MetricFamily> families_;
 };
 
@@ -63,9 +65,8 @@ double number(int64_t value) { return static_cast<double>(value); }
 
 double share(double part, double whole) { return whole > 0 ? part / whole : 0; }
 
-void our_requests(Sheet& sheet, const Snapshot& now, size_t connections) {
+void our_requests(Sheet& sheet, const Snapshot& now) {
   const Counters& sum = now.counters;
-  sheet.gauge("coterie_connections", "Open connections", number(uint64_t{connections}));
   sheet.gauge("coterie_requests_running", "Requests whose sequences are in the batch", number(now.running));
   sheet.gauge("coterie_requests_waiting", "Requests that wait for their turn", number(now.waiting));
   sheet.gauge("coterie_requests_paused", "Requests whose readers are slower than the model", number(now.paused));
@@ -128,6 +129,13 @@ void our_engine(Sheet& sheet, const Snapshot& now, const ServedModel& model) {
   sheet.counter("coterie_pages_evicted_total", "Pages that made room", number(sum.pages_evicted));
   sheet.counter("coterie_states_evicted_total", "Copies of recurrent states that made room",
                 number(sum.states_evicted));
+  sheet.counter("coterie_disk_pages_read_total", "Pages of prefixes that came back from the disk",
+                number(sum.disk_pages_read));
+  sheet.counter("coterie_disk_pages_written_total", "Pages of prefixes that were written to it",
+                number(sum.disk_pages_written));
+  sheet.counter("coterie_disk_pages_damaged_total", "Pages whose bytes there were not those that were written",
+                number(sum.disk_pages_damaged));
+  sheet.gauge("coterie_disk_failed", "Whether the disk has refused to be written to", now.disk_failed ? 1 : 0);
   for (size_t routed = 0; routed < sum.expert_tokens.size(); ++routed)
     for (size_t expert = 0; expert < sum.expert_tokens[routed].size(); ++expert)
       sheet.counter("coterie_expert_tokens_total", "Tokens that went to an expert",
@@ -174,6 +182,11 @@ void llama_names(Sheet& sheet, const Snapshot& now) {
   sheet.counter("llamacpp:tokens_predicted_total", "Tokens of answers", number(sum.generated_tokens));
   sheet.counter("llamacpp:tokens_predicted_seconds_total", "Seconds between tokens", decoding);
   sheet.counter("llamacpp:n_decode_total", "Steps", number(sum.steps));
+  sheet.counter("llamacpp:n_tokens_max", "Tokens of the longest sequence", number(sum.longest_sequence));
+  // No draft model runs here.
+  sheet.counter("llamacpp:spec_decode_num_draft_tokens_total", "Tokens that were drafted", 0);
+  sheet.counter("llamacpp:spec_decode_num_accepted_tokens_total", "Of them, that were accepted", 0);
+  sheet.counter("llamacpp:spec_decode_num_drafts_total", "Drafts", 0);
   sheet.gauge("llamacpp:prompt_tokens_seconds", "Prompt tokens a second, lately", now.prompt_tokens_per_second);
   sheet.gauge("llamacpp:predicted_tokens_seconds", "Tokens of answers a second, lately", now.decode_tokens_per_second);
   sheet.gauge("llamacpp:requests_processing", "Requests in the batch", number(now.running));
@@ -184,19 +197,26 @@ void llama_names(Sheet& sheet, const Snapshot& now) {
 
 }  // namespace
 
-std::string metrics_text(const Snapshot& snapshot, const ServedModel& model, size_t connections, MetricNames names) {
-  if (names == MetricNames::vllm) {
-    Sheet sheet({{"model_name", model.name}});
-    vllm_names(sheet, snapshot);
-    return sheet.text();
+std::string metrics_text(const std::vector<ShelvedModel>& models, size_t connections, MetricNames names) {
+  Sheet sheet;
+  if (names == MetricNames::coterie)
+    sheet.gauge("coterie_connections", "Open connections", number(uint64_t{connections}));
+  for (const ShelvedModel& each : models) {
+    const Labels whose = {{names == MetricNames::vllm ? "model_name" : "model", each.name}};
+    sheet.label(models.size() > 1 || names == MetricNames::vllm ? whose : Labels());
+    if (names == MetricNames::coterie && models.size() > 1)
+      sheet.gauge("coterie_model_loaded", "Whether a model is in memory", each.ready ? 1 : 0);
+    if (!each.ready) continue;
+    const Snapshot snapshot = each.ready->backend->snapshot();
+    if (names == MetricNames::vllm) {
+      vllm_names(sheet, snapshot);
+    } else if (names == MetricNames::llamacpp) {
+      llama_names(sheet, snapshot);
+    } else {
+      our_requests(sheet, snapshot);
+      our_engine(sheet, snapshot, *each.ready->served);
+    }
   }
-  Sheet sheet({});
-  if (names == MetricNames::llamacpp) {
-    llama_names(sheet, snapshot);
-    return sheet.text();
-  }
-  our_requests(sheet, snapshot, connections);
-  our_engine(sheet, snapshot, model);
   return sheet.text();
 }
 

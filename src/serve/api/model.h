@@ -8,6 +8,7 @@
 
 #include "runtime/sampler.h"
 #include "serve/api/token_bytes.h"
+#include "serve/request.h"
 #include "text/tokenizer.h"
 
 namespace coterie::serve {
@@ -34,7 +35,10 @@ struct ServedModel {
   std::optional<uint64_t> seed;
   int64_t max_tokens = 4096;
   bool ignore_end = false;
-  bool lenient = false;  // unknown fields are warned of, not refused
+  std::string template_variables = "{}";  // JSON: what chat templates are given unless a request says otherwise
+  bool keeps_states = false;              // it has recurrent states, copies of which are kept where turns end
+  Request::Pooling pooling = Request::Pooling::mean;  // of embeddings
+  bool lenient = false;                               // unknown fields are warned of, not refused
 
   /// The text of a token alone, for people: bytes that are not character become U+FFFD.
   std::string token_text(text::TokenId id) const;

@@ -1,5 +1,8 @@
 #include <fmt/format.h>
 
+#include <cmath>
+#include <limits>
+
 #include "serve/api/answer.h"
 #include "serve/api/prompts.h"
 #include "serve/api/reply.h"
@@ -24,8 +27,12 @@ class NativeAnswer final : public Answer {
     read_sampling(fields, model, request);
     if (const auto top = fields.integer("n_probs", 0, kAlternatives); top && *top > 0) request.logprobs = *top;
     return_tokens_ = fields.boolean("return_tokens").value_or(false);
-    fields.accept({"timings_per_token"});
-    fields.refuse("post_sampling_probs", "probabilities are those of the model here, before filters", false);
+    fields.accept({"timings_per_token", "backend_sampling"});
+    request.sampled_logprobs = fields.boolean("post_sampling_probs").value_or(false);
+    // Here, as in llama.cpp, end tokens are not only gone past but never chosen.
+    if (request.ignore_end)
+      for (const TokenId end : model.tokenizer.end_tokens())
+        request.sampler.logit_bias.emplace_back(end, -std::numeric_limits<float>::infinity());
     fields.refuse("samplers", "the order of the samplers is fixed here");
     fields.refuse("lora", "the adapter is chosen when the server starts", base::Json::array());
     fields.refuse("t_max_predict_ms", "an answer may not depend on the time it takes", 0);
@@ -58,6 +65,7 @@ class NativeAnswer final : public Answer {
     if (!show_progress) return {};
     base::Json chunk = piece(choice, "");
     chunk["prompt_progress"] = progress_json(*choices[choice].progress);
+    chunk["timings"] = timings_json(*choices[choice].progress);
     return server_event(chunk);
   }
 
@@ -68,7 +76,7 @@ class NativeAnswer final : public Answer {
     base::Json chunk = piece(choice, token.text);
     chunk["tokens"] = base::Json::array({token.id});
     if (requests[choice].logprobs >= 0)
-      chunk["completion_probabilities"] = base::Json::array({logprob_json(token, model)});
+      chunk["completion_probabilities"] = base::Json::array({chosen_json(choice, token)});
     return server_event(chunk);
   }
 
@@ -99,9 +107,16 @@ class NativeAnswer final : public Answer {
             {"tokens_evaluated", requests[choice].prompt.size()}};
   }
 
+  base::Json chosen_json(size_t choice, const TokenChosen& token) const {
+    return requests[choice].sampled_logprobs ? probability_json(token, model) : logprob_json(token, model);
+  }
+
   base::Json settings(size_t choice) const {
     const Request& request = requests[choice];
     const runtime::SamplerOptions& sampler = request.sampler;
+    base::Json biases = base::Json::array();
+    for (const auto& [biased, bias] : sampler.logit_bias)
+      biases.push_back({{"token", biased}, {"bias", std::isfinite(bias) ? base::Json(bias) : base::Json()}});
     return {{"seed", sampler.seed},
             {"temperature", sampler.temperature},
             {"top_k", sampler.top_k},
@@ -112,6 +127,7 @@ class NativeAnswer final : public Answer {
             {"repeat_last_n", sampler.repeat_last_n},
             {"presence_penalty", sampler.presence_penalty},
             {"frequency_penalty", sampler.frequency_penalty},
+            {"logit_bias", std::move(biases)},
             {"n_predict", request.max_tokens},
             {"max_tokens", request.max_tokens},
             {"stop", request.stop},
@@ -146,7 +162,7 @@ class NativeAnswer final : public Answer {
     if (requests[choice].logprobs >= 0) {
       json["completion_probabilities"] = base::Json::array();
       for (const TokenChosen& token : state.tokens)
-        json["completion_probabilities"].push_back(logprob_json(token, model));
+        json["completion_probabilities"].push_back(chosen_json(choice, token));
     }
     return json;
   }

@@ -1,8 +1,8 @@
 #include "runtime/version.h"
 #include "serve/api/endpoints.h"
+#include "serve/api/openapi_requests.h"
 
-// The description of the API for programs. Fields that are read and not listed here are refused by name when they are
-// wrong, as those that are listed.
+// The description of the API for programs.
 namespace coterie::serve {
 
 namespace {
@@ -14,55 +14,11 @@ Json nullable(Json schema) {
   schema["type"] = Json::array({schema["type"], "null"});
   return schema;
 }
-Json ranged(const char* type, double least, double most) {
-  return nullable({{"type", type}, {"minimum", least}, {"maximum", most}});
-}
 Json list_of(Json schema) { return {{"type", "array"}, {"items", std::move(schema)}}; }
 Json reference(const char* name) { return {{"$ref", std::string("#/components/schemas/") + name}}; }
 
-Json sampling_properties() {
-  return {{"temperature", ranged("number", 0, 1000)},
-          {"top_p", ranged("number", 0, 1)},
-          {"top_k", ranged("integer", -1, 2147483647)},
-          {"min_p", ranged("number", 0, 1)},
-          {"typical_p", ranged("number", 0, 1)},
-          {"presence_penalty", ranged("number", -2, 2)},
-          {"frequency_penalty", ranged("number", -2, 2)},
-          {"repetition_penalty", ranged("number", 1e-6, 1000)},
-          {"seed", nullable(of_type("integer"))},
-          {"stop", {{"anyOf", Json::array({of_type("string"), list_of(of_type("string")), of_type("null")})}}},
-          {"logit_bias", nullable({{"type", "object"}, {"additionalProperties", of_type("number")}})},
-          {"ignore_eos", nullable(of_type("boolean"))},
-          {"cache_salt", nullable(of_type("string"))},
-          {"priority", nullable(of_type("integer"))},
-          {"stream", nullable(of_type("boolean"))},
-          {"model", nullable(of_type("string"))},
-          {"user", nullable(of_type("string"))}};
-}
-
 Json object_schema(Json properties, Json required) {
   return {{"type", "object"}, {"properties", std::move(properties)}, {"required", std::move(required)}};
-}
-
-Json request(Json properties, Json required, bool sampled = true) {
-  if (sampled) properties.update(sampling_properties());
-  return object_schema(std::move(properties), std::move(required));
-}
-
-Json message_schema() {
-  return object_schema(
-      {{"role", {{"type", "string"}, {"enum", {"system", "developer", "user", "assistant", "tool", "function"}}}},
-       {"content", {{"anyOf", Json::array({of_type("string"), list_of(of_type("object")), of_type("null")})}}},
-       {"name", of_type("string")},
-       {"tool_calls", list_of(of_type("object"))},
-       {"tool_call_id", of_type("string")},
-       {"reasoning_content", nullable(of_type("string"))}},
-      {"role"});
-}
-
-Json prompt_schema() {
-  const Json ids = list_of(of_type("integer"));
-  return {{"anyOf", Json::array({of_type("string"), list_of(of_type("string")), ids, list_of(ids)})}};
 }
 
 Json usage_schema() {
@@ -70,38 +26,6 @@ Json usage_schema() {
                         {"completion_tokens", of_type("integer")},
                         {"total_tokens", of_type("integer")}},
                        {"prompt_tokens", "completion_tokens", "total_tokens"});
-}
-
-Json chat_request() {
-  return request({{"messages", list_of(reference("Message"))},
-                  {"max_tokens", ranged("integer", -1, 2147483647)},
-                  {"max_completion_tokens", ranged("integer", -1, 2147483647)},
-                  {"n", ranged("integer", 1, 128)},
-                  {"logprobs", nullable(of_type("boolean"))},
-                  {"top_logprobs", ranged("integer", 0, 20)},
-                  {"stream_options", nullable(object_schema({{"include_usage", of_type("boolean")}}, Json::array()))},
-                  {"tools", nullable(list_of(of_type("object")))},
-                  {"tool_choice", Json::object()},
-                  {"parallel_tool_calls", nullable(of_type("boolean"))},
-                  {"response_format", nullable(of_type("object"))},
-                  {"reasoning_effort", nullable(of_type("string"))},
-                  {"chat_template_kwargs", nullable(of_type("object"))},
-                  {"return_token_ids", nullable(of_type("boolean"))},
-                  {"routed_experts", nullable(of_type("boolean"))}},
-                 {"messages"});
-}
-
-Json completion_request() {
-  return request({{"prompt", prompt_schema()},
-                  {"max_tokens", ranged("integer", -1, 2147483647)},
-                  {"n", ranged("integer", 1, 128)},
-                  {"echo", nullable(of_type("boolean"))},
-                  {"logprobs", ranged("integer", 0, 20)},
-                  {"prompt_logprobs", ranged("integer", 0, 20)},
-                  {"stream_options", nullable(object_schema({{"include_usage", of_type("boolean")}}, Json::array()))},
-                  {"return_token_ids", nullable(of_type("boolean"))},
-                  {"routed_experts", nullable(of_type("boolean"))}},
-                 {"prompt"});
 }
 
 Json chat_response() {
@@ -130,6 +54,28 @@ Json completion_response() {
                        {"id", "object", "created", "model", "choices", "usage"});
 }
 
+Json embedding_response() {
+  const Json one = object_schema({{"object", {{"const", "embedding"}}},
+                                  {"index", of_type("integer")},
+                                  {"embedding", {{"type", Json::array({"array", "string"})}}}},
+                                 {"object", "index", "embedding"});
+  return object_schema({{"object", {{"const", "list"}}},
+                        {"data", list_of(one)},
+                        {"model", of_type("string")},
+                        {"pooling", {{"enum", {"mean", "last"}}}},
+                        {"usage", of_type("object")}},
+                       {"object", "data", "model", "pooling", "usage"});
+}
+
+Json model_list() {
+  const Json one = object_schema({{"id", of_type("string")},
+                                  {"object", {{"const", "model"}}},
+                                  {"created", of_type("integer")},
+                                  {"owned_by", of_type("string")}},
+                                 {"id", "object", "created", "owned_by"});
+  return object_schema({{"object", {{"const", "list"}}}, {"data", list_of(one)}}, {"object", "data"});
+}
+
 Json error_schema() {
   const Json inner = object_schema({{"message", of_type("string")},
                                     {"type", of_type("string")},
@@ -154,11 +100,11 @@ Json operation(const char* summary, Json answer, const char* body = nullptr, boo
 
 }  // namespace
 
-Json openapi_json(const ServedModel& model) {
+Json openapi_json() {
   const Json object = of_type("object");
   Json paths = {
       {"/health", {{"get", operation("Whether answers can be expected", object)}}},
-      {"/v1/models", {{"get", operation("The model that is served", object)}}},
+      {"/v1/models", {{"get", operation("The models that are served", reference("ModelList"))}}},
       {"/v1/chat/completions",
        {{"post", operation("Answers a conversation", reference("ChatResponse"), "ChatRequest", true)}}},
       {"/v1/completions",
@@ -167,6 +113,7 @@ Json openapi_json(const ServedModel& model) {
        {{"post", operation("Answers a conversation; nothing is kept", object, "ResponsesRequest", true)}}},
       {"/v1/messages",
        {{"post", operation("Answers a conversation, in Anthropic's form", object, "MessagesRequest", true)}}},
+      {"/v1/embeddings", {{"post", operation("Vectors of texts", reference("EmbeddingResponse"), "EmbeddingRequest")}}},
       {"/v1/messages/count_tokens", {{"post", operation("The tokens of such a conversation", object, "CountRequest")}}},
       {"/completion",
        {{"post", operation("Continues texts, in llama.cpp's form", Json::object(), "NativeRequest", true)}}},
@@ -183,41 +130,19 @@ Json openapi_json(const ServedModel& model) {
              {{"description", "Metrics"}, {"content", {{"text/plain", {{"schema", of_type("string")}}}}}}}}}}}}}};
   for (auto& path : paths.items())
     for (auto& method : path.value().items()) method.value()["operationId"] = method.key() + path.key();
-  Json schemas = {
-      {"Message", message_schema()},
-      {"Usage", usage_schema()},
-      {"Error", error_schema()},
-      {"ChatRequest", chat_request()},
-      {"ChatResponse", chat_response()},
-      {"CompletionRequest", completion_request()},
-      {"CompletionResponse", completion_response()},
-      {"ResponsesRequest", request({{"input", {{"anyOf", Json::array({of_type("string"), list_of(object)})}}},
-                                    {"instructions", nullable(of_type("string"))},
-                                    {"max_output_tokens", ranged("integer", 1, 2147483647)}},
-                                   {"input"})},
-      {"MessagesRequest", request({{"messages", list_of(object)},
-                                   {"max_tokens", {{"type", "integer"}, {"minimum", 1}, {"maximum", 2147483647}}},
-                                   {"stop_sequences", list_of(of_type("string"))}},
-                                  {"messages", "max_tokens"})},
-      {"CountRequest", request({{"messages", list_of(object)}}, {"messages"}, false)},
-      {"NativeRequest", request({{"prompt", prompt_schema()},
-                                 {"n_predict", ranged("integer", -1, 2147483647)},
-                                 {"n_probs", ranged("integer", 0, 100)}},
-                                {"prompt"})},
-      {"TokenizeRequest",
-       request(
-           {{"content", of_type("string")}, {"add_special", of_type("boolean")}, {"with_pieces", of_type("boolean")}},
-           {"content"}, false)},
-      {"DetokenizeRequest",
-       request({{"tokens", list_of({{"type", "integer"}, {"minimum", 0}, {"maximum", model.vocabulary - 1}})}},
-               {"tokens"}, false)},
-      {"TemplateRequest", request({{"messages", list_of(reference("Message"))}}, {"messages"}, false)}};
+  Json schemas = openapi_requests();
+  schemas["Usage"] = usage_schema();
+  schemas["Error"] = error_schema();
+  schemas["ChatResponse"] = chat_response();
+  schemas["CompletionResponse"] = completion_response();
+  schemas["EmbeddingResponse"] = embedding_response();
+  schemas["ModelList"] = model_list();
   return {
       {"openapi", "3.1.0"},
       {"info",
        {{"title", "coterie serve"},
         {"version", runtime::version()},
-        {"description", "One model, " + model.name + ", by the APIs of OpenAI, Anthropic and llama.cpp."}}},
+        {"description", "Language models by the APIs of OpenAI, Anthropic and llama.cpp."}}},
       {"security", Json::array({Json::object(), {{"key", Json::array()}}})},
       {"paths", std::move(paths)},
       {"components",

@@ -61,7 +61,8 @@ Reply::Reply(const ReplyForm& form)
     : parser_(form.syntax, {.prompt = form.answer.prompt,
                             .tools = form.answer.tools,
                             .reasoning = form.split_reasoning,
-                            .make_id = [](int64_t) { return fresh_id("call_"); }}) {}
+                            .make_id = [](int64_t) { return fresh_id("call_"); }}),
+      in_reasoning_(form.split_reasoning && form.syntax.prompt_opens_reasoning(form.answer.prompt)) {}
 
 namespace {
 
@@ -88,11 +89,25 @@ ReplyDelta delta_of(std::vector<text::ChatEvent> events) {
 
 }  // namespace
 
-ReplyDelta Reply::push(std::string_view text) {
-  if (text.empty()) return {};
-  return delta_of(parser_.push(text));
+ReplyDelta Reply::push(std::string_view text, bool token) {
+  ReplyDelta delta = text.empty() ? ReplyDelta() : delta_of(parser_.push(text));
+  undecided_ += token ? 1 : 0;
+  if (delta.empty()) return delta;
+  // What was held back, a mark or the beginning of a character, belongs to what came of it; what ends the reasoning
+  // belongs to it too.
+  const bool ends = in_reasoning_ && delta.reasoning.empty();
+  in_reasoning_ = !delta.reasoning.empty() && delta.content.empty() && delta.calls.empty();
+  if (!delta.reasoning.empty()) reasoning_tokens_ += undecided_;
+  if (ends) reasoning_tokens_ += undecided_ - (token ? 1 : 0);
+  undecided_ = 0;
+  return delta;
 }
 
-ReplyDelta Reply::finish() { return delta_of(parser_.finish()); }
+ReplyDelta Reply::finish() {
+  ReplyDelta delta = delta_of(parser_.finish());
+  if (!delta.reasoning.empty() || (in_reasoning_ && delta.empty())) reasoning_tokens_ += undecided_;
+  undecided_ = 0;
+  return delta;
+}
 
 }  // namespace coterie::serve

@@ -52,12 +52,17 @@ void constrain(const text::ResponseFormat& format, const ServedModel& model, Req
 class Reply {
  public:
   Reply(const ReplyForm& form);
-  ReplyDelta push(std::string_view text);
+  /// The text that became certain with a token, or at the end without one.
+  ReplyDelta push(std::string_view text, bool token = true);
   /// At the end, what was held back.
   ReplyDelta finish();
+  /// Tokens whose text was reasoning, its marks included.
+  int64_t reasoning_tokens() const { return reasoning_tokens_; }
 
  private:
   text::ChatParser parser_;
+  bool in_reasoning_;
+  int64_t reasoning_tokens_ = 0, undecided_ = 0;  // undecided: tokens since then that no text came of
 };
 
 }  // namespace coterie::serve

@@ -160,7 +160,7 @@ class ResponsesAnswer final : public Answer {
   }
 
   std::string ended(size_t choice) override {
-    std::string bytes = add(reply_->push(choices[choice].finished->text));
+    std::string bytes = add(reply_->push(choices[choice].finished->text, false));
     bytes += add(reply_->finish());
     if (items_.empty()) open_item("message", bytes);
     bytes += close_item();
@@ -306,14 +306,13 @@ class ResponsesAnswer final : public Answer {
                        {"tools", echo("tools", base::Json::array())},
                        {"top_p", sampler.top_p},
                        {"truncation", "disabled"},
-                       {"usage", nullptr},
                        {"metadata", echo("metadata", base::Json::object())}};
     if (!choices.empty() && choices[0].finished) {
       const Usage used = usage();
       json["usage"] = {{"input_tokens", used.prompt_tokens},
                        {"input_tokens_details", {{"cached_tokens", used.cached_tokens}}},
                        {"output_tokens", used.completion_tokens},
-                       {"output_tokens_details", {{"reasoning_tokens", 0}}},
+                       {"output_tokens_details", {{"reasoning_tokens", reply_->reasoning_tokens()}}},
                        {"total_tokens", used.prompt_tokens + used.completion_tokens}};
     }
     return json;

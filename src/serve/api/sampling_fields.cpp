@@ -89,6 +89,7 @@ void read_penalties(Fields& fields, runtime::SamplerOptions& sampler) {
   set(sampler.dry_allowed_length, fields.integer("dry_allowed_length", 1, kMost));
   set(sampler.dry_penalty_last_n, fields.integer("dry_penalty_last_n", -1, kMost));
   if (fields.has("dry_sequence_breakers")) sampler.dry_sequence_breakers = fields.strings("dry_sequence_breakers");
+  fields.accept({"dry_sequence_breakers"});
 }
 
 }  // namespace
@@ -151,9 +152,14 @@ std::vector<Request> copies(const Request& request, int64_t n) {
   return all;
 }
 
-void accept_inert(Fields& fields) {
-  fields.accept({"model", "user", "store", "metadata", "service_tier", "prompt_cache_key", "prompt_cache_retention",
-                 "safety_identifier", "verbosity", "id_slot", "n_keep", "stream_interval", "request_id"});
+std::span<const std::string_view> inert_fields() {
+  static constexpr std::string_view names[] = {
+      "model",     "user",   "store",           "metadata",   "service_tier",      "prompt_cache_key",
+      "verbosity", "n_keep", "stream_interval", "request_id", "safety_identifier", "prompt_cache_retention",
+      "id_slot"};
+  return names;
 }
+
+void accept_inert(Fields& fields) { fields.accept(inert_fields()); }
 
 }  // namespace coterie::serve

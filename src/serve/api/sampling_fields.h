@@ -20,5 +20,6 @@ std::vector<Request> copies(const Request& request, int64_t n);
 
 /// What is said of fields that OpenAI's and Anthropic's clients send and that cannot change an answer here.
 void accept_inert(Fields& fields);
+std::span<const std::string_view> inert_fields();
 
 }  // namespace coterie::serve

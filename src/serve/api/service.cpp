@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <ctime>
 #include <unordered_set>
 
 #include "base/nearest.h"
@@ -27,7 +28,8 @@ enum class Endpoint {
   completions,
   native,
   responses,
-  messages,  // by the engine
+  messages,
+  embeddings,  // by the engine
   chat_tokens,
   responses_tokens,
   count_tokens,
@@ -60,6 +62,8 @@ constexpr Route kRoutes[] = {
     {"POST", "/completions", Endpoint::native},
     {"POST", "/v1/responses", Endpoint::responses},
     {"POST", "/responses", Endpoint::responses},
+    {"POST", "/v1/embeddings", Endpoint::embeddings},
+    {"POST", "/embeddings", Endpoint::embeddings},
     {"POST", "/v1/messages", Endpoint::messages, false, Dialect::anthropic},
     {"POST", "/v1/messages/count_tokens", Endpoint::count_tokens, false, Dialect::anthropic},
     {"POST", "/v1/chat/completions/input_tokens", Endpoint::chat_tokens},
@@ -118,23 +122,26 @@ Found find_route(const HttpRequest& request) {
 }  // namespace
 
 struct Service::Impl {
-  Impl(const ServedModel& model_, Backend& backend_, ServiceOptions options_)
-      : model(model_),
-        backend(backend_),
+  Impl(std::unique_ptr<Shelf> own_, Shelf& shelf_, ServiceOptions options_)
+      : own(std::move(own_)),
+        shelf(shelf_),
         options(std::move(options_)),
         guard(options.guard),
         desk(std::make_unique<Desk>(options.desk_threads, kDeskQueue)),
         http(std::make_unique<HttpServer>(options.http, callbacks())),
-        floor{backend, *desk, http->poster()} {}
+        floor{*desk, http->poster()} {}
   ~Impl() {
     http->stop();  // nothing comes in any more, and all that is being answered is cancelled
+    shelf.stop();  // who waits for a model has been told
     desk.reset();  // what it was doing is done
+    for (const auto& session : sessions) session->release();
     sessions.clear();
   }
 
-  const ServedModel& model;
-  Backend& backend;
+  const std::unique_ptr<Shelf> own;  // where the service was given one model
+  Shelf& shelf;
   ServiceOptions options;
+  const int64_t began = std::time(nullptr);
   Guard guard;
   std::unique_ptr<Desk> desk;
   std::unique_ptr<HttpServer> http;
@@ -149,7 +156,7 @@ struct Service::Impl {
       take(std::move(request), std::move(exchange));
     };
     all.on_fault = [this](int status, std::string_view message, const HttpRequest& head) {
-      return answer_now(head, error_response(ApiError(status, std::string(message)), dialect_of(head.path)));
+      return answer_now(head, error_response(worded(ApiError(status, std::string(message))), dialect_of(head.path)));
     };
     all.on_tick = [this] { tick(); };
     return all;
@@ -164,7 +171,13 @@ struct Service::Impl {
     call.dialect = dialect_of(request.path);
     if (!guard.check_origin(request)) call.origin = request.header("Origin");
     call.log = options.log;
+    call.wording = options.wording;
     return call;
+  }
+
+  ApiError worded(ApiError error) const {
+    if (options.wording) error.message = options.wording(error.message);
+    return error;
   }
 
   HttpResponse answer_now(const HttpRequest& head, HttpResponse response) const {
@@ -179,11 +192,12 @@ struct Service::Impl {
   /// What is answered before a body is read: everything that is wrong already.
   std::optional<HttpResponse> look_at(const HttpRequest& head) const {
     const auto refuse = [&](const ApiError& error) {
-      return answer_now(head, error_response(error, dialect_of(head.path)));
+      return answer_now(head, error_response(worded(error), dialect_of(head.path)));
     };
     if (const auto error = guard.check_host(head)) return refuse(*error);
-    if (const auto error = guard.check_origin(head)) return refuse(*error);
+    // To a page of a foreign origin it names no origin that may read an answer, so its browser asks no further.
     if (head.method == "OPTIONS") return answer_now(head, preflight());
+    if (const auto error = guard.check_origin(head)) return refuse(*error);
     const Found found = find_route(head);
     if (!found.route || !found.route->open)
       if (const auto error = guard.check_key(head)) return refuse(*error);
@@ -229,78 +243,131 @@ struct Service::Impl {
   void at_once(Endpoint endpoint, const HttpRequest& request, const Call& call) {
     switch (endpoint) {
       case Endpoint::health: {
-        const Health health = health_of(backend.snapshot());
+        Health health;
+        bool first = true;
+        for (const ShelvedModel& each : shelf.all()) {
+          if (!each.ready) continue;
+          Health one = health_of(each.ready->backend->snapshot());
+          // Of several the sum of their requests, and whatever is wrong with any.
+          if (!first && one.status == 200 && health.status == 200)
+            for (const char* key : {"running", "waiting"})
+              one.json[key] = one.json[key].get<int64_t>() + health.json[key].get<int64_t>();
+          if (first || one.status != 200 || health.status == 200) health = std::move(one);
+          first = false;
+        }
+        if (first) health.json = {{"status", "ok"}, {"running", 0}, {"waiting", 0}};
         HttpResponse response;
         response.status = health.status;
         response.body = dumped(health.json);
         return call.reply(std::move(response));
       }
-      case Endpoint::models: return call.reply_json(models_json(model));
-      case Endpoint::model: {
-        require_model(request.path.substr(kModelPath.size()));
-        return call.reply_json(model_json(model));
+      case Endpoint::models: return call.reply_json(models_json(shelf.all(), began));
+      case Endpoint::model: return call.reply_json(model_json(find(request.path.substr(kModelPath.size())), began));
+      case Endpoint::props: {
+        const auto model = loaded(request);
+        return call.reply_json(props_json(*model->served, model->backend->options()));
       }
-      case Endpoint::props: return call.reply_json(props_json(model, backend.options()));
       case Endpoint::slots: {
-        const Snapshot snapshot = backend.snapshot();
-        if (request.query_value("fail_on_no_slot") && snapshot.running >= backend.options().parallel)
+        if (!options.slots) return call.fail(switched_off("serve.no_slots"));
+        const auto model = loaded(request);
+        const Snapshot snapshot = model->backend->snapshot();
+        const SchedulerOptions scheduler = model->backend->options();
+        if (request.query_value("fail_on_no_slot") && snapshot.running >= scheduler.parallel)
           return call.fail({503, "all slots are taken", "", "no_slot_available"});
-        return call.reply_json(slots_json(snapshot, model, backend.options()));
+        return call.reply_json(slots_json(snapshot, *model->served, scheduler));
       }
       case Endpoint::metrics: {
+        if (!options.metrics) return call.fail(switched_off("serve.no_metrics"));
         HttpResponse response;
         response.content_type = "text/plain; version=0.0.4; charset=utf-8";
-        response.headers.emplace_back("Process-Start-Time-Unix", std::to_string(model.created));
-        response.body = metrics_text(backend.snapshot(), model, http->connections(), options.metric_names);
+        response.headers.emplace_back("Process-Start-Time-Unix", std::to_string(began));
+        response.body = metrics_text(shelf.all(), http->connections(), options.metric_names);
         return call.reply(std::move(response));
       }
-      case Endpoint::openapi: return call.reply_json(openapi_json(model));
+      case Endpoint::openapi: return call.reply_json(openapi_json());
       default: {
         HttpResponse response;
         response.content_type = "text/plain; charset=utf-8";
-        response.body = fmt::format(
-            "coterie serves {} here.\nPoint an OpenAI client at /v1; /openapi.json lists all there is.\n", model.name);
+        response.body =
+            fmt::format("coterie serves {} here.\nPoint an OpenAI client at /v1; /openapi.json lists all there is.\n",
+                        fmt::join(names(), ", "));
         return call.reply(std::move(response));
       }
     }
   }
 
-  void require_model(const std::string& name) const {
-    if (name == model.name || std::find(model.aliases.begin(), model.aliases.end(), name) != model.aliases.end())
-      return;
-    if (model.lenient) return;
-    throw ApiError(404, fmt::format("the model \"{}\" is not served here; there is \"{}\"", name, model.name), "model",
-                   "model_not_found");
+  static ApiError switched_off(const char* field) {
+    return {501, fmt::format("this server was started with `{}`", field), "", "switched_off"};
   }
 
-  base::Json parsed(const std::string& body) const {
-    try {
-      base::Json json = base::parse_json(body, "body");
-      // That reads NaN and Infinity as well, which files of models hold and JSON does not allow.
-      if (!base::Json::accept(body))
-        throw ApiError(400, "the body is not JSON: it has NaN or Infinity", "", "invalid_json");
-      if (!json.is_object()) throw ApiError(400, "the body: expected a JSON object");
-      if (json.contains("model") && !json["model"].is_null()) {
-        if (!json["model"].is_string()) throw ApiError(400, "model: expected a string", "model");
-        require_model(json["model"].get<std::string>());
-      }
-      return json;
-    } catch (const base::Error& error) {
-      throw ApiError(400, "the body is not JSON: " + error.message(), "", "invalid_json");
-    }
+  std::vector<std::string> names() const {
+    std::vector<std::string> names;
+    for (const ShelvedModel& each : shelf.all()) names.push_back(each.name);
+    return names;
+  }
+
+  ShelvedModel find(const std::string& name) const {
+    const std::vector<ShelvedModel> all = shelf.all();
+    for (const ShelvedModel& each : all)
+      if (name == each.name || std::find(each.aliases.begin(), each.aliases.end(), name) != each.aliases.end())
+        return each;
+    if (options.lenient || name.empty()) return all.front();
+    throw ApiError(404,
+                   fmt::format("the model \"{}\" is not served here; there {} \"{}\"", name,
+                               all.size() == 1 ? "is" : "are", fmt::join(names(), "\", \"")),
+                   "model", "model_not_found");
+  }
+
+  /// Of a request that only looks: the model that its query names. Nothing is loaded for it.
+  std::shared_ptr<const ReadyModel> loaded(const HttpRequest& request) const {
+    const ShelvedModel found = find(request.query_value("model").value_or(""));
+    if (found.ready) return found.ready;
+    throw ApiError(503, fmt::format("the model \"{}\" is not loaded: the first request to it loads it", found.name),
+                   "model", "model_not_loaded");
   }
 
   void at_desk(Endpoint endpoint, const std::string& body, const Call& call) {
     try {
       if (call.exchange->closed()) return call.write_log(499, "client_gone", nullptr);
       if (options.log_prompts && options.log) options.log(dumped({{"request", call.id}, {"body", body}}));
-      const base::Json json = parsed(body);
+      base::Json json = parsed_body(body);
+      std::string wanted;
+      if (json.contains("model") && !json["model"].is_null()) {
+        if (!json["model"].is_string()) throw ApiError(400, "model: expected a string", "model");
+        wanted = json["model"].get<std::string>();
+      }
+      const ShelvedModel found = find(wanted);
+      if (found.ready) return answer(endpoint, json, body, call, found.ready);
+      // The I/O and desk threads do not wait for a model that is being loaded.
+      const auto kept = std::make_shared<const std::pair<base::Json, std::string>>(std::move(json), body);
+      shelf.open(found.name, [this, endpoint, kept, call](const std::shared_ptr<const ReadyModel>& ready,
+                                                          const std::exception_ptr& error) {
+        desk->always([this, endpoint, kept, call, ready, error] {
+          try {
+            if (error) std::rethrow_exception(error);
+            answer(endpoint, kept->first, kept->second, call, ready);
+          } catch (const std::exception& thrown) {
+            call.fail(as_api_error(thrown));
+          }
+        });
+      });
+    } catch (const std::exception& error) {
+      call.fail(as_api_error(error));
+    }
+  }
+
+  void answer(Endpoint endpoint, const base::Json& json, const std::string& body, const Call& call,
+              const std::shared_ptr<const ReadyModel>& ready) {
+    const ServedModel& model = *ready->served;
+    try {
+      if (call.exchange->closed()) return call.write_log(499, "client_gone", nullptr);
       switch (endpoint) {
-        case Endpoint::chat: return open(call, chat_answer(json, body, model));
-        case Endpoint::completions: return open(call, completion_answer(json, body, model));
-        case Endpoint::native: return open(call, native_answer(json, body, model));
-        case Endpoint::responses: return open(call, responses_answer(json, body, model));
-        case Endpoint::messages: return open(call, messages_answer(json, body, model));
+        case Endpoint::chat: return open(call, chat_answer(json, body, model), ready);
+        case Endpoint::completions: return open(call, completion_answer(json, body, model), ready);
+        case Endpoint::native: return open(call, native_answer(json, body, model), ready);
+        case Endpoint::responses: return open(call, responses_answer(json, body, model), ready);
+        case Endpoint::messages: return open(call, messages_answer(json, body, model), ready);
+        case Endpoint::embeddings: return open(call, embedding_answer(json, body, model), ready);
         case Endpoint::chat_tokens: return call.reply_json(chat_tokens_json(json, body, model));
         case Endpoint::responses_tokens: return call.reply_json(responses_tokens_json(json, body, model));
         case Endpoint::count_tokens: return call.reply_json(count_tokens_json(json, body, model));
@@ -310,13 +377,13 @@ struct Service::Impl {
         default: throw ApiError(500, "this endpoint has no answer");
       }
     } catch (const std::exception& error) {
-      call.fail(as_api_error(error));
+      call.fail(as_body_error(error));
     }
   }
 
-  void open(const Call& call, std::unique_ptr<Answer> answer) {
+  void open(const Call& call, std::unique_ptr<Answer> answer, const std::shared_ptr<const ReadyModel>& ready) {
     answer->dialect = call.dialect;
-    const auto session = std::make_shared<Session>(floor, call, std::move(answer));
+    const auto session = std::make_shared<Session>(floor, call, std::move(answer), ready);
     http->post([this, session] { sessions.insert(session); });
     try {
       session->open();
@@ -330,13 +397,25 @@ struct Service::Impl {
     const auto now = std::chrono::steady_clock::now();
     for (auto at = sessions.begin(); at != sessions.end();) {
       (*at)->tick(now);
-      at = (*at)->over() ? sessions.erase(at) : std::next(at);
+      if ((*at)->over()) {
+        (*at)->release();
+        at = sessions.erase(at);
+      } else {
+        ++at;
+      }
     }
   }
 };
 
-Service::Service(const ServedModel& model, Backend& backend, ServiceOptions options)
-    : impl_(std::make_unique<Impl>(model, backend, std::move(options))) {}
+Service::Service(const ServedModel& model, Backend& backend, ServiceOptions options) {
+  auto shelf = std::make_unique<OneModel>(model, backend);
+  Shelf& all = *shelf;
+  options.lenient |= model.lenient;
+  impl_ = std::make_unique<Impl>(std::move(shelf), all, std::move(options));
+}
+
+Service::Service(Shelf& shelf, ServiceOptions options)
+    : impl_(std::make_unique<Impl>(nullptr, shelf, std::move(options))) {}
 
 Service::~Service() = default;
 
@@ -346,9 +425,9 @@ uint16_t Service::port() const { return impl_->http->port(); }
 void Service::drain() {
   impl_->draining = true;
   impl_->http->drain();
-  impl_->backend.drain();
+  impl_->shelf.drain();
 }
 
-bool Service::idle() const { return impl_->http->exchanges() == 0 && impl_->backend.idle(); }
+bool Service::idle() const { return impl_->http->exchanges() == 0 && impl_->shelf.idle(); }
 
 }  // namespace coterie::serve

@@ -1,5 +1,7 @@
 #include "serve/api/session.h"
 
+#include <algorithm>
+
 namespace coterie::serve {
 
 namespace {
@@ -23,19 +25,36 @@ class Session::Ear final : public Listener {
   size_t choice_;
 };
 
-Session::Session(Floor floor, Call call, std::unique_ptr<Answer> answer)
-    : floor_(std::move(floor)), call_(std::move(call)), answer_(std::move(answer)), queued_(answer_->requests.size()) {
+Session::Session(Floor floor, Call call, std::unique_ptr<Answer> answer, std::shared_ptr<const ReadyModel> model)
+    : floor_(std::move(floor)),
+      call_(std::move(call)),
+      model_(std::move(model)),
+      answer_(std::move(answer)),
+      queued_(answer_->requests.size()) {
   answer_->choices.resize(answer_->requests.size());
 }
 
-void Session::open() {
+std::vector<RequestId> Session::submit(size_t count) {
   std::vector<Submission> submissions;
-  for (size_t i = 0; i < answer_->requests.size(); ++i) {
-    answer_->requests[i].client = call_.client;
-    submissions.push_back({answer_->requests[i], std::make_shared<Ear>(shared_from_this(), i)});
-    answer_->requests[i].constraint.reset();  // the scheduler's now
+  for (; count > 0; --count, ++submitted_) {
+    Request& request = answer_->requests[submitted_];
+    request.client = call_.client;
+    submissions.push_back({request, std::make_shared<Ear>(shared_from_this(), submitted_)});
+    request.constraint.reset();  // the scheduler's now
   }
-  std::vector<RequestId> ids = floor_.backend.submit(std::move(submissions));
+  return model_->backend->submit(std::move(submissions));
+}
+
+// One has ended, so there is a place for another. I/O thread.
+void Session::submit_next() {
+  if (submitted_ == answer_->requests.size()) return;
+  for (const RequestId id : submit(1)) ids_.push_back(id);
+}
+
+void Session::open() {
+  const size_t all = answer_->requests.size();
+  const auto parallel = static_cast<size_t>(std::max<int64_t>(model_->backend->options().parallel, 1));
+  std::vector<RequestId> ids = submit(answer_->in_turn ? std::min(all, parallel) : all);
   floor_.post([self = shared_from_this(), ids = std::move(ids)] {
     self->ids_ = ids;
     self->begin();
@@ -55,7 +74,8 @@ void Session::begin() {
     call_.exchange->on_pause([weak](bool paused) {
       const auto self = weak.lock();
       if (!self || self->over_) return;
-      for (const RequestId id : self->ids_) paused ? self->floor_.backend.pause(id) : self->floor_.backend.resume(id);
+      for (const RequestId id : self->ids_)
+        paused ? self->model_->backend->pause(id) : self->model_->backend->resume(id);
     });
   }
   call_.exchange->on_closed([weak] {
@@ -99,7 +119,8 @@ void Session::handle(size_t choice, Event& event) {
         return fail({503, "the server is stopping: the answer was not finished", "", "shutting_down"});
       state.finished = std::move(*finished);
       write(answer_->ended(choice));
-      if (++ended_ == answer_->choices.size()) complete();
+      if (++ended_ == answer_->choices.size()) return complete();
+      submit_next();
     }
   } catch (const std::exception& error) {
     fail(as_api_error(error));
@@ -144,7 +165,7 @@ void Session::complete() {
     call_.write_log(200, "ok", answer_.get());
     return;
   }
-  floor_.desk.always([self = shared_from_this()] {
+  floor_.desk.always([self = shared_from_this(), kept = model_] {
     try {
       HttpResponse response;
       response.body = dumped(self->answer_->whole());
@@ -157,17 +178,18 @@ void Session::complete() {
   });
 }
 
-void Session::fail(const ApiError& error) {
+void Session::fail(const ApiError& thrown) {
   over_ = true;
   cancel_all();
-  if (!answer_->stream) return call_.fail(error);
+  if (!answer_->stream) return call_.fail(thrown);
+  const ApiError error = call_.worded(thrown);
   call_.exchange->write(answer_->failed(error));
   call_.exchange->finish();
   call_.write_log(error.status, error.message, answer_.get());
 }
 
 void Session::cancel_all() {
-  for (const RequestId id : ids_) floor_.backend.cancel(id);
+  for (const RequestId id : ids_) model_->backend->cancel(id);
 }
 
 }  // namespace coterie::serve

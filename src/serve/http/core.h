@@ -5,6 +5,7 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <list>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -24,7 +25,7 @@ struct HttpServer::Core : std::enable_shared_from_this<HttpServer::Core> {
   HttpOptions options;
   HttpCallbacks callbacks;
   boost::asio::io_context io{1};
-  std::optional<boost::asio::ip::tcp::acceptor> tcp;
+  std::list<boost::asio::ip::tcp::acceptor> tcp;
   std::optional<boost::asio::local::stream_protocol::acceptor> local;
   boost::asio::steady_timer tick{io};
   std::unordered_set<std::shared_ptr<Connection>> connections;  // of the I/O thread, as all below

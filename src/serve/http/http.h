@@ -69,9 +69,9 @@ struct HttpLimits {
 };
 
 struct HttpOptions {
-  std::string host = "127.0.0.1";  // an address or a name that has one; empty: no TCP
-  uint16_t port = 8080;            // 0 = a free one
-  std::string unix_path;           // a socket in the file system; empty: none
+  std::vector<std::string> hosts = {"127.0.0.1"};  // addresses or names that have one; none: no TCP
+  uint16_t port = 8080;                            // of all of them; 0 = a free one
+  std::string unix_path;                           // a socket in the file system; empty: none
   HttpLimits limits;
 };
 

@@ -30,27 +30,31 @@ void raise_file_limit() {
   ::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-void listen_tcp(Core& core) {
-  const std::string where = fmt::format("{}:{}", core.options.host, core.options.port);
+void listen_tcp(Core& core, const std::string& host) {
+  // A port that was free for the first address is the others' too.
+  const uint16_t port = core.port != 0 ? core.port : core.options.port;
+  const std::string where = fmt::format("{}:{}", host, port);
   error_code code;
   asio::ip::tcp::resolver resolver(core.io);
-  const auto found =
-      resolver.resolve(core.options.host, std::to_string(core.options.port), asio::ip::tcp::resolver::passive, code);
+  const auto found = resolver.resolve(host, std::to_string(port), asio::ip::tcp::resolver::passive, code);
   if (code || found.empty())
-    throw base::Error(base::ErrorKind::bad_input, "--host",
-                      fmt::format("\"{}\" is not an address: {}", core.options.host, code.message()),
+    throw base::Error(base::ErrorKind::bad_input, "serve.host",
+                      fmt::format("\"{}\" is not an address: {}", host, code.message()),
                       "127.0.0.1 is this machine alone, 0.0.0.0 every address it has");
-  core.tcp.emplace(core.io);
+  asio::ip::tcp::acceptor& tcp = core.tcp.emplace_back(core.io);
   const asio::ip::tcp::endpoint endpoint = found.begin()->endpoint();
-  core.tcp->open(endpoint.protocol(), code);
-  if (!code) core.tcp->set_option(asio::socket_base::reuse_address(true), code);
-  if (!code) core.tcp->bind(endpoint, code);
-  if (!code) core.tcp->listen(asio::socket_base::max_listen_connections, code);
+  tcp.open(endpoint.protocol(), code);
+  if (!code) tcp.set_option(asio::socket_base::reuse_address(true), code);
+  // Beside an address of IPv4 that has the same port.
+  if (!code && endpoint.address().is_v6() && core.options.hosts.size() > 1)
+    tcp.set_option(asio::ip::v6_only(true), code);
+  if (!code) tcp.bind(endpoint, code);
+  if (!code) tcp.listen(asio::socket_base::max_listen_connections, code);
   if (code)
     throw base::Error(
         base::ErrorKind::io, where, fmt::format("cannot be listened on: {}", code.message()),
-        code == asio::error::address_in_use ? "another program has this port; --port 0 takes a free one" : "");
-  core.port = core.tcp->local_endpoint().port();
+        code == asio::error::address_in_use ? "another program has this port; `serve.port` 0 takes a free one" : "");
+  core.port = tcp.local_endpoint().port();
 }
 
 void listen_local(Core& core) {
@@ -60,11 +64,12 @@ void listen_local(Core& core) {
   if (::lstat(path.c_str(), &found) == 0) {
     if (!S_ISSOCK(found.st_mode))
       throw base::Error(base::ErrorKind::bad_input, path, "already exists and is not a socket",
-                        "choose another path for --listen");
+                        "choose another path for `serve.listen`");
     asio::local::stream_protocol::socket other(core.io);
     other.connect({path}, code);
     if (!code)
-      throw base::Error(base::ErrorKind::io, path, "another program listens there", "choose another path for --listen");
+      throw base::Error(base::ErrorKind::io, path, "another program listens there",
+                        "choose another path for `serve.listen`");
     ::unlink(path.c_str());
     code = {};
   }
@@ -110,7 +115,7 @@ asio::awaitable<void> tick_on(std::shared_ptr<Core> core) {
 HttpServer::HttpServer(HttpOptions options, HttpCallbacks callbacks)
     : core_(std::make_shared<Core>(std::move(options), std::move(callbacks))) {
   raise_file_limit();
-  if (!core_->options.host.empty()) listen_tcp(*core_);
+  for (const std::string& host : core_->options.hosts) listen_tcp(*core_, host);
   if (!core_->options.unix_path.empty()) listen_local(*core_);
 }
 
@@ -136,7 +141,7 @@ std::function<void(std::function<void()>)> HttpServer::poster() const {
 uint16_t HttpServer::port() const { return core_->port; }
 
 void HttpServer::start() {
-  if (core_->tcp) asio::co_spawn(core_->io, accept_all(core_, *core_->tcp), asio::detached);
+  for (auto& tcp : core_->tcp) asio::co_spawn(core_->io, accept_all(core_, tcp), asio::detached);
   if (core_->local) asio::co_spawn(core_->io, accept_all(core_, *core_->local), asio::detached);
   asio::co_spawn(core_->io, tick_on(core_), asio::detached);
   core_->thread = std::thread([core = core_] {
@@ -157,7 +162,7 @@ void HttpServer::drain() {
   post([core = core_] {
     error_code code;
     core->draining = true;
-    if (core->tcp) core->tcp->close(code);
+    for (auto& tcp : core->tcp) tcp.close(code);
     if (core->local) core->local->close(code);
     end_idle(*core);
   });

@@ -45,7 +45,9 @@ TEST(SchedulerEvents, ComeInOrderAndTellWhatHappened) {
   ASSERT_TRUE(answer.queued);
   EXPECT_EQ(answer.queued->ahead, 0);
   ASSERT_GE(answer.progress.size(), 4U);
-  EXPECT_EQ(answer.progress.front().done, 32);
+  EXPECT_EQ(answer.progress[0].done, 0) << "when it begins";
+  EXPECT_EQ(answer.progress[0].seconds, 0);
+  EXPECT_EQ(answer.progress[1].done, 32);
   EXPECT_EQ(answer.progress.back().done, 100);
   EXPECT_EQ(answer.progress.back().total, 100);
   ASSERT_TRUE(answer.finished);
@@ -173,7 +175,7 @@ TEST(SchedulerLimits, RefuseWhatCannotBe) {
   refuse(ErrorKind::bad_input, {"vocabulary"}, greedy({5, 999}, 5));
   refuse(ErrorKind::bad_input, {"max_tokens"}, greedy({5}, -2));
   refuse(ErrorKind::bad_input, {"context", "5000"}, greedy(ids_of(5000, 1), 5));
-  refuse(ErrorKind::out_of_memory, {"1000 tokens and 2000 of an answer", "--cache-memory"},
+  refuse(ErrorKind::out_of_memory, {"1000 tokens and 2000 of an answer", "serve.cache_memory"},
          greedy(ids_of(1000, 1), 2000));
   Request wrong = greedy({5}, 5);
   wrong.sampler.top_p = 2;
@@ -349,7 +351,7 @@ TEST(SchedulerModels, OnesWhoseAnswersDependOnTheirCompanyAreRefused) {
   families::OpenOptions open;
   open.router_capacity = true;
   open.router_limit = layers::RouterSpec::Capacity{.factor = 1.0};
-  expect_error(base::ErrorKind::unsupported, {"--router capacity"},
+  expect_error(base::ErrorKind::unsupported, {"router", "expert capacity"},
                [&] { Served served(families::open_model(runtime::test::fixture("mixtral"), open)); });
 }
 
@@ -367,7 +369,7 @@ TEST(SchedulerModels, ExpertsThatAreNotThereAreNotPromised) {
 TEST(SchedulerModels, MemoryThatHoldsNothingIsRefused) {
   SchedulerOptions options;
   options.cache_memory = 1000;
-  expect_error(base::ErrorKind::out_of_memory, {"--cache-memory", "256 tokens"},
+  expect_error(base::ErrorKind::out_of_memory, {"serve.cache_memory", "256 tokens"},
                [&] { Served served(tiny_model(), options); });
 }
 

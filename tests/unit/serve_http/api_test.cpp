@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "client.h"
 #include "fake_backend.h"
 #include "serve/api/answer.h"
@@ -352,6 +354,51 @@ TEST(Endpoints, LenientServersPassUnknownFieldsOver) {
   EXPECT_EQ(
       ok(fixture, "/v1/completions", {{"prompt", "a"}, {"unheard_of", 1}, {"model", "gpt-4"}})["choices"][0]["text"],
       "Hello");
+}
+
+TEST(Templates, TheServersVariablesHoldUnlessARequestSaysOtherwise) {
+  Fixture fixture;
+  fixture.model.template_variables = R"({"mood": "calm", "day": 1})";
+  fixture.model.chat_template.emplace("{{ messages[0].content }} {{ mood }} {{ day }}", "", "", "test");
+  base::Json body = {{"messages", kHello}};
+  EXPECT_EQ(ok(fixture, "/apply-template", body)["prompt"], "Hi calm 1");
+  body["chat_template_kwargs"] = {{"mood", "wild"}};
+  EXPECT_EQ(ok(fixture, "/apply-template", body)["prompt"], "Hi wild 1");
+  body["verbose"] = true;
+  EXPECT_EQ(ok(fixture, "/v1/chat/completions", body)["__verbose"]["prompt"], "Hi wild 1");
+}
+
+TEST(Native, ProbabilitiesAfterTheSamplersAreAskedForAndSaidSo) {
+  const Fixture fixture;
+  const base::Json json = ok(fixture, "/completion", {{"prompt", "Hi"}, {"n_probs", 2}, {"post_sampling_probs", true}});
+  EXPECT_TRUE(fixture.backend.seen()[0].sampled_logprobs);
+  const base::Json& first = json["completion_probabilities"][0];
+  EXPECT_FALSE(first.contains("logprob"));
+  EXPECT_NEAR(first["prob"].get<double>(), std::exp(-0.5), 1e-6);
+  EXPECT_EQ(first["top_probs"].size(), 2U);
+  EXPECT_EQ(ok(fixture, "/completion", {{"prompt", "Hi"}, {"ignore_eos", true}})["generation_settings"]["logit_bias"],
+            (base::Json{{{"token", kEnd}, {"bias", nullptr}}}));
+}
+
+TEST(Errors, OfTheServersOptionsAreToldInItsOwnWords) {
+  FakeBackend backend;
+  const ServedModel model = [] {
+    ServedModel fake = fake_model();
+    fake.chat_template.reset();
+    return fake;
+  }();
+  ServiceOptions options;
+  options.http.port = 0;
+  options.metrics = false;
+  options.wording = [](const std::string& text) { return "said: " + text; };
+  Service service(model, backend, std::move(options));
+  service.start();
+  const Reply reply = ask(service.port(), post("/v1/chat/completions", base::Json{{"messages", kHello}}.dump()));
+  EXPECT_EQ(reply.status, 400);
+  const std::string message = base::Json::parse(reply.body)["error"]["message"];
+  EXPECT_TRUE(message.starts_with("said: ")) << message;
+  EXPECT_NE(message.find("`serve.chat_template`"), std::string::npos) << message;
+  EXPECT_EQ(ask(service.port(), get("/metrics")).status, 501);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "fake_model.h"
 #include "serve/api/service.h"
 
 namespace coterie::serve::test {
@@ -56,11 +57,6 @@ class FakeBackend final : public Backend {
   std::atomic<bool> stopping_{false};
   std::atomic<int> running_{0};
 };
-
-/// A vocabulary of the 256 bytes, <|end|>, <|user|> and <|assistant|>.
-text::Tokenizer byte_tokenizer();
-inline constexpr text::TokenId kEnd = 256;
-ServedModel fake_model();
 
 /// A service over both, on a free port.
 struct Fixture {

@@ -126,5 +126,45 @@ TEST(StructuredOutput, EachChoiceHasAConstraintOfItsOwn) {
   EXPECT_EQ(allowed, "ny");
 }
 
+TEST(Reasoning, ItsTokensAreCounted) {
+  Fixture fixture;
+  fixture.model.chat_template.emplace("{{ messages[0].content }}<think>{# <think> </think> #}", "", "", "test");
+  fixture.backend.says = "ab</think>cd";
+  const auto counted = [&](const base::Json& usage) { return usage["completion_tokens_details"]["reasoning_tokens"]; };
+  const base::Json chat = ask_json(fixture, "/v1/chat/completions", {{"messages", kHello}});
+  EXPECT_EQ(chat["choices"][0]["message"]["reasoning_content"], "ab");
+  EXPECT_EQ(chat["choices"][0]["message"]["content"], "cd");
+  EXPECT_EQ(counted(chat["usage"]), 10);  // a, b and the eight bytes of the mark
+  const base::Json all = ask_json(fixture, "/v1/chat/completions", {{"messages", kHello}, {"max_tokens", 2}});
+  EXPECT_EQ(counted(all["usage"]), 2);
+  const base::Json none =
+      ask_json(fixture, "/v1/chat/completions", {{"messages", kHello}, {"reasoning_format", "none"}});
+  EXPECT_EQ(counted(none["usage"]), 0);
+  const base::Json response = ask_json(fixture, "/v1/responses", {{"input", "Hi"}});
+  EXPECT_EQ(response["usage"]["output_tokens_details"]["reasoning_tokens"], 10);
+}
+
+TEST(Boundaries, AreTheEndsOfTurnsWhereAModelKeepsStates) {
+  Fixture fixture;
+  fixture.model.keeps_states = true;
+  fixture.model.context = 2000;
+  fixture.model.chat_template.emplace(
+      "{% for m in messages %}<|user|>{{ m.content }}{% if m.role != 'system' %}<|end|>{% endif %}{% endfor %}"
+      "{% if add_generation_prompt %}<|assistant|>{% endif %}",
+      "", "<|end|>", "test");
+  base::Json messages = {{{"role", "system"}, {"content", std::string(100, 's')}}};
+  for (int turn = 0; turn < 6; ++turn)
+    messages.push_back(
+        {{"role", turn % 2 == 0 ? "user" : "assistant"}, {"content", std::string(100, static_cast<char>('a' + turn))}});
+  ask_json(fixture, "/v1/chat/completions", {{"messages", messages}});
+  // The system prompt with the next mark, and the last four of the ends at 101 + 102 n.
+  EXPECT_EQ(fixture.backend.seen()[0].boundaries, (std::vector<int64_t>{102, 407, 509, 611, 713}));
+  ask_json(fixture, "/v1/messages", {{"messages", {{{"role", "user"}, {"content", "Hi"}}}}, {"max_tokens", 1}});
+  EXPECT_EQ(fixture.backend.seen()[1].boundaries, (std::vector<int64_t>{4}));
+  fixture.model.keeps_states = false;
+  ask_json(fixture, "/v1/chat/completions", {{"messages", messages}});
+  EXPECT_TRUE(fixture.backend.seen()[2].boundaries.empty());
+}
+
 }  // namespace
 }  // namespace coterie::serve::test

@@ -34,6 +34,8 @@ TEST(Guard, PagesOfOtherSitesMayNotAsk) {
       ask(fixture.port(), "OPTIONS /v1/chat/completions HTTP/1.1\r\n" + host + "Origin: https://good.example\r\n\r\n");
   EXPECT_EQ(reply.status, 200);
   EXPECT_EQ(reply.headers["access-control-allow-origin"], "https://good.example");
+  reply = ask(fixture.port(), "OPTIONS /v1/completions HTTP/1.1\r\n" + host + "Origin: https://evil.example\r\n\r\n");
+  EXPECT_EQ(reply.headers.count("access-control-allow-origin"), 0U) << "its browser asks no further";
   reply = ask(fixture.port(), get("/health"));
   EXPECT_EQ(reply.headers.count("access-control-allow-origin"), 0U);
   EXPECT_NE(reply.headers["content-security-policy"].find("frame-ancestors 'none'"), std::string::npos);

@@ -132,7 +132,7 @@ TEST(Http, ASocketInTheFileSystem) {
   FakeBackend backend;
   const ServedModel model = fake_model();
   ServiceOptions options;
-  options.http.host = "";
+  options.http.hosts.clear();
   options.http.unix_path = path;
   {
     Service service(model, backend, options);

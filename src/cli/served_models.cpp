@@ -1,0 +1,257 @@
+#include "cli/served_models.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <utility>
+
+#include "base/error.h"
+#include "base/fnv.h"
+#include "base/memory.h"
+#include "cli/text_input.h"
+#include "families/ensemble/ensemble_model.h"
+#include "models/account.h"
+#include "runtime/version.h"
+#include "serve/page_fingerprint.h"
+#include "serve/routes.h"
+#include "tensor/dtype.h"
+
+namespace coterie::cli {
+
+namespace {
+
+using base::ErrorKind;
+namespace fs = std::filesystem;
+
+std::string name_of(const fs::path& path) {
+  std::string name = path.extension() == ".gguf" ? path.stem().string() : path.filename().string();
+  return name.empty() ? path.parent_path().filename().string() : name;
+}
+
+// Of the weights of a model that is not open: what lies beside each other in a folder, or the parts of a split file.
+int64_t bytes_on_disk(const fs::path& path) {
+  if (families::is_ensemble(path)) {
+    int64_t sum = 0;
+    for (const fs::path& model : families::read_gate(path).models)
+      sum += bytes_on_disk(model.is_absolute() ? model : path / model);
+    return sum;
+  }
+  const bool folder = fs::is_directory(path);
+  const std::string file = path.filename().string();
+  const size_t part = file.find("-00001-of-");
+  if (!folder && part == std::string::npos) return static_cast<int64_t>(fs::file_size(path));
+  int64_t sum = 0;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder ? path : path.parent_path())) {
+    const std::string name = entry.path().filename().string();
+    const bool belongs = folder ? name.ends_with(".safetensors") || name.ends_with(".gguf")
+                                : name.starts_with(file.substr(0, part + 1)) && name.ends_with(".gguf");
+    if (belongs && entry.is_regular_file()) sum += static_cast<int64_t>(entry.file_size());
+  }
+  return sum;
+}
+
+// What tells a file from what it becomes when it is written again: its size, its time and how it begins.
+std::string identity_of(const fs::path& path) {
+  if (!fs::exists(path)) return "none";
+  std::vector<fs::path> files;
+  if (fs::is_directory(path)) {
+    for (const fs::directory_entry& entry : fs::directory_iterator(path))
+      if (entry.is_regular_file()) files.push_back(entry.path());
+    std::sort(files.begin(), files.end());
+  } else {
+    files.push_back(path);
+  }
+  std::string text;
+  for (const fs::path& file : files) {
+    std::string begin(1 << 16, '\0');
+    std::ifstream stream(file, std::ios::binary);
+    stream.read(begin.data(), static_cast<std::streamsize>(begin.size()));
+    uint64_t hash = base::kFnvBegin;
+    for (std::streamsize i = 0; i < stream.gcount(); ++i)
+      hash = base::fnv_step(hash, static_cast<unsigned char>(begin[static_cast<size_t>(i)]));
+    text += fmt::format("{} {} {} {:016x};", file.filename().string(), fs::file_size(file),
+                        fs::last_write_time(file).time_since_epoch().count(), hash);
+  }
+  return text;
+}
+
+std::string files_of(const fs::path& path) {
+  std::string text = identity_of(path);
+  if (families::is_ensemble(path))
+    for (const fs::path& model : families::read_gate(path).models)
+      text += identity_of(model.is_absolute() ? model : path / model);
+  return text;
+}
+
+std::string adapter_of(const ModelOptions& options) {
+  if (options.adapter.empty()) return {};
+  const auto [folder, factor] = read_adapter_option(options.adapter);
+  return fmt::format("{} {}", factor, identity_of(folder));
+}
+
+// The context is in it too, since the factor of a scaling may follow from it.
+std::string rope_of(const ModelOptions& options) {
+  const models::RopeOptions rope = options.rope.options(options.context);
+  if (!rope.any()) return {};
+  const auto number = [](const auto& value) { return value ? fmt::format("{}", *value) : std::string("-"); };
+  return fmt::format("{} {} {} {} {} {} {} {} {} {}", rope.scaling ? static_cast<int>(*rope.scaling) : -1,
+                     number(rope.factor), number(rope.original_context), number(rope.base),
+                     number(rope.low_freq_factor), number(rope.high_freq_factor), number(rope.beta_fast),
+                     number(rope.beta_slow), number(rope.attention_factor), rope.context);
+}
+
+families::Model open_any(const ModelOptions& options) {
+  if (!families::is_ensemble(options.model)) return families::open_model(options.model, options.open_options());
+  const families::Gate gate = families::read_gate(options.model);
+  if (gate.kind == families::Gate::Kind::prompt)
+    throw base::Error(ErrorKind::unsupported, options.model,
+                      "its gate reads a whole prompt before a model is chosen, which the server does not do",
+                      "a gate by token, or a uniform one, can be served; the models can be, by names");
+  families::Model model = families::open_ensemble(gate, options.model, options.open_options()).model;
+  model.path.path = options.model;
+  return model;
+}
+
+/// One model with all that answers its requests.
+struct Running {
+  Running(families::Model model, const runtime::EngineOptions& engine_options, const ModelOptions& opened,
+          const SpeculateOptions& speculate, serve::SchedulerOptions scheduler_options)
+      : engine(std::move(model), engine_options),
+        speculation(speculate.open(engine, opened)),
+        served(engine.tokenizer()),
+        scheduler(engine, with_drafts(with_fingerprint(std::move(scheduler_options), engine, opened))),
+        backend(scheduler) {}
+  static serve::SchedulerOptions with_fingerprint(serve::SchedulerOptions options, const runtime::Engine& engine,
+                                                  const ModelOptions& opened) {
+    const runtime::CacheShape& shape = engine.cache();
+    const serve::RouteLayout routes(engine.spec());
+    options.fingerprint =
+        serve::page_fingerprint({.files = files_of(opened.model),
+                                 .adapter = adapter_of(opened),
+                                 .router = opened.router,
+                                 .experts_per_token = opened.experts_per_token.value_or(0),
+                                 .rope = rope_of(opened),
+                                 .cache_type = std::string(tensor::name(shape.dtype)),
+                                 .precision = opened.precision,
+                                 .kernels = std::string(engine.isa()),
+                                 .version = std::string(runtime::version()),
+                                 .page_bytes = shape.page_bytes(),
+                                 .route_values = options.keep_routes ? ops::kCacheBlock * routes.position() : 0,
+                                 .state_floats = shape.state.floats()});
+    return options;
+  }
+  serve::SchedulerOptions with_drafts(serve::SchedulerOptions options) const {
+    if (speculation) options.speculator = [this] { return speculation->speculator(); };
+    return options;
+  }
+  runtime::Engine engine;
+  std::unique_ptr<runtime::Speculation> speculation;
+  serve::ServedModel served;
+  serve::Scheduler scheduler;
+  serve::SchedulerBackend backend;
+};
+
+void describe(const ServeOptions& options, const ModelOptions& opened, Running& running) {
+  const runtime::Engine& engine = running.engine;
+  serve::ServedModel& served = running.served;
+  const families::Model& model = engine.model();
+  const models::ModelSpec& spec = engine.spec();
+  served.chat_template = model.chat_template;
+  served.path = model.path.path.string();
+  served.created = std::time(nullptr);
+  if (!options.chat_template.empty()) {
+    const auto special = [&](std::optional<text::TokenId> id) {
+      return id ? served.tokenizer.token(*id).value_or("") : std::string();
+    };
+    const auto ends = served.tokenizer.end_tokens();
+    served.chat_template.emplace(file_contents(options.chat_template), special(served.tokenizer.bos()),
+                                 ends.empty() ? "" : special(ends.front()), options.chat_template);
+  }
+  served.context = engine.context_size();
+  served.vocabulary = spec.vocabulary;
+  served.width = spec.width;
+  served.layers = std::ssize(spec.blocks);
+  served.parameters = models::account(spec).total();
+  served.file_bytes = model.source ? model.source->file_bytes() : bytes_on_disk(opened.model);
+  const serve::RouteLayout routes(spec);
+  for (int64_t layer = 0; layer < served.layers; ++layer)
+    if (routes.layer[static_cast<size_t>(layer)] >= 0) served.routed_layers.push_back(layer);
+  for (const int64_t experts : routes.experts) served.experts = std::max(served.experts, experts);
+  served.fingerprint =
+      serve::short_fingerprint(std::string(runtime::version()), running.scheduler.options().fingerprint);
+  served.sampler = SamplingOptions(options.sampling).generation_options().sampler;
+  served.seed = options.sampling.seed;
+  served.max_tokens = options.sampling.tokens;
+  served.ignore_end = options.sampling.ignore_end;
+  served.template_variables = options.template_variables;
+  served.keeps_states = engine.cache().state.floats() > 0;
+  served.pooling = options.pooling == "last" ? serve::Request::Pooling::last : serve::Request::Pooling::mean;
+  served.lenient = options.lenient;
+}
+
+std::shared_ptr<const serve::ReadyModel> load(const ServeOptions& options, ModelOptions wanted,
+                                              const std::string& name, const std::vector<std::string>& aliases) {
+  options.speculate.check(wanted, false);
+  families::Model model = open_any(wanted);
+  warn_about(model);
+  serve::SchedulerOptions scheduler_options = options.scheduler();
+  const runtime::EngineOptions engine_options =
+      serve::engine_options(model.decoder->spec(), wanted.engine_options(), scheduler_options);
+  const auto running = std::make_shared<Running>(std::move(model), engine_options, wanted, options.speculate, scheduler_options);
+  describe(options, wanted, *running);
+  running->served.name = name, running->served.aliases = aliases;
+  auto ready = std::make_shared<serve::ReadyModel>();
+  ready->served = std::shared_ptr<const serve::ServedModel>(running, &running->served);
+  ready->backend = std::shared_ptr<serve::Backend>(running, &running->backend);
+  return ready;
+}
+
+}  // namespace
+
+std::unique_ptr<serve::ModelShelf> served_models(ServeOptions& options) {
+  const std::vector<ServeOptions::Named> named = options.read_models(), adapters = options.read_adapters();
+  std::vector<serve::ModelOnDemand> models;
+  const auto add = [&](const ModelOptions& wanted, std::string name, std::vector<std::string> aliases, bool stays) {
+    serve::ModelOnDemand model{.name = std::move(name), .aliases = std::move(aliases), .path = wanted.model};
+    model.stays = stays;
+    model.bytes = [&options, wanted] {
+      int64_t cache = options.scheduler().cache_memory;
+      if (cache == 0) cache = base::available_memory() / 4;
+      return bytes_on_disk(wanted.model) + cache;
+    };
+    model.load = [&options, wanted, name = model.name, aliases = model.aliases] {
+      return load(options, wanted, name, aliases);
+    };
+    models.push_back(std::move(model));
+  };
+  if (!options.model.model.empty()) {
+    std::vector<std::string> aliases = options.aliases;
+    std::string name = name_of(options.model.model);
+    if (!aliases.empty()) name = aliases.front(), aliases.erase(aliases.begin());
+    add(options.model, std::move(name), std::move(aliases), true);
+  } else if (!options.aliases.empty()) {
+    throw base::Error(ErrorKind::bad_input, "--alias", "all models have names already", "leave it out");
+  }
+  for (const auto& [name, path] : named) {
+    if (!fs::exists(path)) throw base::Error(ErrorKind::not_found, path, "there is no such model", "");
+    ModelOptions wanted = options.model;
+    wanted.model = path, wanted.adapter.clear();
+    add(wanted, name, {}, false);
+  }
+  for (const auto& [name, path] : adapters) {
+    ModelOptions wanted = options.model;
+    wanted.adapter = path;
+    add(wanted, name, {}, false);
+  }
+  serve::ModelShelfOptions shelf{.unload_after_seconds = options.unload_after};
+  if (!options.models_memory.empty())
+    shelf.memory = read_bytes(options.models_memory, "--models-memory");
+  else if (models.size() > 1)
+    shelf.memory = base::available_memory() / 10 * 9;
+  return std::make_unique<serve::ModelShelf>(std::move(models), shelf);
+}
+
+}  // namespace coterie::cli
