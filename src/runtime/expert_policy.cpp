@@ -163,8 +163,13 @@ ExpertPolicy::Plan ExpertPolicy::plan(int64_t layer, std::span<const ExpertDeman
       while (again[c] < std::ssize(plan.uses) &&
              shape_.class_of(layer, plan.uses[static_cast<size_t>(again[c])].expert) != static_cast<int32_t>(c))
         ++again[c];
-      base::require(again[c] < std::ssize(plan.uses), "expert policy", "every slot is leased by another layer");
-      use.slot = plan.uses[static_cast<size_t>(again[c]++)].slot;
+      if (again[c] < std::ssize(plan.uses)) {
+        use.slot = plan.uses[static_cast<size_t>(again[c]++)].slot;
+      } else {  // none yet: one that was to stay, which others then pass through as well
+        base::require(left > 0, "expert policy", "every slot is leased by another layer");
+        use.slot = chosen[c][next[c]++];
+        slots_[static_cast<size_t>(use.slot)].in_ring = true, ring.push_back(use.slot);
+      }
     }
     int32_t& before = last_use[static_cast<size_t>(use.slot)];
     use.after = before, before = static_cast<int32_t>(plan.uses.size());
