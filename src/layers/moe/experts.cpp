@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "ops/moe/down.h"
 #include "ops/moe/experts.h"
+#include "ops/observer.h"
 
 namespace coterie::layers {
 
@@ -53,6 +54,7 @@ void Experts::forward(ops::Context& context, int64_t layer, tensor::ConstMatrix 
   for (std::span<const int32_t> ids = lease->next(); !ids.empty(); ids = lease->next())
     ops::expert_outputs(context, x, plan, ids, lease->inputs(), lease->outputs(), rule, spec_.hidden, out);
   lease->add_outputs(out);
+  if (context.observer && context.observer->wants_outputs(outputs_)) context.observer->outputs(plan, outputs_, out);
   ops::combine(context, plan, out, y);
 }
 

@@ -52,7 +52,7 @@ ops::RoutingPlan by_slot(const ops::RoutingPlan& plan) {
 }  // namespace
 
 // What a token's weights multiply is x, a row for each slot; the outputs are added up as they are.
-void Moe::forward_scaled(const Batch& batch, tensor::ConstMatrix x, const ops::RoutingPlan& plan,
+void Moe::forward_scaled(const Batch& batch, int64_t layer, tensor::ConstMatrix x, const ops::RoutingPlan& plan,
                          tensor::Matrix y) const {
   ops::Context& context = batch.context;
   if (batch.pass.expert_dropout > 0 && batch.pass.training)
@@ -61,7 +61,10 @@ void Moe::forward_scaled(const Batch& batch, tensor::ConstMatrix x, const ops::R
   const tensor::Matrix inputs = context.arena.matrix(plan.slots(), x.cols);
   const tensor::Matrix outputs = context.arena.matrix(plan.slots(), y.cols);
   ops::to_slots(context, x, plan, ops::ByWeight::yes, inputs);
-  experts_.forward(context, inputs, by_slot(plan), outputs);
+  if (batch.pass.experts)
+    experts_.forward(context, layer, inputs, by_slot(plan), *batch.pass.experts, outputs);
+  else
+    experts_.forward(context, inputs, by_slot(plan), outputs);
   ops::from_slots(context, outputs, plan, ops::ByWeight::no, y);
 }
 
@@ -73,13 +76,11 @@ void Moe::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tens
     ops::jitter(context, x, spec_.jitter, name_rows(batch), static_cast<uint64_t>(2 * layer + 1), shaken);
     x = shaken;
   }
-  if (batch.pass.experts && (soft_ || spec_.scale_inputs || batch.pass.training))
+  if (batch.pass.experts && (soft_ || batch.pass.training))
     base::fail(base::ErrorKind::unsupported, "moe",
                "experts that come from elsewhere serve inference of routers that "
                "choose; {}",
-               soft_                ? "a Soft MoE mixes tokens"
-               : spec_.scale_inputs ? "these weigh what experts read"
-                                    : "this is a step of training");
+               soft_ ? "a Soft MoE mixes tokens" : "this is a step of training");
   if (soft_) {
     for (const SequenceRows& s : batch.sequences)
       if (s.step.routers)
@@ -108,7 +109,7 @@ void Moe::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tens
         experts_.forward(context, in, plan, out, dropped);
     };
     if (spec_.scale_inputs) {
-      forward_scaled(batch, x, plan, y);
+      forward_scaled(batch, layer, x, plan, y);
     } else if (spec_.latent > 0) {
       const tensor::Matrix in = context.arena.matrix(x.rows, spec_.latent);
       const tensor::Matrix out = context.arena.matrix(x.rows, spec_.latent);

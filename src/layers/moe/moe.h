@@ -26,7 +26,8 @@ class Moe {
   void arrange() { experts_.arrange(); }
 
  private:
-  void forward_scaled(const Batch& batch, tensor::ConstMatrix x, const ops::RoutingPlan& plan, tensor::Matrix y) const;
+  void forward_scaled(const Batch& batch, int64_t layer, tensor::ConstMatrix x, const ops::RoutingPlan& plan,
+                      tensor::Matrix y) const;
 
   MoeSpec spec_;
   int64_t width_;
