@@ -198,6 +198,7 @@ void Chat::answer(const std::string& message, bool instead) {
   if (options_.quiet) return;
   if (const std::string gate = describe_last(engines_.report()); !gate.empty()) print_note(gate);
   print_note(describe(reply.statistics, reply.finish, std::nullopt));
+  print_reads(engine);
 }
 
 std::string Chat::contexts() const {
