@@ -30,6 +30,11 @@ set(exports ${PROJECT_SOURCE_DIR}/cmake/libcoterie.map)
 add_library(coterie_shared SHARED $<TARGET_OBJECTS:coterie_runtime>)
 target_include_directories(coterie_shared INTERFACE ${PROJECT_SOURCE_DIR}/include)
 target_link_libraries(coterie_shared PRIVATE coterie_families coterie_lens coterie_warnings)
+set(COTERIE_URING)  # what who links the archive links too
+if(liburing_FOUND)
+  target_link_libraries(coterie_shared PRIVATE PkgConfig::liburing)
+  set(COTERIE_URING -luring)
+endif()
 target_link_options(coterie_shared PRIVATE -Wl,--version-script=${exports} -Wl,--no-undefined)
 set_target_properties(coterie_shared PROPERTIES OUTPUT_NAME coterie VERSION ${PROJECT_VERSION}
   SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR} LINKER_LANGUAGE CXX LINK_DEPENDS ${exports})
@@ -37,6 +42,7 @@ install(TARGETS coterie_shared LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 # The prefix is known when it is installed.
 install(CODE "
   set(PROJECT_VERSION ${PROJECT_VERSION})
+  set(COTERIE_URING ${COTERIE_URING})
   set(CMAKE_INSTALL_LIBDIR ${CMAKE_INSTALL_LIBDIR})
   set(CMAKE_INSTALL_INCLUDEDIR ${CMAKE_INSTALL_INCLUDEDIR})
   configure_file(${PROJECT_SOURCE_DIR}/cmake/coterie.pc.in ${PROJECT_BINARY_DIR}/coterie.pc @ONLY)")

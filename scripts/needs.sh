@@ -3,7 +3,7 @@
 # with apt (as root, or with sudo); where that cannot be done the exact command is printed and the verb stops.
 
 readonly build_packages=(g++ cmake ninja-build pkg-config nlohmann-json3-dev libfmt-dev libcli11-dev libyaml-cpp-dev
-  libedit-dev libboost1.81-dev prometheus-cpp-dev libgtest-dev libbenchmark-dev librapidcheck-dev python3)
+  libedit-dev liburing-dev libboost1.81-dev prometheus-cpp-dev libgtest-dev libbenchmark-dev librapidcheck-dev python3)
 readonly rust_packages=(cargo-web rustc-web) # Debian 12's current Rust; its plain `cargo` is too old
 readonly rust_least=1.87
 readonly test_packages=(qemu-user) # runs the binary as other CPUs

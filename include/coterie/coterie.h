@@ -73,8 +73,9 @@ struct LoadOptions {
   int64_t step_tokens = 512;  // tokens that one step evaluates at most, all sessions together
   bool exact = false;         // decode weights and sum in f32: slower, for comparisons
   CacheType cache_type = CacheType::automatic;
-  int64_t cache_bytes = 0;                        // that the caches of all sessions may take; 0 = what the machine has
-  bool strict = false;                            // refuse config keys that nothing knows, instead of a warning
+  int64_t cache_bytes = 0;  // that the caches of all sessions may take; 0 = what the machine has
+  int64_t memory = 0;   // that the process may take; 0 = what there is. Experts beyond it are read as they are needed
+  bool strict = false;  // refuse config keys that nothing knows, instead of a warning
   std::optional<int64_t> experts_per_token = {};  // route to so many instead of the checkpoint's number
   std::optional<float> router_temperature = {};   // draw experts in proportion to softmax(logits / T)
   std::filesystem::path adapter = {};  // a folder of low-rank matrices (peft's LoRA) added to the weights; empty: none

@@ -26,40 +26,79 @@ int64_t meminfo(std::string_view key) {
   return 0;
 }
 
-// Both cgroup versions; a file that is absent or says "max" sets no limit.
-int64_t read_limit(const char* path) {
+/// One cgroup that bounds this process: its own, or one that holds it.
+struct Group {
+  std::string limit, used, statistics;  // files
+};
+
+// "4:memory:/a/b" (version 1) or "0::/a/b" (version 2) of /proc/self/cgroup. In a container the path may be the host's,
+// which is not there: then the root of what is mounted is the group.
+std::vector<Group> find_groups() {
+  std::vector<Group> groups;
+  std::ifstream file("/proc/self/cgroup");
+  for (std::string line; std::getline(file, line);) {
+    const size_t first = line.find(':'), second = first == line.npos ? first : line.find(':', first + 1);
+    if (second == line.npos) continue;
+    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+    const bool v2 = controllers == ",,";
+    if (!v2 && controllers.find(",memory,") == controllers.npos) continue;
+    const std::string root = v2 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
+    for (std::string path = line.substr(second + 1);; path.erase(path.find_last_of('/'))) {
+      if (path == "/") path.clear();
+      const std::string folder = root + path + "/";
+      groups.push_back({folder + (v2 ? "memory.max" : "memory.limit_in_bytes"),
+                        folder + (v2 ? "memory.current" : "memory.usage_in_bytes"), folder + "memory.stat"});
+      if (path.find('/') == path.npos) break;
+    }
+  }
+  return groups;
+}
+const std::vector<Group>& groups() {
+  static const std::vector<Group> found = find_groups();
+  return found;
+}
+
+// A file that is absent or says "max" sets no limit.
+constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
+int64_t read_number(const std::string& path, int64_t otherwise) {
   std::ifstream file(path);
   int64_t value = 0;
-  return file >> value && value > 0 ? value : std::numeric_limits<int64_t>::max();
+  return file >> value && value > 0 ? value : otherwise;
 }
 int64_t cgroup_limit() {
-  return std::min(read_limit("/sys/fs/cgroup/memory.max"), read_limit("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
+  int64_t least = kNoLimit;
+  for (const Group& group : groups()) least = std::min(least, read_number(group.limit, kNoLimit));
+  return least;
 }
-int64_t cgroup_used() {
-  std::ifstream v2("/sys/fs/cgroup/memory.current"), v1("/sys/fs/cgroup/memory/memory.usage_in_bytes");
-  int64_t value = 0;
-  if (v2 >> value || v1 >> value) return value;
-  return 0;
-}
-int64_t cgroup_file_cache() {
-  std::ifstream file("/sys/fs/cgroup/memory.stat");
+/// Bytes of the page cache that the group could give back; version 1 counts those of the groups in it apart.
+int64_t file_cache(const std::string& statistics) {
+  std::ifstream file(statistics);
   std::string name;
-  int64_t value = 0;
-  while (file >> name >> value)
-    if (name == "file") return value;
-  return 0;
+  int64_t value = 0, own = 0, shared = 0, total = -1, total_shared = 0;
+  while (file >> name >> value) {
+    if (name == "file" || name == "cache") own = value;
+    if (name == "shmem") shared = value;
+    if (name == "total_cache") total = value;
+    if (name == "total_shmem") total_shared = value;
+  }
+  return total >= 0 ? total - total_shared : own - shared;
+}
+/// Bytes that the tightest of the groups has left.
+int64_t cgroup_left() {
+  int64_t least = kNoLimit;
+  for (const Group& group : groups()) {
+    const int64_t limit = read_number(group.limit, kNoLimit);
+    if (limit >= kNoLimit / 4) continue;  // version 1 writes its largest number of pages for none
+    least = std::min(least, limit - read_number(group.used, 0) + file_cache(group.statistics));
+  }
+  return least;
 }
 
 }  // namespace
 
 int64_t total_memory() { return std::min(meminfo("MemTotal:"), cgroup_limit()); }
 
-int64_t available_memory() {
-  const int64_t limit = cgroup_limit();
-  const int64_t machine = meminfo("MemAvailable:");
-  if (limit == std::numeric_limits<int64_t>::max()) return machine;
-  return std::clamp<int64_t>(limit - cgroup_used() + cgroup_file_cache(), 0, machine);
-}
+int64_t available_memory() { return std::clamp<int64_t>(cgroup_left(), 0, meminfo("MemAvailable:")); }
 
 int64_t resident_memory() {
   std::ifstream file("/proc/self/statm");

@@ -189,10 +189,14 @@ int bench_command(BenchCommand& command) {
   runtime::MemoryForecast forecast =
       runtime::forecast_memory(engine.model(), longest, command.step_tokens, engine.cache().dtype, engine.threads());
   forecast.cache *= command.bench.batch;
-  if (!command.model.file_pages && command.model.precision == "fast")
+  if (const runtime::ExpertStore* const store = engine.bytes().store()) {
+    const auto experts = static_cast<size_t>(models::Place::experts);
+    forecast.weights += store->slot_memory() - engine.bytes().weights().held[experts];
+  } else if (!command.model.file_pages && command.model.precision == "fast") {
     forecast.doubled =
         runtime::RepackedWeights(*engine.model().decoder, *engine.model().source, engine.context().kernels.matmul)
             .doubled_bytes();
+  }
 
   command.bench.on_progress = [&](std::string_view text) { progress.show(text); };
   command.bench.on_long = [&](double seconds) {
@@ -220,6 +224,7 @@ int bench_command(BenchCommand& command) {
     print(as_json(command, engine, result, machine, forecast.resident(), load).dump(2) + "\n");
   else
     print(as_text(command, engine, result, machine, forecast.resident(), load));
+  print_reads(engine);
   return 0;
 }
 

@@ -209,6 +209,7 @@ void Chat::answer(const std::string& message, bool instead) {
   if (const std::string gate = describe_last(engines_.report()); !gate.empty()) print_note(gate);
   if (speculator_) print_note(describe(*speculator_));
   print_note(describe(reply.statistics, reply.finish, std::nullopt));
+  print_reads(engine);
 }
 
 std::string Chat::contexts() const {

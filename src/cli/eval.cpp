@@ -196,8 +196,11 @@ int eval_command(const EvalOptions& options) {
                "is for --text, without --silence: it silences them in turn");
   if (!text && !options.silence.empty()) base::fail(base::ErrorKind::bad_input, "--silence", "is for --text");
   runtime::Engines engines = open_engines(options.model);
-  if (options.each_expert) return worths_command(engines, options);
-  return text ? perplexity_command(engines, options) : choices_command(engines, options);
+  const int code = options.each_expert ? worths_command(engines, options)
+                   : text              ? perplexity_command(engines, options)
+                                       : choices_command(engines, options);
+  for (const auto& engine : engines.all()) print_reads(*engine);
+  return code;
 }
 
 }  // namespace

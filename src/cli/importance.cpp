@@ -88,6 +88,7 @@ int importance_command(ImportanceCommand& command) {
   }
   print_note(fmt::format("{}: {} tensors over {} tokens in {:.1f} s, {:.1f} tokens/s", command.out,
                          importance.entries.size(), tokens, seconds, static_cast<double>(tokens) / seconds));
+  print_reads(engine);
   return 0;
 }
 

@@ -13,6 +13,7 @@
 #include "base/plural.h"
 #include "cli/help.h"
 #include "cli/router_option.h"
+#include "cli/serve_options.h"
 #include "cli/terminal.h"
 #include "cli/text_input.h"
 #include "surgery/write/folder.h"
@@ -137,9 +138,20 @@ void ModelOptions::add_engine(CLI::App& app, bool with_context) {
       ->type_name("P")
       ->check(CLI::IsMember({"fast", "f32"}))
       ->capture_default_str();
+  CLI::Option* budget =
+      app.add_option("--memory", memory,
+                     "Memory this process may take, such as 8G (default: what the machine or its cgroup has, less a "
+                     "reserve); where the\nweights are more, experts are read from the disk as they are needed")
+          ->type_name("SIZE");
+  app.add_option("--disk-reader", disk_reader,
+                 "How experts are then read: by threads, by uring (io_uring), or buffered (through the page cache)")
+      ->type_name("R")
+      ->check(CLI::IsMember({"threads", "uring", "buffered"}))
+      ->capture_default_str();
   app.add_flag("--file-pages", file_pages,
                "Read the weights from the file as it is mapped (mmap) and copy nothing; otherwise they are copied into "
-               "memory in the order the kernels read, while there is room");
+               "memory in the order the kernels read, while there is room")
+      ->excludes(budget);
   app.add_option(
          "--cache-type", cache_type,
          "The type of cached keys and values: f32, f16, bf16 or q8_0 (default: f16, and f32 with --precision f32)")
@@ -165,6 +177,11 @@ runtime::EngineOptions ModelOptions::engine_options() const {
   if (!cache_type.empty()) options.cache_type = tensor::dtype_by_name(cache_type);
   options.move_weights = !file_pages;
   options.drafted = drafted;
+  if (!memory.empty()) options.memory = read_bytes(memory, "--memory");
+  options.disk_reader = disk_reader == "uring"      ? runtime::DiskReader::uring
+                        : disk_reader == "buffered" ? runtime::DiskReader::buffered
+                                                    : runtime::DiskReader::threads;
+  options.on_note = [](const std::string& note) { print_note(note); };
   return options;
 }
 
@@ -189,9 +206,6 @@ void refuse_existing_output(const families::Model& made_of, const std::filesyste
 
 void warn_about(const families::Model& model) {
   for (const std::string& warning : model.warnings) print_warning(warning);
-  if (model.source && model.source->file_bytes() > base::total_memory())
-    print_warning(fmt::format("the weights are {}, the memory is {}: they will be read from the disk again and again",
-                              base::human_bytes(model.source->file_bytes()), base::human_bytes(base::total_memory())));
 }
 
 runtime::Engine open_engine(const ModelOptions& options) {
@@ -301,6 +315,28 @@ std::string describe(const runtime::GenerationStatistics& statistics, runtime::F
   text += fmt::format(" · {}", name(finish));
   if (seed) text += fmt::format(" · seed {}", *seed);
   return text;
+}
+
+std::string describe_reads(runtime::Engine& engine) {
+  runtime::ExpertStore* const store = engine.bytes().store();
+  if (!store) return {};
+  const runtime::StreamFigures& figures = store->figures();
+  const auto kind = [](std::string_view name, const runtime::StreamFigures::Kind& of) {
+    if (of.tokens == 0) return std::string();
+    return fmt::format(" · {} {:.1f} % hits, {:.1f} MB a token, waited {:.1f} ms a token", name, 100 * of.hit_share(),
+                       of.bytes_per_token() / 1e6, 1e3 * of.stalled / static_cast<double>(of.tokens));
+  };
+  std::string text = "experts from the disk" + kind("prompt", figures.prompt) + kind("decode", figures.decode);
+  if (const double rate = figures.bytes_per_second(); rate > 0) {
+    text += fmt::format(" · {:.0f} MB/s", rate / 1e6);
+    if (const double disk = engine.bytes().disk_rate(); disk > 0)
+      text += fmt::format(", {:.0f} % of the rate measured at the start", 100 * rate / disk);
+  }
+  return text + fmt::format(" · {}, {}", store->reader().name(), store->reader().direct() ? "direct" : "buffered");
+}
+
+void print_reads(runtime::Engine& engine) {
+  if (const std::string reads = describe_reads(engine); !reads.empty()) print_note(reads);
 }
 
 }  // namespace coterie::cli

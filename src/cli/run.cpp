@@ -145,6 +145,7 @@ int run_command(RunOptions& options) {
     const bool drawn = !options.sampling.greedy && options.sampling.temperature > 0;
     print_note(describe(generation.statistics(), generation.finish(),
                         drawn || !options.model.router.empty() ? options.sampling.seed : std::nullopt));
+    print_reads(engine);
   }
   return generation.finish() == runtime::Finish::interrupted ? base::exit_code(base::ErrorKind::interrupted) : 0;
 }

@@ -336,7 +336,10 @@ int run_lines(LinesOptions options) {
   if (answers.done() > 0 && !options.quiet)
     print_note(fmt::format("{}: {} of {} prompts are answered already", options.out, answers.done(), lines.size()));
   runtime::Engines engines = open_engines(options.model);
-  return Runner(options, lines, engines, answers).run();
+  const int code = Runner(options, lines, engines, answers).run();
+  if (!options.quiet)
+    for (const auto& engine : engines.all()) print_reads(*engine);
+  return code;
 }
 
 }  // namespace coterie::cli

@@ -87,6 +87,7 @@ int record(TraceOptions& options) {
   print_note(fmt::format("{}: {} in {}, {}; {:.1f} s, {:.1f} tokens/s", options.out, base::plural(tokens, "token"),
                          base::plural(std::ssize(sequences), "sequence"), base::human_bytes(writer.bytes()), seconds,
                          static_cast<double>(tokens) / seconds));
+  print_reads(engine);
   return 0;
 }
 

@@ -16,7 +16,7 @@ namespace coterie::runtime {
 
 namespace {
 
-constexpr double kNow = std::numeric_limits<double>::infinity();  // of move_weights()
+constexpr double kNow = std::numeric_limits<double>::infinity();  // of advance()
 
 int64_t checked_context(const models::Decoder& decoder, int64_t context) {
   const models::ModelSpec& spec = decoder.spec();
@@ -34,6 +34,14 @@ int64_t checked_cache_bytes(const EngineOptions& options) {
   if (options.cache_bytes < 0)
     base::fail(base::ErrorKind::bad_input, "cache bytes", "are {}, expected at least 0", options.cache_bytes);
   return options.cache_bytes;
+}
+
+/// Positions of cache to leave room for beside experts that are read as they are needed: those asked for, or else a
+/// twelfth of the memory's worth.
+int64_t planned_positions(const EngineOptions& options, const CacheShape& shape, int64_t context) {
+  if (options.context > 0 || shape.page_bytes() == 0) return context;
+  const int64_t room = memory_budget(options.memory).bytes / 12 / std::max<int64_t>(shape.position_bytes(), 1);
+  return std::min(context, std::clamp<int64_t>(room, 1024, 32768));
 }
 
 tensor::DType cache_type(const EngineOptions& options) {
@@ -73,17 +81,30 @@ Engine::Engine(families::Model model, const EngineOptions& options)
                            ? fmt::format("scratch of {} tokens and KV cache of {} positions", step, options.context)
                            : fmt::format("scratch of {} tokens", step),
                        "a smaller `context` needs less");
-  weights_moved_ = !options_.move_weights;
-  // What has been repacked cannot be given back to the disk: not where the weights fill the memory.
-  if (!weights_moved_ && options_.precision == ops::Precision::fast &&
-      model_.source->file_bytes() + base::total_memory() / 8 < base::total_memory())
-    repacked_.emplace(*model_.decoder, *model_.source, context_.kernels.matmul);
+  const int64_t positions = planned_positions(options_, *cache_shape_, context_size_);
+  bytes_ = std::make_unique<ModelBytes>(
+      model_, pool_, context_.kernels.matmul,
+      ModelBytes::Options{
+          .move = options_.move_weights,
+          .repack = options_.precision == ops::Precision::fast,
+          .memory = options_.memory,
+          .expert_memory = options_.expert_memory,
+          .cache = options_.cache_bytes > 0 ? options_.cache_bytes : cache_bytes(*cache_shape_, positions),
+          .scratch = scratch,
+          .reader = options_.disk_reader,
+          .make_reader = options_.make_reader});
+  if (const std::string note = bytes_->note(); options_.on_note && !note.empty()) options_.on_note(note);
+  if (bytes_->store() && options_.cache_bytes == 0 && options_.context == 0 && options_.expert_memory == 0) {
+    // The rest of the memory is the experts': a context that nobody asked for is as long as was planned for.
+    context_size_ = positions;
+    pages_ = std::make_shared<PagePool>(cache_shape_->page_bytes(), cache_bytes(*cache_shape_, positions));
+  }
   // Smaller models are read from the caches, where the ways of walking weights do not differ: nothing is measured for
   // them.
   constexpr int64_t kLarge = 64 << 20;
   if (const auto forced = forced_walk())
     context_.read_ahead = *forced;
-  else if (repacked_ && model_.source->file_bytes() >= kLarge)
+  else if (bytes_->repacks() && !bytes_->store() && model_.source->file_bytes() >= kLarge)
     context_.read_ahead = walk_of_this_machine(pool_, context_.kernels).read_ahead;
 }
 
@@ -126,11 +147,21 @@ tensor::Matrix Engine::evaluate(std::span<const models::SequenceStep> given, con
   }
   for (const models::SequenceStep& step : steps) step.state->make_room(std::ssize(step.ids));
 
+  layers::PassOptions with = pass;
+  if (ExpertStore* const store = bytes_->store(); store && !with.experts) {
+    const bool prompt = std::any_of(steps.begin(), steps.end(), [](const models::SequenceStep& step) {
+      return std::ssize(step.ids) >= ExpertStore::kPrompt;
+    });
+    int64_t tokens = 0;
+    for (const models::SequenceStep& step : steps) tokens += std::ssize(step.ids);
+    store->begin_step(tokens, prompt);
+    with.experts = store;
+  }
   arena_.reset();
   const base::Stopwatch clock;
   tensor::Matrix logits;
   try {
-    logits = model_.decoder->forward(context_, steps, pass);
+    logits = model_.decoder->forward(context_, steps, with);
   } catch (...) {
     for (const models::SequenceStep& step : steps) step.state->abandon();
     throw;
@@ -138,28 +169,11 @@ tensor::Matrix Engine::evaluate(std::span<const models::SequenceStep> given, con
   for (size_t i = 0; i < steps.size(); ++i)
     left[i] ? steps[i].state->abandon() : steps[i].state->advance(std::ssize(steps[i].ids));
   // A quarter as long again as the step took, until all is moved.
-  move_weights(clock.seconds() / 4);
+  bytes_->advance(clock.seconds() / 4);
   return logits;
 }
 
-void Engine::move_weights(double seconds) {
-  if (weights_moved_) return;
-  const base::Stopwatch clock;
-  const int64_t spare = base::total_memory() / 8;
-  if (repacked_) {
-    repacked_->advance(pool_, seconds, spare);
-    if (!repacked_->done()) return;
-  }
-  if (!large_pages_)
-    large_pages_.emplace(*model_.source,
-                         [&](std::span<const std::byte> bytes) { return repacked_ && repacked_->holds(bytes); });
-  large_pages_->advance(pool_, seconds - clock.seconds(), spare);
-  if (!large_pages_->done()) return;
-  large_pages_.reset();
-  weights_moved_ = true;
-}
-
-void Engine::move_all_weights() { move_weights(kNow); }
+void Engine::move_all_weights() { bytes_->advance(kNow); }
 
 Engine::Products Engine::products() const {
   int64_t blocks = 0, tiles = 0, all = 0;

@@ -1,17 +1,18 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
 #include "families/open.h"
 #include "ops/context.h"
 #include "runtime/kv_cache.h"
-#include "runtime/large_pages.h"
-#include "runtime/repacked_weights.h"
+#include "runtime/model_bytes.h"
 #include "tensor/arena.h"
 #include "threads/pool.h"
 
@@ -26,6 +27,15 @@ struct EngineOptions {
   int64_t cache_bytes = 0;                  // of the pages of all sequences' caches; 0 = what the machine has
   // While there is memory to spare, weights are repacked for the kernels, and what cannot be moves to large pages.
   bool move_weights = true;
+  // Bytes that the process may have resident; 0 = what the machine, or its cgroup, has. Where the weights are more,
+  // routed experts are read from the disk as they are needed (expert_store/expert_store.h).
+  int64_t memory = 0;
+  // Above 0: experts are read as they are needed into so much memory, whether or not they would fit.
+  int64_t expert_memory = 0;
+  DiskReader disk_reader = DiskReader::threads;
+  std::function<std::unique_ptr<BlockReader>(const FileTable& files)> make_reader = {};  // for tests
+  // Is told, once, what whoever waits for the model should know: that and how experts are read from the disk.
+  std::function<void(const std::string& note)> on_note = {};
   // For models with recurrent states: positions between snapshots of them, and how many a sequence keeps. They are
   // what going back to an earlier position costs nothing by.
   int64_t snapshot_interval = 1024, snapshots = 8;
@@ -71,13 +81,15 @@ class Engine {
   /// speed of a model that has run for a while.
   void move_all_weights();
 
+  /// Where the weights are, and what reads them from the disk.
+  ModelBytes& bytes() { return *bytes_; }
+  const ModelBytes& bytes() const { return *bytes_; }
+
   /// What most of a prompt's products are: those of the formats that most bytes of the weights are in.
   enum class Products { f32, int8, tiles };
   Products products() const;
 
  private:
-  void move_weights(double seconds);
-
   families::Model model_;
   EngineOptions options_;
   int64_t context_size_;
@@ -86,9 +98,7 @@ class Engine {
   ops::Context context_;
   std::shared_ptr<const CacheShape> cache_shape_;
   std::shared_ptr<PagePool> pages_;
-  std::optional<RepackedWeights> repacked_;  // what the decoder reads
-  std::optional<LargePages> large_pages_;
-  bool weights_moved_ = false;  // nothing is left to be repacked or moved
+  std::unique_ptr<ModelBytes> bytes_;  // what the decoder reads
 };
 
 }  // namespace coterie::runtime

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/memory.h"
 #include "families/ensemble/ensemble_decoder.h"
 #include "families/ensemble/ensemble_model.h"
 
@@ -26,7 +27,17 @@ Engines::Engines(const std::filesystem::path& folder, const families::OpenOption
     report_->models = families::names_of(*gate_, models);
     EngineOptions each = options;
     if (each.cache_bytes > 0) each.cache_bytes = std::max<int64_t>(each.cache_bytes / std::ssize(models), 1);
-    for (families::Model& model : models) engines_.push_back(std::make_unique<Engine>(std::move(model), each));
+    // A budget is divided by what the models weigh; what the process holds without them counts for each.
+    const int64_t before = base::resident_memory();
+    double all = 0;
+    for (const families::Model& model : models) all += static_cast<double>(model.source->file_bytes());
+    for (families::Model& model : models) {
+      const double share = static_cast<double>(model.source->file_bytes()) / std::max(all, 1.0);
+      if (options.memory > before)
+        each.memory =
+            base::resident_memory() + static_cast<int64_t>(share * static_cast<double>(options.memory - before));
+      engines_.push_back(std::make_unique<Engine>(std::move(model), each));
+    }
     return;
   }
   families::EnsembleModel gated = open_ensemble(*gate_, folder, open);

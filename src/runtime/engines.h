@@ -35,8 +35,8 @@ struct GateReport {
 class Engines {
  public:
   Engines(families::Model model, const EngineOptions& options);
-  /// The gate in `folder` and its models. Models with an engine each share EngineOptions::cache_bytes. Throws as
-  /// read_gate, open_model and Engine do.
+  /// The gate in `folder` and its models. Models with an engine each share EngineOptions::cache_bytes and memory.
+  /// Throws as read_gate, open_model and Engine do.
   Engines(const std::filesystem::path& folder, const families::OpenOptions& open, const EngineOptions& options);
   Engines(Engines&&) noexcept;
   ~Engines();

@@ -120,7 +120,7 @@ bool LargePages::move(threads::Pool& pool, const Piece& piece) {
                       ::mremap(copy, static_cast<size_t>(piece.bytes), static_cast<size_t>(piece.bytes),
                                MREMAP_MAYMOVE | MREMAP_FIXED, piece.data) != MAP_FAILED;
   if (placed) {
-    moved_ += piece.bytes;
+    moved_ += piece.bytes, there_.push_back(piece);
     if (copy > base) ::munmap(base, static_cast<size_t>(copy - base));
     std::byte* const end = copy + piece.bytes;
     if (end < base + room) ::munmap(end, static_cast<size_t>(base + room - end));
@@ -128,6 +128,11 @@ bool LargePages::move(threads::Pool& pool, const Piece& piece) {
     ::munmap(base, room);
   }
   return placed;
+}
+
+bool LargePages::holds(const std::byte* at) const {
+  return std::any_of(there_.begin(), there_.end(),
+                     [&](const Piece& piece) { return at >= piece.data && at < piece.data + piece.bytes; });
 }
 
 }  // namespace coterie::runtime

@@ -34,6 +34,8 @@ class LargePages {
 
   bool done() const { return next_ >= pieces_.size(); }
   int64_t moved_bytes() const { return moved_; }
+  /// Whether this byte of a file's mapping has been moved.
+  bool holds(const std::byte* at) const;
 
  private:
   struct Piece {
@@ -42,7 +44,7 @@ class LargePages {
   };
   bool move(threads::Pool& pool, const Piece& piece);
 
-  std::vector<Piece> pieces_;
+  std::vector<Piece> pieces_, there_;  // there_: moved
   size_t next_ = 0;
   int64_t moved_ = 0;
 };

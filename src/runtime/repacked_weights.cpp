@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <limits>
-#include <map>
 #include <utility>
 
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/memory.h"
+#include "runtime/weight_moves.h"
 
 namespace coterie::runtime {
 
@@ -82,40 +82,6 @@ class RepackedWeights::Collector : public layers::TensorReader {
   std::vector<std::span<const std::byte>> files_;
 };
 
-/// Points slots elsewhere, by where the first weight of each lies.
-class RepackedWeights::Pointer : public layers::TensorVisitor {
- public:
-  void add(const std::vector<Weight>& from, std::vector<Weight> to, bool stack) {
-    moves_.emplace(from.front().data, Move{from.front(), std::move(to), stack});
-  }
-  void matrix(const Tensor&, int64_t, int64_t, Weight& slot) override {
-    if (const Move* move = find(slot, false)) slot = move->to.front();
-  }
-  void vector(const Tensor&, int64_t, layers::Vector&) override {}
-  void stack(const Tensor&, int64_t, int64_t, int64_t, std::vector<Weight>& slots) override {
-    const Move* move = slots.empty() ? nullptr : find(slots.front(), true);
-    if (move && move->to.size() == slots.size()) slots = move->to;
-  }
-
- private:
-  struct Move {
-    Weight from;
-    std::vector<Weight> to;
-    bool stack;
-  };
-  const Move* find(const Weight& slot, bool stack) const {
-    const auto [begin, end] = moves_.equal_range(slot.data);  // pieces of one tensor may begin at one address
-    const auto found = std::find_if(begin, end, [&](const auto& each) {
-      const Move& move = each.second;
-      return move.stack == stack && slot.dtype == move.from.dtype && slot.rows == move.from.rows &&
-             slot.row_stride == move.from.row_stride;
-    });
-    return found == end ? nullptr : &found->second;
-  }
-
-  std::multimap<const std::byte*, Move> moves_;
-};
-
 RepackedWeights::RepackedWeights(models::Decoder& decoder, const checkpoint::TensorSource& source,
                                  const kernels::MatmulKernels& kernels)
     : decoder_(decoder), kernels_(kernels) {
@@ -129,7 +95,7 @@ RepackedWeights::RepackedWeights(models::Decoder& decoder, const checkpoint::Ten
 RepackedWeights::~RepackedWeights() {
   if (repacked_.empty()) return;
   try {
-    Pointer back;
+    WeightMoves back;
     for (const Part& part : repacked_) back.add(part.repacked, part.weights, part.stack);
     decoder_.rebind(back);
   } catch (...) {  // no memory for it: then the decoder must not run again, and mostly goes with this
@@ -206,7 +172,7 @@ void RepackedWeights::repack_panels(threads::Pool& pool, Part& part, int64_t cou
 
 void RepackedWeights::point_there() {
   if (unread_bytes_ == 0) return;
-  Pointer there;
+  WeightMoves there;
   const auto first = repacked_.begin() + static_cast<int64_t>(read_parts_);
   for (auto part = first; part != repacked_.end(); ++part) there.add(part->weights, part->repacked, part->stack);
   decoder_.rebind(there);

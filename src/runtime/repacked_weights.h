@@ -53,7 +53,6 @@ class RepackedWeights {
     bool stack = false;
   };
   class Collector;
-  class Pointer;
 
   void repack_panels(threads::Pool& pool, Part& part, int64_t count) const;
   int64_t panels_each(const Part& part) const { return part.weights.front().rows / kernels_.panel_rows; }

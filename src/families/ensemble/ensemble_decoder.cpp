@@ -72,6 +72,20 @@ class PartObserver final : public layers::Observer {
   int64_t first_;
 };
 
+/// A source of experts that numbers the layers of all models.
+class PartExperts final : public layers::ExpertSource {
+ public:
+  PartExperts(layers::ExpertSource& whole, int64_t first) : whole_(whole), first_(first) {}
+  std::unique_ptr<layers::ExpertLease> lease(const layers::ExpertCall& call) override {
+    return whole_.lease(
+        {.layer = first_ + call.layer, .plan = call.plan, .x = call.x, .inputs = call.inputs, .outputs = call.outputs});
+  }
+
+ private:
+  layers::ExpertSource& whole_;
+  int64_t first_;
+};
+
 /// A sequence's hook, which numbers the layers of all models.
 class PartHook final : public layers::RouterHook {
  public:
@@ -225,9 +239,6 @@ void EnsembleDecoder::fix(std::vector<double> weights) {
 Matrix EnsembleDecoder::forward(ops::Context& context, std::span<const models::SequenceStep> steps,
                                 const models::PassOptions& options) const {
   base::require(!context.tape && !options.training, "gate", "the models of an ensemble cannot be trained together");
-  if (options.experts)
-    throw base::Error(ErrorKind::unsupported, "gate", "the models of an ensemble hold their experts themselves",
-                      "ask one of them");
   if (options.hidden)
     throw base::Error(ErrorKind::unsupported, "gate", "the models of an ensemble have no hidden state in common",
                       "ask one of them");
@@ -298,8 +309,10 @@ Matrix EnsembleDecoder::forward(ops::Context& context, std::span<const models::S
     std::optional<PartObserver> part;
     if (options.observer) part.emplace(*options.observer, first);
     layers::Observers observers{part ? &*part : nullptr, reading && i == gate_.reader ? &reader : nullptr};
-    const Matrix logits =
-        models_[static_cast<size_t>(i)].decoder->forward(context, parts, {.observer = observers.get()});
+    std::optional<PartExperts> experts;
+    if (options.experts) experts.emplace(*options.experts, first);
+    const Matrix logits = models_[static_cast<size_t>(i)].decoder->forward(
+        context, parts, {.observer = observers.get(), .experts = experts ? &*experts : nullptr});
     if (rows > 0) sum.add(i, logits);
   }
   sum.finish();

@@ -61,7 +61,7 @@ ops::RoutingPlan by_slot(const ops::RoutingPlan& plan) {
 }  // namespace
 
 // What a token's weights multiply is x, a row for each slot; the outputs are added up as they are.
-void Moe::forward_scaled(const Batch& batch, tensor::ConstMatrix x, const ops::RoutingPlan& plan,
+void Moe::forward_scaled(const Batch& batch, tensor::ConstMatrix x, const ops::RoutingPlan& plan, Run run,
                          tensor::Matrix y) const {
   ops::Context& context = batch.context;
   if (batch.pass.expert_dropout > 0 && batch.pass.training)
@@ -70,11 +70,11 @@ void Moe::forward_scaled(const Batch& batch, tensor::ConstMatrix x, const ops::R
   const tensor::Matrix inputs = context.arena.matrix(plan.slots(), x.cols);
   const tensor::Matrix outputs = context.arena.matrix(plan.slots(), y.cols);
   ops::to_slots(context, x, plan, ops::ByWeight::yes, inputs);
-  experts_.forward(context, inputs, by_slot(plan), outputs);
+  run(inputs, by_slot(plan), outputs);
   ops::from_slots(context, outputs, plan, ops::ByWeight::no, y);
 }
 
-void Moe::forward_soft(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const {
+void Moe::forward_soft(const Batch& batch, int64_t layer, tensor::ConstMatrix x, Run run, tensor::Matrix y) const {
   ops::Context& context = batch.context;
   for (const SequenceRows& s : batch.sequences)
     if (s.step.routers)
@@ -87,30 +87,20 @@ void Moe::forward_soft(const Batch& batch, int64_t layer, tensor::ConstMatrix x,
         {.layer = layer, .experts = spec_.router.experts, .logits = mixed.logits, .sequences = batch.sequences});
   const tensor::Matrix outputs = context.arena.matrix(mixed.x.rows, mixed.x.cols);
   base::require(batch.pass.expert_dropout == 0 || !batch.pass.training, "moe", "soft mixtures have no expert dropout");
-  experts_.forward(context, mixed.x, mixed.plan, outputs);
+  run(mixed.x, mixed.plan, outputs);
   soft_->to_tokens(batch, mixed, outputs, y);
 }
 
-void Moe::forward_routed(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const {
+void Moe::forward_routed(const Batch& batch, tensor::ConstMatrix x, const ops::RoutingPlan& plan, Run run,
+                         tensor::Matrix y) const {
   ops::Context& context = batch.context;
-  ops::ExpertDropout dropped;
-  if (batch.pass.expert_dropout > 0 && batch.pass.training)
-    dropped = {batch.pass.expert_dropout, name_rows(batch),
-               kExpertPlaces + static_cast<uint64_t>(layer) * kPlacesOfALayer};
-  const ops::RoutingPlan plan = router_->forward(batch, layer, x);
   if (experts_norm_) {
     const tensor::Matrix normed = context.arena.matrix(x.rows, x.cols);
     experts_norm_->forward(context, x, normed);
     x = normed;
   }
-  const auto run = [&](tensor::ConstMatrix in, const ops::RoutingPlan& by, tensor::Matrix out) {
-    if (batch.pass.experts)
-      experts_.forward(context, layer, in, by, *batch.pass.experts, out);
-    else
-      experts_.forward(context, in, by, out, dropped);
-  };
   if (spec_.scale_inputs) {
-    forward_scaled(batch, x, plan, y);
+    forward_scaled(batch, x, plan, run, y);
   } else if (spec_.latent > 0) {
     const tensor::Matrix in = context.arena.matrix(x.rows, spec_.latent);
     const tensor::Matrix out = context.arena.matrix(x.rows, spec_.latent);
@@ -126,10 +116,9 @@ void Moe::forward_routed(const Batch& batch, int64_t layer, tensor::ConstMatrix 
   }
 }
 
-void Moe::forward_shared(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix y) const {
+void Moe::forward_shared(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix s) const {
   ops::Context& context = batch.context;
   const tensor::ArenaScope scratch(context.arena);
-  const tensor::Matrix s = spec_.shortcut ? y : context.arena.matrix(x.rows, x.cols);
   tensor::ConstMatrix in = x;
   if (shared_norm_) {
     const tensor::Matrix normed = context.arena.matrix(x.rows, x.cols);
@@ -138,14 +127,6 @@ void Moe::forward_shared(const Batch& batch, tensor::ConstMatrix x, tensor::Matr
   }
   shared_->forward(batch, in, s);
   if (shared_post_norm_) shared_post_norm_->forward(context, s, s);
-  if (spec_.shortcut) return;
-  if (spec_.shared_gate) {
-    const tensor::Matrix gate = context.arena.matrix(x.rows, 1);
-    ops::matmul(context, x, shared_gate_, nullptr, gate);
-    ops::add_gated(context, s, gate, y);
-  } else {
-    ops::add(context, s, y);
-  }
 }
 
 void Moe::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const {
@@ -156,22 +137,48 @@ void Moe::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tens
     ops::jitter(context, x, spec_.jitter, name_rows(batch), static_cast<uint64_t>(2 * layer + 1), shaken);
     x = shaken;
   }
-  if (batch.pass.experts && (soft_ || spec_.scale_inputs || batch.pass.training))
+  if (batch.pass.experts && batch.pass.training)
     base::fail(base::ErrorKind::unsupported, "moe",
-               "experts that come from elsewhere serve inference of routers that "
-               "choose; {}",
-               soft_                ? "a Soft MoE mixes tokens"
-               : spec_.scale_inputs ? "these weigh what experts read"
-                                    : "this is a step of training");
+               "experts that come from elsewhere serve inference; this is a step of training");
   base::require(!spec_.shortcut || batch.shortcut.data, "moe", "a shortcut without memory for it");
   const tensor::Matrix routed = spec_.shortcut ? batch.shortcut : y;
-  if (soft_)
-    forward_soft(batch, layer, x, routed);
-  else
-    forward_routed(batch, layer, x, routed);
+  const auto shared_output = [&] { return spec_.shortcut ? y : context.arena.matrix(x.rows, x.cols); };
+  // The shared expert reads nothing of the others: where these come from elsewhere it is computed meanwhile.
+  tensor::Matrix s;
+  if (shared_ && batch.pass.experts) s = shared_output();
+  ops::ExpertDropout dropped;
+  const auto run = [&](tensor::ConstMatrix in, const ops::RoutingPlan& plan, tensor::Matrix out) {
+    if (!batch.pass.experts) return experts_.forward(context, in, plan, out, dropped);
+    experts_.forward(context, layer, in, plan, *batch.pass.experts, out, [&] {
+      if (shared_) forward_shared(batch, x, s);
+    });
+  };
+  if (soft_) {
+    forward_soft(batch, layer, x, run, routed);
+  } else {
+    if (batch.pass.expert_dropout > 0 && batch.pass.training)
+      dropped = {batch.pass.expert_dropout, name_rows(batch),
+                 kExpertPlaces + static_cast<uint64_t>(layer) * kPlacesOfALayer};
+    const ops::RoutingPlan plan = router_->forward(batch, layer, x);
+    forward_routed(batch, x, plan, run, routed);
+  }
   if (experts_post_norm_) experts_post_norm_->forward(context, routed, routed);
   if (spec_.output_bias) ops::add_to_rows(context, bias_.data(), routed);
-  if (shared_) forward_shared(batch, x, y);
+  if (!shared_) return;
+
+  const tensor::ArenaScope scratch(context.arena);
+  if (!s.data) {
+    s = shared_output();
+    forward_shared(batch, x, s);
+  }
+  if (spec_.shortcut) return;  // s is y
+  if (spec_.shared_gate) {
+    const tensor::Matrix gate = context.arena.matrix(x.rows, 1);
+    ops::matmul(context, x, shared_gate_, nullptr, gate);
+    ops::add_gated(context, s, gate, y);
+  } else {
+    ops::add(context, s, y);
+  }
 }
 
 }  // namespace coterie::layers

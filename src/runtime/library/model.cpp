@@ -32,6 +32,7 @@ runtime::EngineOptions engine_options(const LoadOptions& options) {
   engine.context = options.context;
   engine.step_tokens = options.step_tokens;
   engine.cache_bytes = options.cache_bytes;
+  engine.memory = options.memory;
   engine.precision = options.exact ? ops::Precision::f32 : ops::Precision::fast;
   switch (options.cache_type) {
     case CacheType::automatic: break;

@@ -1,0 +1,33 @@
+#include "runtime/weight_moves.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace coterie::runtime {
+
+using tensor::Weight;
+
+void WeightMoves::add(const std::vector<Weight>& from, std::vector<Weight> to, bool stack) {
+  moves_.emplace(from.front().data, Move{from.front(), std::move(to), stack});
+}
+
+void WeightMoves::matrix(const Tensor&, int64_t, int64_t, Weight& slot) {
+  if (const Move* move = find(slot, false)) slot = move->to.front();
+}
+
+void WeightMoves::stack(const Tensor&, int64_t, int64_t, int64_t, std::vector<Weight>& slots) {
+  const Move* move = slots.empty() ? nullptr : find(slots.front(), true);
+  if (move && move->to.size() == slots.size()) slots = move->to;
+}
+
+const WeightMoves::Move* WeightMoves::find(const Weight& slot, bool stack) const {
+  const auto [begin, end] = moves_.equal_range(slot.data);  // pieces of one tensor may begin at one address
+  const auto found = std::find_if(begin, end, [&](const auto& each) {
+    const Move& move = each.second;
+    return move.stack == stack && slot.dtype == move.from.dtype && slot.rows == move.from.rows &&
+           slot.row_stride == move.from.row_stride;
+  });
+  return found == end ? nullptr : &found->second;
+}
+
+}  // namespace coterie::runtime

@@ -1,0 +1,138 @@
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "families/family.h"
+#include "laws/models/bench.h"
+#include "runtime/expert_store/expert_store.h"
+#include "runtime/expert_store/stream_plan.h"
+#include "support/fake_reader.h"
+
+// A law: a model whose experts are read as they are needed, into slots for all of them, for a part or for a single one,
+// gives the bits of the model in memory, in whichever order its reads end, on 1 to 4 threads, for prompts, decoded
+// tokens and batches. The bound weights are rubbish meanwhile, so nothing is read of them.
+namespace coterie::laws {
+namespace {
+
+using runtime::ExpertLayout;
+using runtime::ExpertStore;
+using runtime::test::FakeReader;
+
+/// All experts of a model, copied; the model's own are overwritten once `spoil` is called.
+class Streamed {
+ public:
+  explicit Streamed(const tiny::Model& model) : source_(*model.source) {
+    layout_ = ExpertLayout::of(*model.decoder, source_, files_);
+    layout_.fit(FakeReader::kUnit);
+    whole_ = std::make_unique<FakeReader>(layout_, 0);
+  }
+  const ExpertLayout& layout() const { return layout_; }
+
+  void spoil() {
+    for (const ExpertLayout::Layer& layer : layout_.layers)
+      for (const runtime::StoredExpert& expert : layer.experts)
+        for (const runtime::ExpertPart& part : expert.parts)
+          std::memset(const_cast<std::byte*>(part.mapped), 0xff, static_cast<size_t>(part.bytes));
+  }
+  std::unique_ptr<ExpertStore> store(std::vector<int64_t> slots, uint64_t seed) {
+    auto reader = std::make_unique<FakeReader>(*whole_);
+    reader->shuffle(seed);
+    return std::make_unique<ExpertStore>(layout_, source_, files_, std::move(reader), std::move(slots));
+  }
+
+ private:
+  runtime::test::PlacedSource source_;
+  runtime::FileTable files_;
+  ExpertLayout layout_;
+  std::unique_ptr<FakeReader> whole_;
+};
+
+class Streaming : public Law {
+ protected:
+  tiny::Model model = model_of(GetParam());
+  const models::ModelSpec& spec = model.decoder->spec();
+  std::vector<int32_t> ids = some_ids(23, spec.vocabulary, 1), others = some_ids(9, spec.vocabulary, 2);
+
+  /// A prompt, the same in pieces that end with single tokens, and two sequences side by side.
+  std::vector<std::vector<float>> results(layers::ExpertSource* source, int threads) {
+    Runner run(GetParam(), *model.decoder, threads);
+    run.experts = source;
+    constexpr int64_t kPieces[] = {5, 1, 1, 9, 1, 1, 5};
+    std::vector<std::vector<float>> all{run.whole(ids), run.pieces(ids, kPieces)};
+    layers::ResidentState first = run.state(), second = run.state();
+    layers::ResidentState* states[] = {&first, &second};
+    const std::span<const int32_t> prompts[] = {ids, others},
+                                   tokens[] = {std::span(ids).first(1), std::span(others).first(1)};
+    all.push_back(run.step(prompts, states));
+    all.push_back(run.step(tokens, states));
+    return all;
+  }
+  void expect_same(const std::vector<std::vector<float>>& found, const std::vector<std::vector<float>>& expected,
+                   const std::string& what) {
+    for (size_t i = 0; i < found.size(); ++i) expect_same_bits(found[i], expected[i], what + std::to_string(i));
+  }
+};
+
+TEST_P(Streaming, ExpertsFromSlotsGiveTheSameBits) {
+  const std::vector<std::vector<float>> before = results(nullptr, 2);
+  Streamed streamed(model);
+  const ExpertLayout& layout = streamed.layout();
+  streamed.spoil();
+  const std::vector<int64_t> one(layout.class_experts.size(), 1);
+  const std::vector<std::vector<int64_t>> budgets = {layout.class_experts,
+                                                     runtime::divide_slots(layout, spec, 2 * layout.expert_bytes() / 5),
+                                                     runtime::divide_slots(layout, spec, 0), one};
+  for (size_t i = 0; i < budgets.size(); ++i) {
+    const auto threads = static_cast<int>(1 + (i + GetParam().family.size()) % 4);
+    const auto store = streamed.store(budgets[i], i + 1);
+    expect_same(results(store.get(), threads), before, std::to_string(i) + ", ");
+    EXPECT_EQ(store->policy().leased(), 0);
+    const runtime::StreamFigures& figures = store->figures();
+    const int64_t misses = figures.decode.misses + figures.prompt.misses;
+    EXPECT_GT(misses, 0);
+    if (i == 0) {
+      EXPECT_LE(misses, layout.experts()) << "with a slot for each, each is read once";
+    }
+    EXPECT_GE(figures.decode.bytes + figures.prompt.bytes, misses);
+  }
+}
+
+// Victims are chosen when it is known what is needed, never by what arrives first.
+TEST_P(Streaming, WhatIsReadDoesNotDependOnTheOrderOfArrival) {
+  Streamed streamed(model);
+  int64_t bytes = -1, misses = -1;
+  for (const uint64_t seed : {1, 2}) {
+    const auto store =
+        streamed.store(runtime::divide_slots(streamed.layout(), spec, 2 * streamed.layout().expert_bytes() / 5), seed);
+    results(store.get(), seed == 1 ? 1 : 3);
+    const runtime::StreamFigures& figures = store->figures();
+    const int64_t read = figures.decode.bytes + figures.prompt.bytes,
+                  missed = figures.decode.misses + figures.prompt.misses;
+    if (bytes >= 0) {
+      EXPECT_EQ(read, bytes);
+    }
+    if (misses >= 0) {
+      EXPECT_EQ(missed, misses);
+    }
+    bytes = read, misses = missed;
+  }
+}
+
+// A Soft MoE sends every token to every expert: there is nothing to choose.
+std::vector<Case> with_experts(std::vector<Case> all) {
+  std::erase_if(all, [](const Case& c) {
+    const models::ModelSpec spec = families::read_config(tiny::configs().at(c.family), "law", false);
+    for (const models::BlockSpec& block : spec.blocks)
+      if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn))
+        return moe->router.selection == layers::RouterSpec::Selection::soft;
+    return true;
+  });
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, Streaming, testing::ValuesIn(with_experts(cases())), name_of);
+INSTANTIATE_TEST_SUITE_P(Slow, Streaming, testing::ValuesIn(with_experts(other_cases())), name_of);
+
+}  // namespace
+}  // namespace coterie::laws
