@@ -4,6 +4,7 @@
 #include <functional>
 #include <string_view>
 
+#include "lens/routes.h"
 #include "runtime/engine.h"
 #include "runtime/machine.h"
 
@@ -16,6 +17,10 @@ struct BenchOptions {
   int64_t batch = 1;      // sequences side by side
   int64_t repeat = 3;     // the median counts
   uint64_t seed = 1;      // of the token ids
+  // Where tokens go instead of where the routers send them (lens/route_feed.h), one after the other through all rounds
+  // and, of several sequences, each from a place of its own; null: as the routers say. It must last as long as the
+  // call.
+  const lens::Routes* routes = nullptr;
   std::function<void(std::string_view)> on_progress;
   std::function<void(double seconds)> on_long;  // called once where the prompts will take more than a minute
 };
