@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/plural.h"
+#include "cli/bench_disk.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/print_formats.h"
@@ -31,8 +32,9 @@ struct BenchCommand {
   ModelOptions model;
   runtime::BenchOptions bench;
   runtime::ShapeOptions shape;
-  std::string quant = "q4_k", write, routes;
+  std::string quant = "q4_k", write, routes, disk;
   int64_t step_tokens = 512;
+  double seconds = 15;  // of the disk
   bool json = false, force = false;
   CLI::Option *prompt = nullptr, *generate = nullptr;
 
@@ -266,6 +268,17 @@ void add_bench(CLI::App& app, Action& action) {
                                "of {}",
                                lens::fitted_names()))
       ->type_name("FILE");
+  CLI::Option* disk =
+      command
+          ->add_option(
+              "--disk", options->disk,
+              "Measure the disk that FILE lies on, by reading FILE: bytes a second by size and number of reads")
+          ->type_name("FILE")
+          ->excludes(model)
+          ->excludes(shape);
+  command->add_option("--seconds", options->seconds, "For how long the disk is measured, 10 at the least")
+      ->capture_default_str()
+      ->needs(disk);
   options->prompt = command->add_option("--prompt", options->bench.prompt, "Tokens evaluated at once; 0 = skip")
                         ->capture_default_str();
   options->generate = command->add_option("--generate", options->bench.generate, "Tokens decoded one by one; 0 = skip")
@@ -286,9 +299,17 @@ void add_bench(CLI::App& app, Action& action) {
       "  coterie bench ./OLMoE-1B-7B --prompt 2048 --depth 4096 --threads 8 --json\n"
       "  coterie bench --shape qwen3-30b-a3b --layers 16 --quant q4_k\n"
       "  coterie bench --shape my-model/config.json --prompt 0 --batch 8\n"
-      "  coterie bench --shape qwen3-30b-a3b --layers 4 --experts-per-token 6 --routes qwen.jsonl");
+      "  coterie bench --shape qwen3-30b-a3b --layers 4 --experts-per-token 6 --routes qwen.jsonl\n"
+      "  coterie bench --disk model.gguf");
   command->callback([=, &action] {
-    if (model->count() + shape->count() == 0) throw CLI::RequiredError("MODEL or --shape");
+    if (disk->count() > 0) {
+      for (const CLI::Option* option : command->get_options())
+        if (option->count() > 0 && option != disk && !option->check_name("--seconds") && !option->check_name("--json"))
+          throw CLI::ExcludesError("--disk", option->get_name());
+      action = [options] { return bench_disk_command(options->disk, options->seconds, options->json); };
+      return;
+    }
+    if (model->count() + shape->count() == 0) throw CLI::RequiredError("MODEL, --shape or --disk");
     action = [options] { return bench_command(*options); };
   });
 }

@@ -234,7 +234,9 @@ void add_inspect(CLI::App& app, Action& action) {
   auto* memory = command->add_option("--memory", options->memory,
                                      "How it would run in so much memory, its experts read from a disk (8G)");
   memory->type_name("SIZE");
-  command->add_option("--disk", options->disk, "Bytes a second of that disk (default: 1G)")
+  command
+      ->add_option("--disk", options->disk,
+                   "Bytes a second of that disk, as coterie bench --disk measures (default: 1G)")
       ->type_name("RATE")
       ->needs(memory);
   add_threads(*command, options->model.threads);

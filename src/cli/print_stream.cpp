@@ -39,7 +39,8 @@ std::string stream_words(const runtime::StreamForecast& stream, double disk, boo
        fmt::format("{} slots, {} of all{}", grouped(stream.slots), percent(share(stream.slots, stream.experts)),
                    stream.slots < stream.experts_of_token ? ", fewer than one token meets" : ""));
   line("the disk reads",
-       fmt::format("{:.1f} GB/s{}", disk / 1e9, assumed ? " (assumed: --disk says another rate)" : ""));
+       fmt::format("{:.1f} GB/s{}", disk / 1e9,
+                   assumed ? " (assumed: --disk says another rate, coterie bench --disk measures it)" : ""));
   for (const double hits : kHits)
     line(fmt::format("if {:.0f} % are there when needed", 100 * hits),
          fmt::format("{:.1f} tokens a second", stream.tokens_per_second(hits, disk)));

@@ -1,4 +1,4 @@
-// Commands about models larger than memory: simulate, inspect --memory, bench --routes and --router-spread.
+// Commands about models larger than memory: simulate, inspect --memory, bench --routes, --router-spread and --disk.
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -104,6 +104,9 @@ TEST(BenchRoutes, TokensGoWhereTheyAreSent) {
   EXPECT_GT(fed["decode_tokens_per_second"], 0);
   refused({"bench", kSmall, "--routes", kQwen}, {"routes", "128 experts"});
   refused({"bench", kSmall, "--routes", "fitted:gpt"}, {"gpt", "olmoe, qwen3"});
+  refused({"bench", "--disk", kSmall, "--prompt", "4"}, {"--disk", "--prompt"});
+  refused({"bench", "--disk", kSmall}, {"expected at least"});
+  refused({"bench", "--disk", kSmall, "--seconds", "2"}, {"10"});
   refused({"bench", kSmall, "--router-spread", "1"}, {"--shape"});
   const std::string dense = kRoot + "examples/configs/mistral-7b.json";
   refused({"bench", "--shape", dense, "--layers", "1", "--router-spread", "1"}, {"no routers"});
