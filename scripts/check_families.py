@@ -25,6 +25,7 @@ ALSO = {
 }
 # Files that speak of families for another reason.
 FILES = {
+    "src/lens/fitted_routes.cpp": "routings fitted to published models, which users ask for by these names",
     "src/text/pre_tokenizers.cpp": "values of tokenizer.ggml.pre, which name a way to split text",
     "src/text/gguf_vocabulary.cpp": "values of tokenizer.ggml.model, which name a kind of vocabulary",
 }

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "base/memory.h"
+#include "base/rng.h"
 #include "checkpoint/memory_source.h"
 #include "checkpoint/parsed_file.h"
 #include "checkpoint/random_values.h"
@@ -54,6 +55,15 @@ struct Piece {
   uint64_t key, number;
 };
 
+void spread_rows(const RandomTensor& tensor, uint64_t seed, std::byte* bytes) {
+  auto* values = reinterpret_cast<float*>(bytes);
+  base::Rng rng(seed, hash(tensor.name));
+  for (int64_t r = 0; r < tensor.shape[0]; ++r) {
+    const float factor = std::exp(tensor.row_spread * rng.normal());
+    for (int64_t c = 0; c < tensor.shape[1]; ++c) *values++ *= factor;
+  }
+}
+
 constexpr int64_t kPieceBytes = 1 << 18;  // stays in the second-level cache between the codes and the heads
 
 }  // namespace
@@ -70,6 +80,9 @@ std::unique_ptr<TensorSource> random_source(std::vector<RandomTensor> tensors, M
     if (tensor.offset != 0 && tensor::is_block(tensor.dtype))
       base::fail(base::ErrorKind::unsupported, place, "{} values are drawn around 0, not around {}",
                  tensor::name(tensor.dtype), tensor.offset);
+    if (tensor.row_spread != 0 && (tensor.dtype != tensor::DType::f32 || tensor.shape.size() != 2))
+      base::fail(base::ErrorKind::unsupported, place, "rows of {} are not scaled, only those of an f32 matrix",
+                 tensor::name(tensor.dtype));
     sizes.push_back(checked_bytes(tensor.dtype, tensor.shape, place));
     offsets.push_back(total);
     const int64_t padded = (sizes.back() + tensor::kAlignment - 1) / tensor::kAlignment * tensor::kAlignment;
@@ -102,6 +115,8 @@ std::unique_ptr<TensorSource> random_source(std::vector<RandomTensor> tensors, M
     RandomStream stream(piece.key, piece.number);
     (*piece.fill)(stream, piece.bytes);
   });
+  for (size_t i = 0; i < tensors.size(); ++i)
+    if (tensors[i].row_spread != 0) spread_rows(tensors[i], seed, pages.data() + offsets[i]);
   return std::make_unique<MemorySource<Pages>>(std::move(pages), std::move(infos), std::move(metadata), Format::memory,
                                                "random weights");
 }

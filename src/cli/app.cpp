@@ -74,6 +74,7 @@ int run(int argc, char** argv) {
   add_eval(app, action);
   add_trace(app, action);
   add_lens(app, action);
+  add_simulate(app, action);
   add_serve(app, action);
   add_tokenize(app, action);
   add_detokenize(app, action);

@@ -9,11 +9,14 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/plural.h"
+#include "cli/bench_disk.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/print_formats.h"
 #include "cli/print_numbers.h"
 #include "cli/terminal.h"
+#include "lens/choices.h"
+#include "lens/fitted_routes.h"
 #include "runtime/bench.h"
 #include "runtime/memory_plan.h"
 #include "runtime/repacked_weights.h"
@@ -29,8 +32,9 @@ struct BenchCommand {
   ModelOptions model;
   runtime::BenchOptions bench;
   runtime::ShapeOptions shape;
-  std::string quant = "q4_k", write;
+  std::string quant = "q4_k", write, routes, disk;
   int64_t step_tokens = 512;
+  double seconds = 15;  // of the disk
   bool json = false, force = false;
   CLI::Option *prompt = nullptr, *generate = nullptr;
 
@@ -58,6 +62,20 @@ families::Model model_of(BenchCommand& command, Progress& progress) {
   }
   progress.clear();
   return model;
+}
+
+/// FILE, or fitted:NAME: as many tokens as all rounds meet, up to kMostDrawn, behind which they begin again.
+lens::Routes routes_of(const BenchCommand& command, const runtime::Engine& engine) {
+  constexpr std::string_view kDrawn = "fitted:";
+  constexpr int64_t kMostDrawn = 8192;
+  if (!command.routes.starts_with(kDrawn)) return lens::read_routes(command.routes);
+  const lens::FittedRouting& fitted = lens::fitted_routing(command.routes.substr(kDrawn.size()));
+  const lens::RouterShape routers = lens::router_shape(engine.spec());
+  const runtime::BenchOptions& bench = command.bench;
+  const int64_t round = bench.prompt + bench.generate;
+  const int64_t sequence = std::min((bench.repeat + 1) * round + 2 * bench.depth, kMostDrawn);
+  return lens::fitted_routes(fitted, routers.count(), routers.experts.front(), routers.choices,
+                             std::max<int64_t>(std::min(bench.batch * sequence, kMostDrawn), 1), bench.seed);
 }
 
 std::string_view name(runtime::Engine::Products products) {
@@ -107,6 +125,7 @@ base::Json as_json(const BenchCommand& command, const runtime::Engine& engine, c
           {"depth", command.bench.depth},
           {"batch", command.bench.batch},
           {"repeat", command.bench.repeat},
+          {"routes", command.routes.empty() ? base::Json(nullptr) : base::Json(command.routes)},
           {"load_average", load_before ? base::Json(*load_before) : base::Json(nullptr)},
           {"prefill_seconds", result.prefill_seconds},
           {"decode_seconds", result.decode_seconds},
@@ -143,8 +162,9 @@ std::string as_text(const BenchCommand& command, const runtime::Engine& engine, 
       "{}\n  {}, {}, {}{}; read bandwidth {:.1f} GB/s, multiply-add {:.0f} GFLOP/s f32, "
       "{:.0f} GOP/s int8{}\n\n",
       styled(engine.model().name, Style::bold), engine.isa(), base::plural(engine.threads(), "thread"),
-      command.model.precision, load_before ? fmt::format(", load {:.1f} before", *load_before) : "",
-      machine.read_bytes_per_second / 1e9, machine.f32_flops / 1e9, machine.int8_ops / 1e9,
+      command.model.precision + (command.routes.empty() ? "" : ", routed by " + command.routes),
+      load_before ? fmt::format(", load {:.1f} before", *load_before) : "", machine.read_bytes_per_second / 1e9,
+      machine.f32_flops / 1e9, machine.int8_ops / 1e9,
       machine.tile_ops > 0 ? fmt::format(", {:.0f} GOP/s int8 by tiles", machine.tile_ops / 1e9) : "");
   const std::string batch = bench.batch == 1 ? "" : fmt::format(", {} sequences, all", bench.batch);
   const std::string depth = bench.depth == 0 ? "" : fmt::format(" after {}", bench.depth);
@@ -198,6 +218,12 @@ int bench_command(BenchCommand& command) {
             .doubled_bytes();
   }
 
+  std::optional<lens::Routes> routes;
+  if (!command.routes.empty()) {
+    progress.show(fmt::format("routes of {}", command.routes));
+    routes = routes_of(command, engine);
+    command.bench.routes = &*routes;
+  }
   command.bench.on_progress = [&](std::string_view text) { progress.show(text); };
   command.bench.on_long = [&](double seconds) {
     progress.clear();
@@ -253,6 +279,30 @@ void add_bench(CLI::App& app, Action& action) {
       ->type_name("FILE.gguf")
       ->needs(shape);
   add_force(*command, options->force)->needs("--write");
+  command
+      ->add_option("--router-spread", options->shape.router_spread,
+                   "Random routers that meet some experts far more often than others, in any engine: S is the standard "
+                   "deviation of the logarithm of the scale of their rows (1.2 is about Qwen3; default: 0, evenly)")
+      ->type_name("S")
+      ->needs(shape);
+  command
+      ->add_option("--routes", options->routes,
+                   fmt::format("Send tokens where these went instead of where the routers would: a file of coterie "
+                               "trace, a .jsonl (examples/routes), or drawn as a published model routes: fitted:NAME "
+                               "of {}",
+                               lens::fitted_names()))
+      ->type_name("FILE");
+  CLI::Option* disk =
+      command
+          ->add_option(
+              "--disk", options->disk,
+              "Measure the disk that FILE lies on, by reading FILE: bytes a second by size and number of reads")
+          ->type_name("FILE")
+          ->excludes(model)
+          ->excludes(shape);
+  command->add_option("--seconds", options->seconds, "For how long the disk is measured, 10 at the least")
+      ->capture_default_str()
+      ->needs(disk);
   options->prompt = command->add_option("--prompt", options->bench.prompt, "Tokens evaluated at once; 0 = skip")
                         ->capture_default_str();
   options->generate = command->add_option("--generate", options->bench.generate, "Tokens decoded one by one; 0 = skip")
@@ -286,9 +336,18 @@ void add_bench(CLI::App& app, Action& action) {
       "  coterie bench model.gguf\n"
       "  coterie bench ./OLMoE-1B-7B --prompt 2048 --depth 4096 --threads 8 --json\n"
       "  coterie bench --shape qwen3-30b-a3b --layers 16 --quant q4_k\n"
-      "  coterie bench --shape my-model/config.json --prompt 0 --batch 8");
+      "  coterie bench --shape my-model/config.json --prompt 0 --batch 8\n"
+      "  coterie bench --shape qwen3-30b-a3b --layers 4 --experts-per-token 6 --routes qwen.jsonl\n"
+      "  coterie bench --disk model.gguf");
   command->callback([=, &action] {
-    if (model->count() + shape->count() == 0) throw CLI::RequiredError("MODEL or --shape");
+    if (disk->count() > 0) {
+      for (const CLI::Option* option : command->get_options())
+        if (option->count() > 0 && option != disk && !option->check_name("--seconds") && !option->check_name("--json"))
+          throw CLI::ExcludesError("--disk", option->get_name());
+      action = [options] { return bench_disk_command(options->disk, options->seconds, options->json); };
+      return;
+    }
+    if (model->count() + shape->count() == 0) throw CLI::RequiredError("MODEL, --shape or --disk");
     action = [options] { return bench_command(*options); };
   });
 }

@@ -30,6 +30,7 @@ void add_prune(CLI::App& app, Action& action);
 void add_report(CLI::App& app, Action& action);
 void add_trace(CLI::App& app, Action& action);
 void add_lens(CLI::App& app, Action& action);
+void add_simulate(CLI::App& app, Action& action);
 void add_train(CLI::App& app, Action& action);
 void add_upcycle(CLI::App& app, Action& action);
 void add_gate(CLI::App& app, Action& action);

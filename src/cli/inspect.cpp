@@ -11,6 +11,8 @@
 #include "cli/print_formats.h"
 #include "cli/print_model.h"
 #include "cli/print_numbers.h"
+#include "cli/print_stream.h"
+#include "cli/sizes.h"
 #include "cli/terminal.h"
 #include "runtime/inspection.h"
 #include "runtime/machine.h"
@@ -26,7 +28,7 @@ using runtime::MachineLimits;
 
 struct InspectOptions {
   ModelOptions model;
-  std::string dtype;
+  std::string dtype, memory, disk;
   bool json = false, remeasure = false;
 };
 
@@ -214,13 +216,21 @@ int inspect_command(const InspectOptions& options) {
   const Inspection model = runtime::inspect(options.model.model, wanted);
   for (const std::string& warning : model.warnings) print_warning(warning);
   const MachineLimits machine = runtime::machine_limits(pool, kernels::select(), options.remeasure);
+  std::optional<runtime::StreamForecast> stream;
+  const double disk = options.disk.empty() ? kAssumedDisk : rate_option("--disk", options.disk);
+  if (!options.memory.empty())
+    stream =
+        runtime::forecast_stream(model, bytes_option("--memory", options.memory), disk, machine.read_bytes_per_second);
   if (options.json) {
-    print(as_json(model, machine).dump(2, ' ', false, base::Json::error_handler_t::replace) + "\n");
+    base::Json json = as_json(model, machine);
+    if (stream) json["larger_than_memory"] = stream_json(*stream, disk);
+    print(json.dump(2, ' ', false, base::Json::error_handler_t::replace) + "\n");
     return 0;
   }
   std::string text = styled(model.name, Style::bold) + "\n";
   for (const std::string& line : describe(model.spec)) text += "  " + line + "\n";
   text += "\n" + places_table(model) + "\n" + layers_table(model) + "\n" + memory_words(model, machine);
+  if (stream) text += stream_words(*stream, disk, options.disk.empty());
   print(text);
   return 0;
 }
@@ -239,6 +249,14 @@ void add_inspect(CLI::App& app, Action& action) {
                    "Tokens of cache in the expected memory (default: 512)")
       ->type_name("N")
       ->check(at_least(1));
+  auto* memory = command->add_option("--memory", options->memory,
+                                     "How it would run in so much memory, its experts read from a disk (8G)");
+  memory->type_name("SIZE");
+  command
+      ->add_option("--disk", options->disk,
+                   "Bytes a second of that disk, as coterie bench --disk measures (default: 1G)")
+      ->type_name("RATE")
+      ->needs(memory);
   add_threads(*command, options->model.threads);
   command->add_flag("--remeasure", options->remeasure,
                     "Measure the machine again instead of using the remembered figures");
@@ -247,6 +265,7 @@ void add_inspect(CLI::App& app, Action& action) {
       "Examples:\n"
       "  coterie inspect ./Mixtral-8x7B\n"
       "  coterie inspect config.json --dtype q4_k --context 4096\n"
+      "  coterie inspect config.json --dtype q4_k --memory 8G --disk 1.1G\n"
       "  coterie inspect model.gguf --json | jq .places");
   command->callback([=, &action] { action = [options] { return inspect_command(*options); }; });
 }

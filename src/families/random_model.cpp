@@ -20,7 +20,8 @@ using tensor::DType;
 
 class Drawer : public layers::TensorVisitor {
  public:
-  Drawer(DType quant, const Family& family) : quant_(quant), names_(gguf_names_of(family, Direction::reading)) {}
+  Drawer(DType quant, float router_spread, const Family& family)
+      : quant_(quant), router_spread_(router_spread), names_(gguf_names_of(family, Direction::reading)) {}
 
   void matrix(const Tensor& tensor, int64_t rows, int64_t cols, tensor::Weight&) override {
     DType dtype = quant_;
@@ -31,7 +32,9 @@ class Drawer : public layers::TensorVisitor {
     const float scale = tensor.place == Place::input_embeddings ? 1.0f : inverse_root(cols);
     tensor::Shape shape = shape_of(tensor, {rows, cols});
     if (rows == 1) shape = {cols};
-    if (shape.front() > 0) tensors.push_back({name(tensor), fitting(dtype, cols), shape, scale});
+    if (shape.front() == 0) return;
+    tensors.push_back({name(tensor), fitting(dtype, cols), shape, scale});
+    if (tensor.place == Place::router && rows > 1) tensors.back().row_spread = router_spread_;
   }
   void vector(const Tensor& tensor, int64_t n, layers::Vector&) override { draw(tensor, {n}); }
   void table(const Tensor& tensor, int64_t rows, int64_t cols, layers::Vector&) override { draw(tensor, {rows, cols}); }
@@ -71,17 +74,18 @@ class Drawer : public layers::TensorVisitor {
   }
 
   DType quant_;
+  float router_spread_;
   NameTable names_;
 };
 
 }  // namespace
 
-RandomModel random_model(const models::ModelSpec& spec, DType quant, const std::string& name) {
+RandomModel random_model(const models::ModelSpec& spec, DType quant, const std::string& name, float router_spread) {
   if (!tensor::info(quant).weight)
     base::fail(base::ErrorKind::bad_input, "shape.quant", "{} is not a format of weights", tensor::name(quant));
   gguf_architecture(spec);  // or refuse
   models::Network network(spec);
-  Drawer drawer(quant, family_of(spec));
+  Drawer drawer(quant, router_spread, family_of(spec));
   network.visit(drawer);
 
   RandomModel model;

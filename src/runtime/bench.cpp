@@ -13,6 +13,7 @@
 #include "base/plural.h"
 #include "base/rng.h"
 #include "lens/experts_read.h"
+#include "lens/route_feed.h"
 #include "models/account.h"
 #include "runtime/memory_plan.h"
 #include "runtime/speculation/speculator.h"
@@ -116,17 +117,25 @@ class Run {
  public:
   Run(Engine& engine, const BenchOptions& options) : engine_(engine), options_(options), rng_(options.seed) {
     for (int64_t i = 0; i < options.batch; ++i) caches_.push_back(engine.make_cache());
+    if (!options.routes) return;
+    const lens::RouterShape routers = lens::router_shape(engine.spec());
+    for (int64_t i = 0; i < options.batch; ++i) {
+      feeds_.emplace_back(*options.routes, routers);
+      fed_.push_back(i * options.routes->tokens() / options.batch);
+    }
   }
 
   /// Called once, with the sequences that are done and the seconds they took, when a round takes long.
   std::function<void(int64_t done, double seconds)> on_slow;
 
   void fill(int64_t depth) {
-    for (KvCache& cache : caches_) {
+    for (size_t i = 0; i < caches_.size(); ++i) {
+      KvCache& cache = caches_[i];
       cache.truncate(std::min(depth, cache.length()));
       while (cache.length() < depth) {
         const auto ids = random_ids(std::min(engine_.step_tokens(), depth - cache.length()));
-        const models::SequenceStep step{.ids = ids, .state = &cache, .logits = Logits::none};
+        const models::SequenceStep step{
+            .ids = ids, .state = &cache, .logits = Logits::none, .routers = routers_of(i, std::ssize(ids))};
         engine_.evaluate({&step, 1});
       }
       cache.remember();
@@ -137,13 +146,16 @@ class Run {
     fill(options_.depth);
     const base::Stopwatch clock;
     int64_t done = 0;
-    for (KvCache& cache : caches_) {
+    for (size_t i = 0; i < caches_.size(); ++i) {
       if (on_slow && done > 0 && clock.seconds() > kSlow) std::exchange(on_slow, {})(done, clock.seconds());
       ++done;
       for (int64_t left = options_.prompt; left > 0;) {
         const auto ids = random_ids(std::min(engine_.step_tokens(), left));
         left -= static_cast<int64_t>(ids.size());
-        const models::SequenceStep step{.ids = ids, .state = &cache, .logits = left == 0 ? Logits::last : Logits::none};
+        const models::SequenceStep step{.ids = ids,
+                                        .state = &caches_[i],
+                                        .logits = left == 0 ? Logits::last : Logits::none,
+                                        .routers = routers_of(i, std::ssize(ids))};
         engine_.evaluate({&step, 1});
       }
     }
@@ -157,7 +169,7 @@ class Run {
       const auto ids = random_ids(options_.batch);
       std::vector<models::SequenceStep> steps;
       for (size_t i = 0; i < caches_.size(); ++i)
-        steps.push_back({.ids = std::span(ids).subspan(i, 1), .state = &caches_[i]});
+        steps.push_back({.ids = std::span(ids).subspan(i, 1), .state = &caches_[i], .routers = routers_of(i, 1)});
       engine_.evaluate(steps, {.observer = observer});
     }
     return clock.seconds();
@@ -194,6 +206,14 @@ class Run {
   }
 
  private:
+  /// For the next `count` tokens of a sequence.
+  const layers::RouterHook* routers_of(size_t sequence, int64_t count) {
+    if (feeds_.empty()) return nullptr;
+    feeds_[sequence].start(caches_[sequence].length(), fed_[sequence]);
+    fed_[sequence] += count;
+    return &feeds_[sequence];
+  }
+
   std::vector<int32_t> random_ids(int64_t count) {
     std::vector<int32_t> ids(static_cast<size_t>(count));
     for (int32_t& id : ids) id = static_cast<int32_t>(rng_.below(static_cast<uint32_t>(engine_.spec().vocabulary)));
@@ -204,6 +224,8 @@ class Run {
   const BenchOptions& options_;
   base::Rng rng_;
   std::vector<KvCache> caches_;
+  std::vector<lens::RouteFeed> feeds_;  // one a sequence, or none
+  std::vector<int64_t> fed_;            // tokens of the routes that each has been given
 };
 
 /// Seconds of each round that counts. The first does not: pages come in, scratch grows, and weights are moved after

@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "lens/routes.h"
 #include "runtime/engine.h"
 #include "runtime/machine.h"
 
@@ -21,6 +22,10 @@ struct BenchOptions {
   // accepted as often as `acceptance` says, where those before it were.
   int64_t drafted = 0;
   double acceptance = 0.8;
+  // Where tokens go instead of where the routers send them (lens/route_feed.h), one after the other through all rounds
+  // and, of several sequences, each from a place of its own; null: as the routers say. It must last as long as the
+  // call.
+  const lens::Routes* routes = nullptr;
   std::function<void(std::string_view)> on_progress;
   std::function<void(double seconds)> on_long;  // called once where the prompts will take more than a minute
 };

@@ -118,6 +118,7 @@ Inspection inspect(const std::filesystem::path& path, const InspectionOptions& o
     base::fail(base::ErrorKind::bad_input, "context", "is {}, the model was made for {}", options.context,
                spec.context);
   result.context = options.context > 0 ? options.context : std::min(kInspectedContext, spec.context);
+  result.step_tokens = options.step_tokens;
   result.account = models::account(spec);
 
   if (result.dtype) {

@@ -32,7 +32,7 @@ struct Inspection {
   std::optional<tensor::DType> dtype;                    // that matrices are counted in; none: the file's own mixture
   std::array<int64_t, models::kPlaces> bytes_held{};     // of weights in memory, by place
   std::array<int64_t, models::kPlaces> bytes_touched{};  // of them, read for a token
-  int64_t context = 0;
+  int64_t context = 0, step_tokens = 0;                  // that the forecast is of
   MemoryForecast memory;
 
   int64_t weight_bytes() const;

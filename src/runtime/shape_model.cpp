@@ -1,5 +1,7 @@
 #include "runtime/shape_model.h"
 
+#include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "base/error.h"
@@ -15,10 +17,16 @@ std::string shape_names() { return fmt::format("{}", fmt::join(families::shape_n
 families::Model shape_model(const ShapeOptions& options, const families::OpenOptions& open) {
   if (!tensor::info(options.quant).weight)
     base::fail(base::ErrorKind::bad_input, "shape.quant", "{} is not a format of weights", tensor::name(options.quant));
+  if (!std::isfinite(options.router_spread) || options.router_spread < 0 || options.router_spread > 4)
+    base::fail(base::ErrorKind::bad_input, "shape.router_spread", "is {}, expected 0 to 4", options.router_spread);
   models::ModelSpec spec = families::shape(options.shape, options.layers);
   std::string name =
       fmt::format("{} of {} layers, random {}", options.shape, spec.blocks.size(), tensor::name(options.quant));
-  families::RandomModel random = families::random_model(spec, options.quant, name);
+  families::RandomModel random =
+      families::random_model(spec, options.quant, name, static_cast<float>(options.router_spread));
+  if (options.router_spread > 0 &&
+      std::none_of(random.tensors.begin(), random.tensors.end(), [](const auto& t) { return t.row_spread != 0; }))
+    base::fail(base::ErrorKind::bad_input, "shape.router_spread", "{} has no routers", options.shape);
   if (!random.fallbacks.empty()) {
     std::vector<std::string_view> others;
     for (const tensor::DType dtype : random.fallbacks) others.push_back(tensor::name(dtype));

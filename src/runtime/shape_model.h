@@ -15,6 +15,9 @@ struct ShapeOptions {
   int64_t layers = 0;  // 0 = as published
   tensor::DType quant = tensor::DType::q4_k;
   uint64_t seed = 1;
+  // Rows of routers are scaled by exp(router_spread * N(0, 1)), so that some experts are met far more often than
+  // others, in any engine; 0: alike, and tokens are routed evenly.
+  double router_spread = 0;
 };
 
 /// The published shapes that are known, as one line.

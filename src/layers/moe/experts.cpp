@@ -65,8 +65,7 @@ void Experts::forward(ops::Context& context, int64_t layer, tensor::ConstMatrix 
 
 void Experts::outputs(ops::Context& context, tensor::ConstMatrix x, const ops::RoutingPlan& plan,
                       std::span<const int32_t> ids, tensor::Matrix out) const {
-  const ops::GateRule rule(spec_.activation, spec_.swiglu_limit, spec_.swiglu_alpha);
-  ops::expert_outputs(context, x, plan, ids, inputs_, outputs_, rule, spec_.hidden, out);
+  ops::expert_outputs(context, x, plan, ids, inputs_, outputs_, rule(), spec_.hidden, out);
 }
 
 }  // namespace coterie::layers

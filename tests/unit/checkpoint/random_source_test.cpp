@@ -98,6 +98,29 @@ TEST(RandomSource, OffsetsScalesAndEmptyTensors) {
   for (const auto& info : source->tensors()) EXPECT_EQ(reinterpret_cast<uintptr_t>(info.bytes.data()) % 64, 0u);
 }
 
+TEST(RandomSource, RowsOfSpreadScalesDifferAsMuchAsAsked) {
+  constexpr int64_t kRows = 400, kCols = 64;
+  const auto source =
+      random_source({{.name = "even", .dtype = DType::f32, .shape = {kRows, kCols}},
+                     {.name = "spread", .dtype = DType::f32, .shape = {kRows, kCols}, .row_spread = 1.2f}},
+                    {}, 3);
+  // The standard deviation of the logarithm of the rows' sizes.
+  const auto spread = [&](const char* name) {
+    const auto* values = reinterpret_cast<const float*>(source->find(name)->bytes.data());
+    double sum = 0, squares = 0;
+    for (int64_t r = 0; r < kRows; ++r) {
+      double norm = 0;
+      for (int64_t c = 0; c < kCols; ++c) norm += std::pow(values[r * kCols + c], 2.0);
+      sum += std::log(norm) / 2, squares += std::pow(std::log(norm) / 2, 2.0);
+    }
+    return std::sqrt(squares / kRows - std::pow(sum / kRows, 2.0));
+  };
+  EXPECT_LT(spread("even"), 0.15);
+  EXPECT_NEAR(spread("spread"), 1.2, 0.15);
+  EXPECT_THROW(random_source({{.name = "q", .dtype = DType::q8_0, .shape = {4, 64}, .row_spread = 1}}, {}, 3),
+               base::Error);
+}
+
 TEST(RandomSource, RefusesWhatMakesNoSense) {
   expect_error(ErrorKind::unsupported, {"i32"}, [] { random_source({{"w", DType::i32, {4}, 1}}, {}, 1); });
   expect_error(ErrorKind::unsupported, {"q8_0", "around 0"}, [] {

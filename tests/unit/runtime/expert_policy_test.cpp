@@ -219,6 +219,16 @@ TEST(ExpertPolicy, AnAnswerFindsWhatThePromptsLastTokensChose) {
       EXPECT_TRUE((e + layer) % 8 != 0 || policy.slot_of(layer, e) != ExpertPolicy::kNone) << layer << " " << e;
 }
 
+TEST(ExpertPolicy, AMissThatPassesTakesASlotThatWasToStayWhereThereIsNoOther) {
+  ExpertPolicy policy(one_class(2, 8, 2));
+  policy.plan(0, demands({0, 1}), 1, false), policy.release(0);
+  std::vector<ExpertDemand> wanted = demands({2, 3, 4});
+  wanted[1].warm = wanted[2].warm = 1;
+  const auto plan = policy.plan(1, wanted, 8, true);
+  EXPECT_EQ(plan.misses(), 3);
+  expect_in_order(plan);
+}
+
 TEST(ExpertPolicy, APrefetchIsNobodysVictimUntilItArrivesAndIsForgottenWhenItFails) {
   ExpertPolicy policy(one_class(2, 8, 3));
   policy.plan(0, demands({0, 1}), 1, false), policy.release(0);

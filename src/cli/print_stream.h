@@ -1,0 +1,17 @@
+#pragma once
+
+#include <string>
+
+#include "base/json.h"
+#include "runtime/stream_forecast.h"
+
+namespace coterie::cli {
+
+/// Bytes a second that a disk is taken to read where nobody said what it does.
+inline constexpr double kAssumedDisk = 1e9;
+
+/// What `coterie inspect --memory` says: slots for experts, the least memory, tokens a second by the share of hits.
+std::string stream_words(const runtime::StreamForecast& stream, double disk, bool assumed);
+base::Json stream_json(const runtime::StreamForecast& stream, double disk);
+
+}  // namespace coterie::cli

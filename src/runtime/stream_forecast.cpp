@@ -1,0 +1,78 @@
+#include "runtime/stream_forecast.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "lens/fitted_routes.h"
+#include "runtime/simulation.h"
+
+namespace coterie::runtime {
+
+namespace {
+
+// Of so many layers and tokens the hits are those of all, within a point.
+constexpr int64_t kLayers = 12, kTokens = 300;
+
+struct Widest {
+  int64_t layers = 0, experts = 0, choices = 0;
+};
+
+}  // namespace
+
+double StreamForecast::tokens_per_second(double hit_share, double disk_bytes_per_second) const {
+  return 1 / seconds_at_hit_share(hit_share, experts_of_token,
+                                  {static_cast<double>(expert_bytes), disk_bytes_per_second, compute_seconds});
+}
+
+StreamForecast forecast_stream(const Inspection& model, int64_t memory, double disk_bytes_per_second,
+                               double memory_bytes_per_second) {
+  StreamForecast result;
+  result.memory = memory;
+  Widest widest;
+  int64_t group = 0;  // scratch of experts that come in groups: what all slots give is held at once
+  for (const models::BlockSpec& block : model.spec.blocks)
+    if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn)) {
+      if (moe->router.experts_per_token == 0)
+        base::fail(base::ErrorKind::unsupported, "memory", "every token meets every expert of this model");
+      ++widest.layers;
+      widest.experts = std::max(widest.experts, moe->router.experts);
+      widest.choices = std::max(widest.choices, moe->router.experts_per_token);
+      result.experts += moe->router.experts, result.experts_of_token += moe->router.experts_per_token;
+      const int64_t width = moe->latent > 0 ? moe->latent : model.spec.width;
+      group = std::max(group, 2 * moe->router.experts_per_token * width * static_cast<int64_t>(sizeof(float)));
+    }
+  if (widest.layers == 0)
+    throw base::Error(base::ErrorKind::unsupported, "memory",
+                      model.name + " has no routed experts: each token reads all of its weights",
+                      "a model in fewer bits takes less memory");
+  const int64_t experts = model.bytes_held[static_cast<size_t>(models::Place::experts)];
+  result.expert_bytes = experts / result.experts;
+  const int64_t step = std::min<int64_t>(model.step_tokens, model.context);
+  result.others = model.memory.resident() - experts + group * step;
+  result.slots =
+      std::clamp<int64_t>((memory - result.others) / std::max<int64_t>(result.expert_bytes, 1), 0, result.experts);
+  result.least_slots = std::min(2 * widest.choices, result.experts);
+  if (memory_bytes_per_second > 0)
+    result.compute_seconds = static_cast<double>(model.bytes_per_token()) / memory_bytes_per_second;
+  if (!result.runs()) return result;
+
+  const lens::FittedRouting& fitted = lens::fitted_for(widest.experts);
+  const int64_t layers = std::min(kLayers, widest.layers);
+  const lens::Routes routes = lens::fitted_routes(fitted, layers, widest.experts, widest.choices, kTokens, 1);
+  const int64_t slots = result.slots * layers * widest.experts / result.experts;
+  const Simulation run = simulate(
+      routes,
+      {.slots = std::max(slots, std::min(2 * widest.choices, layers * widest.experts)), .warm_up = kTokens / 3});
+  result.fitted = fitted.name;
+  result.fitted_hit_share = result.all_fits() ? 1 : run.decode.hit_share();
+  result.fitted_bytes = (1 - result.fitted_hit_share) * static_cast<double>(result.experts_of_token) *
+                        static_cast<double>(result.expert_bytes);
+  const double of_all = static_cast<double>(widest.layers) / static_cast<double>(layers);
+  result.fitted_seconds =
+      result.all_fits() ? result.compute_seconds
+                        : of_all * seconds_per_token(run, {static_cast<double>(result.expert_bytes),
+                                                           disk_bytes_per_second, result.compute_seconds / of_all});
+  return result;
+}
+
+}  // namespace coterie::runtime
