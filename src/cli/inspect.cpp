@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 #include <numeric>
+#include <optional>
 
 #include "base/json.h"
 #include "base/memory.h"
@@ -11,6 +12,7 @@
 #include "cli/print_formats.h"
 #include "cli/print_model.h"
 #include "cli/print_numbers.h"
+#include "cli/print_ranks.h"
 #include "cli/terminal.h"
 #include "runtime/inspection.h"
 #include "runtime/machine.h"
@@ -28,6 +30,8 @@ struct InspectOptions {
   ModelOptions model;
   std::string dtype;
   bool json = false, remeasure = false;
+  int ranks = 0;
+  std::string net = "10g";
 };
 
 std::string title(Place place, const Inspection& model) {
@@ -196,13 +200,18 @@ int inspect_command(const InspectOptions& options) {
   const Inspection model = runtime::inspect(options.model.model, wanted);
   for (const std::string& warning : model.warnings) print_warning(warning);
   const MachineLimits machine = runtime::machine_limits(pool, kernels::select(), options.remeasure);
+  std::optional<runtime::RanksPlan> ranks;
+  if (options.ranks > 0) ranks = plan_of(model, machine, options.ranks, runtime::network_by_name(options.net));
   if (options.json) {
-    print(as_json(model, machine).dump(2, ' ', false, base::Json::error_handler_t::replace) + "\n");
+    base::Json json = as_json(model, machine);
+    if (ranks) json["ranks"] = ranks_json(*ranks, options.net);
+    print(json.dump(2, ' ', false, base::Json::error_handler_t::replace) + "\n");
     return 0;
   }
   std::string text = styled(model.name, Style::bold) + "\n";
   for (const std::string& line : describe(model.spec)) text += "  " + line + "\n";
   text += "\n" + places_table(model) + "\n" + layers_table(model) + "\n" + memory_words(model, machine);
+  if (ranks) text += ranks_words(*ranks, options.net);
   print(text);
   return 0;
 }
@@ -224,11 +233,23 @@ void add_inspect(CLI::App& app, Action& action) {
   add_threads(*command, options->model.threads);
   command->add_flag("--remeasure", options->remeasure,
                     "Measure the machine again instead of using the remembered figures");
+  CLI::Option* ranks =
+      command
+          ->add_option("--ranks", options->ranks, "Also what N processes or machines would need and send (mpirun -n N)")
+          ->type_name("N")
+          ->check(between(1, 4096));
+  command
+      ->add_option("--net", options->net,
+                   "With --ranks: what joins them: local, rdma, 100g, 25g, 10g, 1g, or LATENCY,RATE")
+      ->type_name("NET")
+      ->capture_default_str()
+      ->needs(ranks);
   options->model.add_routing(*command);
   command->footer(
       "Examples:\n"
       "  coterie inspect ./Mixtral-8x7B\n"
       "  coterie inspect config.json --dtype q4_k --context 4096\n"
+      "  coterie inspect model.gguf --ranks 4 --net 40us,1.15GB/s\n"
       "  coterie inspect model.gguf --json | jq .places");
   command->callback([=, &action] { action = [options] { return inspect_command(*options); }; });
 }

@@ -12,6 +12,7 @@
 #include "base/memory.h"
 #include "base/plural.h"
 #include "cli/help.h"
+#include "cli/ranks.h"
 #include "cli/router_option.h"
 #include "cli/terminal.h"
 #include "cli/text_input.h"
@@ -124,6 +125,7 @@ void ModelOptions::add_adapter(CLI::App& app) {
 }
 
 void ModelOptions::add_engine(CLI::App& app, bool with_context) {
+  remember_model_options(app, *this);
   const Heading heading(app, kMachine);
   add_threads(app, threads);
   if (with_context)
@@ -164,6 +166,7 @@ runtime::EngineOptions ModelOptions::engine_options() const {
   options.precision = precision == "f32" ? ops::Precision::f32 : ops::Precision::fast;
   if (!cache_type.empty()) options.cache_type = tensor::dtype_by_name(cache_type);
   options.move_weights = !file_pages;
+  add_ranks(options);
   return options;
 }
 
@@ -188,19 +191,19 @@ void refuse_existing_output(const families::Model& made_of, const std::filesyste
 
 void warn_about(const families::Model& model) {
   for (const std::string& warning : model.warnings) print_warning(warning);
-  if (model.source && model.source->file_bytes() > base::total_memory())
+  if (!on_ranks() && model.source && model.source->file_bytes() > base::total_memory())
     print_warning(fmt::format("the weights are {}, the memory is {}: they will be read from the disk again and again",
                               base::human_bytes(model.source->file_bytes()), base::human_bytes(base::total_memory())));
 }
 
 runtime::Engine open_engine(const ModelOptions& options) {
-  families::Model model = families::open_model(options.model, options.open_options());
+  families::Model model = open_for_engine(options);
   warn_about(model);
   return runtime::Engine(std::move(model), options.engine_options());
 }
 
 runtime::Engines open_engines(const ModelOptions& options) {
-  if (families::is_ensemble(options.model)) {
+  if (!on_ranks() && families::is_ensemble(options.model)) {
     if (!options.adapter.empty())
       throw base::Error(base::ErrorKind::bad_input, "--adapter",
                         "applies to one model, and this is an ensemble of several",
@@ -209,7 +212,7 @@ runtime::Engines open_engines(const ModelOptions& options) {
     for (const auto& engine : engines.all()) warn_about(engine->model());
     return engines;
   }
-  families::Model model = families::open_model(options.model, options.open_options());
+  families::Model model = open_for_engine(options);
   warn_about(model);
   return runtime::Engines(std::move(model), options.engine_options());
 }

@@ -86,7 +86,7 @@ class Writer {
 class Message {
  public:
   Message() = default;
-  /// Throws internal for bytes that are no message of this protocol.
+  /// Throws internal for bytes that are not a message of this protocol.
   Message(int from, Bytes bytes);
 
   const Header& header() const { return header_; }

@@ -58,6 +58,8 @@ class Block {
   void visit(TensorVisitor& visitor, const std::string& path);
   /// To be called when the weights have been bound.
   void arrange();
+  /// Its routed experts; null where its FFN has none.
+  const Experts* experts() const;
 
  private:
   // x += mixer(norm(x)), by way of h and y, [N, D] too.

@@ -233,6 +233,16 @@ double BoundDecoder::loss(ops::Context& context, std::span<const SequenceStep> s
   return ops::next_token_loss(of_head, x, head, rows->targets, options.gradient_weight);
 }
 
+void BoundDecoder::expert_outputs(ops::Context& context, int64_t layer, tensor::ConstMatrix x,
+                                  const ops::RoutingPlan& plan, std::span<const int32_t> ids,
+                                  tensor::Matrix out) const {
+  const layers::Experts* experts = layer >= 0 && layer < std::ssize(network_.blocks)
+                                       ? network_.blocks[static_cast<size_t>(layer)].experts()
+                                       : nullptr;
+  base::require(experts != nullptr, "decoder", "layer {} has no routed experts", layer);
+  experts->outputs(context, x, plan, ids, out);
+}
+
 void BoundDecoder::visit(layers::TensorVisitor& visitor) const {
   // The list of tensors is written once, for binding; readers of it are promised not to write.
   const_cast<Network&>(network_).visit(visitor);

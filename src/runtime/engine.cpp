@@ -10,7 +10,9 @@
 #include "kernels/table.h"
 #include "quant/codec.h"
 #include "runtime/memory_plan.h"
+#include "runtime/ranks/model_ranks.h"
 #include "runtime/walk.h"
+#include "runtime/weight_bytes.h"
 
 namespace coterie::runtime {
 
@@ -74,8 +76,10 @@ Engine::Engine(families::Model model, const EngineOptions& options)
                        "a smaller `context` needs less");
   weights_moved_ = !options_.move_weights;
   // What has been repacked cannot be given back to the disk: not where the weights fill the memory.
+  const int64_t weights =
+      options_.part_of_a_model ? weight_bytes(*model_.decoder).all_held() : model_.source->file_bytes();
   if (!weights_moved_ && options_.precision == ops::Precision::fast &&
-      model_.source->file_bytes() + base::total_memory() / 8 < base::total_memory())
+      weights + base::total_memory() / 8 < base::total_memory())
     repacked_.emplace(*model_.decoder, *model_.source, context_.kernels.matmul);
   // Smaller models are read from the caches, where the ways of walking weights do not differ: nothing is measured for
   // them.
@@ -111,6 +115,10 @@ void Engine::require_cache(int64_t positions) const {
 }
 
 tensor::Matrix Engine::evaluate(std::span<const models::SequenceStep> given, const layers::PassOptions& pass) {
+  if (options_.ranks && pass.observer && (pass.observer->wants_products() || pass.observer->wants_expert_outputs()))
+    throw base::Error(base::ErrorKind::unsupported, "experts",
+                      "what each expert reads and gives cannot be observed where other ranks compute some of them",
+                      "run it on one rank");
   std::vector<models::SequenceStep> steps(given.begin(), given.end());
   std::vector<char> left(steps.size());
   std::vector<std::function<bool(int64_t)>> leaves(steps.size());
@@ -129,7 +137,8 @@ tensor::Matrix Engine::evaluate(std::span<const models::SequenceStep> given, con
   const base::Stopwatch clock;
   tensor::Matrix logits;
   try {
-    logits = model_.decoder->forward(context_, steps, pass);
+    logits = options_.ranks ? options_.ranks->forward(context_, steps, pass)
+                            : model_.decoder->forward(context_, steps, pass);
   } catch (...) {
     for (const models::SequenceStep& step : steps) step.state->abandon();
     throw;
@@ -141,6 +150,10 @@ tensor::Matrix Engine::evaluate(std::span<const models::SequenceStep> given, con
   return logits;
 }
 
+void Engine::serve(ModelRanks& ranks) {
+  ranks.serve(context_, [this](double seconds) { move_weights(seconds / 4); });
+}
+
 void Engine::move_weights(double seconds) {
   if (weights_moved_) return;
   const base::Stopwatch clock;
@@ -148,6 +161,11 @@ void Engine::move_weights(double seconds) {
   if (repacked_) {
     repacked_->advance(pool_, seconds, spare);
     if (!repacked_->done()) return;
+  }
+  // Large pages are made of whole tensors, in which the experts of other ranks lie too.
+  if (options_.part_of_a_model) {
+    weights_moved_ = true;
+    return;
   }
   if (!large_pages_)
     large_pages_.emplace(*model_.source,

@@ -17,6 +17,8 @@
 
 namespace coterie::runtime {
 
+class ModelRanks;
+
 struct EngineOptions {
   int threads = 0;  // 0 = one for each physical core this process may use
   ops::Precision precision = ops::Precision::fast;
@@ -29,6 +31,11 @@ struct EngineOptions {
   // For models with recurrent states: positions between snapshots of them, and how many a sequence keeps. They are
   // what going back to an earlier position costs nothing by.
   int64_t snapshot_interval = 1024, snapshots = 8;
+  // Evaluates steps over several ranks, in the place of the decoder; must outlive the engine. Null: there are no
+  // others.
+  ModelRanks* ranks = nullptr;
+  // Whether experts of the model are bound on other ranks alone: no more is repacked than what is here.
+  bool part_of_a_model = false;
 };
 
 /// A model with what running it needs: threads, kernels, scratch and the pool of cache pages. Used by one thread at a
@@ -64,6 +71,9 @@ class Engine {
   /// in order; they live until the next step. Refuses ids outside of the vocabulary and sequences longer than the
   /// context before anything is computed.
   tensor::Matrix evaluate(std::span<const models::SequenceStep> steps, const layers::PassOptions& pass = {});
+
+  /// What every rank but the first does: its part of rank 0's steps, until that says that there are no more.
+  void serve(ModelRanks& ranks);
 
   /// Turns and moves what is left of the weights now, instead of bit by bit after each step. For whoever wants the
   /// speed of a model that has run for a while.

@@ -1,6 +1,7 @@
 #include "runtime/kv_cache.h"
 
 #include <algorithm>
+#include <atomic>
 #include <utility>
 
 #include "base/error.h"
@@ -41,7 +42,13 @@ KvCache& KvCache::operator=(KvCache&& other) noexcept {
   pages_ = std::move(other.pages_), blocks_ = std::move(other.blocks_);
   states_ = std::move(other.states_);
   length_ = std::exchange(other.length_, 0);
+  lineage_ = std::exchange(other.lineage_, next_lineage());
   return *this;
+}
+
+uint64_t KvCache::next_lineage() {
+  static std::atomic<uint64_t> last{0};
+  return ++last;
 }
 
 KvCache::~KvCache() { give_back(0); }
@@ -79,6 +86,7 @@ void KvCache::adopt(std::span<const PagePool::Page> pages, int64_t positions,
   point_at(kept);
   if (has_states()) states_.adopt(positions, std::move(state));
   length_ = positions;
+  lineage_ = next_lineage();
 }
 
 void KvCache::replace_page(size_t number, const PagePool::Page& same) {
@@ -136,6 +144,7 @@ int64_t KvCache::until_snapshot() const {
 int64_t KvCache::truncate(int64_t length) {
   base::require(length >= 0 && length <= length_, "KV cache", "cut to {} positions of {}", length, length_);
   if (has_states() && length < length_) length = states_.restore(length);
+  if (length < length_) lineage_ = next_lineage();
   length_ = length;
   give_back(static_cast<size_t>((length + ops::kCacheBlock - 1) / ops::kCacheBlock));
   return length_;
@@ -144,6 +153,7 @@ int64_t KvCache::truncate(int64_t length) {
 void KvCache::abandon() {
   if (!has_states()) return;
   length_ = states_.restore(length_);
+  lineage_ = next_lineage();
   give_back(static_cast<size_t>((length_ + ops::kCacheBlock - 1) / ops::kCacheBlock));
 }
 

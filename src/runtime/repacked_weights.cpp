@@ -57,11 +57,11 @@ class RepackedWeights::Collector : public layers::TensorVisitor {
 
  private:
   void add(const Tensor& tensor, std::vector<Weight> weights, bool stack) {
+    std::erase_if(weights, [](const Weight& weight) { return !weight; });  // experts that others have
     if (weights.empty() || weights.front().rows == 0 || tensor.place == layers::Place::input_embeddings) return;
     if (tensor.place == layers::Place::router) return;  // few bytes, and that of soft mixtures is read row by row too
     Part part;
     for (const Weight& weight : weights) {
-      if (!weight) return;
       const kernels::RepackedOrder order = kernels_.fast[static_cast<size_t>(weight.dtype)].repacked;
       if (order.count == 0 || tensor::row_bytes(weight.dtype, weight.cols) % order.block_bytes != 0) return;
       // Heads are taken out of it by themselves: each whole panels.
@@ -94,8 +94,13 @@ class RepackedWeights::Pointer : public layers::TensorVisitor {
   }
   void vector(const Tensor&, int64_t, layers::Vector&) override {}
   void stack(const Tensor&, int64_t, int64_t, int64_t, std::vector<Weight>& slots) override {
-    const Move* move = slots.empty() ? nullptr : find(slots.front(), true);
-    if (move && move->to.size() == slots.size()) slots = move->to;
+    const auto bound = [](const Weight& slot) { return static_cast<bool>(slot); };
+    const auto first = std::find_if(slots.begin(), slots.end(), bound);
+    const Move* move = first == slots.end() ? nullptr : find(*first, true);
+    if (!move || std::ssize(move->to) != std::count_if(slots.begin(), slots.end(), bound)) return;
+    auto next = move->to.begin();
+    for (Weight& slot : slots)
+      if (slot) slot = *next++;
   }
 
  private:

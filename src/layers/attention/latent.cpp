@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "layers/attention/segments.h"
 #include "layers/lora.h"
+#include "layers/step_share.h"
 #include "ops/elementwise.h"
 
 namespace coterie::layers {
@@ -93,6 +94,7 @@ void LatentAttention::forward(const Batch& batch, int64_t layer, tensor::ConstMa
   shape.layout = cache_layout(spec_, dtype);
   const tensor::Matrix mixed = context.arena.matrix(n, h * rank);
   ops::append_cache(context, shape.layout, keys, keys.col_range(rope, key), rows);
+  if (batch.pass.share) batch.pass.share->keys_written(layer, batch.sequences);
   ops::attention(context, shape, absorbed, rows, mixed);
 
   const tensor::Matrix out = context.arena.matrix(n, h * spec_.value_dim);

@@ -45,15 +45,22 @@ void Experts::forward(ops::Context& context, tensor::ConstMatrix x, const ops::R
 }
 
 void Experts::forward(ops::Context& context, int64_t layer, tensor::ConstMatrix x, const ops::RoutingPlan& plan,
-                      ExpertSource& source, tensor::Matrix y) const {
+                      ExpertSource& source, tensor::Matrix y, base::FunctionRef<void()> meanwhile) const {
   const ops::GateRule rule(spec_.activation, spec_.swiglu_limit, spec_.swiglu_alpha);
   const tensor::ArenaScope scratch(context.arena);
   const tensor::Matrix out = context.arena.matrix(plan.slots(), width_);
   const std::unique_ptr<ExpertLease> lease = source.lease({layer, plan, x, inputs_, outputs_});
   for (std::span<const int32_t> ids = lease->next(); !ids.empty(); ids = lease->next())
     ops::expert_outputs(context, x, plan, ids, lease->inputs(), lease->outputs(), rule, spec_.hidden, out);
+  meanwhile();
   lease->add_outputs(out);
   ops::combine(context, plan, out, y);
+}
+
+void Experts::outputs(ops::Context& context, tensor::ConstMatrix x, const ops::RoutingPlan& plan,
+                      std::span<const int32_t> ids, tensor::Matrix out) const {
+  const ops::GateRule rule(spec_.activation, spec_.swiglu_limit, spec_.swiglu_alpha);
+  ops::expert_outputs(context, x, plan, ids, inputs_, outputs_, rule, spec_.hidden, out);
 }
 
 }  // namespace coterie::layers

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/function_ref.h"
 #include "layers/moe/expert_source.h"
 #include "layers/specs.h"
 #include "layers/tensor_list.h"
@@ -20,9 +21,13 @@ class Experts {
   /// y[t] = Σ over the plan's slots of t: weight * down(act(gate x) * up x). x, y [N, D].
   void forward(ops::Context& context, tensor::ConstMatrix x, const ops::RoutingPlan& plan, tensor::Matrix y,
                const ops::ExpertDropout& dropped = {}) const;
-  /// The same with the weights of experts from `source`, to the bit. Not under a tape.
+  /// The same with the weights of experts from `source`, to the bit. Not under a tape. `meanwhile` is called when all
+  /// that is here has been computed, before what comes from elsewhere is waited for.
   void forward(ops::Context& context, int64_t layer, tensor::ConstMatrix x, const ops::RoutingPlan& plan,
-               ExpertSource& source, tensor::Matrix y) const;
+               ExpertSource& source, tensor::Matrix y, base::FunctionRef<void()> meanwhile) const;
+  /// What the experts `ids` give for their slots of `plan` (ops::expert_outputs): x [N, D], out [slots, D].
+  void outputs(ops::Context& context, tensor::ConstMatrix x, const ops::RoutingPlan& plan, std::span<const int32_t> ids,
+               tensor::Matrix out) const;
   void visit(TensorVisitor& visitor, const std::string& path);
   /// To be called when the weights have been bound.
   void arrange();

@@ -52,7 +52,7 @@ ops::RoutingPlan by_slot(const ops::RoutingPlan& plan) {
 }  // namespace
 
 // What a token's weights multiply is x, a row for each slot; the outputs are added up as they are.
-void Moe::forward_scaled(const Batch& batch, tensor::ConstMatrix x, const ops::RoutingPlan& plan,
+void Moe::forward_scaled(const Batch& batch, tensor::ConstMatrix x, const ops::RoutingPlan& plan, Run run,
                          tensor::Matrix y) const {
   ops::Context& context = batch.context;
   if (batch.pass.expert_dropout > 0 && batch.pass.training)
@@ -61,8 +61,37 @@ void Moe::forward_scaled(const Batch& batch, tensor::ConstMatrix x, const ops::R
   const tensor::Matrix inputs = context.arena.matrix(plan.slots(), x.cols);
   const tensor::Matrix outputs = context.arena.matrix(plan.slots(), y.cols);
   ops::to_slots(context, x, plan, ops::ByWeight::yes, inputs);
-  experts_.forward(context, inputs, by_slot(plan), outputs);
+  run(inputs, by_slot(plan), outputs);
   ops::from_slots(context, outputs, plan, ops::ByWeight::no, y);
+}
+
+void Moe::forward_soft(const Batch& batch, int64_t layer, tensor::ConstMatrix x, Run run, tensor::Matrix y) const {
+  ops::Context& context = batch.context;
+  for (const SequenceRows& s : batch.sequences)
+    if (s.step.routers)
+      base::fail(base::ErrorKind::unsupported, "moe",
+                 "a Soft MoE sends no token to an expert: there is no choice to "
+                 "change");
+  const SoftRouter::Mixed mixed = soft_->to_slots(batch, x);
+  if (batch.pass.observer)
+    batch.pass.observer->mixed(
+        {.layer = layer, .experts = spec_.router.experts, .logits = mixed.logits, .sequences = batch.sequences});
+  const tensor::Matrix outputs = context.arena.matrix(mixed.x.rows, mixed.x.cols);
+  base::require(batch.pass.expert_dropout == 0 || !batch.pass.training, "moe", "soft mixtures have no expert dropout");
+  run(mixed.x, mixed.plan, outputs);
+  soft_->to_tokens(batch, mixed, outputs, y);
+}
+
+void Moe::forward_routed(const Batch& batch, tensor::ConstMatrix x, const ops::RoutingPlan& plan, Run run,
+                         tensor::Matrix y) const {
+  ops::Context& context = batch.context;
+  if (spec_.scale_inputs) return forward_scaled(batch, x, plan, run, y);
+  if (spec_.latent == 0) return run(x, plan, y);
+  const tensor::Matrix in = context.arena.matrix(x.rows, spec_.latent);
+  const tensor::Matrix out = context.arena.matrix(x.rows, spec_.latent);
+  project(batch, x, latent_in_, in);
+  run(in, plan, out);
+  project(batch, out, latent_out_, y);
 }
 
 void Moe::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const {
@@ -73,58 +102,36 @@ void Moe::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tens
     ops::jitter(context, x, spec_.jitter, name_rows(batch), static_cast<uint64_t>(2 * layer + 1), shaken);
     x = shaken;
   }
-  if (batch.pass.experts && (soft_ || spec_.scale_inputs || batch.pass.training))
+  if (batch.pass.experts && batch.pass.training)
     base::fail(base::ErrorKind::unsupported, "moe",
-               "experts that come from elsewhere serve inference of routers that "
-               "choose; {}",
-               soft_                ? "a Soft MoE mixes tokens"
-               : spec_.scale_inputs ? "these weigh what experts read"
-                                    : "this is a step of training");
+               "experts that come from elsewhere serve inference; this is a step of training");
+  // The shared expert reads nothing of the others: where these come from elsewhere it is computed meanwhile.
+  tensor::Matrix s;
+  if (shared_ && batch.pass.experts) s = context.arena.matrix(x.rows, x.cols);
+  ops::ExpertDropout dropped;
+  const auto run = [&](tensor::ConstMatrix in, const ops::RoutingPlan& plan, tensor::Matrix out) {
+    if (!batch.pass.experts) return experts_.forward(context, in, plan, out, dropped);
+    experts_.forward(context, layer, in, plan, *batch.pass.experts, out, [&] {
+      if (shared_) shared_->forward(batch, x, s);
+    });
+  };
   if (soft_) {
-    for (const SequenceRows& s : batch.sequences)
-      if (s.step.routers)
-        base::fail(base::ErrorKind::unsupported, "moe",
-                   "a Soft MoE sends no token to an expert: there is no choice to "
-                   "change");
-    const SoftRouter::Mixed mixed = soft_->to_slots(batch, x);
-    if (batch.pass.observer)
-      batch.pass.observer->mixed(
-          {.layer = layer, .experts = spec_.router.experts, .logits = mixed.logits, .sequences = batch.sequences});
-    const tensor::Matrix outputs = context.arena.matrix(mixed.x.rows, mixed.x.cols);
-    base::require(batch.pass.expert_dropout == 0 || !batch.pass.training, "moe",
-                  "soft mixtures have no expert dropout");
-    experts_.forward(context, mixed.x, mixed.plan, outputs);
-    soft_->to_tokens(batch, mixed, outputs, y);
+    forward_soft(batch, layer, x, run, y);
   } else {
-    ops::ExpertDropout dropped;
     if (batch.pass.expert_dropout > 0 && batch.pass.training)
       dropped = {batch.pass.expert_dropout, name_rows(batch),
                  kExpertPlaces + static_cast<uint64_t>(layer) * kPlacesOfALayer};
     const ops::RoutingPlan plan = router_->forward(batch, layer, x);
-    const auto run = [&](tensor::ConstMatrix in, tensor::Matrix out) {
-      if (batch.pass.experts)
-        experts_.forward(context, layer, in, plan, *batch.pass.experts, out);
-      else
-        experts_.forward(context, in, plan, out, dropped);
-    };
-    if (spec_.scale_inputs) {
-      forward_scaled(batch, x, plan, y);
-    } else if (spec_.latent > 0) {
-      const tensor::Matrix in = context.arena.matrix(x.rows, spec_.latent);
-      const tensor::Matrix out = context.arena.matrix(x.rows, spec_.latent);
-      project(batch, x, latent_in_, in);
-      run(in, out);
-      project(batch, out, latent_out_, y);
-    } else {
-      run(x, y);
-    }
+    forward_routed(batch, x, plan, run, y);
   }
   if (spec_.output_bias) ops::add_to_rows(context, bias_.data(), y);
   if (!shared_) return;
 
   const tensor::ArenaScope scratch(context.arena);
-  const tensor::Matrix s = context.arena.matrix(x.rows, x.cols);
-  shared_->forward(batch, x, s);
+  if (!s.data) {
+    s = context.arena.matrix(x.rows, x.cols);
+    shared_->forward(batch, x, s);
+  }
   if (spec_.shared_gate) {
     const tensor::Matrix gate = context.arena.matrix(x.rows, 1);
     ops::matmul(context, x, shared_gate_, nullptr, gate);

@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "base/function_ref.h"
 #include "layers/batch.h"
 #include "layers/ffn/ffn.h"
 #include "layers/moe/experts.h"
@@ -21,12 +22,20 @@ class Moe {
 
   /// x, y [N, D].
   void forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const;
+  /// The routed experts, for ranks that compute some of them for others.
+  const Experts& experts() const { return experts_; }
   void visit(TensorVisitor& visitor, const std::string& path);
   /// To be called when the weights have been bound.
   void arrange() { experts_.arrange(); }
 
  private:
-  void forward_scaled(const Batch& batch, tensor::ConstMatrix x, const ops::RoutingPlan& plan, tensor::Matrix y) const;
+  // y = the routed experts' part, by way of `run`(what they read, the plan of its rows, where what they give goes).
+  using Run = base::FunctionRef<void(tensor::ConstMatrix, const ops::RoutingPlan&, tensor::Matrix)>;
+  void forward_routed(const Batch& batch, tensor::ConstMatrix x, const ops::RoutingPlan& plan, Run run,
+                      tensor::Matrix y) const;
+  void forward_scaled(const Batch& batch, tensor::ConstMatrix x, const ops::RoutingPlan& plan, Run run,
+                      tensor::Matrix y) const;
+  void forward_soft(const Batch& batch, int64_t layer, tensor::ConstMatrix x, Run run, tensor::Matrix y) const;
 
   MoeSpec spec_;
   int64_t width_;
