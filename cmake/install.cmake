@@ -9,7 +9,7 @@ target_include_directories(coterie_runtime PUBLIC ${PROJECT_SOURCE_DIR}/include)
 
 # The rooms are archives of their own while we work on them; who installs gets one, joined when it is installed.
 set(merge_script "create ${PROJECT_BINARY_DIR}/libcoterie.a\n")
-foreach(room base threads tensor text quant kernels checkpoint ops layers models families lens runtime)
+foreach(room base threads tensor text quant comm kernels checkpoint ops layers models families lens runtime)
   string(APPEND merge_script "addlib $<TARGET_FILE:coterie_${room}>\n")
 endforeach()
 file(GENERATE OUTPUT ${PROJECT_BINARY_DIR}/libcoterie.mri CONTENT "${merge_script}save\nend\n")

@@ -12,6 +12,7 @@
 #include "cli/commands.h"
 #include "cli/help.h"
 #include "cli/option_names.h"
+#include "cli/ranks.h"
 #include "cli/terminal.h"
 #include "cli/usage.h"
 #include "runtime/version.h"
@@ -52,6 +53,9 @@ int run(int argc, char** argv) {
   // `coterie run … | head` ends quietly, also when the parent ignored the signal.
   std::signal(SIGPIPE, SIG_DFL);
   std::signal(SIGBUS, report_shrunken_file);
+
+  const std::optional<comm::Launch> launch = comm::read_launch();
+  if (launch) silence_unless_first(*launch);
 
   CLI::App app("Coterie runs Mixture-of-Experts and dense language models on CPUs.", "coterie");
   app.formatter(std::make_shared<HelpFormatter>());
@@ -104,7 +108,7 @@ int run(int argc, char** argv) {
     std::vector<std::string> words = command_line(app, argc, argv);
     std::reverse(words.begin(), words.end());  // as CLI11 wants them
     app.parse(words);
-    const int code = action();
+    const int code = launch ? run_on_ranks(*launch, app, action) : action();
     flush_output();
     return code;
   } catch (const CLI::Success& wanted) {  // --help, --version

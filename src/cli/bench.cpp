@@ -14,6 +14,7 @@
 #include "cli/options.h"
 #include "cli/print_formats.h"
 #include "cli/print_numbers.h"
+#include "cli/ranks.h"
 #include "cli/terminal.h"
 #include "lens/choices.h"
 #include "lens/fitted_routes.h"
@@ -47,7 +48,10 @@ struct BenchCommand {
 };
 
 families::Model model_of(BenchCommand& command, Progress& progress) {
-  if (command.shape.shape.empty()) return families::open_model(command.model.model, command.model.open_options());
+  if (command.shape.shape.empty()) return open_for_engine(command.model);
+  if (on_ranks())
+    throw base::Error(base::ErrorKind::unsupported, "--shape", "makes a model in one process, and this run has ranks",
+                      "write it to a file (--write) and measure that");
   if (!command.write.empty()) refuse_existing_output(command.write, command.force);
   command.shape.quant = weight_format("--quant", command.quant);
   progress.show(fmt::format("making random weights of {}", command.shape.shape));

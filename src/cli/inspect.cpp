@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 #include <numeric>
+#include <optional>
 
 #include "base/json.h"
 #include "base/memory.h"
@@ -11,6 +12,7 @@
 #include "cli/print_formats.h"
 #include "cli/print_model.h"
 #include "cli/print_numbers.h"
+#include "cli/print_ranks.h"
 #include "cli/print_stream.h"
 #include "cli/sizes.h"
 #include "cli/terminal.h"
@@ -30,6 +32,8 @@ struct InspectOptions {
   ModelOptions model;
   std::string dtype, memory, disk;
   bool json = false, remeasure = false;
+  int ranks = 0;
+  std::string net = "10g";
 };
 
 std::string title(Place place, const Inspection& model) {
@@ -221,9 +225,12 @@ int inspect_command(const InspectOptions& options) {
   if (!options.memory.empty())
     stream =
         runtime::forecast_stream(model, bytes_option("--memory", options.memory), disk, machine.read_bytes_per_second);
+  std::optional<runtime::RanksPlan> ranks;
+  if (options.ranks > 0) ranks = plan_of(model, machine, options.ranks, runtime::network_by_name(options.net));
   if (options.json) {
     base::Json json = as_json(model, machine);
     if (stream) json["larger_than_memory"] = stream_json(*stream, disk);
+    if (ranks) json["ranks"] = ranks_json(*ranks, options.net);
     print(json.dump(2, ' ', false, base::Json::error_handler_t::replace) + "\n");
     return 0;
   }
@@ -231,6 +238,7 @@ int inspect_command(const InspectOptions& options) {
   for (const std::string& line : describe(model.spec)) text += "  " + line + "\n";
   text += "\n" + places_table(model) + "\n" + layers_table(model) + "\n" + memory_words(model, machine);
   if (stream) text += stream_words(*stream, disk, options.disk.empty());
+  if (ranks) text += ranks_words(*ranks, options.net);
   print(text);
   return 0;
 }
@@ -260,12 +268,24 @@ void add_inspect(CLI::App& app, Action& action) {
   add_threads(*command, options->model.threads);
   command->add_flag("--remeasure", options->remeasure,
                     "Measure the machine again instead of using the remembered figures");
+  CLI::Option* ranks =
+      command
+          ->add_option("--ranks", options->ranks, "Also what N processes or machines would need and send (mpirun -n N)")
+          ->type_name("N")
+          ->check(between(1, 4096));
+  command
+      ->add_option("--net", options->net,
+                   "With --ranks: what joins them: local, rdma, 100g, 25g, 10g, 1g, or LATENCY,RATE")
+      ->type_name("NET")
+      ->capture_default_str()
+      ->needs(ranks);
   options->model.add_routing(*command);
   command->footer(
       "Examples:\n"
       "  coterie inspect ./Mixtral-8x7B\n"
       "  coterie inspect config.json --dtype q4_k --context 4096\n"
       "  coterie inspect config.json --dtype q4_k --memory 8G --disk 1.1G\n"
+      "  coterie inspect model.gguf --ranks 4 --net 40us,1.15GB/s\n"
       "  coterie inspect model.gguf --json | jq .places");
   command->callback([=, &action] { action = [options] { return inspect_command(*options); }; });
 }

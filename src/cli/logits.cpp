@@ -14,6 +14,7 @@
 #include "checkpoint/tensor_source.h"
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "cli/ranks.h"
 #include "cli/terminal.h"
 #include "cli/text_input.h"
 #include "families/family.h"
@@ -197,7 +198,7 @@ void check_output(const LogitsOptions& options) {
 
 int logits_command(LogitsOptions options) {
   check_output(options);
-  families::Model model = families::open_model(options.model.model, options.model.open_options());
+  families::Model model = open_for_engine(options.model);
   warn_about(model);
   const Ids ids = ids_of(options, model);
   const int64_t needed = std::max(ids.length, options.greedy > 0 ? kGreedyPrompt + options.greedy : 0);

@@ -12,6 +12,7 @@
 #include "base/memory.h"
 #include "base/plural.h"
 #include "cli/help.h"
+#include "cli/ranks.h"
 #include "cli/router_option.h"
 #include "cli/serve_options.h"
 #include "cli/terminal.h"
@@ -125,6 +126,7 @@ void ModelOptions::add_adapter(CLI::App& app) {
 }
 
 void ModelOptions::add_engine(CLI::App& app, bool with_context) {
+  remember_model_options(app, *this);
   const Heading heading(app, kMachine);
   add_threads(app, threads);
   if (with_context)
@@ -182,6 +184,7 @@ runtime::EngineOptions ModelOptions::engine_options() const {
                         : disk_reader == "buffered" ? runtime::DiskReader::buffered
                                                     : runtime::DiskReader::threads;
   options.on_note = [](const std::string& note) { print_note(note); };
+  add_ranks(options);
   return options;
 }
 
@@ -209,13 +212,13 @@ void warn_about(const families::Model& model) {
 }
 
 runtime::Engine open_engine(const ModelOptions& options) {
-  families::Model model = families::open_model(options.model, options.open_options());
+  families::Model model = open_for_engine(options);
   warn_about(model);
   return runtime::Engine(std::move(model), options.engine_options());
 }
 
 runtime::Engines open_engines(const ModelOptions& options) {
-  if (families::is_ensemble(options.model)) {
+  if (!on_ranks() && families::is_ensemble(options.model)) {
     if (!options.adapter.empty())
       throw base::Error(base::ErrorKind::bad_input, "--adapter",
                         "applies to one model, and this is an ensemble of several",
@@ -224,7 +227,7 @@ runtime::Engines open_engines(const ModelOptions& options) {
     for (const auto& engine : engines.all()) warn_about(engine->model());
     return engines;
   }
-  families::Model model = families::open_model(options.model, options.open_options());
+  families::Model model = open_for_engine(options);
   warn_about(model);
   return runtime::Engines(std::move(model), options.engine_options());
 }

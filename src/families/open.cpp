@@ -143,8 +143,9 @@ void leave_prediction_layers(const models::ModelSpec& spec, NameTable& names) {
 
 }  // namespace
 
-std::unique_ptr<models::Decoder> bind_decoder(const models::ModelSpec& given, const checkpoint::TensorSource& source,
-                                              std::vector<std::string>* warnings) {
+std::unique_ptr<models::Decoder> bind_decoder(
+    const models::ModelSpec& given, const checkpoint::TensorSource& source, std::vector<std::string>* warnings,
+    const std::function<bool(int64_t layer, int64_t expert, int64_t experts)>& owns_expert) {
   models::ModelSpec spec = given;
   NameTable names = names_for(spec, source);
   std::vector<std::string> found;
@@ -152,8 +153,9 @@ std::unique_ptr<models::Decoder> bind_decoder(const models::ModelSpec& given, co
   if (const Family& family = family_of(spec); family.fit_to_tensors) family.fit_to_tensors(spec, source, names, found);
   leave_prediction_layers(spec, names);
   const bool tied = spec.tied_embeddings;
-  auto decoder = std::make_unique<models::BoundDecoder>(
-      std::move(spec), [&](models::Network& network) { return bind(network, source, names, tied); });
+  auto decoder = std::make_unique<models::BoundDecoder>(std::move(spec), [&](models::Network& network) {
+    return families::bind(network, source, names, tied, owns_expert);
+  });
   found.insert(found.end(), decoder->warnings().begin(), decoder->warnings().end());
   if (warnings) warnings->insert(warnings->end(), found.begin(), found.end());
   return decoder;
@@ -215,7 +217,7 @@ Model open_model(std::unique_ptr<checkpoint::TensorSource> source, const OpenOpt
   apply(options, spec);
   base::require(options.adapter.empty(), "open_model", "adapters are attached to models that are opened by their path");
   model.warnings = spec.warnings;
-  model.decoder = bind_decoder(spec, *model.source, &model.warnings);
+  model.decoder = bind_decoder(spec, *model.source, &model.warnings, options.owns_expert);
   if (const auto* name = meta<std::string>(*model.source, "general.name")) model.name = *name;
   open_gguf_text(model);
   return model;
@@ -245,7 +247,7 @@ Model open_model(const std::filesystem::path& path, const OpenOptions& options) 
   if (!model.source) refuse_config_alone(path);
   const models::ModelSpec spec = read_spec(model.path, model.source.get(), options);
   model.warnings = spec.warnings;
-  model.decoder = bind_decoder(spec, *model.source, &model.warnings);
+  model.decoder = bind_decoder(spec, *model.source, &model.warnings, options.owns_expert);
   if (!options.adapter.empty()) {
     model.adapter = std::make_shared<Adapter>(Adapter::load(*model.decoder, options.adapter));
     model.adapter->attach_to(*model.decoder, options.adapter_factor);

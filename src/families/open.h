@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -30,6 +32,9 @@ struct OpenOptions {
   std::filesystem::path adapter = {};
   double adapter_factor = 1;
   models::RopeOptions rope = {};  // --rope-scaling and its like
+
+  // The routed experts that are bound, for a rank that owns some of them; null: all (families/weights/binder.h).
+  std::function<bool(int64_t layer, int64_t expert, int64_t experts)> owns_expert = {};
 
   bool changes_routers() const { return router_sample || router_noise || router_jitter || router_capacity; }
 };
@@ -64,8 +69,9 @@ Model open_model(const std::filesystem::path& path, const OpenOptions& options =
 Model open_model(std::unique_ptr<checkpoint::TensorSource> source, const OpenOptions& options = {});
 
 /// Binds the tensors of `source` to a decoder of `spec` (benchmarks and laws on made-up weights). `source` must
-/// outlive it. Warnings are appended where given.
-std::unique_ptr<models::Decoder> bind_decoder(const models::ModelSpec& spec, const checkpoint::TensorSource& source,
-                                              std::vector<std::string>* warnings = nullptr);
+/// outlive it. Warnings are appended where given. `owns_expert` as in OpenOptions.
+std::unique_ptr<models::Decoder> bind_decoder(
+    const models::ModelSpec& spec, const checkpoint::TensorSource& source, std::vector<std::string>* warnings = nullptr,
+    const std::function<bool(int64_t layer, int64_t expert, int64_t experts)>& owns_expert = {});
 
 }  // namespace coterie::families

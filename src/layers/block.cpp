@@ -1,5 +1,6 @@
 #include "layers/block.h"
 
+#include "layers/step_share.h"
 #include "ops/dropout.h"
 #include "ops/elementwise.h"
 
@@ -95,6 +96,11 @@ void Block::join(ops::Context& context, const ResidualSpec& residual, tensor::Co
   ops::add(context, y, x, residual_multiplier_ * residual.added);
 }
 
+const Experts* Block::experts() const {
+  const auto* moe = std::get_if<Moe>(&ffn_);
+  return moe ? &moe->experts() : nullptr;
+}
+
 void Block::mix(const Batch& batch, int64_t layer, tensor::Matrix x, tensor::Matrix h, tensor::Matrix y) const {
   ops::Context& context = batch.context;
   tensor::ConstMatrix mixer_input = x;
@@ -112,6 +118,7 @@ void Block::mix(const Batch& batch, int64_t layer, tensor::Matrix x, tensor::Mat
         if constexpr (!kNothing<std::remove_cvref_t<decltype(mixer)>>) mixer.forward(batch, layer, mixer_input, y);
       },
       mixer_);
+  if (batch.pass.share) batch.pass.share->states_written(layer, batch.sequences);
   if (mixer_post_norm_) mixer_post_norm_->forward(context, y, y);
   if (batch.pass.observer) batch.pass.observer->mixer_output(layer, y);
   drop(batch, layer, 0, y);

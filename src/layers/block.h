@@ -63,6 +63,8 @@ class Block {
   void visit(TensorVisitor& visitor, const std::string& path);
   /// To be called when the weights have been bound.
   void arrange();
+  /// Its routed experts; null where its FFN has none.
+  const Experts* experts() const;
 
  private:
   // x = kept * x + added * y, in the order that keeps the bits of plain addition.

@@ -6,11 +6,15 @@
 
 namespace coterie::layers {
 
+class StepShare;
+
 /// How a pass goes: what is the same for all of its sequences and in every layer.
 struct PassOptions {
   Observer* observer = nullptr;
   // Where routed experts come from; null: from the weights that are bound.
   ExpertSource* experts = nullptr;
+  // Other ranks that evaluate the other rows of this step; null: all are here.
+  StepShare* share = nullptr;
   // A step of training: routers draw their noise and jitter and keep to their capacity.
   bool training = false;
   // In training: the share of what each mixer and FFN gives that is dropped before it is added to the residual stream,

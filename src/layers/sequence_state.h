@@ -19,6 +19,9 @@ class SequenceState {
   virtual ~SequenceState() = default;
   /// Positions evaluated so far.
   virtual int64_t length() const = 0;
+  /// A number for what has been evaluated, for those who keep a copy of it elsewhere: while it stays the same,
+  /// positions have been added and nothing else. 0: there is none.
+  virtual uint64_t lineage() const { return 0; }
   /// Element type of the cache blocks: f32, f16, bf16 or q8_0.
   virtual tensor::DType cache_dtype() const = 0;
   /// Cache blocks of this layer's attention (ops::CacheLayout), enough for length() and the rows about to be added.

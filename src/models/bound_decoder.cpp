@@ -260,6 +260,16 @@ double BoundDecoder::loss(ops::Context& context, std::span<const SequenceStep> s
 
 void BoundDecoder::read(layers::TensorReader& reader) const { network_.read(reader); }
 
+void BoundDecoder::expert_outputs(ops::Context& context, int64_t layer, tensor::ConstMatrix x,
+                                  const ops::RoutingPlan& plan, std::span<const int32_t> ids,
+                                  tensor::Matrix out) const {
+  const layers::Experts* experts = layer >= 0 && layer < std::ssize(network_.blocks)
+                                       ? network_.blocks[static_cast<size_t>(layer)].experts()
+                                       : nullptr;
+  base::require(experts != nullptr, "decoder", "layer {} has no routed experts", layer);
+  experts->outputs(context, x, plan, ids, out);
+}
+
 void BoundDecoder::rebind(layers::TensorVisitor& visitor) {
   network_.visit(visitor);
   network_.arrange();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/error.h"
 #include "layers/attention/rope.h"
 
 namespace coterie::models {
@@ -17,6 +18,11 @@ bool any_rope(const ModelSpec& spec, F of) {
 }
 
 }  // namespace
+
+void Decoder::expert_outputs(ops::Context&, int64_t, tensor::ConstMatrix, const ops::RoutingPlan&,
+                             std::span<const int32_t>, tensor::Matrix) const {
+  base::fail(base::ErrorKind::unsupported, "ranks", "the models of an ensemble are not divided over ranks");
+}
 
 bool grows_with_length(const Decoder& decoder) {
   return any_rope(decoder.spec(),

@@ -32,6 +32,11 @@ class Decoder {
   /// once. The steps' states must stay as they are until then, with caches of f32; their ids and targets need not.
   virtual double loss(ops::Context& context, std::span<const SequenceStep> steps,
                       const PassOptions& options = {}) const = 0;
+  /// What the routed experts `ids` of a layer give for their slots of `plan` (ops::expert_outputs), x [N, the width
+  /// experts read], out [slots, that width]: for a rank that computes its experts for others. Throws unsupported for a
+  /// decoder of several models, internal for a layer without experts.
+  virtual void expert_outputs(ops::Context& context, int64_t layer, tensor::ConstMatrix x, const ops::RoutingPlan& plan,
+                              std::span<const int32_t> ids, tensor::Matrix out) const;
   /// Shows every weight, bound to its bytes (inspect, save, quantise).
   virtual void read(layers::TensorReader& reader) const = 0;
   /// Walks every weight with a visitor that may point it elsewhere; what layers derive from weights is then made anew.

@@ -10,7 +10,9 @@
 #include "kernels/table.h"
 #include "quant/codec.h"
 #include "runtime/memory_plan.h"
+#include "runtime/ranks/model_ranks.h"
 #include "runtime/walk.h"
+#include "runtime/weight_bytes.h"
 
 namespace coterie::runtime {
 
@@ -87,6 +89,7 @@ Engine::Engine(families::Model model, const EngineOptions& options)
       ModelBytes::Options{
           .move = options_.move_weights,
           .repack = options_.precision == ops::Precision::fast,
+          .part_of_a_model = options_.part_of_a_model,
           .memory = options_.memory,
           .expert_memory = options_.expert_memory,
           .cache = options_.cache_bytes > 0 ? options_.cache_bytes : cache_bytes(*cache_shape_, positions),
@@ -133,6 +136,10 @@ void Engine::require_cache(int64_t positions) const {
 }
 
 tensor::Matrix Engine::evaluate(std::span<const models::SequenceStep> given, const layers::PassOptions& pass) {
+  if (options_.ranks && pass.observer && (pass.observer->wants_products() || pass.observer->wants_expert_outputs()))
+    throw base::Error(base::ErrorKind::unsupported, "experts",
+                      "what each expert reads and gives cannot be observed where other ranks compute some of them",
+                      "run it on one rank");
   std::vector<models::SequenceStep> steps(given.begin(), given.end());
   std::vector<char> left(steps.size());
   std::vector<std::function<bool(int64_t)>> leaves(steps.size());
@@ -161,7 +168,8 @@ tensor::Matrix Engine::evaluate(std::span<const models::SequenceStep> given, con
   const base::Stopwatch clock;
   tensor::Matrix logits;
   try {
-    logits = model_.decoder->forward(context_, steps, with);
+    logits = options_.ranks ? options_.ranks->forward(context_, steps, with)
+                            : model_.decoder->forward(context_, steps, with);
   } catch (...) {
     for (const models::SequenceStep& step : steps) step.state->abandon();
     throw;
@@ -171,6 +179,10 @@ tensor::Matrix Engine::evaluate(std::span<const models::SequenceStep> given, con
   // A quarter as long again as the step took, until all is moved.
   bytes_->advance(clock.seconds() / 4);
   return logits;
+}
+
+void Engine::serve(ModelRanks& ranks) {
+  ranks.serve(context_, [this](double seconds) { bytes_->advance(seconds / 4); });
 }
 
 void Engine::move_all_weights() { bytes_->advance(kNow); }

@@ -18,6 +18,8 @@
 
 namespace coterie::runtime {
 
+class ModelRanks;
+
 struct EngineOptions {
   int threads = 0;  // 0 = one for each physical core this process may use
   ops::Precision precision = ops::Precision::fast;
@@ -41,6 +43,11 @@ struct EngineOptions {
   int64_t snapshot_interval = 1024, snapshots = 8;
   // Tokens that a step may draft of a sequence (Speculator): such models keep a copy of their states for each.
   int64_t drafted = 0;
+  // Evaluates steps over several ranks, in the place of the decoder; must outlive the engine. Null: there are no
+  // others.
+  ModelRanks* ranks = nullptr;
+  // Whether experts of the model are bound on other ranks alone: no more is repacked than what is here.
+  bool part_of_a_model = false;
 };
 
 /// A model with what running it needs: threads, kernels, scratch and the pool of cache pages. Used by one thread at a
@@ -76,6 +83,9 @@ class Engine {
   /// in order; they live until the next step. Refuses ids outside of the vocabulary and sequences longer than the
   /// context before anything is computed.
   tensor::Matrix evaluate(std::span<const models::SequenceStep> steps, const layers::PassOptions& pass = {});
+
+  /// What every rank but the first does: its part of rank 0's steps, until that says that there are no more.
+  void serve(ModelRanks& ranks);
 
   /// Turns and moves what is left of the weights now, instead of bit by bit after each step. For whoever wants the
   /// speed of a model that has run for a while.

@@ -1,6 +1,7 @@
 #include "runtime/kv_cache.h"
 
 #include <algorithm>
+#include <atomic>
 #include <utility>
 
 #include "base/error.h"
@@ -43,7 +44,13 @@ KvCache& KvCache::operator=(KvCache&& other) noexcept {
   states_ = std::move(other.states_);
   length_ = std::exchange(other.length_, 0);
   tried_ = std::exchange(other.tried_, 0);
+  lineage_ = std::exchange(other.lineage_, next_lineage());
   return *this;
+}
+
+uint64_t KvCache::next_lineage() {
+  static std::atomic<uint64_t> last{0};
+  return ++last;
 }
 
 KvCache::~KvCache() { give_back(0); }
@@ -81,6 +88,7 @@ void KvCache::adopt(std::span<const PagePool::Page> pages, int64_t positions,
   point_at(kept);
   if (has_states()) states_.adopt(positions, std::move(state));
   length_ = positions;
+  lineage_ = next_lineage();
 }
 
 void KvCache::replace_page(size_t number, const PagePool::Page& same) {
@@ -160,6 +168,7 @@ int64_t KvCache::truncate(int64_t length) {
   tried_ = 0;
   if (has_states()) states_.settle(-1);
   if (has_states() && length < length_) length = states_.restore(length);
+  if (length < length_) lineage_ = next_lineage();
   length_ = length;
   give_back(static_cast<size_t>((length + ops::kCacheBlock - 1) / ops::kCacheBlock));
   return length_;
@@ -170,6 +179,7 @@ void KvCache::abandon() {
   if (!has_states()) return;
   states_.settle(-1);
   length_ = states_.restore(length_);
+  lineage_ = next_lineage();
   give_back(static_cast<size_t>((length_ + ops::kCacheBlock - 1) / ops::kCacheBlock));
 }
 

@@ -45,6 +45,7 @@ class KvCache final : public layers::SequenceState {
   ~KvCache() override;
 
   int64_t length() const override { return length_; }
+  uint64_t lineage() const override { return lineage_; }
   tensor::DType cache_dtype() const override { return shape_->dtype; }
   std::span<std::byte* const> blocks(int64_t layer) override;
   std::span<float> recurrent(int64_t layer) override { return states_.layer(layer); }
@@ -97,6 +98,7 @@ class KvCache final : public layers::SequenceState {
   KvCache(std::shared_ptr<const CacheShape> shape, std::shared_ptr<PagePool> pool, RecurrentStates states);
   void point_at(size_t first);  // blocks_ at pages_ from the page `first` on
   void give_back(size_t pages_kept) noexcept;
+  static uint64_t next_lineage();
 
   std::shared_ptr<const CacheShape> shape_;
   std::shared_ptr<PagePool> pool_;
@@ -105,6 +107,7 @@ class KvCache final : public layers::SequenceState {
   RecurrentStates states_;
   int64_t length_ = 0;
   int64_t tried_ = 0;  // rows of a step that settle() is to follow
+  uint64_t lineage_ = next_lineage();
 };
 
 }  // namespace coterie::runtime

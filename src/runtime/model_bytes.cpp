@@ -55,7 +55,7 @@ std::string_view name(Where where) {
 
 ModelBytes::ModelBytes(families::Model& model, threads::Pool& pool, const kernels::MatmulKernels& kernels,
                        const Options& options)
-    : model_(model), pool_(pool) {
+    : model_(model), pool_(pool), part_of_a_model_(options.part_of_a_model) {
   const checkpoint::TensorSource& source = *model.source;
   const bool files = source.format() != checkpoint::Format::memory || options.make_reader;
   const bool asked = options.memory > 0 || options.expert_memory > 0;
@@ -75,7 +75,8 @@ ModelBytes::ModelBytes(families::Model& model, threads::Pool& pool, const kernel
   moved_ = !options.move;
   // What has been repacked cannot be given back to the disk: not where the weights fill the memory.
   const int64_t there = options.memory > 0 ? std::min(options.memory, base::total_memory()) : base::total_memory();
-  if (!moved_ && options.repack && source.file_bytes() + there / 8 < there)
+  const int64_t here = options.part_of_a_model ? weights().all_held() : source.file_bytes();
+  if (!moved_ && options.repack && here + there / 8 < there)
     repacked_.emplace(*model.decoder, source, kernels);
 }
 
@@ -158,6 +159,11 @@ void ModelBytes::advance(double seconds) {
     repacked_->advance(pool_, seconds, spare);
     if (!repacked_->done()) return;
   }
+  // Large pages are made of whole tensors, in which the experts of other ranks lie too.
+  if (part_of_a_model_) {
+    moved_ = true;
+    return;
+  }
   if (!large_pages_)
     large_pages_.emplace(*model_.source,
                          [&](std::span<const std::byte> bytes) { return repacked_ && repacked_->holds(bytes); });
@@ -166,16 +172,16 @@ void ModelBytes::advance(double seconds) {
 }
 
 /// Goes through all weights and asks for each where it lies.
-class ModelBytes::Surveyor final : public layers::TensorVisitor {
+class ModelBytes::Surveyor final : public layers::TensorReader {
  public:
   explicit Surveyor(const ModelBytes& bytes) : of_(bytes) {}
-  void matrix(const Tensor& tensor, int64_t, int64_t, tensor::Weight& slot) override {
+  void matrix(const Tensor& tensor, int64_t, int64_t, const tensor::Weight& slot) override {
     add(tensor, where(slot), slot.bytes());
   }
-  void vector(const Tensor& tensor, int64_t, layers::Vector& slot) override {
+  void vector(const Tensor& tensor, int64_t, const layers::Vector& slot) override {
     add(tensor, Where::decoded, slot.values.size() * static_cast<int64_t>(sizeof(float)));
   }
-  void stack(const Tensor& tensor, int64_t experts, int64_t, int64_t, std::vector<tensor::Weight>& slots) override {
+  void stack(const Tensor& tensor, int64_t experts, int64_t, int64_t, const std::vector<tensor::Weight>& slots) override {
     const bool routed = tensor.place == models::Place::experts;
     if (routed && of_.store_ && (tensor.path.ends_with(".gate") || (tensor.path.ends_with(".up") && !after_gate_)))
       ++stored_layer_;
@@ -222,7 +228,7 @@ class ModelBytes::Surveyor final : public layers::TensorVisitor {
 
 std::vector<ModelBytes::Layer> ModelBytes::layers() const {
   Surveyor surveyor(*this);
-  model_.decoder->visit(surveyor);
+  model_.decoder->read(surveyor);
   return std::move(surveyor.result);
 }
 

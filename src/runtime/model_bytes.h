@@ -44,6 +44,7 @@ class ModelBytes {
   struct Options {
     bool move = true;                // repack and move what there is room for
     bool repack = true;              // the kernels of the run's precision read repacked rows
+    bool part_of_a_model = false;    // experts are bound on other ranks alone: no more is repacked than what is here
     int64_t memory = 0;              // a budget for the process; 0: what there is
     int64_t expert_memory = 0;       // above 0: experts are read as they are needed into so much memory, whatever fits
     int64_t cache = 0, scratch = 0;  // what the process needs besides
@@ -94,6 +95,7 @@ class ModelBytes {
   std::optional<RepackedWeights> repacked_;
   std::optional<LargePages> large_pages_;
   bool moved_ = false;  // nothing is left to be repacked or moved
+  bool part_of_a_model_ = false;
   // or
   FileTable files_;
   std::unique_ptr<DenseWeights> dense_;

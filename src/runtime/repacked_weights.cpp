@@ -56,11 +56,11 @@ class RepackedWeights::Collector : public layers::TensorReader {
 
  private:
   void add(const Tensor& tensor, std::vector<Weight> weights, bool stack) {
+    std::erase_if(weights, [](const Weight& weight) { return !weight; });  // experts that others have
     if (weights.empty() || weights.front().rows == 0 || tensor.place == layers::Place::input_embeddings) return;
     if (tensor.place == layers::Place::router) return;  // few bytes, and that of soft mixtures is read row by row too
     Part part;
     for (const Weight& weight : weights) {
-      if (!weight) return;
       const kernels::RepackedOrder order = kernels_.fast[static_cast<size_t>(weight.dtype)].repacked;
       if (order.count == 0 || tensor::row_bytes(weight.dtype, weight.cols) % order.block_bytes != 0) return;
       // Heads are taken out of it by themselves: each whole panels.

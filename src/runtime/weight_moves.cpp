@@ -16,8 +16,13 @@ void WeightMoves::matrix(const Tensor&, int64_t, int64_t, Weight& slot) {
 }
 
 void WeightMoves::stack(const Tensor&, int64_t, int64_t, int64_t, std::vector<Weight>& slots) {
-  const Move* move = slots.empty() ? nullptr : find(slots.front(), true);
-  if (move && move->to.size() == slots.size()) slots = move->to;
+  const auto bound = [](const Weight& slot) { return static_cast<bool>(slot); };  // others own the rest
+  const auto first = std::find_if(slots.begin(), slots.end(), bound);
+  const Move* move = first == slots.end() ? nullptr : find(*first, true);
+  if (!move || std::ssize(move->to) != std::count_if(slots.begin(), slots.end(), bound)) return;
+  auto next = move->to.begin();
+  for (Weight& slot : slots)
+    if (slot) slot = *next++;
 }
 
 const WeightMoves::Move* WeightMoves::find(const Weight& slot, bool stack) const {

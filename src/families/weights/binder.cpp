@@ -29,7 +29,8 @@ using tensor::Weight;
 
 class Binder : public layers::TensorVisitor {
  public:
-  Binder(const checkpoint::TensorSource& source, const NameTable& table) : source_(source), table_(table) {}
+  Binder(const checkpoint::TensorSource& source, const NameTable& table, const OwnsExpert& owns)
+      : source_(source), table_(table), owns_(owns) {}
 
   void matrix(const Tensor& tensor, int64_t rows, int64_t cols, Weight& slot) override {
     const Found found = find(tensor.path, 1);
@@ -50,12 +51,18 @@ class Binder : public layers::TensorVisitor {
   }
 
   void stack(const Tensor& tensor, int64_t experts, int64_t rows, int64_t cols, std::vector<Weight>& slots) override {
-    const Found found = find(tensor.path, experts);
+    const std::vector<char> owned = owned_of(tensor, experts);
+    const Found found = find(tensor.path, experts, owned);
     if (is_of_heads(found.piece)) return heads(*found.tensors.front(), found.piece, experts, rows, cols, tensor, slots);
     const int64_t in_file = rows_in_file(found.piece, rows, *found.tensors.front());
     slots.clear();
     if (found.per_expert) {
-      for (const TensorInfo* info : found.tensors) {
+      for (size_t e = 0; e < found.tensors.size(); ++e) {
+        const TensorInfo* const info = found.tensors[e];
+        if (!owned[e]) {
+          slots.emplace_back();
+          continue;
+        }
         check(*info, {in_file, cols});
         slots.push_back(piece_of(Weight(info->bytes.data(), info->dtype, in_file, cols), found.piece, rows));
       }
@@ -63,17 +70,23 @@ class Binder : public layers::TensorVisitor {
     }
     const TensorInfo& info = *found.tensors.front();
     if (found.form == Form::mxfp4_pair) {
-      slots = pack_mxfp4(info, experts, rows, cols, found.piece);
+      slots = pack_mxfp4(info, owned, rows, cols, found.piece);
+      return;
+    }
+    if (count_of(owned) == 0) {
+      slots.resize(static_cast<size_t>(experts));
       return;
     }
     check(info, shape_in_file(found.form, {experts, in_file, cols}, tensor.parts));
     if (found.form == Form::transposed || found.form == Form::columns_together) {
-      slots = transpose(info, experts, rows, cols, found.piece);
+      slots = transpose(info, owned, rows, cols, found.piece);
       return;
     }
     const Weight all(info.bytes.data(), info.dtype, experts * in_file, cols);
     for (int64_t e = 0; e < experts; ++e)
-      slots.push_back(piece_of(all.row_range(e * in_file, (e + 1) * in_file), found.piece, rows));
+      slots.push_back(owned[static_cast<size_t>(e)]
+                          ? piece_of(all.row_range(e * in_file, (e + 1) * in_file), found.piece, rows)
+                          : Weight());
   }
 
   void vectors(const Tensor& tensor, int64_t experts, int64_t n, layers::Vector& slot) override {
@@ -146,14 +159,30 @@ class Binder : public layers::TensorVisitor {
     }
   }
 
-  /// The values of a file's [E, cols, rows] as weights of the binding's own.
-  std::vector<Weight> transpose(const TensorInfo& info, int64_t experts, int64_t rows, int64_t cols, Piece piece) {
+  /// [experts]: which of a stack are to be bound; of the others the names and shapes are looked at alone.
+  std::vector<char> owned_of(const Tensor& tensor, int64_t experts) const {
+    std::vector<char> owned(static_cast<size_t>(experts), 1);
+    if (tensor.place != layers::Place::experts || !owns_) return owned;
+    const int64_t layer = path_pattern(tensor.path).layer;
+    for (int64_t e = 0; e < experts; ++e) owned[static_cast<size_t>(e)] = owns_(layer, e, experts);
+    return owned;
+  }
+  static int64_t count_of(const std::vector<char>& owned) { return std::count(owned.begin(), owned.end(), 1); }
+
+  /// The values of a file's [E, cols, rows] as weights of the binding's own, of the experts that are owned.
+  std::vector<Weight> transpose(const TensorInfo& info, const std::vector<char>& owned, int64_t rows, int64_t cols,
+                                Piece piece) {
+    const int64_t experts = std::ssize(owned);
     const int64_t in_file = rows_in_file(piece, rows, info);
     if (is_block(info.dtype)) refuse_dtype(info);
     const auto size = static_cast<size_t>(tensor::row_bytes(info.dtype, 1));
-    std::byte* target = own(experts * rows * cols * static_cast<int64_t>(size));
+    std::byte* target = own(count_of(owned) * rows * cols * static_cast<int64_t>(size));
     std::vector<Weight> weights;
     for (int64_t e = 0; e < experts; ++e) {
+      if (!owned[static_cast<size_t>(e)]) {
+        weights.emplace_back();
+        continue;
+      }
       weights.emplace_back(target, info.dtype, rows, cols);
       for (int64_t r = 0; r < rows; ++r) {
         const std::byte* source =
@@ -167,7 +196,9 @@ class Binder : public layers::TensorVisitor {
 
   /// Published MXFP4, nibbles and exponents apart, as the blocks that kernels read: an exponent, then 16 bytes that
   /// hold value i low and value i + 16 high. Exact; the nibbles only move.
-  std::vector<Weight> pack_mxfp4(const TensorInfo& nibbles, int64_t experts, int64_t rows, int64_t cols, Piece piece) {
+  std::vector<Weight> pack_mxfp4(const TensorInfo& nibbles, const std::vector<char>& owned, int64_t rows, int64_t cols,
+                                 Piece piece) {
+    const int64_t experts = std::ssize(owned);
     constexpr int64_t kBlock = 32, kBytes = 16;
     std::string name = nibbles.name;
     name.replace(name.rfind("_blocks"), 7, "_scales");
@@ -188,9 +219,13 @@ class Binder : public layers::TensorVisitor {
     expect(nibbles, {experts, in_file, blocks, kBytes});
     expect(*exponents, {experts, in_file, blocks});
 
-    std::byte* target = own(experts * rows * tensor::row_bytes(DType::mxfp4, cols));
+    std::byte* target = own(count_of(owned) * rows * tensor::row_bytes(DType::mxfp4, cols));
     std::vector<Weight> weights;
     for (int64_t e = 0; e < experts; ++e) {
+      if (!owned[static_cast<size_t>(e)]) {
+        weights.emplace_back();
+        continue;
+      }
       weights.emplace_back(target, DType::mxfp4, rows, cols);
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t first = (e * in_file + row_in_file(piece, r, rows)) * blocks;
@@ -218,7 +253,7 @@ class Binder : public layers::TensorVisitor {
   }
 
   // The first of the names the table gives for the path that the file has.
-  Found find(const std::string& path, int64_t experts) {
+  Found find(const std::string& path, int64_t experts, const std::vector<char>& owned = {}) {
     const auto [pattern, layer, item] = path_pattern(path);
     const std::vector<NameInFile>* names = table_.find(pattern);
     base::require(names != nullptr, "binder", "the name table has no entry for {}", pattern);
@@ -229,7 +264,10 @@ class Binder : public layers::TensorVisitor {
       const int64_t count = found.per_expert ? experts : 1;
       for (int64_t e = 0; e < count; ++e) {
         const std::string in_file = expand(name.pattern, layer, e, item);
-        const TensorInfo* info = loaded(source_.find(in_file));
+        // What nobody here owns is not put together.
+        const bool wanted =
+            owned.empty() || (found.per_expert ? owned[static_cast<size_t>(e)] != 0 : count_of(owned) > 0);
+        const TensorInfo* info = wanted ? loaded(source_.find(in_file)) : source_.find(in_file);
         if (!info && e > 0)
           throw Error(ErrorKind::not_found, source_.where(), fmt::format("tensor {} is missing", in_file),
                       fmt::format("expert 0 is there; the config says {} experts", experts));
@@ -399,6 +437,7 @@ class Binder : public layers::TensorVisitor {
 
   const checkpoint::TensorSource& source_;
   const NameTable& table_;
+  const OwnsExpert& owns_;
   std::set<std::string, std::less<>> used_;
   std::map<std::string, TensorInfo> loaded_;    // those that are not read as they lie in the files
   std::map<const TensorInfo*, int64_t> taken_;  // rows of fused tensors
@@ -407,8 +446,8 @@ class Binder : public layers::TensorVisitor {
 }  // namespace
 
 models::Binding bind(models::Network& network, const checkpoint::TensorSource& source, const NameTable& table,
-                     bool tied) {
-  Binder binder(source, table);
+                     bool tied, const OwnsExpert& owns) {
+  Binder binder(source, table, owns);
   network.visit(binder);
   if (tied) binder.check_duplicate_head(network.embedding.table());
   binder.check_parts();

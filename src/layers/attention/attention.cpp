@@ -7,6 +7,7 @@
 
 #include "layers/attention/segments.h"
 #include "layers/lora.h"
+#include "layers/step_share.h"
 #include "ops/elementwise.h"
 #include "ops/moe/slots.h"
 
@@ -158,6 +159,7 @@ void Attention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x
   const std::vector<ops::Segment> rows = segments(batch, layer, dtype);
   shape.layout = cache_layout(spec_, dtype);
   ops::append_cache(context, shape.layout, k, v, rows);
+  if (batch.pass.share) batch.pass.share->keys_written(layer, batch.sequences);
   ops::attention(context, shape, q, rows, a);
   if (experts_) return experts_->output(batch, *plan, a, y);
   if (spec_.gate.shape == OutputGate::Shape::per_head) {

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "layers/attention/segments.h"
 #include "layers/lora.h"
+#include "layers/step_share.h"
 #include "ops/elementwise.h"
 
 namespace coterie::layers {
@@ -94,6 +95,7 @@ void LatentAttention::forward(const Batch& batch, int64_t layer, tensor::ConstMa
   shape.layout = cache_layout(spec_, dtype);
   const tensor::Matrix mixed = context.arena.matrix(n, h * rank);
   ops::append_cache(context, shape.layout, keys, keys.col_range(rope, key), rows);
+  if (batch.pass.share) batch.pass.share->keys_written(layer, batch.sequences);
   if (indexer_)
     ops::attention_at(context, shape, absorbed, rows, indexer_->choose(batch, layer, x, latent, rows, dtype), mixed);
   else

@@ -22,14 +22,13 @@ int64_t align(int64_t bytes) { return (bytes + kGap - 1) / kGap * kGap; }
 
 }  // namespace
 
-class DenseWeights::Collector final : public layers::TensorVisitor {
+class DenseWeights::Collector final : public layers::TensorReader {
  public:
   Collector(const checkpoint::TensorSource& source, const kernels::MatmulKernels* kernels, FileTable& files)
       : source_(source), kernels_(kernels), files_(files) {}
 
-  void matrix(const Tensor& tensor, int64_t, int64_t, Weight& slot) override { add(tensor, {slot}, false); }
-  void vector(const Tensor&, int64_t, layers::Vector&) override {}
-  void stack(const Tensor& tensor, int64_t, int64_t, int64_t, std::vector<Weight>& slots) override {
+  void matrix(const Tensor& tensor, int64_t, int64_t, const Weight& slot) override { add(tensor, {slot}, false); }
+  void stack(const Tensor& tensor, int64_t, int64_t, int64_t, const std::vector<Weight>& slots) override {
     if (tensor.place != layers::Place::experts) add(tensor, slots, true);
   }
 
@@ -78,7 +77,7 @@ DenseWeights::DenseWeights(models::Decoder& decoder, const checkpoint::TensorSou
                            const kernels::MatmulKernels* kernels, FileTable& files)
     : decoder_(decoder), source_(source), kernels_(kernels), files_(files) {
   Collector collector(source, kernels, files);
-  decoder.visit(collector);
+  decoder.read(collector);
   items_ = std::move(collector.result);
   for (const Item& item : items_)
     for (const Weight& weight : item.from) {

@@ -19,12 +19,10 @@ std::span<const std::byte> extent(const Weight& weight) {
 
 int64_t up(int64_t bytes, int64_t unit) { return (bytes + unit - 1) / unit * unit; }
 
-class Finder final : public layers::TensorVisitor {
+class Finder final : public layers::TensorReader {
  public:
   Finder(const checkpoint::TensorSource& source, FileTable& files) : source_(source), files_(files) {}
-  void matrix(const Tensor&, int64_t, int64_t, Weight&) override {}
-  void vector(const Tensor&, int64_t, layers::Vector&) override {}
-  void stack(const Tensor& tensor, int64_t experts, int64_t, int64_t, std::vector<Weight>& slots) override {
+  void stack(const Tensor& tensor, int64_t experts, int64_t, int64_t, const std::vector<Weight>& slots) override {
     if (tensor.place != layers::Place::experts) return;
     const size_t dot = tensor.path.rfind('.');
     const std::string path = tensor.path.substr(0, dot), leaf = tensor.path.substr(dot + 1);
@@ -105,7 +103,7 @@ int64_t StoredExpert::bytes() const {
 ExpertLayout ExpertLayout::of(const models::Decoder& decoder, const checkpoint::TensorSource& source,
                               FileTable& files) {
   Finder finder(source, files);
-  decoder.visit(finder);
+  decoder.read(finder);
   for (Layer& layer : finder.result.layers)
     for (StoredExpert& expert : layer.experts) join(expert);
   return std::move(finder.result);

@@ -1,0 +1,201 @@
+#include "cli/ranks.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <optional>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/memory.h"
+#include "base/plural.h"
+#include "cli/terminal.h"
+#include "comm/ranks.h"
+#include "families/ensemble/gate.h"
+#include "kernels/table.h"
+#include "runtime/ranks/agreement.h"
+#include "runtime/ranks/model_ranks.h"
+#include "threads/topology.h"
+
+namespace coterie::cli {
+
+using base::Error;
+using base::ErrorKind;
+
+namespace {
+
+constexpr std::array<std::string_view, 7> kCommands = {"run", "chat", "eval", "logits", "bench", "trace", "embed"};
+
+std::map<const CLI::App*, const ModelOptions*>& known_options() {
+  static std::map<const CLI::App*, const ModelOptions*> all;
+  return all;
+}
+
+/// This process's part in a run of several ranks.
+struct Run {
+  comm::Ranks ranks;
+  runtime::Placement placement;
+  std::optional<runtime::ModelRanks> model;  // of rank 0, when it is open
+};
+Run* this_run = nullptr;
+
+/// What decides bits, as a text that must be the same on all ranks.
+std::string words_of(const ModelOptions& options) {
+  return fmt::format("{} --precision {} --experts-per-token {} --router {} --adapter {} --context {}", options.model,
+                     options.precision, options.experts_per_token.value_or(0), options.router, options.adapter,
+                     options.context);
+}
+
+/// One step of every rank: the model is opened with this rank's experts, and compared with the others'.
+families::Model open_part(const ModelOptions& options) {
+  families::OpenOptions open = options.open_options();
+  const runtime::Placement placement = this_run->placement;
+  open.owns_expert = [placement, rank = this_run->ranks.rank()](int64_t, int64_t expert, int64_t experts) {
+    return placement.owns(rank, expert, experts);
+  };
+  runtime::Introduction own{.options = words_of(options), .files = {}, .error = {}, .isas = {}};
+  std::optional<families::Model> model;
+  try {
+    model.emplace(families::open_model(options.model, open));
+    own.files = runtime::fingerprint_of(*model);
+  } catch (const Error& error) {
+    own.error = runtime::error_text(error);
+  }
+  const std::string isa = runtime::agree(this_run->ranks, own);
+  const std::string had(kernels::select().isa);
+  if (isa != had) {
+    if (this_run->ranks.rank() == 0)
+      print_note(fmt::format("{} instead of {}: not every rank's processor has it", isa, had));
+    ::setenv("COTERIE_ISA", isa.c_str(), 1);
+  }
+  return std::move(*model);
+}
+
+void warn_about_processors(const comm::Ranks& ranks) {
+  const auto mine = std::ssize(threads::Topology::read().cpus);
+  const auto online = static_cast<int64_t>(::sysconf(_SC_NPROCESSORS_ONLN));
+  if (mine == 1 && online > ranks.ranks_of_host())
+    print_warning(
+        fmt::format("the launcher has bound this rank to one of {} processors: mpirun --bind-to none, or "
+                    "srun --cpu-bind=none, gives it the others",
+                    online));
+  if (ranks.ranks_of_host() > online)
+    print_warning(fmt::format("{} on a host with {}: ranks that take turns are slower than fewer",
+                              base::plural(ranks.ranks_of_host(), "rank"), base::plural(online, "processor")));
+}
+
+/// Opens the model when rank 0 does and answers it, until it says that all is done.
+void serve(const ModelOptions& options) {
+  // Rank 0 decides when the run ends: Ctrl-C and SIGTERM go to all.
+  std::signal(SIGINT, SIG_IGN);
+  std::signal(SIGTERM, SIG_IGN);
+  while (this_run->ranks.receive_next().header().kind == comm::Kind::open) {
+    try {
+      families::Model model = open_part(options);
+      std::optional<runtime::Engine> engine;
+      runtime::together(this_run->ranks, [&] { engine.emplace(std::move(model), options.engine_options()); });
+      runtime::ModelRanks model_ranks(this_run->ranks, *engine->model().decoder);
+      engine->serve(model_ranks);
+      return;
+    } catch (const Error&) {  // rank 0 knows of it, and says what comes next
+    }
+  }
+}
+
+std::string summary(const comm::Ranks& ranks, double seconds) {
+  const comm::Traffic& sent = ranks.traffic();
+  return fmt::format("{} ranks over {} · sent {} in {} · waited {:.0f} % of {:.1f} s", ranks.size(), ranks.transport(),
+                     base::human_bytes(sent.header_bytes + sent.payload_bytes), base::plural(sent.messages, "message"),
+                     100 * ranks.waited() / std::max(seconds, 1e-9), seconds);
+}
+
+}  // namespace
+
+void remember_model_options(const CLI::App& command, const ModelOptions& options) {
+  known_options()[&command] = &options;
+}
+
+void silence_unless_first(const comm::Launch& launch) {
+  if (launch.rank == 0) return;
+  for (std::FILE* const stream : {stdout, stderr})
+    if (!std::freopen("/dev/null", "w", stream)) std::fclose(stream);
+}
+
+int run_on_ranks(const comm::Launch& launch, const CLI::App& app, const Action& action) {
+  const CLI::App* const command = app.get_subcommands().front();
+  const auto options = known_options().find(command);
+  const std::string& name = command->get_name();
+  if (options == known_options().end() || std::find(kCommands.begin(), kCommands.end(), name) == kCommands.end())
+    throw Error(ErrorKind::unsupported, "coterie " + name, "runs on one rank", "start it without " + launch.launcher);
+  comm::Patience patience;
+  if (const char* const limit = std::getenv("COTERIE_RANK_PATIENCE")) {
+    patience.limit = std::atof(limit), patience.notice = patience.limit / 2;
+    if (!(patience.limit > 0))
+      throw Error(ErrorKind::bad_input, "COTERIE_RANK_PATIENCE",
+                  fmt::format("\"{}\" is not a number of seconds", limit));
+  }
+  patience.say = [](const std::string& text) { print_warning(text); };
+  Run own{comm::Ranks(comm::join(launch), patience), {launch.size}, {}};
+  this_run = &own;
+  const struct Forget {
+    ~Forget() { this_run = nullptr; }
+  } forget;
+  own.ranks.meet();
+  if (own.ranks.rank() != 0) {
+    serve(*options->second);
+    return 0;
+  }
+  warn_about_processors(own.ranks);
+  const base::Stopwatch clock;
+  try {
+    const int code = action();
+    flush_output();
+    print_note(summary(own.ranks, clock.seconds()));
+    runtime::stop_others(own.ranks);
+    return code;
+  } catch (const Error& error) {
+    if (own.ranks.lost()) {  // who does not answer does not stop either
+      print_error(error.what(), error.hint());
+      own.ranks.abort(base::exit_code(error.kind()));
+    }
+    runtime::stop_others(own.ranks);
+    throw;
+  } catch (...) {
+    runtime::stop_others(own.ranks);
+    throw;
+  }
+}
+
+bool on_ranks() { return this_run != nullptr; }
+
+families::Model open_for_engine(const ModelOptions& options) {
+  if (!this_run) return families::open_model(options.model, options.open_options());
+  if (families::is_ensemble(options.model))
+    throw Error(ErrorKind::unsupported, options.model, "is an ensemble, whose models are not divided over ranks",
+                "start it without the launcher");
+  if (this_run->model) throw Error(ErrorKind::unsupported, options.model, "is a second model, and ranks serve one");
+  for (int to = 1; to < this_run->ranks.size(); ++to) this_run->ranks.send(to, comm::Writer(comm::Kind::open, 0, -1));
+  families::Model model = open_part(options);
+  runtime::together(this_run->ranks, [] {});
+  this_run->model.emplace(this_run->ranks, *model.decoder);
+  return model;
+}
+
+void add_ranks(runtime::EngineOptions& options) {
+  if (!this_run) return;
+  options.part_of_a_model = true;
+  if (this_run->model) options.ranks = &*this_run->model;
+  // Ranks of one host share its cores, unless the launcher has given each its own.
+  const threads::Topology topology = threads::Topology::read();
+  const bool bound = std::ssize(topology.cpus) < ::sysconf(_SC_NPROCESSORS_ONLN);
+  if (options.threads == 0 && !bound)
+    options.threads = std::max(1, topology.default_threads() / this_run->ranks.ranks_of_host());
+}
+
+}  // namespace coterie::cli

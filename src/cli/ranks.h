@@ -1,0 +1,32 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "comm/launch.h"
+#include "families/open.h"
+
+// mpirun -n 4 coterie COMMAND …: every rank reads the same command line. Rank 0 does the command, reads, prints and
+// writes; the others open the model when it does, with their own experts alone, and answer it until it is done.
+namespace coterie::cli {
+
+/// A command's options of the model it runs, by which the other ranks know what to open.
+void remember_model_options(const CLI::App& command, const ModelOptions& options);
+
+/// Called first of all: a rank other than 0 says nothing from here on.
+void silence_unless_first(const comm::Launch& launch);
+/// Joins the ranks, and does the command on rank 0 or serves it on the others. Returns the exit code. Throws
+/// unsupported for commands that run on one rank alone.
+int run_on_ranks(const comm::Launch& launch, const CLI::App& app, const Action& action);
+
+/// Whether this process is one of several ranks.
+bool on_ranks();
+/// Opens a model for an engine: families::open_model, and where there are other ranks they open it, too, and all have
+/// agreed that it is the same. Throws the first rank's error by name.
+families::Model open_for_engine(const ModelOptions& options);
+/// What an engine of such a model is to be given (ModelOptions::engine_options calls it).
+void add_ranks(runtime::EngineOptions& options);
+
+}  // namespace coterie::cli

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "comm/ranks.h"
+#include "layers/moe/expert_source.h"
+#include "runtime/ranks/inbox.h"
+#include "runtime/ranks/placement.h"
+
+// --split experts: each rank owns a part of every layer's routed experts. The rank that has a token (its home) sends
+// its row to the owners of its experts, one row to each however many of its experts are asked; these send back what
+// each slot's expert gave, unweighted; the home adds up the slots in the order in which its router chose them. So no
+// sum depends on who computed what, or on what arrives first: n ranks give the bits of one (docs/design/ranks.md).
+namespace coterie::runtime {
+
+/// The experts of a layer that this rank owns: x [N, width], out [slots, width] (Decoder::expert_outputs).
+using ComputeExperts = std::function<void(int64_t layer, tensor::ConstMatrix x, const ops::RoutingPlan& plan,
+                                          std::span<const int32_t> ids, tensor::Matrix out)>;
+
+/// The routed experts of a model over ranks, as the layers of one rank see them: its own are handed out, the others'
+/// outputs come from their owners. Used by the thread that runs the pass.
+class ExpertRanks final : public layers::ExpertSource {
+ public:
+  /// `divided`: the other ranks evaluate rows of the same step, and ask this one for its experts in every layer as it
+  /// asks them, with no rows, too; they are answered by `compute`. Otherwise all rows are here, and the others serve.
+  ExpertRanks(comm::Ranks& ranks, Inbox& inbox, bool divided, ComputeExperts compute);
+
+  std::unique_ptr<layers::ExpertLease> lease(const layers::ExpertCall& call) override;
+
+ private:
+  class Lease;
+
+  comm::Ranks& ranks_;
+  Inbox& inbox_;
+  Placement placement_;
+  bool divided_;
+  ComputeExperts compute_;
+};
+
+/// Computes what a message of kind `rows` asks for and sends it back, if it asks for anything. `experts`: of its layer.
+/// Throws what `compute` throws.
+void answer(comm::Ranks& ranks, comm::Message& rows, const ComputeExperts& compute, int64_t experts);
+
+/// Bytes of the payload that asks for experts: of `rows` tokens and `slots` slots for an owner of `experts`, and of
+/// what comes back (tests and plans; the header of a message is apart).
+int64_t rows_payload(int64_t rows, int64_t width, int64_t slots, int64_t experts);
+int64_t outputs_payload(int64_t slots, int64_t width);
+
+}  // namespace coterie::runtime

@@ -1,0 +1,68 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "comm/ranks.h"
+#include "layers/resident_state.h"
+#include "models/decoder.h"
+#include "runtime/ranks/expert_ranks.h"
+#include "runtime/ranks/inbox.h"
+#include "runtime/ranks/shared_step.h"
+
+namespace coterie::runtime {
+
+/// One model on several ranks (--split experts): every rank has all dense weights and its own experts. Rank 0 has the
+/// sequences and asks; the others answer. A step of few rows is evaluated by rank 0, which sends each row to the owners
+/// of its experts. A step of many rows, a prompt, is divided: each rank evaluates neighbouring rows, gets the keys and
+/// values of those before, passes recurrent states on in the order of the tokens, and is for its own rows what rank 0
+/// is for the others. Both give the bits of one rank (docs/design/ranks.md).
+class ModelRanks {
+ public:
+  /// `decoder` must outlive it.
+  ModelRanks(comm::Ranks& ranks, const models::Decoder& decoder);
+
+  /// Rank 0: Decoder::forward over all ranks. An observer, a hook on routers and routers that look at
+  /// the whole batch keep a step undivided; in a divided one no sequence leaves before it is done.
+  tensor::Matrix forward(ops::Context& context, std::span<const models::SequenceStep> steps,
+                         const models::PassOptions& pass);
+  /// The other ranks: answers rank 0 until it says that there is nothing more to do. `done` is called after each answer
+  /// with the seconds that it took. An error goes to the ranks that wait, and rank 0 decides.
+  void serve(ops::Context& context, const std::function<void(double seconds)>& done);
+
+  /// Whether the model's routers choose token by token, so that its prompts are divided.
+  bool may_divide() const { return rows_are_apart_; }
+  /// Steps so far, and those of them that were divided.
+  uint64_t steps() const { return inbox_.step(); }
+  uint64_t divided_steps() const { return divided_; }
+
+ private:
+  bool divides(std::span<const models::SequenceStep> steps, const models::PassOptions& pass) const;
+  tensor::Matrix forward_divided(ops::Context& context, std::span<const models::SequenceStep> steps,
+                                 const models::PassOptions& pass);
+  void send_share(int to, std::span<const models::SequenceStep* const> steps, const SharedStep& shared, bool hidden);
+  void serve_share(ops::Context& context, comm::Message& message);
+  ComputeExperts compute(ops::Context& context) const;
+  int64_t experts_of(int64_t layer) const;
+  std::vector<int64_t> block_bytes(tensor::DType dtype) const;
+  void fail(const base::Error& error);
+
+  comm::Ranks& ranks_;
+  const models::Decoder& decoder_;
+  Inbox inbox_;
+  bool rows_are_apart_;  // no router looks at the whole batch
+  uint64_t divided_ = 0;
+  // Copies of the sequences of the last divided step on the other ranks, by lineage: rank 0 knows how many positions
+  // they have.
+  std::map<uint64_t, int64_t> held_positions_;
+  std::map<uint64_t, std::unique_ptr<layers::ResidentState>> held_;
+};
+
+/// Tells all other ranks that there is nothing more to do.
+void stop_others(comm::Ranks& ranks);
+
+}  // namespace coterie::runtime

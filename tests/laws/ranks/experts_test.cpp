@@ -1,0 +1,200 @@
+#include <algorithm>
+#include <map>
+
+#include "laws/ranks/cluster.h"
+#include "layers/moe/router_hook.h"
+#include "layers/observer.h"
+#include "models/owned_experts.h"
+
+// --split experts: a model whose experts several ranks own gives the bits of one rank, whatever their number, for every
+// family, batch and cut.
+namespace coterie::laws {
+namespace {
+
+class Ranks : public Law {
+ protected:
+  tiny::Model model = model_of(GetParam());
+  int64_t vocabulary = model.decoder->spec().vocabulary;
+};
+
+/// What routers decided: experts and tokens, by layer.
+struct Plans final : layers::Observer {
+  void plan(int64_t layer, const ops::RoutingPlan& plan, tensor::ConstMatrix) override {
+    all.emplace_back(layer, plan.expert_offset, plan.slot_token, plan.slot_weight, plan.token_slot);
+  }
+  std::vector<std::tuple<int64_t, std::vector<int32_t>, std::vector<int32_t>, std::vector<float>, std::vector<int32_t>>>
+      all;
+};
+
+TEST_P(Ranks, GiveTheBitsOfOne) {
+  const std::vector<int32_t> ids = some_ids(21, vocabulary, 3);
+  const int64_t cuts[] = {9, 1, 1, 10};
+  Plans alone, together;
+  Runner one(GetParam(), *model.decoder);
+  one.observer = &alone;
+  const std::vector<float> expected = one.pieces(ids, cuts);
+
+  Cluster cluster(GetParam(), model, size_of(GetParam()));
+  Runner many(GetParam(), cluster, 1);
+  many.observer = &together;
+  expect_same_bits(many.pieces(ids, cuts), expected, std::to_string(cluster.ranks().size()) + " ranks");
+  EXPECT_EQ(together.all, alone.all);
+  EXPECT_GT(cluster.ranks().traffic().payload_bytes, 0);
+}
+
+TEST_P(Ranks, GiveTheBitsOfOneToEverySequenceOfABatch) {
+  const std::vector<int32_t> a = some_ids(7, vocabulary, 4), b = some_ids(1, vocabulary, 5);
+  const auto run = [&](Runner& runner) {
+    layers::ResidentState first = runner.state(), second = runner.state();
+    layers::ResidentState* both[] = {&first, &second};
+    const std::span<const int32_t> prompts[] = {a, b}, next[] = {b, b};
+    std::vector<float> logits = runner.step(prompts, both);
+    // The first leaves.
+    const std::vector<float> decoded = runner.step(std::span(next).last(1), std::span(both).last(1));
+    logits.insert(logits.end(), decoded.begin(), decoded.end());
+    return logits;
+  };
+  Runner one(GetParam(), *model.decoder);
+  const std::vector<float> expected = run(one);
+  Cluster cluster(GetParam(), model, 6 - size_of(GetParam()));
+  Runner many(GetParam(), cluster, 1);
+  expect_same_bits(run(many), expected, std::to_string(cluster.ranks().size()) + " ranks");
+}
+
+// Long prompts are divided: rows of one sequence on several ranks, whose keys and values, or recurrent states, go from
+// one to the next. Then tokens come one by one, and another long piece.
+TEST_P(Ranks, DividePromptsAndGiveTheBitsOfOne) {
+  const int size = size_of(GetParam());
+  const int64_t length = std::min<int64_t>(model.decoder->spec().context, 32 * size + 2 + 64);
+  const std::vector<int32_t> ids = some_ids(length, vocabulary, 11);
+  const int64_t cuts[] = {5, 32 * size, 1, length - 32 * size - 6};
+  if (cuts[3] < 1) GTEST_SKIP() << "a context of " << length;
+  Runner one(GetParam(), *model.decoder);
+  const std::vector<float> expected = one.pieces(ids, cuts);
+  Cluster cluster(GetParam(), model, size);
+  Runner many(GetParam(), cluster, 1);
+  expect_same_bits(many.pieces(ids, cuts), expected, std::to_string(size) + " ranks");
+  EXPECT_EQ(cluster.model().divided_steps() > 0, cluster.model().may_divide());
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, Ranks, testing::ValuesIn(with_experts(cases())), name_of);
+INSTANTIATE_TEST_SUITE_P(Slow, Ranks, testing::ValuesIn(with_experts(other_cases())), name_of);
+
+const Case kMixtral{"mixtral", "scalar", ops::Precision::fast, tensor::DType::f32};
+
+/// Every token to experts of one rank.
+struct OnlyOneRank final : layers::RouterHook {
+  OnlyOneRank(int rank, int ranks) : rank_(rank), placement_{ranks} {}
+  void logits(int64_t, int64_t, tensor::Matrix logits) const override {
+    for (int64_t t = 0; t < logits.rows; ++t)
+      for (int64_t e = 0; e < logits.cols; ++e)
+        if (!placement_.owns(rank_, e, logits.cols)) logits.row(t)[e] = -INFINITY;
+  }
+  int rank_;
+  runtime::Placement placement_;
+};
+
+TEST(RanksOfOneProcess, OneMayGetAllTokensAndTheOthersNone) {
+  const tiny::Model model = model_of(kMixtral);
+  const std::vector<int32_t> ids = some_ids(19, model.decoder->spec().vocabulary, 6);
+  for (const int chosen : {0, 1}) {
+    const OnlyOneRank hook(chosen, 2);
+    Runner one(kMixtral, *model.decoder);
+    one.hook = &hook;
+    Cluster cluster(kMixtral, model, 2);
+    Runner many(kMixtral, cluster, 1);
+    many.hook = &hook;
+    expect_same_bits(many.whole(ids), one.whole(ids), "all to rank " + std::to_string(chosen));
+    EXPECT_EQ(cluster.ranks().traffic().messages > 0, chosen == 1);
+  }
+}
+
+TEST(RanksOfOneProcess, MayBeMoreThanThereAreExpertsAndOne) {
+  const tiny::Model model = model_of(kMixtral);
+  const std::vector<int32_t> ids = some_ids(11, model.decoder->spec().vocabulary, 7);
+  const std::vector<float> expected = Runner(kMixtral, *model.decoder).whole(ids);
+  const auto& moe = std::get<layers::MoeSpec>(model.decoder->spec().blocks.front().ffn);
+  for (const int size : {1, 3, static_cast<int>(moe.router.experts) + 2}) {
+    Cluster cluster(kMixtral, model, size);
+    expect_same_bits(Runner(kMixtral, cluster, 1).whole(ids), expected, std::to_string(size) + " ranks");
+  }
+}
+
+TEST(RanksOfOneProcess, GiveTheSameBitsWhateverArrivesFirst) {
+  const tiny::Model model = model_of(kMixtral);
+  const std::vector<int32_t> ids = some_ids(11, model.decoder->spec().vocabulary, 8);
+  const std::vector<float> expected = Runner(kMixtral, *model.decoder).whole(ids);
+  for (const uint64_t seed : {1, 2, 3}) {
+    Cluster cluster(kMixtral, model, 4, {.latency = 300e-6, .rate = 100e6, .seed = seed});
+    expect_same_bits(Runner(kMixtral, cluster, 1).whole(ids), expected, "seed " + std::to_string(seed));
+  }
+}
+
+/// What a plan implies for rank 0 of some.
+struct Implied final : layers::Observer {
+  Implied(int ranks, int64_t width_) : placement{ranks}, width(width_) {}
+  void plan(int64_t, const ops::RoutingPlan& plan, tensor::ConstMatrix) override {
+    for (int r = 1; r < placement.ranks; ++r) {
+      std::map<int32_t, int> tokens;
+      for (int64_t e = placement.first(r, plan.experts()); e < placement.end(r, plan.experts()); ++e)
+        for (const int32_t t : plan.tokens_of(e)) ++tokens[t];
+      int64_t slots = 0;
+      for (const auto& [token, count] : tokens) slots += count;
+      if (slots == 0) continue;
+      ++messages;
+      asked += runtime::rows_payload(std::ssize(tokens), width, slots,
+                                     placement.end(r, plan.experts()) - placement.first(r, plan.experts()));
+      // A row to each rank, ids, and 40 bytes that say how many of each.
+      floats += std::ssize(tokens) * width * 4;
+      answered += slots * width * 4;
+    }
+  }
+  runtime::Placement placement;
+  int64_t width, messages = 0, asked = 0, floats = 0, answered = 0;
+};
+
+TEST(RanksOfOneProcess, SendWhatThePlanImplies) {
+  const tiny::Model model = model_of(kMixtral);
+  const int64_t width = model.decoder->spec().width;
+  ASSERT_EQ(width % 2, 0) << "padding would have to be counted";
+  Cluster cluster(kMixtral, model, 3);
+  Implied implied(3, width);
+  Runner many(kMixtral, cluster, 1);
+  many.observer = &implied;
+  many.whole(some_ids(17, model.decoder->spec().vocabulary, 9));
+  ASSERT_GT(implied.messages, 0);
+  const comm::Traffic& sent = cluster.ranks().traffic();
+  EXPECT_EQ(sent.messages, implied.messages);
+  EXPECT_EQ(sent.header_bytes, 32 * implied.messages);
+  EXPECT_EQ(sent.payload_bytes, implied.asked);
+  EXPECT_GT(implied.asked, implied.floats);
+  int64_t answered = 0;
+  for (int r = 1; r < 3; ++r) answered += cluster.ranks(r).traffic().payload_bytes;
+  EXPECT_EQ(answered, implied.answered);
+}
+
+TEST(RanksOfOneProcess, ReportWhoFailedAndGoOn) {
+  const tiny::Model model = model_of(kMixtral);
+  for (const int64_t length : {13, 120}) {  // 120 are divided
+    const std::vector<int32_t> ids = some_ids(length, model.decoder->spec().vocabulary, 10);
+    const OnlyOneRank hook(0, 3);
+    Runner one(kMixtral, *model.decoder);
+    one.hook = &hook;
+    Cluster cluster(kMixtral, model, 3);
+    Runner many(kMixtral, cluster, 1);
+    // Rank 2 has lost its experts.
+    models::own_experts(cluster.decoder(2), [](int64_t, int64_t) { return false; });
+    try {
+      many.whole(ids);
+      FAIL() << "rank 2 has failed";
+    } catch (const base::Error& error) {
+      EXPECT_NE(std::string(error.what()).find("rank 2: "), std::string::npos) << error.what();
+    }
+    many.arena.reset();
+    many.hook = &hook;
+    expect_same_bits(many.whole(ids), one.whole(ids), "after a failure");
+  }
+}
+
+}  // namespace
+}  // namespace coterie::laws

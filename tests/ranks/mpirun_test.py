@@ -1,0 +1,165 @@
+"""coterie under mpirun: what n ranks write is what one writes, to the bit; rank 0 alone speaks; wrong starts are errors.
+
+The laws of ranks run in one process (tests/laws/ranks). Here it is what MPI adds: the launcher, the modules, other
+processes, and their ends.
+"""
+
+import argparse
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+PROJECT = pathlib.Path(__file__).resolve().parents[2]
+MODEL = PROJECT / "models/coterie-small.gguf"
+LAUNCHERS = {"openmpi": ["mpirun.openmpi", "--oversubscribe", "--bind-to", "none"], "mpich": ["mpirun.mpich"]}
+
+arguments = argparse.Namespace()
+
+
+def environment(**more: str) -> dict[str, str]:
+    # Open MPI asks for these where root runs it, as containers do.
+    given = os.environ | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} | more
+    given.pop("COTERIE_ISA", None)
+    return given
+
+
+def command(ranks: int, *words) -> list[str]:
+    alone = [str(word) for word in words]
+    return alone if ranks == 0 else [*LAUNCHERS[arguments.mpi], "-n", str(ranks), *alone]
+
+
+def coterie(ranks: int, *words, code: int = 0, **more: str) -> subprocess.CompletedProcess:
+    """ranks 0: without a launcher."""
+    done = subprocess.run(command(ranks, arguments.coterie, *words), capture_output=True, text=True, timeout=120,
+                          stdin=subprocess.DEVNULL, env=environment(**more))
+    if done.returncode != code:
+        raise AssertionError(f"{ranks} ranks of {words}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+class Ranks(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        if shutil.which(LAUNCHERS[arguments.mpi][0]) is None:
+            print(f"skipped: {LAUNCHERS[arguments.mpi][0]} is not installed")
+            sys.exit(77)
+        if not (pathlib.Path(arguments.coterie).parent / f"libcoterie_{arguments.mpi}.so").exists():
+            print(f"skipped: this build has no module for {arguments.mpi}: its compiler wrapper was not installed")
+            sys.exit(77)
+        cls.folder = pathlib.Path(tempfile.mkdtemp())
+        cls.one = cls.logits(0)
+
+    @classmethod
+    def tearDownClass(cls):
+        shutil.rmtree(cls.folder)
+
+    @classmethod
+    def logits(cls, ranks: int) -> bytes:
+        out = cls.folder / f"{ranks}.safetensors"
+        coterie(ranks, "logits", MODEL, "--text", "The law of many ranks is that they are one.", "--greedy", 4,
+                "--precision", "fast", "-t", 1, "-o", out)
+        return out.read_bytes()
+
+    def test_logits_are_those_of_one_rank(self):
+        for ranks in (1, 2, 3):
+            self.assertEqual(self.logits(ranks), self.one, f"{ranks} ranks")
+
+    def test_rank_0_alone_speaks(self):
+        words = ("run", MODEL, "-p", "Once upon a time", "-n", 12, "--greedy", "-q", "-t", 1)
+        alone, together = coterie(0, *words), coterie(2, *words)
+        self.assertEqual(together.stdout, alone.stdout)
+        self.assertRegex(together.stderr, r"2 ranks over .*(Open MPI|MPICH).* · sent .* · waited")
+        self.assertEqual(together.stderr.count("ranks over"), 1)
+
+    def test_usage_is_reported_once(self):
+        done = subprocess.run(command(2, arguments.coterie, "run", "--no-such"), capture_output=True, text=True,
+                              env=environment(), timeout=60)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertEqual(done.stderr.count("coterie: error"), 1, done.stderr)
+
+    def test_a_command_for_one_rank_refuses_more(self):
+        done = coterie(2, "tokenize", MODEL, "-p", "a", code=2)
+        self.assertIn("coterie tokenize: runs on one rank", done.stderr)
+
+    def test_a_rank_without_the_file_is_named(self):
+        for rank in (0, 1):
+            (self.folder / str(rank)).mkdir()
+        (self.folder / "0/model.gguf").symlink_to(MODEL)
+        done = self.in_own_folders("logits", "model.gguf", "--text", "a", "-o", "out.safetensors")
+        self.assertRegex(done.stderr, r"rank 1 \(.*\): model\.gguf")
+        self.assertFalse((self.folder / "0/out.safetensors").exists())
+        # Another file of the same name: a byte of its last tensor differs.
+        data = bytearray(MODEL.read_bytes())
+        data[4000] ^= 1
+        (self.folder / "1/model.gguf").write_bytes(data)
+        done = self.in_own_folders("logits", "model.gguf", "--text", "a", "-o", "out.safetensors")
+        self.assertIn("rank 1", done.stderr)
+
+    def in_own_folders(self, *words) -> subprocess.CompletedProcess:
+        script = (f'cd {self.folder}/${{OMPI_COMM_WORLD_RANK:-$PMI_RANK}} && exec {arguments.coterie} "$@"')
+        done = subprocess.run(command(2, "sh", "-c", script, "sh", *words), capture_output=True, text=True,
+                              env=environment(), timeout=60)
+        self.assertNotEqual(done.returncode, 0)
+        return done
+
+    def start_long(self, **more: str) -> tuple[subprocess.Popen, list[int]]:
+        """A run of two ranks that decodes for long, and the processes of its ranks."""
+        started = subprocess.Popen(
+            command(2, arguments.coterie, "run", MODEL, "-p", "Once", "-n", 200000, "--ignore-end", "-t", 1),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(**more))
+        started.stdout.read(40)  # it speaks
+        ranks = []
+        for path in pathlib.Path("/proc").glob("[0-9]*"):
+            try:
+                ours = f"\0{MODEL}\0".encode() in (path / "cmdline").read_bytes()
+                if ours and os.readlink(path / "exe") == os.path.realpath(arguments.coterie):
+                    ranks.append((self.rank_of(path), int(path.name)))
+            except OSError:
+                continue
+        return started, [process for _, process in sorted(ranks)]
+
+    @staticmethod
+    def rank_of(path: pathlib.Path) -> int:
+        for variable in (path / "environ").read_bytes().split(b"\0"):
+            name, _, value = variable.partition(b"=")
+            if name in (b"OMPI_COMM_WORLD_RANK", b"PMI_RANK"):
+                return int(value)
+        return -1
+
+    def test_a_killed_rank_ends_the_run(self):
+        started, ranks = self.start_long()
+        self.assertEqual(len(ranks), 2)
+        os.kill(ranks[1], signal.SIGKILL)
+        began = time.monotonic()
+        started.communicate(timeout=30)
+        self.assertLess(time.monotonic() - began, 10)
+        self.assertNotEqual(started.returncode, 0)
+
+    def test_a_stopped_rank_is_named(self):
+        started, ranks = self.start_long(COTERIE_RANK_PATIENCE="2")
+        self.assertEqual(len(ranks), 2)
+        os.kill(ranks[1], signal.SIGSTOP)
+        try:
+            _, said = started.communicate(timeout=30)
+        finally:
+            try:
+                os.kill(ranks[1], signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.assertRegex(said, r"rank 1 \(.*\) has not answered: rank 0 \(.*\) waits for outputs of experts, layer \d+ of "
+                               r"step \d+, for 2 s")
+        self.assertNotEqual(started.returncode, 0)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--coterie", required=True)
+    parser.add_argument("--mpi", required=True, choices=LAUNCHERS)
+    arguments, rest = parser.parse_known_args()
+    unittest.main(argv=[sys.argv[0], *rest])
