@@ -18,8 +18,11 @@
 #include "cli/serve_options.h"
 #include "cli/terminal.h"
 #include "cli/text_input.h"
+#include "families/ensemble/ensemble_decoder.h"
 #include "models/account.h"
+#include "runtime/machine.h"
 #include "runtime/version.h"
+#include "runtime/weight_bytes.h"
 #include "serve/api/service.h"
 #include "serve/routes.h"
 
@@ -48,6 +51,25 @@ std::string fingerprint(const families::Model& model, const runtime::Engine& eng
       options.precision, options.cache_type, options.router, options.adapter, options.experts_per_token.value_or(0));
   for (const unsigned char c : all) hash = base::fnv_step(hash, c);
   return fmt::format("coterie-{}-{:08x}", runtime::version(), hash & 0xffffffffU);
+}
+
+// What the page says about the cost of routing.
+void add_routing(const runtime::Engine& engine, const serve::RouteLayout& routes, serve::ServedModel& served) {
+  const models::ModelSpec& spec = engine.spec();
+  if (dynamic_cast<const families::EnsembleDecoder*>(engine.model().decoder.get())) return;
+  served.spec = spec;
+  const runtime::WeightBytes bytes = runtime::weight_bytes(*engine.model().decoder);
+  constexpr auto kExperts = static_cast<size_t>(models::Place::experts);
+  served.dense_bytes = bytes.all_touched() - bytes.touched[kExperts];
+  // Of all experts' bytes a layer has the share that it has of their parameters.
+  const models::Account account = models::account(spec);
+  if (account.held[kExperts] == 0) return;
+  const double each = static_cast<double>(bytes.held[kExperts]) / static_cast<double>(account.held[kExperts]);
+  for (size_t at = 0; at < served.routed_layers.size(); ++at) {
+    const auto held = account.layers[static_cast<size_t>(served.routed_layers[at])].held[kExperts];
+    served.expert_bytes.push_back(
+        static_cast<int64_t>(each * static_cast<double>(held) / static_cast<double>(routes.experts[at])));
+  }
 }
 
 serve::ServedModel served_model(const ServeOptions& options, const runtime::Engine& engine) {
@@ -84,6 +106,7 @@ serve::ServedModel served_model(const ServeOptions& options, const runtime::Engi
   for (int64_t layer = 0; layer < served.layers; ++layer)
     if (routes.layer[static_cast<size_t>(layer)] >= 0) served.routed_layers.push_back(layer);
   for (const int64_t experts : routes.experts) served.experts = std::max(served.experts, experts);
+  add_routing(engine, routes, served);
   served.fingerprint = fingerprint(model, engine, options.model);
   const runtime::GenerationOptions defaults = SamplingOptions(options.sampling).generation_options();
   served.sampler = defaults.sampler;
@@ -118,7 +141,9 @@ int serve_command(ServeOptions& options) {
   const runtime::EngineOptions engine_options =
       serve::engine_options(model.decoder->spec(), options.model.engine_options(), scheduler_options);
   runtime::Engine engine(std::move(model), engine_options);
-  const serve::ServedModel served = served_model(options, engine);
+  serve::ServedModel served = served_model(options, engine);
+  if (const auto limits = runtime::known_limits(engine.context().pool, engine.context().kernels))
+    served.read_bytes_per_second = limits->read_bytes_per_second;
   serve::Scheduler scheduler(engine, scheduler_options);
   serve::SchedulerBackend backend(scheduler);
   serve::ServiceOptions service_options = options.service();

@@ -35,7 +35,7 @@ bool SequenceRules::shares(const Request& request) const {
 
 std::string SequenceRules::key(const Request& request, int64_t length) const {
   runtime::PrefixFields fields{.salt = request.cache_salt, .model_weights = request.model_weights};
-  if (random_routers) fields.seed = request.sampler.seed;
+  if (random_routers || request.routers_draw) fields.seed = request.sampler.seed;
   if (request.routers) fields.routers = request.routers_key;
   return prefix_key(*engine.model().decoder, fields, length);
 }
@@ -63,6 +63,7 @@ void Sequence::settle() {
     return;
   cache_.truncate(0);
   routes_.clear();
+  routes_told_ = 0;
   key_ = rules_.key(request(), std::max(std::ssize(all_), written_for_));
 }
 
@@ -214,6 +215,7 @@ void Sequence::weigh(tensor::Matrix logits) noexcept {
 
 void Sequence::deliver(std::vector<double>& gaps) {
   if (error_) return fail(std::exchange(error_, nullptr));
+  tell_routes();
   written_for_ = std::ssize(all_);
   ticket_->evaluated = cache_.length();
   ticket_->remaining = std::max<int64_t>(std::ssize(request().prompt) - cache_.length(), 0);
@@ -255,6 +257,12 @@ void Sequence::deliver(std::vector<double>& gaps) {
   } catch (...) {
     fail(std::current_exception());
   }
+}
+
+void Sequence::tell_routes() {
+  if (!request().tells_routes || !rules_.keep_routes || routes_told_ >= cache_.length()) return;
+  ticket_->send(known(rules_.routes, routes_, routes_told_, cache_.length()));
+  routes_told_ = cache_.length();
 }
 
 void Sequence::extend_by_force() {

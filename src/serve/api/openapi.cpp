@@ -72,6 +72,21 @@ Json usage_schema() {
                        {"prompt_tokens", "completion_tokens", "total_tokens"});
 }
 
+Json coterie_schema() {
+  Json schema = object_schema({{"experts", of_type("boolean")},
+                               {"silence", list_of({{"type", "string"}, {"pattern", "^[0-9]+:[0-9]+(,[0-9]+)*$"}})},
+                               {"experts_per_token", ranged("integer", 1, 2147483647)},
+                               {"router", nullable({{"type", "string"}, {"pattern", "^sample:"}})}},
+                              Json::array());
+  schema["description"] =
+      "experts: choices[].coterie.routes tell what routers did with each token: experts (u16, 65535 for none), their "
+      "weights (f16), [positions, layers, K], and the entropy of the router's scores (f16), [positions, layers]; "
+      "little-endian, in base64. silence: LAYER:EXPERT that get no token of this request. experts_per_token: in place "
+      "of K, no more. router: sample:T draws experts.";
+  schema["additionalProperties"] = false;
+  return nullable(std::move(schema));
+}
+
 Json chat_request() {
   return request({{"messages", list_of(reference("Message"))},
                   {"max_tokens", ranged("integer", -1, 2147483647)},
@@ -87,7 +102,8 @@ Json chat_request() {
                   {"reasoning_effort", nullable(of_type("string"))},
                   {"chat_template_kwargs", nullable(of_type("object"))},
                   {"return_token_ids", nullable(of_type("boolean"))},
-                  {"routed_experts", nullable(of_type("boolean"))}},
+                  {"routed_experts", nullable(of_type("boolean"))},
+                  {"coterie", coterie_schema()}},
                  {"messages"});
 }
 
@@ -100,7 +116,8 @@ Json completion_request() {
                   {"prompt_logprobs", ranged("integer", 0, 20)},
                   {"stream_options", nullable(object_schema({{"include_usage", of_type("boolean")}}, Json::array()))},
                   {"return_token_ids", nullable(of_type("boolean"))},
-                  {"routed_experts", nullable(of_type("boolean"))}},
+                  {"routed_experts", nullable(of_type("boolean"))},
+                  {"coterie", coterie_schema()}},
                  {"prompt"});
 }
 
@@ -173,6 +190,9 @@ Json openapi_json(const ServedModel& model) {
       {"/tokenize", {{"post", operation("The token ids of a text", object, "TokenizeRequest")}}},
       {"/detokenize", {{"post", operation("The text of token ids", object, "DetokenizeRequest")}}},
       {"/apply-template", {{"post", operation("The prompt that messages become", object, "TemplateRequest")}}},
+      {"/coterie/model", {{"get", operation("Layers, routers and bytes, as the page shows them", object)}}},
+      {"/coterie/experts", {{"get", operation("Tokens that each expert took since the start", object)}}},
+      {"/coterie/live", {{"get", operation("What the server is doing, and the last requests", object)}}},
       {"/props", {{"get", operation("Defaults and properties", object)}}},
       {"/slots", {{"get", operation("What is being answered", list_of(object))}}},
       {"/metrics",
