@@ -6,6 +6,7 @@
 #include <unordered_set>
 
 #include "base/nearest.h"
+#include "serve/api/page_endpoints.h"
 #include "serve/api/session.h"
 
 namespace coterie::serve {
@@ -22,7 +23,10 @@ enum class Endpoint {
   props,
   slots,
   metrics,
-  openapi,  // answered at once
+  openapi,
+  page_model,
+  page_experts,
+  page_live,  // answered at once
   chat,
   completions,
   native,
@@ -53,6 +57,9 @@ constexpr Route kRoutes[] = {
     {"GET", "/slots", Endpoint::slots},
     {"GET", "/metrics", Endpoint::metrics},
     {"GET", "/openapi.json", Endpoint::openapi},
+    {"GET", "/coterie/model", Endpoint::page_model},
+    {"GET", "/coterie/experts", Endpoint::page_experts},
+    {"GET", "/coterie/live", Endpoint::page_live},
     {"POST", "/v1/chat/completions", Endpoint::chat},
     {"POST", "/chat/completions", Endpoint::chat},
     {"POST", "/v1/completions", Endpoint::completions},
@@ -141,6 +148,12 @@ struct Service::Impl {
   Floor floor;
   std::unordered_set<std::shared_ptr<Session>> sessions;  // of the I/O thread
   std::atomic<bool> draining{false};
+  RecentRequests recent;
+  // Of requests that are answered by the engine the page shows the last ones.
+  std::function<void(const base::Json& line)> log_line = [this](const base::Json& line) {
+    if (line.value("method", "") == "POST") recent.add(line);
+    if (options.log) options.log(dumped(line));
+  };
 
   HttpCallbacks callbacks() {
     HttpCallbacks all;
@@ -163,7 +176,7 @@ struct Service::Impl {
     call.method = request.method, call.path = request.path, call.peer = request.peer;
     call.dialect = dialect_of(request.path);
     if (!guard.check_origin(request)) call.origin = request.header("Origin");
-    call.log = options.log;
+    call.log = log_line;
     return call;
   }
 
@@ -255,7 +268,12 @@ struct Service::Impl {
         return call.reply(std::move(response));
       }
       case Endpoint::openapi: return call.reply_json(openapi_json(model));
+      case Endpoint::page_model: return call.reply_json(page_model_json(model, backend.options()));
+      case Endpoint::page_experts: return call.reply_json(page_experts_json(backend.snapshot(), model));
+      case Endpoint::page_live: return call.reply_json(page_live_json(backend.snapshot(), recent));
       default: {
+        // Programs are told in plain words where to go; a browser gets the page.
+        if (request.header("Accept").find("text/html") != std::string_view::npos) return call.reply(page_response());
         HttpResponse response;
         response.content_type = "text/plain; charset=utf-8";
         response.body = fmt::format(
