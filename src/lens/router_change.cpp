@@ -61,7 +61,8 @@ ChangedRouters::ChangedRouters(const models::ModelSpec& spec, const RouterChange
     moe->router = changed(moe->router, change, layer);
     rules_[layer] = moe->router;
   }
-  if (!routed && !change.empty()) base::fail(ErrorKind::bad_input, "routers", "a {} model has none", spec.family.shown());
+  if (!routed && !change.empty())
+    base::fail(ErrorKind::bad_input, "routers", "a {} model has none", spec.family.shown());
   if (!change.silenced.empty()) silence_.emplace(after, change.silenced);
 }
 

@@ -103,7 +103,7 @@ TEST(CoterieField, WhatItChangesGoesToTheRequest) {
                post("/v1/chat/completions", base::Json{{"messages", kHello}, {"coterie", field}}.dump()));
   };
   EXPECT_EQ(ask_for({{"silence", {"0:1", "2:0"}}, {"experts_per_token", 1}, {"router", "sample:0.5"}}).status, 200);
-  const Request& request = fixture.backend.seen().front();
+  const Request request = fixture.backend.seen().front();
   ASSERT_TRUE(request.routers);
   EXPECT_TRUE(request.routers_draw);
   EXPECT_EQ(request.routers_key.substr(0, 25), "silence 0:1 silence 2:0 e");
