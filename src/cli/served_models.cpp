@@ -12,9 +12,12 @@
 #include "base/fnv.h"
 #include "base/memory.h"
 #include "cli/text_input.h"
+#include "families/ensemble/ensemble_decoder.h"
 #include "families/ensemble/ensemble_model.h"
 #include "models/account.h"
+#include "runtime/machine.h"
 #include "runtime/version.h"
+#include "runtime/weight_bytes.h"
 #include "serve/page_fingerprint.h"
 #include "serve/routes.h"
 #include "tensor/dtype.h"
@@ -154,6 +157,25 @@ struct Running {
   serve::SchedulerBackend backend;
 };
 
+// What the page says about the cost of routing.
+void add_routing(const runtime::Engine& engine, const serve::RouteLayout& routes, serve::ServedModel& served) {
+  const models::ModelSpec& spec = engine.spec();
+  if (dynamic_cast<const families::EnsembleDecoder*>(engine.model().decoder.get())) return;
+  served.spec = spec;
+  const runtime::WeightBytes bytes = runtime::weight_bytes(*engine.model().decoder);
+  constexpr auto kExperts = static_cast<size_t>(models::Place::experts);
+  served.dense_bytes = bytes.all_touched() - bytes.touched[kExperts];
+  // Of all experts' bytes a layer has the share that it has of their parameters.
+  const models::Account account = models::account(spec);
+  if (account.held[kExperts] == 0) return;
+  const double each = static_cast<double>(bytes.held[kExperts]) / static_cast<double>(account.held[kExperts]);
+  for (size_t at = 0; at < served.routed_layers.size(); ++at) {
+    const auto held = account.layers[static_cast<size_t>(served.routed_layers[at])].held[kExperts];
+    served.expert_bytes.push_back(
+        static_cast<int64_t>(each * static_cast<double>(held) / static_cast<double>(routes.experts[at])));
+  }
+}
+
 void describe(const ServeOptions& options, const ModelOptions& opened, Running& running) {
   const runtime::Engine& engine = running.engine;
   serve::ServedModel& served = running.served;
@@ -180,6 +202,9 @@ void describe(const ServeOptions& options, const ModelOptions& opened, Running& 
   for (int64_t layer = 0; layer < served.layers; ++layer)
     if (routes.layer[static_cast<size_t>(layer)] >= 0) served.routed_layers.push_back(layer);
   for (const int64_t experts : routes.experts) served.experts = std::max(served.experts, experts);
+  add_routing(engine, routes, served);
+  if (const auto limits = runtime::known_limits(running.engine.context().pool, running.engine.context().kernels))
+    served.read_bytes_per_second = limits->read_bytes_per_second;
   served.fingerprint =
       serve::short_fingerprint(std::string(runtime::version()), running.scheduler.options().fingerprint);
   served.sampler = SamplingOptions(options.sampling).generation_options().sampler;

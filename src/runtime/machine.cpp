@@ -43,11 +43,16 @@ MachineLimits measure_machine(threads::Pool& pool, const kernels::KernelTable& k
           measured.bf16_gflop_s * 1e9, measured.tile_gop_s * 1e9};
 }
 
+std::optional<MachineLimits> known_limits(const threads::Pool& pool, const kernels::KernelTable& kernels) {
+  const std::string name = key(pool, kernels);
+  return remembered(recall(name), name, kernels);
+}
+
 MachineLimits machine_limits(threads::Pool& pool, const kernels::KernelTable& kernels, bool measure_again,
                              const Measure& measure) {
   const std::string name = key(pool, kernels);
   if (!measure_again)
-    if (const auto known = remembered(recall(name), name, kernels)) return *known;
+    if (const auto known = known_limits(pool, kernels)) return *known;
 
   const MachineLimits limits = measure(pool, kernels);
   if (base::cpu().emulated) return limits;

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 
 #include "kernels/table.h"
 #include "threads/pool.h"
@@ -27,5 +28,8 @@ MachineLimits measure_machine(threads::Pool& pool, const kernels::KernelTable& k
 /// what is remembered.
 MachineLimits machine_limits(threads::Pool& pool, const kernels::KernelTable& kernels, bool measure_again = false,
                              const Measure& measure = measure_machine);
+
+/// What is remembered of this machine, if anything is: nothing is measured.
+std::optional<MachineLimits> known_limits(const threads::Pool& pool, const kernels::KernelTable& kernels);
 
 }  // namespace coterie::runtime

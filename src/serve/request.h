@@ -58,6 +58,7 @@ struct Request {
   // Finished::embedding, their mean or that of the last token. With max_tokens 0. It bypasses the prefix cache.
   enum class Pooling { none, mean, last } pooling = Pooling::none;
   bool routed_experts = false;             // in Finished::routed_experts
+  bool tells_routes = false;               // RoutesKnown comes, as positions are evaluated
   bool use_cache = true;                   // whether what is cached may be used; what is computed is cached in any case
   std::string cache_salt;                  // requests share prefixes only with those of the same salt
   int64_t priority = 0;                    // higher goes first; waiting raises it by one each ageing_seconds
@@ -70,6 +71,7 @@ struct Request {
   // what they have in common; without a key nothing is shared.
   std::shared_ptr<const layers::RouterHook> routers = {};
   std::string routers_key = {};
+  bool routers_draw = false;  // they draw by the seed
 };
 
 // --- Events, in the order in which they come -------------------------------------------------------------------------
@@ -88,6 +90,17 @@ struct PromptProgress {
 struct TokenLogprob {
   TokenId id = 0;
   float logprob = 0;
+};
+/// What routers did with positions that have been evaluated, or that were found in the cache, with
+/// Request::tells_routes. It comes before what else its step brings (the token, the progress); each position comes
+/// once, or again where a sequence had to be evaluated anew. A position's experts are those that its token was read
+/// with, so an answer's last token, which nothing was computed of, has none.
+struct RoutesKnown {
+  int64_t first = 0, positions = 0;           // first … first + positions - 1
+  int64_t layers = 0, experts_per_token = 0;  // those with routers, in order; K: the largest of all layers
+  std::vector<uint16_t> experts;              // [positions, layers, K] best first; 65535: none
+  std::vector<uint16_t> weights;              // the same, f16: what the outputs are multiplied by
+  std::vector<uint16_t> entropy;              // [positions, layers] f16: of the router's scores, in nats
 };
 /// Of a prompt, with Request::prompt_logprobs: for each token from the second on, [prompt - 1].
 struct PromptScored {
@@ -144,7 +157,7 @@ struct RequestFailed {
   std::string where = {}, message = {}, hint = {};
   Usage usage = {};
 };
-using Event = std::variant<Queued, PromptProgress, PromptScored, TokenChosen, Finished, RequestFailed>;
+using Event = std::variant<Queued, PromptProgress, RoutesKnown, PromptScored, TokenChosen, Finished, RequestFailed>;
 
 /// Whoever waits for a request's events. It is called from the scheduler's thread, the first Queued from within
 /// submit(): it must not block, throw or call the scheduler, but pass the event on. The last event of each request is

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "layers/moe/router_spec.h"
 #include "layers/observer.h"
 #include "models/spec.h"
 #include "ops/attention.h"
@@ -14,15 +15,18 @@
 
 namespace coterie::serve {
 
-/// Where the experts of a position stand in a RoutePage: [16, layers, K], of the layers with routers in order.
+/// What a RoutePage holds of each of its 16 positions, of the layers with routers in order: experts [layers, K], their
+/// weights [layers, K] and the entropy of the router's scores [layers], both f16.
 struct RouteLayout {
   explicit RouteLayout(const models::ModelSpec& spec);
 
   std::vector<int64_t> layer;    // of the model's layer l which of those with routers it is, or -1
   std::vector<int64_t> experts;  // [layers]: E of each
+  std::vector<coterie::layers::RouterSpec::Score> scores;  // [layers]
   int64_t layers = 0, experts_per_token = 0;
 
-  int64_t position() const { return layers * experts_per_token; }
+  int64_t choices() const { return layers * experts_per_token; }
+  int64_t position() const { return 2 * choices() + layers; }
   int64_t page_bytes() const { return ops::kCacheBlock * position() * static_cast<int64_t>(sizeof(uint16_t)); }
 };
 inline constexpr uint16_t kNoExpert = 65535;
@@ -30,8 +34,11 @@ inline constexpr uint16_t kNoExpert = 65535;
 /// The route pages of a sequence, as many as it has positions; those of a prefix are shared with the cache.
 using Routes = std::vector<std::shared_ptr<runtime::RoutePage>>;
 
-/// All of `positions` in one piece.
+/// The experts of the first `positions`, in one piece.
 RoutedExperts gather(const RouteLayout& layout, const Routes& routes, int64_t positions);
+
+/// What is known of positions first … end - 1.
+RoutesKnown known(const RouteLayout& layout, const Routes& routes, int64_t first, int64_t end);
 
 /// Writes down, during a step, which experts each token of the sequences it watches is sent to, and how many there are
 /// in all.
@@ -50,6 +57,7 @@ class RouteRecorder final : public layers::Observer {
  private:
   const RouteLayout& layout_;
   std::map<const layers::SequenceState*, Routes*> watched_;
+  std::vector<float> scratch_;
 };
 
 }  // namespace coterie::serve

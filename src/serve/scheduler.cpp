@@ -120,7 +120,7 @@ std::shared_ptr<Ticket> Scheduler::Impl::check(Submission&& submission) const {
   for (const int64_t boundary : request.boundaries)
     if (boundary < 0 || boundary > size)
       base::fail(base::ErrorKind::bad_input, "boundaries", "{} is outside of the prompt's {} tokens", boundary, size);
-  if (request.routed_experts && !tells_routes)
+  if ((request.routed_experts || request.tells_routes) && !tells_routes)
     throw base::Error(base::ErrorKind::unsupported, "routed_experts",
                       options.keep_routes ? "the model chooses no experts" : "the experts of tokens are not kept here",
                       options.keep_routes ? "" : "start the server with them");

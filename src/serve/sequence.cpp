@@ -36,7 +36,7 @@ bool SequenceRules::shares(const Request& request) const {
 
 std::string SequenceRules::key(const Request& request, int64_t length) const {
   runtime::PrefixFields fields{.salt = request.cache_salt, .model_weights = request.model_weights};
-  if (random_routers) fields.seed = request.sampler.seed;
+  if (random_routers || request.routers_draw) fields.seed = request.sampler.seed;
   if (request.routers) fields.routers = request.routers_key;
   return prefix_key(*engine.model().decoder, fields, length);
 }
@@ -66,6 +66,7 @@ void Sequence::settle() {
     return;
   cache_.truncate(0);
   routes_.clear();
+  routes_told_ = 0;
   key_ = rules_.key(request(), std::max(std::ssize(all_), written_for_));
 }
 
@@ -148,7 +149,7 @@ int64_t Sequence::piece(int64_t wanted) const {
 int64_t Sequence::draft(int64_t rows, int64_t sure) {
   tried_.clear();
   const int64_t size = std::ssize(all_), at = cache_.length();
-  if (!speculator_ || request().constraint || reading() || std::ssize(pending()) != 1 || told_ != all_.size()) return 0;
+  if (!speculator_ || request().constraint || request().tells_routes || reading() || std::ssize(pending()) != 1 || told_ != all_.size()) return 0;
   int64_t room = std::min(ticket_->limit - size - 1, speculator_->most());
   if (request().max_tokens >= 0) room = std::min(room, request().max_tokens - generated_ - 1);
   // States are copied where pages end.
@@ -303,6 +304,7 @@ void Sequence::deliver(std::vector<double>& gaps) {
     if (!std::exchange(tried_, {}).empty()) cache_.settle(before + 1);
     return fail(std::exchange(error_, nullptr));
   }
+  if (tried_.empty()) tell_routes();
   if (!tried_.empty()) {
     written_for_ = std::ssize(all_);
     deliver_drafted(gaps);
@@ -356,6 +358,12 @@ void Sequence::deliver_sure(std::vector<double>& gaps) {
   } catch (...) {
     fail(std::current_exception());
   }
+}
+
+void Sequence::tell_routes() {
+  if (!request().tells_routes || !rules_.keep_routes || routes_told_ >= cache_.length()) return;
+  ticket_->send(known(rules_.routes, routes_, routes_told_, cache_.length()));
+  routes_told_ = cache_.length();
 }
 
 void Sequence::extend_by_force() {

@@ -120,6 +120,7 @@ class Sequence {
   Logprobs logprobs_of_chosen(std::span<const float> row);
   TokenId draw(std::span<const float> logits);
   void pool(tensor::Matrix states);
+  void tell_routes();
   void put(TokenId id, const Logprobs& logprobs, bool forced, std::vector<double>& gaps);
   void extend_by_force();
   Usage usage() const;
@@ -133,6 +134,7 @@ class Sequence {
   Routes routes_;
   std::string key_;
   std::vector<TokenId> all_;  // prompt, answer, and tokens that are forced to follow
+  int64_t routes_told_ = 0;   // positions
   size_t told_;               // of all_: the first of them have been put out, or were the prompt
   int64_t generated_ = 0, cached_ = 0;
   int64_t written_for_ = 0, rows_ = 0, count_ = 0;  // of the last step: length of the sequence, rows of logits, tokens

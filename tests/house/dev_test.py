@@ -20,7 +20,7 @@ class Verbs(unittest.TestCase):
     def test_bare_is_help(self):
         bare = dev()
         self.assertEqual(bare.returncode, 0)
-        for verb in ("run", "chat", "text", "test", "build", "bench", "fmt", "lint", "docs"):
+        for verb in ("run", "chat", "text", "test", "build", "page", "bench", "fmt", "lint", "docs"):
             self.assertRegex(bare.stdout, rf"(?m)^  {verb} ")
         self.assertEqual(dev("help").stdout, bare.stdout)
         self.assertEqual(dev("--help").stdout, bare.stdout)

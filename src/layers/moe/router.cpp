@@ -58,11 +58,13 @@ namespace {
 /// The rule over a batch: whom each token goes to and by which weights.
 class Choosing {
  public:
-  Choosing(const Batch& batch, const RouterSpec& spec, int64_t layer, ConstMatrix logits, const float* selection_bias)
+  Choosing(const Batch& batch, const RouterSpec& spec, int64_t layer, bool of_mixer, ConstMatrix logits,
+           const float* selection_bias)
       : batch_(batch),
         spec_(spec),
         kind_(kind_of(spec.selection)),
         layer_(layer),
+        of_mixer_(of_mixer),
         logits_(logits),
         selection_bias_(selection_bias),
         choices_(choices_per_token(spec)),
@@ -77,8 +79,14 @@ class Choosing {
       return weigh(spec_, ids, weights);
     }
     for_tokens([&](const TokenChoice& token, int64_t row) {
-      kind_.choose(token, ids + row * choices_);
-      kind_.weigh(token, {ids + row * choices_, static_cast<size_t>(choices_)}, weights + row * choices_);
+      // A hook's rule may give a token fewer experts than there are places for.
+      const RouterKind& kind = &token.spec == &spec_ ? kind_ : kind_of(token.spec.selection);
+      const int64_t count = &token.spec == &spec_ ? choices_ : token.spec.experts_per_token;
+      int32_t* const first = ids + row * choices_;
+      kind.choose(token, first);
+      kind.weigh(token, {first, static_cast<size_t>(count)}, weights + row * choices_);
+      std::fill(first + count, first + choices_, -1);
+      std::fill(weights + row * choices_ + count, weights + (row + 1) * choices_, 0.0f);
     });
   }
 
@@ -112,8 +120,12 @@ class Choosing {
   }
 
  private:
+  const RouterSpec& rule(const SequenceRows& s) const {
+    const RouterSpec* const rule = s.step.routers && !of_mixer_ ? s.step.routers->rule(layer_) : nullptr;
+    return rule ? *rule : spec_;
+  }
   TokenChoice token(const SequenceRows& s, int64_t row, int worker) const {
-    return {spec_,
+    return {rule(s),
             logits_.row(row),
             selection_bias_,
             {s.step.random_key, layer_, batch_.positions[static_cast<size_t>(row)],
@@ -136,6 +148,7 @@ class Choosing {
   const RouterSpec& spec_;
   const RouterKind& kind_;
   int64_t layer_;
+  bool of_mixer_;
   ConstMatrix logits_;
   const float* selection_bias_;
   int64_t choices_, scratch_size_;
@@ -226,6 +239,10 @@ ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, ConstMatrix 
     std::fill_n(logits.data, n * e, 0.0f);
   for_hooks(batch, of_mixer_, [&](const SequenceRows& s, const RouterHook& hook) {
     base::require(!context.tape, "router", "a sequence with a hook under a tape");
+    if (const RouterSpec* rule = hook.rule(layer))
+      base::require(rule->experts == e && choices_per_token(*rule) <= choices_per_token(spec_) &&
+                        kind_of(rule->selection).choose && kind_of(spec_.selection).choose && !limits,
+                    "router", "a hook's rule does not fit layer {}", layer);
     hook.logits(layer, s.first_position, logits.row_range(s.first_row, s.first_row + s.rows));
   });
   Matrix noise, noisy;
@@ -235,7 +252,7 @@ ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, ConstMatrix 
     add_noise(logits, noise, record.rows, layer, noisy);
   }
 
-  const Choosing choosing(batch, spec_, layer, noises ? noisy : logits, selection_bias_.data());
+  const Choosing choosing(batch, spec_, layer, of_mixer_, noises ? noisy : logits, selection_bias_.data());
   Choices choices = choose(context, choosing, spec_, n, limits);
   const auto count = static_cast<size_t>(n * choosing.choices());
   if (spec_.expert_scale) {

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <span>
 
+#include "layers/moe/router_spec.h"
 #include "tensor/view.h"
 
 namespace coterie::layers {
@@ -14,6 +15,9 @@ class RouterHook {
  public:
   virtual ~RouterHook() = default;
 
+  /// The rule that the sequence's tokens are chosen and weighed by, in place of the router's own; null: that one. It
+  /// has the same experts, no more of them for a token, and goes token by token; it lives as long as the hook.
+  virtual const RouterSpec* rule(int64_t layer) const { return (void)layer, nullptr; }
   /// Before the choice: logits [rows, E], which it may change. An expert whose logit is -infinity gets no token: rules
   /// that rank experts take the next best, one that goes by a table (hash) or by the experts' own choice leaves its
   /// place empty.

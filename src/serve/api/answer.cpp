@@ -5,6 +5,8 @@
 #include <ctime>
 #include <random>
 
+#include "serve/api/expert_fields.h"
+
 namespace coterie::serve {
 
 namespace {
@@ -32,6 +34,12 @@ Answer::Answer(const ServedModel& served) : model(served), created(std::time(nul
 void Answer::keep(size_t choice, const TokenChosen& token, bool whole_token) {
   choices[choice].text += token.text;
   if (whole_token) choices[choice].tokens.push_back(token);
+}
+
+void Answer::show_routes(size_t choice, base::Json& part) {
+  if (choices[choice].routes.empty()) return;
+  part["coterie"] = routes_json(choices[choice].routes);
+  choices[choice].routes.clear();
 }
 
 std::string Answer::failed(const ApiError& error) const { return server_event(error_body(error, dialect)); }

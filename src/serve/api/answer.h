@@ -16,6 +16,7 @@ struct Choice {
   std::string text;
   std::vector<TokenChosen> tokens;  // their own text is in `text`; kept where the answer shows them
   std::optional<PromptProgress> progress;
+  std::vector<RoutesKnown> routes;  // that have not been shown yet
   std::optional<PromptScored> scored;
   std::optional<Finished> finished;
 };
@@ -52,6 +53,8 @@ class Answer {
   Usage usage() const;  // of all choices; a prompt that several share counts once
 
  protected:
+  /// Puts what is known of routes and was not shown yet into a chunk's choice, or an answer's.
+  void show_routes(size_t choice, base::Json& part);
   /// Adds the token to its choice.
   void keep(size_t choice, const TokenChosen& token, bool whole_token);
 };

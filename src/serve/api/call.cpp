@@ -41,6 +41,9 @@ double Call::seconds() const { return std::chrono::duration<double>(std::chrono:
 
 void Call::reply(HttpResponse response) const {
   HttpHeaders all = headers();
+  // What an answer says itself stands in the place of what all have.
+  for (const auto& own : response.headers)
+    std::erase_if(all, [&](const auto& header) { return header.first == own.first; });
   all.insert(all.end(), response.headers.begin(), response.headers.end());
   response.headers = std::move(all);
   write_log(response.status, response.status < 400 ? "ok" : "error", nullptr);
@@ -88,7 +91,7 @@ void Call::write_log(int status, std::string_view how, const Answer* answer) con
       if (!finished->cache_miss.empty()) line["cache_miss"] = finished->cache_miss;
     }
   }
-  log(dumped(line));
+  log(line);
 }
 
 }  // namespace coterie::serve

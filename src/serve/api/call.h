@@ -19,7 +19,7 @@ struct Call {
   Dialect dialect = Dialect::openai;
   std::chrono::steady_clock::time_point begun = std::chrono::steady_clock::now();
   std::shared_ptr<Exchange> exchange;
-  std::function<void(const std::string& line)> log;                // may be empty
+  std::function<void(const base::Json& line)> log;                 // may be empty
   std::function<std::string(const std::string& message)> wording;  // of errors; may be empty
 
   /// What every answer has.

@@ -1,5 +1,6 @@
 #include "serve/api/answer.h"
 #include "serve/api/chat_prompt.h"
+#include "serve/api/expert_fields.h"
 #include "serve/api/reply.h"
 #include "serve/api/sampling_fields.h"
 
@@ -31,7 +32,7 @@ class ChatAnswer final : public Answer {
     read_logprobs(fields, request);
     return_ids_ = fields.boolean("return_token_ids").value_or(false);
     verbose_ = fields.boolean("verbose").value_or(false);
-    request.routed_experts = read_routed(fields);
+    read_expert_fields(fields, model, request);
     const int64_t n = fields.integer("n", 1, kChoices).value_or(1);
     accept_inert(fields);
     accept_chat(fields);
@@ -57,10 +58,13 @@ class ChatAnswer final : public Answer {
   }
 
   std::string progress(size_t choice) override {
-    if (!show_progress) return {};
+    if (!show_progress && choices[choice].routes.empty()) return {};
     base::Json chunk = piece(choice, base::Json::object());
-    chunk["prompt_progress"] = progress_json(*choices[choice].progress);
-    chunk["timings"] = timings_json(*choices[choice].progress);
+    if (show_progress) {
+      chunk["prompt_progress"] = progress_json(*choices[choice].progress);
+      chunk["timings"] = timings_json(*choices[choice].progress);
+    }
+    show_routes(choice, chunk["choices"][0]);
     return server_event(chunk);
   }
 
@@ -70,11 +74,12 @@ class ChatAnswer final : public Answer {
     if (!stream) return add(choice, std::move(delta)), std::string();
     remember_calls(choice, delta);
     const bool shown = logprobs_ && !model.ends(token.id);
-    if (delta.empty() && !shown && !return_ids_) return {};
+    if (delta.empty() && !shown && !return_ids_ && choices[choice].routes.empty()) return {};
     base::Json chunk = piece(choice, delta_json(delta));
     base::Json& part = chunk["choices"][0];
     if (shown) part["logprobs"] = {{"content", base::Json::array({logprob_json(token, model)})}, {"refusal", nullptr}};
     if (return_ids_) part["token_ids"] = base::Json::array({token.id});
+    show_routes(choice, part);
     return server_event(chunk);
   }
 
@@ -87,6 +92,7 @@ class ChatAnswer final : public Answer {
     if (!delta.empty()) bytes = server_event(piece(choice, delta_json(delta)));
     base::Json chunk = piece(choice, base::Json::object());
     chunk["choices"][0]["finish_reason"] = reason(choice);
+    show_routes(choice, chunk["choices"][0]);
     add_extras(choice, chunk["choices"][0]);
     if (verbose_) chunk["__verbose"] = verbose_json();
     if (choice + 1 == choices.size() || choices.size() == 1) chunk["timings"] = timings_json(*choices[choice].finished);
@@ -140,14 +146,6 @@ class ChatAnswer final : public Answer {
     const auto top = fields.integer("top_logprobs", 0, kAlternatives);
     if (top && *top > 0 && !logprobs_) throw ApiError(400, "top_logprobs: needs logprobs: true", "top_logprobs");
     if (logprobs_) request.logprobs = top.value_or(0);
-  }
-
-  bool read_routed(Fields& fields) {
-    const bool wanted =
-        fields.boolean("routed_experts").value_or(false) | fields.boolean("return_routed_experts").value_or(false);
-    if (wanted && model.routed_layers.empty())
-      throw ApiError(400, "routed_experts: this model has no layer with a router", "routed_experts");
-    return wanted;
   }
 
   static void accept_chat(Fields& fields) {
@@ -223,7 +221,7 @@ class ChatAnswer final : public Answer {
     if (finished.stop_index >= 0) json["stop_reason"] = requests[choice].stop[static_cast<size_t>(finished.stop_index)];
   }
 
-  base::Json whole_choice(size_t i) const {
+  base::Json whole_choice(size_t i) {
     const Message& message = messages_[i];
     const bool only_calls = message.content.empty() && !message.calls.empty();
     base::Json json = {{"role", "assistant"},
@@ -246,6 +244,7 @@ class ChatAnswer final : public Answer {
       for (const TokenChosen& token : choices[i].tokens) choice["token_ids"].push_back(token.id);
     }
     add_extras(i, choice);
+    show_routes(i, choice);
     return choice;
   }
 

@@ -4,6 +4,7 @@
 
 #include "serve/api/answer.h"
 #include "serve/api/chat_prompt.h"
+#include "serve/api/expert_fields.h"
 #include "serve/api/prompts.h"
 #include "serve/api/reply.h"
 #include "serve/api/sampling_fields.h"
@@ -50,10 +51,7 @@ class CompletionAnswer final : public Answer {
       show_scored_ = true;
     }
     return_ids_ = fields.boolean("return_token_ids").value_or(false);
-    request.routed_experts =
-        fields.boolean("routed_experts").value_or(false) | fields.boolean("return_routed_experts").value_or(false);
-    if (request.routed_experts && model.routed_layers.empty())
-      throw ApiError(400, "routed_experts: this model has no layer with a router", "routed_experts");
+    read_expert_fields(fields, model, request);
     n_ = fields.integer("n", 1, kChoices).value_or(1);
     if (const auto best = fields.integer("best_of", 1, kChoices); best && *best != n_)
       throw ApiError(400, "best_of: answers are not ranked here: it can be n alone", "best_of",
@@ -88,9 +86,10 @@ class CompletionAnswer final : public Answer {
   }
 
   std::string progress(size_t choice) override {
-    if (!show_progress) return {};
+    if (!show_progress && choices[choice].routes.empty()) return {};
     base::Json chunk = piece(choice, "");
-    chunk["prompt_progress"] = progress_json(*choices[choice].progress);
+    if (show_progress) chunk["prompt_progress"] = progress_json(*choices[choice].progress);
+    show_routes(choice, chunk["choices"][0]);
     return server_event(chunk);
   }
 
@@ -107,7 +106,7 @@ class CompletionAnswer final : public Answer {
     keep(choice, token, !stream && (wanted || return_ids_));
     if (!stream) return {};
     const bool shown = wanted && !model.ends(token.id);
-    if (token.text.empty() && !shown && !return_ids_) return {};
+    if (token.text.empty() && !shown && !return_ids_ && choices[choice].routes.empty()) return {};
     base::Json chunk = piece(choice, token.text);
     base::Json& part = chunk["choices"][0];
     if (shown) {
@@ -116,6 +115,7 @@ class CompletionAnswer final : public Answer {
       part["logprobs"] = std::move(list.json);
     }
     if (return_ids_) part["token_ids"] = base::Json::array({token.id});
+    show_routes(choice, part);
     return server_event(chunk);
   }
 
@@ -125,6 +125,7 @@ class CompletionAnswer final : public Answer {
     base::Json chunk = piece(choice, choices[choice].finished->text);
     chunk["choices"][0]["finish_reason"] = finish_reason(*choices[choice].finished);
     add_extras(choice, chunk["choices"][0]);
+    show_routes(choice, chunk["choices"][0]);
     return server_event(chunk);
   }
 
@@ -252,6 +253,7 @@ class CompletionAnswer final : public Answer {
       for (const TokenChosen& token : choices[i].tokens) choice["token_ids"].push_back(token.id);
     }
     add_extras(i, choice);
+    show_routes(i, choice);
     return choice;
   }
 

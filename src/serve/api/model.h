@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "models/spec.h"
 #include "runtime/sampler.h"
 #include "serve/api/token_bytes.h"
 #include "serve/request.h"
@@ -26,9 +27,15 @@ struct ServedModel {
   TokenBytes bytes;
   int64_t context = 0, vocabulary = 0, width = 0, layers = 0;
   int64_t parameters = 0, file_bytes = 0;
-  std::vector<int64_t> routed_layers;  // those with a router, ascending
-  int64_t experts = 0;                 // of the layer that has most
-  std::string fingerprint;             // of the model and what computes it
+  std::vector<int64_t> routed_layers;     // those with a router, ascending
+  int64_t experts = 0;                    // of the layer that has most
+  std::optional<models::ModelSpec> spec;  // by which what routers decide can be changed; of an ensemble none
+  // For people who look at what routing costs; 0 where it is not known. Bytes of an expert of each routed layer, and
+  // of everything that each token reads whatever its experts; of the machine, what its memory can deliver.
+  std::vector<int64_t> expert_bytes;
+  int64_t dense_bytes = 0;
+  double read_bytes_per_second = 0;
+  std::string fingerprint;  // of the model and what computes it
 
   // What a request that does not say otherwise gets.
   runtime::SamplerOptions sampler;

@@ -97,7 +97,21 @@ Json conversation() {
           {"continue_final_message", flag()}};
 }
 
-Json experts() { return {{"routed_experts", flag()}, {"return_routed_experts", flag()}}; }
+Json experts() {
+  Json change = {{"type", Json::array({"object", "null"})},
+                 {"properties",
+                  {{"experts", flag()},
+                   {"silence", optional_list_of({{"type", "string"}, {"pattern", "^[0-9]+:[0-9]+(,[0-9]+)*$"}})},
+                   {"experts_per_token", whole(1, kMost)},
+                   {"router", {{"type", Json::array({"string", "null"})}, {"pattern", "^sample:"}}}}},
+                 {"additionalProperties", false}};
+  change["description"] =
+      "experts: choices[].coterie.routes tell what routers did with each token: experts (u16, 65535 for none), their "
+      "weights (f16), [positions, layers, K], and the entropy of the router's scores (f16), [positions, layers]; "
+      "little-endian, in base64. silence: LAYER:EXPERT that get no token of this request. experts_per_token: in place "
+      "of K, no more. router: sample:T draws experts.";
+  return {{"routed_experts", flag()}, {"return_routed_experts", flag()}, {"coterie", std::move(change)}};
+}
 
 Json inert() {
   Json fields = Json::object();

@@ -7,6 +7,7 @@
 #include <unordered_set>
 
 #include "base/nearest.h"
+#include "serve/api/page_endpoints.h"
 #include "serve/api/session.h"
 
 namespace coterie::serve {
@@ -23,7 +24,10 @@ enum class Endpoint {
   props,
   slots,
   metrics,
-  openapi,  // answered at once
+  openapi,
+  page_model,
+  page_experts,
+  page_live,  // answered at once
   chat,
   completions,
   native,
@@ -55,6 +59,9 @@ constexpr Route kRoutes[] = {
     {"GET", "/slots", Endpoint::slots},
     {"GET", "/metrics", Endpoint::metrics},
     {"GET", "/openapi.json", Endpoint::openapi},
+    {"GET", "/coterie/model", Endpoint::page_model},
+    {"GET", "/coterie/experts", Endpoint::page_experts},
+    {"GET", "/coterie/live", Endpoint::page_live},
     {"POST", "/v1/chat/completions", Endpoint::chat},
     {"POST", "/chat/completions", Endpoint::chat},
     {"POST", "/v1/completions", Endpoint::completions},
@@ -148,6 +155,12 @@ struct Service::Impl {
   Floor floor;
   std::unordered_set<std::shared_ptr<Session>> sessions;  // of the I/O thread
   std::atomic<bool> draining{false};
+  RecentRequests recent;
+  // Of requests that are answered by the engine the page shows the last ones.
+  std::function<void(const base::Json& line)> log_line = [this](const base::Json& line) {
+    if (line.value("method", "") == "POST") recent.add(line);
+    if (options.log) options.log(dumped(line));
+  };
 
   HttpCallbacks callbacks() {
     HttpCallbacks all;
@@ -170,7 +183,7 @@ struct Service::Impl {
     call.method = request.method, call.path = request.path, call.peer = request.peer;
     call.dialect = dialect_of(request.path);
     if (!guard.check_origin(request)) call.origin = request.header("Origin");
-    call.log = options.log;
+    call.log = log_line;
     call.wording = options.wording;
     return call;
   }
@@ -285,7 +298,18 @@ struct Service::Impl {
         return call.reply(std::move(response));
       }
       case Endpoint::openapi: return call.reply_json(openapi_json());
+      case Endpoint::page_model: {
+        const auto model = loaded(request);
+        return call.reply_json(page_model_json(*model->served, model->backend->options()));
+      }
+      case Endpoint::page_experts: {
+        const auto model = loaded(request);
+        return call.reply_json(page_experts_json(model->backend->snapshot(), *model->served));
+      }
+      case Endpoint::page_live: return call.reply_json(page_live_json(loaded(request)->backend->snapshot(), recent));
       default: {
+        // Programs are told in plain words where to go; a browser gets the page.
+        if (request.header("Accept").find("text/html") != std::string_view::npos) return call.reply(page_response());
         HttpResponse response;
         response.content_type = "text/plain; charset=utf-8";
         response.body =

@@ -106,6 +106,8 @@ void Session::handle(size_t choice, Event& event) {
       queued_[choice].reset();
       state.progress = *read;
       if (answer_->stream) write(answer_->progress(choice));
+    } else if (auto* routes = std::get_if<RoutesKnown>(&event)) {
+      state.routes.push_back(std::move(*routes));
     } else if (auto* scored = std::get_if<PromptScored>(&event)) {
       state.scored = std::move(*scored);
       write(answer_->scored(choice));

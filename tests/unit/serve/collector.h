@@ -36,6 +36,7 @@ struct Answer {
   std::optional<Finished> finished;
   std::optional<RequestFailed> failed;
   std::vector<PromptProgress> progress;
+  std::vector<RoutesKnown> routes;
   std::optional<Queued> queued;
   int64_t after_end = 0;  // events that came after the last
 
@@ -72,6 +73,7 @@ class Collector final : public Listener {
  private:
   void take(Queued&& e) { answer_.queued = e; }
   void take(PromptProgress&& e) { answer_.progress.push_back(e); }
+  void take(RoutesKnown&& e) { answer_.routes.push_back(std::move(e)); }
   void take(PromptScored&& e) { answer_.scored = std::move(e); }
   void take(TokenChosen&& e) {
     answer_.ids.push_back(e.id);

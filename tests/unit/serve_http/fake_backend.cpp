@@ -106,6 +106,8 @@ void FakeBackend::run(RequestId id, Submission submission) {
     }
     listener.on_event(id, std::move(scored));
   }
+  if (request.tells_routes)
+    listener.on_event(id, RoutesKnown{0, 1, 2, 2, {0, 1, 2, 65535}, {0x3800, 0x3400, 0x3c00, 0}, {0x3c00, 0x3800}});
   Finished finished;
   finished.usage.prompt_tokens = prompt;
   finished.usage.cached_tokens = prompt / 2;

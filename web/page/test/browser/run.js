@@ -1,0 +1,7 @@
+// Tries the page in Chromium:  node run.js --binary build/release/coterie --model MODEL [--only WORDS] [--pictures FOLDER]
+import { runAll } from "./harness.js";
+import "./chat.js";
+import "./views.js";
+import "./server.js";
+
+await runAll();

@@ -1,0 +1,159 @@
+// The page with coterie serve and a real model: its pictures are what the server says, and what a newcomer would try.
+import { fileURLToPath } from "node:url";
+import { build } from "vite";
+import { ask, assert, drawn, equal, kept, open, options, picture, serve, test } from "./harness.js";
+
+/** A module of the page, for figures that are counted again here. */
+async function source(name) {
+  const made = await build({
+    root: fileURLToPath(new URL("../..", import.meta.url)), configFile: false, logLevel: "error",
+    build: { ssr: fileURLToPath(new URL(`../../src/${name}.ts`, import.meta.url)), write: false, minify: false, target: "node20" },
+  });
+  return import(`data:text/javascript,${encodeURIComponent(made.output[0].code)}`);
+}
+
+/** The bytes of a .npy of u1 or u2, and its shape. */
+function numpy(base64) {
+  const bytes = Buffer.from(base64, "base64"), size = bytes.readUInt16LE(8);
+  const head = bytes.subarray(10, 10 + size).toString();
+  const shape = /\(([^)]*)\)/.exec(head)[1].split(",").map(Number), width = head.includes("<u2") ? 2 : 1;
+  const body = bytes.subarray(10 + size), values = [];
+  for (let i = 0; i < body.length; i += width) values.push(width === 2 ? body.readUInt16LE(i) : body[i]);
+  return { shape, values };
+}
+
+if (options.binary)
+  test("the picture's cells are the server's routed_experts", async () => {
+    const server = await serve(options.model);
+    const page = await open(server.address);
+    await page.click("text=Settings of this conversation");
+    await page.getByLabel("Longest answer").first().fill("48");
+    await ask(page, "And it came to pass");
+    await page.waitForTimeout(500);
+    const conversation = (await kept(page))[0];
+    const answer = Object.values(conversation.messages).find((message) => message.role === "assistant");
+    const trace = answer.trace;
+    const model = await (await fetch(`${server.address}coterie/model`)).json();
+    const again = await (await fetch(`${server.address}v1/completions`, {
+      method: "POST", headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ prompt: trace.promptIds, max_tokens: 48, seed: answer.settings.seed, temperature: answer.settings.temperature,
+        top_p: answer.settings.topP, routed_experts: true, return_token_ids: true }),
+    })).json();
+    equal(again.choices[0].token_ids, trace.ids, "the same request has the same answer");
+    equal(again.choices[0].text, answer.text, "its text");
+    const { shape, values } = numpy(again.choices[0].routed_experts);
+    equal([trace.known, trace.layers, trace.choices], [shape[0], model.routed_layers.length, shape[2]], "shape");
+    let compared = 0;
+    for (let p = 0; p < trace.known; ++p)
+      for (let layer = 0; layer < trace.layers; ++layer)
+        for (let slot = 0; slot < trace.choices; ++slot, ++compared) {
+          const there = values[(p * shape[1] + model.routed_layers[layer]) * shape[2] + slot];
+          if (trace.experts[(p * trace.layers + layer) * trace.choices + slot] !== there) throw new Error(`token ${p}, layer ${layer}, slot ${slot} differs`);
+        }
+    // What is painted: the first expert's colour at the left of each cell, with the number left out of the way.
+    const { expertColour } = await source("colours");
+    await page.click("#tab-strip");
+    await page.click("[aria-label='Smaller cells']");
+    await drawn(page);
+    const pixels = await page.evaluate(() => {
+      const box = document.querySelector(".grid"), canvas = box.querySelector("canvas");
+      box.scrollLeft = 0;
+      return new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(() => {
+        const context = canvas.getContext("2d"), found = [];
+        for (let p = 0; p < Math.floor(canvas.width / 16); ++p)
+          for (let layer = 0; layer < Math.floor((canvas.height - 16) / 12); ++layer)
+            found.push([p, layer, ...context.getImageData(p * 16 + 1, 16 + layer * 12 + 5, 1, 1).data]);
+        resolve(found);
+      })));
+    });
+    let painted = 0;
+    const at = Number(/Token (\d+)/.exec(await page.textContent("#strip-line"))[1]) - 1;
+    for (const [p, layer, r, g, b] of pixels) {
+      if (p >= trace.known || layer >= trace.layers || Math.abs(p - at) <= 1 || p === trace.promptIds.length) continue;
+      const expert = trace.experts[(p * trace.layers + layer) * trace.choices];
+      equal([r, g, b], expertColour(expert), `the colour of token ${p + 1}, layer ${layer}`);
+      ++painted;
+    }
+    assert(painted > 50, `${painted} cells were painted`);
+    await page.done();
+    await server.stop();
+    return `${compared} experts, ${painted} painted cells`;
+  });
+
+if (options.binary)
+  for (const theme of ["light", "dark"])
+    test(`which expert takes the commas, and what happens without it, ${theme}`, async () => {
+      const server = await serve(options.model);
+      const page = await open(server.address, { theme });
+      const began = performance.now();
+      // What a newcomer does: the first button there is, then the answer to the question that stands at the right.
+      await page.click(".examples button >> nth=0");
+      await page.waitForSelector("#view .answer", { timeout: 60000 });
+      await page.waitForSelector(".message.assistant .figures summary:has-text('tokens')", { timeout: 120000 });
+      const found = await page.textContent("#view .answer");
+      await picture(page, `real-${theme}-find`);
+      await page.click("[aria-label^='Silence it'] >> nth=0");
+      await page.waitForSelector(".badge");
+      await page.waitForFunction(() => document.querySelectorAll(".message.assistant .figures summary")[0]?.textContent.includes("tokens"), null, { timeout: 120000 });
+      await drawn(page);
+      const what = await page.textContent("#view .answer");
+      await picture(page, `real-${theme}-compare`);
+      const seconds = (performance.now() - began) / 1000;
+      assert(/Layer \d+, expert \d+ takes \d+ of/.test(found), found);
+      assert(/part at token \d+|Equal/.test(what), what);
+      const conversation = (await kept(page))[0];
+      const changed = Object.values(conversation.messages).find((message) => message.settings?.silence.length);
+      const [layer, expert] = changed.settings.silence[0].split(":").map(Number);
+      const model = await (await fetch(`${server.address}coterie/model`)).json();
+      const routed = model.routed_layers.indexOf(layer), { trace } = changed;
+      for (let p = 0; p < trace.known; ++p)
+        for (let slot = 0; slot < trace.choices; ++slot)
+          assert(trace.experts[(p * trace.layers + routed) * trace.choices + slot] !== expert, `token ${p} went to the silenced expert`);
+      for (const view of ["strip", "map", "path", "expert"]) {
+        await page.click(`#tab-${view}`);
+        await drawn(page);
+        if (view === "expert") { await page.click("#tab-find"); await drawn(page); await page.click("[aria-label^='Open layer'] >> nth=0"); await drawn(page); }
+        await picture(page, `real-${theme}-${view}`);
+      }
+      await page.click("text=Tokens");
+      await page.click(".token >> nth=20");
+      await page.click("#tab-strip");
+      await drawn(page);
+      await picture(page, `real-${theme}-tokens`);
+      assert(seconds < 120, `it took ${seconds.toFixed(0)} s`);
+      await page.done();
+      await server.stop();
+      return `${seconds.toFixed(1)} s. ${found.replaceAll(/\s+/g, " ")} ${what}`;
+    });
+
+if (options.binary)
+  test("temperature of routers, fewer experts, going on and the server's drawer", async () => {
+    const server = await serve(options.model);
+    const page = await open(server.address);
+    await page.click("text=Settings of this conversation");
+    await page.getByLabel("Longest answer").first().fill("24");
+    await ask(page, "In the beginning");
+    await page.click("#tab-compare");
+    await page.locator(".compare-ask").getByLabel("experts per token").fill("1");
+    await page.click("text=Answer and compare");
+    await page.waitForSelector(".pair");
+    await page.waitForFunction(() => /part at token|Equal: all/.test(document.querySelector("#view .answer")?.textContent));
+    await page.waitForSelector(".message.assistant .figures summary:has-text('tokens')");
+    await page.locator(".compare-ask").getByLabel("router temperature").fill("2");
+    await page.click("text=Answer and compare");
+    await page.waitForFunction(() => document.querySelector(".siblings")?.textContent.includes("3 of 3"));
+    await page.waitForSelector(".message.assistant .figures summary:has-text('tokens')");
+    await page.click("text=Go on");
+    await page.waitForFunction(() => document.querySelectorAll(".message.assistant").length === 2);
+    await page.waitForFunction(() => [...document.querySelectorAll(".message.assistant .figures summary")].at(-1)?.textContent.includes("tokens"));
+    await page.click(".bar");
+    await page.waitForSelector(".server-grid");
+    await page.waitForFunction(() => document.querySelectorAll("[aria-label='The last requests'] tbody tr").length >= 4);
+    await page.waitForTimeout(600);
+    const all = Object.values((await kept(page))[0].messages).filter((message) => message.role === "assistant");
+    equal(all.map((message) => message.trace.ids.length), [24, 24, 24, 24], "tokens");
+    const fewer = all.find((message) => message.settings.expertsPerToken === 1).trace;
+    for (let row = 0; row < fewer.known * fewer.layers; ++row) equal(fewer.experts[row * fewer.choices + 1], 65535, "the second expert");
+    await page.done();
+    await server.stop();
+  });
