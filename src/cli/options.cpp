@@ -14,7 +14,7 @@
 #include "cli/help.h"
 #include "cli/ranks.h"
 #include "cli/router_option.h"
-#include "cli/serve_options.h"
+#include "cli/sizes.h"
 #include "cli/terminal.h"
 #include "cli/text_input.h"
 #include "surgery/write/folder.h"
@@ -179,7 +179,7 @@ runtime::EngineOptions ModelOptions::engine_options() const {
   if (!cache_type.empty()) options.cache_type = tensor::dtype_by_name(cache_type);
   options.move_weights = !file_pages;
   options.drafted = drafted;
-  if (!memory.empty()) options.memory = read_bytes(memory, "--memory");
+  if (!memory.empty()) options.memory = bytes_option("--memory", memory);
   options.disk_reader = disk_reader == "uring"      ? runtime::DiskReader::uring
                         : disk_reader == "buffered" ? runtime::DiskReader::buffered
                                                     : runtime::DiskReader::threads;

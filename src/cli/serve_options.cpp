@@ -13,6 +13,7 @@
 #include "base/json.h"
 #include "cli/help.h"
 #include "cli/option_names.h"
+#include "cli/sizes.h"
 #include "cli/text_input.h"
 
 namespace coterie::cli {
@@ -240,8 +241,8 @@ serve::SchedulerOptions ServeOptions::scheduler() const {
   options.max_wait_seconds = max_wait;
   options.prefix_cache = !no_prefix_cache;
   options.cache_dir = cache_dir;
-  options.cache_dir_bytes = read_bytes(cache_dir_size, "--cache-dir-size");
-  if (!cache_memory.empty()) options.cache_memory = read_bytes(cache_memory, "--cache-memory");
+  options.cache_dir_bytes = bytes_option("--cache-dir-size", cache_dir_size);
+  if (!cache_memory.empty()) options.cache_memory = bytes_option("--cache-memory", cache_memory);
   return options;
 }
 
@@ -267,23 +268,6 @@ serve::ServiceOptions ServeOptions::service() const {
   options.lenient = lenient;
   options.wording = with_server_options;
   return options;
-}
-
-int64_t read_bytes(const std::string& text, std::string_view option) {
-  double value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  std::string unit(end, text.data() + text.size());
-  while (unit.starts_with(" ")) unit.erase(0, 1);
-  if (unit.ends_with("B") || unit.ends_with("b")) unit.pop_back();
-  const bool binary = unit.ends_with("i");
-  if (binary) unit.pop_back();
-  static constexpr std::string_view kUnits = "kmgt";
-  const size_t power =
-      unit.empty() ? 0 : kUnits.find(static_cast<char>(std::tolower(static_cast<unsigned char>(unit[0])))) + 1;
-  const double bytes = value * std::pow(binary ? 1024.0 : 1000.0, static_cast<double>(power));
-  if (error != std::errc() || unit.size() > 1 || (unit.size() == 1 && power == 0) || !(bytes > 0) || bytes > 9e18)
-    base::fail(ErrorKind::bad_input, option, "\"{}\" is not a size, such as 512M or 16G", text);
-  return static_cast<int64_t>(bytes);
 }
 
 }  // namespace coterie::cli

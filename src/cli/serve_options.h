@@ -54,8 +54,4 @@ struct ServeOptions {
   void add_limits(CLI::App& app);
 };
 
-/// "512M", "16G", "1.5GiB", "1000000": bytes; k, M, G and T are powers of 1000, Ki, Mi, Gi and Ti of 1024. Throws
-/// bad_input naming the option.
-int64_t read_bytes(const std::string& text, std::string_view option);
-
 }  // namespace coterie::cli

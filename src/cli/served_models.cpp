@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/fnv.h"
 #include "base/memory.h"
+#include "cli/sizes.h"
 #include "cli/text_input.h"
 #include "families/ensemble/ensemble_decoder.h"
 #include "families/ensemble/ensemble_model.h"
@@ -273,7 +274,7 @@ std::unique_ptr<serve::ModelShelf> served_models(ServeOptions& options) {
   }
   serve::ModelShelfOptions shelf{.unload_after_seconds = options.unload_after};
   if (!options.models_memory.empty())
-    shelf.memory = read_bytes(options.models_memory, "--models-memory");
+    shelf.memory = bytes_option("--models-memory", options.models_memory);
   else if (models.size() > 1)
     shelf.memory = base::available_memory() / 10 * 9;
   return std::make_unique<serve::ModelShelf>(std::move(models), shelf);

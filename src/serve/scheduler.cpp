@@ -37,7 +37,9 @@ runtime::EngineOptions engine_options(const models::ModelSpec& spec, runtime::En
                                       SchedulerOptions& scheduler) {
   if (scheduler.cache_memory < 0)
     base::fail(base::ErrorKind::bad_input, "serve.cache_memory", "is {}, expected at least 0", scheduler.cache_memory);
-  if (scheduler.cache_memory == 0) scheduler.cache_memory = base::available_memory() / 4;
+  if (scheduler.cache_memory == 0)
+    scheduler.cache_memory =
+        std::min(base::available_memory(), options.memory > 0 ? options.memory : base::available_memory()) / 4;
   const tensor::DType type =
       options.cache_type.value_or(options.precision == ops::Precision::f32 ? tensor::DType::f32 : tensor::DType::f16);
   options.snapshots = CacheBudget::kSnapshots;

@@ -18,8 +18,11 @@ using tensor::Matrix;
 namespace {
 
 /// Routers that choose token by token, by the token and what came before it.
+/// Whether no row of a step needs more of the others than keys, values and states.
 bool rows_are_apart(const models::ModelSpec& spec) {
   return std::all_of(spec.blocks.begin(), spec.blocks.end(), [](const models::BlockSpec& block) {
+    // The keys of an indexer are not sent.
+    if (const auto* latent = std::get_if<layers::LatentAttentionSpec>(&block.mixer); latent && latent->indexer) return false;
     const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn);
     return !moe || (layers::kind_of(moe->router.selection).causal && !moe->router.always.capacity);
   });
