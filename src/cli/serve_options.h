@@ -23,7 +23,7 @@ struct ServeOptions {
   ModelOptions model;               // the one without a name; `model.model` is empty where all have names
   std::vector<std::string> models;  // as they were given
   SpeculateOptions speculate;
-  SamplingOptions sampling;         // what a request that does not say otherwise gets
+  SamplingOptions sampling;  // what a request that does not say otherwise gets
   std::string host = "127.0.0.1", unix_path, key_file, chat_template, metrics = "coterie";
   std::string cache_memory, cache_dir, cache_dir_size = "32G", models_memory, template_variables = "{}",
                                        pooling = "mean";

@@ -218,15 +218,16 @@ void describe(const ServeOptions& options, const ModelOptions& opened, Running& 
   served.lenient = options.lenient;
 }
 
-std::shared_ptr<const serve::ReadyModel> load(const ServeOptions& options, ModelOptions wanted,
-                                              const std::string& name, const std::vector<std::string>& aliases) {
+std::shared_ptr<const serve::ReadyModel> load(const ServeOptions& options, ModelOptions wanted, const std::string& name,
+                                              const std::vector<std::string>& aliases) {
   options.speculate.check(wanted, false);
   families::Model model = open_any(wanted);
   warn_about(model);
   serve::SchedulerOptions scheduler_options = options.scheduler();
   const runtime::EngineOptions engine_options =
       serve::engine_options(model.decoder->spec(), wanted.engine_options(), scheduler_options);
-  const auto running = std::make_shared<Running>(std::move(model), engine_options, wanted, options.speculate, scheduler_options);
+  const auto running =
+      std::make_shared<Running>(std::move(model), engine_options, wanted, options.speculate, scheduler_options);
   describe(options, wanted, *running);
   running->served.name = name, running->served.aliases = aliases;
   auto ready = std::make_shared<serve::ReadyModel>();

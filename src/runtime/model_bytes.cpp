@@ -76,8 +76,7 @@ ModelBytes::ModelBytes(families::Model& model, threads::Pool& pool, const kernel
   // What has been repacked cannot be given back to the disk: not where the weights fill the memory.
   const int64_t there = options.memory > 0 ? std::min(options.memory, base::total_memory()) : base::total_memory();
   const int64_t here = options.part_of_a_model ? weights().all_held() : source.file_bytes();
-  if (!moved_ && options.repack && here + there / 8 < there)
-    repacked_.emplace(*model.decoder, source, kernels);
+  if (!moved_ && options.repack && here + there / 8 < there) repacked_.emplace(*model.decoder, source, kernels);
 }
 
 ModelBytes::~ModelBytes() = default;
@@ -181,7 +180,8 @@ class ModelBytes::Surveyor final : public layers::TensorReader {
   void vector(const Tensor& tensor, int64_t, const layers::Vector& slot) override {
     add(tensor, Where::decoded, slot.values.size() * static_cast<int64_t>(sizeof(float)));
   }
-  void stack(const Tensor& tensor, int64_t experts, int64_t, int64_t, const std::vector<tensor::Weight>& slots) override {
+  void stack(const Tensor& tensor, int64_t experts, int64_t, int64_t,
+             const std::vector<tensor::Weight>& slots) override {
     const bool routed = tensor.place == models::Place::experts;
     if (routed && of_.store_ && (tensor.path.ends_with(".gate") || (tensor.path.ends_with(".up") && !after_gate_)))
       ++stored_layer_;

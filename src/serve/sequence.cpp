@@ -149,7 +149,9 @@ int64_t Sequence::piece(int64_t wanted) const {
 int64_t Sequence::draft(int64_t rows, int64_t sure) {
   tried_.clear();
   const int64_t size = std::ssize(all_), at = cache_.length();
-  if (!speculator_ || request().constraint || request().tells_routes || reading() || std::ssize(pending()) != 1 || told_ != all_.size()) return 0;
+  if (!speculator_ || request().constraint || request().tells_routes || reading() || std::ssize(pending()) != 1 ||
+      told_ != all_.size())
+    return 0;
   int64_t room = std::min(ticket_->limit - size - 1, speculator_->most());
   if (request().max_tokens >= 0) room = std::min(room, request().max_tokens - generated_ - 1);
   // States are copied where pages end.

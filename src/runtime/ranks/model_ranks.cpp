@@ -22,7 +22,8 @@ namespace {
 bool rows_are_apart(const models::ModelSpec& spec) {
   return std::all_of(spec.blocks.begin(), spec.blocks.end(), [](const models::BlockSpec& block) {
     // The keys of an indexer are not sent.
-    if (const auto* latent = std::get_if<layers::LatentAttentionSpec>(&block.mixer); latent && latent->indexer) return false;
+    if (const auto* latent = std::get_if<layers::LatentAttentionSpec>(&block.mixer); latent && latent->indexer)
+      return false;
     const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn);
     return !moe || (layers::kind_of(moe->router.selection).causal && !moe->router.always.capacity);
   });
