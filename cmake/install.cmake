@@ -29,7 +29,7 @@ install(FILES ${PROJECT_SOURCE_DIR}/include/coterie/coterie.h ${PROJECT_SOURCE_D
 set(exports ${PROJECT_SOURCE_DIR}/cmake/libcoterie.map)
 add_library(coterie_shared SHARED $<TARGET_OBJECTS:coterie_runtime>)
 target_include_directories(coterie_shared INTERFACE ${PROJECT_SOURCE_DIR}/include)
-target_link_libraries(coterie_shared PRIVATE coterie_families coterie_lens coterie_warnings)
+target_link_libraries(coterie_shared PRIVATE coterie_families coterie_lens coterie_comm coterie_warnings)
 set(COTERIE_URING)  # what who links the archive links too
 if(liburing_FOUND)
   target_link_libraries(coterie_shared PRIVATE PkgConfig::liburing)

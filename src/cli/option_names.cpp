@@ -10,7 +10,7 @@ namespace coterie::cli {
 namespace {
 
 // Sorted by field.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 95> kOptions = {{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 98> kOptions = {{
     {"adapter", "--adapter"},
     {"bench.acceptance", "--acceptance"},
     {"bench.batch", "--batch"},
@@ -40,11 +40,13 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 95> kOptions
     {"from", "--from"},
     {"logit_bias", "--logit-bias"},
     {"max_tokens", "-n"},
+    {"memory", "--memory"},
     {"min_p", "--min-p"},
     {"mirostat", "--mirostat"},
     {"mirostat_ent", "--mirostat-ent"},
     {"mirostat_lr", "--mirostat-lr"},
     {"model_type", "--as"},
+    {"network", "--net"},
     {"precision", "--precision"},
     {"presence_penalty", "--presence-penalty"},
     {"prune.keep", "--keep"},
@@ -62,6 +64,7 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 95> kOptions
     {"rope.original_context", "--yarn-orig-ctx"},
     {"rope.scaling", "--rope-scaling"},
     {"router", "--router"},
+    {"routes", "--routes"},
     {"run", "-o"},
     {"serve.adapters", "--adapters"},
     {"serve.allow_host", "--allow-host"},

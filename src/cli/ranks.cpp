@@ -47,9 +47,9 @@ Run* this_run = nullptr;
 
 /// What decides bits, as a text that must be the same on all ranks.
 std::string words_of(const ModelOptions& options) {
-  return fmt::format("{} --precision {} --experts-per-token {} --router {} --adapter {} --context {}", options.model,
-                     options.precision, options.experts_per_token.value_or(0), options.router, options.adapter,
-                     options.context);
+  return fmt::format("{} --precision {} --experts-per-token {} --router {} --adapter {} --context {} --cache-type {}",
+                     options.model, options.precision, options.experts_per_token.value_or(0), options.router,
+                     options.adapter, options.context, options.cache_type);
 }
 
 /// One step of every rank: the model is opened with this rank's experts, and compared with the others'.

@@ -159,7 +159,7 @@ struct Running {
 };
 
 // What the page says about the cost of routing.
-void add_routing(const runtime::Engine& engine, const serve::RouteLayout& routes, serve::ServedModel& served) {
+void add_routing(const runtime::Engine& engine, serve::ServedModel& served) {
   const models::ModelSpec& spec = engine.spec();
   if (dynamic_cast<const families::EnsembleDecoder*>(engine.model().decoder.get())) return;
   served.spec = spec;
@@ -171,9 +171,12 @@ void add_routing(const runtime::Engine& engine, const serve::RouteLayout& routes
   if (account.held[kExperts] == 0) return;
   const double each = static_cast<double>(bytes.held[kExperts]) / static_cast<double>(account.held[kExperts]);
   for (size_t at = 0; at < served.routed_layers.size(); ++at) {
-    const auto held = account.layers[static_cast<size_t>(served.routed_layers[at])].held[kExperts];
+    const auto layer = static_cast<size_t>(served.routed_layers[at]);
+    const int64_t held = account.layers[layer].held[kExperts];
+    const auto* moe = std::get_if<layers::MoeSpec>(&spec.blocks[layer].ffn);
+    if (!moe) return;
     served.expert_bytes.push_back(
-        static_cast<int64_t>(each * static_cast<double>(held) / static_cast<double>(routes.experts[at])));
+        static_cast<int64_t>(each * static_cast<double>(held) / static_cast<double>(moe->experts_with_weights())));
   }
 }
 
@@ -203,7 +206,7 @@ void describe(const ServeOptions& options, const ModelOptions& opened, Running& 
   for (int64_t layer = 0; layer < served.layers; ++layer)
     if (routes.layer[static_cast<size_t>(layer)] >= 0) served.routed_layers.push_back(layer);
   for (const int64_t experts : routes.experts) served.experts = std::max(served.experts, experts);
-  add_routing(engine, routes, served);
+  add_routing(engine, served);
   if (const auto limits = runtime::known_limits(running.engine.context().pool, running.engine.context().kernels))
     served.read_bytes_per_second = limits->read_bytes_per_second;
   served.fingerprint =
@@ -273,6 +276,9 @@ std::unique_ptr<serve::ModelShelf> served_models(ServeOptions& options) {
     wanted.adapter = path;
     add(wanted, name, {}, false);
   }
+  if (models.size() > 1 && !options.model.memory.empty())
+    throw base::Error(ErrorKind::unsupported, "--memory", "is of one model, and this server has several",
+                      "--models-memory bounds all of them");
   serve::ModelShelfOptions shelf{.unload_after_seconds = options.unload_after};
   if (!options.models_memory.empty())
     shelf.memory = bytes_option("--models-memory", options.models_memory);

@@ -35,6 +35,10 @@ void SpeculateOptions::check(ModelOptions& model, bool experts) const {
   if (experts)
     throw base::Error(base::ErrorKind::bad_input, "--experts",
                       "would count the experts of drafts that were wrong (--speculate)", "leave one of them off");
+  if (!model.memory.empty() && runtime::read_speculation(kind_).kind != runtime::SpeculationOptions::Kind::lookup)
+    throw base::Error(base::ErrorKind::unsupported, "--speculate",
+                      "mtp and draft:MODEL run a second model, and --memory bounds one",
+                      "leave one of them off, or use ngram");
   model.drafted = most_;
 }
 

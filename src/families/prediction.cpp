@@ -71,6 +71,11 @@ Model open_prediction_head(const Model& model) {
   models::ModelSpec spec = whole;
   const Family& family = family_of(whole);
   const size_t like = family.prediction_block ? family.prediction_block(whole) : whole.blocks.size() - 1;
+  if (const auto* latent = std::get_if<layers::LatentAttentionSpec>(&whole.blocks[like].mixer);
+      latent && latent->indexer)
+    throw base::Error(base::ErrorKind::unsupported, model.name,
+                      "its head for multi-token prediction reads what an indexer chose for the layers before it",
+                      "`speculate` ngram needs no head");
   spec.blocks = {whole.blocks[like]};
   spec.shared.clear();
   spec.prediction = whole.final_norm;

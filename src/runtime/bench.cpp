@@ -190,13 +190,15 @@ class Run {
         caches_[i].try_rows(rows);
         batch.push_back({.ids = std::span(ids).subspan(i * static_cast<size_t>(rows), static_cast<size_t>(rows)),
                          .state = &caches_[i],
-                         .logits = Logits::all});
+                         .logits = Logits::all,
+                         .routers = routers_of(i, rows)});
       }
       engine_.evaluate(batch);
       for (size_t i = 0; i < caches_.size(); ++i) {
         int64_t accepted = 0;
         while (accepted < drafted && chance.uniform_double() < options_.acceptance) ++accepted;
         caches_[i].settle(caches_[i].length() - drafted + accepted);
+        if (!fed_.empty()) fed_[i] -= drafted - accepted;
         made[i] += 1 + accepted;
       }
     }

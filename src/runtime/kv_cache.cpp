@@ -153,6 +153,7 @@ void KvCache::settle(int64_t length) {
                 "goes back to {} positions of {}, of which the last {} may be wrong", length, length_, tried_);
   if (has_states()) states_.settle(length == length_ ? -1 : tried_ - 1 - (length_ - length));
   tried_ = 0;
+  if (length < length_) lineage_ = next_lineage();
   length_ = length;
   give_back(static_cast<size_t>((length + ops::kCacheBlock - 1) / ops::kCacheBlock));
   if (has_states() && length_ % shape_->state.interval == 0) remember();

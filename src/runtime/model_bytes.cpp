@@ -63,8 +63,11 @@ ModelBytes::ModelBytes(families::Model& model, threads::Pool& pool, const kernel
   if (asked && !files && (options.expert_memory > 0 || needed > options.memory))
     base::fail(base::ErrorKind::unsupported, "memory", "{} lies in no file: its experts cannot be read from one",
                model.name);
+  if (asked && options.part_of_a_model)
+    throw base::Error(base::ErrorKind::unsupported, "memory",
+                      "bounds one process, and here several hold the experts of the model", "use more ranks instead");
   // Who asks for the file's own pages gets them, read again and again by the system.
-  if (files && (options.move || asked)) {
+  if (files && !options.part_of_a_model && (options.move || asked)) {
     // Near it the rest of the process is looked at too.
     const MemoryBudget budget = memory_budget(options.memory);
     if (options.expert_memory > 0 || needed + base::resident_memory() > budget.bytes) {

@@ -35,9 +35,9 @@ StreamForecast forecast_stream(const Inspection& model, int64_t memory, double d
       if (moe->router.experts_per_token == 0)
         base::fail(base::ErrorKind::unsupported, "memory", "every token meets every expert of this model");
       ++widest.layers;
-      widest.experts = std::max(widest.experts, moe->router.experts);
+      widest.experts = std::max(widest.experts, moe->experts_with_weights());
       widest.choices = std::max(widest.choices, moe->router.experts_per_token);
-      result.experts += moe->router.experts, result.experts_of_token += moe->router.experts_per_token;
+      result.experts += moe->experts_with_weights(), result.experts_of_token += moe->router.experts_per_token;
       const int64_t width = moe->latent > 0 ? moe->latent : model.spec.width;
       group = std::max(group, 2 * moe->router.experts_per_token * width * static_cast<int64_t>(sizeof(float)));
     }

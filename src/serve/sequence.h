@@ -85,8 +85,8 @@ class Sequence {
   /// Pages for the next `count` tokens. Throws out_of_memory.
   void reserve(int64_t count) { cache_.make_room(count); }
   /// Drafts tokens to be verified in the next step beside the one that it decodes, of which `rows` rows are taken
-  /// already and bring `sure` tokens. Returns how many; none under a constraint, which has a mind of its own, and
-  /// where there is no room for them.
+  /// already and bring `sure` tokens. Returns how many; none under a constraint or where routes are told as they come,
+  /// and where there is no room for them.
   int64_t draft(int64_t rows, int64_t sure);
   runtime::Speculator* speculator() const { return speculator_.get(); }
   /// The next `count` tokens, for which there is room, as a part of a step.

@@ -90,6 +90,7 @@ class PartExperts final : public layers::ExpertSource {
 class PartHook final : public layers::RouterHook {
  public:
   PartHook(const layers::RouterHook& whole, int64_t first) : whole_(whole), first_(first) {}
+  const layers::RouterSpec* rule(int64_t layer) const override { return whole_.rule(first_ + layer); }
   void logits(int64_t layer, int64_t position, Matrix logits) const override {
     whole_.logits(first_ + layer, position, logits);
   }

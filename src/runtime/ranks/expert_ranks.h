@@ -10,7 +10,7 @@
 #include "runtime/ranks/inbox.h"
 #include "runtime/ranks/placement.h"
 
-// --split experts: each rank owns a part of every layer's routed experts. The rank that has a token (its home) sends
+// Experts over ranks: each rank owns a part of every layer's routed experts. The rank that has a token (its home) sends
 // its row to the owners of its experts, one row to each however many of its experts are asked; these send back what
 // each slot's expert gave, unweighted; the home adds up the slots in the order in which its router chose them. So no
 // sum depends on who computed what, or on what arrives first: n ranks give the bits of one (docs/design/ranks.md).

@@ -17,11 +17,10 @@ using tensor::Matrix;
 
 namespace {
 
-/// Routers that choose token by token, by the token and what came before it.
 /// Whether no row of a step needs more of the others than keys, values and states.
 bool rows_are_apart(const models::ModelSpec& spec) {
   return std::all_of(spec.blocks.begin(), spec.blocks.end(), [](const models::BlockSpec& block) {
-    // The keys of an indexer are not sent.
+    // The keys of an indexer are not sent: it writes them after the others have gone.
     if (const auto* latent = std::get_if<layers::LatentAttentionSpec>(&block.mixer); latent && latent->indexer)
       return false;
     const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn);
@@ -87,7 +86,7 @@ int64_t ModelRanks::experts_of(int64_t layer) const {
                         ? std::get_if<layers::MoeSpec>(&blocks[static_cast<size_t>(layer)].ffn)
                         : nullptr;
   base::require(moe != nullptr, "ranks", "layer {} has no routed experts", layer);
-  return moe->router.experts;
+  return moe->experts_with_weights();
 }
 
 ComputeExperts ModelRanks::compute(ops::Context& context) const {
@@ -103,6 +102,10 @@ bool ModelRanks::divides(std::span<const SequenceStep> steps, const models::Pass
     if (step.routers || !step.model_weights.empty()) return false;
     // Who leaves is asked once: all ranks would have to know of it.
     if (step.leaves && (*step.leaves)(0)) return false;
+    // Rows that may be taken back need states row by row, and a draft head the rows of all.
+    if (step.normed.rows > 0) return false;
+    for (int64_t layer = 0; layer < std::ssize(decoder_.spec().blocks); ++layer)
+      if (!step.state->recurrent_after(layer, 0).empty()) return false;
     shares.push_back({step.state->length(), std::ssize(step.ids)});
   }
   return worth_dividing(shares, ranks_.size());

@@ -16,7 +16,7 @@
 
 namespace coterie::runtime {
 
-/// One model on several ranks (--split experts): every rank has all dense weights and its own experts. Rank 0 has the
+/// One model on several ranks: every rank has all dense weights and its own experts. Rank 0 has the
 /// sequences and asks; the others answer. A step of few rows is evaluated by rank 0, which sends each row to the owners
 /// of its experts. A step of many rows, a prompt, is divided: each rank evaluates neighbouring rows, gets the keys and
 /// values of those before, passes recurrent states on in the order of the tokens, and is for its own rows what rank 0

@@ -43,7 +43,7 @@ Network network_by_name(std::string_view name) {
                         measured(name.substr(comma + 1), {{"GB/s", 1e9}, {"MB/s", 1e6}, {"Gbit/s", 1e9 / 8}})};
     if (given.latency > 0 && given.rate > 0) return given;
   }
-  throw base::Error(base::ErrorKind::bad_input, "--net", fmt::format("\"{}\" is not the name of a network", name),
+  throw base::Error(base::ErrorKind::bad_input, "network", fmt::format("\"{}\" is not the name of a network", name),
                     "local, rdma, 100g, 25g, 10g, 1g, or LATENCY,RATE such as 40us,1.15GB/s");
 }
 
@@ -86,7 +86,7 @@ RanksPlan plan_ranks(const models::ModelSpec& spec, const std::array<int64_t, mo
   for (const models::BlockSpec& block : spec.blocks) {
     const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn);
     if (!moe) continue;
-    const int64_t experts = moe->router.experts, k = moe->router.experts_per_token;
+    const int64_t experts = moe->experts_with_weights(), k = moe->router.experts_per_token;
     const double width = static_cast<double>(moe->latent > 0 ? moe->latent : spec.width);
     const Placement placement{ranks};
     int64_t most = 0;

@@ -18,7 +18,7 @@ struct Network {
 /// are of the class that TCP and RDMA reach between user programs, not measured here.
 Network network_by_name(std::string_view name);
 
-/// What --split experts over some ranks will cost, before any rank exists.
+/// What experts over some ranks will cost, before any rank exists.
 struct RanksPlan {
   int ranks = 1;
   int64_t dense_bytes = 0;    // of every rank

@@ -38,6 +38,10 @@ Speculation::Speculation(const SpeculationOptions& options, const Engine& target
   engine.context = 0;
   engine.drafted = 0;
   engine.cache_bytes = 0;
+  engine.ranks = nullptr;          // of several ranks the first drafts alone
+  engine.part_of_a_model = heads;  // of the file a head's weights alone are its own
+  // Where the target leaves no memory to move anything into, nothing is moved.
+  if (target.bytes().store()) engine.memory = 0, engine.move_weights = false;
   drafts_.emplace(std::move(model), engine);
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/error.h"
 #include "runtime/engine.h"
 #include "runtime/speculation/drafter.h"
 #include "runtime/speculation/step_seconds.h"
@@ -44,7 +45,12 @@ class Speculator {
   /// Whether it wants to see() what the model computes, and that (Drafter::see).
   bool sees() const { return drafter_->sees(); }
   void see(std::span<const TokenId> tokens, int64_t first, tensor::ConstMatrix rows) {
-    drafter_->see(tokens, first, rows);
+    try {
+      drafter_->see(tokens, first, rows);
+    } catch (const base::Error& error) {
+      // A drafter without room for it drafts less well, and nobody's text suffers.
+      if (error.kind() != base::ErrorKind::out_of_memory) throw;
+    }
   }
   /// The same draft length whatever it costs, for tests and measurements; 0: by costs again.
   void always(int64_t length) { always_ = length; }

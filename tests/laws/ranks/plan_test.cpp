@@ -23,7 +23,7 @@ TEST(RanksPlan, NetworksHaveNamesAndFigures) {
   EXPECT_DOUBLE_EQ(network_by_name("40us,2.9GB/s").latency, 40e-6);
   EXPECT_DOUBLE_EQ(network_by_name("1ms,10Gbit/s").rate, 1.25e9);
   for (const char* wrong : {"", "10", "fast", "40us", "40,1GB/s", "-1us,1GB/s", "40us,0GB/s", "nanus,1GB/s"})
-    expect_error(base::ErrorKind::bad_input, {"--net", "10g"}, [&] { network_by_name(wrong); });
+    expect_error(base::ErrorKind::bad_input, {"network", "10g"}, [&] { network_by_name(wrong); });
 }
 
 TEST(RanksPlan, CountsBytesAsThePlanOfATokenHasThem) {
