@@ -26,7 +26,8 @@ class Weigher : public layers::TensorReader {
              const std::vector<tensor::Weight>& weights) override {
     int64_t bytes = 0;
     for (const tensor::Weight& weight : weights) bytes += weight.bytes();
-    add(tensor.place, bytes, tensor.place == Place::experts ? bytes / experts * experts_per_token(tensor.path) : bytes);
+    add(tensor.place, bytes,
+        tensor.place == Place::experts ? bytes / experts * touched_experts(tensor.path, experts) : bytes);
   }
 
   WeightBytes result;
@@ -37,11 +38,13 @@ class Weigher : public layers::TensorReader {
     result.touched[static_cast<size_t>(place)] += touched;
   }
 
-  // Canonical paths begin with "blocks.N.".
-  int64_t experts_per_token(std::string_view path) const {
+  // Canonical paths begin with "blocks.N.". Of an ensemble, whose models have blocks of the same numbers, all that is
+  // not known to be fewer.
+  int64_t touched_experts(std::string_view path, int64_t experts) const {
     const std::string number(path.substr(path.find('.') + 1));
     const auto& block = spec_.blocks.at(static_cast<size_t>(std::strtoll(number.c_str(), nullptr, 10)));
-    return std::get<layers::MoeSpec>(block.ffn).router.experts_per_token;
+    const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn);
+    return moe ? std::min(moe->router.experts_per_token, experts) : experts;
   }
 
   const models::ModelSpec& spec_;

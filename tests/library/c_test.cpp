@@ -167,6 +167,7 @@ TEST_F(CInterface, HasEverySamplerOption) {
   EXPECT_EQ(options.mirostat_lr, defaults.mirostat_lr);
   const auto prompt = ids("One day");
   options.regex = "[0-9]{3}";
+  options.ignore_end = 0;
   ASSERT_EQ(coterie_session_generate(session, prompt.data(), prompt.size(), &options, nullptr, nullptr), COTERIE_OK);
   const std::string number = text(session);
   EXPECT_EQ(number.size(), 3u) << number;

@@ -50,7 +50,7 @@ double slack_of(const models::ModelSpec& spec) {
   const bool amplifies = std::any_of(spec.blocks.begin(), spec.blocks.end(), [](const models::BlockSpec& block) {
     return std::holds_alternative<layers::DeltaRuleSpec>(block.mixer);
   });
-  return amplifies ? 3 : 1;
+  return amplifies ? 4 : 1;
 }
 
 std::vector<Fixture> fixtures() {

@@ -26,9 +26,9 @@ struct Fixture {
   std::filesystem::path folder, model;  // what to open
 };
 
-/// How many times the usual bounds what a model computes in f32 may be off: 3 for those with a delta rule, which
-/// amplifies what is rounded (measured against f64: 2.3 times for logits, 2.6 for gradients; transformers' own f32
-/// parts are up to 6 times off), 1 for others.
+/// How many times the usual bounds what a model computes in f32 may be off: 4 for those with a delta rule, which
+/// amplifies what is rounded (measured against f64: 2.3 times for logits, 3.2 over 320 tokens, 2.6 for gradients;
+/// transformers' own f32 parts are up to 6 times off), 1 for others.
 double slack_of(const models::ModelSpec& spec);
 
 /// Every folder with an expected.safetensors.

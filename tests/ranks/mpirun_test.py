@@ -111,7 +111,7 @@ class Ranks(unittest.TestCase):
     def start_long(self, **more: str) -> tuple[subprocess.Popen, list[int]]:
         """A run of two ranks that decodes for long, and the processes of its ranks."""
         started = subprocess.Popen(
-            command(2, arguments.coterie, "run", MODEL, "-p", "Once", "-n", 200000, "--ignore-end", "-t", 1),
+            command(2, arguments.coterie, "run", MODEL, "-p", "Once", "-n", 200000, "--ignore-eos", "-t", 1),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(**more))
         started.stdout.read(40)  # it speaks
         ranks = []

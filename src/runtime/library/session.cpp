@@ -38,15 +38,16 @@ runtime::GenerationOptions options_of(const GenerateOptions& options, OnText on_
   return out;
 }
 
-std::optional<text::Constraint> constraint_of(const GenerateOptions& options, const text::Tokenizer& tokenizer) {
+std::optional<text::Constraint> constraint_of(const GenerateOptions& options, const runtime::Engine& engine) {
   const auto given = !options.json_schema.empty() + !options.grammar.empty() + !options.regex.empty();
   if (given > 1)
     throw base::Error(base::ErrorKind::bad_input, "options", "json_schema, grammar and regex exclude each other",
                       "give one of them");
+  if (given == 0) return std::nullopt;
+  const text::Tokenizer& tokenizer = engine.tokenizer();  // some models have none
   if (!options.json_schema.empty()) return text::Constraint::json_schema(tokenizer, options.json_schema, "json_schema");
   if (!options.grammar.empty()) return text::Constraint::lark(tokenizer, options.grammar, "grammar");
-  if (!options.regex.empty()) return text::Constraint::regex(tokenizer, options.regex, "regex");
-  return std::nullopt;
+  return text::Constraint::regex(tokenizer, options.regex, "regex");
 }
 
 // Logits that a step holds: 32 MB, but never steps so short that weights are read too often.
@@ -80,7 +81,7 @@ void Session::Impl::start(std::span<const int32_t> prompt, const GenerateOptions
     const Model::Impl::Turn turn(of());
     answers = &of().engines.choose(prompt, &generation_options.model_weights);
   }
-  generation_options.constraint = constraint_of(options, answers->tokenizer());
+  generation_options.constraint = constraint_of(options, *answers);
   give_up_text();
   cancelled = false;
   // Made first, so that a prompt that is refused leaves what is here.

@@ -17,6 +17,7 @@
 #include "surgery/new_model.h"
 #include "surgery/published_mixture.h"
 #include "surgery/same_model.h"
+#include "surgery/write/roles.h"
 
 namespace coterie::surgery {
 
@@ -62,9 +63,12 @@ class ModelMerging {
     std::vector<TensorToWrite> tensors;
     const families::NameTable names = families::names_for(base_.decoder->spec(), *base_.source);
     const std::string head = names.find("head") ? names.find("head")->front().pattern : "";
+    const Roles read = roles_in(*base_.source, *base_.decoder, names);
     for (const TensorInfo& info : base_.source->tensors()) {
       // A head that repeats tied embeddings is left out, as the library of the format does.
-      if (names.is_inert(info.name) || (base_.decoder->spec().tied_embeddings && info.name == head)) continue;
+      if ((names.is_inert(info.name) && !read.contains(info.name)) ||
+          (base_.decoder->spec().tied_embeddings && info.name == head))
+        continue;
       tensors.push_back(merged(info));
     }
     require_room(tensors);

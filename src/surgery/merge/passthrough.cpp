@@ -13,6 +13,7 @@
 #include "surgery/new_model.h"
 #include "surgery/published_mixture.h"
 #include "surgery/same_model.h"
+#include "surgery/write/roles.h"
 
 namespace coterie::surgery {
 
@@ -168,9 +169,11 @@ class Passthrough {
   std::vector<const TensorInfo*> tensors_of(const Model& model) const {
     const families::NameTable names = families::names_for(model.decoder->spec(), *model.source);
     const std::string head = names.find("head") ? names.find("head")->front().pattern : "";
+    const Roles read = roles_in(*model.source, *model.decoder, names);
     std::vector<const TensorInfo*> list;
     for (const TensorInfo& info : model.source->tensors())
-      if (!names.is_inert(info.name) && !(base_->decoder->spec().tied_embeddings && info.name == head))
+      if ((!names.is_inert(info.name) || read.contains(info.name)) &&
+          !(base_->decoder->spec().tied_embeddings && info.name == head))
         list.push_back(&info);
     return list;
   }

@@ -89,7 +89,8 @@ inline std::optional<double> difference_error(const models::Parameter& p, std::s
 inline bool clips(const models::ModelSpec& spec) {
   return std::any_of(spec.blocks.begin(), spec.blocks.end(), [&](const models::BlockSpec& block) {
     const layers::AttentionSpec* attention = models::attention_of(spec, block);
-    return attention && attention->clip_qkv;
+    const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn);
+    return (attention && attention->clip_qkv) || (moe && (moe->clamp > 0 || moe->shared_clamp > 0));
   });
 }
 

@@ -138,7 +138,9 @@ class HalfOfThem final : public layers::ExpertSource {
     void add_outputs(tensor::Matrix out) override {
       for (const int32_t e : elsewhere_) EXPECT_FALSE(call_.inputs[static_cast<size_t>(e)].up) << "not owned";
       ops::expert_outputs(context_, call_.x, call_.plan, elsewhere_, held_.inputs, held_.outputs,
-                          {moe_.activation, moe_.swiglu_limit, moe_.swiglu_alpha}, moe_.hidden, out);
+                          moe_.clamp > 0 ? ops::GateRule::clamped_by(moe_.activation, moe_.clamp)
+                                         : ops::GateRule{moe_.activation, moe_.swiglu_limit, moe_.swiglu_alpha},
+                          moe_.hidden, out);
     }
 
    private:

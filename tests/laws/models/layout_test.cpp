@@ -296,7 +296,7 @@ bool has_plain_layouts(const std::string& family) {
         "qwen3_next",   "qwen3_5_moe_text", "qwen3_5_text", "kimi_linear", "bailing_hybrid", "lfm2",
         "lfm2_moe",     "nemotron_h",       "afmoe",        "laguna",      "bailing_moe_v2", "dbrx",
         "ernie4_5_moe", "granitemoe_swa",   "hy_v3",        "llama4_text", "minimax_m2",     "gemma4_text",
-        "step3p5"})
+        "step3p5",      "deepseek_v32",     "glm_moe_dsa"})
     if (family == other) return false;
   return !families::family_of_model_type(family, "law").architecture.empty();
 }
