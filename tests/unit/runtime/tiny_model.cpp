@@ -40,7 +40,10 @@ text::GgufVocabulary vocabulary() {
 }  // namespace
 
 std::string fixture(const std::string& name) {
-  return std::string(COTERIE_TEST_DATA) + "/parity/data/" + name + (name.find('/') == std::string::npos ? "/base" : "");
+  std::string path = COTERIE_TEST_DATA "/parity/data/";
+  path += name;
+  if (name.find('/') == std::string::npos) path += "/base";
+  return path;
 }
 
 families::Model tiny_model(bool text, int64_t context, uint64_t seed, tensor::DType dtype, TinySizes sizes) {
