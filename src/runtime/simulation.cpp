@@ -96,7 +96,8 @@ double seconds_per_token(const Simulation& simulation, const StreamSpeed& speed)
   for (size_t m = 0; m < simulation.layers_missing.size(); ++m) {
     const auto missing = static_cast<double>(m);
     const double read = missing * speed.expert_bytes / speed.disk_bytes_per_second;
-    const double one = m == 0 ? layer : std::max(layer * (k - missing) / k, read) + layer / k;
+    // The last to arrive is computed after all has been read; all of them take as long as in memory at least.
+    const double one = m == 0 ? layer : std::max(layer, std::max(layer * (k - missing) / k, read) + layer / k);
     seconds += static_cast<double>(simulation.layers_missing[m]) * one;
   }
   return seconds / static_cast<double>(simulation.decode.tokens);

@@ -45,6 +45,8 @@ TEST(SimulateCommand, MoreMemoryHitsMoreAndReadsLess) {
   EXPECT_GT(least["missed_bytes_per_token"], most["missed_bytes_per_token"]);
   EXPECT_LT(least["tokens_per_second"], most["tokens_per_second"]);
   EXPECT_LT(most["tokens_per_second"], 20);
+  const base::Json fast = json_of({"simulate", kQwen, "--memory", "20%", "--disk", "100G", "--speed", "20"});
+  EXPECT_NEAR(fast["memory"][0]["tokens_per_second"].get<double>(), 20, 1e-9) << "no disk makes a model faster";
   EXPECT_EQ(bytes["slots"], static_cast<int64_t>(1.8e9 / ((2654208 + 3059712) / 2)));
   const std::string text = out_of({"simulate", kQwen, "--warm-up", "0"});
   EXPECT_NE(text.find("48 layers with 128 experts, 6 a token; 156 tokens"), std::string::npos) << text;
