@@ -11,10 +11,19 @@
 #include <utility>
 #include <vector>
 
+#include "base/rng.h"
 #include "runtime/engine.h"
 #include "serve/scheduler.h"
 
 namespace coterie::serve::test {
+
+/// Tokens of the tiny models' vocabulary.
+inline std::vector<TokenId> ids_of(int64_t length, uint64_t seed) {
+  base::Rng rng(seed);
+  std::vector<TokenId> ids(static_cast<size_t>(length));
+  for (TokenId& id : ids) id = static_cast<TokenId>(rng.below(60));
+  return ids;
+}
 
 /// The most probable tokens after `prompt`, so many of them whatever they are.
 inline Request greedy(std::vector<TokenId> prompt, int64_t tokens = 4) {

@@ -20,14 +20,8 @@ namespace {
 
 using runtime::test::fixture;
 using test::Answer;
+using test::ids_of;
 using test::Served;
-
-std::vector<TokenId> ids_of(int64_t length, uint64_t seed) {
-  base::Rng rng(seed);
-  std::vector<TokenId> ids(static_cast<size_t>(length));
-  for (TokenId& id : ids) id = static_cast<TokenId>(rng.below(60));
-  return ids;
-}
 
 /// Requests of all kinds: prompts that share beginnings, greedy and sampled, with and without logprobs and experts.
 Request request_of(uint64_t number, bool experts) {

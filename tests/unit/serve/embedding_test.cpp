@@ -1,7 +1,6 @@
 // Hidden states that come to one vector, whoever else is answered meanwhile.
 #include <gtest/gtest.h>
 
-#include "base/rng.h"
 #include "unit/runtime/tiny_model.h"
 #include "unit/serve/collector.h"
 
@@ -10,14 +9,8 @@ namespace {
 
 using runtime::test::tiny_model;
 using test::Answer;
+using test::ids_of;
 using test::Served;
-
-std::vector<TokenId> ids_of(int64_t length, uint64_t seed) {
-  base::Rng rng(seed);
-  std::vector<TokenId> ids(static_cast<size_t>(length));
-  for (TokenId& id : ids) id = static_cast<TokenId>(rng.below(60));
-  return ids;
-}
 
 Request embedded(std::vector<TokenId> prompt, Request::Pooling pooling) {
   Request request = test::greedy(std::move(prompt), 0);

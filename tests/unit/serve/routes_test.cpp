@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "base/error.h"
-#include "base/rng.h"
 #include "lens/choices.h"
 #include "lens/router_change.h"
 #include "tensor/half.h"
@@ -20,14 +19,8 @@ namespace {
 using runtime::test::fixture;
 using test::Answer;
 using test::greedy;
+using test::ids_of;
 using test::Served;
-
-std::vector<TokenId> ids_of(int64_t length, uint64_t seed) {
-  base::Rng rng(seed);
-  std::vector<TokenId> ids(static_cast<size_t>(length));
-  for (TokenId& id : ids) id = static_cast<TokenId>(rng.below(60));
-  return ids;
-}
 
 /// The pieces of an answer put together; each goes on where the last one ended.
 RoutesKnown joined(const Answer& answer) {

@@ -6,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "base/rng.h"
 #include "runtime/prefix_key.h"
 #include "unit/runtime/tiny_model.h"
 #include "unit/serve/collector.h"
@@ -19,14 +18,8 @@ using runtime::test::fixture;
 using runtime::test::tiny_model;
 using test::Answer;
 using test::greedy;
+using test::ids_of;
 using test::Served;
-
-std::vector<TokenId> ids_of(int64_t length, uint64_t seed) {
-  base::Rng rng(seed);
-  std::vector<TokenId> ids(static_cast<size_t>(length));
-  for (TokenId& id : ids) id = static_cast<TokenId>(rng.below(60));
-  return ids;
-}
 
 int64_t cached(const Answer& answer) { return answer.finished ? answer.finished->usage.cached_tokens : -1; }
 

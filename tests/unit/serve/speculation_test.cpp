@@ -16,6 +16,7 @@ namespace {
 
 using runtime::test::fixture;
 using test::Answer;
+using test::ids_of;
 using test::Served;
 
 /// Knows how texts go on, and is wrong about a token as often as asked.
@@ -40,13 +41,6 @@ class KnowingDrafter final : public runtime::Drafter {
   double wrong_;
   base::Rng rng_;
 };
-
-std::vector<TokenId> ids_of(int64_t length, uint64_t seed) {
-  base::Rng rng(seed);
-  std::vector<TokenId> ids(static_cast<size_t>(length));
-  for (TokenId& id : ids) id = static_cast<TokenId>(rng.below(60));
-  return ids;
-}
 
 Request request_of(uint64_t number, bool experts) {
   base::Rng rng(number + 500);
