@@ -61,6 +61,16 @@ std::vector<Case> all_cases() {
   return result;
 }
 
+std::vector<Case> with_experts(std::vector<Case> all) {
+  std::erase_if(all, [](const Case& c) {
+    const models::ModelSpec spec = families::read_config(tiny::configs().at(c.family), "law", false);
+    for (const models::BlockSpec& block : spec.blocks)
+      if (std::holds_alternative<layers::MoeSpec>(block.ffn)) return false;
+    return true;
+  });
+  return all;
+}
+
 std::string name_of(const testing::TestParamInfo<Case>& info) {
   return info.param.family + "_" + info.param.isa + (info.param.precision == ops::Precision::f32 ? "_f32" : "_fast") +
          (info.param.cache == tensor::DType::q8_0 ? "_q8cache" : "");

@@ -26,6 +26,8 @@ std::vector<Case> all_cases();
 /// suite with them, and once more, as Slow, with the others.
 std::vector<Case> cases();
 std::vector<Case> other_cases();
+/// Those of families with routed experts, or a Soft MoE, in some FFN.
+std::vector<Case> with_experts(std::vector<Case> all);
 std::string name_of(const testing::TestParamInfo<Case>& info);
 
 /// A model of the case's family; in `fast` its matrices are q8_0, so that int8 activations take part.

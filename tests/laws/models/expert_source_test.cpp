@@ -188,16 +188,6 @@ TEST_P(FromElsewhere, HalfOfThemComputedElsewhereGiveTheSameBits) {
   expect_same_bits(whole(&source), before, "half elsewhere");
 }
 
-std::vector<Case> with_experts(std::vector<Case> all) {
-  std::erase_if(all, [](const Case& c) {
-    const models::ModelSpec spec = families::read_config(tiny::configs().at(c.family), "law", false);
-    for (const models::BlockSpec& block : spec.blocks)
-      if (std::holds_alternative<layers::MoeSpec>(block.ffn)) return false;
-    return true;
-  });
-  return all;
-}
-
 INSTANTIATE_TEST_SUITE_P(Families, FromElsewhere, testing::ValuesIn(with_experts(cases())), name_of);
 INSTANTIATE_TEST_SUITE_P(Slow, FromElsewhere, testing::ValuesIn(with_experts(other_cases())), name_of);
 

@@ -37,16 +37,6 @@ double Cluster::loss(ops::Context&, std::span<const models::SequenceStep>, const
   base::fail(base::ErrorKind::unsupported, "cluster", "ranks do not train here");
 }
 
-std::vector<Case> with_experts(std::vector<Case> all) {
-  std::erase_if(all, [](const Case& c) {
-    const models::ModelSpec spec = families::read_config(tiny::configs().at(c.family), "law", false);
-    for (const models::BlockSpec& block : spec.blocks)
-      if (std::holds_alternative<layers::MoeSpec>(block.ffn)) return false;
-    return true;
-  });
-  return all;
-}
-
 int size_of(const Case& c) {
   uint64_t hash = base::kFnvBegin;
   for (const char letter : c.family + c.isa) hash = base::fnv_step(hash, static_cast<uint64_t>(letter));

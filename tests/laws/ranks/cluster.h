@@ -46,8 +46,6 @@ class Cluster final : public models::Decoder {
   std::vector<std::jthread> others_;
 };
 
-/// Those of a case list whose family has routed experts.
-std::vector<Case> with_experts(std::vector<Case> all);
 /// 2 to 4, another for the next case: all of them occur with every kind of case.
 int size_of(const Case& c);
 

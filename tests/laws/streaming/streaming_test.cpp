@@ -120,7 +120,7 @@ TEST_P(Streaming, WhatIsReadDoesNotDependOnTheOrderOfArrival) {
 }
 
 // A Soft MoE sends every token to every expert: there is nothing to choose.
-std::vector<Case> with_experts(std::vector<Case> all) {
+std::vector<Case> with_chosen_experts(std::vector<Case> all) {
   std::erase_if(all, [](const Case& c) {
     const models::ModelSpec spec = families::read_config(tiny::configs().at(c.family), "law", false);
     for (const models::BlockSpec& block : spec.blocks)
@@ -131,8 +131,8 @@ std::vector<Case> with_experts(std::vector<Case> all) {
   return all;
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, Streaming, testing::ValuesIn(with_experts(cases())), name_of);
-INSTANTIATE_TEST_SUITE_P(Slow, Streaming, testing::ValuesIn(with_experts(other_cases())), name_of);
+INSTANTIATE_TEST_SUITE_P(Families, Streaming, testing::ValuesIn(with_chosen_experts(cases())), name_of);
+INSTANTIATE_TEST_SUITE_P(Slow, Streaming, testing::ValuesIn(with_chosen_experts(other_cases())), name_of);
 
 }  // namespace
 }  // namespace coterie::laws
