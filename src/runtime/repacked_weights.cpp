@@ -20,12 +20,6 @@ constexpr int64_t kTaskBytes = 64 << 10;  // repacked by a worker at a time
 constexpr int64_t kShare = 32;            // of all weights that are repacked before the decoder is told
 constexpr int kMostLooks = 8;             // at a tensor that is not in memory, before it stays where it is
 
-/// The bytes that a weight's rows lie in, gaps between them included.
-std::span<const std::byte> extent(const Weight& weight) {
-  const int64_t last = tensor::row_bytes(weight.dtype, weight.cols);
-  return {weight.data, static_cast<size_t>((weight.rows - 1) * weight.row_stride + last)};
-}
-
 /// The same weights one after another from `bytes` on, repacked.
 std::vector<Weight> repacked_at(const std::vector<Weight>& weights, const std::byte* bytes) {
   std::vector<Weight> repacked;

@@ -7,6 +7,11 @@ namespace coterie::runtime {
 
 using tensor::Weight;
 
+std::span<const std::byte> extent(const Weight& weight) {
+  const int64_t last = tensor::row_bytes(weight.dtype, weight.cols);
+  return {weight.data, static_cast<size_t>((weight.rows - 1) * weight.row_stride + last)};
+}
+
 void WeightMoves::add(const std::vector<Weight>& from, std::vector<Weight> to, bool stack) {
   moves_.emplace(from.front().data, Move{from.front(), std::move(to), stack});
 }

@@ -2,11 +2,15 @@
 
 #include <cstddef>
 #include <map>
+#include <span>
 #include <vector>
 
 #include "layers/tensor_list.h"
 
 namespace coterie::runtime {
+
+/// The bytes that a weight's rows lie in, gaps between them included.
+std::span<const std::byte> extent(const tensor::Weight& weight);
 
 /// Points weights of a decoder elsewhere (Decoder::rebind), by where they lie: matrices one by one, stacks as a whole.
 class WeightMoves final : public layers::TensorVisitor {

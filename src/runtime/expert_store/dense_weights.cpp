@@ -40,9 +40,7 @@ class DenseWeights::Collector final : public layers::TensorReader {
     if (item.from.empty()) return;
     for (const Weight& weight : item.from) {
       if (!weight || weight.rows == 0 || weight.cols == 0) return;
-      const int64_t row = tensor::row_bytes(weight.dtype, weight.cols);
-      const std::span<const std::byte> bytes{weight.data,
-                                             static_cast<size_t>((weight.rows - 1) * weight.row_stride + row)};
+      const std::span<const std::byte> bytes = extent(weight);
       const auto place = source_.place_of(bytes);
       if (!place) return;  // decoded or put together: in memory already
       item.file = files_.add(*place, bytes);

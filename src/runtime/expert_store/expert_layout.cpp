@@ -4,18 +4,13 @@
 #include <utility>
 
 #include "base/error.h"
+#include "runtime/weight_moves.h"
 
 namespace coterie::runtime {
 
 namespace {
 
 using tensor::Weight;
-
-/// The bytes that a weight's rows lie in, gaps between them included.
-std::span<const std::byte> extent(const Weight& weight) {
-  const int64_t last = tensor::row_bytes(weight.dtype, weight.cols);
-  return {weight.data, static_cast<size_t>((weight.rows - 1) * weight.row_stride + last)};
-}
 
 int64_t up(int64_t bytes, int64_t unit) { return (bytes + unit - 1) / unit * unit; }
 
