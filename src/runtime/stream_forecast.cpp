@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "lens/fitted_routes.h"
+#include "runtime/expert_store/stream_plan.h"
 #include "runtime/simulation.h"
 
 namespace coterie::runtime {
@@ -29,7 +30,6 @@ StreamForecast forecast_stream(const Inspection& model, int64_t memory, double d
   StreamForecast result;
   result.memory = memory;
   Widest widest;
-  int64_t group = 0;  // scratch of experts that come in groups: what all slots give is held at once
   for (const models::BlockSpec& block : model.spec.blocks)
     if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn)) {
       if (moe->router.experts_per_token == 0)
@@ -38,8 +38,6 @@ StreamForecast forecast_stream(const Inspection& model, int64_t memory, double d
       widest.experts = std::max(widest.experts, moe->experts_with_weights());
       widest.choices = std::max(widest.choices, moe->router.experts_per_token);
       result.experts += moe->experts_with_weights(), result.experts_of_token += moe->router.experts_per_token;
-      const int64_t width = moe->latent > 0 ? moe->latent : model.spec.width;
-      group = std::max(group, 2 * moe->router.experts_per_token * width * static_cast<int64_t>(sizeof(float)));
     }
   if (widest.layers == 0)
     throw base::Error(base::ErrorKind::unsupported, "memory",
@@ -48,7 +46,7 @@ StreamForecast forecast_stream(const Inspection& model, int64_t memory, double d
   const int64_t experts = model.bytes_held[static_cast<size_t>(models::Place::experts)];
   result.expert_bytes = experts / result.experts;
   const int64_t step = std::min<int64_t>(model.step_tokens, model.context);
-  result.others = model.memory.resident() - experts + group * step;
+  result.others = model.memory.resident() - experts + group_scratch_bytes(model.spec, step);
   result.slots =
       std::clamp<int64_t>((memory - result.others) / std::max<int64_t>(result.expert_bytes, 1), 0, result.experts);
   result.least_slots = std::min(2 * widest.choices, result.experts);
