@@ -255,9 +255,7 @@ void account_decode(const Engine& engine, const BenchOptions& options, double ex
 }  // namespace
 
 double SpeculatedDecode::gain(double acceptance, double plain) const {
-  double tokens = 1, chance = 1;
-  for (int64_t n = 0; n < drafted; ++n) chance *= acceptance, tokens += chance;
-  return step_seconds > 0 ? tokens * plain / step_seconds : 0;
+  return step_seconds > 0 ? tokens_of_step(drafted, acceptance) * plain / step_seconds : 0;
 }
 
 double bandwidth_share(const BenchResult& result, const MachineLimits& machine) {

@@ -9,6 +9,7 @@
 #include "base/memory.h"
 #include "checkpoint/quantization.h"
 #include "runtime/kv_cache.h"
+#include "runtime/speculation/step_seconds.h"
 #include "runtime/weight_bytes.h"
 
 namespace coterie::runtime {
@@ -88,9 +89,8 @@ int64_t Inspection::bytes_per_step(int64_t drafted) const {
 }
 
 double Inspection::speculation_gain(int64_t drafted, double acceptance) const {
-  double tokens = 1, chance = 1;
-  for (int64_t i = 0; i < drafted; ++i) chance *= acceptance, tokens += chance;
-  return tokens * static_cast<double>(bytes_per_token()) / static_cast<double>(bytes_per_step(drafted));
+  return tokens_of_step(drafted, acceptance) * static_cast<double>(bytes_per_token()) /
+         static_cast<double>(bytes_per_step(drafted));
 }
 
 Inspection inspect(const std::filesystem::path& path, const InspectionOptions& options) {

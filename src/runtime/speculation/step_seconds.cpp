@@ -12,6 +12,12 @@ constexpr int64_t kMost = 4096;           // rows that are told apart
 
 }  // namespace
 
+double tokens_of_step(int64_t drafted, double acceptance) {
+  double tokens = 1, chance = 1;
+  for (int64_t i = 0; i < drafted; ++i) chance *= acceptance, tokens += chance;
+  return tokens;
+}
+
 void StepSeconds::measured(int64_t rows, double seconds) {
   if (rows < 1 || rows > kMost) return;
   if (rows >= std::ssize(widths_)) widths_.resize(static_cast<size_t>(rows) + 1);

@@ -5,6 +5,10 @@
 
 namespace coterie::runtime {
 
+/// Tokens that a step brings on average which verifies so many drafted ones, each accepted as often as `acceptance`
+/// says where those before it were: 1 + Σ acceptance^i.
+double tokens_of_step(int64_t drafted, double acceptance);
+
 /// What a decode step of an engine costs by how many rows it evaluates, as measured while it runs. Shared by all
 /// sequences of the engine.
 class StepSeconds {
