@@ -61,16 +61,8 @@ class ModelMerging {
   Merged run(const std::filesystem::path& out) {
     NewModel made(context_, out, writing(options_), result_);
     std::vector<TensorToWrite> tensors;
-    const families::NameTable names = families::names_for(base_.decoder->spec(), *base_.source);
-    const std::string head = names.find("head") ? names.find("head")->front().pattern : "";
-    const Roles read = roles_in(*base_.source, *base_.decoder, names);
-    for (const TensorInfo& info : base_.source->tensors()) {
-      // A head that repeats tied embeddings is left out, as the library of the format does.
-      if ((names.is_inert(info.name) && !read.contains(info.name)) ||
-          (base_.decoder->spec().tied_embeddings && info.name == head))
-        continue;
-      tensors.push_back(merged(info));
-    }
+    for (const TensorInfo* info : tensors_to_keep(*base_.source, *base_.decoder, base_.decoder->spec().tied_embeddings))
+      tensors.push_back(merged(*info));
     require_room(tensors);
     base::Json config = families::read_text_config(base_.path.config);
     if (dtype_) config.erase("dtype"), config["torch_dtype"] = dtype_word(*dtype_);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 
 #include "base/error.h"
 #include "base/memory.h"
@@ -49,6 +50,8 @@ class Passthrough {
       if (std::find(models_.begin(), models_.end(), &model) == models_.end()) models_.push_back(&model);
     }
     base_ = recipe.base_model.empty() ? layers_.front().model : &sources.open(recipe.base_model, "base_model");
+    for (const Model* model : models_)
+      tensors_[model] = tensors_to_keep(*model->source, *model->decoder, base_->decoder->spec().tied_embeddings);
     dtype_ = options.dtype ? options.dtype : recipe.dtype;
     result_.notes = recipe.notes;
     result_.model_type = base_->decoder->spec().family.shown();
@@ -165,21 +168,8 @@ class Passthrough {
                    }});
   }
 
-  // Tensors that nothing reads are left out.
-  std::vector<const TensorInfo*> tensors_of(const Model& model) const {
-    const families::NameTable names = families::names_for(model.decoder->spec(), *model.source);
-    const std::string head = names.find("head") ? names.find("head")->front().pattern : "";
-    const Roles read = roles_in(*model.source, *model.decoder, names);
-    std::vector<const TensorInfo*> list;
-    for (const TensorInfo& info : model.source->tensors())
-      if ((!names.is_inert(info.name) || read.contains(info.name)) &&
-          !(base_->decoder->spec().tied_embeddings && info.name == head))
-        list.push_back(&info);
-    return list;
-  }
-
   void add_layer(const Layer& layer, int64_t number, std::vector<TensorToWrite>& out) const {
-    for (const TensorInfo* info : tensors_of(*layer.model)) {
+    for (const TensorInfo* info : tensors_.at(layer.model)) {
       const LayerInName found = layer_in_name(info->name);
       if (found.layer != layer.number) continue;
       std::string name = info->name;
@@ -191,7 +181,7 @@ class Passthrough {
   void add_outside(const Model& model, bool before, std::vector<TensorToWrite>& out) const {
     Layer place = before ? layers_.front() : layers_.back();
     place.along = before ? 0 : 1;
-    for (const TensorInfo* info : tensors_of(model)) {
+    for (const TensorInfo* info : tensors_.at(&model)) {
       if (layer_in_name(info->name).layer >= 0) continue;
       if ((info->name.find("embed") != std::string::npos) == before) add(*info, info->name, place, out);
     }
@@ -212,6 +202,7 @@ class Passthrough {
   const MergeOptions& options_;
   std::vector<Layer> layers_;  // of the result
   std::vector<const Model*> models_;
+  std::map<const Model*, std::vector<const TensorInfo*>> tensors_;  // of each
   const Model* base_ = nullptr;
   std::optional<tensor::DType> dtype_;
   Json config_;

@@ -1,6 +1,7 @@
 #include "surgery/write/roles.h"
 
 #include "base/error.h"
+#include "families/family.h"
 
 namespace coterie::surgery {
 
@@ -64,6 +65,18 @@ Roles roles_in(const checkpoint::TensorSource& source, const models::Decoder& de
   Collector collector(names, &source);
   decoder.read(collector);
   return std::move(collector.roles);
+}
+
+std::vector<const checkpoint::TensorInfo*> tensors_to_keep(const checkpoint::TensorSource& source,
+                                                           const models::Decoder& decoder, bool tied_embeddings) {
+  const families::NameTable names = families::names_for(decoder.spec(), source);
+  const std::string head = names.find("head") ? names.find("head")->front().pattern : "";
+  const Roles read = roles_in(source, decoder, names);
+  std::vector<const checkpoint::TensorInfo*> kept;
+  for (const checkpoint::TensorInfo& info : source.tensors())
+    if ((!names.is_inert(info.name) || read.contains(info.name)) && !(tied_embeddings && info.name == head))
+      kept.push_back(&info);
+  return kept;
 }
 
 }  // namespace coterie::surgery

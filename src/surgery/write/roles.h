@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "checkpoint/tensor_source.h"
 #include "families/names/name_table.h"
@@ -28,5 +29,10 @@ Roles roles_to_write(const models::Decoder& decoder, const families::NameTable& 
 /// frequencies, layers that take no part) have no role.
 Roles roles_in(const checkpoint::TensorSource& source, const models::Decoder& decoder,
                const families::NameTable& names);
+
+/// The tensors of `source` that a model made of it is to have: not those that nothing reads, nor a head that repeats
+/// tied embeddings, as the library of the format leaves it out, too.
+std::vector<const checkpoint::TensorInfo*> tensors_to_keep(const checkpoint::TensorSource& source,
+                                                           const models::Decoder& decoder, bool tied_embeddings);
 
 }  // namespace coterie::surgery
