@@ -306,12 +306,12 @@ void Sequence::deliver(std::vector<double>& gaps) {
     if (!std::exchange(tried_, {}).empty()) cache_.settle(before + 1);
     return fail(std::exchange(error_, nullptr));
   }
-  if (tried_.empty()) tell_routes();
   if (!tried_.empty()) {
     written_for_ = std::ssize(all_);
     deliver_drafted(gaps);
     if (cache_.has_states() && cache_.length() % ops::kCacheBlock == 0) cache_.remember();
   } else {
+    tell_routes();
     deliver_sure(gaps);
   }
   if (!normed_.empty() && !ended_)
