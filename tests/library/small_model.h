@@ -4,11 +4,13 @@
 
 #include <string>
 
+#include "support/places.h"
+
 namespace coterie::test {
 
-inline std::string small_path() { return std::string(COTERIE_TEST_DATA) + "/../models/coterie-small.gguf"; }
+inline std::string small_path() { return coterie::tests::source_folder() + "/../models/coterie-small.gguf"; }
 inline std::string fixture(const std::string& family) {
-  return std::string(COTERIE_TEST_DATA) + "/parity/data/" + family + "/base";
+  return coterie::tests::source_folder() + "/parity/data/" + family + "/base";
 }
 
 /// Loaded once; whoever needs other options loads it anew.

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "checkpoint/tensor_source.h"
+#include "support/places.h"
 
 namespace coterie::parity {
 
@@ -55,7 +56,7 @@ double slack_of(const models::ModelSpec& spec) {
 
 std::vector<Fixture> fixtures() {
   std::vector<Fixture> result;
-  const std::filesystem::path data = std::filesystem::path(COTERIE_TEST_DATA) / "parity" / "data";
+  const std::filesystem::path data = std::filesystem::path(tests::source_folder()) / "parity" / "data";
   for (const auto& family : std::filesystem::directory_iterator(data))
     for (const auto& entry : std::filesystem::directory_iterator(family))
       if (std::filesystem::exists(entry.path() / "expected.safetensors"))

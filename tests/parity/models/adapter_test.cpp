@@ -11,6 +11,7 @@
 #include "families/open.h"
 #include "kernels/table.h"
 #include "layers/resident_state.h"
+#include "support/places.h"
 #include "threads/pool.h"
 
 // Adapters that the peft library wrote: the logits it computes with them, and the same tensors when they are written
@@ -22,7 +23,7 @@ namespace fs = std::filesystem;
 
 std::vector<std::string> names() {
   std::vector<std::string> result;
-  for (const auto& entry : fs::directory_iterator(COTERIE_TEST_DATA "/parity/adapters"))
+  for (const auto& entry : fs::directory_iterator(tests::source_folder() + "/parity/adapters"))
     result.push_back(entry.path().filename().string());
   std::sort(result.begin(), result.end());
   return result;
@@ -30,7 +31,7 @@ std::vector<std::string> names() {
 
 class AdapterParity : public testing::TestWithParam<std::string> {
  protected:
-  fs::path folder = fs::path(COTERIE_TEST_DATA "/parity/adapters") / GetParam();
+  fs::path folder = fs::path(tests::source_folder() + "/parity/adapters") / GetParam();
 };
 
 TEST_P(AdapterParity, LogitsAreThoseOfPeft) {

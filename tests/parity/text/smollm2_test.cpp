@@ -7,12 +7,13 @@
 #include "checkpoint/tensor_source.h"
 #include "families/gguf/gguf_vocabulary.h"
 #include "families/open.h"
+#include "support/places.h"
 #include "text/tokenizer.h"
 
 namespace coterie::text {
 namespace {
 
-const std::filesystem::path kTests = COTERIE_TEST_DATA;
+const std::filesystem::path kTests = tests::source_folder();
 const std::filesystem::path kModel = kTests.parent_path() / "build/models/SmolLM2-135M-Instruct.Q4_1.gguf";
 
 TEST(SmolLm2, IdsEqualHuggingFace) {

@@ -10,6 +10,7 @@
 #include "checkpoint/quantized_source.h"
 #include "quant/codec.h"
 #include "support/expect_error.h"
+#include "support/places.h"
 #include "support/temp_folder.h"
 
 // Matrices in the order of every published method, made by tests/parity/make/quantised.py from the definitions, and the
@@ -22,7 +23,7 @@ using base::ErrorKind;
 using base::Json;
 using tensor::DType;
 
-const fs::path kFolder = COTERIE_TEST_DATA "/unit/checkpoint/quantised";
+const fs::path kFolder = tests::source_folder() + "/unit/checkpoint/quantised";
 
 std::vector<std::string> methods() {
   std::vector<std::string> names;

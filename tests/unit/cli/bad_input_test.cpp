@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "checkpoint/tensor_sink.h"
+#include "support/places.h"
 #include "support/temp_folder.h"
 #include "unit/cli/process.h"
 #include "unit/runtime/tiny_model.h"
@@ -264,8 +265,7 @@ TEST_F(BadInput, InstructionSets) {
 
 TEST_F(BadInput, AFullDiskIsNoSuccess) {
   if (!std::filesystem::exists("/dev/full")) GTEST_SKIP() << "there is no /dev/full";
-  const std::string command =
-      std::string(COTERIE_BINARY_DIR) + "/coterie inspect " + tiny() + " >/dev/full 2>/dev/null";
+  const std::string command = tests::build_folder() + "/coterie inspect " + tiny() + " >/dev/full 2>/dev/null";
   EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 1);
 }
 

@@ -9,6 +9,7 @@
 
 #include "base/json.h"
 #include "checkpoint/tensor_source.h"
+#include "support/places.h"
 #include "support/temp_folder.h"
 #include "unit/cli/process.h"
 #include "unit/runtime/tiny_model.h"
@@ -195,7 +196,7 @@ TEST_F(Commands, RunThroughTheChatTemplate) {
 }
 
 TEST_F(Commands, ABrokenPipeIsQuiet) {
-  const std::string command = std::string("'") + COTERIE_BINARY_DIR + "/coterie' run '" + tiny() +
+  const std::string command = "'" + tests::build_folder() + "/coterie' run '" + tiny() +
                               "' -p hello -n 200 --logit-bias 258=-inf -q 2>'" + file("pipe.err") + "' | head -c 1";
   EXPECT_EQ(WEXITSTATUS(std::system(("(" + command + ") >/dev/null").c_str())), 0);
   EXPECT_EQ(std::filesystem::file_size(file("pipe.err")), 0u);

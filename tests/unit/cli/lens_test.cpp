@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "base/json.h"
+#include "support/places.h"
 #include "support/temp_folder.h"
 #include "unit/cli/process.h"
 
@@ -15,8 +16,8 @@ namespace {
 
 using Words = std::vector<std::string>;
 
-const std::string kModel = std::string(COTERIE_TEST_DATA) + "/../models/coterie-small.gguf";
-const std::string kMasc = std::string(COTERIE_TEST_DATA) + "/../examples/masc";
+const std::string kModel = tests::source_folder() + "/../models/coterie-small.gguf";
+const std::string kMasc = tests::source_folder() + "/../examples/masc";
 
 struct LensCommands : testing::Test {
   LensCommands() {

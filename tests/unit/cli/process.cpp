@@ -11,6 +11,7 @@
 #include <sstream>
 #include <thread>
 
+#include "support/places.h"
 #include "support/temp_folder.h"
 
 namespace coterie::cli::test {
@@ -27,7 +28,7 @@ Outcome run(const std::string& program, const std::vector<std::string>& argument
   // Files instead of pipes: nothing can fill up and wait.
   TempFolder folder;
   const std::string in = folder.write("in", with.input), out = folder / "out", err = folder / "err";
-  const std::string path = std::string(COTERIE_BINARY_DIR) + "/" + program;
+  const std::string path = tests::build_folder() + "/" + program;
   const pid_t child = ::fork();
   if (child == 0) {
     if (!std::freopen(in.c_str(), "rb", stdin) || !std::freopen(out.c_str(), "wb", stdout) ||

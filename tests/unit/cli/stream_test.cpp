@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "base/json.h"
+#include "support/places.h"
 #include "support/temp_folder.h"
 #include "unit/cli/process.h"
 
@@ -12,7 +13,7 @@ namespace {
 
 using Words = std::vector<std::string>;
 
-const std::string kRoot = std::string(COTERIE_TEST_DATA) + "/../";
+const std::string kRoot = tests::source_folder() + "/../";
 const std::string kSmall = kRoot + "models/coterie-small.gguf", kQwen = kRoot + "examples/routes/qwen.jsonl",
                   kConfig = kRoot + "examples/configs/qwen3-30b-a3b.json";
 

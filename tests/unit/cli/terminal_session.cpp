@@ -1,4 +1,5 @@
 #include "unit/cli/terminal_session.h"
+#include "support/places.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -22,7 +23,7 @@ constexpr std::chrono::seconds kPatience(20);
 
 TerminalSession::TerminalSession(const std::vector<std::string>& arguments, const std::filesystem::path& state) {
   winsize size{24, 80, 0, 0};
-  const std::string path = std::string(COTERIE_BINARY_DIR) + "/coterie";
+  const std::string path = tests::build_folder() + "/coterie";
   child_ = ::forkpty(&terminal_, nullptr, nullptr, &size);
   if (child_ == 0) {
     ::setenv("TERM", "xterm", 1);

@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "families/family.h"
 #include "models/account.h"
+#include "support/places.h"
 
 // Published MoEs of the attention families. Every total is the one transformers 5.23 counts for the same config
 // (from_config on the meta device, tied weights once), and rounds to what the model cards say: gpt-oss 20.9B and
@@ -21,7 +22,7 @@ struct Published {
 class AccountAttention : public testing::TestWithParam<Published> {};
 
 TEST_P(AccountAttention, IsWhatTheReferenceCounts) {
-  const std::filesystem::path path = std::filesystem::path(COTERIE_TEST_DATA) / "unit" / "families" / "configs" /
+  const std::filesystem::path path = std::filesystem::path(tests::source_folder()) / "unit" / "families" / "configs" /
                                      (std::string(GetParam().name) + ".json");
   const ModelSpec spec = read_config(base::read_json(path), path.string(), true);
   const models::Account a = account(spec);

@@ -7,6 +7,7 @@
 #include "families/family.h"
 #include "models/account.h"
 #include "models/network.h"
+#include "support/places.h"
 
 // Published hybrids. Every total is the one transformers 5.23 counts for the same config (from_config on the meta
 // device, tied weights once), and rounds to what the model card says: Jamba 52B, Zamba2 2.7B, Granite 4.0 h-tiny 7B and
@@ -19,7 +20,7 @@ namespace {
 
 ModelSpec published(const std::string& name) {
   const std::filesystem::path path =
-      std::filesystem::path(COTERIE_TEST_DATA) / "unit" / "families" / "configs" / (name + ".json");
+      std::filesystem::path(tests::source_folder()) / "unit" / "families" / "configs" / (name + ".json");
   return read_config(base::read_json(path), path.string(), true);
 }
 

@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "families/family.h"
 #include "families/shapes.h"
+#include "support/places.h"
 
 namespace coterie::families {
 
@@ -18,7 +19,7 @@ namespace {
 
 ModelSpec published(const std::string& name) {
   const std::filesystem::path path =
-      std::filesystem::path(COTERIE_TEST_DATA) / "unit" / "families" / "configs" / (name + ".json");
+      std::filesystem::path(tests::source_folder()) / "unit" / "families" / "configs" / (name + ".json");
   return read_config(base::read_json(path), path.string(), true);
 }
 

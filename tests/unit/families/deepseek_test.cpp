@@ -8,6 +8,7 @@
 #include "families/family.h"
 #include "models/account.h"
 #include "support/expect_error.h"
+#include "support/places.h"
 #include "tiny_model.h"
 
 // What the configs of DeepSeek-V2, DeepSeek-V3 and GLM-4-MoE say, beyond what the parity fixtures compute.
@@ -21,7 +22,8 @@ using layers::MoeSpec;
 using layers::RouterSpec;
 
 Json published(const std::string& name) {
-  return base::read_json(std::filesystem::path(COTERIE_TEST_DATA) / "unit" / "families" / "configs" / (name + ".json"));
+  return base::read_json(std::filesystem::path(tests::source_folder()) / "unit" / "families" / "configs" /
+                         (name + ".json"));
 }
 Json tiny_config(const std::string& family, const Json& changes) {
   Json json = tiny::configs().at(family);

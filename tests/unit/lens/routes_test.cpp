@@ -11,12 +11,13 @@
 #include "lens/fitted_routes.h"
 #include "lens/route_feed.h"
 #include "runtime/engine.h"
+#include "support/places.h"
 #include "support/temp_folder.h"
 
 namespace coterie::lens {
 namespace {
 
-const std::string kRoutes = std::string(COTERIE_TEST_DATA) + "/../examples/routes/";
+const std::string kRoutes = tests::source_folder() + "/../examples/routes/";
 
 /// Percent of a token's experts that were met so many tokens before, too.
 double reuse(const Routes& routes, int64_t lag) {
@@ -167,8 +168,7 @@ TEST(RouteFeed, TokensGoWhereTheRoutesWentFromAnyPosition) {
 TEST(RouteFeed, AModelSendsItsTokensThere) {
   runtime::EngineOptions options;
   options.threads = 1;
-  runtime::Engine engine(families::open_model(std::string(COTERIE_TEST_DATA) + "/../models/coterie-small.gguf"),
-                         options);
+  runtime::Engine engine(families::open_model(tests::source_folder() + "/../models/coterie-small.gguf"), options);
   const RouterShape shape = router_shape(engine.spec());
   const Routes routes = fitted_routes(fitted_for(16), shape.count(), shape.experts.front(), shape.choices, 9, 1);
   RouteFeed feed(routes, shape);

@@ -7,14 +7,14 @@
 
 #include "base/error.h"
 #include "families/open.h"
+#include "support/places.h"
 #include "support/temp_folder.h"
 
 namespace coterie::lens {
 namespace {
 
 const text::Tokenizer& tokenizer() {
-  static const families::Model model =
-      families::open_model(std::string(COTERIE_TEST_DATA) + "/../models/coterie-small.gguf");
+  static const families::Model model = families::open_model(tests::source_folder() + "/../models/coterie-small.gguf");
   return *model.tokenizer;
 }
 

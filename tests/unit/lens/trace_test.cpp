@@ -16,6 +16,7 @@
 #include "lens/silence.h"
 #include "lens/study.h"
 #include "runtime/engine.h"
+#include "support/places.h"
 #include "support/temp_folder.h"
 #include "tiny_model.h"
 
@@ -27,8 +28,7 @@ using layers::RouterSpec;
 runtime::Engine small() {
   runtime::EngineOptions options;
   options.threads = 2;
-  return runtime::Engine(families::open_model(std::string(COTERIE_TEST_DATA) + "/../models/coterie-small.gguf"),
-                         options);
+  return runtime::Engine(families::open_model(tests::source_folder() + "/../models/coterie-small.gguf"), options);
 }
 
 std::vector<int32_t> some(int64_t count, uint64_t seed) {

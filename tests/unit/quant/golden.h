@@ -7,13 +7,14 @@
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "quant/codec.h"
+#include "support/places.h"
 #include "tensor/dtype.h"
 
 // data/ is made by make_golden.py from gguf-py.
 namespace coterie {
 
 inline std::string golden(const std::string& name) {
-  return base::read_text(std::string(COTERIE_TEST_DATA) + "/unit/quant/data/" + name);
+  return base::read_text(tests::source_folder() + "/unit/quant/data/" + name);
 }
 
 inline std::vector<float> golden_values(const std::string& name) {

@@ -4,11 +4,12 @@
 
 #include "base/error.h"
 #include "lens/fitted_routes.h"
+#include "support/places.h"
 
 namespace coterie::runtime {
 namespace {
 
-const std::string kRoutes = std::string(COTERIE_TEST_DATA) + "/../examples/routes/";
+const std::string kRoutes = tests::source_folder() + "/../examples/routes/";
 
 double hits(const lens::Routes& routes, double share) {
   const auto slots = static_cast<int64_t>(share * static_cast<double>(routes.layers * routes.experts));

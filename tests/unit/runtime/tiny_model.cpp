@@ -5,6 +5,7 @@
 #include "checkpoint/tensor_sink.h"
 #include "families/family.h"
 #include "families/random_model.h"
+#include "support/places.h"
 
 namespace coterie::runtime::test {
 
@@ -40,7 +41,7 @@ text::GgufVocabulary vocabulary() {
 }  // namespace
 
 std::string fixture(const std::string& name) {
-  std::string path = COTERIE_TEST_DATA "/parity/data/";
+  std::string path = tests::source_folder() + "/parity/data/";
   path += name;
   if (name.find('/') == std::string::npos) path += "/base";
   return path;

@@ -6,6 +6,7 @@
 
 #include "base/json.h"
 #include "base/rng.h"
+#include "support/places.h"
 #include "surgery/merge/merge_math.h"
 #include "surgery/merge/sparsify.h"
 
@@ -47,7 +48,7 @@ struct MergeReference : testing::Test {
       merge_changes(rule, base, inputs, "w", out, pool);
     return out;
   }
-  base::Json json = base::read_json(COTERIE_TEST_DATA "/unit/surgery/merge_reference.json");
+  base::Json json = base::read_json(tests::source_folder() + "/unit/surgery/merge_reference.json");
   threads::Pool pool{3};
 };
 

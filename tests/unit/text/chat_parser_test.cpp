@@ -4,6 +4,7 @@
 
 #include "base/atomic_file.h"
 #include "base/json.h"
+#include "support/places.h"
 
 namespace coterie::text {
 namespace {
@@ -191,7 +192,7 @@ TEST(ChatParser, StreamsArgumentsAsTheyCome) {
 TEST(ChatSyntax, IsKnownByTheTemplatesMarks) {
   EXPECT_EQ(ChatSyntax::of_source("{{ messages }}").calls(), nullptr);
   EXPECT_EQ(ChatSyntax::of_source("{{ messages }}").reasoning(), nullptr);
-  const std::filesystem::path folder = std::filesystem::path(COTERIE_TEST_DATA) / "unit/text/data/templates";
+  const std::filesystem::path folder = std::filesystem::path(tests::source_folder()) / "unit/text/data/templates";
   const auto name = [&](const char* file) -> std::string {
     const CallForm* form = ChatSyntax::of_source(base::read_text(folder / file)).calls();
     return form ? std::string(form->name) : "none";

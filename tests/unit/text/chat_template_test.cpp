@@ -5,6 +5,7 @@
 
 #include "base/atomic_file.h"
 
+#include "support/places.h"
 #include "text/tokenizer.h"
 
 namespace coterie::text {
@@ -41,7 +42,7 @@ TEST(ChatTemplate, RaiseExceptionCarriesItsWords) {
   }
 }
 
-const std::filesystem::path kData = std::filesystem::path(COTERIE_TEST_DATA) / "unit/text/data";
+const std::filesystem::path kData = std::filesystem::path(tests::source_folder()) / "unit/text/data";
 
 /// What a golden case expects: the text, or nothing where transformers refuses.
 void expect_case(const ChatTemplate& chat_template, const base::Json& want, const std::string& messages,

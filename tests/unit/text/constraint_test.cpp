@@ -6,6 +6,7 @@
 
 #include "base/json.h"
 #include "base/rng.h"
+#include "support/places.h"
 #include "vocabularies.h"
 
 namespace coterie::text {
@@ -176,7 +177,7 @@ TEST(Constraint, AllThatIsTextIsAllowedWhereEverythingMatches) {
 }
 
 TEST(Constraint, KnowsSeveralEndTokens) {
-  const std::filesystem::path folder = std::filesystem::path(COTERIE_TEST_DATA) / "unit/text/data/tiny_bpe";
+  const std::filesystem::path folder = std::filesystem::path(tests::source_folder()) / "unit/text/data/tiny_bpe";
   const Tokenizer tokenizer = Tokenizer::load(folder);
   ASSERT_GE(tokenizer.end_tokens().size(), 2u);
   Constraint digit = Constraint::regex(tokenizer, "[0-9]", "regex");

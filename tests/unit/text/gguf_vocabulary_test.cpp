@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "support/places.h"
 #include "text/tokenizer.h"
 
 namespace coterie::text {
@@ -144,7 +145,7 @@ TEST(ByteLevel, PreTokenizersDiffer) {
 }
 
 TEST(ByteLevel, EveryKnownPreTokenizerBuildsAndKeepsTheText) {
-  const std::filesystem::path folder = std::filesystem::path(COTERIE_TEST_DATA) / "unit/text/data";
+  const std::filesystem::path folder = std::filesystem::path(tests::source_folder()) / "unit/text/data";
   const base::Json json = base::read_json(folder / "tiny_bpe/tokenizer.json");
   GgufVocabulary v;
   v.model = "gpt2";

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "support/places.h"
 #include "text/tokenizer.h"
 
 namespace coterie::text {
@@ -20,7 +21,7 @@ bool is_utf8(std::string_view text) {
 /// all pairs: the 256 bytes, and every string of two or three of the bytes in the texts below.
 Tokenizer byte_tokenizer() {
   static const Tokenizer tokenizer =
-      Tokenizer::load(std::filesystem::path(COTERIE_TEST_DATA) / "unit/text/data/tiny_bpe");
+      Tokenizer::load(std::filesystem::path(tests::source_folder()) / "unit/text/data/tiny_bpe");
   return tokenizer;
 }
 
@@ -60,7 +61,7 @@ std::string stream(StreamDecoder& decoder, std::span<const TokenId> ids) {
 TEST(StreamDecoder, GivesTheTextOfDecode) {
   const Tokenizer tokenizer = byte_tokenizer();
   const base::Json golden =
-      base::read_json(std::filesystem::path(COTERIE_TEST_DATA) / "unit/text/data/tiny_bpe/golden.json");
+      base::read_json(std::filesystem::path(tests::source_folder()) / "unit/text/data/tiny_bpe/golden.json");
   for (const base::Json& line : golden["lines"]) {
     const std::string text = line;
     const std::vector<TokenId> ids = tokenizer.encode(text);

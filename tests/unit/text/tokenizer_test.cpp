@@ -1,4 +1,5 @@
 #include "text/tokenizer.h"
+#include "support/places.h"
 
 #include <gtest/gtest.h>
 
@@ -9,7 +10,7 @@
 namespace coterie::text {
 namespace {
 
-const std::filesystem::path kFolder = std::filesystem::path(COTERIE_TEST_DATA) / "unit/text/data/tiny_bpe";
+const std::filesystem::path kFolder = std::filesystem::path(tests::source_folder()) / "unit/text/data/tiny_bpe";
 
 base::Error error_of(const std::function<void()>& work) {
   try {
