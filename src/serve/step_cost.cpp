@@ -10,10 +10,14 @@ namespace {
 constexpr double kForget = 0.8;       // of what is known, at each step
 constexpr double kDecodeShare = 0.2;  // of the time of pieces that are longer than the stall
 constexpr double kSurprise = 1.3;     // times what was expected
+constexpr double kTooAlike = 0.1;     // the variance of sizes, over their mean squared
+constexpr double kAnySlope = 0.01;    // the same while none is known
 constexpr int kAlike = 2;             // pieces of one size after which another is tried
 constexpr int64_t kLeast = 16;        // a page
 constexpr int64_t kFirst = 32;
-constexpr double kOfStall = 0.9;          // what a piece is meant to take: attention's share grows with the prompt
+constexpr double kOfStall = 0.9;    // what a piece is meant to take: attention's share grows with the prompt
+constexpr double kOverKept = 0.95;  // of what pieces took beyond the line's word, from piece to piece
+constexpr double kMostOver = 2;
 constexpr double kLeastArithmetic = 1.5;  // of the least piece where the stall is too short, over its reading
 }  // namespace
 
@@ -28,10 +32,12 @@ void StepCost::measured(int64_t prompt_tokens, int64_t decoding, double seconds)
   rate_ = rate_ == 0 ? n / seconds : 0.7 * rate_ + 0.3 * n / seconds;
   alike_ = 10 * std::abs(prompt_tokens - last_tokens_) < prompt_tokens ? alike_ + 1 : 0;
   last_tokens_ = prompt_tokens, last_seconds_ = seconds;
+  if (2 * prompt_tokens >= usual_tokens_) usual_tokens_ = prompt_tokens, usual_seconds_ = seconds;
   // A machine that has become slower, or faster, is so for all sizes: what was measured before moves with it, or a line
   // through points of two speeds would mean nothing.
   if (line_.known()) {
     const double ratio = std::clamp(seconds / (line_.fixed + line_.each * n), 0.25, 4.0);
+    over_ = std::clamp(ratio, 1 + kOverKept * (over_ - 1), kMostOver);
     if (ratio > kSurprise || ratio < 1 / kSurprise) t_ *= std::sqrt(ratio), nt_ *= std::sqrt(ratio);
   }
   for (double* sum : {&weight_, &n_, &nn_, &t_, &nt_}) *sum *= kForget;
@@ -42,11 +48,12 @@ void StepCost::measured(int64_t prompt_tokens, int64_t decoding, double seconds)
 void StepCost::fit() {
   const double mean_n = n_ / weight_, mean_t = t_ / weight_;
   const double variance = nn_ / weight_ - mean_n * mean_n;
-  // Sizes too close to each other say nothing of the slope: what was known of it stays, and moves with the times.
-  if (variance < 0.01 * mean_n * mean_n) {
+  // Sizes too close to each other say nothing of the slope: pieces that are made to last equally long become smaller as
+  // attention makes their tokens dearer, and look as if tokens cost nothing. Reading the weights costs what it did.
+  if (variance < (line_.known() ? kTooAlike : kAnySlope) * mean_n * mean_n) {
     if (line_.known()) {
-      const double scale = mean_t / (line_.fixed + line_.each * mean_n);
-      line_.fixed *= scale, line_.each *= scale;
+      if (line_.fixed > 0.9 * mean_t) line_.fixed = 0.9 * mean_t;
+      line_.each = (mean_t - line_.fixed) / mean_n;
     }
     return;
   }
@@ -83,11 +90,15 @@ int64_t StepCost::chunk(double stall) const {
   }
   // Beyond what has been seen, a line is a guess: at most twice as many as last time.
   const int64_t seen = 2 * std::max({last_tokens_, kFirst, static_cast<int64_t>(n_ / weight_)});
-  const double fits = binds(stall) ? kLeastArithmetic * line_.fixed : kOfStall * stall - line_.fixed;
-  const auto tokens = static_cast<int64_t>(std::ceil(fits / line_.each));
+  const double fits = binds(stall) ? kLeastArithmetic * line_.fixed : kOfStall * stall / over_ - line_.fixed;
+  auto tokens = static_cast<int64_t>(std::ceil(fits / line_.each));
+  // A slope from pieces of nearly one size is mostly noise. More tokens take at most so much longer as they are more.
+  const auto usual = static_cast<double>(usual_tokens_);
+  if (!binds(stall) && tokens > usual_tokens_)
+    tokens = std::min(tokens, static_cast<int64_t>(usual * std::max(1.0, kOfStall * stall / usual_seconds_)));
   // Pieces of one size do not tell reading from arithmetic, and that is what a floor above the stall is made of: now
-  // and then one is half as large.
-  return std::clamp(binds(stall) && alike_ >= kAlike ? tokens / 2 : tokens, kLeast, std::max(seen, kLeast));
+  // and then one is a third as large.
+  return std::clamp(binds(stall) && alike_ >= kAlike ? tokens / 3 : tokens, kLeast, std::max(seen, kLeast));
 }
 
 int64_t StepCost::decode_steps_after(double stall, int64_t decoding) {

@@ -43,10 +43,13 @@ class StepCost {
   // Sums over steps that read prompts, of 1, n, n², t, n · t, late ones weighing more.
   double weight_ = 0, n_ = 0, nn_ = 0, t_ = 0, nt_ = 0;
   double rate_ = 0;
+  double over_ = 1;  // what a piece takes over what the line expects of it, at most, of late
   double owed_ = 0;  // seconds of steps that only decode
   int64_t last_tokens_ = 0;
   int alike_ = 0;  // steps that read about as many tokens as the last, in a row
   double last_seconds_ = 0;
+  int64_t usual_tokens_ = 0;  // of the last piece that was not the short end of a prompt
+  double usual_seconds_ = 0;
   Line line_;
   std::array<double, 65> decode_ = {};  // seconds by the number of sequences that decode; the last holds all larger
 };

@@ -77,6 +77,39 @@ TEST(StepCost, FollowsAMachineThatBecomesSlower) {
   EXPECT_LE(longest_step(cost, slower, 0.5, 6000, 1), 0.55);
 }
 
+TEST(StepCost, LeavesRoomForPiecesThatTakeLongerNowAndThen) {
+  const Machine machine{0.1, 0.004, 0.03};
+  StepCost cost;
+  double longest = 0;
+  for (int piece = 0; piece < 60; ++piece) {
+    const int64_t n = cost.chunk(0.5);
+    const double seconds = machine.step(n, 4) * (piece % 7 == 6 ? 1.5 : 1);
+    if (piece >= 30) longest = std::max(longest, seconds);
+    cost.measured(n, 4, seconds);
+  }
+  EXPECT_LE(longest, 0.55);
+  EXPECT_GE(longest, 0.35) << "room that is not needed costs reading";
+}
+
+// Pieces made to last equally long differ little in size: what their times tell is attention, which grows, and noise.
+TEST(StepCost, HoldsTheStallWhileTokensBecomeDearer) {
+  StepCost cost;
+  cost.measured(0, 4, 0.06);
+  double shortest = 1;
+  int64_t depth = 0;
+  for (int piece = 0; piece < 80; ++piece) {
+    const int64_t n = cost.chunk(0.5);
+    const double noise = 1 + 0.1 * (piece * 7 % 11 - 5) / 5;
+    const double seconds = (0.1 + static_cast<double>(n) * (0.0016 + 1e-6 * static_cast<double>(depth))) * noise;
+    EXPECT_LE(seconds, 0.55) << piece << ": " << n << " tokens";
+    if (piece >= 10) shortest = std::min(shortest, seconds);
+    cost.measured(n, 4, seconds);
+    EXPECT_EQ(cost.decode_steps_after(0.5, 4), 0) << piece;
+    depth += n;
+  }
+  EXPECT_GE(shortest, 0.3);
+}
+
 TEST(StepCost, KnowsNothingAtFirst) {
   const StepCost cost;
   EXPECT_EQ(cost.seconds(100, 1), 0);
