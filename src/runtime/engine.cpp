@@ -185,7 +185,8 @@ void Engine::serve(ModelRanks& ranks) {
   ranks.serve(context_, [this](double seconds) { bytes_->advance(seconds / 4); });
 }
 
-void Engine::move_all_weights() { bytes_->advance(kNow); }
+void Engine::move_all_weights() { bytes_->advance(kNow, true); }
+bool Engine::move_weights(double seconds) { return bytes_->advance(seconds, true); }
 
 Engine::Products Engine::products() const {
   int64_t blocks = 0, tiles = 0, all = 0;

@@ -87,9 +87,11 @@ class Engine {
   /// What every rank but the first does: its part of rank 0's steps, until that says that there are no more.
   void serve(ModelRanks& ranks);
 
-  /// Turns and moves what is left of the weights now, instead of bit by bit after each step. For whoever wants the
+  /// Repacks and moves what is left of the weights now, instead of bit by bit after each step. For whoever wants the
   /// speed of a model that has run for a while.
   void move_all_weights();
+  /// The same for about so many seconds, while nothing is evaluated. False once nothing is left.
+  bool move_weights(double seconds);
 
   /// Where the weights are, and what reads them from the disk.
   ModelBytes& bytes() { return *bytes_; }

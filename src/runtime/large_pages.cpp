@@ -82,7 +82,7 @@ LargePages::LargePages(const checkpoint::TensorSource& source,
   if (total < kWorthwhile) pieces_.clear();
 }
 
-void LargePages::advance(threads::Pool& pool, double seconds, int64_t spare) {
+void LargePages::advance(threads::Pool& pool, double seconds, int64_t spare, bool read) {
   const base::Stopwatch clock;
   while (!done() && clock.seconds() < seconds) {
     const Piece& piece = pieces_[next_];
@@ -91,7 +91,7 @@ void LargePages::advance(threads::Pool& pool, double seconds, int64_t spare) {
       return;
     }
     ++next_;
-    if (!base::in_memory({piece.data, static_cast<size_t>(piece.bytes)})) continue;
+    if (!read && !base::in_memory({piece.data, static_cast<size_t>(piece.bytes)})) continue;
     // A page that is in memory may not be mapped yet; how it is mapped shows once it is touched.
     for (int64_t at = 0; at < piece.bytes; at += kLargePage)
       static_cast<void>(*static_cast<volatile const std::byte*>(piece.data + at));

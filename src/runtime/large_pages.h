@@ -30,7 +30,8 @@ class LargePages {
   /// Moves pieces for about so long, by the workers of `pool`, while the machine keeps `spare` bytes of memory
   /// available. Must not run beside a job of the pool. Not an error, just nothing more to do: memory that is short,
   /// a system without large pages.
-  void advance(threads::Pool& pool, double seconds, int64_t spare);
+  /// What is not in memory is passed over, unless `read` says to read it.
+  void advance(threads::Pool& pool, double seconds, int64_t spare, bool read = false);
 
   bool done() const { return next_ >= pieces_.size(); }
   int64_t moved_bytes() const { return moved_; }

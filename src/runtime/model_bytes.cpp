@@ -153,24 +153,25 @@ std::string ModelBytes::note() const {
   return text;
 }
 
-void ModelBytes::advance(double seconds) {
-  if (moved_ || store_) return;
+bool ModelBytes::advance(double seconds, bool read) {
+  if (moved_ || store_) return false;
   const base::Stopwatch clock;
   const int64_t spare = base::total_memory() / 8;
   if (repacked_) {
-    repacked_->advance(pool_, seconds, spare);
-    if (!repacked_->done()) return;
+    repacked_->advance(pool_, seconds, spare, read);
+    if (!repacked_->done()) return true;
   }
   // Large pages are made of whole tensors, in which the experts of other ranks lie too.
   if (part_of_a_model_) {
     moved_ = true;
-    return;
+    return false;
   }
   if (!large_pages_)
     large_pages_.emplace(*model_.source,
                          [&](std::span<const std::byte> bytes) { return repacked_ && repacked_->holds(bytes); });
-  large_pages_->advance(pool_, seconds - clock.seconds(), spare);
+  large_pages_->advance(pool_, seconds - clock.seconds(), spare, read);
   moved_ = large_pages_->done();
+  return !moved_;
 }
 
 /// Goes through all weights and asks for each where it lies.

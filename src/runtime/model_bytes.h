@@ -69,8 +69,9 @@ class ModelBytes {
   /// Bytes a second that the disk gave while the other weights were read; 0 where nothing was read, or too little.
   double disk_rate() const { return disk_rate_; }
 
-  /// Repacks and moves for about so long; nothing is left to do once done(). Must not run beside a job of the pool.
-  void advance(double seconds);
+  /// Repacks and moves for about so long; `read`: also what is not in memory yet. False once nothing is left to do.
+  /// Must not run beside a job of the pool.
+  bool advance(double seconds, bool read = false);
   bool repacks() const { return repacked_.has_value() || (dense_ && dense_->repacked_bytes() > 0); }
 
   /// What there is of weights, and what a token reads of them, wherever they lie.

@@ -1,7 +1,6 @@
 #include "runtime/repacked_weights.h"
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "base/clock.h"
@@ -96,15 +95,14 @@ RepackedWeights::~RepackedWeights() {
   }
 }
 
-void RepackedWeights::advance(threads::Pool& pool, double seconds, int64_t spare) {
+void RepackedWeights::advance(threads::Pool& pool, double seconds, int64_t spare, bool read) {
   const base::Stopwatch clock;
-  const bool all = seconds == std::numeric_limits<double>::infinity();
   while (!waiting_.empty() && clock.seconds() < seconds) {
     Part& part = waiting_.front();
     if (part.next == 0) {
-      const bool there = std::all_of(part.weights.begin(), part.weights.end(),
-                                     [](const Weight& weight) { return base::in_memory(extent(weight)); });
-      if (!there && !all) {  // to ask takes a while itself: the next one is for the next call
+      const bool there = read || std::all_of(part.weights.begin(), part.weights.end(),
+                                             [](const Weight& weight) { return base::in_memory(extent(weight)); });
+      if (!there) {  // to ask takes a while itself: the next one is for the next call
         if (++part.looks < kMostLooks) waiting_.push_back(std::move(part));
         waiting_.pop_front();
         break;

@@ -29,10 +29,10 @@ class RepackedWeights {
   RepackedWeights(const RepackedWeights&) = delete;
   RepackedWeights& operator=(const RepackedWeights&) = delete;
 
-  /// Turns for about so long, by the workers of `pool`, while the machine keeps `spare` bytes of memory available. Must
-  /// not run beside a job of the pool. Tensors that are not in memory yet wait for another call, and nothing is read
-  /// from the disk, unless there is time without end: then all are repacked. Memory that is short ends it.
-  void advance(threads::Pool& pool, double seconds, int64_t spare);
+  /// Repacks for about so long, by the workers of `pool`, while the machine keeps `spare` bytes of memory available.
+  /// Must not run beside a job of the pool. Tensors that are not in memory yet wait for another call, and nothing is
+  /// read from the disk, unless `read` says so. Memory that is short ends it.
+  void advance(threads::Pool& pool, double seconds, int64_t spare, bool read = false);
 
   /// Bytes that are there twice, repacked and in the file, at most: those that the decoder is not told of yet and the
   /// tensor under way.

@@ -243,14 +243,22 @@ void Scheduler::Impl::change(RequestId id, Change change) {
 
 void Scheduler::Impl::loop() {
   constexpr double kReportSeconds = 0.02;
+  constexpr double kMoveSeconds = 0.01;  // a request that comes meanwhile waits for no longer
   base::Stopwatch reported;
-  bool busy = false;
+  bool busy = false, moving = true;
   try {
     while (true) {
       std::vector<std::shared_ptr<Ticket>> fresh;
       {
         std::unique_lock lock(mutex);
-        changed.wait(lock, [&] { return stopping || busy || dirty || !inbox.empty(); });
+        const auto wanted = [&] { return stopping || busy || dirty || !inbox.empty(); };
+        // Whoever asks first shall find the weights where the kernels read them fastest.
+        while (moving && !wanted()) {
+          lock.unlock();
+          moving = engine.move_weights(kMoveSeconds);
+          lock.lock();
+        }
+        changed.wait(lock, wanted);
         if (stopping) break;
         fresh.swap(inbox);
         dirty = false;
