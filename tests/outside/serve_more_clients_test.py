@@ -127,6 +127,24 @@ def pydantic_ai_client(server, base, model):
     refused(lambda: Agent(chat("wrong")).run_sync("x"), "401")
 
 
+def instructor_client(server, base, model):
+    import instructor
+    import openai
+    from pydantic import BaseModel
+
+    class Judgement(BaseModel):
+        good: bool
+
+    common = {"model": model, "messages": [{"role": "user", "content": STORY}], "max_tokens": 120, "seed": 3, "max_retries": 0}
+    for mode in (instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA):
+        chat = instructor.from_openai(openai.OpenAI(base_url=base, api_key=KEY, max_retries=0), mode=mode).chat.completions
+        assert isinstance(chat.create(response_model=Judgement, **common).good, bool), mode
+    partial = list(chat.create_partial(response_model=Judgement, **common))
+    assert isinstance(partial[-1].good, bool)
+    wrong = instructor.from_openai(openai.OpenAI(base_url=base, api_key="wrong", max_retries=0))
+    refused(lambda: wrong.chat.completions.create(response_model=Judgement, **common), "401", "Authentication")
+
+
 def lm_eval_client(server, base, model):
     """The harness' own requests for a task: log-likelihoods of endings by their tokens' logprobs."""
     from lm_eval.api.instance import Instance
@@ -206,7 +224,7 @@ def there(needs):
 
 
 CLIENTS = {"litellm": ("litellm", litellm_client), "langchain-openai": ("langchain_openai", langchain_client), "llm": ("llm", llm_client),
-           "pydantic-ai": ("pydantic_ai", pydantic_ai_client), "lm-evaluation-harness": ("lm_eval.models.openai_completions", lm_eval_client),
+           "pydantic-ai": ("pydantic_ai", pydantic_ai_client), "instructor": ("instructor", instructor_client), "lm-evaluation-harness": ("lm_eval.models.openai_completions", lm_eval_client),
            "openai (npm)": ("npm:openai", node_client(NODE)), "ai (npm)": ("npm:ai", node_client(VERCEL))}
 
 
