@@ -62,6 +62,14 @@ class Client:
                 "cached": (usage.get("prompt_tokens_details") or {}).get("cached_tokens")}
 
 
+    def metric(self, name):
+        """A gauge of /metrics, or none where the server has no such."""
+        connection = http.client.HTTPConnection(self.url.hostname, self.url.port, timeout=10)
+        connection.request("GET", "/metrics", headers={"Authorization": f"Bearer {self.key}"} if self.key else {})
+        lines = connection.getresponse().read().decode(errors="replace").splitlines()
+        return next((float(line.split()[-1]) for line in lines if line.split(" ")[0].split("{")[0] == name), None)
+
+
 def together(calls):
     """The results of all, each in a thread of its own."""
     results = [None] * len(calls)
@@ -122,7 +130,8 @@ def intruder(client, options):
     for thread in threads:
         thread.join()
     during = [gap for s in streams for gap, at in zip(s["gaps"], s["at"][1:]) if late["begun"] <= at <= late["begun"] + (late["first"] or 0) + 1]
-    return {"longest_gap": max(during, default=0), "gap": spread(during), "first_token_alone": alone["first"], "first_token": late["first"],
+    return {"longest_gap": max(during, default=0), "gap": spread(during), "longest_gaps": sorted(during)[-12:],
+            "floor": client.metric("coterie_stall_floor_seconds"), "first_token_alone": alone["first"], "first_token": late["first"],
             "prompt_tokens": late["prompt_tokens"], "times_alone": late["first"] / alone["first"]}
 
 

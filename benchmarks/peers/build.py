@@ -2,7 +2,7 @@
 """Builds llama.cpp's programs in a folder outside the project, for the other scripts here to time against.
 
     benchmarks/peers/build.py ~/peers                    for this machine's instruction set
-    benchmarks/peers/build.py ~/peers --cpu avx2         for AVX2 at most, beside the other
+    benchmarks/peers/build.py ~/peers --cpu avx2         for AVX2 at most, beside the other; or avx512, without AMX
 
 The source is the one in the source archive of PyPI's llama-cpp-python, which pip downloads from the index it is set up
 with; a folder that has llama.cpp's CMakeLists.txt may be given with --source instead, ik_llama.cpp's too (with --name).
@@ -18,6 +18,9 @@ PACKAGE = "llama-cpp-python"
 TARGETS = ["llama-bench", "llama-batched-bench", "llama-server", "llama-quantize", "llama-cli", "ggml-rpc-server"]
 CPUS = {
     "native": ["-DGGML_NATIVE=ON"],
+    # Without AMX, with which llama.cpp ended by a segmentation fault on two processors of an Intel Xeon (2026-12-01).
+    "avx512": ["-DGGML_NATIVE=OFF", "-DGGML_AVX=ON", "-DGGML_AVX2=ON", "-DGGML_FMA=ON", "-DGGML_F16C=ON", "-DGGML_BMI2=ON",
+               "-DGGML_AVX512=ON", "-DGGML_AVX512_VBMI=ON", "-DGGML_AVX512_VNNI=ON", "-DGGML_AVX512_BF16=ON"],
     "avx2": ["-DGGML_NATIVE=OFF", "-DGGML_AVX=ON", "-DGGML_AVX2=ON", "-DGGML_FMA=ON", "-DGGML_F16C=ON", "-DGGML_BMI2=ON"],
 }
 
