@@ -2,8 +2,9 @@
 
 In every Markdown file that git knows (or would add): relative links and their anchors; paths in `code` (src/…, docs/…,
 …; braces and stars are expanded); functions in `code` (`name()`, `Type::name`), which must occur in the sources; the
-verbs of ./dev; and the commands and long options of coterie, which are compared with the binary's own --help. Where a
-sentence says that one function calls another (scripts/doc_calls.py), it does. Prose has lines of at most 120 characters.
+verbs of ./dev; and the commands and long options of coterie, which are compared with the binary's own --help; each of its
+commands has a place in docs/commands.md. Where a sentence says that one function calls another (scripts/doc_calls.py), it
+does. Prose has lines of at most 120 characters.
 """
 
 import argparse
@@ -25,6 +26,9 @@ FUNCTION = re.compile(r"(?:~?\w+(?:<[^>]*>)?::)*(~?\w+)\(\)|(?:\w+::)+(\w+)")
 PROGRAM = re.compile(r"(?:^|[\s;|&(])(?:\S*/)?coterie\s+([a-z][\w-]*)([^|;&#]*)")
 DEV_VERB = re.compile(r"(?:^|\s)\./dev\s+([a-z]\w*)")
 OPTION = re.compile(r"(?<![\w-])--([a-z][a-z0-9-]*)")
+COMMANDS = re.compile(r"^Commands:\n(.*?)(?:\n\n|\Z)", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^  ([a-z][\w-]*)", re.MULTILINE)
+COMMANDS_PAGE = "docs/commands.md"
 SHELLS = {"sh", "console"}
 # Names from outside that the docs may use like ours.
 OUTSIDE = ("std::", "fmt::", "nlohmann::")
@@ -74,6 +78,10 @@ class Program:
         """What `coterie COMMAND --help` prints, or None where it does not know the command."""
         result = subprocess.run([self.binary, *command, "--help"], capture_output=True, text=True, timeout=60)
         return result.stdout if result.returncode == 0 else None
+
+    def commands(self) -> list[str]:
+        found = COMMANDS.search(self.help() or "")
+        return COMMAND.findall(found[1]) if found else []
 
     def check(self, line: str) -> list[str]:
         faults = []
@@ -139,6 +147,12 @@ class Docs:
             faults += [(block.first, fault) for fault in found if fault]
         return faults
 
+    def check_commands_page(self) -> list[str]:
+        page = self.root / COMMANDS_PAGE
+        text = page.read_text(encoding="utf-8") if page.is_file() else ""
+        return [f"{COMMANDS_PAGE}: does not show coterie {command}" for command in (self.program.commands() if self.program else [])
+                if not re.search(rf"\bcoterie {command}\b", text)]
+
     def check(self, name: str) -> list[str]:
         path = self.root / name
         page = Page(path)
@@ -160,7 +174,7 @@ def main() -> int:
     arguments = parser.parse_args()
     docs = Docs(arguments.root.resolve(), arguments.binary)
     pages = [name for name in docs.files if name.endswith(".md")]
-    faults = [fault for name in pages for fault in docs.check(name)]
+    faults = [fault for name in pages for fault in docs.check(name)] + docs.check_commands_page()
     for fault in faults:
         print(fault, file=sys.stderr)
     return 1 if faults or not pages else 0

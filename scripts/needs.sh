@@ -8,6 +8,7 @@ readonly rust_packages=(cargo-web rustc-web) # Debian 12's current Rust; its pla
 readonly rust_least=1.87
 readonly test_packages=(qemu-user) # runs the binary as other CPUs
 readonly lint_packages=(git clang-format-14 shellcheck python3)
+readonly tidy_packages=(clang-tidy-14)
 readonly fuzz_packages=(clang-14 libclang-rt-14-dev)
 
 python=python3
@@ -87,6 +88,8 @@ need_node() {
 need_browser() { install browser chromium; }
 
 need_fuzz() { install fuzz "${fuzz_packages[@]}"; }
+
+need_tidy() { install tidy "${tidy_packages[@]}"; }
 
 need_python() {
   if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then return; fi

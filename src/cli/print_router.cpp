@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "layers/moe/routers/kind.h"
+
 namespace coterie::cli {
 
 namespace {
@@ -18,21 +20,7 @@ std::string scored(layers::RouterSpec::Score score, const std::string& of) {
 // "the 6 largest p + b in the 3 of 8 groups with the largest p + b"
 std::string choice_words(const layers::RouterSpec& router, const std::string& value) {
   using Router = layers::RouterSpec;
-  const int64_t k = router.experts_per_token;
-  std::string chosen = k == 1 ? "the largest " + value : fmt::format("the {} largest {}", k, value);
-  if (router.selection == Router::Selection::sample) {
-    const std::string drawn = router.selection_bias ? "(" + value + ")" : "h";
-    chosen = fmt::format("{} drawn without replacement in proportion to softmax({}{})", k, drawn,
-                         router.temperature == 1 ? "" : fmt::format(" / {:g}", router.temperature));
-  }
-  if (router.selection == Router::Selection::hash) chosen = fmt::format("{} by a table of token ids", k);
-  if (router.selection == Router::Selection::expert_choice)
-    chosen = fmt::format(
-        "those that take the token: each takes the T · {} / {} of a sequence's T tokens with its largest {} "
-        "(not causal)",
-        k, router.experts, value);
-  if (router.selection == Router::Selection::sinkhorn || router.selection == Router::Selection::base)
-    chosen += ", in training evened over a step";
+  std::string chosen = layers::kind_of(router.selection).choice(router, value);
   if (router.groups_kept < router.groups)
     chosen += fmt::format(" in the {} of {} groups with the largest {}", router.groups_kept, router.groups,
                           router.group_score == Router::GroupScore::best ? value : "sum of their two best " + value);
@@ -72,13 +60,7 @@ std::string router_in_training(const layers::RouterSpec& router) {
 std::string router_formula(const layers::RouterSpec& router) {
   using Router = layers::RouterSpec;
   const std::string scale = router.scale == 1 ? "" : fmt::format("{:g} × ", router.scale);
-  if (router.selection == Router::Selection::soft)
-    return "an expert's slot reads the tokens of a sequence by softmax(h) over them; a token gets the slots' outputs "
-           "by "
-           "softmax(h) over them (not causal)";
-  if (router.selection == Router::Selection::sparsemixer)
-    return fmt::format("{} times the largest h left, with weight = {}its softmax among those left within {:g} of it",
-                       router.experts_per_token, scale, 2 * router.near_best);
+  if (const auto formula = layers::kind_of(router.selection).formula) return formula(router, scale);
   const std::string bias = router.selection_bias ? " + b" : "";
   if (router.combine == Router::Combine::sum)
     return fmt::format(

@@ -141,7 +141,7 @@ M part(const M& m, const Recurrence& s, int64_t begin, int64_t end) {
   return m.row_range(s.first_row, s.first_row + s.rows).col_range(begin, end);
 }
 
-void go_back(const Rule& r, Reverse& back) {
+void delta_backward(const Rule& r, Reverse& back) {
   Context& context = back.context();
   const DeltaRule& rule = r.rule;
   const int64_t heads = rule.value_heads, keys = rule.key_dim, channels = rule.value_dim, rows = r.y.rows;
@@ -196,7 +196,7 @@ void record_delta_rule(Tape& tape, const DeltaRule& rule, const DeltaInputs& in,
   r.sequences.assign(sequences.begin(), sequences.end());
   const auto floats = static_cast<size_t>(rule.value_heads * rule.key_dim * rule.value_dim);
   for (const Recurrence& s : sequences) r.before.push_back(tape.save(std::span<const float>(s.state, floats)));
-  tape.record({y}, [r = std::move(r)](Reverse& back) { go_back(r, back); });
+  tape.record({y}, [r = std::move(r)](Reverse& back) { delta_backward(r, back); });
 }
 
 // y = exp(g): dg = dy y. Without a floor g = a softplus(f): df = dg a sigmoid(f), da = Σ dg softplus(f). With one

@@ -176,7 +176,7 @@ ConstMatrix columns(ConstMatrix m, int64_t begin, int64_t end, const Recurrence&
   return m.row_range(s.first_row, s.first_row + s.rows).col_range(begin, end);
 }
 
-void go_back(const Scan& scan, Reverse& back) {
+void scan_backward(const Scan& scan, Reverse& back) {
   Context& context = back.context();
   const int64_t channels = scan.x.cols, states = scan.states, groups = scan.inputs.groups;
   const int64_t unit = scan.heads() ? scan.width : channels / groups;  // a piece does not reach beyond
@@ -259,7 +259,7 @@ void record_scan(Tape& tape, Scan scan, std::span<const Recurrence> sequences) {
   const auto floats = static_cast<size_t>(scan.states * scan.x.cols);
   for (const Recurrence& s : sequences) scan.before.push_back(tape.save(std::span<const float>(s.state, floats)));
   const Matrix y = scan.y;
-  tape.record({y}, [scan = std::move(scan)](Reverse& back) { go_back(scan, back); });
+  tape.record({y}, [scan = std::move(scan)](Reverse& back) { scan_backward(scan, back); });
 }
 
 }  // namespace

@@ -190,7 +190,7 @@ std::vector<Runner::Part> Runner::compose() {
   std::vector<Part> parts;
   for (const auto& sequence : running_) {
     if (sequence->ended() || sequence->ticket().paused) continue;
-    sequence->settle();
+    sequence->restart_if_rescaled();
     if (sequence->reading()) continue;
     const int64_t count = sequence->piece(std::ssize(sequence->pending()));
     if (make_room(*sequence, count)) parts.push_back({sequence.get(), count, false});
@@ -308,13 +308,13 @@ void Runner::step(std::vector<Part>& parts, bool hidden) {
   histograms_.step_tokens.add(static_cast<double>(tokens));
   histograms_.step_sequences.add(static_cast<double>(parts.size()));
   for (const int64_t experts : recorder_.distinct) histograms_.distinct_experts.add(static_cast<double>(experts));
-  settle(parts, left, logits);
+  take_logits(parts, left, logits);
   counters_.busy_seconds += clock.seconds();
   histograms_.step_seconds.add(clock.seconds());
   step_began = 0;
 }
 
-void Runner::settle(std::vector<Part>& parts, const std::vector<char>& left, tensor::Matrix logits) {
+void Runner::take_logits(std::vector<Part>& parts, const std::vector<char>& left, tensor::Matrix logits) {
   std::vector<int64_t> first_row(parts.size());
   int64_t row = 0;
   for (size_t i = 0; i < parts.size(); ++i) first_row[i] = row, row += parts[i].sequence->rows();

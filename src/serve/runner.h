@@ -67,12 +67,12 @@ class Runner {
   void add_prompts(std::vector<Part>& parts, int64_t budget);
   void draft(std::vector<Part>& parts);
   bool make_room(Sequence& sequence, int64_t count);
-  /// Of sequences that get logits, or of those that get hidden states.
+  /// Evaluates the parts of sequences that get logits, or of those that get hidden states.
   void step(std::vector<Part>& parts, bool hidden);
-  void settle(std::vector<Part>& parts, const std::vector<char>& left, tensor::Matrix logits);
+  void take_logits(std::vector<Part>& parts, const std::vector<char>& left, tensor::Matrix logits);
   void retire();
   int64_t pages_free() const;
-  /// Of the root under which others may have computed a part of its prompt; none where it looks for nothing.
+  /// The key of the root under which others may have computed a part of its prompt; none where it does not look.
   std::optional<std::string> shared_key(const Ticket& ticket) const;
   int64_t uncached(const Ticket& ticket) const;
 

@@ -24,9 +24,9 @@ SequenceRules::SequenceRules(runtime::Engine& its_engine, bool keep)
       throw base::Error(base::ErrorKind::unsupported, "router",
                         "an expert capacity makes every answer depend on who else is being answered",
                         "serve without it");
-    not_causal |= !layers::kind_of(router.selection).causal;
-    random_routers |=
-        router.selection == layers::RouterSpec::Selection::sample || router.always.noise || router.always.jitter;
+    const layers::RouterKind& kind = layers::kind_of(router.selection);
+    not_causal |= !kind.causal;
+    random_routers |= kind.draws || router.always.noise || router.always.jitter;
   }
 }
 
@@ -61,7 +61,7 @@ Sequence::Sequence(const SequenceRules& rules, std::shared_ptr<Ticket> ticket,
   ticket_->state = RequestState::reading;
 }
 
-void Sequence::settle() {
+void Sequence::restart_if_rescaled() {
   if (cache_.length() == 0 || !models::starts_anew(*rules_.engine.model().decoder, written_for_, std::ssize(all_)))
     return;
   cache_.truncate(0);
@@ -435,7 +435,7 @@ void Sequence::end(FinishReason reason) {
                       .first_token_seconds = first_token_seconds_,
                       .decode_seconds = decode_seconds_,
                       .longest_gap_seconds = longest_gap_};
-  // Of the tokens that were put out: a piece that was forced may have been evaluated beyond them.
+  // Only as far as tokens were put out: a piece that was forced may have been evaluated beyond them.
   const int64_t positions =
       std::min(cache_.length(), std::max<int64_t>(static_cast<int64_t>(told_) - 1, std::ssize(request().prompt)));
   if (request().routed_experts && rules_.keep_routes)
@@ -446,7 +446,7 @@ void Sequence::end(FinishReason reason) {
   ticket_->send(std::move(finished));
 }
 
-void Sequence::fail(std::exception_ptr error) {
+void Sequence::fail(const std::exception_ptr& error) {
   if (std::exchange(ended_, true)) return;
   how_.usage = usage();
   ticket_->ended = true;

@@ -38,7 +38,7 @@ struct SequenceRules {
 
   /// Whether anything of this request's sequence can be another's.
   bool shares(const Request& request) const;
-  /// Of the tree's root for a sequence of `length` tokens of this request.
+  /// The key of the tree's root for a sequence of `length` tokens of this request.
   std::string key(const Request& request, int64_t length) const;
 };
 
@@ -66,7 +66,7 @@ class Sequence {
   std::span<const TokenId> pending() const { return std::span(all_).subspan(static_cast<size_t>(cache_.length())); }
   const runtime::KvCache& cache() const { return cache_; }
   Routes& routes() { return routes_; }
-  /// Of the tree's root that what it computes belongs under; prefix_key of its request, mostly.
+  /// The key of the root that what it computes belongs under; prefix_key of its request, mostly.
   const std::string& key() const { return key_; }
   bool shares() const { return rules_.shares(request()); }
   /// Pages it may come to need and does not hold yet.
@@ -74,7 +74,7 @@ class Sequence {
 
   /// Forgets everything where its keys are not those of a sequence as long as this has become (LongRoPE): before a step
   /// is composed.
-  void settle();
+  void restart_if_rescaled();
   /// Takes from the tree what has been computed of its tokens by now, perhaps by others.
   void catch_up(runtime::PrefixCache& tree);
   /// Gives the tree what it has computed. At the end of a sequence `all` of it, its answer too.
@@ -104,10 +104,10 @@ class Sequence {
   void tell_progress(double rate);
 
   void end(FinishReason reason);
-  void fail(std::exception_ptr error);
+  void fail(const std::exception_ptr& error);
 
  private:
-  // Of forced tokens, that count as decoding; and of rows whose logits are kept all at once.
+  // The most forced tokens that count as decoding, and rows whose logits are kept at once.
   static constexpr int64_t kLongestPiece = 32;
 
   bool wants_all_logits() const;

@@ -7,6 +7,7 @@ from trees import TreeTest
 
 BINARY = """#!/bin/sh
 case "$*" in
+  --help) printf 'An engine.\\n\\nCommands:\\n  run, go      Continue\\n               a text\\n\\nMore.\\n'; exit 0 ;;
   "run --help") echo "  -p,--prompt TEXT   what to go on from"; exit 0 ;;
   *) exit 2 ;;
 esac
@@ -20,6 +21,7 @@ class Docs(TreeTest):
         self.write({
             "README.md": "# The house\nSee [the map](docs/map.md#one-token).\n",
             "docs/map.md": "# Map\n## One `token`\n[up](../README.md#the-house), [here](#map)\n",
+            "docs/commands.md": "`coterie run M`\n",
             "dev": "verb_test() {\n}\n",
             "src/ops/matmul.h": "void grouped_matmul();\nstruct Pool { void run(); };\n",
             "src/ops/matmul.cpp": "",
@@ -47,6 +49,10 @@ class Docs(TreeTest):
             "`src/ops/` and `src/ops/matmul.{h,cpp}`, `src/*/matmul.h`; `grouped_matmul()`, `Pool::run`, `std::sort()`\n"
             "`./dev test -L unit`, `coterie run M --prompt x` [out](https://example.org/x)\n"
             "```sh\n./dev test\nbuild/release/coterie run M -p x | grep --color y\n# coterie is an engine\n```\n"), (0, ""))
+
+    def test_a_command_that_no_page_shows(self):
+        self.write({"docs/commands.md": "`coterie run`\n", "coterie": BINARY.replace("  run, go ", "  run\\n  fly ")})
+        self.assertEqual(self.check(""), (1, "docs/commands.md: does not show coterie fly\n"))
 
     def test_a_dead_link(self):
         self.assertIn("the link gone.md leads nowhere", self.fault("[x](gone.md)\n"))

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "layers/moe/balance_load.h"
+#include "layers/moe/routers/kind.h"
 #include "layers/moe/scores.h"
 #include "ops/log_sum_exp.h"
 
@@ -113,7 +114,7 @@ void RouterLosses::routed(const Routed& router) {
 
 const RouterLosses::Layer& RouterLosses::layer(int64_t at) const {
   const auto found = layers_.find(at);
-  base::require(found != layers_.end(), "router losses", "layer {} was not listened to", at);
+  base::require(found != layers_.end(), "router losses", "layer {} was not observed", at);
   return found->second;
 }
 
@@ -204,9 +205,8 @@ void check_trainable(const RouterSpec& spec, const RouterLossSpec& loss, std::st
   constexpr const char* kWithout = "remove that loss from the recipe";
   using Selection = RouterSpec::Selection;
   const bool balances = loss.balance != RouterLossSpec::Balance::none && loss.balance_coefficient > 0;
-  if (balances && (spec.selection == Selection::hash || spec.selection == Selection::base ||
-                   spec.selection == Selection::sinkhorn || spec.selection == Selection::expert_choice ||
-                   spec.selection == Selection::soft))
+  const RouterKind& kind = kind_of(spec.selection);
+  if (balances && kind.even)
     refuse("its own rule makes its loads even or fixed, so a balance loss has no effect", kWithout);
   if (loss.z_coefficient > 0 && (!spec.has_map() || spec.selection == Selection::soft))
     refuse("it has no logits of experts that a z-loss could keep small", kWithout);
@@ -222,7 +222,7 @@ void check_trainable(const RouterSpec& spec, const RouterLossSpec& loss, std::st
     refuse(has_importance(loss.balance) ? "outputs of experts that are summed have no weights, which importance sums"
                                         : "outputs of experts that are summed have no weights, so that no gradient "
                                           "reaches the router");
-  if (spec.experts_per_token > 1 || spec.selection == RouterSpec::Selection::sparsemixer) return;
+  if (spec.experts_per_token > 1 || kind.weigh != weigh_scores) return;
   if (spec.experts == 1) return;  // nothing to choose
   if (spec.renormalise)
     refuse(

@@ -40,7 +40,7 @@ class ChatAnswer final : public Answer {
     prompt_ = render_chat(input, model);
     request.prompt = prompt_ids(prompt_, false, model);
     request.boundaries = ends_of_turns(input, prompt_, request.prompt, model);
-    settle(form, prompt_, model);
+    constrain(form, prompt_, model);
     requests = copies(request, n);
     for (Request& each : requests) apply(form, model, each);
     for (int64_t i = 0; i < n; ++i) replies_.push_back(std::make_unique<Reply>(form));
@@ -150,8 +150,8 @@ class ChatAnswer final : public Answer {
 
   static void accept_chat(Fields& fields) {
     fields.refuse("audio", "this model answers with text alone");
-    fields.refuse("web_search_options", "nothing here searches the web");
-    fields.refuse("prediction", "is not used here");
+    fields.refuse("web_search_options", "this server does not search the web");
+    fields.refuse("prediction", "has no effect in this server");
     if (const base::Json* modalities = fields.array("modalities"))
       if (*modalities != base::Json::array({"text"}))
         throw ApiError(400, "modalities: text alone", "modalities", "unsupported_parameter");

@@ -18,7 +18,7 @@ Conversation read_conversation(const OrderedJson& chat, const ServedModel& model
   conversation.prompt = render_chat(input, model);
   conversation.ids = prompt_ids(conversation.prompt, false, model);
   conversation.boundaries = ends_of_turns(input, conversation.prompt, conversation.ids, model);
-  settle(conversation.form, conversation.prompt, model);
+  constrain(conversation.form, conversation.prompt, model);
   return conversation;
 }
 

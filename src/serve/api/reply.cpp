@@ -52,7 +52,7 @@ ReplyForm read_reply_form(Fields& fields, const OrderedJson& body, ChatInput& in
   return form;
 }
 
-void settle(ReplyForm& form, std::string prompt, const ServedModel& model) {
+void constrain(ReplyForm& form, std::string prompt, const ServedModel& model) {
   form.answer.prompt = std::move(prompt);
   form.constraint = text::answer_constraint(model.tokenizer, form.syntax, form.answer);
 }

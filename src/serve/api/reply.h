@@ -38,7 +38,7 @@ struct ReplyForm {
 /// tools into the template's input. Throws ApiError 400 for what cannot be held.
 ReplyForm read_reply_form(Fields& fields, const OrderedJson& body, ChatInput& input, const ServedModel& model);
 /// Makes the constraint, once the prompt is known. Throws base::Error naming the place in a schema that cannot be kept.
-void settle(ReplyForm& form, std::string prompt, const ServedModel& model);
+void constrain(ReplyForm& form, std::string prompt, const ServedModel& model);
 /// What the scheduler has to know of the form; each request gets a constraint of its own.
 void apply(const ReplyForm& form, const ServedModel& model, Request& request);
 

@@ -33,9 +33,29 @@ TEST(RouterKinds, TheTableIsInTheOrderOfTheirValuesAndEveryNameIsOnce) {
   EXPECT_EQ(kind_of(Selection::expert_choice).name, "expert_choice");
   EXPECT_EQ(kind_of(Selection::base).name, "base");
   EXPECT_EQ(kind_of(Selection::soft).name, "soft");
-  EXPECT_EQ(names.size(), static_cast<size_t>(Selection::soft) + 1);
+  EXPECT_EQ(kind_of(Selection::sample).name, "sample");
+  EXPECT_EQ(kind_of(Selection::sinkhorn).name, "sinkhorn");
   for (const RouterKind* kind : router_kinds())
     EXPECT_EQ(kind->causal, kind->name != "expert_choice" && kind->name != "soft");
+}
+
+// What sequences share goes by the key of a rule that draws, and by that of no other: RouterKind::draws has to be true.
+TEST(RouterKinds, OutsideOfTrainingTheKeyDecidesWhereARuleDrawsAndNowhereElse) {
+  std::vector<float> logits(16);
+  for (size_t i = 0; i < logits.size(); ++i) logits[i] = std::sin(static_cast<float>(3 * i));
+  for (size_t k = 0; k < router_kinds().size(); ++k) {
+    const RouterKind& kind = *router_kinds()[k];
+    if (!kind.choose) continue;
+    const RouterSpec spec = of_kind(static_cast<Selection>(k), 16, kind.name == "base" ? 1 : 2);
+    std::vector<double> scratch(static_cast<size_t>(choose_scratch(spec)));
+    std::set<std::vector<int32_t>> seen;
+    for (uint64_t key = 0; key < 64; ++key) {
+      std::vector<int32_t> ids(static_cast<size_t>(spec.experts_per_token));
+      kind.choose({spec, logits.data(), nullptr, {key, 3, 5, 7}, scratch}, ids.data());
+      seen.insert(ids);
+    }
+    EXPECT_EQ(seen.size() > 1, kind.draws) << kind.name;
+  }
 }
 
 // A table: the same id goes to the same experts wherever it stands, layers differ, and experts get ids evenly.

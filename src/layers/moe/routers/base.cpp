@@ -28,6 +28,11 @@ void check_base(const RouterSpec& spec, std::string_view where) {
 }  // namespace
 
 extern const RouterKind kBase;
-const RouterKind kBase = {.name = "base", .check = check_base, .choose = choose_top_k, .assign = assign_base};
+const RouterKind kBase = {.name = "base",
+                          .even = true,
+                          .check = check_base,
+                          .choose = choose_top_k,
+                          .assign = assign_base,
+                          .choice = describe_evened};
 
 }  // namespace coterie::layers

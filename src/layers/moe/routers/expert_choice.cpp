@@ -1,5 +1,8 @@
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <numeric>
+#include <string>
 #include <vector>
 
 #include "base/error.h"
@@ -55,13 +58,21 @@ void check_expert_choice(const RouterSpec& spec, std::string_view where) {
                "bias of selection, no capacity beside experts_per_token");
 }
 
+std::string describe_expert_choice(const RouterSpec& spec, const std::string& value) {
+  return fmt::format(
+      "those that take the token: each takes the T · {} / {} of a sequence's T tokens with its largest {} (not causal)",
+      spec.experts_per_token, spec.experts, value);
+}
+
 }  // namespace
 
 extern const RouterKind kExpertChoice;
 const RouterKind kExpertChoice = {.name = "expert_choice",
                                   .causal = false,
+                                  .even = true,
                                   .check = check_expert_choice,
                                   .assign = assign_expert_choice,
-                                  .any_number = true};
+                                  .any_number = true,
+                                  .choice = describe_expert_choice};
 
 }  // namespace coterie::layers

@@ -1,3 +1,6 @@
+#include <fmt/format.h>
+
+#include <string>
 #include <utility>
 
 #include "base/error.h"
@@ -36,9 +39,14 @@ void check_hash(const RouterSpec& spec, std::string_view where) {
                "a hash layer chooses by its table: no groups, no bias of selection, no noise");
 }
 
+std::string describe_hash(const RouterSpec& spec, const std::string&) {
+  return fmt::format("{} by a table of token ids", spec.experts_per_token);
+}
+
 }  // namespace
 
 extern const RouterKind kHash;
-const RouterKind kHash = {.name = "hash", .check = check_hash, .choose = choose_hash};
+const RouterKind kHash = {
+    .name = "hash", .even = true, .check = check_hash, .choose = choose_hash, .choice = describe_hash};
 
 }  // namespace coterie::layers

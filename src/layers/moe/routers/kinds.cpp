@@ -8,8 +8,8 @@ namespace coterie::layers {
 extern const RouterKind kTopK, kSample, kSparseMixer, kHash, kExpertChoice, kSinkhorn, kBase, kSoft;
 
 std::span<const RouterKind* const> router_kinds() {
-  static constexpr std::array<const RouterKind*, 8> kKinds = {&kTopK,         &kSample,   &kSparseMixer, &kHash,
-                                                              &kExpertChoice, &kSinkhorn, &kBase,        &kSoft};
+  static constexpr std::array kKinds = {&kTopK,         &kSample,   &kSparseMixer, &kHash,
+                                        &kExpertChoice, &kSinkhorn, &kBase,        &kSoft};
   return kKinds;
 }
 

@@ -1,5 +1,8 @@
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
+#include <string>
 
 #include "base/rng.h"
 #include "layers/moe/routers/kind.h"
@@ -29,9 +32,15 @@ void choose_sample(const TokenChoice& token, int32_t* ids) {
   best_experts(spec, values, keys, keys + spec.experts, ids);
 }
 
+std::string describe_sample(const RouterSpec& spec, const std::string& value) {
+  return fmt::format("{} drawn without replacement in proportion to softmax({}{})", spec.experts_per_token,
+                     spec.selection_bias ? "(" + value + ")" : "h",
+                     spec.temperature == 1 ? "" : fmt::format(" / {:g}", spec.temperature));
+}
+
 }  // namespace
 
 extern const RouterKind kSample;
-const RouterKind kSample = {.name = "sample", .choose = choose_sample};
+const RouterKind kSample = {.name = "sample", .draws = true, .choose = choose_sample, .choice = describe_sample};
 
 }  // namespace coterie::layers

@@ -60,7 +60,11 @@ void check_sinkhorn(const RouterSpec& spec, std::string_view where) {
 }  // namespace
 
 extern const RouterKind kSinkhorn;
-const RouterKind kSinkhorn = {
-    .name = "sinkhorn", .check = check_sinkhorn, .choose = choose_top_k, .assign = assign_sinkhorn};
+const RouterKind kSinkhorn = {.name = "sinkhorn",
+                              .even = true,
+                              .check = check_sinkhorn,
+                              .choose = choose_top_k,
+                              .assign = assign_sinkhorn,
+                              .choice = describe_evened};
 
 }  // namespace coterie::layers

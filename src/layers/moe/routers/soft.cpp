@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 
 #include "base/error.h"
 #include "layers/moe/routers/kind.h"
@@ -61,9 +62,14 @@ void check_soft(const RouterSpec& spec, std::string_view where) {
                "capacity, no hidden layer");
 }
 
+std::string describe_soft(const RouterSpec&, const std::string&) {
+  return "an expert's slot reads the tokens of a sequence by softmax(h) over them; a token gets the slots' outputs by "
+         "softmax(h) over them (not causal)";
+}
+
 }  // namespace
 
 extern const RouterKind kSoft;
-const RouterKind kSoft = {.name = "soft", .causal = false, .check = check_soft};
+const RouterKind kSoft = {.name = "soft", .causal = false, .even = true, .check = check_soft, .formula = describe_soft};
 
 }  // namespace coterie::layers

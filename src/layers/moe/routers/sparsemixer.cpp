@@ -1,6 +1,9 @@
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include "base/error.h"
@@ -107,6 +110,11 @@ void check_sparsemixer(const RouterSpec& spec, std::string_view where) {
                "own rounds");
 }
 
+std::string describe_sparsemixer(const RouterSpec& spec, const std::string& scale) {
+  return fmt::format("{} times the largest h left, with weight = {}its softmax among those left within {:g} of it",
+                     spec.experts_per_token, scale, 2 * spec.near_best);
+}
+
 }  // namespace
 
 extern const RouterKind kSparseMixer;
@@ -114,6 +122,7 @@ const RouterKind kSparseMixer = {.name = "sparsemixer",
                                  .check = check_sparsemixer,
                                  .choose = choose_sparsemixer,
                                  .weigh = weigh_sparsemixer,
-                                 .weigh_backward = weigh_sparsemixer_backward};
+                                 .weigh_backward = weigh_sparsemixer_backward,
+                                 .formula = describe_sparsemixer};
 
 }  // namespace coterie::layers

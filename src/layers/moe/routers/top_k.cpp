@@ -1,5 +1,7 @@
 #include "layers/moe/routers/top_k.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "layers/moe/routers/best.h"
@@ -55,6 +57,15 @@ void choose_top_k(const TokenChoice& token, int32_t* ids) {
   double* const values = token.scratch.data();  // [E], then [E] unused, then [groups]
   what_decides(token, values);
   best_experts(token.spec, values, values, values + 2 * token.spec.experts, ids);
+}
+
+std::string describe_largest(const RouterSpec& spec, const std::string& value) {
+  return spec.experts_per_token == 1 ? "the largest " + value
+                                     : fmt::format("the {} largest {}", spec.experts_per_token, value);
+}
+
+std::string describe_evened(const RouterSpec& spec, const std::string& value) {
+  return describe_largest(spec, value) + ", in training evened over a step";
 }
 
 extern const RouterKind kTopK;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string>
+
 #include "layers/moe/choose.h"
 
 namespace coterie::layers {
@@ -14,5 +16,8 @@ void best_experts(const RouterSpec& spec, const double* values, const double* ke
 
 /// RouterKind::choose of Selection::top_k, and of rules that are it outside of training.
 void choose_top_k(const TokenChoice& token, int32_t* ids);
+
+/// RouterKind::choice of rules that in training even the loads of a step, and are top_k outside of it.
+std::string describe_evened(const RouterSpec& spec, const std::string& value);
 
 }  // namespace coterie::layers
