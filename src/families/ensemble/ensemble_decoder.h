@@ -45,8 +45,9 @@ class EnsembleDecoder final : public models::Decoder {
   void read_alone(bool on) { reads_alone_ = on; }
   /// Weights [N] for every position, in place of the gate's: those of a prompt.
   void fix(std::vector<double> weights);
-  /// Hears the weights [rows, N] of all logits that are made.
-  void listen(std::function<void(tensor::ConstMatrix weights)> on_weights) { on_weights_ = std::move(on_weights); }
+  /// Hears the weights [rows, N] of all logits that are made, as long as what is returned lives.
+  using OnWeights = std::function<void(tensor::ConstMatrix weights)>;
+  [[nodiscard]] std::shared_ptr<const OnWeights> listen(OnWeights on_weights);
 
  private:
   std::vector<Model> models_;
@@ -55,7 +56,7 @@ class EnsembleDecoder final : public models::Decoder {
   models::ModelSpec spec_;
   std::vector<double> fixed_;
   bool reads_alone_ = false;
-  std::function<void(tensor::ConstMatrix weights)> on_weights_;
+  std::vector<std::weak_ptr<const OnWeights>> listeners_;
 };
 
 }  // namespace coterie::families
