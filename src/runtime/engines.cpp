@@ -44,7 +44,7 @@ Engines::Engines(const std::filesystem::path& folder, const families::OpenOption
   together_ = gated.decoder;
   report_->models = families::names_of(*gate_, together_->models());
   if (!chooses())
-    listens_ = together_->listen([log = report_.get()](tensor::ConstMatrix weights) {
+    together_->listen([log = report_.get()](tensor::ConstMatrix weights) {
       for (int64_t r = 0; r < weights.rows; ++r) {
         const float* row = weights.row(r);
         for (size_t i = 0; i < log->weights.size(); ++i) log->weights[i] += static_cast<double>(row[i]);

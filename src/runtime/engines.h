@@ -78,7 +78,6 @@ class Engines {
   std::vector<std::unique_ptr<Engine>> engines_;
   families::EnsembleDecoder* together_ = nullptr;  // of the one engine, where the models run as one
   std::unique_ptr<GateReport> report_;             // stays where it is: it is written to while a step runs
-  std::shared_ptr<const void> listens_;            // for the report
 };
 
 }  // namespace coterie::runtime

@@ -27,7 +27,7 @@ GatedModels gated_models(const Engine& engine) {
 
 std::shared_ptr<const void> listen_to_gate(Engine& engine, std::function<void(tensor::ConstMatrix weights)> on_weights) {
   auto* decoder = dynamic_cast<EnsembleDecoder*>(engine.model().decoder.get());
-  return decoder ? decoder->listen(std::move(on_weights)) : nullptr;
+  return decoder ? decoder->listen_while(std::move(on_weights)) : nullptr;
 }
 
 }  // namespace coterie::runtime

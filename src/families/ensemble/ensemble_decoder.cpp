@@ -237,7 +237,7 @@ void EnsembleDecoder::fix(std::vector<double> weights) {
   fixed_ = std::move(weights);
 }
 
-std::shared_ptr<const EnsembleDecoder::OnWeights> EnsembleDecoder::listen(OnWeights on_weights) {
+std::shared_ptr<const EnsembleDecoder::OnWeights> EnsembleDecoder::listen_while(OnWeights on_weights) {
   std::erase_if(listeners_, [](const std::weak_ptr<const OnWeights>& each) { return each.expired(); });
   auto listener = std::make_shared<const OnWeights>(std::move(on_weights));
   listeners_.push_back(listener);
