@@ -32,6 +32,7 @@ double read(runtime::Engine& engine, std::span<const int32_t> ids, int64_t step,
     engine.evaluate({&one, 1}, {.observer = writer ? &writer->observer() : nullptr});
     if (writer) writer->add(piece, 0, first);
   }
+  if (writer) writer->commit();
   return clock.seconds();
 }
 
@@ -60,6 +61,7 @@ void Trace(benchmark::State& state) {
     }
     ratios.push_back(traced / plain);
   }
+  std::filesystem::remove(file);
   std::sort(ratios.begin(), ratios.end());
   const auto n = static_cast<double>(ratios.size()), spread = 1.96 * std::sqrt(n) / 2;
   const auto at = [&](double i) { return ratios[static_cast<size_t>(std::clamp(i, 0.0, n - 1))]; };

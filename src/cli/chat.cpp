@@ -191,7 +191,7 @@ void Chat::answer(const std::string& message, bool instead) {
                            ? fmt::format("{} no longer reads the oldest {} messages", engine.model().name, dropped)
                            : fmt::format("the oldest {} messages were dropped", dropped)));
   };
-  live = live_experts(has_routers(engine) ? options_.experts : "", engine);
+  live = live_experts(has_routers(engine) || is_gated(engine) ? options_.experts : "", engine);
   if (live) options.on_token = [&](int32_t id) { progress.clear(), print(live->next(id)); };
   layers::Observers observers{loads_ ? &*loads_ : nullptr, live ? &*live : nullptr};
   layers::Observer* const observer = observers.get();

@@ -14,9 +14,11 @@
 #include "cli/expert_worth.h"
 #include "cli/help.h"
 #include "cli/options.h"
+#include "cli/output_file.h"
 #include "cli/print_ensemble.h"
 #include "cli/terminal.h"
 #include "cli/text_windows.h"
+#include "cli/token_losses.h"
 #include "lens/silence.h"
 #include "models/score.h"
 
@@ -26,10 +28,10 @@ namespace {
 
 struct EvalOptions {
   ModelOptions model;
-  std::string text, choices;
+  std::string text, choices, losses;
   std::optional<int64_t> window, tokens, questions;
   std::vector<std::string> silence;
-  bool json = false, truncate = false, each_expert = false;
+  bool json = false, truncate = false, each_expert = false, force = false;
 };
 
 /// Nothing when no expert is to be silent.
@@ -52,6 +54,10 @@ int perplexity_command(runtime::Engines& engines, const EvalOptions& options) {
   const TextWindows windows(engines.front(), options.text, window, options.tokens.value_or(0));
   models::CrossEntropy cross_entropy;
   const std::optional<lens::Silence> silence = silence_of(engines, options);
+  if (!options.losses.empty())
+    for (const auto& engine : engines.all()) refuse_existing_output(engine->model(), options.losses, options.force);
+  TokenLosses losses;
+  std::vector<double> of_window;
   Progress progress;
   const base::Stopwatch clock;
   for (int64_t w = 0; w < windows.count(); ++w) {
@@ -59,9 +65,12 @@ int perplexity_command(runtime::Engines& engines, const EvalOptions& options) {
     const std::vector<int32_t> ids = windows.at(w);
     runtime::Engine& engine = engines.choose(std::span<const int32_t>(ids));
     runtime::KvCache cache = engine.make_cache();
-    score(engine, cache, ids, 1, cross_entropy, silence ? &*silence : nullptr);
+    of_window.clear();
+    score(engine, cache, ids, 1, cross_entropy, silence ? &*silence : nullptr, &of_window);
+    if (!options.losses.empty()) losses.add(ids, of_window);
   }
   progress.clear();
+  if (!options.losses.empty()) losses.write(options.losses, engines.name(), options.text);
   const double seconds = clock.seconds(), loss = cross_entropy.mean();
   const double perplexity = std::exp(loss), error = perplexity * cross_entropy.standard_error();
   if (options.json) {
@@ -194,6 +203,11 @@ int eval_command(const EvalOptions& options) {
   if (options.each_expert && (!text || !options.silence.empty()))
     base::fail(base::ErrorKind::bad_input, "--each-expert",
                "is for --text, without --silence: it silences them in turn");
+  if (!options.losses.empty() && (!text || options.each_expert))
+    base::fail(base::ErrorKind::bad_input, "--losses", "is for --text, without --each-expert");
+  if (options.force && options.losses.empty())
+    base::fail(base::ErrorKind::bad_input, "--force", "is for the file of --losses");
+  if (!options.losses.empty()) refuse_output_file(options.losses, options.force);
   if (!text && !options.silence.empty()) base::fail(base::ErrorKind::bad_input, "--silence", "is for --text");
   runtime::Engines engines = open_engines(options.model);
   const int code = options.each_expert ? worths_command(engines, options)
@@ -235,6 +249,11 @@ void add_eval(CLI::App& app, Action& action) {
   {
     const Heading heading(*command, kOutput);
     command->add_flag("--json", options->json, "As JSON");
+    command
+        ->add_option("--losses", options->losses,
+                     "Write the loss of each prediction, safetensors: ids, before, sequence, position, loss [N]")
+        ->type_name("FILE");
+    add_force(*command, options->force);
   }
   options->model.add_routing(*command);
   {
@@ -268,7 +287,7 @@ void add_eval(CLI::App& app, Action& action) {
       "  coterie perplexity model.gguf -f book.txt        (the same)\n"
       "  coterie eval model.gguf --text book.txt --precision f32 --tokens 20000 --json\n"
       "  coterie eval model.gguf --choices arc-easy.jsonl\n"
-      "  coterie eval model.gguf --text book.txt --silence 3:7\n"
+      "  coterie eval model.gguf --text book.txt --silence 3:7 --losses without.safetensors\n"
       "  coterie eval model.gguf --text book.txt --tokens 5000 --each-expert");
   command->callback([=, &action] { action = [options] { return eval_command(*options); }; });
 }

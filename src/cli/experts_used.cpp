@@ -41,20 +41,19 @@ CLI::Option* add_experts(CLI::App& app, std::string& how) {
   return app
       .add_flag("--experts{end}", how,
                 "Which experts the tokens went to, layer by layer, at the end; --experts=live: also token by token, "
-                "each with "
-                "the first expert of every layer")
+                "each with the first expert of every layer, and with the model of an ensemble that weighed most")
       ->check(CLI::IsMember({"end", "live"}));
 }
 
-std::optional<LiveExperts> live_experts(const std::string& how, const runtime::Engine& engine) {
+bool is_gated(const runtime::Engine& engine) {
+  return dynamic_cast<const families::EnsembleDecoder*>(engine.model().decoder.get()) != nullptr;
+}
+
+std::optional<LiveExperts> live_experts(const std::string& how, runtime::Engine& engine) {
   if (how != "live") return {};
-  (void)experts_listener(engine);  // refuses a model without routers
-  if (dynamic_cast<const families::EnsembleDecoder*>(engine.model().decoder.get()))
-    base::fail(base::ErrorKind::unsupported, "--experts",
-               "=live shows one model's layers, not those of all behind a gate");
+  if (!is_gated(engine)) (void)experts_listener(engine);  // refuses a model without routers
   const text::Tokenizer* tokenizer = &engine.tokenizer();
-  return LiveExperts(engine.spec(), terminal_columns(),
-                     [tokenizer](int32_t id) { return tokenizer->decode({{id}}, false); });
+  return LiveExperts(engine, terminal_columns(), [tokenizer](int32_t id) { return tokenizer->decode({{id}}, false); });
 }
 
 bool has_routers(const runtime::Engine& engine) {
@@ -67,7 +66,7 @@ lens::RouterLoads experts_listener(const runtime::Engine& engine) {
   const models::ModelSpec& spec = engine.spec();
   for (const models::BlockSpec& block : spec.blocks)
     if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn)) return lens::RouterLoads(moe->router.score);
-  if (dynamic_cast<const families::EnsembleDecoder*>(engine.model().decoder.get()))
+  if (is_gated(engine))
     base::fail(base::ErrorKind::bad_input, "--experts", "none of the models of {} has routers", engine.model().name);
   base::fail(base::ErrorKind::bad_input, "--experts", "{}: a {} model has no routers", engine.model().name,
              spec.family.shown());

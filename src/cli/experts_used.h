@@ -14,9 +14,11 @@ namespace coterie::cli {
 
 /// --experts, and --experts=live: `how` becomes "end" or "live".
 CLI::Option* add_experts(CLI::App& app, std::string& how);
-/// A strip where `how` is "live". Throws as experts_listener does.
-std::optional<LiveExperts> live_experts(const std::string& how, const runtime::Engine& engine);
+/// A strip where `how` is "live". Throws as experts_listener does, but for an ensemble, whose models it shows.
+std::optional<LiveExperts> live_experts(const std::string& how, runtime::Engine& engine);
 
+/// Whether the engine runs several models behind a gate.
+bool is_gated(const runtime::Engine& engine);
 /// Whether any block of the model has a router.
 bool has_routers(const runtime::Engine& engine);
 /// An observer of all routers of the model. Throws bad_input, naming --experts, when it has none: behind a gate the

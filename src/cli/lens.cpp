@@ -14,6 +14,7 @@
 #include "cli/commands.h"
 #include "cli/help.h"
 #include "cli/options.h"
+#include "cli/output_file.h"
 #include "cli/terminal.h"
 #include "cli/text_input.h"
 #include "lens/lens_report.h"
@@ -95,7 +96,10 @@ lens::Corpus corpus_of(const text::Tokenizer& tokenizer, const std::vector<lens:
     corpus.names.push_back(document.name), corpus.genres.push_back(document.genre);
   }
   if (!tagged) corpus.tag.clear();
-  if (corpus.ids.size() < 2) base::fail(base::ErrorKind::bad_input, "--text", "holds no text");
+  if (corpus.ids.size() < 2)
+    base::fail(base::ErrorKind::bad_input, documents.size() == 1 ? documents.front().name : "--text",
+               "holds {}: there is nothing to study, expected some hundred at least",
+               base::plural(std::ssize(corpus.ids), "token"));
   return corpus;
 }
 
@@ -161,7 +165,7 @@ int lens_command(LensOptions& options) {
   if (fs::path(options.out).extension() == ".json")
     base::fail(base::ErrorKind::bad_input, "--output", "{} is to be the page; its figures go to a .json beside it",
                options.out);
-  for (const fs::path& out : {fs::path(options.out), json}) refuse_existing_output(out, options.force);
+  for (const fs::path& out : {fs::path(options.out), json}) refuse_output_file(out, options.force);
   runtime::Engine engine = open_engine(options.model);
   const std::vector<lens::Document> documents = documents_of(options);
   lens::Corpus corpus = corpus_of(engine.tokenizer(), documents, options.tokens);
@@ -198,8 +202,12 @@ int lens_command(LensOptions& options) {
                                        corpus.choices)}});
   }
   progress.clear();
-  base::write_text(json, study.dump(1, ' ', false, base::Json::error_handler_t::replace) + "\n");
-  base::write_text(options.out, lens::lens_report(study));
+  // Both or neither.
+  base::AtomicFile figures(json), page(options.out);
+  figures.write(study.dump(1, ' ', false, base::Json::error_handler_t::replace) + "\n");
+  page.write(lens::lens_report(study));
+  figures.commit();
+  page.commit();
   print_note(fmt::format("{} and {}: {} of {}; read in {:.1f} s, counted in {:.1f} s", options.out,
                          json.filename().string(), base::plural(corpus.tokens(), "token"),
                          base::plural(std::ssize(corpus.names), "document"), reading, counting));
@@ -240,7 +248,9 @@ void add_lens(CLI::App& app, Action& action) {
                      "Random orders of the labels that what was counted is compared with (default: 20)")
         ->type_name("N")
         ->check(between(1, 10000));
-    command->add_option("--seed", options->study.seed, "Of those orders (default: 1)")->type_name("N");
+    command->add_option("--seed", options->study.seed, "Of those orders (default: 1)")
+        ->type_name("N")
+        ->check(at_least(0));
   }
   {
     const Heading heading(*command, kOutput);

@@ -96,7 +96,9 @@ int run_command(RunOptions& options) {
   runtime::Engine& engine = engines.choose(std::string_view(text));
   const std::vector<text::TokenId> ids = prompt_ids(options, engines, engine, text, generation_options.constraint);
   std::optional<lens::RouterLoads> loads;
-  if (!options.experts.empty()) loads = experts_listener(engine);
+  // The end of a dense ensemble's strip has no experts to count.
+  if (!options.experts.empty() && (options.experts == "end" || !is_gated(engine) || has_routers(engine)))
+    loads = experts_listener(engine);
   std::optional<LiveExperts> live = live_experts(options.experts, engine);
   if (live && options.json) base::fail(base::ErrorKind::bad_input, "--experts", "=live and --json both print");
   layers::Observers observers{loads ? &*loads : nullptr, live ? &*live : nullptr};

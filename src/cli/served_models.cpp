@@ -158,11 +158,21 @@ struct Running {
   serve::SchedulerBackend backend;
 };
 
+int64_t parameters_of(const families::Model& model) {
+  const auto* ensemble = dynamic_cast<const families::EnsembleDecoder*>(model.decoder.get());
+  if (!ensemble) return models::account(model.decoder->spec()).total();
+  int64_t sum = 0;
+  for (const families::Model& each : ensemble->models()) sum += parameters_of(each);
+  return sum;
+}
+
 // What the page says about the cost of routing.
 void add_routing(const runtime::Engine& engine, serve::ServedModel& served) {
   const models::ModelSpec& spec = engine.spec();
-  if (dynamic_cast<const families::EnsembleDecoder*>(engine.model().decoder.get())) return;
   served.spec = spec;
+  served.gated = runtime::gated_models(engine);
+  if (const auto* ensemble = dynamic_cast<const families::EnsembleDecoder*>(engine.model().decoder.get()))
+    served.gate = name(ensemble->gate().kind);
   const runtime::WeightBytes bytes = runtime::weight_bytes(*engine.model().decoder);
   constexpr auto kExperts = static_cast<size_t>(models::Place::experts);
   served.dense_bytes = bytes.all_touched() - bytes.touched[kExperts];
@@ -200,7 +210,7 @@ void describe(const ServeOptions& options, const ModelOptions& opened, Running& 
   served.vocabulary = spec.vocabulary;
   served.width = spec.width;
   served.layers = std::ssize(spec.blocks);
-  served.parameters = models::account(spec).total();
+  served.parameters = parameters_of(model);
   served.file_bytes = model.source ? model.source->file_bytes() : bytes_on_disk(opened.model);
   const serve::RouteLayout routes(spec);
   for (int64_t layer = 0; layer < served.layers; ++layer)

@@ -15,6 +15,7 @@
 #include "cli/commands.h"
 #include "cli/help.h"
 #include "cli/options.h"
+#include "cli/output_file.h"
 #include "cli/terminal.h"
 #include "cli/text_windows.h"
 #include "models/score.h"
@@ -41,7 +42,7 @@ std::vector<std::vector<int32_t>> sequences_of(const runtime::Engine& engine, co
 }
 
 int record(TraceOptions& options) {
-  refuse_existing_output(options.out, options.force);
+  refuse_output_file(options.out, options.force);
   runtime::Engine engine = open_engine(options.model);
   refuse_existing_output(engine.model(), options.out, options.force);
   lens::RouterShape shape = lens::router_shape(engine.spec());

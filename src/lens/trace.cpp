@@ -61,23 +61,31 @@ void TraceWriter::put(const std::string& name, int64_t row, std::span<const T> v
 }
 
 void TraceWriter::add(std::span<const int32_t> ids, int64_t sequence, int64_t first) {
-  const int64_t n = std::ssize(ids), count = recorder_.shape().count(), k = recorder_.shape().choices;
-  base::require(recorder_.tokens() == n && written_ + n <= all_, "trace",
-                "{} tokens were observed of {}; {} of {} before", recorder_.tokens(), n, written_, all_);
-  std::vector<int32_t> of(ids.size(), static_cast<int32_t>(sequence)), position(ids.size());
-  for (size_t i = 0; i < position.size(); ++i) position[i] = static_cast<int32_t>(first + static_cast<int64_t>(i));
-  put<int32_t>("ids", written_, ids);
-  put<int32_t>("sequence", written_, of);
-  put<int32_t>("position", written_, position);
+  const int64_t n = std::ssize(ids), kept = std::ssize(ids_);
+  base::require(recorder_.tokens() == kept + n && written_ + kept + n <= all_, "trace",
+                "{} tokens were observed of {}; {} of {} before", recorder_.tokens() - kept, n, written_ + kept, all_);
+  ids_.insert(ids_.end(), ids.begin(), ids.end());
+  sequence_.insert(sequence_.end(), ids.size(), static_cast<int32_t>(sequence));
+  for (int64_t i = 0; i < n; ++i) position_.push_back(static_cast<int32_t>(first + i));
+  if (std::ssize(ids_) >= kTokensKept) write();
+}
+
+void TraceWriter::write() {
+  const int64_t n = std::ssize(ids_), count = recorder_.shape().count(), k = recorder_.shape().choices;
+  put<int32_t>("ids", written_, ids_);
+  put<int32_t>("sequence", written_, sequence_);
+  put<int32_t>("position", written_, position_);
   const Choices& choices = recorder_.choices();
   put<int16_t>("experts", written_ * count * k, choices.experts);
   put<float>("weights", written_ * count * k, choices.weights);
   put<float>("entropy", written_ * count, choices.entropy);
   written_ += n;
   recorder_.clear();
+  ids_.clear(), sequence_.clear(), position_.clear();
 }
 
 void TraceWriter::commit() {
+  write();
   base::require(written_ == all_, "trace", "{} of {} tokens were written", written_, all_);
   file_.commit();
 }

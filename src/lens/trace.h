@@ -33,17 +33,21 @@ class TraceWriter {
 
   /// Whom to give a pass as its observer.
   layers::Observer& observer() { return recorder_; }
-  /// After a step that has evaluated `ids` of one sequence from position `first` on: writes what was observed of it.
+  /// After a step that has evaluated `ids` of one sequence from position `first` on: takes what was observed of it, and
+  /// writes some hundred tokens at once, so that an answer's single ones cost no calls of the system each.
   void add(std::span<const int32_t> ids, int64_t sequence, int64_t first);
   /// Throws internal when fewer than N tokens were added.
   void commit();
   int64_t bytes() const { return bytes_; }
 
  private:
+  static constexpr int64_t kTokensKept = 256;
   template <typename T>
   void put(const std::string& name, int64_t row, std::span<const T> values);
+  void write();
 
   ChoiceRecorder recorder_;
+  std::vector<int32_t> ids_, sequence_, position_;  // of tokens that are not written yet
   int64_t all_, written_ = 0, bytes_ = 0;
   std::map<std::string, int64_t> begins_;  // of each tensor in the file
   base::AtomicFile file_;

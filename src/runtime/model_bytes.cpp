@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/memory.h"
+#include "families/ensemble/ensemble_decoder.h"
 #include "runtime/expert_store/thread_reader.h"
 #include "runtime/expert_store/uring_reader.h"
 #include "runtime/memory_plan.h"
@@ -178,6 +179,8 @@ bool ModelBytes::advance(double seconds, bool read) {
 class ModelBytes::Surveyor final : public layers::TensorReader {
  public:
   explicit Surveyor(const ModelBytes& bytes) : of_(bytes) {}
+  /// What is read next belongs to a model whose layers begin there.
+  void begin_at(int64_t first_layer) { first_layer_ = first_layer; }
   void matrix(const Tensor& tensor, int64_t, int64_t, const tensor::Weight& slot) override {
     add(tensor, where(slot), slot.bytes());
   }
@@ -211,6 +214,7 @@ class ModelBytes::Surveyor final : public layers::TensorReader {
     int64_t number = -1;
     if (tensor.path.starts_with(kBlocks))
       std::from_chars(tensor.path.data() + kBlocks.size(), tensor.path.data() + tensor.path.size(), number);
+    if (number >= 0) number += first_layer_;
     const auto known = std::find_if(result.begin(), result.end(), [&](const Layer& l) { return l.layer == number; });
     return known == result.end() ? result.emplace_back(Layer{.layer = number, .bytes = {}, .experts = {}}) : *known;
   }
@@ -226,13 +230,20 @@ class ModelBytes::Surveyor final : public layers::TensorReader {
   }
 
   const ModelBytes& of_;
-  int64_t stored_layer_ = -1;
+  int64_t stored_layer_ = -1, first_layer_ = 0;
   bool after_gate_ = false;
 };
 
 std::vector<ModelBytes::Layer> ModelBytes::layers() const {
   Surveyor surveyor(*this);
-  model_.decoder->read(surveyor);
+  if (const auto* ensemble = dynamic_cast<const families::EnsembleDecoder*>(model_.decoder.get())) {
+    for (int64_t i = 0; i < std::ssize(ensemble->models()); ++i) {
+      surveyor.begin_at(ensemble->first_layer(i));
+      ensemble->models()[static_cast<size_t>(i)].decoder->read(surveyor);
+    }
+  } else {
+    model_.decoder->read(surveyor);
+  }
   return std::move(surveyor.result);
 }
 

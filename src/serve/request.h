@@ -58,7 +58,7 @@ struct Request {
   // Finished::embedding, their mean or that of the last token. With max_tokens 0. It bypasses the prefix cache.
   enum class Pooling { none, mean, last } pooling = Pooling::none;
   bool routed_experts = false;             // in Finished::routed_experts
-  bool tells_routes = false;               // RoutesKnown comes, as positions are evaluated
+  bool tells_routes = false;               // RoutesKnown comes as positions are evaluated, and model_weights
   bool use_cache = true;                   // whether what is cached may be used; what is computed is cached in any case
   std::string cache_salt;                  // requests share prefixes only with those of the same salt
   int64_t priority = 0;                    // higher goes first; waiting raises it by one each ageing_seconds
@@ -101,6 +101,9 @@ struct RoutesKnown {
   std::vector<uint16_t> experts;              // [positions, layers, K] best first; 65535: none
   std::vector<uint16_t> weights;              // the same, f16: what the outputs are multiplied by
   std::vector<uint16_t> entropy;              // [positions, layers] f16: of the router's scores, in nats
+  // Where experts are read from the disk: bytes that the step which ended with these positions read, and the tokens of
+  // all sequences that took part in it. -1: all experts are in memory.
+  int64_t disk_bytes = -1, step_tokens = 0;
 };
 /// Of a prompt, with Request::prompt_logprobs: for each token from the second on, [prompt - 1].
 struct PromptScored {
@@ -114,6 +117,9 @@ struct TokenChosen {
   float logprob = 0;  // with Request::logprobs >= 0
   std::vector<TokenLogprob> top;  // best first
   bool forced = false;            // the constraint left no choice
+  // [N] with Request::tells_routes: what the gate of an ensemble gave each model for the probabilities that it was
+  // chosen from. Empty for one model, and for a token that no model was asked for.
+  std::vector<float> model_weights = {};
 };
 
 enum class FinishReason { end_token, stop_string, max_tokens, context_full, cancelled };

@@ -46,7 +46,13 @@ RoutedExperts gather(const RouteLayout& layout, const Routes& routes, int64_t po
 }
 
 RoutesKnown known(const RouteLayout& layout, const Routes& routes, int64_t first, int64_t end) {
-  RoutesKnown result{first, end - first, layout.layers, layout.experts_per_token, {}, {}, {}};
+  RoutesKnown result{.first = first,
+                     .positions = end - first,
+                     .layers = layout.layers,
+                     .experts_per_token = layout.experts_per_token,
+                     .experts = {},
+                     .weights = {},
+                     .entropy = {}};
   for (int64_t p = first; p < end; ++p) {
     const auto experts = place(layout, routes, p);
     const auto weights = experts + layout.choices(), entropy = weights + layout.choices();

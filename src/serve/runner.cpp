@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "runtime/gated_models.h"
 
 namespace coterie::serve {
 
@@ -22,6 +23,10 @@ Runner::Runner(runtime::Engine& engine, const SchedulerOptions& options, const s
       recorder_(rules_.routes),
       order_(options.ageing_seconds),
       histograms_(empty_histograms()) {
+  listens_to_gate_ = runtime::listen_to_gate(engine_, [this](tensor::ConstMatrix weights) {
+    models_ = weights.cols;
+    model_weights_.assign(weights.data, weights.data + weights.rows * weights.cols);
+  });
   if (options_.cache_dir.empty() || !options_.prefix_cache) return;
   tree_.keep_on(
       std::make_unique<runtime::PageStore>(runtime::PageStore::Options{
@@ -268,6 +273,7 @@ void Runner::step(std::vector<Part>& parts, bool hidden) {
   std::vector<MaskWorker::Job> masks;
   int64_t reading = 0, decoding = 0, tokens = 0;
   recorder_.clear();
+  model_weights_.clear();
   for (size_t i = 0; i < parts.size(); ++i) {
     Sequence& sequence = *parts[i].sequence;
     leaves[i] = [&, i](int64_t) {
@@ -284,6 +290,7 @@ void Runner::step(std::vector<Part>& parts, bool hidden) {
   step_began = now();
   const base::Stopwatch clock;
   masks_.start(std::move(masks));
+  const int64_t disk_before = disk_bytes();
   tensor::Matrix logits;
   try {
     logits = engine_.evaluate(steps, {.observer = &recorder_, .hidden = hidden});
@@ -308,19 +315,32 @@ void Runner::step(std::vector<Part>& parts, bool hidden) {
   histograms_.step_tokens.add(static_cast<double>(tokens));
   histograms_.step_sequences.add(static_cast<double>(parts.size()));
   for (const int64_t experts : recorder_.distinct) histograms_.distinct_experts.add(static_cast<double>(experts));
-  take_logits(parts, left, logits);
+  take_logits(parts, left, logits, {disk_before < 0 ? -1 : disk_bytes() - disk_before, tokens});
   counters_.busy_seconds += clock.seconds();
   histograms_.step_seconds.add(clock.seconds());
   step_began = 0;
 }
 
-void Runner::take_logits(std::vector<Part>& parts, const std::vector<char>& left, tensor::Matrix logits) {
+int64_t Runner::disk_bytes() const {
+  runtime::ExpertStore* const store = engine_.bytes().store();
+  if (!store) return -1;
+  const runtime::StreamFigures& figures = store->figures();
+  return figures.decode.bytes + figures.prompt.bytes;
+}
+
+void Runner::take_logits(std::vector<Part>& parts, const std::vector<char>& left, tensor::Matrix logits,
+                         const Sequence::StepReads& reads) {
   std::vector<int64_t> first_row(parts.size());
   int64_t row = 0;
   for (size_t i = 0; i < parts.size(); ++i) first_row[i] = row, row += parts[i].sequence->rows();
   engine_.context().pool.each(std::ssize(parts), [&](int64_t task, int) {
     const auto i = static_cast<size_t>(task);
-    if (!left[i]) parts[i].sequence->weigh(logits.row_range(first_row[i], first_row[i] + parts[i].sequence->rows()));
+    if (left[i]) return;
+    const int64_t rows = parts[i].sequence->rows();
+    const bool gated = !model_weights_.empty();
+    const tensor::ConstMatrix weights(gated ? model_weights_.data() + first_row[i] * models_ : nullptr, rows,
+                                      gated ? models_ : 0);
+    parts[i].sequence->weigh(logits.row_range(first_row[i], first_row[i] + rows), weights);
   });
   std::vector<double> gaps;
   for (size_t i = 0; i < parts.size(); ++i) {
@@ -332,7 +352,7 @@ void Runner::take_logits(std::vector<Part>& parts, const std::vector<char>& left
     try {
       // Before it may end: its pages are to be there for whoever waits for the same beginning.
       if (parts[i].reading && options_.prefix_cache) sequence.keep(tree_);
-      sequence.deliver(gaps);
+      sequence.deliver(gaps, reads);
       if (parts[i].reading && !sequence.ended()) sequence.tell_progress(cost_.prompt_rate());
     } catch (...) {
       sequence.fail(std::current_exception());

@@ -69,7 +69,10 @@ class Runner {
   bool make_room(Sequence& sequence, int64_t count);
   /// Evaluates the parts of sequences that get logits, or of those that get hidden states.
   void step(std::vector<Part>& parts, bool hidden);
-  void take_logits(std::vector<Part>& parts, const std::vector<char>& left, tensor::Matrix logits);
+  void take_logits(std::vector<Part>& parts, const std::vector<char>& left, tensor::Matrix logits,
+                   const Sequence::StepReads& reads);
+  /// Bytes of experts that have been read from the disk so far; -1 where all are in memory.
+  int64_t disk_bytes() const;
   void retire();
   int64_t pages_free() const;
   /// The key of the root under which others may have computed a part of its prompt; none where it does not look.
@@ -83,6 +86,9 @@ class Runner {
   CacheBudget budget_;
   runtime::PrefixCache tree_;
   RouteRecorder recorder_;
+  std::vector<float> model_weights_;  // of an ensemble: of each row of the step's logits, [rows, N]
+  int64_t models_ = 0;                // N
+  std::shared_ptr<const void> listens_to_gate_;
   MaskWorker masks_;
   StepCost cost_;
   PromptOrder order_;
@@ -91,7 +97,9 @@ class Runner {
   bool has_ended_ = false;
   int64_t least_refused_ = INT64_MAX;  // pages that were too many, since the last sequence ended
   mutable int64_t evictable_ = 0;
-  mutable base::Stopwatch memory_age_;
+  mutable base::Stopwatch memory_age_, places_age_;
+  mutable double places_took_ = 0;
+  mutable std::vector<std::vector<uint8_t>> places_;
   int64_t decode_steps_left_ = 0;  // before the next piece of a prompt
   double answer_seconds_ = 0, decode_rate_ = 0;
   Counters counters_;

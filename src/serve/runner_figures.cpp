@@ -72,6 +72,22 @@ void Runner::retire() {
   if (gone > 0 && budget_.states > 0) tree_.limit_states(budget_.states - budget_.states_of_sequence * running());
 }
 
+namespace {
+
+std::vector<std::vector<uint8_t>> expert_places(const runtime::ModelBytes& bytes, const RouteLayout& layout) {
+  std::vector<std::vector<uint8_t>> places(static_cast<size_t>(layout.layers));
+  for (const runtime::ModelBytes::Layer& layer : bytes.layers()) {
+    if (layer.layer < 0 || layer.layer >= std::ssize(layout.layer)) continue;
+    const int64_t routed = layout.layer[static_cast<size_t>(layer.layer)];
+    if (routed < 0) continue;
+    for (const runtime::Where where : layer.experts)
+      places[static_cast<size_t>(routed)].push_back(static_cast<uint8_t>(where));
+  }
+  return places;
+}
+
+}  // namespace
+
 void Runner::report(Snapshot& snapshot) const {
   const runtime::PagePool& pool = *engine_.pages();
   const int64_t page = pool.page_bytes(), state = engine_.cache().state.bytes(), in_use = pool.pages_in_use();
@@ -88,6 +104,15 @@ void Runner::report(Snapshot& snapshot) const {
                      .states_cached = tree_.states() * state,
                      .routes = rules_.keep_routes ? in_use * rules_.routes.page_bytes() : 0,
                      .nodes = tree_.nodes() * kNodeBytes};
+  // It looks at every weight: at most a hundredth of the time goes there.
+  if (rules_.routes.layers > 0 &&
+      (places_.empty() || running_.empty() || places_age_.seconds() > std::max(1.0, 100 * places_took_))) {
+    const base::Stopwatch clock;
+    places_ = expert_places(engine_.bytes(), rules_.routes);
+    places_took_ = clock.seconds();
+    places_age_.restart();
+  }
+  snapshot.expert_places = places_;
   snapshot.counters = counters_;
   snapshot.counters.pages_evicted = tree_.pages_evicted();
   snapshot.counters.states_evicted = tree_.states_evicted();

@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/memory.h"
+#include "runtime/gated_models.h"
 #include "serve/runner.h"
 
 namespace coterie::serve {
@@ -59,6 +60,7 @@ struct Scheduler::Impl {
       : engine(its_engine),
         options(checked(its_options, its_engine)),
         tells_routes(options.keep_routes && RouteLayout(engine.spec()).layers > 0),
+        tells_models(runtime::gated_models(engine).count() > 0),
         runner(engine, options, stopping) {
     runner.report(known);
     thread = std::thread([this] { loop(); });
@@ -83,7 +85,7 @@ struct Scheduler::Impl {
 
   runtime::Engine& engine;
   const SchedulerOptions options;
-  const bool tells_routes;
+  const bool tells_routes, tells_models;
   std::atomic<bool> stopping = false;
   Runner runner;  // the thread's own, but for its atomics
 
@@ -122,7 +124,7 @@ std::shared_ptr<Ticket> Scheduler::Impl::check(Submission&& submission) const {
   for (const int64_t boundary : request.boundaries)
     if (boundary < 0 || boundary > size)
       base::fail(base::ErrorKind::bad_input, "boundaries", "{} is outside of the prompt's {} tokens", boundary, size);
-  if ((request.routed_experts || request.tells_routes) && !tells_routes)
+  if ((request.routed_experts || (request.tells_routes && !tells_models)) && !tells_routes)
     throw base::Error(base::ErrorKind::unsupported, "routed_experts",
                       options.keep_routes ? "the model chooses no experts" : "the experts of tokens are not kept here",
                       options.keep_routes ? "" : "start the server with them");

@@ -253,7 +253,7 @@ void Sequence::pool(tensor::Matrix states) {
     base::fail(base::ErrorKind::bad_input, "input", "gives hidden states that are not numbers");
 }
 
-void Sequence::weigh(tensor::Matrix logits) noexcept {
+void Sequence::weigh(tensor::Matrix logits, tensor::ConstMatrix model_weights) noexcept {
   try {
     if (embeds()) return pool(logits);
     const auto row = [&](int64_t r) { return std::span<const float>(logits.row(r), static_cast<size_t>(logits.cols)); };
@@ -268,7 +268,10 @@ void Sequence::weigh(tensor::Matrix logits) noexcept {
     }
     if (rows_ == 0 || cache_.length() < std::ssize(all_) || request().max_tokens == 0 || constraint_done_) return;
     logits_ = logits;
-    const std::span<const float> next = row(tried_.empty() ? rows_ - 1 : 0);
+    const int64_t last = tried_.empty() ? rows_ - 1 : 0;
+    const std::span<const float> next = row(last);
+    if (request().tells_routes && model_weights.cols > 0)
+      chosen_weights_.assign(model_weights.row(last), model_weights.row(last) + model_weights.cols);
     chosen_ = choose(next);
     if (request().logprobs >= 0) chosen_logprobs_ = logprobs_of_chosen(next);
   } catch (...) {
@@ -300,7 +303,7 @@ void Sequence::deliver_drafted(std::vector<double>& gaps) {
   tried_.clear();
 }
 
-void Sequence::deliver(std::vector<double>& gaps) {
+void Sequence::deliver(std::vector<double>& gaps, const StepReads& reads) {
   const int64_t before = cache_.length() - count_;
   if (error_) {
     if (!std::exchange(tried_, {}).empty()) cache_.settle(before + 1);
@@ -311,7 +314,7 @@ void Sequence::deliver(std::vector<double>& gaps) {
     deliver_drafted(gaps);
     if (cache_.has_states() && cache_.length() % ops::kCacheBlock == 0) cache_.remember();
   } else {
-    tell_routes();
+    tell_routes(reads);
     deliver_sure(gaps);
   }
   if (!normed_.empty() && !ended_)
@@ -362,9 +365,11 @@ void Sequence::deliver_sure(std::vector<double>& gaps) {
   }
 }
 
-void Sequence::tell_routes() {
+void Sequence::tell_routes(const StepReads& reads) {
   if (!request().tells_routes || !rules_.keep_routes || routes_told_ >= cache_.length()) return;
-  ticket_->send(known(rules_.routes, routes_, routes_told_, cache_.length()));
+  RoutesKnown routes = known(rules_.routes, routes_, routes_told_, cache_.length());
+  routes.disk_bytes = reads.disk_bytes, routes.step_tokens = reads.tokens;
+  ticket_->send(std::move(routes));
   routes_told_ = cache_.length();
 }
 
@@ -395,6 +400,7 @@ void Sequence::put(TokenId id, const Logprobs& logprobs, bool forced, std::vecto
   ticket_->generated = generated_;
 
   TokenChosen token{.id = id, .text = {}, .logprob = logprobs.of_token, .top = logprobs.top, .forced = forced};
+  if (!forced) token.model_weights = std::exchange(chosen_weights_, {});
   bool ends = false;
   if (!request().ignore_end && rules_.engine.model().tokenizer) {
     const std::vector<TokenId>& end_tokens = rules_.engine.tokenizer().end_tokens();

@@ -97,9 +97,14 @@ class Sequence {
   std::optional<MaskWorker::Job> mask_job();
   /// After the step, when it took part to the end: what can be computed of its rows of logits beside other sequences,
   /// on any thread.
-  void weigh(tensor::Matrix logits) noexcept;
+  /// `model_weights`, of the same rows: what the gate of an ensemble gave its models; no columns for one model.
+  void weigh(tensor::Matrix logits, tensor::ConstMatrix model_weights) noexcept;
+  /// What a step cost that is told of its positions (RoutesKnown).
+  struct StepReads {
+    int64_t disk_bytes = -1, tokens = 0;
+  };
   /// Then, one sequence after another: its tokens come out, and it may end. Seconds between tokens go to `gaps`.
-  void deliver(std::vector<double>& gaps);
+  void deliver(std::vector<double>& gaps, const StepReads& reads);
   /// Tells how far its prompt has been read, where `rate` tokens are read a second.
   void tell_progress(double rate);
 
@@ -120,7 +125,7 @@ class Sequence {
   Logprobs logprobs_of_chosen(std::span<const float> row);
   TokenId draw(std::span<const float> logits);
   void pool(tensor::Matrix states);
-  void tell_routes();
+  void tell_routes(const StepReads& reads);
   void put(TokenId id, const Logprobs& logprobs, bool forced, std::vector<double>& gaps);
   void extend_by_force();
   Usage usage() const;
@@ -151,8 +156,9 @@ class Sequence {
   std::vector<Logprobs> row_logprobs_;  // of the step, for tokens that are known: [rows]
   std::optional<TokenId> chosen_;
   Logprobs chosen_logprobs_;
-  runtime::Candidates drawn_from_;  // with Request::sampled_logprobs
-  std::vector<double> pooled_;      // [D]: the sum of the hidden states, or the last
+  std::vector<float> chosen_weights_;  // of an ensemble's models
+  runtime::Candidates drawn_from_;     // with Request::sampled_logprobs
+  std::vector<double> pooled_;         // [D]: the sum of the hidden states, or the last
   std::exception_ptr error_;
   PromptScored scored_;
   End how_;

@@ -75,6 +75,8 @@ struct Snapshot {
   std::vector<RequestSnapshot> requests;  // running ones, then those that wait, in order
   int64_t running = 0, waiting = 0, paused = 0;
   MemorySnapshot memory;
+  // [layers with routers][E]: in which memory an expert lies, a runtime::Where; as of a second ago at most.
+  std::vector<std::vector<uint8_t>> expert_places;
   Counters counters;
   Histograms histograms;
   // The step under way: seconds since it began, 0 between steps, and how long it was expected to take.

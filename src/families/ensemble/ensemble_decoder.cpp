@@ -237,6 +237,13 @@ void EnsembleDecoder::fix(std::vector<double> weights) {
   fixed_ = std::move(weights);
 }
 
+std::shared_ptr<const EnsembleDecoder::OnWeights> EnsembleDecoder::listen_while(OnWeights on_weights) {
+  std::erase_if(listeners_, [](const std::weak_ptr<const OnWeights>& each) { return each.expired(); });
+  auto listener = std::make_shared<const OnWeights>(std::move(on_weights));
+  listeners_.push_back(listener);
+  return listener;
+}
+
 Matrix EnsembleDecoder::forward(ops::Context& context, std::span<const models::SequenceStep> steps,
                                 const models::PassOptions& options) const {
   base::require(!context.tape && !options.training, "gate", "the models of an ensemble cannot be trained together");
@@ -318,7 +325,9 @@ Matrix EnsembleDecoder::forward(ops::Context& context, std::span<const models::S
   }
   sum.finish();
   if (options.observer) options.observer->logits(out);
-  if (on_weights_ && rows > 0) on_weights_(weights);
+  if (rows > 0)
+    for (const std::weak_ptr<const OnWeights>& each : listeners_)
+      if (const auto on_weights = each.lock()) (*on_weights)(weights);
   return out;
 }
 

@@ -45,8 +45,10 @@ class EnsembleDecoder final : public models::Decoder {
   void read_alone(bool on) { reads_alone_ = on; }
   /// Weights [N] for every position, in place of the gate's: those of a prompt.
   void fix(std::vector<double> weights);
-  /// Hears the weights [rows, N] of all logits that are made.
-  void listen(std::function<void(tensor::ConstMatrix weights)> on_weights) { on_weights_ = std::move(on_weights); }
+  /// Hears the weights [rows, N] of all logits that are made: from now on, or as long as what is returned lives.
+  using OnWeights = std::function<void(tensor::ConstMatrix weights)>;
+  void listen(OnWeights on_weights) { for_ever_.push_back(listen_while(std::move(on_weights))); }
+  [[nodiscard]] std::shared_ptr<const OnWeights> listen_while(OnWeights on_weights);
 
  private:
   std::vector<Model> models_;
@@ -55,7 +57,8 @@ class EnsembleDecoder final : public models::Decoder {
   models::ModelSpec spec_;
   std::vector<double> fixed_;
   bool reads_alone_ = false;
-  std::function<void(tensor::ConstMatrix weights)> on_weights_;
+  std::vector<std::weak_ptr<const OnWeights>> listeners_;
+  std::vector<std::shared_ptr<const OnWeights>> for_ever_;
 };
 
 }  // namespace coterie::families

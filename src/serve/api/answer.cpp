@@ -37,9 +37,11 @@ void Answer::keep(size_t choice, const TokenChosen& token, bool whole_token) {
 }
 
 void Answer::show_routes(size_t choice, base::Json& part) {
-  if (choices[choice].routes.empty()) return;
+  if (!has_routes(choice)) return;
   part["coterie"] = routes_json(choices[choice].routes);
-  choices[choice].routes.clear();
+  if (!choices[choice].model_weights.empty())
+    part["coterie"]["models"] = model_weights_json(choices[choice].model_weights);
+  choices[choice].routes.clear(), choices[choice].model_weights.clear();
 }
 
 std::string Answer::failed(const ApiError& error) const { return server_event(error_body(error, dialect)); }

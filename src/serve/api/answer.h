@@ -16,7 +16,9 @@ struct Choice {
   std::string text;
   std::vector<TokenChosen> tokens;  // their own text is in `text`; kept where the answer shows them
   std::optional<PromptProgress> progress;
-  std::vector<RoutesKnown> routes;  // that have not been shown yet
+  // That have not been shown yet:
+  std::vector<RoutesKnown> routes;
+  std::vector<std::vector<float>> model_weights;  // of each token of an ensemble's answer
   std::optional<PromptScored> scored;
   std::optional<Finished> finished;
 };
@@ -53,8 +55,12 @@ class Answer {
   Usage usage() const;  // of all choices; a prompt that several share counts once
 
  protected:
-  /// Puts what is known of routes and was not shown yet into a chunk's choice, or an answer's.
+  /// Puts what is known of routes, and of an ensemble's models, and was not shown yet into a chunk's choice, or an
+  /// answer's.
   void show_routes(size_t choice, base::Json& part);
+  bool has_routes(size_t choice) const {
+    return !choices[choice].routes.empty() || !choices[choice].model_weights.empty();
+  }
   /// Adds the token to its choice.
   void keep(size_t choice, const TokenChosen& token, bool whole_token);
 };

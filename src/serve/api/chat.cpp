@@ -58,7 +58,7 @@ class ChatAnswer final : public Answer {
   }
 
   std::string progress(size_t choice) override {
-    if (!show_progress && choices[choice].routes.empty()) return {};
+    if (!show_progress && !has_routes(choice)) return {};
     base::Json chunk = piece(choice, base::Json::object());
     if (show_progress) {
       chunk["prompt_progress"] = progress_json(*choices[choice].progress);
@@ -74,7 +74,7 @@ class ChatAnswer final : public Answer {
     if (!stream) return add(choice, std::move(delta)), std::string();
     remember_calls(choice, delta);
     const bool shown = logprobs_ && !model.ends(token.id);
-    if (delta.empty() && !shown && !return_ids_ && choices[choice].routes.empty()) return {};
+    if (delta.empty() && !shown && !return_ids_ && !has_routes(choice)) return {};
     base::Json chunk = piece(choice, delta_json(delta));
     base::Json& part = chunk["choices"][0];
     if (shown) part["logprobs"] = {{"content", base::Json::array({logprob_json(token, model)})}, {"refusal", nullptr}};

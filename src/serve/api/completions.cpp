@@ -86,7 +86,7 @@ class CompletionAnswer final : public Answer {
   }
 
   std::string progress(size_t choice) override {
-    if (!show_progress && choices[choice].routes.empty()) return {};
+    if (!show_progress && !has_routes(choice)) return {};
     base::Json chunk = piece(choice, "");
     if (show_progress) chunk["prompt_progress"] = progress_json(*choices[choice].progress);
     show_routes(choice, chunk["choices"][0]);
@@ -106,7 +106,7 @@ class CompletionAnswer final : public Answer {
     keep(choice, token, !stream && (wanted || return_ids_));
     if (!stream) return {};
     const bool shown = wanted && !model.ends(token.id);
-    if (token.text.empty() && !shown && !return_ids_ && choices[choice].routes.empty()) return {};
+    if (token.text.empty() && !shown && !return_ids_ && !has_routes(choice)) return {};
     base::Json chunk = piece(choice, token.text);
     base::Json& part = chunk["choices"][0];
     if (shown) {

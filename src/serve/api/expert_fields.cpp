@@ -69,7 +69,7 @@ void read_expert_fields(Fields& fields, const ServedModel& model, Request& reque
   request.tells_routes = inner.boolean("experts").value_or(false);
   const lens::RouterChange change = read_change(inner);
   inner.refuse_unknown(false);
-  if (request.tells_routes || !change.empty()) need_routers("coterie");
+  if ((request.tells_routes && model.gated.count() == 0) || !change.empty()) need_routers("coterie");
   if (change.empty()) return;
   if (!model.spec)
     throw ApiError(400, "coterie: what the routers of this model decide cannot be changed", "coterie",
@@ -89,7 +89,22 @@ base::Json routes_json(const std::vector<RoutesKnown>& routes) {
                     {"experts", base64(bytes_of(each.experts))},
                     {"weights", base64(bytes_of(each.weights))},
                     {"entropy", base64(bytes_of(each.entropy))}});
-  return {{"routes", std::move(list)}};
+  for (size_t i = 0; i < routes.size(); ++i)
+    if (routes[i].disk_bytes >= 0)
+      list[i]["disk_bytes"] = routes[i].disk_bytes, list[i]["step_tokens"] = routes[i].step_tokens;
+  base::Json json = base::Json::object();
+  if (!list.empty()) json["routes"] = std::move(list);
+  return json;
+}
+
+base::Json model_weights_json(const std::vector<std::vector<float>>& tokens) {
+  base::Json list = base::Json::array();
+  for (const std::vector<float>& weights : tokens) {
+    base::Json each = weights.empty() ? base::Json() : base::Json::array();
+    for (const float weight : weights) each.push_back(std::round(static_cast<double>(weight) * 1e6) / 1e6);
+    list.push_back(std::move(each));
+  }
+  return list;
 }
 
 }  // namespace coterie::serve

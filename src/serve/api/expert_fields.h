@@ -19,5 +19,7 @@ void read_expert_fields(Fields& fields, const ServedModel& model, Request& reque
 /// {"routes": [{"first", "positions", "layers", "experts_per_token", "experts", "weights", "entropy"}]}: the last three
 /// in base64, little-endian: u16 [positions, layers, K] (65535: none), f16 the same, f16 [positions, layers].
 base::Json routes_json(const std::vector<RoutesKnown>& routes);
+/// A list for each token: the weight of each of an ensemble's models, or null where none was asked.
+base::Json model_weights_json(const std::vector<std::vector<float>>& tokens);
 
 }  // namespace coterie::serve

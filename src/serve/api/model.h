@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "models/spec.h"
+#include "runtime/gated_models.h"
 #include "runtime/sampler.h"
 #include "serve/api/token_bytes.h"
 #include "serve/request.h"
@@ -29,7 +30,9 @@ struct ServedModel {
   int64_t parameters = 0, file_bytes = 0;
   std::vector<int64_t> routed_layers;     // those with a router, ascending
   int64_t experts = 0;                    // of the layer that has most
-  std::optional<models::ModelSpec> spec;  // by which what routers decide can be changed; of an ensemble none
+  std::optional<models::ModelSpec> spec;  // by which what routers decide can be changed
+  runtime::GatedModels gated;             // of an ensemble: the models that answer, whose layers are numbered through
+  std::string gate;                       // how it weighs them: "token", "uniform"; empty for one model
   // For people who look at what routing costs; 0 where it is not known. Bytes of an expert of each routed layer, and
   // of everything that each token reads whatever its experts; of the machine, what its memory can deliver.
   std::vector<int64_t> expert_bytes;

@@ -108,7 +108,10 @@ Json experts() {
   change["description"] =
       "experts: choices[].coterie.routes tell what routers did with each token: experts (u16, 65535 for none), their "
       "weights (f16), [positions, layers, K], and the entropy of the router's scores (f16), [positions, layers]; "
-      "little-endian, in base64. silence: LAYER:EXPERT that get no token of this request. experts_per_token: in place "
+      "little-endian, in base64; where experts are read from the disk, the bytes that the step read (disk_bytes) and "
+      "its "
+      "tokens (step_tokens). Of an ensemble, choices[].coterie.models has the weights of its models for each token. "
+      "silence: LAYER:EXPERT that get no token of this request. experts_per_token: in place "
       "of K, no more. router: sample:T draws experts.";
   return {{"routed_experts", flag()}, {"return_routed_experts", flag()}, {"coterie", std::move(change)}};
 }

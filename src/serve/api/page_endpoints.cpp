@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "layers/moe/routers/kind.h"
+#include "runtime/model_bytes.h"
 #include "runtime/version.h"
 #include "serve/page.h"
 
@@ -14,6 +15,10 @@ namespace {
 /// A block as people name what its FFN does: "dense", "soft", or how its router chooses.
 base::Json layer_json(const ServedModel& model, int64_t layer) {
   base::Json json = {{"layer", layer}, {"kind", "dense"}};
+  if (model.gated.count() > 0) {
+    const auto [whose, number] = model.gated.place(layer);
+    json["model"] = whose, json["number"] = number;
+  }
   if (!model.spec) return json;
   const auto* moe = std::get_if<layers::MoeSpec>(&model.spec->blocks[static_cast<size_t>(layer)].ffn);
   if (!moe) return json;
@@ -52,7 +57,9 @@ base::Json page_model_json(const ServedModel& model, const SchedulerOptions& opt
   for (int64_t layer = 0; layer < model.layers; ++layer) all.push_back(layer_json(model, layer));
   return {{"name", model.name},
           {"version", runtime::version()},
-          {"family", model.spec ? model.spec->family.shown() : std::string("ensemble")},
+          {"family", model.gated.count() == 0 && model.spec ? model.spec->family.shown() : std::string("ensemble")},
+          {"models", model.gated.names},
+          {"gate", model.gate},
           {"chat", model.chat_template.has_value()},
           {"context", model.context},
           {"vocabulary", model.vocabulary},
@@ -74,7 +81,12 @@ base::Json page_model_json(const ServedModel& model, const SchedulerOptions& opt
 }
 
 base::Json page_experts_json(const Snapshot& snapshot, const ServedModel& model) {
-  return {{"layers", model.routed_layers}, {"tokens", snapshot.counters.expert_tokens}};
+  base::Json names = base::Json::array();
+  for (int where = 0; where < runtime::kWheres; ++where) names.push_back(name(static_cast<runtime::Where>(where)));
+  return {{"layers", model.routed_layers},
+          {"tokens", snapshot.counters.expert_tokens},
+          {"place_names", std::move(names)},
+          {"places", snapshot.expert_places}};
 }
 
 base::Json page_live_json(const Snapshot& snapshot, const RecentRequests& recent) {

@@ -28,7 +28,8 @@ class RecentRequests {
 
 /// GET /coterie/model: what there is to look at: layers with routers, how they choose, bytes.
 base::Json page_model_json(const ServedModel& model, const SchedulerOptions& options);
-/// GET /coterie/experts: how many tokens each expert took since the start.
+/// GET /coterie/experts: how many tokens each expert took since the start, and in which memory it lies (an index into
+/// place_names).
 base::Json page_experts_json(const Snapshot& snapshot, const ServedModel& model);
 /// GET /coterie/live: what the server is doing now.
 base::Json page_live_json(const Snapshot& snapshot, const RecentRequests& recent);

@@ -113,6 +113,8 @@ void Session::handle(size_t choice, Event& event) {
       write(answer_->scored(choice));
     } else if (auto* token = std::get_if<TokenChosen>(&event)) {
       state.progress.reset();
+      if (answer_->requests[choice].tells_routes && answer_->model.gated.count() > 0)
+        state.model_weights.push_back(token->model_weights);
       write(answer_->token(choice, *token));
     } else if (auto* failed = std::get_if<RequestFailed>(&event)) {
       fail(as_api_error(*failed));

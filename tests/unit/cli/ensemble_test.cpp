@@ -100,6 +100,20 @@ TEST_F(GateCommands, APromptGateLetsOneModelAnswer) {
   EXPECT_NE(said.err.find("gate: sea"), std::string::npos) << said.err;
 }
 
+TEST_F(GateCommands, LiveSaysWhichModelAnsweredEachToken) {
+  ASSERT_EQ(gate(by_texts("gate: token")).code, 0);
+  const auto lines = [&](const std::string& prompt, const std::string& name) {
+    const test::Outcome live = test::coterie({"run", out(), "-p", prompt, "-n", "8", "--greedy", "--experts=live"});
+    EXPECT_EQ(live.code, 0) << live.err;
+    EXPECT_NE(live.out.find("model, weight"), std::string::npos) << live.out;
+    int64_t count = 0;
+    for (size_t at = 0; (at = live.out.find(" " + name + " ", at)) != std::string::npos; ++at) ++count;
+    return count;
+  };
+  EXPECT_GE(lines("the sea is wide and the", "sea"), 7);
+  EXPECT_GE(lines("1+2=3; 4+5=9; 2+2", "sums"), 7);
+}
+
 TEST_F(GateCommands, EachMessageOfAChatGoesToItsModel) {
   ASSERT_EQ(gate(by_prompts("gate: prompt")).code, 0);
   const std::string lines = folder.write("lines.jinja", "{% for m in messages %}{{ m.content }}\n{% endfor %}");

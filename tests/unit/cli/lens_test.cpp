@@ -2,11 +2,13 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 
 #include "base/json.h"
+#include "checkpoint/tensor_source.h"
 #include "support/places.h"
 #include "support/temp_folder.h"
 #include "unit/cli/process.h"
@@ -81,6 +83,12 @@ TEST_F(LensCommands, APageOfATaggedCorpus) {
   refused({"lens", kModel, "-o", file("r2.html")}, {"--tagged or --text"});
   refused({"lens", kModel, "--text", file("text.txt"), "-o", file("r.html")}, {"already", "--force"});
   refused({"lens", kModel, "--tagged", file("text.txt"), "-o", file("r2.html")}, {"line 1", "word_TAG"});
+  std::ofstream(file("empty.txt"));
+  refused({"lens", kModel, "--text", file("empty.txt"), "-o", file("r2.html")}, {"empty.txt", "0 tokens"});
+  refused({"lens", kModel, "--text", file("text.txt"), "-o", file("r2.html"), "--seed", "-1"}, {"--seed"});
+  std::filesystem::create_directory(file("folder"));
+  refused({"lens", kModel, "--text", file("text.txt"), "-o", file("folder")}, {"is a folder"});
+  EXPECT_FALSE(std::filesystem::exists(file("folder.json"))) << "neither without the other";
   EXPECT_FALSE(std::filesystem::exists(file("r2.html")));
 }
 
@@ -107,6 +115,44 @@ TEST_F(LensCommands, WhatASilencedExpertCosts) {
   refused({"eval", kModel, "--text", file("text.txt"), "--silence", "1:16"}, {"--silence", "expert 16"});
   refused({"eval", kModel, "--text", file("text.txt"), "--silence", "one"}, {"--silence", "LAYER:EXPERT"});
   refused({"eval", kModel, "--text", file("text.txt"), "--silence", "1:1", "--each-expert"}, {"--each-expert"});
+}
+
+TEST_F(LensCommands, TheLossOfEachPredictionIsWritten) {
+  const Words words = {"eval", kModel, "--text", file("text.txt"), "--window", "12", "--json", "--losses"};
+  Words with = words, without = words;
+  with.push_back(file("with.safetensors"));
+  without.insert(without.end(), {file("without.safetensors"), "--silence", "0:1"});
+  const base::Json whole = base::parse_json(out_of(with), "stdout");
+  out_of(without);
+  const auto values = [&](const std::string& name, const char* tensor, auto of) {
+    const auto source = checkpoint::open_safetensors(file(name));
+    const auto bytes = source->find(tensor)->bytes;
+    std::vector<decltype(of)> list(bytes.size() / sizeof(of));
+    std::memcpy(list.data(), bytes.data(), bytes.size());
+    return list;
+  };
+  const auto loss = values("with.safetensors", "loss", 0.0F);
+  ASSERT_EQ(std::ssize(loss), whole["predictions"].get<int64_t>());
+  double sum = 0;
+  for (const float each : loss) sum += static_cast<double>(each);
+  EXPECT_NEAR(sum / static_cast<double>(loss.size()), whole["cross_entropy"].get<double>(), 1e-6);
+  const auto ids = values("with.safetensors", "ids", 0), before = values("with.safetensors", "before", 0);
+  const auto sequence = values("with.safetensors", "sequence", 0), position = values("with.safetensors", "position", 0);
+  for (size_t i = 1; i < ids.size(); ++i) {
+    if (sequence[i] != sequence[i - 1]) continue;
+    EXPECT_EQ(before[i], ids[i - 1]);
+    EXPECT_EQ(position[i], position[i - 1] + 1);
+  }
+  EXPECT_GT(sequence.back(), 0);
+  EXPECT_EQ(values("without.safetensors", "ids", 0), ids) << "the same predictions";
+  EXPECT_NE(values("without.safetensors", "loss", 0.0F), loss);
+
+  refused(with, {"already", "--force"});
+  with.push_back("--force");
+  out_of(with);
+  refused({"eval", kModel, "--text", file("text.txt"), "--force"}, {"--losses"});
+  refused({"eval", kModel, "--text", file("text.txt"), "--each-expert", "--losses", file("x")}, {"--losses"});
+  EXPECT_FALSE(std::filesystem::exists(file("x")));
 }
 
 TEST_F(LensCommands, TheStripHasALineForEachToken) {

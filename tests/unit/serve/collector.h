@@ -46,6 +46,7 @@ struct Answer {
   std::optional<RequestFailed> failed;
   std::vector<PromptProgress> progress;
   std::vector<RoutesKnown> routes;
+  std::vector<std::vector<float>> model_weights;  // of each token
   std::optional<Queued> queued;
   int64_t after_end = 0;  // events that came after the last
 
@@ -88,6 +89,7 @@ class Collector final : public Listener {
     answer_.ids.push_back(e.id);
     answer_.logprobs.push_back(e.logprob);
     answer_.top.push_back(std::move(e.top));
+    answer_.model_weights.push_back(std::move(e.model_weights));
     answer_.text += e.text;
   }
   void take(Finished&& e) {

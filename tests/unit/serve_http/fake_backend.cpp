@@ -82,6 +82,7 @@ Snapshot FakeBackend::snapshot() const {
   now.histograms.first_token_seconds.upper = {0.1, 1};
   now.histograms.first_token_seconds.counts = {0, 0, 0};
   now.counters.expert_tokens = {{1, 2, 3, 4}, {5, 6, 7, 8}};
+  now.expert_places = {{0, 2, 5, 6}, {6, 6, 6, 5}};
   return now;
 }
 
@@ -106,7 +107,7 @@ void FakeBackend::run(RequestId id, Submission submission) {
     }
     listener.on_event(id, std::move(scored));
   }
-  if (request.tells_routes)
+  if (request.tells_routes && model_weights.empty())
     listener.on_event(id, RoutesKnown{0, 1, 2, 2, {0, 1, 2, 65535}, {0x3800, 0x3400, 0x3c00, 0}, {0x3c00, 0x3800}});
   Finished finished;
   finished.usage.prompt_tokens = prompt;
@@ -124,6 +125,7 @@ void FakeBackend::run(RequestId id, Submission submission) {
       token.id = static_cast<unsigned char>(c);
       token.text = std::string(1, c);
       token.logprob = -0.5F;
+      if (request.tells_routes) token.model_weights = model_weights;
       for (int64_t k = 0; k < request.logprobs; ++k)
         token.top.push_back({static_cast<TokenId>('a' + k), -0.5F - static_cast<float>(k)});
       listener.on_event(id, std::move(token));

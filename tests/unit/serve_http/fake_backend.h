@@ -23,8 +23,9 @@ class FakeBackend final : public Backend {
   bool holds = false;    // says nothing until release() or cancel()
   bool endless = false;  // says it again and again until cancel()
   std::chrono::milliseconds pace{0};
-  bool busy = false;   // refuses
-  bool fails = false;  // fails after its first token
+  bool busy = false;                 // refuses
+  bool fails = false;                // fails after its first token
+  std::vector<float> model_weights;  // of every token, where routes are asked for
 
   std::vector<RequestId> submit(std::vector<Submission> requests) override;
   void cancel(RequestId id) override;

@@ -47,6 +47,21 @@ TEST(Page, WhatItAsksFor) {
   const base::Json experts = json_at(fixture, "/coterie/experts");
   EXPECT_EQ(experts["layers"], (base::Json{0, 2}));
   EXPECT_EQ(experts["tokens"], (base::Json{{1, 2, 3, 4}, {5, 6, 7, 8}}));
+  EXPECT_EQ(experts["places"], (base::Json{{0, 2, 5, 6}, {6, 6, 6, 5}}));
+  EXPECT_EQ(experts["place_names"][6], "on the disk");
+}
+
+TEST(Page, AnEnsemblesLayersAreItsModels) {
+  Fixture fixture;
+  fixture.model.gated = {.names = {"sea", "sums"}, .first_layer = {0, 2}};
+  fixture.model.gate = "token";
+  const base::Json model = json_at(fixture, "/coterie/model");
+  EXPECT_EQ(model["family"], "ensemble");
+  EXPECT_EQ(model["models"], (base::Json{"sea", "sums"}));
+  EXPECT_EQ(model["gate"], "token");
+  EXPECT_EQ(model["layers"][1]["model"], 0);
+  EXPECT_EQ(model["layers"][2]["model"], 1);
+  EXPECT_EQ(model["layers"][2]["number"], 0);
 }
 
 TEST(Page, TheLastRequestsAreNobodys) {
@@ -85,6 +100,28 @@ TEST(CoterieField, ExpertsComeWithTheAnswerAndWithItsChunks) {
     EXPECT_EQ(pieces, 1U) << "told once: " << stream.body;
   }
   EXPECT_TRUE(fixture.backend.seen().front().tells_routes);
+}
+
+TEST(CoterieField, OfAnEnsembleTheModelsOfEachTokenCome) {
+  Fixture fixture;
+  fixture.model.gated = {.names = {"sea", "sums"}, .first_layer = {0, 3}};
+  fixture.model.routed_layers.clear();
+  fixture.backend.model_weights = {0.25F, 0.75F};
+  const base::Json pair = {0.25, 0.75};
+  for (const std::string path : {"/v1/chat/completions", "/v1/completions"}) {
+    base::Json body = {{"coterie", {{"experts", true}}}, {"max_tokens", 3}};
+    path == "/v1/completions" ? body["prompt"] = "Hi" : body["messages"] = kHello;
+    const Reply whole = ask(fixture.port(), post(path, body.dump()));
+    ASSERT_EQ(whole.status, 200) << whole.body;
+    const base::Json told = base::Json::parse(whole.body)["choices"][0]["coterie"];
+    EXPECT_EQ(told["models"], (base::Json{pair, pair, pair}));
+    EXPECT_FALSE(told.contains("routes"));
+    body["stream"] = true;
+    const Reply stream = ask(fixture.port(), post(path, body.dump()));
+    size_t pieces = 0;
+    for (size_t at = 0; (at = stream.body.find("\"models\":[[0.25,0.75]]", at)) != std::string::npos; ++at) ++pieces;
+    EXPECT_EQ(pieces, 3U) << "one a token: " << stream.body;
+  }
 }
 
 TEST(CoterieField, WhatItChangesGoesToTheRequest) {

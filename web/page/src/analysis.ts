@@ -54,6 +54,61 @@ export function whoTakes(trace: Trace, matches: (text: string) => boolean): Take
   return found.sort((a, b) => b.score - a.score || a.layer - b.layer || a.expert - b.expert);
 }
 
+/**
+ * How surprising each position's path is among the others', in bits a layer: the path is its first experts, and the
+ * chance of one is that of a chain: p(e | expert before it) from all other positions, drawn towards the layer's own
+ * shares as by one more token of those, and these towards even ones as by one token for each expert. So a path that
+ * others take too costs little, one of its own much; even chances cost log2 E.
+ */
+export function surprises(trace: Trace, expertsOf: (layer: number) => number): Float64Array {
+  const { layers, choices, known, experts } = trace, bits = new Float64Array(known);
+  const first = (p: number, layer: number) => experts[(p * layers + layer) * choices]!;
+  for (let layer = 0; layer < layers; ++layer) {
+    const width = expertsOf(layer), before = layer > 0 ? expertsOf(layer - 1) : 1;
+    const own = new Float64Array(width), pairs = new Float64Array(width * before), all = new Float64Array(before);
+    const row = (p: number) => (layer > 0 ? first(p, layer - 1) : 0);
+    let total = 0;
+    for (let p = 0; p < known; ++p) {
+      const e = first(p, layer), r = row(p);
+      if (e >= width) continue;
+      ++total;
+      ++own[e]!;
+      if (r >= before) continue;
+      ++pairs[r * width + e]!;
+      ++all[r]!;
+    }
+    for (let p = 0; p < known; ++p) {
+      const e = first(p, layer), r = row(p);
+      if (e >= width) continue;
+      const share = (own[e]! - 1 + 1) / (total - 1 + width); // without itself, and one more for each expert
+      const chance = r < before ? (pairs[r * width + e]! - 1 + share) / (all[r]! - 1 + 1) : share;
+      bits[p]! -= Math.log2(chance) / layers;
+    }
+  }
+  return bits;
+}
+
+/** Log2 of the number of experts, mean over the layers: what a path of even chances costs a layer. */
+export function evenBits(trace: Trace, expertsOf: (layer: number) => number): number {
+  let sum = 0;
+  for (let layer = 0; layer < trace.layers; ++layer) sum += Math.log2(Math.max(expertsOf(layer), 1));
+  return trace.layers ? sum / trace.layers : 0;
+}
+
+/** Of each of an ensemble's models: how many tokens it weighed most for, and its mean weight. */
+export function answered(trace: Trace): { tokens: number; weight: number }[] {
+  const sums = (trace.models ?? []).map(() => ({ tokens: 0, weight: 0 }));
+  let all = 0;
+  for (const weights of trace.modelWeights ?? []) {
+    if (!weights) continue;
+    ++all;
+    weights.forEach((weight, i) => { if (sums[i]) sums[i].weight += weight; });
+    const most = sums[weights.indexOf(Math.max(...weights))];
+    if (most) ++most.tokens;
+  }
+  return sums.map(({ tokens, weight }) => ({ tokens, weight: all ? weight / all : NaN }));
+}
+
 export interface Use { position: number; weight: number; slot: number }
 
 /** The positions that an expert was chosen for, strongest weight first. */

@@ -9,7 +9,7 @@ const ALTERNATIVES = 4;
 
 function sampling(settings: Settings): Record<string, unknown> {
   const ours: Record<string, unknown> = {};
-  if (state.model!.routed_layers.length > 0) ours.experts = true;
+  if (state.model!.routed_layers.length > 0 || state.model!.models?.length) ours.experts = true;
   if (settings.silence.length) ours.silence = settings.silence;
   if (settings.expertsPerToken !== null) ours.experts_per_token = settings.expertsPerToken;
   if (settings.routerTemperature !== null) ours.router = `sample:${settings.routerTemperature}`;
@@ -67,6 +67,7 @@ function take(message: Message, chunk: Chunk): void {
   const part = chunk.choices[0];
   if (part) {
     for (const piece of part.coterie?.routes ?? []) addRoutes(trace, piece);
+    if (part.coterie?.models) (trace.modelWeights ??= []).push(...part.coterie.models);
     message.text += part.delta?.content ?? part.text ?? "";
     message.reasoning += part.delta?.reasoning_content ?? "";
     for (const id of part.token_ids ?? []) addToken(message, id, part.logprobs ?? null);
@@ -127,6 +128,7 @@ export async function run(conversation: Conversation, message: Message): Promise
   state.running.set(message.id, stop);
   const settings = message.settings!;
   const trace = (message.trace = newTrace());
+  if (state.model!.models?.length) trace.models = state.model!.models;
   if (!state.selection || state.selection.message !== message.id)
     state.selection = { message: message.id, position: 0, layer: state.selection?.layer ?? 0, expert: state.selection?.expert ?? null };
   let said = 0, saved = performance.now() + 500;

@@ -1,7 +1,10 @@
 // The server's API, as the page uses it.
 import type { RoutesPiece } from "./trace";
 
-export interface Layer { layer: number; kind: string; experts?: number; experts_per_token?: number; expert_bytes?: number }
+export interface Layer {
+  layer: number; kind: string; experts?: number; experts_per_token?: number; expert_bytes?: number;
+  model?: number; number?: number; // of an ensemble: whose layer it is, and which of that model's
+}
 
 export interface Model {
   name: string;
@@ -16,11 +19,16 @@ export interface Model {
   read_bytes_per_second: number;
   routed_layers: number[];
   changeable: boolean;
+  models: string[]; // of an ensemble; none for one model
+  gate: string; // how it weighs them: "token", "uniform"
   layers: Layer[];
   defaults: { temperature: number; top_p: number; max_tokens: number };
   parallel: number;
   stall_seconds: number;
 }
+
+/** Tokens of each expert since the start, and in which memory it lies: an index into place_names. */
+export interface ExpertsAnswer { layers: number[]; tokens: number[][]; places?: number[][]; place_names?: string[] }
 
 export interface Histogram { upper: number[]; counts: number[]; sum: number; count: number }
 
@@ -113,7 +121,7 @@ export interface Chunk {
     logprobs?: ChatLogprobs | TextLogprobs | null;
     token_ids?: number[];
     finish_reason?: string | null;
-    coterie?: { routes: RoutesPiece[] };
+    coterie?: { routes?: RoutesPiece[]; models?: (number[] | null)[] };
   }[];
 }
 

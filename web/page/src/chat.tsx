@@ -136,6 +136,8 @@ function Measures() {
         <label>underlined by <select value={state.measure} onChange={(e) => { state.measure = e.currentTarget.value as typeof state.measure; changed(); }}>
           <option value="probability">probability</option>
           <option value="certainty" disabled={!state.model?.routed_layers.length}>router certainty</option>
+          <option value="surprise" disabled={!state.model?.routed_layers.length}>surprise of its way</option>
+          {state.model?.models?.length ? <option value="model">which model answered</option> : null}
           <option value="expert" disabled={state.selection?.expert == null}>the chosen expert's weight</option>
         </select></label>
       )}

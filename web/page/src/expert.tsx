@@ -1,12 +1,38 @@
 // One expert: what it takes, with whom, what it costs, and what the answer is without it.
+import { useEffect, useState } from "preact/hooks";
 import { partners, uses } from "./analysis";
 import { compareWith } from "./answer";
+import { type ExpertsAnswer, get } from "./api";
 import type { Message } from "./conversation";
 import { bytesText } from "./map";
-import { expertsOf, layerName, openExpert, select, state } from "./state";
+import { expertsOf, layerName, layerLabel, openExpert, select, state } from "./state";
 import { type Trace, context, visible } from "./trace";
 
 const SHOWN = 24;
+
+// The server's names of the places where an expert may lie, in words.
+const PLACES: Record<string, string> = {
+  "mapped": "in the model's file, mapped: in memory as far as the system keeps it there",
+  "large pages": "in memory, copied to large pages",
+  "repacked": "in memory, repacked in the order of the kernels",
+  "read": "in memory, read from the file",
+  "decoded": "in memory, decoded when the model was opened",
+  "in a slot": "in memory, in a slot that another expert may get",
+  "on the disk": "on the disk: it is read when a token needs it",
+};
+
+/** In which memory an expert lies now. */
+function Place({ layer, expert }: { layer: number; expert: number }) {
+  const [answer, setAnswer] = useState<ExpertsAnswer | null>(null);
+  useEffect(() => {
+    const ask = () => get<ExpertsAnswer>("/coterie/experts").then(setAnswer).catch(() => {});
+    void ask();
+    const timer = setInterval(ask, 2000);
+    return () => clearInterval(timer);
+  }, []);
+  const name = answer?.place_names?.[answer.places?.[layer]?.[expert] ?? -1];
+  return <>{name ? PLACES[name] ?? name : answer ? "not known" : "…"}</>;
+}
 
 export function ExpertCard({ message, trace }: { message: Message; trace: Trace }) {
   const at = state.selection;
@@ -19,14 +45,15 @@ export function ExpertCard({ message, trace }: { message: Message; trace: Trace 
   const others = partners(trace, layer, expert).slice(0, 6);
   const step = (by: number) => openExpert(layer, (expert + by + expertsOf(layer)) % expertsOf(layer));
   return (
-    <section class="card" aria-label={`Expert ${expert} of layer ${layerName(layer)}`}>
+    <section class="card" aria-label={`Expert ${expert} of layer ${layerLabel(layer)}`}>
       <div class="row">
-        <h3>Layer {layerName(layer)}, expert {expert}</h3>
+        <h3>Layer {layerLabel(layer)}, expert {expert}</h3>
         <div class="switch"><button type="button" onClick={() => step(-1)} aria-label="The expert before">‹</button><button type="button" onClick={() => step(1)} aria-label="The next expert">›</button></div>
       </div>
       <dl>
         <dt>Chosen</dt><dd>for {own.length} of {trace.known} tokens of this chat: {(own.length * expertsOf(layer) / Math.max(1, trace.known * (info?.experts_per_token ?? 1))).toFixed(2)} times an even share</dd>
-        <dt>Size</dt><dd>{info?.expert_bytes ? `about ${bytesText(info.expert_bytes)}, read from memory for each step that uses it` : "not known"}</dd>
+        <dt>Size</dt><dd>{info?.expert_bytes ? `about ${bytesText(info.expert_bytes)}, read for each step that uses it` : "not known"}</dd>
+        <dt>Where it lies</dt><dd><Place layer={layer} expert={expert} /></dd>
       </dl>
       {model.changeable && (
         <p class="actions">
@@ -58,8 +85,8 @@ export function ExpertCard({ message, trace }: { message: Message; trace: Trace 
           <caption>Chosen with it oftener than by chance</caption>
           <thead><tr><th scope="col">Layer</th><th scope="col">Expert</th><th scope="col">Together</th><th scope="col">Times chance</th></tr></thead>
           <tbody>{others.map((each) => (
-            <tr key={`${each.layer}:${each.expert}`}><td>{layerName(each.layer)}</td>
-              <td><button type="button" class="chip" onClick={() => openExpert(each.layer, each.expert)} aria-label={`Open layer ${layerName(each.layer)}, expert ${each.expert}`}>{each.expert}</button></td>
+            <tr key={`${each.layer}:${each.expert}`}><td>{layerLabel(each.layer)}</td>
+              <td><button type="button" class="chip" onClick={() => openExpert(each.layer, each.expert)} aria-label={`Open layer ${layerLabel(each.layer)}, expert ${each.expert}`}>{each.expert}</button></td>
               <td>{each.together}</td><td>{each.lift.toFixed(1)}</td></tr>))}</tbody>
         </table>
       )}

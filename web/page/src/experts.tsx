@@ -3,20 +3,27 @@ import { Compare } from "./compare";
 import { ExpertCard } from "./expert";
 import { Find } from "./find";
 import { ExpertMap } from "./map";
+import { Models } from "./models";
 import { Path } from "./path";
 import { type View, changed, routesOf, shownAnswer, state } from "./state";
 import { Strip } from "./strip";
 
 const VIEWS: [View, string][] = [
-  ["find", "Who takes …"], ["strip", "Strip"], ["map", "Map"], ["path", "Path"], ["expert", "Expert"], ["compare", "Compare"],
+  ["find", "Who takes …"], ["strip", "Strip"], ["map", "Map"], ["path", "Path"], ["expert", "Expert"], ["models", "Models"],
+  ["compare", "Compare"],
 ];
+/** Those that the model has something for: of an ensemble, which model answered; of dense ones, no experts. */
+function views(): [View, string][] {
+  const gated = Boolean(state.model?.models?.length), routed = state.model?.routed_layers.length !== 0;
+  return VIEWS.filter(([name]) => (name === "models" ? gated : name === "compare" || routed || !gated));
+}
 
 function onKey(event: KeyboardEvent): void {
-  const at = VIEWS.findIndex(([name]) => name === state.view);
-  const moves: Record<string, number> = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: VIEWS.length - 1 };
+  const all = views(), at = all.findIndex(([name]) => name === state.view);
+  const moves: Record<string, number> = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: all.length - 1 };
   const to = moves[event.key];
   if (to === undefined) return;
-  state.view = VIEWS[(to + VIEWS.length) % VIEWS.length]![0];
+  state.view = all[(to + all.length) % all.length]![0];
   changed();
   event.preventDefault();
   requestAnimationFrame(() => requestAnimationFrame(() => document.getElementById(`tab-${state.view}`)?.focus()));
@@ -26,13 +33,13 @@ function Body() {
   const model = state.model;
   if (!model) return null;
   if (state.view === "compare") return <Compare />;
+  if (state.view === "models") return <Models />;
   const kinds = new Set(model.layers.map((layer) => layer.kind));
   if (model.routed_layers.length === 0)
     return (
       <div class="note">
         <p>{kinds.has("soft")
           ? "This is a Soft MoE: every expert reads a mixture of all tokens, and every token gets a mixture of what all experts make of it. Nobody is chosen, so there is no way to show."
-          : model.family === "ensemble" ? "Whole models answer together here; the experts within them are not told apart."
           : "This is a dense model: each token goes through all of its weights, and there are no experts to choose from."}</p>
         <p>The switch Tokens above the conversation shows how probable each token was and what could have come instead.</p>
       </div>
@@ -49,10 +56,12 @@ function Body() {
 }
 
 export function Experts() {
+  const all = views();
+  if (!all.some(([name]) => name === state.view)) state.view = all[0]![0];
   return (
     <section class="column experts" aria-label="Experts">
       <div class="tabs" role="tablist" aria-label="Views of the experts" onKeyDown={onKey}>
-        {VIEWS.map(([name, label]) => (
+        {all.map(([name, label]) => (
           <button key={name} type="button" role="tab" id={`tab-${name}`} aria-selected={state.view === name} aria-controls="view"
             tabIndex={state.view === name ? 0 : -1} onClick={() => { state.view = name; changed(); }}>{label}</button>
         ))}

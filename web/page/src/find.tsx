@@ -3,7 +3,7 @@ import { useMemo } from "preact/hooks";
 import { whoTakes } from "./analysis";
 import { compareWith } from "./answer";
 import type { Message } from "./conversation";
-import { changed, layerName, openExpert, state } from "./state";
+import { changed, layerLabel, layerName, openExpert, state } from "./state";
 import { type Trace, textAt, visible } from "./trace";
 
 /** The commonest tokens of a trace that are not words alone: what one may want to ask about. */
@@ -43,7 +43,7 @@ export function Find({ message, trace }: { message: Message; trace: Trace }) {
         : (
           <>
             <p class="answer" aria-live="polite">
-              <strong>Layer {layerName(found[0]!.layer)}, expert {found[0]!.expert}</strong> takes {found[0]!.took} of
+              <strong>Layer {layerLabel(found[0]!.layer)}, expert {found[0]!.expert}</strong> takes {found[0]!.took} of
               the {found[0]!.of} tokens “{visible(wanted.trim())}”; they are {percent(found[0]!.took / found[0]!.all)} of
               the {found[0]!.all} tokens it takes.
             </p>
@@ -52,12 +52,12 @@ export function Find({ message, trace }: { message: Message; trace: Trace }) {
               <thead><tr><th scope="col">Layer</th><th scope="col">Expert</th><th scope="col">Takes</th><th scope="col">Of its own</th><th scope="col">Without it</th></tr></thead>
               <tbody>{found.slice(0, 8).map((each) => (
                 <tr key={`${each.layer}:${each.expert}`}>
-                  <td>{layerName(each.layer)}</td>
-                  <td><button type="button" class="chip" onClick={() => openExpert(each.layer, each.expert)} aria-label={`Open layer ${layerName(each.layer)}, expert ${each.expert}`}>{each.expert}</button></td>
+                  <td>{layerLabel(each.layer)}</td>
+                  <td><button type="button" class="chip" onClick={() => openExpert(each.layer, each.expert)} aria-label={`Open layer ${layerLabel(each.layer)}, expert ${each.expert}`}>{each.expert}</button></td>
                   <td>{each.took} of {each.of}</td>
                   <td>{percent(each.took / each.all)} of {each.all}</td>
                   <td>{state.model!.changeable && (
-                    <button type="button" disabled={busy} aria-label={`Silence it, answer again: layer ${layerName(each.layer)}, expert ${each.expert}`}
+                    <button type="button" disabled={busy} aria-label={`Silence it, answer again: layer ${layerLabel(each.layer)}, expert ${each.expert}`}
                       onClick={() => compareWith(message, { silence: [...new Set([...(message.settings?.silence ?? []), `${layerName(each.layer)}:${each.expert}`])] })}>
                       Silence it, answer again</button>)}</td>
                 </tr>

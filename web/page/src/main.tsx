@@ -69,8 +69,9 @@ function modelLine(): string {
   const size = model.parameters >= 1e9 ? `${(model.parameters / 1e9).toFixed(1)}B` : `${(model.parameters / 1e6).toFixed(1)}M`;
   const moe = model.layers.find((layer) => layer.experts_per_token);
   const experts = model.routed_layers.length && moe
-    ? `, ${moe.experts} experts, ${moe.experts_per_token} a token, in ${model.routed_layers.length} layers` : ", dense";
-  return `${model.name}: ${size} parameters${experts}`;
+    ? `, ${moe.experts} experts, ${moe.experts_per_token} a token, in ${model.routed_layers.length} layers` : model.models?.length ? "" : ", dense";
+  const gated = model.models?.length ? `ensemble of ${model.models.length} models, ` : "";
+  return `${model.name}: ${gated}${size} parameters${experts}`;
 }
 
 function Page() {

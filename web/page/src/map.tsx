@@ -1,12 +1,12 @@
 // The map: layers by experts, as bright as an expert's share is above or below an even one.
 import { useEffect, useState } from "preact/hooks";
 import { loads, imbalance } from "./analysis";
-import { get } from "./api";
+import { type ExpertsAnswer, get } from "./api";
 import { contrast, css, heat, isDark, pixel } from "./colours";
 import type { Message } from "./conversation";
 import { Grid, type GridDrawing } from "./grid";
-import { expertsOf, layerName, openExpert, select, state } from "./state";
-import { type Trace, NONE, choice } from "./trace";
+import { expertsOf, layerName, layerLabel, openExpert, select, state } from "./state";
+import { type Trace, NONE, choice, readOf } from "./trace";
 
 type Scope = "token" | "reply" | "chat" | "start";
 const SCOPES: [Scope, string][] = [["token", "This token"], ["reply", "This reply"], ["chat", "This chat"], ["start", "Since start"]];
@@ -97,7 +97,7 @@ export function ExpertMap({ message, trace, ringOnly }: { message: Message; trac
   const [cursor, setCursor] = useState({ column: 0, row: 0 });
   useEffect(() => {
     if (scope !== "start") return;
-    const ask = () => get<{ tokens: number[][] }>("/coterie/experts").then((answer) => setSince(answer.tokens)).catch(() => {});
+    const ask = () => get<ExpertsAnswer>("/coterie/experts").then((answer) => setSince(answer.tokens)).catch(() => {});
     void ask();
     const timer = setInterval(ask, 2000);
     return () => clearInterval(timer);
@@ -115,6 +115,7 @@ export function ExpertMap({ message, trace, ringOnly }: { message: Message; trac
   const row = Math.min(cursor.row, counts.length - 1), expert = cursor.column;
   const count = counts[row]?.[expert] ?? 0;
   const share = totals[row] ? count / totals[row]! : 0;
+  const read = readOf(trace, position);
   return (
     <section aria-label="Map of layers and experts">
       {!ringOnly && (
@@ -132,11 +133,12 @@ export function ExpertMap({ message, trace, ringOnly }: { message: Message; trac
           onOpen={(column, to) => openExpert(to, column)} />
       )}
       <p id="map-line" class="line" aria-live="polite">
-        Layer {layerName(row)}, expert {expert}: {scope === "token" ? `weight ${count.toFixed(2)}` : `${count} of ${totals[row] ?? 0}, ${(share * (counts[row]?.length ?? 0)).toFixed(2)} times an even share`}
+        Layer {layerLabel(row)}, expert {expert}: {scope === "token" ? `weight ${count.toFixed(2)}` : `${count} of ${totals[row] ?? 0}, ${(share * (counts[row]?.length ?? 0)).toFixed(2)} times an even share`}
         {" "}<button type="button" class="chip" onClick={() => openExpert(row, expert)}>open</button>
       </p>
       <p class="note">Rings mark the experts of the chosen token, empty squares are idle. It reads {bytesText(bytesOf(trace, position))} of weights
-        {state.model!.read_bytes_per_second > 0 && `, at best ${(1000 * bytesOf(trace, position) / state.model!.read_bytes_per_second).toFixed(2)} ms of this machine's memory`}.</p>
+        {state.model!.read_bytes_per_second > 0 && `, at best ${(1000 * bytesOf(trace, position) / state.model!.read_bytes_per_second).toFixed(2)} ms of this machine's memory`}.
+        {read && ` Its step read ${bytesText(read.bytes)} of experts from the disk, for ${read.tokens} ${read.tokens === 1 ? "token" : "tokens"}${read.tokens > 1 ? `: ${bytesText(read.bytes / read.tokens)} each` : ""}.`}</p>
       {scope !== "token" && <Imbalance counts={counts} idle={idle} totals={totals} />}
       {table && <MapTable counts={counts} totals={totals} />}
       <p class="legend" aria-hidden="true">⅛ <span class="ramp" style={{ background: `linear-gradient(to right, ${[0.06, 0.25, 0.5, 0.75, 1].map((t) => css(heat(t, isDark()))).join(",")})` }} /> 8 times an even share</p>
@@ -149,7 +151,7 @@ function Imbalance({ counts, idle, totals }: { counts: ArrayLike<number>[]; idle
     <div class="scroll" tabIndex={0} role="region" aria-label="Balance of the layers">
       <table class="small">
         <caption>Balance: 1 is even</caption>
-        <thead><tr><th scope="col">Layer</th>{counts.map((_, layer) => <th key={layer} scope="col">{layerName(layer)}</th>)}</tr></thead>
+        <thead><tr><th scope="col">Layer</th>{counts.map((_, layer) => <th key={layer} scope="col">{layerLabel(layer)}</th>)}</tr></thead>
         <tbody>
           <tr><th scope="row">Largest over mean</th>{counts.map((row, layer) => <td key={layer}>{totals[layer] ? imbalance(row).toFixed(1) : "–"}</td>)}</tr>
           <tr><th scope="row">Idle experts</th>{idle.map((count, layer) => <td key={layer}>{count}</td>)}</tr>
@@ -164,7 +166,7 @@ function MapTable({ counts, totals }: { counts: ArrayLike<number>[]; totals: num
     <div class="scroll" tabIndex={0} role="region" aria-label="Shares of the experts">
       <table class="small">
         <caption>Share of each layer's choices, in per cent</caption>
-        <thead><tr><th scope="col">Expert</th>{counts.map((_, layer) => <th key={layer} scope="col">Layer {layerName(layer)}</th>)}</tr></thead>
+        <thead><tr><th scope="col">Expert</th>{counts.map((_, layer) => <th key={layer} scope="col">Layer {layerLabel(layer)}</th>)}</tr></thead>
         <tbody>{Array.from({ length: Math.max(0, ...counts.map((row) => row.length)) }, (_, expert) => (
           <tr key={expert}><th scope="row">{expert}</th>{counts.map((row, layer) => (
             <td key={layer}>{expert < row.length ? ((100 * row[expert]!) / Math.max(totals[layer]!, 1e-9)).toFixed(1) : ""}</td>))}</tr>

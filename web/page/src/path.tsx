@@ -2,7 +2,7 @@
 import { nearest } from "./analysis";
 import { expertColour, css } from "./colours";
 import type { Message } from "./conversation";
-import { expertsOf, layerName, openExpert, select, state } from "./state";
+import { expertsOf, layerLabel, openExpert, select, state } from "./state";
 import { type Trace, NONE, choice, context, textAt, visible } from "./trace";
 
 const WIDTH = 560, ROW = 26;
@@ -23,7 +23,7 @@ function Way({ trace, position, other }: { trace: Trace; position: number; other
   return (
     <svg class="way-picture" viewBox={`0 0 ${WIDTH} ${trace.layers * ROW}`} role="img" aria-label={`The way of token ${position + 1}; the table below has its figures`}>
       {Array.from({ length: trace.layers }, (_, layer) => (
-        <g key={layer}><text x={2} y={y(layer) + 4} class="faint">layer {layerName(layer)}</text><line x1={46} x2={WIDTH - 10} y1={y(layer)} y2={y(layer)} class="rule" /></g>))}
+        <g key={layer}><text x={2} y={y(layer) + 4} class="faint">layer {layerLabel(layer)}</text><line x1={46} x2={WIDTH - 10} y1={y(layer)} y2={y(layer)} class="rule" /></g>))}
       {other !== null && <polyline points={line(other)} class="way-line other" />}
       <polyline points={line(position)} class="way-line" />
       {dots}
@@ -56,9 +56,9 @@ export function Path({ message, trace }: { message: Message; trace: Trace }) {
         <table class="small"><caption>Experts of “{visible(textAt(trace, at))}”, best first</caption>
           <thead><tr><th scope="col">Layer</th><th scope="col">Experts and weights</th><th scope="col">Entropy</th></tr></thead>
           <tbody>{Array.from({ length: trace.layers }, (_, layer) => (
-            <tr key={layer}><th scope="row">{layerName(layer)}</th>
+            <tr key={layer}><th scope="row">{layerLabel(layer)}</th>
               <td>{Array.from({ length: trace.choices }, (_, slot) => choice(trace, at, layer, slot)).filter(([e]) => e !== NONE).map(([expert, weight]) => (
-                <button key={expert} type="button" class="chip" onClick={() => openExpert(layer, expert)} aria-label={`Open layer ${layerName(layer)}, expert ${expert}`}>{expert} ({weight.toFixed(2)})</button>))}</td>
+                <button key={expert} type="button" class="chip" onClick={() => openExpert(layer, expert)} aria-label={`Open layer ${layerLabel(layer)}, expert ${expert}`}>{expert} ({weight.toFixed(2)})</button>))}</td>
               <td>{trace.entropy[at * trace.layers + layer]!.toFixed(2)}</td></tr>))}</tbody>
         </table></details>
     </section>

@@ -6,7 +6,8 @@ import * as db from "./db";
 import { type Conversation, type Message, type Settings, newConversation, path } from "./conversation";
 import { type Trace, length } from "./trace";
 
-export type View = "find" | "strip" | "map" | "path" | "expert" | "compare";
+export type View = "find" | "strip" | "map" | "path" | "expert" | "models" | "compare";
+export type Measure = "probability" | "certainty" | "surprise" | "expert" | "model";
 export type Column = "list" | "chat" | "experts" | "server";
 
 export interface Selection { message: string; position: number; layer: number; expert: number | null }
@@ -21,7 +22,7 @@ export const state = {
   view: "find" as View,
   column: "chat" as Column, // on narrow screens
   tokens: false, // Text or Tokens
-  measure: "probability" as "probability" | "certainty" | "expert",
+  measure: "probability" as Measure,
   compare: null as [string, string] | null,
   wanted: ",", // whose expert is looked for
   server: false, // the drawer
@@ -169,6 +170,11 @@ export const expertsOf = (at: number): number => {
 };
 /** The model's own number of the routed layer number `at`. */
 export const layerName = (at: number): number => state.model?.routed_layers[at] ?? at;
+/** The same for people: of an ensemble, whose layer it is and that model's own number. */
+export function layerLabel(at: number): string {
+  const layer = layerName(at), info = state.model?.layers[layer];
+  return info?.model === undefined ? String(layer) : `${state.model!.models[info.model]} ${info.number}`;
+}
 
 export const routesOf = (message: Message | null): Trace | null =>
   message?.trace && message.trace.layers > 0 && message.trace.known > 0 ? message.trace : null;

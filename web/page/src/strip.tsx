@@ -3,7 +3,7 @@ import { useState } from "preact/hooks";
 import { expertColour, inkOn, isDark, pixel } from "./colours";
 import type { Message } from "./conversation";
 import { Grid, type GridDrawing } from "./grid";
-import { layerName, openExpert, select, state } from "./state";
+import { layerLabel, openExpert, select, state } from "./state";
 import { type Trace, NONE, choice, length, textAt, visible } from "./trace";
 
 const SIZES: [number, number][] = [[6, 6], [10, 9], [16, 12], [26, 16], [40, 20]];
@@ -74,7 +74,7 @@ export function describeCell(trace: Trace, position: number, layer: number): str
     const [expert, weight] = choice(trace, position, layer, slot);
     if (expert !== NONE) list.push(`expert ${expert} with weight ${weight.toFixed(2)}`);
   }
-  const name = `Token ${position + 1}, “${visible(textAt(trace, position))}”, layer ${layerName(layer)}`;
+  const name = `Token ${position + 1}, “${visible(textAt(trace, position))}”, layer ${layerLabel(layer)}`;
   return `${name}: ${list.join(", ") || "no expert"}; entropy ${trace.entropy[position * trace.layers + layer]?.toFixed(2)} nats`;
 }
 
@@ -97,7 +97,7 @@ export function StripTable({ trace, at, name }: { trace: Trace; at: number; name
     <div class="scroll" tabIndex={0} role="region" aria-label={`Experts of the tokens around the chosen one, ${name}`}>
       <table class="small">
         <caption>Tokens {from + 1} to {to} of {length(trace)}: experts of each layer, with their weights</caption>
-        <thead><tr><th scope="col">Token</th>{Array.from({ length: trace.layers }, (_, layer) => <th key={layer} scope="col">Layer {layerName(layer)}</th>)}</tr></thead>
+        <thead><tr><th scope="col">Token</th>{Array.from({ length: trace.layers }, (_, layer) => <th key={layer} scope="col">Layer {layerLabel(layer)}</th>)}</tr></thead>
         <tbody>{rows}</tbody>
       </table>
     </div>

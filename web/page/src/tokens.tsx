@@ -1,14 +1,27 @@
 // The tokens of an answer as buttons: each says what it is, how probable it was, and what the routers made of it.
 import { Component } from "preact";
-import { choice, certainty, context, idAt, length, textAt, visible, NONE, type Trace } from "./trace";
+import { answering, choice, certainty, context, idAt, length, textAt, visible, weightsOf, NONE, type Trace } from "./trace";
 import type { Message } from "./conversation";
-import { layerName, openExpert, select, state } from "./state";
-import { nearest } from "./analysis";
+import { layerLabel, expertsOf, openExpert, select, state } from "./state";
+import { evenBits, nearest, surprises } from "./analysis";
 
 const GROUP = 48; // tokens that are drawn again together
 
+// Of the trace that was asked for last: each new token changes all of them, so while one is written they are counted
+// again only when a twentieth is new.
+let counted: { trace: Trace | null; known: number; bits: Float64Array } = { trace: null, known: 0, bits: new Float64Array(0) };
+/** Bits a layer of a position's path; NaN where nothing is known. */
+export function surpriseAt(trace: Trace, position: number): number {
+  const stale = trace.known > counted.known * 1.05 || (trace.known > counted.known && !state.running.size);
+  if (counted.trace !== trace || trace.known < counted.known || stale)
+    counted = { trace, known: trace.known, bits: surprises(trace, expertsOf) };
+  return counted.bits[position] ?? NaN;
+}
+
 function measure(trace: Trace, position: number): number {
   if (state.measure === "certainty") return certainty(trace, position);
+  if (state.measure === "surprise") return Math.min(1, surpriseAt(trace, position) / Math.max(evenBits(trace, expertsOf), 1e-9));
+  if (state.measure === "model") return Math.max(...(weightsOf(trace, position) ?? [NaN]));
   if (state.measure === "expert") {
     const at = state.selection;
     if (!at || at.expert === null || position >= trace.known) return NaN;
@@ -31,6 +44,9 @@ function labelOf(trace: Trace, position: number): string {
   if (own !== undefined && !Number.isNaN(own)) parts.push(`probability ${percent(Math.exp(own))}`);
   const sure = certainty(trace, position);
   if (!Number.isNaN(sure)) parts.push(`first experts have ${percent(sure)} of the weight`);
+  if (state.measure === "surprise" && position < trace.known) parts.push(`surprise of its way ${surpriseAt(trace, position).toFixed(1)} bits a layer`);
+  const whose = answering(trace, position);
+  if (whose >= 0) parts.push(`${trace.models?.[whose]} weighed most, ${percent(weightsOf(trace, position)![whose]!)}`);
   return parts.join(", ");
 }
 
@@ -51,7 +67,7 @@ class Group extends Component<GroupProps> {
       buttons.push(
         <button
           key={p} type="button" class={`token level-${level}${prompt ? " prompt" : ""}${prompt && p < trace.cached ? " cached" : ""}`}
-          data-position={p} aria-pressed={p === chosen} aria-label={labelOf(trace, p)} title={labelOf(trace, p)}
+          data-position={p} data-model={state.measure === "model" && answering(trace, p) >= 0 ? answering(trace, p) + 1 : undefined} aria-pressed={p === chosen} aria-label={labelOf(trace, p)} title={labelOf(trace, p)}
           onClick={() => select(message, p)} onFocus={() => { if (p !== chosen) select(message, p); }}
         >{visible(text)}</button>,
       );
@@ -70,7 +86,7 @@ export function TokenList({ message, withPrompt }: { message: Message; withPromp
   const groups = [];
   for (let from = begin; from < end; from += GROUP) {
     const to = Math.min(from + GROUP, end);
-    const settled = Math.min(trace.known, to), named = trace.promptTexts.length;
+    const settled = `${Math.min(trace.known, to)} ${trace.modelWeights?.length ?? 0}`, named = trace.promptTexts.length;
     groups.push(
       <Group key={from} message={message} from={from} to={to} chosen={at >= from && at < to ? at : -1}
         version={`${base} ${settled} ${named}`} />,
@@ -104,6 +120,8 @@ export function TokenCard({ message }: { message: Message }) {
         <dt>Token</dt><dd>number {at.position + 1}, id {idAt(trace, at.position)}{own < 0 ? (at.position < trace.cached ? ", of the prompt, from the cache" : ", of the prompt") : ""}</dd>
         {logprob !== undefined && !Number.isNaN(logprob) && <><dt>Probability</dt><dd>{percent(Math.exp(logprob))}</dd></>}
         {!Number.isNaN(sure) && <><dt>Router certainty</dt><dd>{percent(sure)} of the weight goes to the first experts, mean over {trace.layers} layers</dd></>}
+        {trace.layers > 0 && at.position < trace.known && <><dt>Surprise of its way</dt><dd>{(trace.layers * surpriseAt(trace, at.position)).toFixed(1)} bits among this chat's ways, {surpriseAt(trace, at.position).toFixed(2)} a layer; even chances would cost {evenBits(trace, expertsOf).toFixed(2)}</dd></>}
+        {weightsOf(trace, at.position) && <><dt>Models</dt><dd>{weightsOf(trace, at.position)!.map((weight, i) => `${trace.models?.[i]} ${percent(weight)}`).join(", ")}</dd></>}
       </dl>
       {top.length > 0 && (
         <table class="small">
@@ -129,7 +147,7 @@ export function PathLine({ trace, position }: { trace: Trace; position: number }
       <summary>Its way: the first expert of each layer</summary>
       <p class="way">{layers.map((expert, layer) => expert === NONE ? <span key={layer}>·</span> : (
         <button key={layer} type="button" class="chip" onClick={() => openExpert(layer, expert)}
-          aria-label={`layer ${layerName(layer)}, expert ${expert}`}>{layerName(layer)}:{expert}</button>
+          aria-label={`layer ${layerLabel(layer)}, expert ${expert}`}>{layerLabel(layer)}:{expert}</button>
       ))}</p>
       <p class="note">Nearest by its way: {nearest(trace, position, 3).map((each) => `“${visible(textAt(trace, each.position))}” (${percent(each.similarity)})`).join(", ") || "none yet"}</p>
     </details>

@@ -17,7 +17,13 @@ export interface Trace {
   weights: Float32Array; // the same
   entropy: Float32Array; // [known, layers], in nats
   cached: number; // of the prompt's tokens, found in the server's cache
+  models?: string[]; // of an ensemble
+  modelWeights?: (number[] | null)[]; // of each token of the answer: what its gate gave each of them
+  reads?: Read[]; // where experts are read from the disk
 }
+
+/** What the step that evaluated positions first … end - 1 read from the disk, for `tokens` of all its sequences. */
+export interface Read { first: number; end: number; bytes: number; tokens: number }
 
 export const NONE = 65535;
 
@@ -30,6 +36,8 @@ export interface RoutesPiece {
   experts: string;
   weights: string;
   entropy: string;
+  disk_bytes?: number;
+  step_tokens?: number;
 }
 
 export function newTrace(): Trace {
@@ -79,6 +87,22 @@ export function addRoutes(trace: Trace, piece: RoutesPiece): void {
   for (let i = 0; i < weights.length; ++i) trace.weights[first * layers * k + i] = half(weights[i]!);
   for (let i = 0; i < entropy.length; ++i) trace.entropy[first * layers + i] = half(entropy[i]!);
   trace.known = Math.max(trace.known, end);
+  if (piece.disk_bytes !== undefined)
+    (trace.reads ??= []).push({ first, end, bytes: piece.disk_bytes, tokens: piece.step_tokens ?? positions });
+}
+
+/** The step that evaluated a position, where experts are read from the disk. */
+export const readOf = (trace: Trace, position: number): Read | undefined =>
+  trace.reads?.findLast((read) => read.first <= position && position < read.end);
+
+/** What an ensemble's gate gave its models for a position: an answer's tokens have it. */
+export const weightsOf = (trace: Trace, position: number): number[] | null =>
+  trace.modelWeights?.[position - trace.promptIds.length] ?? null;
+
+/** The model that weighed most, or -1. */
+export function answering(trace: Trace, position: number): number {
+  const weights = weightsOf(trace, position);
+  return weights ? weights.indexOf(Math.max(...weights)) : -1;
 }
 
 /** Without the room that growing left. */

@@ -29,6 +29,8 @@ export class Mock {
   says = ["Hello", ",", " world", "."];
   layers = 4; k = 2; experts = 16;
   dense = false; soft = false;
+  models = []; // of an ensemble
+  disk = false; // experts are read from there
   key = "";
   pace = 0; // ms between tokens
   queue = 0; // seconds before the prompt is read
@@ -53,6 +55,7 @@ export class Mock {
       name: "mock", version: "0", family: "mock", chat: true, context: 32768, vocabulary: 1000, parameters: 3e6, file_bytes: 6e6,
       dense_bytes: 1e6, read_bytes_per_second: 2e10, routed_layers: routed, changeable: routed.length > 0, parallel: 16, stall_seconds: 0.5,
       defaults: { temperature: 1, top_p: 1, max_tokens: 4096 },
+      models: this.models, gate: this.models.length ? "token" : "",
       layers: Array.from({ length: this.layers }, (_, layer) => this.dense ? { layer, kind: "dense" }
         : { layer, kind: this.soft ? "soft" : "top_k", experts: this.experts, experts_per_token: this.k, expert_bytes: 1e5 }),
     };
@@ -71,7 +74,9 @@ export class Mock {
     const body = text ? JSON.parse(text) : {};
     const histogram = { upper: [], counts: [0], sum: 0, count: 0 };
     if (path === "/coterie/model") return json(200, this.model());
-    if (path === "/coterie/experts") return json(200, { layers: [], tokens: Array.from({ length: this.layers }, (_, l) => Array.from({ length: this.experts }, (_, e) => (e + l) % 5)) });
+    if (path === "/coterie/experts") return json(200, { layers: [], tokens: Array.from({ length: this.layers }, (_, l) => Array.from({ length: this.experts }, (_, e) => (e + l) % 5)),
+      place_names: ["mapped", "large pages", "repacked", "read", "decoded", "in a slot", "on the disk"],
+      places: Array.from({ length: this.layers }, () => Array.from({ length: this.experts }, (_, e) => this.disk ? 5 + (e % 2) : 2)) });
     if (path === "/coterie/live")
       return json(200, {
         requests: [{ state: "decoding", prompt_tokens: 40, cached_tokens: 16, evaluated_tokens: 40, generated_tokens: 7, max_tokens: 100, seconds: 1.5 },
@@ -99,6 +104,7 @@ export class Mock {
       response.write(`: ping {"state":"queued","ahead":3,"wait_seconds":${Math.ceil(left)}}\n\n`);
       await sleep(200);
     }
+    const gated = this.models.length > 0 && body.coterie?.experts;
     const told = !this.dense && !this.soft && body.coterie?.experts;
     const says = this.says;
     for (let i = 0; i < says.length && !gone; ++i) {
@@ -107,7 +113,9 @@ export class Mock {
       send({ choices: [{
         delta: { content }, token_ids: [10 + (i % 900)],
         logprobs: { content: [{ token: content, logprob: -0.1 * (i % 40), top_logprobs: [{ token: content, logprob: -0.1 }, { token: "other", logprob: -2.5 }] }] },
-        ...(told ? { coterie: { routes: [routes(first, end, this.layers, this.k, this.experts)] } } : {}) }] });
+        ...(told || gated ? { coterie: {
+          ...(told ? { routes: [{ ...routes(first, end, this.layers, this.k, this.experts), ...(this.disk ? { disk_bytes: 3e6, step_tokens: 2 } : {}) }] } : {}),
+          ...(gated ? { models: [this.models.map((_, m) => (m === i % this.models.length ? 0.75 : 0.25 / (this.models.length - 1)))] } : {}) } } : {}) }] });
       if (this.pace) await sleep(this.pace);
       else if (i % 200 === 199) await sleep(1);
     }

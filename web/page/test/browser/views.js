@@ -137,6 +137,52 @@ for (const [width, height] of [[360, 740], [768, 1024], [1280, 800], [1920, 1080
     await mock.stop();
   });
 
+for (const theme of ["light", "dark"])
+  test(`an ensemble says which model answered each token, ${theme}`, async () => {
+    const mock = await new Mock().start();
+    Object.assign(mock, { models: ["poet", "prophet"], dense: true, says: Array.from({ length: 70 }, (_, i) => ` word${i}`) });
+    const page = await open(mock.address, { theme });
+    await ask(page, "Hi");
+    equal(await page.locator("[role=tab]").allTextContents(), ["Models", "Compare"], "views");
+    await page.click("#tab-models");
+    await drawn(page);
+    equal(await page.locator("#view table >> nth=0 >> tbody tr").allTextContents(), [" 1poet3550.0 %", " 2prophet3550.0 %"], "who answered");
+    equal(await page.locator("#view table >> nth=1 >> tbody tr >> nth=1 >> td").allTextContents(), ["␣word1", " 2", "25.0 %", "75.0 %"], "the second token");
+    await page.click("text=Next tokens");
+    await drawn(page);
+    equal(await page.locator("#view table >> nth=1 >> tbody tr").count(), 10, "the last page");
+    equal(await violations(page), [], "models");
+    await page.click("text=Tokens >> nth=0");
+    await page.selectOption(".chat select", "model");
+    await drawn(page);
+    equal(await page.locator(".token").evaluateAll((all) => all.slice(0, 3).map((each) => each.dataset.model)), ["1", "2", "1"], "numbers at the tokens");
+    equal(await violations(page), [], "tokens");
+    await picture(page, `${theme}-models`);
+    await page.done();
+    await mock.stop();
+  });
+
+test("experts on the disk are told, and what a step read of them", async () => {
+  const mock = await new Mock().start();
+  mock.disk = true;
+  const page = await open(mock.address);
+  await ask(page, "Hi");
+  await page.click("#tab-map");
+  await drawn(page);
+  assert((await page.textContent("#view")).includes("Its step read 3.0 MB of experts from the disk, for 2 tokens: 1.5 MB each."), "bytes");
+  await page.click("#tab-find");
+  await page.fill("#view input", "Hello");
+  await page.click("[aria-label^='Open layer'] >> nth=0");
+  await page.waitForFunction(() => /slot that another expert may get|on the disk: it is read/.test(document.querySelector("#view").textContent));
+  await page.click("text=Tokens >> nth=0");
+  await page.selectOption(".chat select", "surprise");
+  await page.click(".token >> nth=1");
+  assert(/Surprise of its way\d+\.\d bits/.test(await page.textContent(".token-card")), await page.textContent(".token-card"));
+  equal(await violations(page), [], "the card");
+  await page.done();
+  await mock.stop();
+});
+
 test("motion is not asked for where it is not wanted, and 200 % zoom has room", async () => {
   const mock = await new Mock().start();
   const page = await open(mock.address, { width: 640, height: 400, reducedMotion: "reduce", deviceScaleFactor: 2 });
