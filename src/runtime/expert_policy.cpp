@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <tuple>
 
 #include "base/error.h"
@@ -125,6 +126,8 @@ ExpertPolicy::Plan ExpertPolicy::plan(int64_t layer, std::span<const ExpertDeman
   Plan plan;
   std::vector<const ExpertDemand*> missing;
   std::vector<int64_t> kept(classes, 0), passing(classes, 0);  // misses that get slots of their own, or the ring's
+  std::vector<int64_t> staying(classes, 0);                    // of the ring's, that stay where they are
+  const auto share_of = [&](size_t c) { return std::max<int64_t>(shape_.slots[c] / shape_.layers, 1); };  // a layer's
   for (const ExpertDemand& demand : demands) {
     base::require(demand.expert >= 0 && demand.expert < shape_.experts && shape_.class_of(layer, demand.expert) >= 0,
                   "expert policy", "layer {} has no expert {}", layer, demand.expert);
@@ -133,18 +136,31 @@ ExpertPolicy::Plan ExpertPolicy::plan(int64_t layer, std::span<const ExpertDeman
     place.count += weight_ * static_cast<double>(demand.tokens) + (1 - weight_) * static_cast<double>(demand.warm);
     place.last = now_;
     if (demand.warm > 0) place.warm_in = step_;
+    const auto c = static_cast<size_t>(shape_.class_of(layer, demand.expert));
     if (place.slot == kNone) {
       missing.push_back(&demand);
-      ++(prompt && demand.warm == 0 ? passing : kept)[static_cast<size_t>(shape_.class_of(layer, demand.expert))];
       continue;
     }
     Slot& slot = slots_[static_cast<size_t>(place.slot)];
     slot.leased_by = static_cast<int32_t>(layer);
-    if (prompt && demand.warm > 0 && slot.in_ring) {  // it stays
-      slot.in_ring = false;
-      std::erase(ring_[static_cast<size_t>(shape_.class_of(layer, demand.expert))], place.slot);
+    if (prompt && demand.warm > 0 && slot.in_ring && staying[c] < share_of(c)) {
+      slot.in_ring = false, ++staying[c];
+      std::erase(ring_[c], place.slot);
     }
     plan.uses.push_back({.expert = demand.expert, .slot = place.slot, .hit = true});
+  }
+  // Where the last tokens of a prompt want more than the slots hold, each layer keeps its share, of those that most of
+  // them want: otherwise the last layers would take what the first have kept, and every prompt would read nearly all.
+  std::vector<char> passes(missing.size());
+  std::vector<size_t> by_warm(missing.size());
+  std::iota(by_warm.begin(), by_warm.end(), size_t{0});
+  if (prompt)
+    std::stable_sort(by_warm.begin(), by_warm.end(),
+                     [&](size_t a, size_t b) { return missing[a]->warm > missing[b]->warm; });
+  for (const size_t m : by_warm) {
+    const auto c = static_cast<size_t>(shape_.class_of(layer, missing[m]->expert));
+    passes[m] = prompt && (missing[m]->warm == 0 || kept[c] + staying[c] >= share_of(c));
+    ++(passes[m] ? passing : kept)[c];
   }
   plan.hits = std::ssize(plan.uses);
   plan.uses.reserve(demands.size());
@@ -172,9 +188,10 @@ ExpertPolicy::Plan ExpertPolicy::plan(int64_t layer, std::span<const ExpertDeman
   std::vector<int32_t> last_use(slots_.size(), kNone);  // in this plan
   for (size_t u = 0; u < plan.uses.size(); ++u)
     last_use[static_cast<size_t>(plan.uses[u].slot)] = static_cast<int32_t>(u);
-  for (const ExpertDemand* demand : missing) {
+  for (size_t m = 0; m < missing.size(); ++m) {
+    const ExpertDemand* const demand = missing[m];
     const auto c = static_cast<size_t>(shape_.class_of(layer, demand->expert));
-    const bool pass = prompt && demand->warm == 0;
+    const bool pass = passes[m];
     std::vector<int32_t>& ring = ring_[c];
     Use use{.expert = demand->expert};
     if (pass)
