@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <fstream>
 #include <limits>
 #include <string>
@@ -18,6 +19,8 @@ namespace {
 
 int64_t meminfo(std::string_view key) {
   std::ifstream file("/proc/meminfo");
+  if (!file && (errno == EMFILE || errno == ENFILE))  // not to be taken for a machine without memory
+    throw Error(ErrorKind::io, "/proc/meminfo", "cannot be opened: too many files are open", "`ulimit -n` allows more");
   std::string name;
   int64_t kilobytes = 0;
   std::string unit;

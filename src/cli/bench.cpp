@@ -54,17 +54,21 @@ families::Model model_of(BenchCommand& command, Progress& progress) {
                       "write it to a file (--write) and measure that");
   if (!command.write.empty()) refuse_existing_output(command.write, command.force);
   command.shape.quant = weight_format("--quant", command.quant);
-  progress.show(fmt::format("making random weights of {}", command.shape.shape));
-  families::Model model = runtime::shape_model(command.shape, command.model.open_options());
-  if (!command.write.empty()) {
-    progress.show(fmt::format("writing {}", command.write));
-    runtime::write_shape_model(model, command.write);
-    for (const std::string& note : runtime::notes_of_written(model)) {
-      progress.clear();
-      print_warning(note);
-    }
+  if (command.write.empty()) {
+    progress.show(fmt::format("making random weights of {}", command.shape.shape));
+    families::Model model = runtime::shape_model(command.shape, command.model.open_options());
+    progress.clear();
+    return model;
   }
+  runtime::write_shape_model(command.shape, command.model.open_options(), command.write,
+                             [&](int64_t written, int64_t all) {
+                               progress.show(fmt::format("writing random weights to {}: {} of {}", command.write,
+                                                         base::human_bytes(written), base::human_bytes(all)));
+                             });
   progress.clear();
+  command.model.model = command.write;
+  families::Model model = open_for_engine(command.model);
+  for (const std::string& note : runtime::notes_of_written(model)) print_warning(note);
   return model;
 }
 
@@ -279,7 +283,9 @@ void add_bench(CLI::App& app, Action& action) {
       ->type_name("T")
       ->capture_default_str()
       ->needs(shape);
-  command->add_option("--write", options->write, "Keep the random model as a GGUF file, for other engines")
+  command
+      ->add_option("--write", options->write,
+                   "Write the random model to a GGUF file, for other engines, and measure it from there")
       ->type_name("FILE.gguf")
       ->needs(shape);
   add_force(*command, options->force)->needs("--write");

@@ -44,8 +44,12 @@ std::string as_text(const std::string& file, int64_t file_bytes, const runtime::
       styled(fmt::format("{:.2f} GB/s at most", best.bytes_per_second() / 1e9), Style::bold), size_words(best.size),
       best.depth, 1e3 * best.latency, base::human_bytes(bench.bytes), bench.seconds,
       bench.checked ? "; the system says that a disk answered" : "");
-  if (bench.seconds < 0.9 * options.seconds)
-    text += "  The file was read through before the time was up: a larger one on the same disk says more\n";
+  if (bench.rounds > 1)
+    text += fmt::format(
+        "  The file was read through before the time was up, so that each measurement was made {} times: the drive's "
+        "own "
+        "memory may have answered some of it, a larger file says more\n",
+        bench.rounds);
   return text;
 }
 
@@ -65,6 +69,7 @@ base::Json as_json(const std::string& file, int64_t file_bytes, const runtime::B
           {"direct", reader.direct()},
           {"bytes", bench.bytes},
           {"seconds", bench.seconds},
+          {"rounds", bench.rounds},
           {"from_disk", bench.checked},
           {"bytes_per_second", bench.fastest().bytes_per_second()},
           {"rates", rates}};

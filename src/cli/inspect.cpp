@@ -217,14 +217,13 @@ int inspect_command(const InspectOptions& options) {
   if (!options.dtype.empty()) wanted.dtype = weight_format("--dtype", options.dtype);
   threads::Pool pool(options.model.threads);
   wanted.threads = pool.threads();
+  if (!options.memory.empty()) wanted.memory = bytes_option("--memory", options.memory);
   const Inspection model = runtime::inspect(options.model.model, wanted);
   for (const std::string& warning : model.warnings) print_warning(warning);
   const MachineLimits machine = runtime::machine_limits(pool, kernels::select(), options.remeasure);
   std::optional<runtime::StreamForecast> stream;
   const double disk = options.disk.empty() ? kAssumedDisk : rate_option("--disk", options.disk);
-  if (!options.memory.empty())
-    stream =
-        runtime::forecast_stream(model, bytes_option("--memory", options.memory), disk, machine.read_bytes_per_second);
+  if (wanted.memory > 0) stream = runtime::forecast_stream(model, wanted.memory, disk, machine.read_bytes_per_second);
   std::optional<runtime::RanksPlan> ranks;
   if (options.ranks > 0) ranks = plan_of(model, machine, options.ranks, runtime::network_by_name(options.net));
   if (options.json) {
@@ -257,13 +256,14 @@ void add_inspect(CLI::App& app, Action& action) {
                    "Tokens of cache in the expected memory (default: 512)")
       ->type_name("N")
       ->check(at_least(1));
-  auto* memory = command->add_option("--memory", options->memory,
-                                     "How it would run in so much memory, its experts read from a disk (8G)");
-  memory->type_name("SIZE");
+  CLI::Option* memory = command->add_option("--memory", options->memory,
+                                            "How it would run in so much memory, its experts read from a disk (8G)");
+  memory->type_name("SIZE")->check(size_problem);
   command
       ->add_option("--disk", options->disk,
                    "Bytes a second of that disk, as coterie bench --disk measures (default: 1G)")
       ->type_name("RATE")
+      ->check(rate_problem)
       ->needs(memory);
   add_threads(*command, options->model.threads);
   command->add_flag("--remeasure", options->remeasure,

@@ -12,6 +12,7 @@
 #include "base/memory.h"
 #include "base/plural.h"
 #include "cli/help.h"
+#include "cli/print_stream.h"
 #include "cli/ranks.h"
 #include "cli/router_option.h"
 #include "cli/sizes.h"
@@ -144,7 +145,8 @@ void ModelOptions::add_engine(CLI::App& app, bool with_context) {
       app.add_option("--memory", memory,
                      "Memory this process may take, such as 8G (default: what the machine or its cgroup has, less a "
                      "reserve); where the\nweights are more, experts are read from the disk as they are needed")
-          ->type_name("SIZE");
+          ->type_name("SIZE")
+          ->check(size_problem);
   app.add_option("--disk-reader", disk_reader,
                  "How experts are then read: by threads, by uring (io_uring), or buffered (through the page cache)")
       ->type_name("R")
@@ -321,21 +323,8 @@ std::string describe(const runtime::GenerationStatistics& statistics, runtime::F
 }
 
 std::string describe_reads(runtime::Engine& engine) {
-  runtime::ExpertStore* const store = engine.bytes().store();
-  if (!store) return {};
-  const runtime::StreamFigures& figures = store->figures();
-  const auto kind = [](std::string_view name, const runtime::StreamFigures::Kind& of) {
-    if (of.tokens == 0) return std::string();
-    return fmt::format(" · {} {:.1f} % hits, {:.1f} MB a token, waited {:.1f} ms a token", name, 100 * of.hit_share(),
-                       of.bytes_per_token() / 1e6, 1e3 * of.stalled / static_cast<double>(of.tokens));
-  };
-  std::string text = "experts from the disk" + kind("prompt", figures.prompt) + kind("decode", figures.decode);
-  if (const double rate = figures.bytes_per_second(); rate > 0) {
-    text += fmt::format(" · {:.0f} MB/s", rate / 1e6);
-    if (const double disk = engine.bytes().disk_rate(); disk > 0)
-      text += fmt::format(", {:.0f} % of the rate measured at the start", 100 * rate / disk);
-  }
-  return text + fmt::format(" · {}, {}", store->reader().name(), store->reader().direct() ? "direct" : "buffered");
+  const std::optional<runtime::StreamReport> report = engine.bytes().stream_report();
+  return report ? reads_words(*report) : std::string();
 }
 
 void print_reads(runtime::Engine& engine) {

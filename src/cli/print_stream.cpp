@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "base/memory.h"
+#include "base/plural.h"
 #include "cli/print_numbers.h"
 #include "cli/terminal.h"
 
@@ -22,11 +23,12 @@ std::string stream_words(const runtime::StreamForecast& stream, double disk, boo
   const auto line = [&](std::string_view what, const std::string& value) {
     text += fmt::format("  {:<36}{}\n", what, value);
   };
-  line("besides routed experts", human_bytes(std::max<int64_t>(stream.others, 0)));
+  line("besides routed experts",
+       fmt::format("{}, {} of context in it", human_bytes(stream.others), base::plural(stream.positions, "token")));
   line("an expert, on average", fmt::format("{}; a token meets {} of {}", human_bytes(stream.expert_bytes),
                                             grouped(stream.experts_of_token), grouped(stream.experts)));
   line("at the least",
-       fmt::format("{}: {} slots for experts", human_bytes(stream.least_memory()), grouped(stream.least_slots)));
+       fmt::format("{}: {} slots for experts", human_bytes(stream.least_memory), grouped(stream.least_slots)));
   if (stream.all_fits()) {
     line("experts that stay in memory", "all: nothing is read from the disk once they are");
     return text;
@@ -36,8 +38,11 @@ std::string stream_words(const runtime::StreamForecast& stream, double disk, boo
     return text;
   }
   line("experts that stay in memory",
-       fmt::format("{} slots, {} of all{}", grouped(stream.slots), percent(share(stream.slots, stream.experts)),
+       fmt::format("{} slots in {}, {} of all{}", grouped(stream.slots), human_bytes(stream.slot_bytes),
+                   percent(share(stream.slots, stream.experts)),
                    stream.slots < stream.experts_of_token ? ", fewer than one token meets" : ""));
+  if (stream.prompt_tokens > 0)
+    line("a prompt reads a missing expert", fmt::format("once for {} tokens", grouped(stream.prompt_tokens)));
   line("the disk reads",
        fmt::format("{:.1f} GB/s{}", disk / 1e9,
                    assumed ? " (assumed: --disk says another rate, coterie bench --disk measures it)" : ""));
@@ -48,6 +53,21 @@ std::string stream_words(const runtime::StreamForecast& stream, double disk, boo
        fmt::format("{:.1f} tokens a second, {} read for each", 1 / stream.fitted_seconds,
                    human_bytes(static_cast<int64_t>(stream.fitted_bytes))));
   return text;
+}
+
+std::string reads_words(const runtime::StreamReport& report) {
+  const auto kind = [](std::string_view name, const runtime::StreamFigures::Kind& of) {
+    if (of.tokens == 0) return std::string();
+    return fmt::format(" · {} {:.1f} % hits, {:.1f} MB a token, waited {:.1f} ms a token", name, 100 * of.hit_share(),
+                       of.bytes_per_token() / 1e6, 1e3 * of.stalled / static_cast<double>(of.tokens));
+  };
+  const runtime::StreamFigures& figures = report.figures;
+  std::string text = "experts from the disk" + kind("prompt", figures.prompt) + kind("decode", figures.decode);
+  if (const double rate = figures.bytes_per_second(); rate > 0) {
+    text += fmt::format(" · {:.0f} MB/s", rate / 1e6);
+    if (report.disk_rate > 0) text += fmt::format(", {:.0f} % of the rate measured at the start", 100 * report.share());
+  }
+  return text + fmt::format(" · {}, {}", report.reader, report.direct ? "direct" : "buffered");
 }
 
 base::Json stream_json(const runtime::StreamForecast& stream, double disk) {
@@ -66,7 +86,10 @@ base::Json stream_json(const runtime::StreamForecast& stream, double disk) {
           {"experts_of_token", stream.experts_of_token},
           {"slots", stream.slots},
           {"least_slots", stream.least_slots},
-          {"least_memory", stream.least_memory()},
+          {"least_memory", stream.least_memory},
+          {"slot_bytes", stream.slot_bytes},
+          {"context", stream.positions},
+          {"prompt_tokens", stream.prompt_tokens},
           {"runs", stream.runs()},
           {"all_fits", stream.all_fits()},
           {"disk_bytes_per_second", disk},

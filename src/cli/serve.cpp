@@ -10,6 +10,7 @@
 #include "cli/commands.h"
 #include "cli/help.h"
 #include "cli/options.h"
+#include "cli/print_stream.h"
 #include "cli/serve_options.h"
 #include "cli/served_models.h"
 #include "cli/terminal.h"
@@ -73,6 +74,10 @@ int serve_command(ServeOptions& options) {
   if (!service.idle()) print_note("stopping: what runs goes on to its end; the same signal again ends it now");
   service.drain();
   while (stop_signals < 2 && !service.idle()) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  for (const serve::ShelvedModel& each : shelf->all())
+    if (each.ready)
+      if (const auto reads = each.ready->backend->snapshot().reads)
+        print_note(fmt::format("{}: {}", each.name, reads_words(*reads)));
   return 0;
 }
 

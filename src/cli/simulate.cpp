@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <optional>
@@ -24,7 +25,7 @@ struct SimulateOptions {
   std::string trace, expert_bytes, disk;
   std::vector<std::string> memory = {"20%", "40%", "60%", "80%", "100%"};
   std::optional<int64_t> warm_up, prompt;
-  int64_t step_tokens = 512;
+  int64_t step_tokens = 512, prompt_tokens = 0;
   double speed = 0;  // tokens a second in memory
   bool json = false;
 };
@@ -111,6 +112,7 @@ base::Json as_json(const SimulateOptions& options, const lens::Routes& routes, c
           {"tokens", routes.tokens()},
           {"warm_up", warm_up},
           {"step_tokens", options.step_tokens},
+          {"prompt_tokens", std::max(options.prompt_tokens, options.step_tokens)},
           {"expert_bytes", expert_bytes > 0 ? base::Json(expert_bytes) : base::Json(nullptr)},
           {"disk_bytes_per_second", disk > 0 ? base::Json(disk) : base::Json(nullptr)},
           {"memory", list}};
@@ -127,6 +129,7 @@ int simulate_command(const SimulateOptions& options) {
   runtime::SimulationOptions wanted;
   wanted.warm_up = options.warm_up.value_or(routes.tokens() / 3);
   wanted.prompt = options.prompt.value_or(-1), wanted.step_tokens = options.step_tokens;
+  wanted.prompt_tokens = options.prompt_tokens;
   const runtime::StreamSpeed speed{expert_bytes, disk, options.speed > 0 ? 1 / options.speed : 0};
   std::vector<Row> rows;
   for (const std::string& memory : options.memory) {
@@ -181,6 +184,12 @@ void add_simulate(CLI::App& app, Action& action) {
       ->type_name("N")
       ->check(at_least(1))
       ->capture_default_str();
+  command
+      ->add_option("--prompt-tokens", options->prompt_tokens,
+                   "Tokens of a prompt that a layer reads, --step-tokens at a time, before the next layer begins: as "
+                   "coterie run says (default: --step-tokens)")
+      ->type_name("N")
+      ->check(at_least(1));
   command->add_flag("--json", options->json, "As JSON");
   command->footer(
       "Which experts are kept is decided by the code that decides it when a model is run (aged LFU).\n"

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "base/function_ref.h"
 
 namespace coterie::cli {
 
@@ -56,6 +57,27 @@ double rate_option(std::string_view option, const std::string& text) {
   Measured found = measured(option, text, kExpected);
   if (found.unit.ends_with("/s")) found.unit.remove_suffix(2);
   return bytes_of(option, text, found.unit, found.number, kExpected);
+}
+
+namespace {
+
+std::string problem_of(const base::FunctionRef<void()> read) {
+  try {
+    read();
+  } catch (const base::Error& error) {
+    return error.message();
+  }
+  return {};
+}
+
+}  // namespace
+
+std::string size_problem(const std::string& text) {
+  return problem_of([&] { bytes_option("", text); });
+}
+
+std::string rate_problem(const std::string& text) {
+  return problem_of([&] { rate_option("", text); });
 }
 
 double share_option(std::string_view option, const std::string& text) {

@@ -14,4 +14,8 @@ double rate_option(std::string_view option, const std::string& text);
 /// "40%": 0.4. Throws bad_input for a share that is not above 0 and at most 100 %.
 double share_option(std::string_view option, const std::string& text);
 
+/// What is wrong with such a text, for a check while options are read; empty: nothing. An empty text is wrong, too.
+std::string size_problem(const std::string& text);
+std::string rate_problem(const std::string& text);
+
 }  // namespace coterie::cli

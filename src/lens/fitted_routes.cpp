@@ -14,7 +14,8 @@ namespace coterie::lens {
 
 namespace {
 
-constexpr std::array<FittedRouting, 2> kFitted = {{
+constexpr std::array<FittedRouting, 3> kFitted = {{
+    {"even", 0, 0, 0, 0, 0},
     {"olmoe", 1.0, 2.0, 0.55, 1.0, 0.97},
     {"qwen3", 2.4, 2.2, 0.5, 0.6, 0.97},
 }};

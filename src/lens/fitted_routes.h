@@ -20,8 +20,9 @@ struct FittedRouting {
   double popularity = 0, fast = 0, fast_correlation = 0, slow = 0, slow_correlation = 0;
 };
 
-/// Fitted to the reuse of experts and to the hits of LRU in recorded routes of OLMoE-1B-7B (64 experts, 8 a token) and
-/// Qwen3-30B-A3B (128, 6): "olmoe", "qwen3". Throws bad_input, naming them, for another.
+/// "even": every token's experts are drawn anew, each as often as the others, which is what memory helps least. Fitted
+/// to the reuse of experts and to the hits of LRU in recorded routes of OLMoE-1B-7B (64 experts, 8 a token) and
+/// Qwen3-30B-A3B (128, 6): "olmoe", "qwen3". Throws bad_input, naming all, for another.
 const FittedRouting& fitted_routing(std::string_view name);
 std::string fitted_names();
 /// The one fitted to a model of about so many experts.

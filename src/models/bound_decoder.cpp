@@ -8,6 +8,7 @@
 #include "layers/attention/indexer.h"
 #include "layers/attention/rope.h"
 #include "layers/batch.h"
+#include "layers/moe/piecewise_source.h"
 #include "models/shown_weights.h"
 #include "ops/elementwise.h"
 #include "ops/loss.h"
@@ -87,6 +88,31 @@ bool has_shortcuts(const ModelSpec& spec) {
   return std::any_of(spec.blocks.begin(), spec.blocks.end(), [](const BlockSpec& b) { return b.adds_shortcut; });
 }
 
+/// Rows begin … end - 1 of a step, as a batch of their own.
+struct Piece {
+  int64_t begin = 0, end = 0;
+  std::vector<layers::SequenceRows> sequences;
+};
+
+/// What a block takes at a time: all rows, or `at_once` of them.
+std::vector<Piece> cut(const std::vector<layers::SequenceRows>& sequences, int64_t rows, int64_t at_once) {
+  if (at_once <= 0 || at_once >= rows) return {{0, rows, sequences}};
+  std::vector<Piece> pieces;
+  for (int64_t begin = 0; begin < rows; begin += at_once) {
+    Piece piece{begin, std::min(begin + at_once, rows), {}};
+    for (const layers::SequenceRows& s : sequences) {
+      const int64_t from = std::max(begin, s.first_row), to = std::min(piece.end, s.first_row + s.rows);
+      if (from >= to) continue;
+      layers::SequenceRows part = s;
+      part.first_row = from - begin, part.rows = to - from, part.first_position += from - s.first_row;
+      part.step.ids = s.step.ids.subspan(static_cast<size_t>(from - s.first_row), static_cast<size_t>(to - from));
+      piece.sequences.push_back(std::move(part));
+    }
+    pieces.push_back(std::move(piece));
+  }
+  return pieces;
+}
+
 void move_rows(tensor::Matrix x, int64_t from, int64_t to, int64_t count) {
   for (int64_t r = 0; r < count; ++r) std::copy_n(x.row(from + r), x.cols, x.row(to + r));
 }
@@ -151,31 +177,46 @@ tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, std::shared_ptr<c
   }
   tensor::Matrix embedded, shortcut;
   if (has_shortcuts(spec_)) shortcut = context.arena.matrix(x.rows, x.cols);
-  const auto selections = std::make_shared<layers::Selections>();
+  const auto* const piecewise = dynamic_cast<const layers::PiecewiseSource*>(pass.experts);
+  const int64_t at_once = piecewise ? piecewise->rows_at_once() : 0;
+  base::require(at_once == 0 || !context.tape, "decoder", "a step under a tape is not cut");
+  std::vector<std::shared_ptr<layers::Selections>> selections;  // of each piece
   if (!spec_.shared.empty()) {
     embedded = context.arena.matrix(x.rows, x.cols);
     ops::copy(context, x, embedded);
   }
   const auto shown = show_weights(pass.observer, network_.names());
+  std::shared_ptr<const std::vector<Piece>> pieces;
   for (size_t layer = 0; layer < network_.blocks.size(); ++layer) {
     const auto at = static_cast<int64_t>(layer);
+    const std::shared_ptr<const Rows> before = rows;
     if (rows->may_leave) rows = without_leavers(rows, at, x, embedded, shortcut);
     if (rows->sequences.empty()) break;
-    const auto run = [this, rows, at, x, embedded, shortcut, selections, pass, show = shown.get()](
+    if (!pieces || rows != before)
+      pieces = std::make_shared<const std::vector<Piece>>(cut(rows->sequences, x.rows, at_once));
+    while (selections.size() < pieces->size()) selections.push_back(std::make_shared<layers::Selections>());
+    const auto run = [this, rows, pieces, at, x, embedded, shortcut, selections, pass, show = shown.get()](
                          const ops::Context& with, layers::Observer* observer) {
       PassOptions observed = pass;
       observed.observer = observer;
       ops::Context context_of_layer = with;
       if (observer && show) show->layer = at, context_of_layer.observer = show;
-      const layers::Batch batch{.context = context_of_layer,
-                                .positions = rows->positions,
-                                .sequences = rows->sequences,
-                                .pass = observed,
-                                .embedded = embedded,
-                                .ids = rows->ids,
-                                .shortcut = shortcut,
-                                .selections = selections.get()};
-      network_.blocks[static_cast<size_t>(at)].forward(batch, at, x);
+      const auto part = [](auto matrix, const Piece& p) {
+        return matrix.data ? matrix.row_range(p.begin, p.end) : matrix;
+      };
+      for (size_t p = 0; p < pieces->size(); ++p) {
+        const Piece& piece = (*pieces)[p];
+        const auto begin = static_cast<size_t>(piece.begin), count = static_cast<size_t>(piece.end - piece.begin);
+        const layers::Batch batch{.context = context_of_layer,
+                                  .positions = std::span(rows->positions).subspan(begin, count),
+                                  .sequences = piece.sequences,
+                                  .pass = observed,
+                                  .embedded = part(embedded, piece),
+                                  .ids = std::span(rows->ids).subspan(begin, count),
+                                  .shortcut = part(shortcut, piece),
+                                  .selections = selections[p].get()};
+        network_.blocks[static_cast<size_t>(at)].forward(batch, at, part(x, piece));
+      }
       if (observer) observer->block(at, x);
     };
     if (!pass.recompute || !context.tape) {

@@ -72,7 +72,8 @@ void check(const Engine& engine, const BenchOptions& options) {
     base::fail(base::ErrorKind::bad_input, "bench.drafted",
                "{} drafted after {} tokens do not fit in the context of {}", options.drafted, options.depth + added,
                context);
-  engine.require_cache(options.batch * (longest + ops::kCacheBlock));
+  const int64_t whole_pages = (longest + ops::kCacheBlock - 1) / ops::kCacheBlock * ops::kCacheBlock;
+  engine.require_cache(options.batch * whole_pages);
   // Decoding computes a row of logits for each sequence of the batch.
   if (options.generate > 0)
     base::require_memory(scratch_bytes(engine.spec(), options.batch * (1 + options.drafted),
@@ -150,7 +151,7 @@ class Run {
       if (on_slow && done > 0 && clock.seconds() > kSlow) std::exchange(on_slow, {})(done, clock.seconds());
       ++done;
       for (int64_t left = options_.prompt; left > 0;) {
-        const auto ids = random_ids(std::min(engine_.step_tokens(), left));
+        const auto ids = random_ids(std::min(engine_.prompt_tokens(), left));
         left -= static_cast<int64_t>(ids.size());
         const models::SequenceStep step{.ids = ids,
                                         .state = &caches_[i],

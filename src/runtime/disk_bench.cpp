@@ -131,13 +131,23 @@ DiskBench bench_disk(BlockReader& reader, int64_t file_bytes, const DiskBenchOpt
   DiskBench result;
   base::Rng rng(options.seed);
   const int64_t before = options.read_from_disks ? options.read_from_disks() : -1;
-  const double each = options.seconds / static_cast<double>(options.sizes.size() * options.depths.size());
+  const auto measurements = static_cast<double>(options.sizes.size() * options.depths.size());
   for (const int64_t size : options.sizes)
-    for (const int64_t depth : options.depths) {
-      if (options.on_progress) options.on_progress(fmt::format("reads of {} kB, {} at once", size / 1024, depth));
-      result.rates.push_back(Measurement(reader, file_bytes, size, depth, each, rng).run());
-      result.bytes += result.rates.back().bytes, result.seconds += result.rates.back().seconds;
+    for (const int64_t depth : options.depths) result.rates.push_back({.size = size, .depth = depth});
+  // What is left of the time is less than one measurement's: enough.
+  while (result.rounds < options.rounds && result.seconds < 0.95 * options.seconds) {
+    const double each = (options.seconds - result.seconds) / measurements;
+    for (DiskRate& rate : result.rates) {
+      if (options.on_progress)
+        options.on_progress(fmt::format("reads of {} kB, {} at once", rate.size / 1024, rate.depth));
+      const DiskRate now = Measurement(reader, file_bytes, rate.size, rate.depth, each, rng).run();
+      const double reads = static_cast<double>(rate.bytes), more = static_cast<double>(now.bytes);
+      rate.latency = (rate.latency * reads + now.latency * more) / (reads + more);
+      rate.bytes += now.bytes, rate.seconds += now.seconds;
+      result.bytes += now.bytes, result.seconds += now.seconds;
     }
+    ++result.rounds;
+  }
   if (const int64_t after = options.read_from_disks ? options.read_from_disks() : -1; before >= 0 && after >= 0) {
     if (static_cast<double>(after - before) < kFromMemory * static_cast<double>(result.bytes))
       throw base::Error(ErrorKind::io, "bench.disk",

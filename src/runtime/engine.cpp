@@ -38,14 +38,6 @@ int64_t checked_cache_bytes(const EngineOptions& options) {
   return options.cache_bytes;
 }
 
-/// Positions of cache to leave room for beside experts that are read as they are needed: those asked for, or else a
-/// twelfth of the memory's worth.
-int64_t planned_positions(const EngineOptions& options, const CacheShape& shape, int64_t context) {
-  if (options.context > 0 || shape.page_bytes() == 0) return context;
-  const int64_t room = memory_budget(options.memory).bytes / 12 / std::max<int64_t>(shape.position_bytes(), 1);
-  return std::min(context, std::clamp<int64_t>(room, 1024, 32768));
-}
-
 tensor::DType cache_type(const EngineOptions& options) {
   if (options.cache_type) return *options.cache_type;
   return options.precision == ops::Precision::f32 ? tensor::DType::f32 : tensor::DType::f16;
@@ -83,7 +75,9 @@ Engine::Engine(families::Model model, const EngineOptions& options)
                            ? fmt::format("scratch of {} tokens and KV cache of {} positions", step, options.context)
                            : fmt::format("scratch of {} tokens", step),
                        "a smaller `context` needs less");
-  const int64_t positions = planned_positions(options_, *cache_shape_, context_size_);
+  const int64_t positions = options.context > 0 ? context_size_
+                                                : planned_positions(memory_budget(options.memory).bytes,
+                                                                    cache_shape_->position_bytes(), context_size_);
   bytes_ = std::make_unique<ModelBytes>(
       model_, pool_, context_.kernels.matmul,
       ModelBytes::Options{
@@ -94,9 +88,12 @@ Engine::Engine(families::Model model, const EngineOptions& options)
           .expert_memory = options_.expert_memory,
           .cache = options_.cache_bytes > 0 ? options_.cache_bytes : cache_bytes(*cache_shape_, positions),
           .scratch = scratch,
+          .step_tokens = step,
+          .positions = positions,
           .reader = options_.disk_reader,
           .make_reader = options_.make_reader});
   if (const std::string note = bytes_->note(); options_.on_note && !note.empty()) options_.on_note(note);
+  prompt_tokens_ = std::min(bytes_->prompt_tokens(), context_size_);
   if (bytes_->store() && options_.cache_bytes == 0 && options_.context == 0 && options_.expert_memory == 0) {
     // The rest of the memory is the experts': a context that nobody asked for is as long as was planned for.
     context_size_ = positions;
@@ -156,12 +153,16 @@ tensor::Matrix Engine::evaluate(std::span<const models::SequenceStep> given, con
 
   layers::PassOptions with = pass;
   if (ExpertStore* const store = bytes_->store(); store && !with.experts) {
-    const bool prompt = std::any_of(steps.begin(), steps.end(), [](const models::SequenceStep& step) {
-      return std::ssize(step.ids) >= ExpertStore::kPrompt;
-    });
-    int64_t tokens = 0;
-    for (const models::SequenceStep& step : steps) tokens += std::ssize(step.ids);
-    store->begin_step(tokens, prompt);
+    ExpertStore::Step of;
+    for (const models::SequenceStep& step : steps) {
+      const int64_t begin = of.tokens;
+      of.tokens += std::ssize(step.ids);
+      of.prompt |= std::ssize(step.ids) >= kPromptTokens;
+      if (step.logits != models::SequenceStep::Logits::none)
+        of.warm.emplace_back(std::max(begin, of.tokens - kWarmTokens), of.tokens);
+    }
+    if (of.tokens > options_.step_tokens) of.rows_at_once = options_.step_tokens;
+    store->begin_step(std::move(of));
     with.experts = store;
   }
   arena_.reset();

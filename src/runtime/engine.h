@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -65,6 +66,10 @@ class Engine {
   const text::Tokenizer& tokenizer() const;
   int64_t context_size() const { return context_size_; }
   int64_t step_tokens() const { return options_.step_tokens; }
+  /// Tokens of a prompt that a step of one sequence may have, where nobody looks on: step_tokens(), or more where
+  /// experts are read as they are needed and there is room for what a layer reads. Then each block takes all of them,
+  /// step_tokens() at a time, before the next begins, so that a missing expert is read once.
+  int64_t prompt_tokens() const { return std::max(prompt_tokens_, options_.step_tokens); }
   int threads() const { return pool_.threads(); }
   std::string_view isa() const { return context_.kernels.isa; }
   const CacheShape& cache() const { return *cache_shape_; }
@@ -105,6 +110,7 @@ class Engine {
   families::Model model_;
   EngineOptions options_;
   int64_t context_size_;
+  int64_t prompt_tokens_ = 0;  // 0: as many as any step
   threads::Pool pool_;
   tensor::Arena arena_;
   ops::Context context_;

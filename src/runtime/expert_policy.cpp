@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <tuple>
 
 #include "base/error.h"
@@ -30,6 +31,19 @@ ExpertPolicy::ExpertPolicy(PolicyShape shape) : shape_(std::move(shape)) {
   for (const int32_t c : shape_.size_class)
     base::require(c >= kNone && c < std::ssize(shape_.slots), "expert policy", "class {} of {}", c,
                   shape_.slots.size());
+  of_a_layer_.resize(shape_.slots.size());
+  for (int64_t layer = 0; layer < shape_.layers; ++layer) {
+    std::vector<int64_t> here(shape_.slots.size());
+    for (int64_t e = 0; e < shape_.experts; ++e)
+      if (const int32_t c = shape_.class_of(layer, e); c >= 0) ++here[static_cast<size_t>(c)];
+    for (size_t c = 0; c < here.size(); ++c) of_a_layer_[c] = std::max(of_a_layer_[c], here[c]);
+  }
+}
+
+bool ExpertPolicy::holds_a_layer() const {
+  for (size_t c = 0; c < shape_.slots.size(); ++c)
+    if (shape_.slots[c] < 2 * of_a_layer_[c]) return false;
+  return true;
 }
 
 void ExpertPolicy::begin_step(int64_t tokens, bool prompt) {
@@ -50,9 +64,11 @@ void ExpertPolicy::begin_step(int64_t tokens, bool prompt) {
 }
 
 // Up to `wanted` slots, the first to be taken first: empty ones, then those of the least count, the longest unused.
-// In a prompt experts of layers that the step has still to come to are spared as long as possible, and warm ones
-// longer.
-std::vector<int32_t> ExpertPolicy::victims(int64_t size_class, int64_t layer, int64_t wanted, bool prompt) const {
+// In a prompt experts of layers that the step has still to come to (or that it is at, where another piece may follow)
+// are spared as long as possible, and warm ones longer.
+std::vector<int32_t> ExpertPolicy::victims(int64_t size_class, int64_t layer, int64_t wanted, bool prompt,
+                                           Pieces pieces) const {
+  const int64_t done = pieces == Pieces::one ? layer : layer - 1;
   std::vector<int32_t> found;
   for (int32_t i = first_slot(size_class); i < first_slot(size_class + 1); ++i)
     if (const Slot& slot = slots_[static_cast<size_t>(i)]; free(slot) && !slot.in_ring) found.push_back(i);
@@ -60,7 +76,7 @@ std::vector<int32_t> ExpertPolicy::victims(int64_t size_class, int64_t layer, in
     const Slot& slot = slots_[static_cast<size_t>(i)];
     if (slot.layer == kNone) return std::tuple(-1, 0.0, int64_t{0}, i);
     const Place& place = places_[at(slot.layer, slot.expert)];
-    const int spared = !prompt ? 0 : place.warm_in == step_ ? 2 : slot.layer > layer ? 1 : 0;
+    const int spared = !prompt ? 0 : place.warm_in == step_ ? 2 : slot.layer > done ? 1 : 0;
     return std::tuple(spared, place.count, place.last, slot.expert);
   };
   wanted = std::min<int64_t>(wanted, std::ssize(found));
@@ -68,6 +84,21 @@ std::vector<int32_t> ExpertPolicy::victims(int64_t size_class, int64_t layer, in
                     [&](int32_t a, int32_t b) { return key(a) < key(b); });
   found.resize(static_cast<size_t>(wanted));
   return found;
+}
+
+// By how many slots the ring grows for so many misses that pass through it.
+int64_t ExpertPolicy::wider_ring(size_t size_class, int64_t layer, int64_t passing, Pieces pieces) const {
+  const int64_t all = shape_.slots[size_class];
+  const std::vector<int32_t>& ring = ring_[size_class];
+  const int64_t wide = shape_.ring > 0 ? std::min(shape_.ring, all) : ring_slots(all);
+  const int64_t more = std::max<int64_t>(wide - std::ssize(ring), 0);
+  if (pieces == Pieces::one || !holds_a_layer()) return more;
+  // What this layer has read stays until its last piece.
+  const auto reusable = std::count_if(ring.begin(), ring.end(), [&](int32_t slot) {
+    const Slot& s = slots_[static_cast<size_t>(slot)];
+    return s.layer != layer && s.leased_by == kNone;
+  });
+  return std::clamp<int64_t>(passing - reusable, more, std::max(of_a_layer_[size_class] - std::ssize(ring), more));
 }
 
 void ExpertPolicy::put(int32_t slot, int64_t layer, int32_t expert) {
@@ -84,15 +115,19 @@ void ExpertPolicy::fill(Use& use, int64_t layer) {
   slot.leased_by = static_cast<int32_t>(layer);
 }
 
-ExpertPolicy::Plan ExpertPolicy::plan(int64_t layer, std::span<const ExpertDemand> demands, int64_t tokens,
-                                      bool prompt) {
+ExpertPolicy::Plan ExpertPolicy::plan(int64_t layer, std::span<const ExpertDemand> demands, int64_t tokens, bool prompt,
+                                      Pieces pieces) {
   base::require(layer >= 0 && layer < shape_.layers, "expert policy", "layer {} of {}", layer, shape_.layers);
-  if (layer <= last_layer_ || last_layer_ == kNone) begin_step(tokens, prompt);
+  base::require(pieces != Pieces::next || layer == last_layer_, "expert policy", "layer {} goes on after layer {}",
+                layer, last_layer_);
+  if (pieces != Pieces::next && (layer <= last_layer_ || last_layer_ == kNone)) begin_step(tokens, prompt);
   last_layer_ = layer, ++now_;
   const size_t classes = shape_.slots.size();
   Plan plan;
   std::vector<const ExpertDemand*> missing;
   std::vector<int64_t> kept(classes, 0), passing(classes, 0);  // misses that get slots of their own, or the ring's
+  std::vector<int64_t> staying(classes, 0);                    // of the ring's, that stay where they are
+  const auto share_of = [&](size_t c) { return std::max<int64_t>(shape_.slots[c] / shape_.layers, 1); };  // a layer's
   for (const ExpertDemand& demand : demands) {
     base::require(demand.expert >= 0 && demand.expert < shape_.experts && shape_.class_of(layer, demand.expert) >= 0,
                   "expert policy", "layer {} has no expert {}", layer, demand.expert);
@@ -101,13 +136,31 @@ ExpertPolicy::Plan ExpertPolicy::plan(int64_t layer, std::span<const ExpertDeman
     place.count += weight_ * static_cast<double>(demand.tokens) + (1 - weight_) * static_cast<double>(demand.warm);
     place.last = now_;
     if (demand.warm > 0) place.warm_in = step_;
+    const auto c = static_cast<size_t>(shape_.class_of(layer, demand.expert));
     if (place.slot == kNone) {
       missing.push_back(&demand);
-      ++(prompt && demand.warm == 0 ? passing : kept)[static_cast<size_t>(shape_.class_of(layer, demand.expert))];
       continue;
     }
-    slots_[static_cast<size_t>(place.slot)].leased_by = static_cast<int32_t>(layer);
+    Slot& slot = slots_[static_cast<size_t>(place.slot)];
+    slot.leased_by = static_cast<int32_t>(layer);
+    if (prompt && demand.warm > 0 && slot.in_ring && staying[c] < share_of(c)) {
+      slot.in_ring = false, ++staying[c];
+      std::erase(ring_[c], place.slot);
+    }
     plan.uses.push_back({.expert = demand.expert, .slot = place.slot, .hit = true});
+  }
+  // Where the last tokens of a prompt want more than the slots hold, each layer keeps its share, of those that most of
+  // them want: otherwise the last layers would take what the first have kept, and every prompt would read nearly all.
+  std::vector<char> passes(missing.size());
+  std::vector<size_t> by_warm(missing.size());
+  std::iota(by_warm.begin(), by_warm.end(), size_t{0});
+  if (prompt)
+    std::stable_sort(by_warm.begin(), by_warm.end(),
+                     [&](size_t a, size_t b) { return missing[a]->warm > missing[b]->warm; });
+  for (const size_t m : by_warm) {
+    const auto c = static_cast<size_t>(shape_.class_of(layer, missing[m]->expert));
+    passes[m] = prompt && (missing[m]->warm == 0 || kept[c] + staying[c] >= share_of(c));
+    ++(passes[m] ? passing : kept)[c];
   }
   plan.hits = std::ssize(plan.uses);
   plan.uses.reserve(demands.size());
@@ -120,7 +173,6 @@ ExpertPolicy::Plan ExpertPolicy::plan(int64_t layer, std::span<const ExpertDeman
   std::vector<int32_t> again(classes, 0);  // the first use of this plan whose slot can be used once more
   for (size_t c = 0; c < classes; ++c) {
     if (kept[c] + passing[c] == 0) continue;
-    const int64_t all = shape_.slots[c], wide = shape_.ring > 0 ? std::min(shape_.ring, all) : ring_slots(all);
     int64_t wanted = kept[c];
     if (passing[c] > 0) {  // empty slots, and what the ring lacks
       int64_t empty = 0;
@@ -129,16 +181,17 @@ ExpertPolicy::Plan ExpertPolicy::plan(int64_t layer, std::span<const ExpertDeman
         empty += slot.layer == kNone && free(slot);
       }
       const int64_t room = std::max<int64_t>(empty - kept[c], 0);
-      wanted += std::min(passing[c], room + std::max<int64_t>(wide - std::ssize(ring_[c]), 0));
+      wanted += std::min(passing[c], room + wider_ring(c, layer, passing[c], pieces));
     }
-    chosen[c] = victims(static_cast<int64_t>(c), layer, wanted, prompt);
+    chosen[c] = victims(static_cast<int64_t>(c), layer, wanted, prompt, pieces);
   }
   std::vector<int32_t> last_use(slots_.size(), kNone);  // in this plan
   for (size_t u = 0; u < plan.uses.size(); ++u)
     last_use[static_cast<size_t>(plan.uses[u].slot)] = static_cast<int32_t>(u);
-  for (const ExpertDemand* demand : missing) {
+  for (size_t m = 0; m < missing.size(); ++m) {
+    const ExpertDemand* const demand = missing[m];
     const auto c = static_cast<size_t>(shape_.class_of(layer, demand->expert));
-    const bool pass = prompt && demand->warm == 0;
+    const bool pass = passes[m];
     std::vector<int32_t>& ring = ring_[c];
     Use use{.expert = demand->expert};
     if (pass)
@@ -187,7 +240,7 @@ void ExpertPolicy::release(int64_t layer) {
 ExpertPolicy::Prefetch ExpertPolicy::prefetch(int64_t layer, int32_t expert) {
   const int32_t c = shape_.class_of(layer, expert);
   if (c < 0 || slot_of(layer, expert) != kNone) return {};
-  const std::vector<int32_t> victim = victims(c, layer, 1, false);
+  const std::vector<int32_t> victim = victims(c, layer, 1, false, Pieces::one);
   if (victim.empty()) return {};
   Slot& slot = slots_[static_cast<size_t>(victim.front())];
   const Prefetch taken{victim.front(), slot.layer, slot.expert};

@@ -22,6 +22,9 @@ struct PolicyShape {
   }
 };
 
+/// Rows of one sequence from which on a step reads a prompt; fewer decode.
+inline constexpr int64_t kPromptTokens = 16;
+
 /// How many of a prompt's last tokens say what the answer will ask for.
 inline constexpr int64_t kWarmTokens = 16;
 
@@ -44,7 +47,8 @@ struct ExpertDemand {
 ///
 /// A prompt asks for nearly all experts, layer after layer, chunk after chunk; over such a scan a fixed set of experts
 /// has the most hits. So a prompt's misses pass through a few slots (the ring), the others keep what they hold, except
-/// that experts marked as warm get slots of their own.
+/// that experts marked as warm get slots of their own. Where a layer takes a prompt in several pieces before the next
+/// layer begins, the ring is as wide as one layer's misses: what a piece has read is there for the next.
 class ExpertPolicy {
  public:
   /// Throws internal for a class without slots.
@@ -68,9 +72,13 @@ class ExpertPolicy {
     int64_t misses() const { return static_cast<int64_t>(uses.size()) - hits; }
   };
 
-  /// For the distinct experts that `tokens` rows of a step were sent to. Their slots are leased: no other plan takes
-  /// them until release(layer). A layer not above the last one begins a new step, by which counts age.
-  Plan plan(int64_t layer, std::span<const ExpertDemand> demands, int64_t tokens, bool prompt);
+  /// Whether a layer asks once in a step, or for one piece of the step's rows after the other.
+  enum class Pieces { one, first, next };
+  /// For the distinct experts that a layer sends rows of a step of `tokens` rows to. Their slots are leased: no other
+  /// plan takes them until release(layer). A layer not above the last one begins a new step, by which counts age,
+  /// except with a next piece.
+  Plan plan(int64_t layer, std::span<const ExpertDemand> demands, int64_t tokens, bool prompt,
+            Pieces pieces = Pieces::one);
   /// The layer has been computed.
   void release(int64_t layer);
 
@@ -94,6 +102,9 @@ class ExpertPolicy {
   const Counts& prompt() const { return prompt_; }
   int64_t prefetches() const { return prefetches_; }
   void reset_counts() { decode_ = prompt_ = {}, prefetches_ = 0; }
+  /// Whether what one layer may miss fits into the ring and leaves as much again for the others: then a prompt is
+  /// better read in pieces, layer by layer.
+  bool holds_a_layer() const;
 
   /// Slots are numbered through all classes: those of class c are first_slot(c) … first_slot(c + 1) - 1.
   int32_t first_slot(int64_t size_class) const { return first_slot_[static_cast<size_t>(size_class)]; }
@@ -119,7 +130,8 @@ class ExpertPolicy {
   size_t at(int64_t layer, int64_t expert) const { return static_cast<size_t>(layer * shape_.experts + expert); }
   bool free(const Slot& slot) const { return slot.leased_by == kNone && !slot.arriving; }
   void begin_step(int64_t tokens, bool prompt);
-  std::vector<int32_t> victims(int64_t size_class, int64_t layer, int64_t wanted, bool prompt) const;
+  std::vector<int32_t> victims(int64_t size_class, int64_t layer, int64_t wanted, bool prompt, Pieces pieces) const;
+  int64_t wider_ring(size_t size_class, int64_t layer, int64_t passing, Pieces pieces) const;
   void fill(Use& use, int64_t layer);
   void put(int32_t slot, int64_t layer, int32_t expert);
 
@@ -128,6 +140,7 @@ class ExpertPolicy {
   std::vector<Slot> slots_;
   std::vector<Place> places_;               // [layers * experts]
   std::vector<std::vector<int32_t>> ring_;  // [classes], the longest filled first
+  std::vector<int64_t> of_a_layer_;         // [classes]: experts of the layer that has most of them
   int64_t last_layer_ = kNone, now_ = 0, step_ = 0, aged_ = 0;
   double weight_ = 1;  // of a token in the counts
   Counts decode_, prompt_;

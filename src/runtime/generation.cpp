@@ -271,7 +271,8 @@ void step(Engine& engine, std::span<Generation* const> generations, layers::Obse
   }
 
   // At least one token goes to a prompt, so that a batch full of decoding sequences does not starve it.
-  size_t budget = static_cast<size_t>(std::max<int64_t>(engine.step_tokens() - decoding, 1));
+  const int64_t most = taking_part.size() == 1 && !observer ? engine.prompt_tokens() : engine.step_tokens();
+  size_t budget = static_cast<size_t>(std::max<int64_t>(most - decoding, 1));
   const bool all_decode = decoding == std::ssize(taking_part);
   int64_t rows = decoding;
   std::vector<Generation*> evaluating;

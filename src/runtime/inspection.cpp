@@ -66,6 +66,32 @@ std::array<int64_t, kPlaces> touched_parameters(const models::ModelSpec& spec, c
   return touched;
 }
 
+/// Experts of one size each, by the bytes of all of them.
+SlotClasses even_classes(const models::ModelSpec& spec, int64_t expert_bytes) {
+  int64_t all = 0, widest = 0;
+  for (const models::BlockSpec& block : spec.blocks)
+    if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn)) {
+      all += moe->experts_with_weights();
+      widest = std::max(widest, moe->experts_with_weights());
+    }
+  if (all == 0) return {};
+  return {{(expert_bytes + all - 1) / all}, {all}, {widest}};
+}
+
+/// As the engine lays experts out in slots, or nothing where they lie in no file as they are read.
+std::optional<SlotClasses> classes_of_files(const families::Model& model) {
+  FileTable files;
+  try {
+    ExpertLayout layout = ExpertLayout::of(*model.decoder, *model.source, files);
+    if (layout.experts() == 0) return {};
+    layout.fit(StoredFiles(files.files, files.samples, {}).unit());
+    return slot_classes(layout);
+  } catch (const base::Error& error) {
+    if (error.kind() == base::ErrorKind::unsupported) return {};
+    throw;
+  }
+}
+
 }  // namespace
 
 int64_t Inspection::weight_bytes() const { return std::accumulate(bytes_held.begin(), bytes_held.end(), int64_t{0}); }
@@ -143,6 +169,20 @@ Inspection inspect(const std::filesystem::path& path, const InspectionOptions& o
     result.memory.process = kProcessBytes + kTokenBytes * spec.vocabulary;
     result.memory.cache = cache_bytes(cache_shape(spec, DType::f16), result.context);
     result.memory.scratch = scratch_bytes(spec, std::min(options.step_tokens, result.context), 1, options.threads);
+  }
+  if (options.memory > 0) {
+    const CacheShape shape = cache_shape(spec, DType::f16);
+    const int64_t experts = result.bytes_held[static_cast<size_t>(Place::experts)];
+    Inspection::Stream stream{
+        .positions = options.context > 0 ? options.context
+                                         : planned_positions(options.memory, shape.position_bytes(), spec.context)};
+    const bool files = result.has_weights && !result.dtype && model.source->format() != checkpoint::Format::memory;
+    const int64_t held = files ? held_by_process(*model.source, 0) : kProcessBytes + kTokenBytes * spec.vocabulary;
+    stream.needs = stream_needs(spec, held, result.weight_bytes() - experts, cache_bytes(shape, stream.positions),
+                                std::min(options.step_tokens, spec.context), options.threads);
+    const auto of_files = files ? classes_of_files(model) : std::nullopt;
+    stream.classes = of_files ? *of_files : even_classes(spec, experts);
+    if (!stream.classes.experts.empty()) result.stream = stream;
   }
   result.memory.weights = result.weight_bytes();
   return result;

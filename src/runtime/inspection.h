@@ -8,6 +8,7 @@
 
 #include "families/open.h"
 #include "models/account.h"
+#include "runtime/expert_store/stream_plan.h"
 #include "runtime/memory_plan.h"
 
 namespace coterie::runtime {
@@ -18,6 +19,7 @@ struct InspectionOptions {
   int64_t context = 0;                 // of the cache in the forecast; 0 = kInspectedContext or the model's, if less
   int64_t step_tokens = 512;
   int threads = 1;
+  int64_t memory = 0;  // above 0: also how it would run in so much (Inspection::stream)
 };
 inline constexpr int64_t kInspectedContext = 512;
 
@@ -34,6 +36,14 @@ struct Inspection {
   std::array<int64_t, models::kPlaces> bytes_touched{};  // of them, read for a token
   int64_t context = 0, step_tokens = 0;                  // that the forecast is of
   MemoryForecast memory;
+  // What reading experts from the disk is planned by, of a model with routed experts, where it was asked for: as the
+  // engine plans it, from the files where there are some and no format is supposed.
+  struct Stream {
+    StreamNeeds needs = {};
+    SlotClasses classes = {};
+    int64_t positions = 0;  // of cache
+  };
+  std::optional<Stream> stream;
 
   int64_t weight_bytes() const;
   /// Weights and, at half of `context` on average, cache that a decoded token reads.

@@ -123,6 +123,12 @@ int64_t resident_pages(const checkpoint::TensorSource& source) {
 
 void release_freed_memory() { ::malloc_trim(0); }
 
+int64_t held_by_process(const checkpoint::TensorSource& source, int64_t weights) {
+  release_freed_memory();
+  const int64_t other = source.format() == checkpoint::Format::memory ? weights : resident_pages(source);
+  return std::max<int64_t>(base::resident_memory() - other, 0);
+}
+
 int64_t scratch_bytes(const models::ModelSpec& spec, int64_t tokens, int64_t logit_rows, int threads) {
   int64_t block = 0;
   for (const models::BlockSpec& b : spec.blocks) {
@@ -146,10 +152,8 @@ MemoryForecast forecast_memory(const families::Model& model, int64_t context, in
   const models::ModelSpec& spec = model.decoder->spec();
   MemoryForecast forecast;
   forecast.weights = weight_bytes(*model.decoder).all_held();
-  release_freed_memory();
-  if (model.source->format() == checkpoint::Format::memory) {
-    forecast.process = std::max<int64_t>(base::resident_memory() - forecast.weights, 0);
-  } else {
+  forecast.process = held_by_process(*model.source, forecast.weights);
+  if (model.source->format() != checkpoint::Format::memory) {
     // Headers have been read and weights hardly: count the former once and the latter in full.
     int64_t tensors = 0;
     for (const checkpoint::TensorInfo& tensor : model.source->tensors())
@@ -157,8 +161,7 @@ MemoryForecast forecast_memory(const families::Model& model, int64_t context, in
                      ? tensor::element_count(tensor.shape) / tensor.shape.back() *
                            tensor::row_bytes(tensor.dtype, tensor.shape.back())
                      : static_cast<int64_t>(tensor.bytes.size());
-    forecast.process = std::max<int64_t>(base::resident_memory() - resident_pages(*model.source), 0) +
-                       std::max<int64_t>(model.source->file_bytes() - tensors, 0);
+    forecast.process += std::max<int64_t>(model.source->file_bytes() - tensors, 0);
   }
   forecast.cache = cache_bytes(cache_shape(spec, cache_type), context);
   forecast.scratch = scratch_bytes(spec, std::min(step_tokens, context), 1, threads);

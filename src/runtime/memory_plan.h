@@ -26,6 +26,10 @@ struct MemoryForecast {
   int64_t required() const { return resident() - weights; }
 };
 
+/// What this process holds resident now without pages of the model's files, in bytes; `weights`: of weights that lie
+/// in no file.
+int64_t held_by_process(const checkpoint::TensorSource& source, int64_t weights);
+
 /// Gives what was freed back to the system: opening a model parses much that is not kept.
 void release_freed_memory();
 

@@ -38,14 +38,6 @@ std::unique_ptr<BlockReader> open_reader(DiskReader reader, const FileTable& fil
   return reader == DiskReader::uring ? make_uring_reader(std::move(stored)) : make_thread_reader(std::move(stored));
 }
 
-constexpr int64_t kStepTokens = 512;  // of the steps whose scratch is planned for
-
-int64_t tensor_bytes(const checkpoint::TensorSource& source) {
-  int64_t bytes = 0;
-  for (const checkpoint::TensorInfo& tensor : source.tensors()) bytes += std::ssize(tensor.bytes);
-  return bytes;
-}
-
 }  // namespace
 
 std::string_view name(Where where) {
@@ -91,12 +83,8 @@ void ModelBytes::stream(const Options& options, const kernels::MatmulKernels& ke
   const MemoryBudget budget = memory_budget(options.memory);
   const WeightBytes held = weights();
   const int64_t experts = held.held[static_cast<size_t>(models::Place::experts)];
-  StreamNeeds needs{.process = forecast_memory(model_, 1, 1, tensor::DType::f16, pool_.threads()).process,
-                    .dense = held.all_held() - experts,
-                    .cache = options.cache,
-                    .scratch = options.scratch + group_scratch_bytes(spec, kStepTokens)};
-  if (source.format() != checkpoint::Format::memory)  // of headers, which nobody reads again
-    needs.process -= std::max<int64_t>(source.file_bytes() - tensor_bytes(source), 0);
+  const StreamNeeds needs = stream_needs(spec, held_by_process(source, held.all_held()), held.all_held() - experts,
+                                         options.cache, options.step_tokens, pool_.threads());
   const bool always = options.expert_memory > 0, must = always || options.memory > 0;
   if (!always && needs.sum() + experts <= budget.bytes) return;
   if (experts == 0 && !must) return;  // the system reads its mapping again and again, as it can
@@ -126,13 +114,31 @@ void ModelBytes::stream(const Options& options, const kernels::MatmulKernels& ke
   std::unique_ptr<BlockReader> reader =
       options.make_reader ? options.make_reader(files_) : open_reader(options.reader, files_);
   layout.fit(reader->unit());
-  std::vector<int64_t> slots =
-      always ? divide_slots(layout, spec, options.expert_memory) : plan_slots(layout, spec, budget, needs);
+  const SlotClasses classes = slot_classes(layout);
+  StreamPlan plan;
+  if (always) {
+    plan.slots = divide_slots(classes, spec, options.expert_memory);
+    if (hold_a_layer(classes, plan.slots)) plan.prompt_tokens = std::min<int64_t>(options.positions, 4096);
+  } else {
+    plan = plan_stream(classes, spec, budget, needs, options.positions, options.step_tokens);
+  }
+  prompt_tokens_ = plan.prompt_tokens;
   drop_file_pages(source, files_);
   const DenseWeights::Rate rate = dense_->load(*reader, pool_);
   constexpr int64_t kEnough = 64 << 20;  // less says nothing about a disk
   if (rate.bytes >= kEnough) disk_rate_ = rate.bytes_per_second();
-  store_ = std::make_unique<ExpertStore>(std::move(layout), source, files_, std::move(reader), std::move(slots));
+  store_ = std::make_unique<ExpertStore>(std::move(layout), source, files_, std::move(reader), std::move(plan.slots));
+}
+
+std::optional<StreamReport> ModelBytes::stream_report() {
+  if (!store_) return {};
+  return StreamReport{.figures = store_->figures(),
+                      .slots = store_->all_slots(),
+                      .experts = store_->layout().experts(),
+                      .slot_bytes = store_->slot_memory(),
+                      .disk_rate = disk_rate_,
+                      .reader = std::string(store_->reader().name()),
+                      .direct = store_->reader().direct()};
 }
 
 std::string ModelBytes::note() const {
@@ -149,6 +155,7 @@ std::string ModelBytes::note() const {
                   store_->all_slots(), layout.experts(), human_bytes(store_->slot_memory()), store_->reader().name(),
                   store_->reader().direct() ? "" : ", buffered (through the page cache)");
   if (disk_rate_ > 0) text += fmt::format("; the disk gave {}/s", human_bytes(static_cast<int64_t>(disk_rate_)));
+  if (prompt_tokens_ > 0) text += fmt::format("; a prompt reads a missing expert once for {} tokens", prompt_tokens_);
   if (const int64_t token = experts_of_token(model_.decoder->spec()); store_->all_slots() < token)
     text += fmt::format("; a token needs {}, so few will be found in memory", token);
   return text;

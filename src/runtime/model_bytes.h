@@ -48,6 +48,7 @@ class ModelBytes {
     int64_t memory = 0;              // a budget for the process; 0: what there is
     int64_t expert_memory = 0;       // above 0: experts are read as they are needed into so much memory, whatever fits
     int64_t cache = 0, scratch = 0;  // what the process needs besides
+    int64_t step_tokens = 512, positions = 0;  // of a step, and of a sequence at most
     DiskReader reader = DiskReader::threads;
     /// For tests: instead of one that reads the files.
     std::function<std::unique_ptr<BlockReader>(const FileTable& files)> make_reader = {};
@@ -63,6 +64,10 @@ class ModelBytes {
   /// Where experts are read from; null: all weights are bound to the model.
   ExpertStore* store() { return store_.get(); }
   const ExpertStore* store() const { return store_.get(); }
+  /// Tokens of a prompt that blocks may take one after the other (Engine::prompt_tokens); 0: a step's.
+  int64_t prompt_tokens() const { return prompt_tokens_; }
+  /// What reading experts has cost so far, and how they are read; none where all weights are bound to the model.
+  std::optional<StreamReport> stream_report();
   /// For whoever waits for the model, once it is made: how experts are read, or that all is read again and again; empty
   /// where all fits.
   std::string note() const;
@@ -102,6 +107,7 @@ class ModelBytes {
   std::unique_ptr<DenseWeights> dense_;
   std::unique_ptr<ExpertStore> store_;
   double disk_rate_ = 0;
+  int64_t prompt_tokens_ = 0;
 };
 
 }  // namespace coterie::runtime

@@ -14,40 +14,82 @@ namespace coterie::runtime {
 
 std::string shape_names() { return fmt::format("{}", fmt::join(families::shape_names(), ", ")); }
 
-families::Model shape_model(const ShapeOptions& options, const families::OpenOptions& open) {
+namespace {
+
+struct Drawn {
+  models::ModelSpec spec;
+  families::RandomModel random;
+  std::string name;
+};
+
+Drawn draw(const ShapeOptions& options, const families::OpenOptions& open) {
   if (!tensor::info(options.quant).weight)
     base::fail(base::ErrorKind::bad_input, "shape.quant", "{} is not a format of weights", tensor::name(options.quant));
   if (!std::isfinite(options.router_spread) || options.router_spread < 0 || options.router_spread > 4)
     base::fail(base::ErrorKind::bad_input, "shape.router_spread", "is {}, expected 0 to 4", options.router_spread);
-  models::ModelSpec spec = families::shape(options.shape, options.layers);
-  std::string name =
-      fmt::format("{} of {} layers, random {}", options.shape, spec.blocks.size(), tensor::name(options.quant));
-  families::RandomModel random =
-      families::random_model(spec, options.quant, name, static_cast<float>(options.router_spread));
+  Drawn drawn{.spec = families::shape(options.shape, options.layers), .random = {}, .name = {}};
+  drawn.name =
+      fmt::format("{} of {} layers, random {}", options.shape, drawn.spec.blocks.size(), tensor::name(options.quant));
+  drawn.random =
+      families::random_model(drawn.spec, options.quant, drawn.name, static_cast<float>(options.router_spread));
+  const families::RandomModel& random = drawn.random;
   if (options.router_spread > 0 &&
       std::none_of(random.tensors.begin(), random.tensors.end(), [](const auto& t) { return t.row_spread != 0; }))
     base::fail(base::ErrorKind::bad_input, "shape.router_spread", "{} has no routers", options.shape);
   if (!random.fallbacks.empty()) {
     std::vector<std::string_view> others;
     for (const tensor::DType dtype : random.fallbacks) others.push_back(tensor::name(dtype));
-    name += fmt::format(" ({} where rows are not a multiple of {})", fmt::join(others, ", "),
-                        tensor::info(options.quant).block_values);
+    drawn.name += fmt::format(" ({} where rows are not a multiple of {})", fmt::join(others, ", "),
+                              tensor::info(options.quant).block_values);
   }
-  families::apply(open, spec);
+  families::apply(open, drawn.spec);
+  return drawn;
+}
 
+/// What a file will say of its tensors, before it is there.
+class Announced final : public checkpoint::TensorSource {
+ public:
+  explicit Announced(const families::RandomModel& random) : metadata_(random.metadata) {
+    for (const checkpoint::RandomTensor& tensor : random.tensors)
+      tensors_.push_back({tensor.name, tensor.dtype, tensor.shape, {}});
+  }
+  checkpoint::Format format() const override { return checkpoint::Format::memory; }
+  std::string where() const override { return "random weights"; }
+  std::span<const checkpoint::TensorInfo> tensors() const override { return tensors_; }
+  const checkpoint::TensorInfo* find(std::string_view name) const override {
+    const auto found = std::find_if(tensors_.begin(), tensors_.end(), [&](const auto& t) { return t.name == name; });
+    return found == tensors_.end() ? nullptr : &*found;
+  }
+  const checkpoint::Metadata& metadata() const override { return metadata_; }
+  int64_t file_bytes() const override { return 0; }
+
+ private:
+  std::vector<checkpoint::TensorInfo> tensors_;
+  const checkpoint::Metadata& metadata_;
+};
+
+}  // namespace
+
+families::Model shape_model(const ShapeOptions& options, const families::OpenOptions& open) {
+  Drawn drawn = draw(options, open);
   families::Model model;
-  model.source = checkpoint::random_source(std::move(random.tensors), std::move(random.metadata), options.seed);
-  model.decoder = families::bind_decoder(spec, *model.source);
-  model.name = name;
+  model.source =
+      checkpoint::random_source(std::move(drawn.random.tensors), std::move(drawn.random.metadata), options.seed);
+  model.decoder = families::bind_decoder(drawn.spec, *model.source);
+  model.name = drawn.name;
   return model;
 }
 
-void write_shape_model(const families::Model& model, const std::filesystem::path& path) {
+void write_shape_model(const ShapeOptions& options, const families::OpenOptions& open,
+                       const std::filesystem::path& path,
+                       const std::function<void(int64_t written, int64_t all)>& on_progress) {
+  const Drawn drawn = draw(options, open);
   try {
+    const Announced source(drawn.random);
     const models::ModelSpec again =
-        families::read_spec({checkpoint::ModelPath::Kind::gguf_file, path, {}}, model.source.get(), {});
-    base::require(again.blocks.size() == model.decoder->spec().blocks.size(), "write_shape_model",
-                  "{} layers are read again", again.blocks.size());
+        families::read_spec({checkpoint::ModelPath::Kind::gguf_file, path, {}}, &source, {});
+    base::require(again.blocks.size() == drawn.spec.blocks.size(), "write_shape_model", "{} layers are read again",
+                  again.blocks.size());
   } catch (const base::Error& error) {
     if (error.kind() == base::ErrorKind::internal) throw;
     throw base::Error(
@@ -55,10 +97,21 @@ void write_shape_model(const families::Model& model, const std::filesystem::path
         fmt::format("{}: a GGUF file of this model could not be read again: {}", path.string(), error.message()),
         "more `shape.layers`, until each kind of layer is among them, can be written");
   }
+  int64_t all = 0, written = 0;
   std::vector<checkpoint::TensorToWrite> tensors;
-  for (const checkpoint::TensorInfo& tensor : model.source->tensors())
-    tensors.push_back({tensor.name, tensor.dtype, tensor.shape, [&tensor](const auto& write) { write(tensor.bytes); }});
-  checkpoint::write_gguf(path, tensors, model.source->metadata());
+  for (const checkpoint::RandomTensor& tensor : drawn.random.tensors) {
+    all += tensor::element_count(tensor.shape) / tensor.shape.back() *
+           tensor::row_bytes(tensor.dtype, tensor.shape.back());
+    tensors.push_back({tensor.name, tensor.dtype, tensor.shape, [&](const auto& write) {
+                         if (on_progress) on_progress(written, all);
+                         // Alone it has the bytes that it has among others.
+                         const auto source = checkpoint::random_source({tensor}, {}, options.seed);
+                         const std::span<const std::byte> bytes = source->tensors().front().bytes;
+                         write(bytes);
+                         written += std::ssize(bytes);
+                       }});
+  }
+  checkpoint::write_gguf(path, tensors, drawn.random.metadata);
 }
 
 std::vector<std::string> notes_of_written(const families::Model& model) {

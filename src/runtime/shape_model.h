@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -27,10 +28,13 @@ std::string shape_names();
 /// format, out_of_memory, with the figure, before it makes what would not fit.
 families::Model shape_model(const ShapeOptions& options, const families::OpenOptions& open);
 
-/// Its tensors as a GGUF file, so that other engines can be measured on the same weights. Throws unsupported, before
-/// anything is written, for a model that could not be read from such a file again (a few layers of a hybrid, none of
-/// them with attention).
-void write_shape_model(const families::Model& model, const std::filesystem::path& path);
+/// The same model as a GGUF file, so that other engines can be measured on the same weights, or ours on a file that is
+/// larger than memory: one tensor is in memory at a time. `on_progress` is told the bytes that are written, of how
+/// many. Throws unsupported, before anything is written, for a model that could not be read from such a file again (a
+/// few layers of a hybrid, none of them with attention).
+void write_shape_model(const ShapeOptions& options, const families::OpenOptions& open,
+                       const std::filesystem::path& path,
+                       const std::function<void(int64_t written, int64_t all)>& on_progress = {});
 /// What other engines are known to refuse in it, in sentences.
 std::vector<std::string> notes_of_written(const families::Model& model);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 
 #include "base/error.h"
 
@@ -30,9 +31,9 @@ class Walk {
                     end = routes_.sequence_begin[static_cast<size_t>(s) + 1];
       const int64_t said = routes_.prompt[static_cast<size_t>(s)];
       const int64_t answer = begin + std::min(options_.prompt < 0 ? said : options_.prompt, end - begin);
-      for (int64_t t = begin; t < answer; t += options_.step_tokens)
-        step(t, std::min(t + options_.step_tokens, answer), answer);
-      for (int64_t t = answer; t < end; ++t) step(t, t + 1, 0);
+      const int64_t most = std::max(options_.step_tokens, options_.prompt_tokens);
+      for (int64_t t = begin; t < answer; t += most) step(t, std::min(t + most, answer), answer);
+      for (int64_t t = answer; t < end; ++t) step(t, t + 1, t + 1);
     }
     result_.decode = policy_.decode(), result_.prompt = policy_.prompt();
     if (result_.decode.tokens + result_.prompt.tokens == 0)
@@ -42,30 +43,40 @@ class Walk {
   }
 
  private:
-  /// Tokens begin … end - 1, of a prompt that ends before `answer`; 0: a decoded token.
+  /// Tokens begin … end - 1, of a prompt that ends before `answer`, or a decoded one.
   void step(int64_t begin, int64_t end, int64_t answer) {
-    const bool prompt = answer > 0;
+    const bool prompt = end - begin >= kPromptTokens;
     if (!counting_ && begin >= options_.warm_up) {
       counting_ = true;
       policy_.reset_counts();
       std::fill(result_.layers_missing.begin(), result_.layers_missing.end(), 0);
     }
-    for (int64_t layer = 0; layer < routes_.layers; ++layer) {
-      std::map<int32_t, ExpertDemand> wanted;  // in the order of the files, as an engine asks
-      for (int64_t t = begin; t < end; ++t)
-        for (const int16_t expert : routes_.at(t, layer)) {
-          if (expert < 0) continue;
-          auto [demand, first] = wanted.try_emplace(expert, ExpertDemand{.expert = expert, .tokens = 0});
-          ++demand->second.tokens;
-          demand->second.warm += prompt && t >= answer - kWarmTokens;
-        }
-      demands_.clear();
-      for (const auto& [expert, demand] : wanted) demands_.push_back(demand);
-      const ExpertPolicy::Plan plan = policy_.plan(layer, demands_, end - begin, prompt);
-      policy_.release(layer);
-      if (!prompt) ++result_.layers_missing[static_cast<size_t>(plan.misses())];
-    }
+    using Pieces = ExpertPolicy::Pieces;
+    for (int64_t layer = 0; layer < routes_.layers; ++layer)
+      for (int64_t from = begin; from < end; from += options_.step_tokens) {
+        const Pieces pieces = end - begin <= options_.step_tokens ? Pieces::one
+                              : from == begin                     ? Pieces::first
+                                                                  : Pieces::next;
+        demand(layer, from, std::min(from + options_.step_tokens, end),
+               prompt && end == answer ? answer - kWarmTokens : end);
+        const ExpertPolicy::Plan plan = policy_.plan(layer, demands_, end - begin, prompt, pieces);
+        policy_.release(layer);
+        if (end - begin == 1) ++result_.layers_missing[static_cast<size_t>(plan.misses())];
+      }
     if (!counting_) policy_.reset_counts();
+  }
+  /// What tokens begin … end - 1, warm from `warm` on, ask a layer for: in the order of the files, as an engine asks.
+  void demand(int64_t layer, int64_t begin, int64_t end, int64_t warm) {
+    std::map<int32_t, ExpertDemand> wanted;
+    for (int64_t t = begin; t < end; ++t)
+      for (const int16_t expert : routes_.at(t, layer)) {
+        if (expert < 0) continue;
+        auto [found, first] = wanted.try_emplace(expert, ExpertDemand{.expert = expert, .tokens = 0});
+        ++found->second.tokens;
+        found->second.warm += t >= warm;
+      }
+    demands_.clear();
+    for (const auto& [expert, asked] : wanted) demands_.push_back(asked);
   }
 
   const lens::Routes& routes_;
@@ -89,7 +100,11 @@ Simulation simulate(const lens::Routes& routes, const SimulationOptions& options
 }
 
 double seconds_per_token(const Simulation& simulation, const StreamSpeed& speed) {
-  if (simulation.decode.tokens == 0) return 0;
+  // Of tokens that were decoded one by one.
+  const double tokens = static_cast<double>(std::accumulate(simulation.layers_missing.begin(),
+                                                            simulation.layers_missing.end(), int64_t{0})) /
+                        static_cast<double>(std::max<int64_t>(simulation.layers, 1));
+  if (tokens == 0) return 0;
   const auto k = static_cast<double>(simulation.choices);
   const double layer = speed.compute_seconds / static_cast<double>(simulation.layers);
   double seconds = 0;
@@ -100,7 +115,7 @@ double seconds_per_token(const Simulation& simulation, const StreamSpeed& speed)
     const double one = m == 0 ? layer : std::max(layer, std::max(layer * (k - missing) / k, read) + layer / k);
     seconds += static_cast<double>(simulation.layers_missing[m]) * one;
   }
-  return seconds / static_cast<double>(simulation.decode.tokens);
+  return seconds / tokens;
 }
 
 double seconds_at_hit_share(double hit_share, int64_t experts_of_token, const StreamSpeed& speed) {

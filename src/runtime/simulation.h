@@ -12,7 +12,10 @@ struct SimulationOptions {
   int64_t slots = 0;          // for experts, of all layers
   int64_t warm_up = 0;        // tokens that are not counted: slots are empty at first
   int64_t prompt = -1;        // of each sequence's tokens, so many are read as a prompt; -1: as the routes say
-  int64_t step_tokens = 512;  // of a prompt that are read at once
+  int64_t step_tokens = 512;  // of a prompt that a layer reads at once
+  // Of a prompt that a layer reads, step_tokens at a time, before the next layer begins (Engine::prompt_tokens); fewer
+  // than step_tokens: as many.
+  int64_t prompt_tokens = 0;
 };
 
 /// What a policy would have read of a file, had its model been routed so.
@@ -28,7 +31,9 @@ struct Simulation {
   }
 };
 
-/// Walks the routes with the policy of the engine: decoded tokens one by one, prompts in steps. Throws bad_input for
+/// Walks the routes with the policy of the engine: decoded tokens one by one, prompts in steps, of which one of fewer
+/// than kPromptTokens counts as decoding, as it does there. Hits and misses are those of an engine with so many slots
+/// that evaluates one sequence after the other (a law: tests/unit/expert_store). Throws bad_input for
 /// fewer slots than two layers' worth of a token's experts, which no engine runs with, or when nothing is left to
 /// count.
 Simulation simulate(const lens::Routes& routes, const SimulationOptions& options);

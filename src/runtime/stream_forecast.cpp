@@ -1,6 +1,7 @@
 #include "runtime/stream_forecast.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "base/error.h"
 #include "lens/fitted_routes.h"
@@ -17,6 +18,8 @@ constexpr int64_t kLayers = 12, kTokens = 300;
 struct Widest {
   int64_t layers = 0, experts = 0, choices = 0;
 };
+
+int64_t sum(const std::vector<int64_t>& of) { return std::accumulate(of.begin(), of.end(), int64_t{0}); }
 
 }  // namespace
 
@@ -45,11 +48,20 @@ StreamForecast forecast_stream(const Inspection& model, int64_t memory, double d
                       "a model in fewer bits takes less memory");
   const int64_t experts = model.bytes_held[static_cast<size_t>(models::Place::experts)];
   result.expert_bytes = experts / result.experts;
-  const int64_t step = std::min<int64_t>(model.step_tokens, model.context);
-  result.others = model.memory.resident() - experts + group_scratch_bytes(model.spec, step);
-  result.slots =
-      std::clamp<int64_t>((memory - result.others) / std::max<int64_t>(result.expert_bytes, 1), 0, result.experts);
-  result.least_slots = std::min(2 * widest.choices, result.experts);
+  base::require(model.stream.has_value(), "stream", "a model that was inspected without memory");
+  const Inspection::Stream& stream = *model.stream;
+  const std::vector<int64_t> fewest = fewest_slots(stream.classes, model.spec);
+  result.others = stream.needs.sum(), result.positions = stream.positions;
+  result.least_slots = sum(fewest);
+  result.least_memory = result.others + slot_memory(stream.classes, fewest);
+  if (result.others + experts <= memory) {
+    result.slots = result.experts, result.slot_bytes = experts;
+  } else if (result.runs()) {
+    const StreamPlan plan = plan_stream(stream.classes, model.spec, {.bytes = memory, .given = true}, stream.needs,
+                                        stream.positions, std::min(model.step_tokens, stream.positions));
+    result.slots = sum(plan.slots), result.slot_bytes = slot_memory(stream.classes, plan.slots);
+    result.prompt_tokens = plan.prompt_tokens;
+  }
   if (memory_bytes_per_second > 0)
     result.compute_seconds = static_cast<double>(model.bytes_per_token()) / memory_bytes_per_second;
   if (!result.runs()) return result;

@@ -124,6 +124,7 @@ void Runner::report(Snapshot& snapshot) const {
   }
   snapshot.counters.expert_tokens = recorder_.expert_tokens;
   snapshot.histograms = histograms_;
+  snapshot.reads = engine_.bytes().stream_report();
   snapshot.prompt_tokens_per_second = cost_.prompt_rate();
   snapshot.decode_tokens_per_second = decode_rate_;
   snapshot.step_fixed_seconds = cost_.line().fixed, snapshot.step_token_seconds = cost_.line().each;

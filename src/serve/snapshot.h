@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "runtime/expert_store/stream_figures.h"
 #include "serve/request.h"
 
 // What can be known of a scheduler from outside, as plain data: /slots, /metrics, /health and the page read it.
@@ -85,6 +87,8 @@ struct Snapshot {
   // A step of n prompt tokens beside whoever decodes takes about fixed + n * each; 0 before it was measured. The floor:
   // the least stall that a prompt is read with, longer than --stall on a machine that is too slow for it.
   double step_fixed_seconds = 0, step_token_seconds = 0, stall_floor_seconds = 0;
+  // Of a model whose experts are read from the disk as they are needed, since its start.
+  std::optional<runtime::StreamReport> reads;
   double wait_seconds = 0;                // estimated, for a request that came now
   bool disk_failed = false;               // nothing more is written there: it is full
   bool stopping = false, failed = false;  // failed: the scheduler's thread has ended by an error

@@ -38,8 +38,20 @@ class ExpertStore::Lease final : public layers::ExpertLease {
         layer_(layer),
         inputs_(call.inputs.begin(), call.inputs.end()),
         outputs_(call.outputs.begin(), call.outputs.end()) {
-    const int64_t tokens = store.step_tokens_ > 0 ? store.step_tokens_ : call.plan.tokens;
-    const bool prompt = store.step_tokens_ > 0 ? store.step_prompt_ : call.plan.tokens >= kPrompt;
+    const Step& step = store.step_;
+    const bool told = step.tokens > 0;
+    const int64_t tokens = told ? step.tokens : call.plan.tokens;
+    const bool prompt = told ? step.prompt : call.plan.tokens >= kPromptTokens;
+    const bool next = told && step.rows_at_once > 0 && store.layer_ == layer && store.rows_ < step.tokens;
+    if (!next) store.rows_ = 0;
+    // Rows of the plan that are warm; where it has not the step's rows (scaled inputs), its last ones.
+    std::vector<std::pair<int64_t, int64_t>> warm;
+    if (told && store.rows_ + call.plan.tokens <= tokens && (step.rows_at_once > 0 || call.plan.tokens == tokens)) {
+      for (const auto& [begin, end] : step.warm) warm.emplace_back(begin - store.rows_, end - store.rows_);
+    } else {
+      warm.emplace_back(call.plan.tokens - kWarmTokens, call.plan.tokens);
+    }
+    store.layer_ = layer, store.rows_ += call.plan.tokens;
     figures_ = prompt ? &store.figures_.prompt : &store.figures_.decode;
     std::vector<ExpertDemand> demands;
     for (int32_t e = 0; e < call.plan.experts(); ++e) {
@@ -48,12 +60,18 @@ class ExpertStore::Lease final : public layers::ExpertLease {
       if (stored(e).parts.empty()) {
         without_bytes_.push_back(e);
       } else {
-        const auto last = std::lower_bound(rows.begin(), rows.end(), call.plan.tokens - kWarmTokens);
-        demands.push_back(
-            {.expert = e, .tokens = std::ssize(rows), .warm = prompt ? static_cast<int64_t>(rows.end() - last) : 0});
+        ExpertDemand demand{.expert = e, .tokens = std::ssize(rows)};
+        if (prompt)
+          for (const auto& [begin, end] : warm)
+            demand.warm +=
+                std::lower_bound(rows.begin(), rows.end(), end) - std::lower_bound(rows.begin(), rows.end(), begin);
+        demands.push_back(demand);
       }
     }
-    plan_ = store.policy_.plan(layer, demands, tokens, prompt);
+    plan_ = store.policy_.plan(layer, demands, tokens, prompt,
+                               next                            ? ExpertPolicy::Pieces::next
+                               : told && step.rows_at_once > 0 ? ExpertPolicy::Pieces::first
+                                                               : ExpertPolicy::Pieces::one);
     uses_.resize(plan_.uses.size());
     for (size_t u = 0; u < static_cast<size_t>(plan_.hits); ++u) uses_[u].state = Use::there;
     read_what_can_be();
@@ -208,7 +226,10 @@ ExpertStore::ExpertStore(ExpertLayout layout, const checkpoint::TensorSource& so
 
 ExpertStore::~ExpertStore() = default;
 
-void ExpertStore::begin_step(int64_t tokens, bool prompt) { step_tokens_ = tokens, step_prompt_ = prompt; }
+void ExpertStore::begin_step(Step step) {
+  step_ = std::move(step);
+  layer_ = -1, rows_ = 0;
+}
 
 std::unique_ptr<layers::ExpertLease> ExpertStore::lease(const layers::ExpertCall& call) {
   const auto known = std::find_if(call.inputs.begin(), call.inputs.end(), [](const auto& in) { return bool(in.up); });

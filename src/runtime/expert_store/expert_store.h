@@ -3,39 +3,18 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
-#include "layers/moe/expert_source.h"
+#include "layers/moe/piecewise_source.h"
 #include "runtime/expert_policy.h"
 #include "runtime/expert_store/block_reader.h"
 #include "runtime/expert_store/expert_layout.h"
 #include "runtime/expert_store/file_table.h"
 #include "runtime/expert_store/slot_arena.h"
+#include "runtime/expert_store/stream_figures.h"
 
 namespace coterie::runtime {
-
-/// What reading experts has cost so far.
-struct StreamFigures {
-  struct Kind {
-    int64_t tokens = 0, hits = 0, misses = 0;  // of experts that layers asked for
-    int64_t bytes = 0;                         // that came from the disk
-    double reading = 0;                        // seconds in which something was asked of the disk
-    double stalled = 0;                        // seconds in which a layer could only wait for it
-
-    double hit_share() const {
-      return hits + misses == 0 ? 1 : static_cast<double>(hits) / static_cast<double>(hits + misses);
-    }
-    double bytes_per_token() const {
-      return tokens == 0 ? 0 : static_cast<double>(bytes) / static_cast<double>(tokens);
-    }
-  };
-  Kind decode, prompt;
-
-  double bytes_per_second() const {
-    const double seconds = decode.reading + prompt.reading;
-    return seconds > 0 ? static_cast<double>(decode.bytes + prompt.bytes) / seconds : 0;
-  }
-};
 
 /// Routed experts that are read from the model's files as layers ask for them, into slots of memory that hold as many
 /// as there is room for (docs/design/expert-store.md). A layer gets the experts that are there first; those that are
@@ -44,7 +23,7 @@ struct StreamFigures {
 ///
 /// Used by the thread that runs the model. A read that fails throws io, naming the tensor, the expert and the offset;
 /// the expert is then not there, and may be asked for again.
-class ExpertStore final : public layers::ExpertSource {
+class ExpertStore final : public layers::PiecewiseSource {
  public:
   /// `layout` fitted to the reader's unit; `slots`: how many of each size class, at least one. All are resident when it
   /// returns. `source` and `files` must outlive it. Throws out_of_memory.
@@ -52,12 +31,18 @@ class ExpertStore final : public layers::ExpertSource {
               std::unique_ptr<BlockReader> reader, std::vector<int64_t> slots);
   ~ExpertStore() override;
 
-  /// What the next pass evaluates: how many tokens, and whether as a prompt, which leaves the experts that are there
-  /// where they are. Without it each call of a layer is looked at by itself.
-  void begin_step(int64_t tokens, bool prompt);
-  /// Tokens of one sequence from which on a step reads a prompt.
-  static constexpr int64_t kPrompt = 16;
+  /// What the next pass evaluates.
+  struct Step {
+    int64_t tokens = 0;
+    bool prompt = false;       // which leaves the experts that are there where they are
+    int64_t rows_at_once = 0;  // above 0: a layer asks for one piece of the rows after the other
+    // Rows [begin, end), ascending, of tokens after which one is chosen: the answer's next will go where they went.
+    std::vector<std::pair<int64_t, int64_t>> warm = {};
+  };
+  /// Without it each call of a layer is looked at by itself.
+  void begin_step(Step step);
 
+  int64_t rows_at_once() const override { return step_.rows_at_once; }
   std::unique_ptr<layers::ExpertLease> lease(const layers::ExpertCall& call) override;
 
   const StreamFigures& figures();
@@ -79,8 +64,9 @@ class ExpertStore final : public layers::ExpertSource {
   std::unique_ptr<BlockReader> reader_;
   SlotArena arena_;
   ExpertPolicy policy_;
-  int64_t step_tokens_ = 0;  // 0: not told
-  bool step_prompt_ = false;
+  Step step_;           // no tokens: not told
+  int32_t layer_ = -1;  // of the step, that was asked for last
+  int64_t rows_ = 0;    // of the step, that it has been asked for
   StreamFigures figures_;
 };
 

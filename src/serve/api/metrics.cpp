@@ -143,6 +143,29 @@ void our_engine(Sheet& sheet, const Snapshot& now, const ServedModel& model) {
                     {{"layer", std::to_string(model.routed_layers[routed])}, {"expert", std::to_string(expert)}});
 }
 
+void our_reads(Sheet& sheet, const runtime::StreamReport& reads) {
+  sheet.gauge("coterie_expert_slots", "Experts that memory has room for; the others are read from the disk",
+              number(reads.slots));
+  sheet.gauge("coterie_experts", "Experts of all layers", number(reads.experts));
+  const auto kind = [&](const char* name, const runtime::StreamFigures::Kind& of) {
+    const Labels labels = {{"kind", name}};
+    sheet.counter("coterie_expert_hits_total", "Experts that were in memory when a layer asked", number(of.hits),
+                  labels);
+    sheet.counter("coterie_expert_misses_total", "Experts that had to be read", number(of.misses), labels);
+    sheet.counter("coterie_expert_tokens_streamed_total", "Tokens that layers asked for", number(of.tokens), labels);
+    sheet.counter("coterie_expert_read_bytes_total", "Bytes of experts that came from the disk", number(of.bytes),
+                  labels);
+    sheet.counter("coterie_expert_read_seconds_total", "Seconds in which the disk was asked for experts", of.reading,
+                  labels);
+    sheet.counter("coterie_expert_stall_seconds_total", "Of them, in which there was nothing to compute", of.stalled,
+                  labels);
+  };
+  kind("decode", reads.figures.decode), kind("prompt", reads.figures.prompt);
+  sheet.gauge("coterie_expert_disk_bytes_per_second", "While the disk was asked for experts",
+              reads.figures.bytes_per_second());
+  sheet.gauge("coterie_expert_disk_share", "Of the rate that the disk gave at the start; 0: not known", reads.share());
+}
+
 void vllm_names(Sheet& sheet, const Snapshot& now) {
   const Counters& sum = now.counters;
   const Histograms& spread = now.histograms;
@@ -215,6 +238,7 @@ std::string metrics_text(const std::vector<ShelvedModel>& models, size_t connect
     } else {
       our_requests(sheet, snapshot);
       our_engine(sheet, snapshot, *each.ready->served);
+      if (snapshot.reads) our_reads(sheet, *snapshot.reads);
     }
   }
   return sheet.text();

@@ -89,6 +89,28 @@ base::Json page_experts_json(const Snapshot& snapshot, const ServedModel& model)
           {"places", snapshot.expert_places}};
 }
 
+namespace {
+
+base::Json reads_json(const runtime::StreamReport& reads) {
+  const auto kind = [](const runtime::StreamFigures::Kind& of) {
+    return base::Json{{"tokens", of.tokens},
+                      {"hit_share", of.hit_share()},
+                      {"bytes_per_token", of.bytes_per_token()},
+                      {"stalled_seconds", of.stalled}};
+  };
+  return {{"slots", reads.slots},
+          {"experts", reads.experts},
+          {"slot_bytes", reads.slot_bytes},
+          {"decode", kind(reads.figures.decode)},
+          {"prompt", kind(reads.figures.prompt)},
+          {"bytes_per_second", reads.figures.bytes_per_second()},
+          {"disk_share", reads.disk_rate > 0 ? base::Json(reads.share()) : base::Json(nullptr)},
+          {"reader", reads.reader},
+          {"direct", reads.direct}};
+}
+
+}  // namespace
+
 base::Json page_live_json(const Snapshot& snapshot, const RecentRequests& recent) {
   base::Json requests = base::Json::array();
   for (const RequestSnapshot& each : snapshot.requests)
@@ -110,6 +132,7 @@ base::Json page_live_json(const Snapshot& snapshot, const RecentRequests& recent
           {"prompt_tokens_per_second", snapshot.prompt_tokens_per_second},
           {"decode_tokens_per_second", snapshot.decode_tokens_per_second},
           {"wait_seconds", snapshot.wait_seconds},
+          {"reads", snapshot.reads ? reads_json(*snapshot.reads) : base::Json(nullptr)},
           {"memory",
            {{"budget", memory.budget},
             {"pages_running", memory.pages_running},

@@ -1,10 +1,12 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "families/family.h"
 #include "laws/models/bench.h"
+#include "layers/moe/piecewise_source.h"
 #include "runtime/expert_store/expert_store.h"
 #include "runtime/expert_store/stream_plan.h"
 #include "support/fake_reader.h"
@@ -119,6 +121,66 @@ TEST_P(Streaming, WhatIsReadDoesNotDependOnTheOrderOfArrival) {
   }
 }
 
+/// The weights that are bound, all at once, for so many rows of a step at a time.
+class InPieces final : public layers::PiecewiseSource {
+ public:
+  explicit InPieces(int64_t rows) : rows_(rows) {}
+  int64_t rows_at_once() const override { return rows_; }
+  std::unique_ptr<layers::ExpertLease> lease(const layers::ExpertCall& call) override {
+    struct All final : layers::ExpertLease {
+      explicit All(const layers::ExpertCall& of) : call(of) {
+        for (int32_t e = 0; e < call.plan.experts(); ++e)
+          if (!call.plan.tokens_of(e).empty()) ids.push_back(e);
+      }
+      std::span<const int32_t> next() override { return std::exchange(given, true) ? std::span<const int32_t>() : ids; }
+      std::span<const ops::ExpertInput> inputs() const override { return call.inputs; }
+      std::span<const ops::ExpertOutput> outputs() const override { return call.outputs; }
+      layers::ExpertCall call;
+      std::vector<int32_t> ids;
+      bool given = false;
+    };
+    return std::make_unique<All>(call);
+  }
+
+ private:
+  int64_t rows_;
+};
+
+class LayerByLayer : public Law {};
+
+// Blocks that take a prompt in pieces, all of them before the next block begins, give the bits of steps of such pieces:
+// so a long prompt can read each missing expert once.
+TEST_P(LayerByLayer, PiecesOfAStepGiveTheBitsOfStepsOfPieces) {
+  const tiny::Model model = model_of(GetParam());
+  const std::vector<int32_t> all = some_ids(23, model.decoder->spec().vocabulary, 1);
+  Runner run(GetParam(), *model.decoder, 2);
+  const auto logits = [&](int64_t rows, int64_t rows_at_once) {
+    layers::ResidentState state = run.state();
+    std::vector<float> result;
+    for (int64_t t = 0; t < std::ssize(all); t += rows) {
+      const auto ids = std::span(all)
+                           .subspan(static_cast<size_t>(t))
+                           .first(static_cast<size_t>(std::min(rows, std::ssize(all) - t)));
+      const models::SequenceStep step{.ids = ids,
+                                      .state = &state,
+                                      .logits = models::SequenceStep::Logits::all,
+                                      .random_key = 1,
+                                      .length = std::ssize(all)};
+      state.reserve(std::ssize(ids));
+      ops::Context context{run.pool, run.kernels, run.arena, run.precision};
+      InPieces source(rows_at_once);
+      const tensor::Matrix found = run.decoder.forward(context, {&step, 1}, {.experts = &source});
+      state.advance(std::ssize(ids));
+      result.insert(result.end(), found.data, found.data + found.rows * found.cols);
+      run.arena.reset();
+    }
+    return result;
+  };
+  const std::vector<float> expected = logits(5, 0);
+  expect_same_bits(logits(23, 5), expected, "all, 5 rows at once");
+  expect_same_bits(logits(10, 5), expected, "10, 5 rows at once");
+}
+
 // A Soft MoE sends every token to every expert: there is nothing to choose.
 std::vector<Case> with_chosen_experts(std::vector<Case> all) {
   std::erase_if(all, [](const Case& c) {
@@ -130,6 +192,9 @@ std::vector<Case> with_chosen_experts(std::vector<Case> all) {
   });
   return all;
 }
+
+INSTANTIATE_TEST_SUITE_P(Families, LayerByLayer, testing::ValuesIn(with_chosen_experts(cases())), name_of);
+INSTANTIATE_TEST_SUITE_P(Slow, LayerByLayer, testing::ValuesIn(with_chosen_experts(other_cases())), name_of);
 
 INSTANTIATE_TEST_SUITE_P(Families, Streaming, testing::ValuesIn(with_chosen_experts(cases())), name_of);
 INSTANTIATE_TEST_SUITE_P(Slow, Streaming, testing::ValuesIn(with_chosen_experts(other_cases())), name_of);

@@ -47,7 +47,7 @@ class FakeReader final : public BlockReader {
 };
 
 // Files that are read through in milliseconds end each measurement early, so that the test does, too.
-DiskBenchOptions quick() { return {.sizes = {1 << 20, 2 << 20}, .depths = {1, 4}, .seconds = 10}; }
+DiskBenchOptions quick() { return {.sizes = {1 << 20, 2 << 20}, .depths = {1, 4}, .seconds = 10, .rounds = 1}; }
 
 TEST(DiskBench, ReadsNoOffsetTwiceAndAsManyAtOnceAsAsked) {
   FakeReader reader;
@@ -64,6 +64,16 @@ TEST(DiskBench, ReadsNoOffsetTwiceAndAsManyAtOnceAsAsked) {
     EXPECT_LE(rate.bytes_per_second(), bench.fastest().bytes_per_second());
   }
   EXPECT_GT(bench.rates[1].latency, bench.rates[0].latency);
+}
+
+TEST(DiskBench, ASmallFileIsReadAgainUntilTheTimeIsUp) {
+  FakeReader reader;
+  DiskBenchOptions options = quick();
+  options.rounds = 3;
+  const DiskBench bench = bench_disk(reader, reader.file_bytes, options);
+  EXPECT_EQ(bench.rounds, 3);
+  EXPECT_EQ(bench.bytes, 3 * 4 * reader.file_bytes);
+  for (const DiskRate& rate : bench.rates) EXPECT_EQ(rate.bytes, 3 * reader.file_bytes);
 }
 
 TEST(DiskBench, WhatMemoryAnsweredIsNotReported) {

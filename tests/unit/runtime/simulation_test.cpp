@@ -46,12 +46,12 @@ TEST(Simulation, MoreMemoryHitsMoreAndAllOfItMissesWhatIsNew) {
 TEST(Simulation, PromptsAreReadInStepsAndCountedApart) {
   lens::Routes routes = lens::fitted_routes(lens::fitted_for(16), 4, 16, 2, 100, 3);
   routes.sequence_begin = {0, 60, 100}, routes.prompt = {30, 0};
-  const Simulation said = simulate(routes, {.slots = 30, .step_tokens = 8});
-  EXPECT_EQ(said.prompt.tokens, 30);
-  EXPECT_EQ(said.decode.tokens, 70);
-  const Simulation asked = simulate(routes, {.slots = 30, .prompt = 10});
-  EXPECT_EQ(asked.prompt.tokens, 20);
-  EXPECT_EQ(asked.decode.tokens, 80);
+  const Simulation said = simulate(routes, {.slots = 30, .step_tokens = 16});
+  EXPECT_EQ(said.prompt.tokens, 16);  // the other 14 are too few for a prompt
+  EXPECT_EQ(said.decode.tokens, 84);
+  const Simulation asked = simulate(routes, {.slots = 30, .prompt = 20});
+  EXPECT_EQ(asked.prompt.tokens, 40);
+  EXPECT_EQ(asked.decode.tokens, 60);
   EXPECT_LE(asked.prompt.hits + asked.prompt.misses, 2 * 4 * 16);  // an expert once a step, whatever its tokens
   const Simulation warmed = simulate(routes, {.slots = 30, .warm_up = 60});
   EXPECT_EQ(warmed.decode.tokens, 40);

@@ -40,6 +40,12 @@ export interface Live {
   running: number; waiting: number; paused: number;
   step_running_seconds: number; step_expected_seconds: number;
   prompt_tokens_per_second: number; decode_tokens_per_second: number; wait_seconds: number;
+  reads: {
+    slots: number; experts: number; slot_bytes: number; bytes_per_second: number; disk_share: number | null;
+    reader: string; direct: boolean;
+    decode: { tokens: number; hit_share: number; bytes_per_token: number; stalled_seconds: number };
+    prompt: { tokens: number; hit_share: number; bytes_per_token: number; stalled_seconds: number };
+  } | null;
   memory: Record<string, number>;
   counters: Record<string, number>;
   step_seconds: Histogram; step_tokens: Histogram; step_sequences: Histogram; distinct_experts: Histogram;

@@ -40,6 +40,22 @@ function Memory({ memory }: { memory: Record<string, number> }) {
   );
 }
 
+/** How experts that are read from the disk as they are needed have been found and read since the start. */
+function Reads({ reads }: { reads: NonNullable<Live["reads"]> }) {
+  const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
+  return (
+    <section aria-label="Experts from the disk">
+      <h3>Experts from the disk</h3>
+      <dl>
+        <dt>In memory</dt><dd>{reads.slots} of {reads.experts} experts, {bytesText(reads.slot_bytes)}</dd>
+        {(["decode", "prompt"] as const).filter((kind) => reads[kind].tokens > 0).map((kind) => (
+          <><dt>{kind === "decode" ? "Answers" : "Prompts"}</dt><dd>{percent(reads[kind].hit_share)} found there, {(reads[kind].bytes_per_token / 1e6).toFixed(1)} MB read a token, {(1000 * reads[kind].stalled_seconds / reads[kind].tokens).toFixed(1)} ms waited a token</dd></>))}
+        <dt>Disk</dt><dd>{reads.bytes_per_second > 0 ? `${(reads.bytes_per_second / 1e6).toFixed(0)} MB/s` : "–"}{reads.disk_share !== null && reads.bytes_per_second > 0 && `, ${percent(reads.disk_share)} of its rate at the start`} ({reads.reader}, {reads.direct ? "direct" : "buffered"})</dd>
+      </dl>
+    </section>
+  );
+}
+
 function Lanes({ live }: { live: Live }) {
   return (
     <table class="small"><caption>{live.running} running, {live.waiting} queued, {live.paused} paused; {state.model!.parallel} at once</caption>
@@ -114,6 +130,7 @@ export function Server() {
         </dl>
       </section>
       <Memory memory={live.memory} />
+      {live.reads && <Reads reads={live.reads} />}
       <Recent live={live} />
       <section aria-label="For programs">
         <h3>For programs</h3>
