@@ -111,6 +111,19 @@ need_pip() {
   python=build/.needs/python/bin/python
 }
 
+# The Python packages that read the sources of `./dev text`, in an environment of their own, and npm.
+need_text() {
+  local list=scripts/text/requirements.txt folder=build/.needs/text
+  text_python=$folder/bin/python
+  if [[ ! -e $folder/done || $list -nt $folder/done ]]; then
+    rm -rf "$folder"
+    "$python" -m venv "$folder" 2>/dev/null || { install venv python3-venv && /usr/bin/python3 -m venv "$folder"; }
+    "$text_python" -m pip install --quiet --disable-pip-version-check --requirement "$list"
+    touch "$folder/done"
+  fi
+  if ! command -v npm >/dev/null; then install npm npm; fi
+}
+
 need_lint() {
   install lint "${lint_packages[@]}"
   need_python

@@ -6,6 +6,7 @@
 
 #include "base/cpu.h"
 #include "base/error.h"
+#include "kernels/amx/gemm_bf16.h"
 #include "kernels/isa.h"
 
 namespace coterie::kernels {
@@ -73,6 +74,10 @@ KernelTable amx_table() {
   KernelTable table = avx512_table();
   table.isa = "amx";
   table.matmul = amx::matmul_kernels(table.matmul);
+  if (table.gemm_bf16.run && base::cpu().has("amx_bf16")) {
+    table.gemm_bf16 = amx::gemm_kernels_bf16;
+    amx::add_matmul_bf16(table.matmul);
+  }
   return table;
 }
 
