@@ -53,7 +53,7 @@ families::Model model_of(BenchCommand& command, Progress& progress) {
     throw base::Error(base::ErrorKind::unsupported, "--shape", "makes a model in one process, and this run has ranks",
                       "write it to a file (--write) and measure that");
   if (!command.write.empty()) refuse_existing_output(command.write, command.force);
-  command.shape.quant = weight_format("--quant", command.quant);
+  command.shape.quant = weight_format("--quant", command.quant, Formats::read);
   if (command.write.empty()) {
     progress.show(fmt::format("making random weights of {}", command.shape.shape));
     families::Model model = runtime::shape_model(command.shape, command.model.open_options());

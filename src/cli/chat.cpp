@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
@@ -52,7 +53,9 @@ class Chat {
         options_(options),
         reader_(options.no_history ? std::filesystem::path() : ChatHistory::default_path()),
         speculation_(options.speculate.open(engines.front(), options.model)),
-        speculator_(speculation_ ? speculation_->speculator() : nullptr) {}
+        speculator_(speculation_ ? speculation_->speculator() : nullptr) {
+    std::signal(SIGTERM, SIG_DFL);  // it ends a chat, where Ctrl-C ends an answer
+  }
 
   int talk();
 

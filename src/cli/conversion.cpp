@@ -61,7 +61,7 @@ surgery::ConvertOptions ConversionOptions::options() const {
     const layers::Place place = place_by_name(pair.substr(0, equals));
     if (place == layers::Place::norms)
       base::fail(base::ErrorKind::unsupported, "--at", "norms are vectors, kept as f32");
-    if (!options.places.try_emplace(place, weight_format("--at", pair.substr(equals + 1))).second)
+    if (!options.places.try_emplace(place, weight_format("--at", pair.substr(equals + 1), Formats::written)).second)
       base::fail(base::ErrorKind::bad_input, "--at", "{} is given twice", pair.substr(0, equals));
   }
   options.requantise = requantise;

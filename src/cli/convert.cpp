@@ -15,7 +15,7 @@ struct ConvertCommand {
 
 int convert_command(const ConvertCommand& command) {
   surgery::ConvertOptions options = command.conversion.options();
-  if (!command.to.empty()) options.to = weight_format("--to", command.to);
+  if (!command.to.empty()) options.to = weight_format("--to", command.to, Formats::written);
   return write_model(command.conversion, std::move(options));
 }
 

@@ -214,7 +214,7 @@ int inspect_command(const InspectOptions& options) {
   runtime::InspectionOptions wanted;
   wanted.open = options.model.open_options();
   wanted.context = options.model.context;
-  if (!options.dtype.empty()) wanted.dtype = weight_format("--dtype", options.dtype);
+  if (!options.dtype.empty()) wanted.dtype = weight_format("--dtype", options.dtype, Formats::read);
   threads::Pool pool(options.model.threads);
   wanted.threads = pool.threads();
   if (!options.memory.empty()) wanted.memory = bytes_option("--memory", options.memory);

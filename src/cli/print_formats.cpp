@@ -10,13 +10,15 @@
 #include "base/error.h"
 #include "base/nearest.h"
 #include "surgery/quantize/preset.h"
+#include "surgery/write/convert.h"
 
 namespace coterie::cli {
 
-tensor::DType weight_format(std::string_view option, const std::string& word) {
+tensor::DType weight_format(std::string_view option, const std::string& word, Formats which) {
   std::vector<std::string> names;
   for (int i = 0; i < tensor::kDTypes; ++i)
-    if (tensor::info(static_cast<tensor::DType>(i)).weight)
+    if (const auto dtype = static_cast<tensor::DType>(i);
+        which == Formats::written ? surgery::is_written(dtype) : tensor::info(dtype).weight)
       names.emplace_back(tensor::name(static_cast<tensor::DType>(i)));
   std::string lower(word);  // model cards write Q4_K
   std::transform(lower.begin(), lower.end(), lower.begin(), [](unsigned char c) { return std::tolower(c); });

@@ -29,7 +29,7 @@ void add_output_options(CLI::App& app, std::string& dtype, double& shard_gb) {
 
 std::optional<tensor::DType> output_dtype(const std::string& word) {
   if (word.empty()) return {};
-  const tensor::DType dtype = weight_format("--dtype", word);
+  const tensor::DType dtype = weight_format("--dtype", word, Formats::written);
   if (dtype != tensor::DType::f32 && dtype != tensor::DType::f16 && dtype != tensor::DType::bf16)
     base::fail(ErrorKind::unsupported, "--dtype", "\"{}\": expected f32, f16 or bf16", word);
   return dtype;

@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/fnv.h"
 #include "base/memory.h"
 #include "base/plural.h"
 #include "cli/terminal.h"
@@ -42,14 +43,29 @@ struct Run {
   comm::Ranks ranks;
   runtime::Placement placement;
   std::optional<runtime::ModelRanks> model;  // of rank 0, when it is open
+  std::string command;                       // words_of() it
 };
 Run* this_run = nullptr;
 
-/// What decides bits, as a text that must be the same on all ranks.
-std::string words_of(const ModelOptions& options) {
-  return fmt::format("{} --precision {} --experts-per-token {} --router {} --adapter {} --context {} --cache-type {}",
-                     options.model, options.precision, options.experts_per_token.value_or(0), options.router,
-                     options.adapter, options.context, options.cache_type);
+/// The command with its options, which must be the same on all ranks. Not those that say how a host does its part; a
+/// long value by its beginning and a digest.
+std::string words_of(const CLI::App& command) {
+  constexpr std::array<std::string_view, 4> kOfHost = {"--threads", "--file-pages", "--quiet", "--json"};
+  constexpr size_t kShown = 60;
+  std::string words = command.get_name();
+  for (const CLI::Option* const option : command.get_options()) {
+    if (option->count() == 0) continue;
+    if (std::any_of(kOfHost.begin(), kOfHost.end(),
+                    [&](std::string_view name) { return option->check_name(std::string(name)); }))
+      continue;
+    words += " " + option->get_name();
+    for (const std::string& value : option->results()) {
+      uint64_t digest = base::kFnvBegin;
+      for (const char c : value) digest = base::fnv_step(digest, static_cast<unsigned char>(c));
+      words += " " + (value.size() <= kShown ? value : fmt::format("{}… ({:016x})", value.substr(0, kShown), digest));
+    }
+  }
+  return words;
 }
 
 /// One step of every rank: the model is opened with this rank's experts, and compared with the others'.
@@ -59,7 +75,7 @@ families::Model open_part(const ModelOptions& options) {
   open.owns_expert = [placement, rank = this_run->ranks.rank()](int64_t, int64_t expert, int64_t experts) {
     return placement.owns(rank, expert, experts);
   };
-  runtime::Introduction own{.options = words_of(options), .files = {}, .error = {}, .isas = {}};
+  runtime::Introduction own{.options = this_run->command, .files = {}, .error = {}, .isas = {}};
   std::optional<families::Model> model;
   try {
     model.emplace(families::open_model(options.model, open));
@@ -141,7 +157,7 @@ int run_on_ranks(const comm::Launch& launch, const CLI::App& app, const Action& 
                   fmt::format("\"{}\" is not a number of seconds", limit));
   }
   patience.say = [](const std::string& text) { print_warning(text); };
-  Run own{comm::Ranks(comm::join(launch), patience), {launch.size}, {}};
+  Run own{comm::Ranks(comm::join(launch), patience), {launch.size}, {}, words_of(*command)};
   this_run = &own;
   const struct Forget {
     ~Forget() { this_run = nullptr; }

@@ -4,14 +4,13 @@
 
 #include <algorithm>
 #include <cctype>
-#include <charconv>
-#include <cmath>
 #include <filesystem>
 #include <optional>
 
 #include "base/error.h"
 #include "base/json.h"
 #include "cli/help.h"
+#include "cli/number_checks.h"
 #include "cli/option_names.h"
 #include "cli/sizes.h"
 #include "cli/text_input.h"
@@ -113,12 +112,6 @@ void ServeOptions::add_network(CLI::App& app) {
 
 void ServeOptions::add_limits(CLI::App& app) {
   const Heading heading(app, "Limits");
-  const auto positive = [](const std::string& text) {
-    double value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    const bool good = error == std::errc() && end == text.data() + text.size() && value > 0 && std::isfinite(value);
-    return good ? std::string() : fmt::format("is \"{}\", expected a number above 0", text);
-  };
   app.add_option("--parallel", parallel, "Requests that are answered at once; others wait")
       ->type_name("N")
       ->check(between(1, 512))
@@ -129,12 +122,12 @@ void ServeOptions::add_limits(CLI::App& app) {
       ->capture_default_str();
   app.add_option("--max-wait", max_wait, "Refuse a request whose estimated wait is longer, in seconds; 0: any wait")
       ->type_name("S")
-      ->check(CLI::NonNegativeNumber)
+      ->check(number_from_zero())
       ->capture_default_str();
   app.add_option("--stall", stall_milliseconds,
                  "While anyone's answer runs, the prompts of others may hold it up for so many milliseconds at a time")
       ->type_name("MS")
-      ->check(positive)
+      ->check(number_above_zero())
       ->capture_default_str();
   app.add_option("--cache-memory", cache_memory,
                  "Memory of keys, values and states, prefixes that are kept for later requests included, such as 8G "
@@ -147,11 +140,15 @@ void ServeOptions::add_limits(CLI::App& app) {
   app.add_option("--unload-after", unload_after,
                  "Unload a model with a name that nobody has asked for so many seconds; 0: only to make room")
       ->type_name("S")
-      ->check(CLI::NonNegativeNumber)
+      ->check(number_from_zero())
       ->capture_default_str();
-  app.add_option("--cache-dir", cache_dir, "Keep prefixes in this folder, too, for the next server of the same model")
-      ->type_name("DIR");
-  app.add_option("--cache-dir-size", cache_dir_size, "What may lie there")->type_name("SIZE")->capture_default_str();
+  CLI::Option* const folder = app.add_option("--cache-dir", cache_dir,
+                                             "Keep prefixes in this folder, too, for the next server of the same model")
+                                  ->type_name("DIR");
+  app.add_option("--cache-dir-size", cache_dir_size, "What may lie there")
+      ->type_name("SIZE")
+      ->capture_default_str()
+      ->needs(folder);
   app.add_flag("--no-prefix-cache", no_prefix_cache, "Keep no prefixes for later requests");
   app.add_option("--connections", connections, "Connections at once; beyond, the longest idle one is closed")
       ->type_name("N")
@@ -159,7 +156,7 @@ void ServeOptions::add_limits(CLI::App& app) {
       ->capture_default_str();
   app.add_option("--write-timeout", write_timeout, "End a stream whose reader takes nothing for so many seconds")
       ->type_name("S")
-      ->check(positive)
+      ->check(number_above_zero())
       ->capture_default_str();
 }
 

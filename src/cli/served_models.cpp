@@ -249,6 +249,16 @@ std::shared_ptr<const serve::ReadyModel> load(const ServeOptions& options, Model
   return ready;
 }
 
+// One that never fits would be refused whenever it is asked for.
+void refuse_too_large(const std::vector<serve::ModelOnDemand>& models, int64_t memory) {
+  for (const serve::ModelOnDemand& model : models)
+    if (const int64_t bytes = model.bytes(); bytes > memory)
+      throw base::Error(ErrorKind::bad_input, "--models-memory",
+                        fmt::format("is {}, and {} alone needs {} with its cache", base::human_bytes(memory),
+                                    model.name, base::human_bytes(bytes)),
+                        "give more, or a smaller --cache-memory");
+}
+
 }  // namespace
 
 std::unique_ptr<serve::ModelShelf> served_models(ServeOptions& options) {
@@ -275,13 +285,18 @@ std::unique_ptr<serve::ModelShelf> served_models(ServeOptions& options) {
   } else if (!options.aliases.empty()) {
     throw base::Error(ErrorKind::bad_input, "--alias", "all models have names already", "leave it out");
   }
+  // What is loaded later is looked at now: a wrong path should not wait for the first who asks.
   for (const auto& [name, path] : named) {
-    if (!fs::exists(path)) throw base::Error(ErrorKind::not_found, path, "there is no such model", "");
+    if (!families::is_ensemble(path)) checkpoint::resolve_model(path);
     ModelOptions wanted = options.model;
     wanted.model = path, wanted.adapter.clear();
     add(wanted, name, {}, false);
   }
   for (const auto& [name, path] : adapters) {
+    if (const fs::path folder = read_adapter_option(path).first; !fs::exists(folder / "adapter_config.json"))
+      throw base::Error(ErrorKind::not_found, folder.string(),
+                        fmt::format("has no adapter_config.json: {} is not an adapter", name),
+                        "an adapter is a folder as coterie tune or PEFT writes it");
     ModelOptions wanted = options.model;
     wanted.adapter = path;
     add(wanted, name, {}, false);
@@ -294,6 +309,7 @@ std::unique_ptr<serve::ModelShelf> served_models(ServeOptions& options) {
     shelf.memory = bytes_option("--models-memory", options.models_memory);
   else if (models.size() > 1)
     shelf.memory = base::available_memory() / 10 * 9;
+  if (!options.models_memory.empty()) refuse_too_large(models, shelf.memory);
   return std::make_unique<serve::ModelShelf>(std::move(models), shelf);
 }
 

@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "base/plural.h"
 #include "cli/commands.h"
+#include "cli/number_checks.h"
 #include "cli/options.h"
 #include "cli/print_numbers.h"
 #include "cli/sizes.h"
@@ -168,7 +169,7 @@ void add_simulate(CLI::App& app, Action& action) {
       ->add_option("--speed", options->speed,
                    "Tokens a second when all is in memory, which computing takes beside reading (default: no limit)")
       ->type_name("T/S")
-      ->check(CLI::PositiveNumber)
+      ->check(number_above_zero())
       ->needs("--disk");
   command
       ->add_option("--warm-up", options->warm_up,

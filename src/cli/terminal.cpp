@@ -19,14 +19,18 @@ namespace {
 
 std::atomic<bool> interrupted{false};
 static_assert(std::atomic<bool>::is_always_lock_free, "set in a signal handler");
-struct sigaction before_flag;
+struct sigaction before_interrupt, before_terminate;
 
 std::atomic<bool> announced{false};
 
-void on_interrupt(int) {
+void on_interrupt(int signal) {
   constexpr char kStopping[] = "stopping …\n";
-  if (!interrupted.exchange(true, std::memory_order_relaxed) && announced.load(std::memory_order_relaxed))
-      [[maybe_unused]]
+  const bool again = interrupted.exchange(true, std::memory_order_relaxed);
+  if (again && signal == SIGTERM) {  // whoever sends it twice means it
+    std::signal(SIGTERM, SIG_DFL);
+    std::raise(SIGTERM);
+  }
+  if (!again && announced.load(std::memory_order_relaxed)) [[maybe_unused]]
     const ssize_t written = ::write(STDERR_FILENO, kStopping, sizeof(kStopping) - 1);
 }
 
@@ -122,10 +126,15 @@ InterruptFlag::InterruptFlag() {
   struct sigaction action {};
   action.sa_handler = on_interrupt;  // no SA_RESTART: a read at the prompt comes back
   sigemptyset(&action.sa_mask);
-  ::sigaction(SIGINT, &action, &before_flag);
+  ::sigaction(SIGINT, &action, &before_interrupt);
+  // What a time limit or a scheduler sends: as Ctrl-C, so that nothing half-written stays and training can be resumed.
+  ::sigaction(SIGTERM, &action, &before_terminate);
 }
 
-InterruptFlag::~InterruptFlag() { ::sigaction(SIGINT, &before_flag, nullptr); }
+InterruptFlag::~InterruptFlag() {
+  ::sigaction(SIGINT, &before_interrupt, nullptr);
+  ::sigaction(SIGTERM, &before_terminate, nullptr);
+}
 
 const std::atomic<bool>& InterruptFlag::flag() const { return interrupted; }
 void InterruptFlag::lower() { interrupted = false; }

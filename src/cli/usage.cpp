@@ -64,8 +64,13 @@ UsageFault unexpected(const CLI::App& app) {
 }  // namespace
 
 UsageFault usage_fault(const CLI::App& app, const CLI::ParseError& error) {
-  if (dynamic_cast<const CLI::ExtrasError*>(&error)) return unexpected(app);
   const CLI::App& command = command_of(app);
+  // An unknown option's value may have been taken for something else: that is what is wrong first.
+  const std::vector<std::string> extras = command.remaining();
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) ||
+      std::any_of(extras.begin(), extras.end(),
+                  [](const std::string& word) { return word.size() > 1 && word.starts_with("-"); }))
+    return unexpected(app);
   const std::string what = error.what();
   UsageFault fault{what, path_of(command) + " --help lists what there is"};
   std::smatch found;

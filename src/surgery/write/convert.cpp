@@ -238,6 +238,8 @@ class Writer {
 
 }  // namespace
 
+bool is_written(DType dtype) { return quant::has_encoder(dtype); }
+
 Converted convert(const families::Model& model, const std::filesystem::path& out, const ConvertOptions& options) {
   const auto check = [](DType dtype, const char* option) {
     if (!tensor::info(dtype).weight)

@@ -56,4 +56,8 @@ struct Converted {
 /// `requantise`; a folder that is there. Throws io when the disk is full; then nothing is left.
 Converted convert(const families::Model& model, const std::filesystem::path& out, const ConvertOptions& options);
 
+/// Whether weights are written in this format; of others (codebooks, ternary, quantised safetensors) they are only
+/// read.
+bool is_written(tensor::DType dtype);
+
 }  // namespace coterie::surgery

@@ -77,6 +77,30 @@ TEST_F(BadInput, Usage) {
   refused({"bench", tiny(), "--shape", "mixtral-8x7b"}, {"--shape", "MODEL"});
   refused({"bench", tiny(), "--quant", "q4_k"}, {"--quant", "--shape"});
   refused({"logits", tiny(), "-o", "x"}, {"--ids"});
+  refused({"bench", "--shape", "mixtral-8x7b", "--tokens", "1"}, {"bench has no option --tokens"});
+}
+
+// Before a server listens, not when somebody asks for what is not there.
+TEST_F(BadInput, Serve) {
+  refused({"serve", tiny(), "--cache-dir-size", "5G"}, {"--cache-dir-size needs --cache-dir"});
+  refused({"serve", tiny(), "--adapters", "p=/nope"}, {"/nope", "adapter_config.json"});
+  refused({"serve", tiny(), "--adapters", "p=" + file("") + ":0.5"}, {"adapter_config.json"});
+  refused({"serve", "a=" + tiny(), "--model", "b=/nope"}, {"/nope"});
+  refused({"serve", "a=" + tiny(), "--model", "b=" + file("")}, {file("")});
+  refused({"serve", tiny(), "--models-memory", "1M", "--cache-memory", "8M"}, {"--models-memory", "1.0 MB", "tiny"});
+  refused({"serve", tiny(), "--max-wait", "-1e300"}, {"--max-wait: is -1e300, expected a number of at least 0"});
+  refused({"serve", tiny(), "--write-timeout", "inf"}, {"--write-timeout: is inf, expected a number above 0"});
+}
+
+// What a format is read in is not always what it can be written in.
+TEST_F(BadInput, FormatsThatAreNotWritten) {
+  for (const char* word : {"q4_k_x", "iq2_xs", "fp8_64"}) {
+    const test::Outcome outcome = test::coterie({"convert", tiny(), "-o", file("new.gguf"), "--to", word});
+    EXPECT_EQ(outcome.code, 2) << outcome.err;
+    EXPECT_NE(outcome.err.find("formats are f32"), std::string::npos) << outcome.err;
+    EXPECT_EQ(outcome.err.find("iq2_xxs"), std::string::npos) << outcome.err;
+    EXPECT_EQ(outcome.err.find("int4_64"), std::string::npos) << outcome.err;
+  }
 }
 
 TEST_F(BadInput, SamplingOptionsOutOfRange) {

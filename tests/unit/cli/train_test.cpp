@@ -1,6 +1,7 @@
 // coterie train as a user meets it: interrupted, killed, on a full disk.
 #include <gtest/gtest.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 
@@ -8,6 +9,7 @@
 #include "base/json.h"
 #include "support/temp_folder.h"
 #include "unit/cli/process.h"
+#include "unit/cli/terminal_session.h"
 
 namespace coterie::cli {
 namespace {
@@ -80,6 +82,17 @@ TEST_F(TrainCommand, CtrlCWritesACheckpointAndSaysHowToGoOn) {
   EXPECT_EQ(stopped.code, 130);
   EXPECT_NE(stopped.err.find("go on with coterie train --resume"), std::string::npos) << stopped.err;
   EXPECT_EQ(halves("run/long"), 0);
+}
+
+// What a scheduler sends at the end of a job's time.
+TEST_F(TrainCommand, SigtermDoesWhatCtrlCDoes) {
+  test::TerminalSession session({"train", recipe, "-o", (folder / "term").string(), "--variant", "long"},
+                                folder.path());
+  session.wait_for("validation");
+  session.signal(SIGTERM);
+  session.wait_for("go on with coterie train --resume");
+  EXPECT_EQ(session.wait(), 130);
+  EXPECT_EQ(halves("term/long"), 0);
 }
 
 TEST_F(TrainCommand, AFullDiskStopsItAndTheLastCheckpointStays) {

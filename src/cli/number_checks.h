@@ -1,0 +1,12 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+namespace coterie::cli {
+
+/// Checks of CLI11 for numbers that need not be whole: finite, and of at least 0 or above 0. They say what was found
+/// and what is expected, as between() does for whole ones.
+CLI::Validator number_from_zero();
+CLI::Validator number_above_zero();
+
+}  // namespace coterie::cli
