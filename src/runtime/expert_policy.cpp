@@ -42,7 +42,7 @@ ExpertPolicy::ExpertPolicy(PolicyShape shape) : shape_(std::move(shape)) {
 
 bool ExpertPolicy::holds_a_layer() const {
   for (size_t c = 0; c < shape_.slots.size(); ++c)
-    if (shape_.slots[c] < 2 * of_a_layer_[c]) return false;
+    if (shape_.slots[c] < of_a_layer_[c] * 3 / 2) return false;
   return true;
 }
 

@@ -102,7 +102,7 @@ class ExpertPolicy {
   const Counts& prompt() const { return prompt_; }
   int64_t prefetches() const { return prefetches_; }
   void reset_counts() { decode_ = prompt_ = {}, prefetches_ = 0; }
-  /// Whether what one layer may miss fits into the ring and leaves as much again for the others: then a prompt is
+  /// Whether what one layer may miss fits into the ring and leaves half as much again for the others: then a prompt is
   /// better read in pieces, layer by layer.
   bool holds_a_layer() const;
 

@@ -102,7 +102,7 @@ int64_t slot_memory(const SlotClasses& classes, std::span<const int64_t> slots) 
 
 bool hold_a_layer(const SlotClasses& classes, std::span<const int64_t> slots) {
   for (size_t c = 0; c < slots.size(); ++c)
-    if (slots[c] < std::min(2 * classes.of_a_layer[c], classes.experts[c])) return false;
+    if (slots[c] < std::min(classes.of_a_layer[c] * 3 / 2, classes.experts[c])) return false;
   return true;
 }
 

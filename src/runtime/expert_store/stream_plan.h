@@ -60,7 +60,7 @@ StreamPlan plan_stream(const SlotClasses& classes, const models::ModelSpec& spec
 /// Slots in so many bytes; never fewer than the floor.
 std::vector<int64_t> divide_slots(const SlotClasses& classes, const models::ModelSpec& spec, int64_t bytes);
 std::vector<int64_t> divide_slots(const ExpertLayout& layout, const models::ModelSpec& spec, int64_t bytes);
-/// Whether one layer's experts fit twice: then a prompt is better read layer by layer.
+/// Whether one layer's experts fit, and half as many again: then a prompt is better read layer by layer.
 bool hold_a_layer(const SlotClasses& classes, std::span<const int64_t> slots);
 /// The fewest slots of each class that a model runs with: two layers' worth of a token's experts.
 std::vector<int64_t> fewest_slots(const SlotClasses& classes, const models::ModelSpec& spec);

@@ -74,7 +74,7 @@ void expect_same(const ExpertPolicy::Counts& simulated, const StreamFigures::Kin
 TEST(SimulatedReads, AreThoseOfTheEngine) {
   const Routed routed;
   int64_t pieces = 0, few = 0;
-  for (const int64_t memory : {1, 3 << 20, 5 << 20, 8 << 20, 1 << 30})
+  for (const int64_t memory : {1, 5 << 20, 11 << 20, 1 << 30})
     for (const bool layer_by_layer : {false, true}) {
       Engine engine = routed.engine(memory, memory % 3 == 0 ? DiskReader::uring : DiskReader::threads);
       ExpertStore& store = *engine.bytes().store();
