@@ -62,7 +62,7 @@ int run(int argc, char** argv) {
   // The last of a repeated option with one value counts, as everywhere else: scripts build on it.
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   app.set_help_flag("-h,--help", "Print this help and exit");
-  app.set_version_flag("--version", "coterie " + std::string(runtime::version()));
+  app.set_version_flag("--version", "coterie " + std::string(runtime::version()), "Print the version and exit");
   app.require_subcommand(1);
   app.footer(
       "A MODEL is a folder with config.json and safetensors, a .gguf file, or (for inspect) a config.json.\n"

@@ -310,7 +310,7 @@ void add_bench(CLI::App& app, Action& action) {
           ->type_name("FILE")
           ->excludes(model)
           ->excludes(shape);
-  command->add_option("--seconds", options->seconds, "For how long the disk is measured, 10 at the least")
+  command->add_option("--seconds", options->seconds, "How many seconds the disk is measured for, at least 10")
       ->capture_default_str()
       ->needs(disk);
   options->prompt = command->add_option("--prompt", options->bench.prompt, "Tokens evaluated at once; 0 = skip")
@@ -338,7 +338,7 @@ void add_bench(CLI::App& app, Action& action) {
   command->add_option("--step-tokens", options->step_tokens, "Tokens a prefill step evaluates at most")
       ->check(at_least(1))
       ->capture_default_str();
-  command->add_flag("--json", options->json, "As JSON");
+  command->add_flag("--json", options->json, "Print JSON");
   options->model.add_routing(*command);
   options->model.add_engine(*command, true);
   command->footer(

@@ -175,12 +175,13 @@ int embed_command(const EmbedOptions& options) {
 
 void add_embed(CLI::App& app, Action& action) {
   auto options = std::make_shared<EmbedOptions>();
-  CLI::App* command = app.add_subcommand("embed", "Embeddings of texts: the model's last hidden states, pooled");
+  CLI::App* command =
+      app.add_subcommand("embed", "Compute embeddings of texts: the model's last hidden states, pooled");
   options->model.add_model(*command);
   options->source.add(*command, "The text");
   {
     const Heading heading(*command, kInput);
-    command->add_flag("--lines", options->lines, "Each line is a text of its own");
+    command->add_flag("--lines", options->lines, "Take each line as a text of its own");
   }
   options->model.add_adapter(*command);
   {
@@ -190,7 +191,7 @@ void add_embed(CLI::App& app, Action& action) {
         ->check(CLI::IsMember({"mean", "last"}))
         ->capture_default_str();
     command->add_flag("--normalize", options->normalize, "Divide by the length, so that a dot product is a cosine");
-    command->add_flag("--json", options->json, "As JSON: model, pooling, dimensions and each text's embedding");
+    command->add_flag("--json", options->json, "Print JSON: model, pooling, dimensions and each text's embedding");
     command->add_flag("-q,--quiet", options->quiet, "Print no line about what was pooled");
   }
   options->model.add_routing(*command);

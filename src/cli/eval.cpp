@@ -38,7 +38,7 @@ struct EvalOptions {
 std::optional<lens::Silence> silence_of(runtime::Engines& engines, const EvalOptions& options) {
   if (options.silence.empty()) return {};
   if (engines.all().size() > 1)
-    base::fail(base::ErrorKind::unsupported, "--silence", "{} has several models: evaluate the one that is meant",
+    base::fail(base::ErrorKind::unsupported, "--silence", "{} has several models: name the one to evaluate",
                engines.name());
   lens::ExpertSet experts;
   for (const std::string& text : options.silence) lens::read_experts(text, "--silence", experts);
@@ -100,7 +100,7 @@ int perplexity_command(runtime::Engines& engines, const EvalOptions& options) {
 
 int worths_command(runtime::Engines& engines, const EvalOptions& options) {
   if (engines.all().size() > 1)
-    base::fail(base::ErrorKind::unsupported, "--each-expert", "{} has several models: evaluate the one that is meant",
+    base::fail(base::ErrorKind::unsupported, "--each-expert", "{} has several models: name the one to evaluate",
                engines.name());
   runtime::Engine& engine = engines.front();
   const TextWindows windows(engine, options.text, std::min(options.window.value_or(512), engine.context_size()),
@@ -222,7 +222,7 @@ int eval_command(const EvalOptions& options) {
 void add_eval(CLI::App& app, Action& action) {
   auto options = std::make_shared<EvalOptions>();
   CLI::App* command = app.add_subcommand(
-      "eval", "Perplexity of a text, or accuracy on questions with choices, with its standard error");
+      "eval", "Measure perplexity on a text, or accuracy on questions with choices, with its standard error");
   command->alias("perplexity");
   options->model.add_model_or_gate(*command);
   {
@@ -248,7 +248,7 @@ void add_eval(CLI::App& app, Action& action) {
   options->model.add_adapter(*command);
   {
     const Heading heading(*command, kOutput);
-    command->add_flag("--json", options->json, "As JSON");
+    command->add_flag("--json", options->json, "Print JSON");
     command
         ->add_option("--losses", options->losses,
                      "Write the loss of each prediction, safetensors: ids, before, sequence, position, loss [N]")
@@ -259,12 +259,13 @@ void add_eval(CLI::App& app, Action& action) {
   {
     const Heading heading(*command, kRouting);
     command
-        ->add_option(
-            "--silence", options->silence,
-            "No token to an expert: LAYER:EXPERT, LAYER:EXPERT,EXPERT; its tokens go to the best of the others")
+        ->add_option("--silence", options->silence,
+                     "Send no token to these experts: LAYER:EXPERT, LAYER:EXPERT,EXPERT; their tokens go to the best "
+                     "of the others")
         ->type_name("L:E");
-    command->add_flag("--each-expert", options->each_expert,
-                      "What each expert is worth: a pass over --text without it, the loss compared token by token");
+    command->add_flag(
+        "--each-expert", options->each_expert,
+        "Measure what each expert is worth: a pass over --text without it, the loss compared token by token");
   }
   options->model.add_engine(*command, false);
   command->footer(

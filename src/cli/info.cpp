@@ -182,10 +182,11 @@ int info_command(const InfoOptions& options) {
 
 void add_info(CLI::App& app, Action& action) {
   auto options = std::make_shared<InfoOptions>();
-  CLI::App* command = app.add_subcommand("info", "Version, CPU, kernels and why they were chosen, threads, memory");
+  CLI::App* command =
+      app.add_subcommand("info", "Show version, CPU, kernels and why they were chosen, threads, memory");
   command->add_flag("--kernels", options->kernels,
-                    "Also what each weight format is computed with, and how repacked weights are read");
-  command->add_flag("--json", options->json, "As JSON, kernels included");
+                    "Show also what each weight format is computed with, and how repacked weights are read");
+  command->add_flag("--json", options->json, "Print JSON, kernels included");
   command->add_flag("--remeasure", options->remeasure,
                     "Measure the machine again instead of using the remembered figures");
   add_threads(*command, options->threads);

@@ -246,9 +246,9 @@ int inspect_command(const InspectOptions& options) {
 
 void add_inspect(CLI::App& app, Action& action) {
   auto options = std::make_shared<InspectOptions>();
-  CLI::App* command = app.add_subcommand("inspect", "What a model is, where its parameters live, what it needs");
+  CLI::App* command = app.add_subcommand("inspect", "Show what a model is, where its parameters live, what it needs");
   options->model.add_model_as(*command, "A folder, a .gguf file, or a config.json alone (weights are not read)");
-  command->add_flag("--json", options->json, "As JSON");
+  command->add_flag("--json", options->json, "Print JSON");
   command->add_option("--dtype", options->dtype, "Count bytes as if the matrices were stored in T (q4_k, bf16, ...)")
       ->type_name("T");
   command

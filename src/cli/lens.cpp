@@ -219,7 +219,7 @@ int lens_command(LensOptions& options) {
 
 void add_lens(CLI::App& app, Action& action) {
   auto options = std::make_shared<LensOptions>();
-  CLI::App* command = app.add_subcommand("lens", "What the experts of a model do with a text: a page of figures");
+  CLI::App* command = app.add_subcommand("lens", "Show what the experts of a model do with a text: a page of figures");
   options->model.add_model(*command);
   {
     const Heading heading(*command, kInput);
@@ -245,10 +245,10 @@ void add_lens(CLI::App& app, Action& action) {
         ->type_name("MODEL");
     command
         ->add_option("--permutations", options->study.permutations,
-                     "Random orders of the labels that what was counted is compared with (default: 20)")
+                     "How many random orders of the labels the counts are compared with (default: 20)")
         ->type_name("N")
         ->check(between(1, 10000));
-    command->add_option("--seed", options->study.seed, "Of those orders (default: 1)")
+    command->add_option("--seed", options->study.seed, "The seed of those orders (default: 1)")
         ->type_name("N")
         ->check(at_least(0));
   }

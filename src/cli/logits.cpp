@@ -270,12 +270,13 @@ void add_logits(CLI::App& app, Action& action) {
   auto options = std::make_shared<LogitsOptions>();
   options->model.precision = "f32";
   CLI::App* command =
-      app.add_subcommand("logits", "Logits, loss and greedy tokens for given ids, to check a conversion");
+      app.add_subcommand("logits", "Compute logits, loss and greedy tokens for given ids, to check a conversion");
   options->model.add_model(*command);
   CLI::Option* ids =
       command
-          ->add_option("--ids", options->ids,
-                       "Token ids by commas, or a safetensors file with input_ids, I64 or I32 of shape [B, T]")
+          ->add_option(
+              "--ids", options->ids,
+              "Token ids separated by commas, or a safetensors file with input_ids, I64 or I32 of shape [B, T]")
           ->type_name("IDS");
   CLI::Option* text =
       command->add_option("--text", options->text, "A text instead of ids; @FILE reads it from a file (@-: a pipe)")

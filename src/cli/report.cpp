@@ -46,7 +46,7 @@ int report(const ReportOptions& options) {
 
 void add_report(CLI::App& app, Action& action) {
   auto options = std::make_shared<ReportOptions>();
-  CLI::App* command = app.add_subcommand("report", "A page of curves and expert loads of training runs");
+  CLI::App* command = app.add_subcommand("report", "Make a page of curves and expert loads of training runs");
   command
       ->add_option("RUN", options->runs,
                    "Folders that coterie train wrote into (those of variants too), or their log.jsonl")

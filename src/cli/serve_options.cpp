@@ -66,7 +66,7 @@ void ServeOptions::add_models(CLI::App& app) {
       ->type_name("MODEL|NAME=PATH")
       ->required();
   app.add_option("--adapters,--lora-modules", adapters,
-                 "Answer with this adapter over MODEL who asks for NAME; loaded then; repeatable")
+                 "Serve MODEL with this adapter under NAME; it is loaded when it is first asked for; repeatable")
       ->type_name("NAME=DIR[:SCALE]")
       ->allow_extra_args(false);
 }
@@ -77,7 +77,7 @@ void ServeOptions::add_network(CLI::App& app) {
                  "The address to listen on, or several with commas; 0.0.0.0: all of this machine's; \"\": none")
       ->type_name("ADDRESS")
       ->capture_default_str();
-  app.add_option("--port", port, "0 takes a free one and prints it")
+  app.add_option("--port", port, "The port to listen on; 0 takes a free one and prints it")
       ->type_name("N")
       ->check(between(0, 65535))
       ->capture_default_str();
@@ -86,11 +86,12 @@ void ServeOptions::add_network(CLI::App& app) {
       ->check([](const std::string& text) {
         return text.starts_with("unix:") && text.size() > 5 ? "" : "expected unix:PATH";
       });
-  app.add_option("--api-key", keys,
-                 "Answer only who gives this key; repeatable. Others of this machine can read it: a file is safer")
+  app.add_option(
+         "--api-key", keys,
+         "Answer only clients that give this key; repeatable. Others of this machine can read it: a file is safer")
       ->type_name("KEY")
       ->allow_extra_args(false);
-  app.add_option("--api-key-file", key_file, "The same from a file, a key a line")->type_name("FILE");
+  app.add_option("--api-key-file", key_file, "Read such keys from a file, one a line")->type_name("FILE");
   app.add_option("--allow-host", hosts,
                  "A name this server is called by, besides addresses and localhost; *: any; repeatable")
       ->type_name("NAME")
@@ -100,14 +101,14 @@ void ServeOptions::add_network(CLI::App& app) {
       ->type_name("ORIGIN")
       ->allow_extra_args(false);
   app.add_flag("--lenient", lenient, "Log unknown fields and model names of requests, instead of refusing them");
-  app.add_option("--metrics-names", metrics, "Whose names /metrics prints")
+  app.add_option("--metrics-names", metrics, "By which program's names /metrics prints")
       ->type_name("NAMES")
       ->check(CLI::IsMember({"coterie", "vllm", "llamacpp"}))
       ->capture_default_str();
   app.add_flag("--no-metrics", no_metrics, "/metrics answers 501");
   app.add_flag("--no-slots", no_slots, "/slots answers 501");
-  app.add_flag("--log-prompts", log_prompts, "Log what is asked; otherwise no text is logged");
-  app.add_flag("-q,--quiet", quiet, "No line for each request");
+  app.add_flag("--log-prompts", log_prompts, "Log what clients ask; otherwise no text is logged");
+  app.add_flag("-q,--quiet", quiet, "Log no line for each request");
 }
 
 void ServeOptions::add_limits(CLI::App& app) {
@@ -138,14 +139,14 @@ void ServeOptions::add_limits(CLI::App& app) {
                  "(default: nine tenths of what is free)")
       ->type_name("SIZE");
   app.add_option("--unload-after", unload_after,
-                 "Unload a model with a name that nobody has asked for so many seconds; 0: only to make room")
+                 "Unload a named model that has had no request for so many seconds; 0: only to make room")
       ->type_name("S")
       ->check(number_from_zero())
       ->capture_default_str();
   CLI::Option* const folder = app.add_option("--cache-dir", cache_dir,
                                              "Keep prefixes in this folder, too, for the next server of the same model")
                                   ->type_name("DIR");
-  app.add_option("--cache-dir-size", cache_dir_size, "What may lie there")
+  app.add_option("--cache-dir-size", cache_dir_size, "The most that may lie in that folder")
       ->type_name("SIZE")
       ->capture_default_str()
       ->needs(folder);

@@ -35,7 +35,7 @@ std::string name_of(const fs::path& path) {
   return name.empty() ? path.parent_path().filename().string() : name;
 }
 
-// Of the weights of a model that is not open: what lies beside each other in a folder, or the parts of a split file.
+// The bytes of a model that is not open: the files that lie in its folder, or the parts of a split file.
 int64_t bytes_on_disk(const fs::path& path) {
   if (families::is_ensemble(path)) {
     int64_t sum = 0;

@@ -150,18 +150,20 @@ int simulate_command(const SimulateOptions& options) {
 void add_simulate(CLI::App& app, Action& action) {
   auto options = std::make_shared<SimulateOptions>();
   CLI::App* command = app.add_subcommand(
-      "simulate", "How often recorded routes find their experts in so much memory, and how fast a disk makes that");
+      "simulate",
+      "Predict how often recorded routes find their experts in so much memory, and how fast a disk makes that");
   command
       ->add_option("TRACE", options->trace,
                    "A file of coterie trace, or .jsonl: a line that describes the model, then one for each token")
       ->required();
   command
-      ->add_option("--memory", options->memory,
-                   "For experts: shares of all of them (20%), or bytes (2.4G); several with commas between (default: "
-                   "20%,40%,60%,80%,100%)")
+      ->add_option(
+          "--memory", options->memory,
+          "Memory for experts: shares of all of them (20%), or bytes (2.4G); several with commas between (default: "
+          "20%,40%,60%,80%,100%)")
       ->type_name("LIST")
       ->delimiter(',');
-  command->add_option("--expert-bytes", options->expert_bytes, "Of one expert (default: as the routes say)")
+  command->add_option("--expert-bytes", options->expert_bytes, "Bytes of one expert (default: as the routes say)")
       ->type_name("SIZE");
   command->add_option("--disk", options->disk, "Bytes a second of the disk: predicts tokens a second")
       ->type_name("RATE");
@@ -191,7 +193,7 @@ void add_simulate(CLI::App& app, Action& action) {
                    "coterie run says (default: --step-tokens)")
       ->type_name("N")
       ->check(at_least(1));
-  command->add_flag("--json", options->json, "As JSON");
+  command->add_flag("--json", options->json, "Print JSON");
   command->footer(
       "Which experts are kept is decided by the code that decides it when a model is run (aged LFU).\n"
       "Examples:\n"

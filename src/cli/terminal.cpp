@@ -75,7 +75,7 @@ std::string styled(std::string_view text, Style style) {
 }
 std::string on_colour(std::string_view text, int64_t number) {
   if (!stdout_is_terminal() || !colours()) return std::string(text);
-  // Of the cube of 6 x 6 x 6 colours the dark ones, on which white is read: neighbours are far apart.
+  // The dark ones of the cube of 6 x 6 x 6 colours, on which white is read: neighbours are far apart.
   static constexpr int kGrounds[] = {18, 52, 22, 54, 58, 23,  88, 25, 64, 90, 29,  94,
                                      19, 53, 28, 89, 24, 100, 55, 95, 30, 61, 130, 65};
   const auto size = static_cast<int64_t>(std::size(kGrounds));

@@ -123,7 +123,7 @@ void add_tokenizer_of(CLI::App& command, std::string& model) {
 
 void add_tokenize(CLI::App& app, Action& action) {
   auto options = std::make_shared<TokenizeOptions>();
-  CLI::App* command = app.add_subcommand("tokenize", "The tokens of a text, as ids");
+  CLI::App* command = app.add_subcommand("tokenize", "Print the tokens of a text, as ids");
   add_tokenizer_of(*command, options->model);
   options->source.add(*command, "The text");
   {
@@ -132,7 +132,7 @@ void add_tokenize(CLI::App& app, Action& action) {
   }
   {
     const Heading heading(*command, kOutput);
-    CLI::Option* json = command->add_flag("--json", options->json, "As JSON: tokens, pieces, count");
+    CLI::Option* json = command->add_flag("--json", options->json, "Print JSON: tokens, pieces, count");
     CLI::Option* pieces =
         command->add_flag("--pieces", options->pieces, "Print a token a line: its id and its piece of the vocabulary")
             ->excludes(json);
@@ -151,11 +151,12 @@ void add_tokenize(CLI::App& app, Action& action) {
 
 void add_detokenize(CLI::App& app, Action& action) {
   auto options = std::make_shared<DetokenizeOptions>();
-  CLI::App* command = app.add_subcommand("detokenize", "The text of token ids");
+  CLI::App* command = app.add_subcommand("detokenize", "Print the text of token ids");
   add_tokenizer_of(*command, options->model);
   {
     const Heading heading(*command, kInput);
-    CLI::Option* ids = command->add_option("ID", options->ids, "Token ids, by spaces or commas (default: a pipe)");
+    CLI::Option* ids =
+        command->add_option("ID", options->ids, "Token ids, separated by spaces or commas (default: from a pipe)");
     command->add_option("-f,--file", options->file, "Read the ids from a file; - is standard input")
         ->type_name("FILE")
         ->excludes(ids);
@@ -163,7 +164,7 @@ void add_detokenize(CLI::App& app, Action& action) {
   {
     const Heading heading(*command, kOutput);
     command->add_flag("--skip-special", options->skip_special, "Leave special tokens out of the text");
-    command->add_flag("--json", options->json, "As JSON: text");
+    command->add_flag("--json", options->json, "Print JSON: text");
   }
   command->footer(
       "The text is printed as it is, without a line break at its end except at a terminal.\n"

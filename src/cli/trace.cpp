@@ -208,7 +208,7 @@ void add_trace(CLI::App& app, Action& action) {
     const Heading heading(*command, kOutput);
     command->add_option("-o,--output", options->out, "The file to write, safetensors")->type_name("FILE");
     add_force(*command, options->force);
-    command->add_flag("--json", options->json, "Say what was done as JSON");
+    command->add_flag("--json", options->json, "Print what was done as JSON");
   }
   options->model.add_routing(*command);
   options->model.add_engine(*command, false);

@@ -144,8 +144,8 @@ void add_upcycle(CLI::App& app, Action& action) {
   command->add_option("-o,--output", options->out, "The folder to write; it must be new or empty")
       ->type_name("FOLDER")
       ->required();
-  command->add_option("--experts", o.experts, "Experts of each layer, E")->type_name("E")->required();
-  command->add_option("--top-k", o.experts_per_token, "Experts of a token, K")->type_name("K")->required();
+  command->add_option("--experts", o.experts, "Experts in each layer (E)")->type_name("E")->required();
+  command->add_option("--top-k", o.experts_per_token, "Experts for each token (K)")->type_name("K")->required();
   command
       ->add_option("--granularity", o.granularity,
                    "Each expert is one of G equal parts of the FFN; K = G of them are a whole copy")
@@ -158,7 +158,8 @@ void add_upcycle(CLI::App& app, Action& action) {
       ->capture_default_str();
   command->add_option("--noise", o.noise, "Noise added to the experts, as a share of each matrix's standard deviation")
       ->type_name("S");
-  command->add_option("--reinit", o.reinit, "Share of each expert's hidden units drawn anew (Drop-Upcycling)")
+  command
+      ->add_option("--reinit", o.reinit, "The share of each expert's hidden units that are drawn anew (Drop-Upcycling)")
       ->type_name("R");
   command->add_option("--layers", options->layers, "Layers that get experts: 0-3,8,10- or every:N (default: all)")
       ->type_name("LIST");

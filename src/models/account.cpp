@@ -47,7 +47,7 @@ Account account(const ModelSpec& spec, tensor::DType cache_dtype) {
       layer.active[kExperts] = layer.held[kExperts] / moe->experts_with_weights() *
                                std::min(moe->router.experts_per_token, moe->experts_with_weights());
     result.active[kExperts] += layer.active[kExperts];
-    // Of experts within attention a token passes K as well, each of a query projection and one back.
+    // A token passes K experts within attention as well, each with a query projection and an output one.
     if (const auto* attention = std::get_if<layers::AttentionSpec>(&spec.blocks[i].mixer);
         attention && attention->experts) {
       const layers::RouterSpec& router = *attention->experts;

@@ -63,8 +63,7 @@ void LoadBalance::add_gradient(const layers::Routed& router, const layers::Route
   const tensor::ConstMatrix logits = router.logits;
   const tensor::Matrix dlogits = gradient.logits;
   const auto experts = static_cast<size_t>(logits.cols);
-  base::require(assignments_.size() == experts, "load balance", "a router over {} experts was not listened to",
-                experts);
+  base::require(assignments_.size() == experts, "load balance", "a router over {} experts was not observed", experts);
   std::vector<double> by_probability(experts), p(experts);
   for (size_t e = 0; e < experts; ++e)
     by_probability[e] = weight_ * static_cast<double>(experts) * assignments_[e] / rows_ / rows_;

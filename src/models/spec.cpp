@@ -26,7 +26,7 @@ void check_rope(std::string_view where, const layers::RopeSpec& rope, int64_t he
     base::fail(base::ErrorKind::bad_input, where, "{} rotary dimensions in a head of {}: expected an even number",
                rope.dims, head_dim);
   if (rope.turning_dims < 0 || rope.turning_dims % 2 != 0 || rope.turning_dims > rope.dims)
-    base::fail(base::ErrorKind::bad_input, where, "{} of {} rotary dimensions that turn: expected an even number",
+    base::fail(base::ErrorKind::bad_input, where, "{} of {} rotary dimensions rotate: expected an even number",
                rope.turning_dims, rope.dims);
   if (!(rope.theta > 0) || !(rope.factor > 0))
     base::fail(base::ErrorKind::bad_input, where, "a rotary base of {} and scaling factor of {}: expected both above 0",

@@ -123,7 +123,7 @@ void PrefixCache::insert(const std::string& key, std::span<const TokenId> ids, K
   const bool states = shape_->state.floats() > 0;
   base::require(!states || (std::ssize(ids) == cache.length() && ids.size() % kPage == 0), "prefix cache",
                 "recurrent states of {} positions cannot be kept with {} tokens", cache.length(), ids.size());
-  // Of a model with states, pages without a state after them are of no use to anyone.
+  // Where the model has states, pages without a state after them are of no use to anyone.
   if (pages == 0 || (states && most_states_ == 0)) return;
   // Room first: what is given up for it may be a part of this very path.
   if (states && known(key, ids) < std::ssize(ids)) evict_states(most_states_ - 1);

@@ -15,7 +15,7 @@ std::string_view name(FinishReason reason) {
   return "unknown";
 }
 
-// Of the kinds of errors, the one that says: not now, for want of room.
+// The kind of error that says: not now, for want of room.
 Refused::Refused(Reason reason, double retry_after_seconds, std::string message)
     : base::Error(base::ErrorKind::out_of_memory, "server", std::move(message), "try again later"),
       reason_(reason),

@@ -101,7 +101,7 @@ class Reader {
         made.vocabulary = tokenizer.count("vocabulary", 256);
         made.min_frequency = tokenizer.count("min_frequency", 1, 2);
       } else {
-        for (const char* key : {"vocabulary", "min_frequency"}) tokenizer.refuse(key, "but with kind: bpe");
+        for (const char* key : {"vocabulary", "min_frequency"}) tokenizer.refuse(key, "without kind: bpe");
       }
       made.special = tokenizer.list("special");
       recipe_.tokenizer.trained = std::move(made);
@@ -129,7 +129,7 @@ class Reader {
                                              {"tokens", Files::tokens},
                                              {"instructions", Files::instructions}},
                                             "text");
-    if (format != Files::jsonl) data.refuse("field", "but with format: jsonl");
+    if (format != Files::jsonl) data.refuse("field", "without format: jsonl");
     if (format == Files::instructions) {
       if (!recipe_.tune)
         throw base::Error(ErrorKind::bad_input, data.where(), "instructions are for models that are tuned",
@@ -187,7 +187,7 @@ class Reader {
         "schedule",
         {{"constant", Kind::constant}, {"cosine", Kind::cosine}, {"linear", Kind::linear}, {"wsd", Kind::wsd}},
         "cosine");
-    if (schedule.kind != Kind::wsd) training.refuse("decay", "but with schedule: wsd");
+    if (schedule.kind != Kind::wsd) training.refuse("decay", "without schedule: wsd");
     if (schedule.kind == Kind::constant) training.refuse("floor", "with schedule: constant");
     schedule.steps = training.count("steps", 1);
     schedule.warmup = training.count("warmup", 0, 0);
@@ -231,7 +231,8 @@ class Reader {
     const DataRecipe& data = recipe_.data;
     if (recipe_.patience > 0 && data.validation == 0 && data.validation_texts.empty() &&
         data.validation_instructions.empty())
-      fail(ErrorKind::bad_input, evaluation.where(), "patience waits for validation data to get better: there is none");
+      fail(ErrorKind::bad_input, evaluation.where(),
+           "patience counts evaluations on validation data, and there is none");
     evaluation.keys.refuse_unread();
     Section checkpoint(top_, "checkpoint", {"every", "keep"});
     recipe_.checkpoint_every = checkpoint.count("every", 1, recipe_.schedule.steps);

@@ -60,7 +60,7 @@ RouterWatch::RouterWatch(const Recipe& recipe, const models::ModelSpec& spec)
   // A loss of each part by itself counts as one of that many.
   losses_.set_share(static_cast<double>(recipe.micro_batch) / static_cast<double>(recipe.batch));
   if (expert_layers_.empty() && (has_loss_ || recipe.balance.bias_rate > 0))
-    throw base::Error(base::ErrorKind::bad_input, recipe.name, "balance is asked for in a model without routers",
+    throw base::Error(base::ErrorKind::bad_input, recipe.name, "the recipe has balance, and the model has no routers",
                       "remove the section");
   if (recipe.balance.bias_rate > 0 && !router_of(spec)->selection_bias)
     throw base::Error(

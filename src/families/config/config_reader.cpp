@@ -41,8 +41,9 @@ ModelSpec ConfigReader::decoder(const ConfigDefaults& defaults) {
 
   layers::AttentionSpec attention;
   attention.heads = keys.integer("num_attention_heads", defaults.heads);
-  if (spec.width < 1) fail(ErrorKind::bad_input, keys.where(), "hidden_size is {}", spec.width);
-  if (attention.heads < 1) fail(ErrorKind::bad_input, keys.where(), "num_attention_heads is {}", attention.heads);
+  if (spec.width < 1) fail(ErrorKind::bad_input, keys.where(), "hidden_size is {}: expected at least 1", spec.width);
+  if (attention.heads < 1)
+    fail(ErrorKind::bad_input, keys.where(), "num_attention_heads is {}: expected at least 1", attention.heads);
   const std::optional<int64_t> kv_heads = is_null("num_key_value_heads") ? std::nullopt : defaults.kv_heads;
   attention.kv_heads = keys.integer("num_key_value_heads", kv_heads.value_or(attention.heads));
   if (keys.has("head_dim") || (defaults.head_dim && !is_null("head_dim"))) {
@@ -54,7 +55,8 @@ ModelSpec ConfigReader::decoder(const ConfigDefaults& defaults) {
     attention.head_dim = spec.width / attention.heads;
     keys.inert({"head_dim"});
   }
-  if (attention.head_dim < 1) fail(ErrorKind::bad_input, keys.where(), "head_dim is {}", attention.head_dim);
+  if (attention.head_dim < 1)
+    fail(ErrorKind::bad_input, keys.where(), "head_dim is {}: expected at least 1", attention.head_dim);
   attention.value_dim = attention.head_dim;
   attention.scale = 1.0f / std::sqrt(static_cast<float>(attention.head_dim));
   if (!defaults.rope_by_layer) {
@@ -191,7 +193,8 @@ int64_t ConfigReader::integer_of(std::initializer_list<std::string_view> spellin
     }
     const int64_t found = keys.integer(key);
     if (value && *value != found)
-      fail(ErrorKind::bad_input, keys.where(), "{} is {} but {} is {}", first, *value, key, found);
+      fail(ErrorKind::bad_input, keys.where(), "{} is {} but {} is {}: expected the same, or one of them", first,
+           *value, key, found);
     if (!value) value = found, first = key;
   }
   return value.value_or(otherwise);

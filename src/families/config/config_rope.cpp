@@ -111,7 +111,8 @@ RopeSpec ConfigReader::rope_of(const base::Json& parameters, const std::string& 
     rope.original_context =
         keys.integer("original_max_position_embeddings", defaults.original_context.value_or(inside));
     if (rope.original_context < 1)
-      fail(ErrorKind::bad_input, inner.where(), "original_max_position_embeddings is {}", rope.original_context);
+      fail(ErrorKind::bad_input, inner.where(), "original_max_position_embeddings is {}: expected at least 1",
+           rope.original_context);
   }
   read_scaling(inner, rope, context, defaults.magnitudes);
   if (defaults.image_positions) inner.inert({"mrope_section", "mrope_interleaved"});

@@ -98,7 +98,8 @@ ConfigWriter::ConfigWriter(const Family& family, const ModelSpec& spec, const Co
 
 const AttentionSpec& ConfigWriter::attention() const {
   if (!attention_)
-    base::fail(base::ErrorKind::unsupported, "config.json", "{} has no words for its mixers", family_.model_type);
+    base::fail(base::ErrorKind::unsupported, "config.json", "the config.json of {} has no keys for this model's mixers",
+               family_.model_type);
   return *attention_;
 }
 

@@ -68,7 +68,7 @@ std::string name_of(const Names<E, N>& names, E value) {
 bool asked(const base::JsonReader& reader, std::string_view key, bool means_something, std::string_view needs) {
   if (!reader.has(key)) return false;
   if (!means_something)
-    base::fail(base::ErrorKind::bad_input, reader.where(), "{} means nothing without {}", key, needs);
+    base::fail(base::ErrorKind::bad_input, reader.where(), "{} has no effect without {}: remove it", key, needs);
   return true;
 }
 

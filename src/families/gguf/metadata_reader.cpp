@@ -182,7 +182,7 @@ void MetadataReader::read_longrope(layers::RopeSpec& rope) {
   rope.long_factors = divisors("rope_factors_long.weight", rope.dims);
   if (rope.short_factors.empty() != rope.long_factors.empty())
     fail(ErrorKind::bad_input, source_.where(),
-         "of rope_factors_short.weight and rope_factors_long.weight one is missing");
+         "only one of rope_factors_short.weight and rope_factors_long.weight exists: longrope needs both");
   if (rope.short_factors.empty()) {
     if (rope.scaling == layers::RopeSpec::Scaling::longrope)
       fail(ErrorKind::bad_input, where("rope.scaling.type"), "is longrope, but there is no rope_factors_short.weight");
@@ -205,7 +205,7 @@ ModelSpec MetadataReader::stack() {
   spec.context = integer("context_length");
   spec.tied_embeddings = !has_tensor("output.weight");
   spec.head_bias = has_tensor("output.bias");
-  // Of an RMSNorm, or of a LayerNorm.
+  // The key says whether it is an RMSNorm or a LayerNorm.
   const bool rms = has("attention.layer_norm_rms_epsilon") || !has("attention.layer_norm_epsilon");
   spec.final_norm.eps =
       static_cast<float>(number(rms ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon"));
@@ -230,7 +230,7 @@ ModelSpec MetadataReader::decoder(ops::RopeTable::Style style) {
   const std::vector<int64_t> hidden = per_layer("feed_forward_length", layers, 0);
   const int64_t head_dim = integer("attention.key_length", spec.width / heads[0]);
   const int64_t value_dim = integer("attention.value_length", spec.width / heads[0]);
-  if (head_dim < 1) fail(ErrorKind::bad_input, where("attention.key_length"), "is {}", head_dim);
+  if (head_dim < 1) fail(ErrorKind::bad_input, where("attention.key_length"), "is {}: expected at least 1", head_dim);
   const layers::RopeSpec rotary = rope(style, head_dim, spec.context);
 
   for (size_t i = 0; i < layers; ++i) {

@@ -36,7 +36,8 @@ ModelSpec from_config(ConfigReader& config) {
   config.set_attention_biases(spec);
   if (config.keys.boolean("mup_enabled", false)) spec.embedding_multiplier = std::sqrt(static_cast<float>(spec.width));
   const int64_t period = config.keys.integer("global_attn_every_n_layers", 4);
-  if (period < 1) fail(ErrorKind::bad_input, config.keys.where(), "global_attn_every_n_layers is {}", period);
+  if (period < 1)
+    fail(ErrorKind::bad_input, config.keys.where(), "global_attn_every_n_layers is {}: expected at least 1", period);
   config.set_windows(spec, config.sliding_window(1024), [&](int64_t layer) { return (layer + 1) % period != 0; });
   layers::MoeSpec moe;
   moe.router.score = layers::RouterSpec::Score::sigmoid;

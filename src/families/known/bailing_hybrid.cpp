@@ -71,7 +71,7 @@ ModelSpec from_config(ConfigReader& config) {
   layers::LatentAttentionSpec mla = kda::latent(config, spec);
   mla.gate.shape = layers::OutputGate::Shape::per_head;
   const int64_t group = config.keys.integer("layer_group_size", 6);
-  if (group < 1) fail(ErrorKind::bad_input, config.keys.where(), "layer_group_size is {}", group);
+  if (group < 1) fail(ErrorKind::bad_input, config.keys.where(), "layer_group_size is {}: expected at least 1", group);
   kda::set_mixers(config, spec, delta, mla, [&](int64_t layer) { return (layer + 1) % group == 0; });
   kda::set_experts(config, spec,
                    {.experts = 512, .hidden = 768, .groups = 8, .groups_kept = 4, .dense_layers = 2, .scale = 2.5});

@@ -69,7 +69,7 @@ ModelSpec from_config(ConfigReader& config) {
   spec.router_aux_loss = config.router_aux_loss(0.001);
   config.expect("moe_gate", "topk");
   config.expect("moe_use_aux_free", true);
-  // Of training, and of the prediction layers that the reference leaves out.
+  // Keys of training, and of the prediction layers that the reference leaves out.
   config.keys.inert({"moe_capacity", "num_nextn_predict_layers", "moe_aux_loss_lambda", "moe_orthogonal_loss_lambda"});
   return spec;
 }

@@ -122,7 +122,9 @@ ModelSpec gemma3_from_config(ConfigReader& config) {
     attention.qk_norm = AttentionSpec::QkNorm::per_head, attention.softcap = 0;
   }
   const int64_t pattern = config.keys.integer("sliding_window_pattern", 6);
-  if (pattern < 1) base::fail(base::ErrorKind::bad_input, config.keys.where(), "sliding_window_pattern is {}", pattern);
+  if (pattern < 1)
+    base::fail(base::ErrorKind::bad_input, config.keys.where(), "sliding_window_pattern is {}: expected at least 1",
+               pattern);
   config.keys.inert({"_sliding_window_pattern"});  // what the reference writes beside the layer_types it made of it
   config.set_windows(spec, config.sliding_window(4096), [&](int64_t layer) { return (layer + 1) % pattern != 0; });
   set_ropes(config, spec);

@@ -18,7 +18,9 @@ ModelSpec read_config(ConfigReader& config) {
       config.decoder({.vocabulary = 32000, .width = 4096, .layers = 32, .heads = 32, .hidden = 11008, .context = 2048});
   spec.embedding_multiplier = static_cast<float>(config.keys.number("embedding_multiplier", 1));
   spec.logits_scaling = static_cast<float>(config.keys.number("logits_scaling", 1));
-  if (spec.logits_scaling == 0) base::fail(base::ErrorKind::bad_input, config.keys.where(), "logits_scaling is 0");
+  if (spec.logits_scaling == 0)
+    base::fail(base::ErrorKind::bad_input, config.keys.where(),
+               "logits_scaling is 0: expected another number, by which logits are divided");
   const auto residual = static_cast<float>(config.keys.number("residual_multiplier", 1));
   const auto scale = static_cast<float>(config.keys.number("attention_multiplier", 1));
   config.set_attention_biases(spec);

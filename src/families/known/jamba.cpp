@@ -42,7 +42,8 @@ ModelSpec jamba_from_config(ConfigReader& config) {
   mamba.inner_norm = layers::MambaSpec::InnerNorm::weighted;
   mamba.inner_norm_eps = spec.final_norm.eps;
   if (!config.keys.boolean("mamba_inner_layernorms", true))
-    base::fail(base::ErrorKind::unsupported, config.keys.where(), "mamba_inner_layernorms is false");
+    base::fail(base::ErrorKind::unsupported, config.keys.where(),
+               "mamba_inner_layernorms is false: expected true, as the reference has it");
   layers::MoeSpec moe;
   moe.router.experts = config.experts(16);
   moe.router.experts_per_token = config.experts_per_token(2);

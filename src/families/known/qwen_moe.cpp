@@ -17,7 +17,8 @@ namespace qwen {
 // Layer i is sparse unless mlp_only_layers names it or decoder_sparse_step skips it.
 void set_experts(ConfigReader& config, ModelSpec& spec, layers::MoeSpec moe) {
   const int64_t step = config.keys.integer("decoder_sparse_step", 1);
-  if (step < 1) base::fail(base::ErrorKind::bad_input, config.keys.where(), "decoder_sparse_step is {}", step);
+  if (step < 1)
+    base::fail(base::ErrorKind::bad_input, config.keys.where(), "decoder_sparse_step is {}: expected at least 1", step);
   const std::vector<int64_t> dense_layers = config.keys.integers("mlp_only_layers");
   for (size_t i = 0; i < spec.blocks.size(); ++i) {
     const auto layer = static_cast<int64_t>(i);

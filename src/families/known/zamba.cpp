@@ -20,7 +20,8 @@ std::vector<std::string> kinds_of(ConfigReader& config, size_t layers) {
                 offset = config.keys.integer("attn_layer_offset", 4);
   std::vector<std::string> kinds = ssm::layer_kinds(config, layers);
   if (!kinds.empty()) return kinds;
-  if (period < 1) base::fail(base::ErrorKind::bad_input, config.keys.where(), "attn_layer_period is {}", period);
+  if (period < 1)
+    base::fail(base::ErrorKind::bad_input, config.keys.where(), "attn_layer_period is {}: expected at least 1", period);
   // The reference's pattern: the third layer, and then by period and offset counted from the fourth.
   for (size_t i = 0; i < layers; ++i) {
     const bool hybrid = i == 2 || (i > 2 && static_cast<int64_t>(i - 3) % period == offset);

@@ -236,7 +236,7 @@ class Backward {
     return (along[0] + along[1]) + (along[2] + along[3]);
   }
 
-  // Of min(act(gate), limit) * clamp(up): as without limits, and then nothing passes where one cut.
+  // The backward pass of min(act(gate), limit) * clamp(up): as without limits, but nothing passes where one cut.
   float clamped_back(float weight, const float* dh, float* gate, float* up, float* weighted, float* value,
                      float* linear, int64_t n) const {
     const float limit = kept_.rule.limit;

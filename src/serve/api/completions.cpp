@@ -54,9 +54,9 @@ class CompletionAnswer final : public Answer {
     read_expert_fields(fields, model, request);
     n_ = fields.integer("n", 1, kChoices).value_or(1);
     if (const auto best = fields.integer("best_of", 1, kChoices); best && *best != n_)
-      throw ApiError(400, "best_of: answers are not ranked here: it can be n alone", "best_of",
+      throw ApiError(400, "best_of: this server does not rank answers: expected the value of n", "best_of",
                      "unsupported_parameter");
-    fields.refuse("suffix", "text before a suffix is not written here", "");
+    fields.refuse("suffix", "this server does not write text that goes before a suffix", "");
     const bool special = fields.boolean("add_special_tokens").value_or(true);
     prompts_ = read_prompts(fields, "prompt", special, model);
     const text::ResponseFormat format = read_response_format(fields, OrderedJson::parse(text));

@@ -43,8 +43,10 @@ class EmbeddingAnswer final : public Answer {
     if (const auto pooling = fields.one_of("pooling", {"mean", "last"}))
       pooling_ = *pooling == "mean" ? Request::Pooling::mean : Request::Pooling::last;
     if (const auto dimensions = fields.integer("dimensions", 1, INT32_MAX); dimensions && *dimensions != model.width)
-      throw ApiError(400, fmt::format("dimensions: this model's vectors have {}, which are not cut here", model.width),
-                     "dimensions", "unsupported_parameter");
+      throw ApiError(
+          400,
+          fmt::format("dimensions: this model's vectors have {}, and this server does not shorten them", model.width),
+          "dimensions", "unsupported_parameter");
     const base::Json* const input = fields.value("input");
     if (!input) fields.wrong("input", "a text, token ids, or a list of either");
     const bool special = fields.boolean("add_special_tokens").value_or(true);

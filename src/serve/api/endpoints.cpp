@@ -94,7 +94,7 @@ base::Json slots_json(const Snapshot& snapshot, const ServedModel& model, const 
 }
 
 Health health_of(const Snapshot& snapshot) {
-  if (snapshot.failed) return {503, {{"status", "failed"}, {"message", "the engine has ended by an error"}}};
+  if (snapshot.failed) return {503, {{"status", "failed"}, {"message", "the engine was ended by an error"}}};
   if (snapshot.stopping) return {503, {{"status", "stopping"}}};
   const double most = std::max(kHangsSeconds, kHangs * snapshot.step_expected_seconds);
   if (snapshot.step_running_seconds > most)

@@ -81,8 +81,7 @@ OrderedJson chat_of(Fields& fields, const OrderedJson& body) {
     OrderedJson tools = OrderedJson::array();
     for (const OrderedJson& tool : body["tools"]) {
       if (!tool.is_object() || !tool.contains("name") || !tool.contains("input_schema"))
-        throw ApiError(400,
-                       "tools: expected objects with name and input_schema; tools of the server itself there are none",
+        throw ApiError(400, "tools: expected objects with name and input_schema; this server has no tools of its own",
                        "tools");
       OrderedJson function = {{"name", tool["name"]}};
       if (tool.contains("description")) function["description"] = tool["description"];

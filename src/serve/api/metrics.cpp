@@ -71,23 +71,24 @@ void our_requests(Sheet& sheet, const Snapshot& now) {
   sheet.gauge("coterie_requests_waiting", "Requests that wait for their turn", number(now.waiting));
   sheet.gauge("coterie_requests_paused", "Requests whose readers are slower than the model", number(now.paused));
   sheet.gauge("coterie_wait_seconds", "Estimated wait of a request that came now", now.wait_seconds);
-  sheet.counter("coterie_requests_submitted_total", "Requests that were taken", number(sum.submitted));
-  const char* const ended = "Requests that ended, by how";
+  sheet.counter("coterie_requests_submitted_total", "Requests that were accepted", number(sum.submitted));
+  const char* const ended = "Requests that ended, by reason";
   sheet.counter("coterie_requests_finished_total", ended, number(sum.finished_end), {{"reason", "end"}});
   sheet.counter("coterie_requests_finished_total", ended, number(sum.finished_stop), {{"reason", "stop"}});
   sheet.counter("coterie_requests_finished_total", ended, number(sum.finished_length), {{"reason", "length"}});
   sheet.counter("coterie_requests_finished_total", ended, number(sum.cancelled), {{"reason", "cancelled"}});
   sheet.counter("coterie_requests_finished_total", ended, number(sum.failed), {{"reason", "failed"}});
-  const char* const refused = "Requests that were not taken, by why";
+  const char* const refused = "Requests that were refused, by reason";
   sheet.counter("coterie_requests_refused_total", refused, number(sum.refused_queue), {{"reason", "queue"}});
   sheet.counter("coterie_requests_refused_total", refused, number(sum.refused_wait), {{"reason", "wait"}});
   sheet.counter("coterie_requests_refused_total", refused, number(sum.refused_bad), {{"reason", "bad"}});
   const Histograms& spread = now.histograms;
-  sheet.histogram("coterie_time_to_first_token_seconds", "From submission to the first token",
+  sheet.histogram("coterie_time_to_first_token_seconds", "Seconds from submission to the first token",
                   spread.first_token_seconds);
-  sheet.histogram("coterie_inter_token_seconds", "Between two tokens of an answer", spread.between_tokens_seconds);
-  sheet.histogram("coterie_queue_seconds", "From submission until the prompt begins", spread.queue_seconds);
-  sheet.histogram("coterie_end_to_end_seconds", "From submission to the last token", spread.end_to_end_seconds);
+  sheet.histogram("coterie_inter_token_seconds", "Seconds between two tokens of an answer",
+                  spread.between_tokens_seconds);
+  sheet.histogram("coterie_queue_seconds", "Seconds from submission until the prompt begins", spread.queue_seconds);
+  sheet.histogram("coterie_end_to_end_seconds", "Seconds from submission to the last token", spread.end_to_end_seconds);
   sheet.histogram("coterie_request_prompt_tokens", "Tokens of a prompt", spread.prompt_tokens);
   sheet.histogram("coterie_request_completion_tokens", "Tokens of an answer", spread.completion_tokens);
 }
@@ -95,28 +96,32 @@ void our_requests(Sheet& sheet, const Snapshot& now) {
 void our_engine(Sheet& sheet, const Snapshot& now, const ServedModel& model) {
   const Counters& sum = now.counters;
   sheet.counter("coterie_prompt_tokens_total", "Tokens of prompts, cached ones included", number(sum.prompt_tokens));
-  sheet.counter("coterie_prompt_tokens_cached_total", "Of them, found in the prefix cache", number(sum.cached_tokens));
-  sheet.counter("coterie_prompt_tokens_evaluated_total", "Of them, that went through the model",
+  sheet.counter("coterie_prompt_tokens_cached_total", "Prompt tokens found in the prefix cache",
+                number(sum.cached_tokens));
+  sheet.counter("coterie_prompt_tokens_evaluated_total", "Prompt tokens that the model evaluated",
                 number(sum.evaluated_prompt_tokens));
   sheet.counter("coterie_generated_tokens_total", "Tokens of answers", number(sum.generated_tokens));
-  sheet.counter("coterie_drafted_tokens_total", "Tokens that were drafted and verified (--speculate)",
+  sheet.counter("coterie_drafted_tokens_total", "Tokens that were drafted and verified (speculation)",
                 number(sum.drafted_tokens));
-  sheet.counter("coterie_accepted_tokens_total", "Of them, that the model chose itself", number(sum.accepted_tokens));
+  sheet.counter("coterie_accepted_tokens_total", "Drafted tokens that the model accepted", number(sum.accepted_tokens));
   sheet.gauge("coterie_prompt_tokens_per_second", "Lately", now.prompt_tokens_per_second);
-  sheet.gauge("coterie_generated_tokens_per_second", "Lately, all answers together", now.decode_tokens_per_second);
+  sheet.gauge("coterie_generated_tokens_per_second", "Tokens a second, lately, of all answers together",
+              now.decode_tokens_per_second);
   sheet.counter("coterie_steps_total", "Steps of the engine", number(sum.steps));
   sheet.counter("coterie_steps_decode_only_total", "Steps that read no prompt", number(sum.decode_only_steps));
   sheet.counter("coterie_busy_seconds_total", "Seconds within steps", sum.busy_seconds);
-  sheet.gauge("coterie_step_running_seconds", "Since the step under way began", now.step_running_seconds);
-  sheet.gauge("coterie_stall_floor_seconds", "The least stall that a prompt can cause others", now.stall_floor_seconds);
+  sheet.gauge("coterie_step_running_seconds", "Seconds since the step under way began", now.step_running_seconds);
+  sheet.gauge("coterie_stall_floor_seconds", "Seconds that a prompt holds up others at the least",
+              now.stall_floor_seconds);
   sheet.histogram("coterie_step_seconds", "A step", now.histograms.step_seconds);
   sheet.histogram("coterie_step_tokens", "Tokens of a step", now.histograms.step_tokens);
   sheet.histogram("coterie_step_sequences", "Sequences of a step", now.histograms.step_sequences);
   sheet.histogram("coterie_step_distinct_experts", "Distinct experts of a step and a layer",
                   now.histograms.distinct_experts);
-  const char* const where = "Bytes taken of the cache's budget";
+  const char* const where = "Bytes of the cache's budget that are in use";
   const MemorySnapshot& memory = now.memory;
-  sheet.gauge("coterie_cache_budget_bytes", "The budget of pages, states, routes and the tree", number(memory.budget));
+  sheet.gauge("coterie_cache_budget_bytes", "Bytes that pages, states, routes and the tree may take",
+              number(memory.budget));
   sheet.gauge("coterie_cache_bytes", where, number(memory.pages_running), {{"part", "pages_running"}});
   sheet.gauge("coterie_cache_bytes", where, number(memory.pages_cached), {{"part", "pages_cached"}});
   sheet.gauge("coterie_cache_bytes", where, number(memory.pages_free), {{"part", "pages_free"}});
@@ -124,16 +129,18 @@ void our_engine(Sheet& sheet, const Snapshot& now, const ServedModel& model) {
   sheet.gauge("coterie_cache_bytes", where, number(memory.states_cached), {{"part", "states_cached"}});
   sheet.gauge("coterie_cache_bytes", where, number(memory.routes), {{"part", "routes"}});
   sheet.gauge("coterie_cache_bytes", where, number(memory.nodes), {{"part", "nodes"}});
-  sheet.counter("coterie_prefix_cache_hits_total", "Requests that found some of their prompt", number(sum.cache_hits));
-  sheet.counter("coterie_prefix_cache_misses_total", "Requests that found none of it", number(sum.cache_misses));
-  sheet.counter("coterie_pages_evicted_total", "Pages that made room", number(sum.pages_evicted));
-  sheet.counter("coterie_states_evicted_total", "Copies of recurrent states that made room",
+  sheet.counter("coterie_prefix_cache_hits_total", "Requests that found a part of their prompt in the cache",
+                number(sum.cache_hits));
+  sheet.counter("coterie_prefix_cache_misses_total", "Requests that found nothing of their prompt in the cache",
+                number(sum.cache_misses));
+  sheet.counter("coterie_pages_evicted_total", "Pages that were evicted", number(sum.pages_evicted));
+  sheet.counter("coterie_states_evicted_total", "Copies of recurrent states that were evicted",
                 number(sum.states_evicted));
   sheet.counter("coterie_disk_pages_read_total", "Pages of prefixes that came back from the disk",
                 number(sum.disk_pages_read));
-  sheet.counter("coterie_disk_pages_written_total", "Pages of prefixes that were written to it",
+  sheet.counter("coterie_disk_pages_written_total", "Pages of prefixes that were written to the disk",
                 number(sum.disk_pages_written));
-  sheet.counter("coterie_disk_pages_damaged_total", "Pages whose bytes there were not those that were written",
+  sheet.counter("coterie_disk_pages_damaged_total", "Pages that were read back with other bytes than were written",
                 number(sum.disk_pages_damaged));
   sheet.gauge("coterie_disk_failed", "Whether the disk has refused to be written to", now.disk_failed ? 1 : 0);
   for (size_t routed = 0; routed < sum.expert_tokens.size(); ++routed)
@@ -174,7 +181,7 @@ void vllm_names(Sheet& sheet, const Snapshot& now) {
   sheet.gauge("vllm:kv_cache_usage_perc", "Share of the cache that running requests hold",
               share(number(now.memory.pages_running), number(now.memory.budget)));
   sheet.counter("vllm:prefix_cache_queries_total", "Tokens looked for in the prefix cache", number(sum.prompt_tokens));
-  sheet.counter("vllm:prefix_cache_hits_total", "Tokens found there", number(sum.cached_tokens));
+  sheet.counter("vllm:prefix_cache_hits_total", "Tokens found in the prefix cache", number(sum.cached_tokens));
   sheet.counter("vllm:prompt_tokens_total", "Tokens of prompts", number(sum.prompt_tokens));
   sheet.counter("vllm:prompt_tokens_cached_total", "Of them, found in the prefix cache", number(sum.cached_tokens));
   sheet.counter("vllm:generation_tokens_total", "Tokens of answers", number(sum.generated_tokens));
@@ -186,9 +193,9 @@ void vllm_names(Sheet& sheet, const Snapshot& now) {
   sheet.counter("vllm:request_success_total", "Requests that ended", number(sum.cancelled),
                 {{"finished_reason", "abort"}});
   sheet.histogram("vllm:time_to_first_token_seconds", "From submission to the first token", spread.first_token_seconds);
-  sheet.histogram("vllm:inter_token_latency_seconds", "Between two tokens", spread.between_tokens_seconds);
+  sheet.histogram("vllm:inter_token_latency_seconds", "Seconds between two tokens", spread.between_tokens_seconds);
   sheet.histogram("vllm:e2e_request_latency_seconds", "From submission to the last token", spread.end_to_end_seconds);
-  sheet.histogram("vllm:request_queue_time_seconds", "In the queue", spread.queue_seconds);
+  sheet.histogram("vllm:request_queue_time_seconds", "Seconds in the queue", spread.queue_seconds);
   sheet.histogram("vllm:iteration_tokens_total", "Tokens of a step", spread.step_tokens);
   sheet.histogram("vllm:request_prompt_tokens", "Tokens of a prompt", spread.prompt_tokens);
   sheet.histogram("vllm:request_generation_tokens", "Tokens of an answer", spread.completion_tokens);
@@ -208,7 +215,7 @@ void llama_names(Sheet& sheet, const Snapshot& now) {
   sheet.counter("llamacpp:n_tokens_max", "Tokens of the longest sequence", number(sum.longest_sequence));
   // No draft model runs here.
   sheet.counter("llamacpp:spec_decode_num_draft_tokens_total", "Tokens that were drafted", 0);
-  sheet.counter("llamacpp:spec_decode_num_accepted_tokens_total", "Of them, that were accepted", 0);
+  sheet.counter("llamacpp:spec_decode_num_accepted_tokens_total", "Drafted tokens that were accepted", 0);
   sheet.counter("llamacpp:spec_decode_num_drafts_total", "Drafts", 0);
   sheet.gauge("llamacpp:prompt_tokens_seconds", "Prompt tokens a second, lately", now.prompt_tokens_per_second);
   sheet.gauge("llamacpp:predicted_tokens_seconds", "Tokens of answers a second, lately", now.decode_tokens_per_second);

@@ -36,8 +36,8 @@ class NativeAnswer final : public Answer {
     fields.refuse("samplers", "the order of the samplers is fixed here");
     fields.refuse("lora", "the adapter is chosen when the server starts", base::Json::array());
     fields.refuse("t_max_predict_ms", "an answer may not depend on the time it takes", 0);
-    fields.refuse("n_indent", "is not done here", 0);
-    fields.refuse("min_keep", "is not done here", 0);
+    fields.refuse("n_indent", "is not supported by this server", 0);
+    fields.refuse("min_keep", "is not supported by this server", 0);
     fields.refuse("n_cmpl", "one answer for each prompt", 1);
     const text::ResponseFormat format = read_response_format(fields, OrderedJson::parse(text));
     for (const std::string& path : fields.strings("response_fields")) shown_.push_back(path);

@@ -128,7 +128,7 @@ class ResponsesAnswer final : public Answer {
     fields.refuse("prompt", "no prompts are kept here");
     fields.refuse("background", "answers come at once or as a stream", false);
     fields.refuse("truncation", "a prompt that does not fit is refused, not shortened", "disabled");
-    fields.refuse("max_tool_calls", "this is not counted here");
+    fields.refuse("max_tool_calls", "this server does not count it");
     fields.accept({"include", "stream_options", "top_logprobs"});
     const Conversation conversation = read_conversation(chat_of(fields, ordered), model);
     Request request = default_request(model);

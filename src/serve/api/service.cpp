@@ -156,7 +156,7 @@ struct Service::Impl {
   std::unordered_set<std::shared_ptr<Session>> sessions;  // of the I/O thread
   std::atomic<bool> draining{false};
   RecentRequests recent;
-  // Of requests that are answered by the engine the page shows the last ones.
+  // The page shows the last requests that the engine answered.
   std::function<void(const base::Json& line)> log_line = [this](const base::Json& line) {
     if (line.value("method", "") == "POST") recent.add(line);
     if (options.log) options.log(dumped(line));
@@ -261,7 +261,7 @@ struct Service::Impl {
         for (const ShelvedModel& each : shelf.all()) {
           if (!each.ready) continue;
           Health one = health_of(each.ready->backend->snapshot());
-          // Of several the sum of their requests, and whatever is wrong with any.
+          // Several models: the sum of their requests, and whatever is wrong with any.
           if (!first && one.status == 200 && health.status == 200)
             for (const char* key : {"running", "waiting"})
               one.json[key] = one.json[key].get<int64_t>() + health.json[key].get<int64_t>();
@@ -342,7 +342,7 @@ struct Service::Impl {
                    "model", "model_not_found");
   }
 
-  /// Of a request that only looks: the model that its query names. Nothing is loaded for it.
+  /// The model that the query of a request names which only looks. Nothing is loaded for it.
   std::shared_ptr<const ReadyModel> loaded(const HttpRequest& request) const {
     const ShelvedModel found = find(request.query_value("model").value_or(""));
     if (found.ready) return found.ready;

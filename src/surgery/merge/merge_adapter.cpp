@@ -104,8 +104,8 @@ void write_merged(const TensorInfo& tensor, const std::vector<Patch>& patches,
   for (size_t p = 0; p < patches.size(); ++p)
     for (int64_t i = 0; i < patches[p].weight.rows; ++i) {
       const auto offset = static_cast<size_t>(patches[p].weight.row(i) - tensor.bytes.data());
-      base::require(offset % row_bytes == 0 && patches[p].weight.cols == cols, "merge_adapter", "{}: rows do not meet",
-                    tensor.name);
+      base::require(offset % row_bytes == 0 && patches[p].weight.cols == cols, "merge_adapter",
+                    "{}: the adapter's rows are not those of the weight", tensor.name);
       places[offset / row_bytes] = {static_cast<int32_t>(p), i};
     }
   constexpr size_t kPiece = 4 << 20;  // bytes

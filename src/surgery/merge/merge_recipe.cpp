@@ -50,7 +50,7 @@ class Reader {
       recipe_.parameters = read_parameters(keys);
     }
     if (keys_.has("modules"))
-      fail(ErrorKind::unsupported, keys_.where(), "modules: only models and slices are merged here");
+      fail(ErrorKind::unsupported, keys_.where(), "modules is not supported: expected models or slices");
     if (keys_.has("models") == keys_.has("slices"))
       fail(ErrorKind::bad_input, keys_.where(), "expected either models or slices");
     keys_.has("models") ? read_models() : read_slices();
@@ -65,10 +65,9 @@ class Reader {
     const auto names = merge_method_names();
     const auto found = std::find(names.begin(), names.end(), word);
     if (found == names.end()) {
-      throw base::Error(
-          ErrorKind::unsupported, keys_.where(),
-          fmt::format("merge_method \"{}\" is not merged here: there are {}", word, fmt::join(names, ", ")),
-          base::did_you_mean(word, std::vector<std::string>(names.begin(), names.end())));
+      throw base::Error(ErrorKind::unsupported, keys_.where(),
+                        fmt::format("merge_method \"{}\" is not known; known are {}", word, fmt::join(names, ", ")),
+                        base::did_you_mean(word, std::vector<std::string>(names.begin(), names.end())));
     }
     recipe_.rule.method = static_cast<MergeMethod>(found - names.begin());
     recipe_.rule.normalize = traits().normalizes;
@@ -81,7 +80,8 @@ class Reader {
     if (traits().changes) rule.lambda = keys.number("lambda", 1.0);
     if (traits().drop != Drop::none) rule.rescale = keys.boolean("rescale", traits().rescales);
     if (rule.method == MergeMethod::model_stock) rule.filter_wise = keys.boolean("filter_wise", false);
-    if (!std::isfinite(rule.lambda)) fail(ErrorKind::bad_input, keys.where(), "lambda is {}", rule.lambda);
+    if (!std::isfinite(rule.lambda))
+      fail(ErrorKind::bad_input, keys.where(), "lambda is {}: expected a finite number", rule.lambda);
     keys.inert({"int8_mask"});  // in how many bytes mergekit holds its masks
   }
 

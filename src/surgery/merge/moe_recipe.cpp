@@ -32,7 +32,7 @@ ExpertRecipe read_expert(const Json& json, const std::string& where) {
   if (!(expert.noise_scale >= 0 && expert.noise_scale < 1e9))
     fail(ErrorKind::bad_input, where, "noise_scale is {}, expected 0 or more", expert.noise_scale);
   if (!(expert.residual_scale > -1e9 && expert.residual_scale < 1e9))
-    fail(ErrorKind::bad_input, where, "residual_scale is {}", expert.residual_scale);
+    fail(ErrorKind::bad_input, where, "residual_scale is {}: expected a finite number", expert.residual_scale);
   keys.refuse_unread();
   return expert;
 }

@@ -30,14 +30,15 @@ void check(const layers::RouterSpec& router, int64_t keep, bool uneven) {
   using Selection = layers::RouterSpec::Selection;
   if (router.selection != Selection::top_k && router.selection != Selection::sample &&
       router.selection != Selection::sparsemixer)
-    base::fail(ErrorKind::unsupported, "prune",
-               "the routers go by {}: who may go is only known of routers that choose the best k",
-               layers::kind_of(router.selection).name);
+    base::fail(
+        ErrorKind::unsupported, "prune",
+        "the routers choose by {}: only for routers that choose the best k is it known which experts matter least",
+        layers::kind_of(router.selection).name);
   if (keep < router.experts_per_token)
     base::fail(ErrorKind::bad_input, "prune.keep", "is {}, but a token takes {} experts", keep,
                router.experts_per_token);
   if (keep > router.experts)
-    base::fail(ErrorKind::bad_input, "prune.keep", "is {} of {} experts", keep, router.experts);
+    base::fail(ErrorKind::bad_input, "prune.keep", "is {}, but a layer has {} experts", keep, router.experts);
   if (router.groups > 1 && uneven)
     base::fail(ErrorKind::unsupported, "prune.uneven", "the router's {} groups must stay equal", router.groups);
   if (router.groups > 1 &&

@@ -104,7 +104,7 @@ class Writer {
         throw base::Error(ErrorKind::unsupported, tensor.name,
                           fmt::format("is {} already: rounding it again to {} adds to its error",
                                       tensor::name(tensor.dtype), tensor::name(to)),
-                          "take the unquantised model, or say `convert.requantize`");
+                          "start from the unquantised model, or set `convert.requantize`");
       ++requantised_;
     }
     ColumnWeights weights;

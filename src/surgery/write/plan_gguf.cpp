@@ -185,7 +185,7 @@ NameTable gguf_names_to_write(const std::string& architecture, std::map<std::str
 
 namespace {
 
-/// Of linear attention whose value heads the file has in another order: by key head, or in turn for each.
+/// For linear attention whose value heads lie in another order in the file: by key head, or in turn for each.
 void reorder_heads(const layers::DeltaRuleSpec& before, const layers::DeltaRuleSpec& after, std::string_view part,
                    Change& change) {
   const int64_t keys = before.key_heads, each = before.value_heads / keys;

@@ -22,7 +22,7 @@ std::vector<Tool> read_tools(std::string_view json);
 /// How an argument is written where each stands between marks of its own: as text without quotes, or as JSON.
 struct TagValue {
   bool text = false;
-  // Of a value that is text: those that mean JSON all the same (null, where the schema allows it).
+  // Where the value is text, the words that mean JSON all the same (null, where the schema allows it).
   std::vector<std::string> literals;
   // For the grammar: a terminal of what the text may be, or the schema of the JSON (with the definitions it needs).
   std::string terminal, schema;

@@ -105,11 +105,11 @@ TEST(Deepseek, RefusesWhatItDoesNotHonour) {
   refused("deepseek_v2", {{"mlp_bias", true}}, "mlp_bias");
   refused("deepseek_v2", {{"rope_interleave", false}}, "rope_interleave");
   refused("deepseek_v2", {{"topk_group", 5}}, "groups");
-  refused("deepseek_v2", {{"num_experts_per_tok", 5}}, "5 experts per token from 2 groups of 2");
+  refused("deepseek_v2", {{"num_experts_per_tok", 5}}, "5 experts per token cannot come from 2 groups of 2");
   refused("deepseek_v2", {{"moe_layer_freq", 0}}, "moe_layer_freq");
   refused("deepseek_v3", {{"scoring_func", "softmax"}}, "scoring_func");
   refused("deepseek_v3", {{"topk_method", "greedy"}}, "topk_method");
-  refused("deepseek_v3", {{"n_group", 3}}, "8 experts in 3 equal groups");
+  refused("deepseek_v3", {{"n_group", 3}}, "8 experts do not divide into 3 equal groups");
   refused("deepseek_v3", {{"n_group", 8}, {"topk_group", 8}}, "two best");
   refused("deepseek_v3", {{"kv_lora_rank", 0}}, "rank");
   refused("deepseek_v3", {{"qk_rope_head_dim", 7}}, "rotary");

@@ -143,18 +143,18 @@ TEST_F(Recipes, FaultsAreNamed) {
   EXPECT_EQ(message_of(changed("1e-3", "fast")),
             "tiny.yaml: training: key \"learning_rate\": expected a number, found \"fast\"");
   EXPECT_EQ(message_of(changed("files: text.txt", "files: text.txt, field: body")),
-            "tiny.yaml: data: field has no effect but with format: jsonl: remove it");
+            "tiny.yaml: data: field has no effect without format: jsonl: remove it");
   EXPECT_EQ(message_of(changed("data:", "balance: {z_loss: 0.1, kind: gshard}\ndata:")),
             "tiny.yaml: balance: kind has no effect without a loss: remove it");
   EXPECT_EQ(message_of(changed("hidden_size: 32}", "hidden_size: 32}, init: kaiming, init_std: 0.1")),
             "tiny.yaml: model: init_std has no effect with init: kaiming: remove it");
   // Keys of another kind, format or schedule are known, and have no effect.
   EXPECT_EQ(message_of(changed("kind: characters", "kind: characters, vocabulary: 300")),
-            "tiny.yaml: tokenizer: vocabulary has no effect but with kind: bpe: remove it");
+            "tiny.yaml: tokenizer: vocabulary has no effect without kind: bpe: remove it");
   EXPECT_EQ(message_of(changed("kind: characters", "folder: ., special: [a]")),
             "tiny.yaml: tokenizer: special has no effect beside folder, whose tokenizer is used: remove it");
   EXPECT_EQ(message_of(changed("steps: 100", "steps: 100, decay: 5")),
-            "tiny.yaml: training: decay has no effect but with schedule: wsd: remove it");
+            "tiny.yaml: training: decay has no effect without schedule: wsd: remove it");
   EXPECT_EQ(message_of(changed("steps: 100", "steps: 100, schedule: constant, floor: 0.5")),
             "tiny.yaml: training: floor has no effect with schedule: constant: remove it");
   std::string tokens = changed("kind: characters", "folder: .");
