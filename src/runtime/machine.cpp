@@ -14,7 +14,8 @@ namespace {
 
 std::string key(const threads::Pool& pool, const kernels::KernelTable& kernels) {
   // "fastest read", "bf16 by tiles": what was found in another way is another figure.
-  return fmt::format("{} · {} · {} threads · fastest read · bf16 by tiles", base::cpu().model, kernels.isa, pool.threads());
+  return fmt::format("{} · {} · {} threads · fastest read · bf16 by tiles", base::cpu().model, kernels.isa,
+                     pool.threads());
 }
 
 // A file may be older than a figure that these kernels have.
