@@ -28,6 +28,7 @@ class Part final : public layers::SequenceState {
   void make_room(int64_t rows) override { whole_.make_room(rows); }
   void advance(int64_t rows) override { whole_.advance(rows); }
   void abandon() override { whole_.abandon(); }
+  layers::SequenceState& whole() const { return whole_; }
 
  private:
   layers::SequenceState& whole_;
@@ -41,7 +42,8 @@ class PartObserver final : public layers::Observer {
   void routed(const layers::Routed& r) override { whole_.routed(moved(r)); }
   void mixer_routed(const layers::Routed& r) override { whole_.mixer_routed(moved(r)); }
   void mixed(const layers::Mixture& m) override {
-    whole_.mixed({.layer = first_ + m.layer, .experts = m.experts, .logits = m.logits, .sequences = m.sequences});
+    whole_.mixed(
+        {.layer = first_ + m.layer, .experts = m.experts, .logits = m.logits, .sequences = whole_ones(m.sequences)});
   }
   void ffn_input(int64_t layer, tensor::ConstMatrix x) override { whole_.ffn_input(first_ + layer, x); }
   void mixer_output(int64_t layer, tensor::ConstMatrix y) override { whole_.mixer_output(first_ + layer, y); }
@@ -57,19 +59,27 @@ class PartObserver final : public layers::Observer {
   }
 
  private:
-  layers::Routed moved(const layers::Routed& r) const {
+  layers::Routed moved(const layers::Routed& r) {
     return {.layer = first_ + r.layer,
             .plan = r.plan,
             .logits = r.logits,
             .chosen = r.chosen,
-            .sequences = r.sequences,
+            .sequences = whole_ones(r.sequences),
             .noise = r.noise,
             .noisy = r.noisy,
             .input = r.input};
   }
 
+  /// The same rows with the states that the ensemble was given, by which observers know whose they are.
+  std::span<const layers::SequenceRows> whole_ones(std::span<const layers::SequenceRows> sequences) {
+    sequences_.assign(sequences.begin(), sequences.end());
+    for (layers::SequenceRows& rows : sequences_) rows.step.state = &static_cast<Part*>(rows.step.state)->whole();
+    return sequences_;
+  }
+
   layers::Observer& whole_;
   int64_t first_;
+  std::vector<layers::SequenceRows> sequences_;
 };
 
 /// A source of experts that numbers the layers of all models.
