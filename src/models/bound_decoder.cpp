@@ -158,10 +158,10 @@ tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, std::shared_ptr<c
   }
   const auto shown = show_weights(pass.observer, network_.names());
   for (size_t layer = 0; layer < network_.blocks.size(); ++layer) {
-    const auto at = static_cast<int64_t>(layer);
+    const int64_t at = first_layer_ + static_cast<int64_t>(layer);
     if (rows->may_leave) rows = without_leavers(rows, at, x, embedded, shortcut);
     if (rows->sequences.empty()) break;
-    const auto run = [this, rows, at, x, embedded, shortcut, selections, pass, show = shown.get()](
+    const auto run = [this, rows, layer, at, x, embedded, shortcut, selections, pass, show = shown.get()](
                          const ops::Context& with, layers::Observer* observer) {
       PassOptions observed = pass;
       observed.observer = observer;
@@ -175,7 +175,7 @@ tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, std::shared_ptr<c
                                 .ids = rows->ids,
                                 .shortcut = shortcut,
                                 .selections = selections.get()};
-      network_.blocks[static_cast<size_t>(at)].forward(batch, at, x);
+      network_.blocks[layer].forward(batch, at, x);
       if (observer) observer->block(at, x);
     };
     if (!pass.recompute || !context.tape) {
@@ -251,6 +251,8 @@ double BoundDecoder::loss(ops::Context& context, std::span<const SequenceStep> s
   const tensor::ArenaScope scope(context.arena);
   const tensor::Matrix x = run_blocks(context, rows, options);
   network_.final_norm.forward(context, x, x);
+  for (const layers::SequenceRows& s : rows->sequences)
+    if (s.step.normed.rows > 0) ops::copy(context, x.row_range(s.first_row, s.first_row + s.rows), s.step.normed);
   const ops::HeadShape head{network_.head(), 1 / spec_.logits_scaling, spec_.logits_softcap, network_.head_bias()};
   const auto shown = show_weights(options.observer, network_.names());
   ops::Context of_head = context;
