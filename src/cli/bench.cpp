@@ -105,13 +105,14 @@ std::string spread(const runtime::BenchOptions& bench, const runtime::Spread& ro
   return bench.repeat == 1 ? "" : fmt::format("   ({:.2f} to {:.2f})", rounds.least, rounds.most);
 }
 
-base::Json speculated_as_json(const runtime::BenchResult& result) {
+base::Json speculated_as_json(const runtime::BenchResult& result, double acceptance) {
   base::Json list = base::Json::array();
   for (const runtime::SpeculatedDecode& each : result.speculated)
     list.push_back({{"drafted", each.drafted},
                     {"step_seconds", each.step_seconds},
                     {"step_cost", each.step_seconds / result.plain_step_seconds},
-                    {"tokens_per_second", each.tokens_per_second}});
+                    {"tokens_per_second", each.tokens_per_second},
+                    {"gain", each.gain(acceptance, result.plain_step_seconds)}});
   return list;
 }
 
@@ -146,7 +147,8 @@ base::Json as_json(const BenchCommand& command, const runtime::Engine& engine, c
           {"bytes_per_token", result.bytes_per_token},
           {"draft_tokens", command.bench.drafted},
           {"acceptance", command.bench.acceptance},
-          {"speculated", speculated_as_json(result)},
+          {"speculated", speculated_as_json(result, command.bench.acceptance)},
+          {"draft_states", result.draft_states},
           {"weight_bytes_per_step", result.weight_bytes_per_step},
           {"cache_bytes_per_step", result.cache_bytes_per_step},
           {"flops_per_token", result.flops_per_token},
@@ -198,6 +200,9 @@ std::string as_text(const BenchCommand& command, const runtime::Engine& engine, 
                         styled(fmt::format("{:9.2f} t/s", each.tokens_per_second), Style::bold),
                         each.step_seconds / result.plain_step_seconds, gains);
   }
+  if (result.draft_states > 0)
+    text += fmt::format("  {:<28}{} for {} of {}\n", "copies of recurrent states", human_bytes(result.draft_states),
+                        base::plural(bench.drafted, "drafted token"), base::plural(bench.batch, "sequence"));
   text += fmt::format("  {:<28}{} at the peak, {} expected\n", "resident memory",
                       human_bytes(result.peak_resident_bytes), human_bytes(expected_resident));
   return text;
@@ -239,6 +244,7 @@ int bench_command(BenchCommand& command) {
                               std::ceil(seconds / 60)));
   };
   const runtime::BenchResult result = runtime::bench(engine, command.bench);
+  forecast.cache += result.draft_states;
   // Now, with the threads that ran the model: a shared machine has less an hour, or a minute, later. Where memory has
   // no room for it beside the weights, what was measured another time.
   progress.show("measuring the machine");

@@ -28,10 +28,15 @@ using models::Place;
 using runtime::Inspection;
 using runtime::MachineLimits;
 
+constexpr int64_t kDrafted = 8;      // as --draft-tokens says by itself
+constexpr double kAcceptance = 0.8;  // of drafted tokens, as heads for multi-token prediction reach mostly
+
 struct InspectOptions {
   ModelOptions model;
   std::string dtype, memory, disk;
   bool json = false, remeasure = false;
+  int64_t drafted = 0;
+  double acceptance = kAcceptance;
   int ranks = 0;
   std::string net = "10g";
 };
@@ -63,16 +68,42 @@ double decode_speed(const Inspection& model, const MachineLimits& machine) {
   return machine.read_bytes_per_second / static_cast<double>(model.bytes_per_token());
 }
 
-constexpr double kAcceptance = 0.8;  // of drafted tokens, as heads for multi-token prediction reach mostly
-
 base::Json speculation_as_json(const Inspection& model) {
   base::Json list = base::Json::array();
   for (const int64_t drafted : {1, 2, 4, 8})
     list.push_back({{"drafted", drafted},
                     {"bytes_per_step", model.bytes_per_step(drafted)},
+                    {"draft_states", drafted * model.account.state_bytes},
                     {"acceptance", kAcceptance},
                     {"gain", model.speculation_gain(drafted, kAcceptance)}});
   return list;
+}
+
+// What steps of several rows cost here, where --draft-tokens asks for it.
+std::optional<runtime::RowCosts> costs_of(const InspectOptions& options, const Inspection& model, int threads) {
+  if (options.drafted == 0) return {};
+  return runtime::row_costs(threads, model.format, options.drafted + 1, options.remeasure);
+}
+
+base::Json expected_as_json(const InspectOptions& options, const Inspection& model, const runtime::RowCosts& costs) {
+  base::Json list = base::Json::array();
+  for (int64_t drafted = 1; drafted <= options.drafted; ++drafted)
+    list.push_back({{"drafted", drafted},
+                    {"step_cost", model.step_cost(drafted, costs)},
+                    {"acceptance", options.acceptance},
+                    {"gain", model.speculation_gain(drafted, options.acceptance, costs)}});
+  return list;
+}
+
+std::string expected_words(const InspectOptions& options, const Inspection& model, const runtime::RowCosts& costs) {
+  std::string text = styled(
+      fmt::format("--speculate, by steps of several rows of {} weights on this machine\n", tensor::name(model.format)),
+      Style::bold);
+  for (int64_t drafted = 1; drafted <= options.drafted; ++drafted)
+    text += fmt::format("  {:<36}a step costs {:.2f} ×, gain {:.2f} × where {} are accepted\n",
+                        fmt::format("{} drafted", drafted), model.step_cost(drafted, costs),
+                        model.speculation_gain(drafted, options.acceptance, costs), options.acceptance);
+  return text + "  what making the drafts costs comes on top: nothing for ngram\n";
 }
 
 base::Json as_json(const Inspection& model, const MachineLimits& machine) {
@@ -201,6 +232,9 @@ std::string memory_words(const Inspection& model, const MachineLimits& machine) 
     gains += fmt::format("{}{} drafted: {:.2f} ×", gains.empty() ? "" : ", ", drafted,
                          model.speculation_gain(drafted, kAcceptance));
   line(fmt::format("--speculate, {} accepted, at most", kAcceptance), gains);
+  if (model.account.state_bytes > 0)
+    line("--speculate, copies of the state", fmt::format("{} for each sequence that drafts {} tokens",
+                                                         human_bytes(kDrafted * model.account.state_bytes), kDrafted));
   if (memory.resident() > base::total_memory())
     text +=
         fmt::format("  {}\n", styled(fmt::format("larger than this machine's {}: weights will be read from the disk "
@@ -226,8 +260,10 @@ int inspect_command(const InspectOptions& options) {
   if (wanted.memory > 0) stream = runtime::forecast_stream(model, wanted.memory, disk, machine.read_bytes_per_second);
   std::optional<runtime::RanksPlan> ranks;
   if (options.ranks > 0) ranks = plan_of(model, machine, options.ranks, runtime::network_by_name(options.net));
+  const std::optional<runtime::RowCosts> costs = costs_of(options, model, pool.threads());
   if (options.json) {
     base::Json json = as_json(model, machine);
+    if (costs) json["expected_speculation"] = expected_as_json(options, model, *costs);
     if (stream) json["larger_than_memory"] = stream_json(*stream, disk);
     if (ranks) json["ranks"] = ranks_json(*ranks, options.net);
     print(json.dump(2, ' ', false, base::Json::error_handler_t::replace) + "\n");
@@ -237,6 +273,7 @@ int inspect_command(const InspectOptions& options) {
   for (const std::string& line : describe(model.spec)) text += "  " + line + "\n";
   text += "\n" + places_table(model) + "\n" + layers_table(model) + "\n" + memory_words(model, machine);
   if (stream) text += stream_words(*stream, disk, options.disk.empty());
+  if (costs) text += expected_words(options, model, *costs);
   if (ranks) text += ranks_words(*ranks, options.net);
   print(text);
   return 0;
@@ -265,6 +302,20 @@ void add_inspect(CLI::App& app, Action& action) {
       ->type_name("RATE")
       ->check(rate_problem)
       ->needs(memory);
+  CLI::Option* const drafted =
+      command
+          ->add_option("--draft-tokens", options->drafted,
+                       "Measure what steps that verify drafts of 1 to N tokens (--speculate) cost on this machine, and "
+                       "tell what the model would gain")
+          ->type_name("N")
+          ->check(between(1, 64));
+  command
+      ->add_option("--acceptance", options->acceptance,
+                   "With --draft-tokens: how often a drafted token is accepted, 0 to 1")
+      ->type_name("A")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1.0))
+      ->needs(drafted);
   add_threads(*command, options->model.threads);
   command->add_flag("--remeasure", options->remeasure,
                     "Measure the machine again instead of using the remembered figures");
@@ -285,6 +336,7 @@ void add_inspect(CLI::App& app, Action& action) {
       "  coterie inspect ./Mixtral-8x7B\n"
       "  coterie inspect config.json --dtype q4_k --context 4096\n"
       "  coterie inspect config.json --dtype q4_k --memory 8G --disk 1.1G\n"
+      "  coterie inspect model.gguf --draft-tokens 4 --acceptance 0.7\n"
       "  coterie inspect model.gguf --ranks 4 --net 40us,1.15GB/s\n"
       "  coterie inspect model.gguf --json | jq .places");
   command->callback([=, &action] { action = [options] { return inspect_command(*options); }; });

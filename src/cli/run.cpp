@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/json.h"
 #include "cli/commands.h"
@@ -77,6 +78,7 @@ base::Json as_json(const runtime::Generation& generation, uint64_t seed) {
 }
 
 void add_speculation(const runtime::Speculator& speculator, base::Json& json) {
+  json["draft_steps"] = speculator.statistics().steps;
   json["drafted_tokens"] = speculator.statistics().drafted;
   json["accepted_tokens"] = speculator.statistics().accepted;
 }
@@ -111,8 +113,12 @@ int run_command(RunOptions& options) {
   Progress progress;
   generation_options.interrupt = &interrupt.flag();
   interrupt.announce(true);  // reading a long prompt may take a moment to stop
+  base::Stopwatch since_first;
+  std::vector<double> token_seconds;  // when each token came, after the first
   generation_options.on_token = [&](text::TokenId id) {
     interrupt.announce(false);
+    if (token_seconds.empty()) since_first.restart();
+    token_seconds.push_back(token_seconds.empty() ? 0 : since_first.seconds());
     if (live) progress.clear(), print(live->next(id));
   };
   if (!options.json && !live)
@@ -130,6 +136,7 @@ int run_command(RunOptions& options) {
   if (generation.error()) std::rethrow_exception(generation.error());
   if (options.json) {
     base::Json json = as_json(generation, *options.sampling.seed);
+    json["token_seconds"] = token_seconds;
     if (loads) json["experts"] = experts_as_json(*loads, engines.parts(engine));
     if (speculator) add_speculation(*speculator, json);
     add_gate_report(engines.report(), json);

@@ -12,6 +12,7 @@
 #include "base/fnv.h"
 #include "base/memory.h"
 #include "cli/sizes.h"
+#include "cli/terminal.h"
 #include "cli/text_input.h"
 #include "families/ensemble/ensemble_decoder.h"
 #include "families/ensemble/ensemble_model.h"
@@ -243,6 +244,11 @@ std::shared_ptr<const serve::ReadyModel> load(const ServeOptions& options, Model
       std::make_shared<Running>(std::move(model), engine_options, wanted, options.speculate, scheduler_options);
   describe(options, wanted, *running);
   running->served.name = name, running->served.aliases = aliases;
+  const runtime::StateShape& state = running->engine.cache().state;
+  if (running->speculation && state.floats() > 0)
+    print_note(
+        fmt::format("{}: of the cache budget, each sequence takes {} for copies of recurrent states while it drafts",
+                    name, base::human_bytes(state.drafted * state.bytes())));
   auto ready = std::make_shared<serve::ReadyModel>();
   ready->served = std::shared_ptr<const serve::ServedModel>(running, &running->served);
   ready->backend = std::shared_ptr<serve::Backend>(running, &running->backend);

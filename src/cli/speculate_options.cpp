@@ -12,7 +12,7 @@ namespace coterie::cli {
 
 void SpeculateOptions::add(CLI::App& app) {
   const Heading heading(app, kMachine);
-  CLI::Option* const kind =
+  option_ =
       app.add_option("--speculate", kind_,
                      "Draft tokens and verify several in one step; the text stays the same to the bit. ngram: what "
                      "followed the last\ntokens earlier in the text; mtp: what the model's head for multi-token "
@@ -23,7 +23,11 @@ void SpeculateOptions::add(CLI::App& app) {
       ->type_name("N")
       ->check(between(1, 64))
       ->capture_default_str()
-      ->needs(kind);
+      ->needs(option_);
+  app.add_flag("--draft-always", always_,
+               "Draft so many in each step, whether or not it pays: for measurements, whose acceptance then depends on "
+               "the text alone")
+      ->needs(option_);
 }
 
 void SpeculateOptions::check(ModelOptions& model, bool experts) const {
@@ -46,7 +50,7 @@ std::unique_ptr<runtime::Speculation> SpeculateOptions::open(const runtime::Engi
                                                              const ModelOptions& model) const {
   if (!given()) return nullptr;
   runtime::SpeculationOptions options = runtime::read_speculation(kind_);
-  options.most = most_;
+  options.most = most_, options.always = always_;
   return std::make_unique<runtime::Speculation>(options, engine, model.engine_options());
 }
 

@@ -98,6 +98,8 @@ class Reporter {
     if (event.contains("validation")) line += fmt::format(" · validation {:.4f}", event["validation"].get<double>());
     if (event.contains("bits_per_byte"))
       line += fmt::format(" · {:.4f} bits/byte", event["bits_per_byte"].get<double>());
+    if (event.contains("prediction"))
+      line += fmt::format(" · of the token after next {:.4f}", event["prediction"].get<double>());
     print(line + fmt::format(" · {} in steps\n", duration(event["seconds"])));
   }
 

@@ -25,7 +25,7 @@ struct TuneOptions : TrainOptions {
 // What would be trained, and whether it can be.
 void show(const TuneOptions& options, const std::string& variant) {
   const train::Recipe recipe = train::read_recipe(options.recipe, {variant, options.settings, options.tuned});
-  train::TunedModel tuned(*recipe.tune, recipe.seed, {});
+  train::TunedModel tuned(*recipe.tune, recipe.seed, {}, recipe.prediction_loss);
   const models::Account account = models::account(tuned.decoder().spec());
   const Json trainable = tuned.trainable();
   Json held = Json::object();

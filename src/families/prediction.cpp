@@ -6,6 +6,7 @@
 #include "checkpoint/tensor_source.h"
 #include "families/family.h"
 #include "families/weights/binder.h"
+#include "families/weights/export.h"
 #include "models/bound_decoder.h"
 
 namespace coterie::families {
@@ -18,8 +19,10 @@ struct Layout {
   std::string embedding_norm, hidden_norm, projection, final_norm;
 };
 
+constexpr const char* kOtherForm = "`speculate` ngram needs no head, and draft:MODEL uses another model";
+constexpr std::string_view kLayer = "{layer}.", kOwnEmbedding = "mtp.embed_tokens.weight";
+
 std::vector<Layout> layouts(const NameTable& names, int64_t layers) {
-  constexpr std::string_view kLayer = "{layer}.";
   const std::vector<NameInFile>* const names_of_norm = names.find("blocks.{layer}.mixer_norm");
   const std::string norm = names_of_norm ? names_of_norm->front().pattern : "model.layers.{layer}.input_layernorm";
   const std::string after = expand(norm.substr(0, norm.find(kLayer) + kLayer.size()), layers);
@@ -32,10 +35,91 @@ std::vector<Layout> layouts(const NameTable& names, int64_t layers) {
        "mtp.norm.weight"}};
 }
 
+/// Makes the names of a model's block those of the head's, and adds those of what only a head has but its last norm.
+void lay_out(const Layout& layout, NameTable& names) {
+  for (auto& [path, patterns] : names.names) {
+    if (!path.starts_with("blocks.{layer}.")) continue;
+    for (NameInFile& name : patterns)
+      if (const size_t at = name.pattern.find(kLayer); at != std::string::npos)
+        name.pattern = layout.block + name.pattern.substr(at + kLayer.size());
+  }
+  names.names["prediction.embedding_norm"] = {{layout.embedding_norm}};
+  names.names["prediction.hidden_norm"] = {{layout.hidden_norm}};
+  names.names["prediction.projection"] = {{layout.projection}};
+}
+
+/// Heads that are there and not one layer like the model's: Nemotron 3's is an attention and a mixture, MiMo's has a
+/// dense FFN.
+void refuse_other_forms(const checkpoint::TensorSource& source, const std::string& where) {
+  for (const char* name : {"mtp.layers.0.eh_proj.weight", "model.mtp.layers.0.eh_proj.weight"})
+    if (source.find(name))
+      throw base::Error(
+          base::ErrorKind::unsupported, where,
+          fmt::format("its head for multi-token prediction ({}) is not a layer like the model's, and heads "
+                      "of other forms are not supported",
+                      name),
+          kOtherForm);
+}
+
+/// How a family's published folders name a head: under mtp.*, which its models then have to leave alone, or as a layer
+/// after the last.
+Layout published_layout(const models::ModelSpec& model) {
+  const NameTable names = family_of(model).hugging_face_names();
+  const std::vector<Layout> all = layouts(names, std::ssize(model.blocks));
+  constexpr std::string_view kWhere = "head for multi-token prediction";
+  if (names.is_inert("model.mtp.layers.0.eh_proj.weight") || names.is_inert("model.mtp_block.0.norm.weight"))
+    throw base::Error(base::ErrorKind::unsupported, std::string(kWhere),
+                      fmt::format("how files of {} name one is not known here", model.family.shown()),
+                      "deepseek_v3, glm4_moe, bailing_hybrid, mellum, qwen3_5 and qwen3_5_moe are");
+  if (names.is_inert(all.back().projection)) return all.back();
+  if (model.prediction_layers != 1)
+    throw base::Error(
+        base::ErrorKind::bad_input, std::string(kWhere),
+        fmt::format("the config says that the model has {}", model.prediction_layers),
+        "give it \"num_nextn_predict_layers\": 1, in a family that has such heads (deepseek_v3, glm4_moe, "
+        "bailing_hybrid)");
+  return all.front();
+}
+
 }  // namespace
 
+models::ModelSpec prediction_spec(const models::ModelSpec& whole) {
+  models::ModelSpec spec = whole;
+  const Family& family = family_of(whole);
+  const size_t like = family.prediction_block ? family.prediction_block(whole) : whole.blocks.size() - 1;
+  if (const auto* latent = std::get_if<layers::LatentAttentionSpec>(&whole.blocks[like].mixer);
+      latent && latent->indexer)
+    throw base::Error(base::ErrorKind::unsupported, whole.family.shown(),
+                      "its head for multi-token prediction reads what an indexer chose for the layers before it",
+                      kOtherForm);
+  if (std::holds_alternative<layers::NoMixerSpec>(whole.blocks[like].mixer) ||
+      std::holds_alternative<layers::NoFfnSpec>(whole.blocks[like].ffn))
+    throw base::Error(base::ErrorKind::unsupported, whole.family.shown(),
+                      "its layers are a mixer or an FFN each, and its head for multi-token prediction is two of them",
+                      kOtherForm);
+  spec.blocks = {whole.blocks[like]};
+  spec.shared.clear();
+  spec.prediction = whole.final_norm;
+  spec.prediction_layers = 0;
+  spec.warnings.clear();
+  return spec;
+}
+
+void require_prediction_names(const models::ModelSpec& model) { published_layout(model); }
+
+std::vector<checkpoint::TensorToWrite> prediction_tensors_to_write(const models::ModelSpec& model,
+                                                                   const models::Decoder& head) {
+  const Layout layout = published_layout(model);
+  NameTable names = family_of(model).hugging_face_names();
+  const std::string embedding = names.find("embedding")->front().pattern, out = names.find("head")->front().pattern;
+  lay_out(layout, names);
+  names.names["final_norm"] = {{layout.final_norm}};
+  std::vector<checkpoint::TensorToWrite> tensors = tensors_to_write(head, names);
+  std::erase_if(tensors, [&](const auto& tensor) { return tensor.name == embedding || tensor.name == out; });
+  return tensors;
+}
+
 Model open_prediction_head(const Model& model) {
-  constexpr std::string_view kLayer = "{layer}.";
   const models::ModelSpec& whole = model.decoder->spec();
   Model head;
   head.path = model.path;
@@ -47,44 +131,38 @@ Model open_prediction_head(const Model& model) {
   const std::vector<Layout> all = layouts(names, std::ssize(whole.blocks));
   for (const Layout& each : all)
     if (!layout && head.source->find(each.projection)) layout = &each;
+  if (!layout) refuse_other_forms(*head.source, model.path.path.string());
   if (!layout)
     throw base::Error(base::ErrorKind::unsupported, model.path.path.string(),
                       fmt::format("holds no head for multi-token prediction: there is no {}, {} or {}",
                                   all[0].projection, all[1].projection, all[2].projection),
-                      "`speculate` ngram needs none, and draft:MODEL uses another model");
-  for (auto& [path, patterns] : names.names) {
-    if (!path.starts_with("blocks.{layer}.")) continue;
-    for (NameInFile& name : patterns)
-      if (const size_t at = name.pattern.find(kLayer); at != std::string::npos)
-        name.pattern = layout->block + name.pattern.substr(at + kLayer.size());
-  }
-  names.names["prediction.embedding_norm"] = {{layout->embedding_norm}};
-  names.names["prediction.hidden_norm"] = {{layout->hidden_norm}};
-  names.names["prediction.projection"] = {{layout->projection}};
+                      kOtherForm);
+  lay_out(*layout, names);
   // Some GGUF files leave it out where it is the model's own.
   if (head.source->find(layout->final_norm)) names.names["final_norm"] = {{layout->final_norm}};
   // Some heads have an embedding of their own (Qwen's mtp_use_dedicated_embeddings).
-  if (const std::string own = "mtp.embed_tokens.weight"; layout == &all.back() && head.source->find(own))
+  if (const std::string own(kOwnEmbedding); layout == &all.back() && head.source->find(own))
     names.names["embedding"] = {{own}};
   names.inert.push_back("*");  // the model's, and heads after the first
 
-  models::ModelSpec spec = whole;
-  const Family& family = family_of(whole);
-  const size_t like = family.prediction_block ? family.prediction_block(whole) : whole.blocks.size() - 1;
-  if (const auto* latent = std::get_if<layers::LatentAttentionSpec>(&whole.blocks[like].mixer);
-      latent && latent->indexer)
-    throw base::Error(base::ErrorKind::unsupported, model.name,
-                      "its head for multi-token prediction reads what an indexer chose for the layers before it",
-                      "`speculate` ngram needs no head");
-  spec.blocks = {whole.blocks[like]};
-  spec.shared.clear();
-  spec.prediction = whole.final_norm;
-  spec.prediction_layers = 0;
-  spec.warnings.clear();
+  models::ModelSpec spec = prediction_spec(whole);
   const bool tied = spec.tied_embeddings;
   head.decoder = std::make_unique<models::BoundDecoder>(
       std::move(spec), [&](models::Network& network) { return bind(network, *head.source, names, tied); });
   return head;
+}
+
+std::unique_ptr<models::BoundDecoder> take_head(Model& head) {
+  if (head.source->find(std::string(kOwnEmbedding)))
+    throw base::Error(
+        base::ErrorKind::unsupported, head.path.path.string(),
+        fmt::format("its head for multi-token prediction has an embedding of its own ({}), which training "
+                    "here does not keep apart from the model's",
+                    kOwnEmbedding));
+  auto* const decoder = dynamic_cast<models::BoundDecoder*>(head.decoder.get());
+  base::require(decoder != nullptr && decoder->spec().prediction.has_value(), "prediction head", "not one");
+  (void)head.decoder.release();
+  return std::unique_ptr<models::BoundDecoder>(decoder);
 }
 
 }  // namespace coterie::families

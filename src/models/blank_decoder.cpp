@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "models/bound_decoder.h"
-
 namespace coterie::models {
 
 namespace {
@@ -48,7 +46,7 @@ Binding bind_blank(Network& network) {
 
 }  // namespace
 
-std::unique_ptr<Decoder> blank_decoder(const ModelSpec& spec) {
+std::unique_ptr<BoundDecoder> blank_decoder(const ModelSpec& spec) {
   return std::make_unique<BoundDecoder>(spec, [](Network& network) { return bind_blank(network); });
 }
 

@@ -188,14 +188,14 @@ tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, std::shared_ptr<c
   const auto shown = show_weights(pass.observer, network_.names());
   std::shared_ptr<const std::vector<Piece>> pieces;
   for (size_t layer = 0; layer < network_.blocks.size(); ++layer) {
-    const auto at = static_cast<int64_t>(layer);
+    const int64_t at = first_layer_ + static_cast<int64_t>(layer);
     const std::shared_ptr<const Rows> before = rows;
     if (rows->may_leave) rows = without_leavers(rows, at, x, embedded, shortcut);
     if (rows->sequences.empty()) break;
     if (!pieces || rows != before)
       pieces = std::make_shared<const std::vector<Piece>>(cut(rows->sequences, x.rows, at_once));
     while (selections.size() < pieces->size()) selections.push_back(std::make_shared<layers::Selections>());
-    const auto run = [this, rows, pieces, at, x, embedded, shortcut, selections, pass, show = shown.get()](
+    const auto run = [this, rows, pieces, layer, at, x, embedded, shortcut, selections, pass, show = shown.get()](
                          const ops::Context& with, layers::Observer* observer) {
       PassOptions observed = pass;
       observed.observer = observer;
@@ -215,7 +215,7 @@ tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, std::shared_ptr<c
                                   .ids = std::span(rows->ids).subspan(begin, count),
                                   .shortcut = part(shortcut, piece),
                                   .selections = selections[p].get()};
-        network_.blocks[static_cast<size_t>(at)].forward(batch, at, part(x, piece));
+        network_.blocks[layer].forward(batch, at, part(x, piece));
       }
       if (observer) observer->block(at, x);
     };
@@ -292,6 +292,8 @@ double BoundDecoder::loss(ops::Context& context, std::span<const SequenceStep> s
   const tensor::ArenaScope scope(context.arena);
   const tensor::Matrix x = run_blocks(context, rows, options);
   network_.final_norm.forward(context, x, x);
+  for (const layers::SequenceRows& s : rows->sequences)
+    if (s.step.normed.rows > 0) ops::copy(context, x.row_range(s.first_row, s.first_row + s.rows), s.step.normed);
   const ops::HeadShape head{network_.head(), 1 / spec_.logits_scaling, spec_.logits_softcap, network_.head_bias()};
   const auto shown = show_weights(options.observer, network_.names());
   ops::Context of_head = context;

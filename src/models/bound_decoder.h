@@ -26,6 +26,8 @@ class BoundDecoder : public Decoder {
   bool cache_holds(int64_t before, int64_t after) const override;
 
   const std::vector<std::string>& warnings() const { return binding_.warnings; }
+  /// Its blocks count as layers `first` and on, in states and for observers: of a head that a model is trained with.
+  void number_layers_from(int64_t first) { first_layer_ = first; }
 
  private:
   struct Rows;
@@ -40,6 +42,7 @@ class BoundDecoder : public Decoder {
 
   ModelSpec spec_;
   Network network_;
+  int64_t first_layer_ = 0;
   bool rows_matter_ = false;  // a router's choice for one row depends on the batch's others, so none may be taken out
   Binding binding_;
 };

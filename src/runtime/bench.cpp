@@ -26,6 +26,10 @@ namespace {
 using models::Place;
 using Logits = models::SequenceStep::Logits;
 
+int64_t draft_states(const Engine& engine, const BenchOptions& options) {
+  return options.batch * options.drafted * engine.cache().state.bytes();
+}
+
 void check(const Engine& engine, const BenchOptions& options) {
   const auto at_least = [](std::string_view option, int64_t value, int64_t least) {
     if (value < least) base::fail(base::ErrorKind::bad_input, option, "is {}, expected at least {}", value, least);
@@ -43,7 +47,7 @@ void check(const Engine& engine, const BenchOptions& options) {
     if (options.generate == 0)
       base::fail(base::ErrorKind::bad_input, "bench.drafted", "is {} beside `bench.generate` 0: drafts are of decoding",
                  options.drafted);
-    if (const int64_t copies = options.batch * options.drafted * engine.cache().state.bytes(); copies > 0)
+    if (const int64_t copies = draft_states(engine, options); copies > 0)
       base::require_memory(copies, "copies of the recurrent states for drafted tokens",
                            "fewer drafted tokens need less");
   }
@@ -280,6 +284,7 @@ BenchResult bench(Engine& engine, const BenchOptions& options) {
     if (options.on_long && whole > kLong) options.on_long(whole);
   };
   BenchResult result;
+  result.draft_states = draft_states(engine, options);
   if (options.prompt > 0) {
     const std::vector<double> seconds = rounds(engine, options, "prefill", [&] { return run.prefill(); });
     const double tokens = static_cast<double>(options.batch * options.prompt);

@@ -52,6 +52,7 @@ struct BenchResult {
   Spread prefill_spread, decode_spread;
   std::vector<SpeculatedDecode> speculated;  // drafts of 1, 2, … tokens
   double plain_step_seconds = 0;             // median of a decode step without drafts
+  int64_t draft_states = 0;                  // bytes of copies of recurrent states for drafted tokens, at most
   int64_t weight_bytes_per_step = 0;         // a decode step read, experts counted as they were routed to
   int64_t cache_bytes_per_step = 0;          // and of the caches, at their mean length
   double bytes_per_token = 0;                // both, divided by the sequences that shared the step

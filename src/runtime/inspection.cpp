@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numeric>
 
 #include "base/error.h"
@@ -59,6 +60,23 @@ int64_t bytes_in(DType dtype, Place place, int64_t parameters) {
       std::llround(static_cast<double>(parameters) * tensor::bits_per_value(full ? DType::f32 : dtype) / 8));
 }
 
+DType format_of_most(const models::Decoder& decoder) {
+  class Bytes : public layers::TensorReader {
+   public:
+    void matrix(const Tensor&, int64_t, int64_t, const tensor::Weight& slot) override {
+      of[slot.dtype] += slot.bytes();
+    }
+    void stack(const Tensor&, int64_t, int64_t, int64_t, const std::vector<tensor::Weight>& slots) override {
+      for (const tensor::Weight& slot : slots) of[slot.dtype] += slot.bytes();
+    }
+    std::map<DType, int64_t> of;
+  } bytes;
+  decoder.read(bytes);
+  const auto most = std::max_element(bytes.of.begin(), bytes.of.end(),
+                                     [](const auto& a, const auto& b) { return a.second < b.second; });
+  return most == bytes.of.end() ? DType::bf16 : most->first;
+}
+
 // Read for a token: as `active`, but one row of an input embedding that is not also the head.
 std::array<int64_t, kPlaces> touched_parameters(const models::ModelSpec& spec, const models::Account& account) {
   auto touched = account.active;
@@ -114,6 +132,27 @@ int64_t Inspection::bytes_per_step(int64_t drafted) const {
   return static_cast<int64_t>(read);
 }
 
+double Inspection::step_cost(int64_t drafted, const RowCosts& rows) const {
+  const auto experts = static_cast<size_t>(Place::experts);
+  const auto count = static_cast<double>(1 + drafted);
+  const double state = 2 * static_cast<double>(account.state_bytes);  // read and written
+  const double routed = static_cast<double>(bytes_touched[experts]);
+  const double plain = static_cast<double>(bytes_per_token()) - static_cast<double>(account.state_bytes) + state;
+  double cost = (plain - routed - state) * rows.of(count);
+  if (routed > 0 && account.held[experts] > 0) {
+    const double share = static_cast<double>(account.active[experts]) / static_cast<double>(account.held[experts]);
+    const double met = 1 - std::pow(1 - share, count);  // of all experts
+    cost += static_cast<double>(bytes_held[experts]) * met * rows.of(count * share / met);
+  }
+  // Each row moves the state on and leaves a copy.
+  cost += state * count;
+  return cost / plain;
+}
+
+double Inspection::speculation_gain(int64_t drafted, double acceptance, const RowCosts& rows) const {
+  return tokens_of_step(drafted, acceptance) / step_cost(drafted, rows);
+}
+
 double Inspection::speculation_gain(int64_t drafted, double acceptance) const {
   return tokens_of_step(drafted, acceptance) * static_cast<double>(bytes_per_token()) /
          static_cast<double>(bytes_per_step(drafted));
@@ -148,6 +187,7 @@ Inspection inspect(const std::filesystem::path& path, const InspectionOptions& o
   result.account = models::account(spec);
 
   if (result.dtype) {
+    result.format = *result.dtype;
     const auto touched = touched_parameters(spec, result.account);
     const base::Json config = options.dtype ? base::Json() : base::read_json(resolved.config);
     for (int i = 0; i < kPlaces; ++i) {
@@ -161,6 +201,7 @@ Inspection inspect(const std::filesystem::path& path, const InspectionOptions& o
   } else {
     const WeightBytes bytes = weight_bytes(*model.decoder);
     result.bytes_held = bytes.held, result.bytes_touched = bytes.touched;
+    result.format = format_of_most(*model.decoder);
   }
 
   if (result.has_weights) {

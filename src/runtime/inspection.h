@@ -10,6 +10,7 @@
 #include "models/account.h"
 #include "runtime/expert_store/stream_plan.h"
 #include "runtime/memory_plan.h"
+#include "runtime/speculation/row_costs.h"
 
 namespace coterie::runtime {
 
@@ -32,6 +33,7 @@ struct Inspection {
   bool has_weights = false;
   int64_t file_bytes = 0;                                // on disk; 0 without weights
   std::optional<tensor::DType> dtype;                    // that matrices are counted in; none: the file's own mixture
+  tensor::DType format = tensor::DType::bf16;            // that most bytes of matrices are in
   std::array<int64_t, models::kPlaces> bytes_held{};     // of weights in memory, by place
   std::array<int64_t, models::kPlaces> bytes_touched{};  // of them, read for a token
   int64_t context = 0, step_tokens = 0;                  // that the forecast is of
@@ -52,9 +54,14 @@ struct Inspection {
   /// proportion to how many there are as if each token drew them anew, are read once; a recurrent state is copied for
   /// each.
   int64_t bytes_per_step(int64_t drafted) const;
+  /// What that step costs, in steps of one token, where a step costs what `rows` says of the weights it reads, and
+  /// states cost by their bytes. An expert counts by the rows that it gets on average.
+  double step_cost(int64_t drafted, const RowCosts& rows) const;
   /// Times the tokens a second of a step of one token, where bytes are what a step costs, making the draft costs
   /// nothing, and drafted tokens are accepted in `acceptance` of all cases.
   double speculation_gain(int64_t drafted, double acceptance) const;
+  /// The same, by step_cost.
+  double speculation_gain(int64_t drafted, double acceptance, const RowCosts& rows) const;
 };
 
 /// From a folder, a .gguf, or a config.json alone. Throws as families::open_model and read_spec do.

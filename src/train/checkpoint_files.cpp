@@ -4,7 +4,9 @@
 #include "checkpoint/tensor_sink.h"
 #include "checkpoint/tensor_source.h"
 #include "families/family.h"
+#include "families/prediction.h"
 #include "families/weights/export.h"
+#include "models/predicting_decoder.h"
 
 namespace coterie::train {
 
@@ -25,7 +27,13 @@ void write_model_files(const fs::path& folder, Json config, const fs::path& voca
   base::write_text(folder / "config.json", config.dump(2) + "\n");
   for (const fs::directory_entry& file : fs::directory_iterator(vocabulary))
     base::write_text(folder / file.path().filename(), base::read_text(file.path()));
-  checkpoint::write_safetensors(folder / kModel, families::tensors_to_write(decoder, family.hugging_face_names()),
+  const auto* const predicting = dynamic_cast<const models::PredictingDecoder*>(&decoder);
+  const models::Decoder& model = predicting ? predicting->model() : decoder;
+  std::vector<checkpoint::TensorToWrite> tensors = families::tensors_to_write(model, family.hugging_face_names());
+  if (predicting)
+    for (checkpoint::TensorToWrite& tensor : families::prediction_tensors_to_write(model.spec(), predicting->head()))
+      tensors.push_back(std::move(tensor));
+  checkpoint::write_safetensors(folder / kModel, tensors,
                                 // Without the format older readers refuse the file.
                                 {{"format", "pt"}, {families::kNameKey, name}});
 }

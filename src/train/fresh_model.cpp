@@ -2,6 +2,7 @@
 
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "families/prediction.h"
 #include "models/blank_decoder.h"
 #include "models/initialise.h"
 #include "train/checkpoint_files.h"
@@ -28,6 +29,7 @@ FreshModel::FreshModel(const Recipe& recipe, const RunFolder& folder, std::optio
   if (taken) {
     opened_ = families::open_model(folder.checkpoint(*taken));
     require_room(recipe, opened_->decoder->spec());
+    if (recipe.prediction_loss > 0) opened_head_ = families::open_prediction_head(*opened_);
     decoder_ = std::move(opened_->decoder);
   } else {
     families::OpenOptions strict;
@@ -35,6 +37,17 @@ FreshModel::FreshModel(const Recipe& recipe, const RunFolder& folder, std::optio
     const models::ModelSpec spec = families::read_spec(checkpoint::resolve_model(path), strict);
     require_room(recipe, spec);
     decoder_ = models::blank_decoder(spec);
+  }
+  if (recipe.prediction_loss > 0) {
+    families::require_prediction_names(decoder_->spec());
+    std::unique_ptr<models::BoundDecoder> head =
+        opened_head_ ? families::take_head(*opened_head_)
+                     : models::blank_decoder(families::prediction_spec(decoder_->spec()));
+    auto both =
+        std::make_unique<models::PredictingDecoder>(std::move(decoder_), std::move(head), recipe.prediction_loss, true);
+    predicting_ = both.get();
+    decoder_ = std::move(both);
+    require_room(recipe, decoder_->spec());
   }
   if (decoder_->spec().router_aux_loss > 0)
     throw base::Error(ErrorKind::bad_input, recipe.name, "the config asks for its family's own balance loss",
@@ -47,7 +60,7 @@ std::unique_ptr<models::Parameters> FreshModel::parameters() {
     models::initialise(*made, decoder_->spec(), recipe_.init, recipe_.seed);
     weights_changed();
   }
-  opened_.reset();  // every weight is a copy now
+  opened_.reset(), opened_head_.reset();  // every weight is a copy now
   return made;
 }
 

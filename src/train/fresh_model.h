@@ -18,10 +18,12 @@ class FreshModel final : public Trainee {
  public:
   /// Writes config.json into the run's folder; `vocabulary` is its vocab_size where the recipe does not say one, and
   /// `taken` the step of the checkpoint that is taken up. Throws what families::read_spec and open_model throw;
-  /// out_of_memory; bad_input for a config that asks for its family's own balance loss.
+  /// out_of_memory; bad_input for a config that asks for its family's own balance loss; what prediction_spec throws
+  /// where the recipe trains a head for multi-token prediction.
   FreshModel(const Recipe& recipe, const RunFolder& folder, std::optional<int64_t> taken, int64_t vocabulary);
 
   models::Decoder& decoder() override { return *decoder_; }
+  const models::PredictingDecoder* predicting() const override { return predicting_; }
   std::unique_ptr<models::Parameters> parameters() override;
   void weights_changed() override;
   base::Json config() const override { return config_; }
@@ -34,8 +36,9 @@ class FreshModel final : public Trainee {
  private:
   const Recipe& recipe_;
   base::Json config_;
-  std::optional<families::Model> opened_;  // until its weights are copied
+  std::optional<families::Model> opened_, opened_head_;  // until their weights are copied
   std::unique_ptr<models::Decoder> decoder_;
+  const models::PredictingDecoder* predicting_ = nullptr;  // the decoder, where it is one
 };
 
 }  // namespace coterie::train

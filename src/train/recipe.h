@@ -76,6 +76,9 @@ struct Recipe {
 
   double expert_dropout = 0;  // share of the values inside routed experts
 
+  // Weight of the loss of the model's head for multi-token prediction, which is trained beside it; 0: there is none.
+  double prediction_loss = 0;
+
   // A model that is there is tuned, in place of config, init and tokenizer above.
   std::optional<TuneRecipe> tune;
 

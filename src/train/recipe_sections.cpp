@@ -162,10 +162,10 @@ class Reader {
   }
 
   void read_training() {
-    Section training(
-        top_, "training",
-        {"sequence", "batch", "micro_batch", "steps", "learning_rate", "weight_decay", "vector_decay", "clip", "betas",
-         "eps", "schedule", "warmup", "decay", "floor", "precision", "recompute", "dropout", "expert_dropout"});
+    Section training(top_, "training",
+                     {"sequence", "batch", "micro_batch", "steps", "learning_rate", "weight_decay", "vector_decay",
+                      "clip", "betas", "eps", "schedule", "warmup", "decay", "floor", "precision", "recompute",
+                      "dropout", "expert_dropout", "prediction_loss"});
     recipe_.sequence = training.count("sequence", 1);
     recipe_.batch = training.count("batch", 1);
     recipe_.micro_batch = training.count("micro_batch", 1, recipe_.batch);
@@ -199,6 +199,7 @@ class Reader {
     recipe_.recompute = training.keys.boolean("recompute", false);
     recipe_.dropout = training.number("dropout", 0, 0.95, 0.0);
     recipe_.expert_dropout = training.number("expert_dropout", 0, 0.95, 0.0);
+    recipe_.prediction_loss = training.number("prediction_loss", 0, 100, 0.0);
     training.keys.refuse_unread();
   }
 

@@ -43,7 +43,7 @@ layers::RouterLossSpec losses_of(const Recipe& recipe, const models::ModelSpec& 
 double norm_of_gradient(const models::Parameters& parameters, const std::string& path) {
   double sum = 0;
   for (const models::Parameter& p : parameters.list())
-    if (p.place == layers::Place::router && p.path.starts_with(path))
+    if (p.place == layers::Place::router && p.path.find(path) != std::string::npos)
       for (int64_t i = 0; i < p.count; ++i) sum += static_cast<double>(p.gradient[i]) * p.gradient[i];
   return std::sqrt(sum);
 }
@@ -101,7 +101,8 @@ void RouterWatch::end_step(const models::Parameters& parameters) {
   if (recipe_.bias_rate == 0) return;
   for (const models::Parameter& p : parameters.list()) {
     if (!p.path.ends_with(".selection_bias")) continue;
-    const int64_t layer = std::stoll(p.path.substr(std::string_view("blocks.").size()));
+    constexpr std::string_view kBlocks = "blocks.";  // of a prediction head "prediction.blocks."
+    const int64_t layer = std::stoll(p.path.substr(p.path.find(kBlocks) + kBlocks.size()));
     layers::update_selection_bias({p.values, static_cast<size_t>(p.count)}, chosen_.at(layer), recipe_.bias_rate);
   }
 }

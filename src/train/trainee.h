@@ -8,6 +8,7 @@
 #include "models/account.h"
 #include "models/decoder.h"
 #include "models/parameters.h"
+#include "models/predicting_decoder.h"
 
 namespace coterie::train {
 
@@ -18,6 +19,8 @@ class Trainee {
   virtual ~Trainee() = default;
 
   virtual models::Decoder& decoder() = 0;
+  /// The same where a head for multi-token prediction is trained with it; null where none is.
+  virtual const models::PredictingDecoder* predicting() const = 0;
   /// The values that are trained, with their gradients; asked for once. Throws out_of_memory.
   virtual std::unique_ptr<models::Parameters> parameters() = 0;
   /// After the trained values were changed.

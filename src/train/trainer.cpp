@@ -92,7 +92,8 @@ struct Trainer::State {
   std::unique_ptr<TunedModel> open_tuned() {
     if (!recipe.tune) return nullptr;
     listener.note("opening the model");
-    return std::make_unique<TunedModel>(*recipe.tune, recipe.seed, taken ? folder.checkpoint(*taken) : fs::path());
+    return std::make_unique<TunedModel>(*recipe.tune, recipe.seed, taken ? folder.checkpoint(*taken) : fs::path(),
+                                        recipe.prediction_loss);
   }
 
   std::unique_ptr<Trainee> make_trainee() {
@@ -144,6 +145,11 @@ struct Trainer::State {
     return working;
   }
   models::PassOptions loss_options() const;
+  // The mean loss of the head for multi-token prediction since it was last taken, where there is one.
+  std::optional<double> take_head_loss() const {
+    const models::PredictingDecoder* const predicting = trainee->predicting();
+    return predicting ? std::optional(predicting->take_head_loss().mean()) : std::nullopt;
+  }
   // The loss of a part of the current step.
   double part_loss(int64_t part, bool backward);
 
@@ -250,8 +256,10 @@ double Trainer::State::step_losses() {
 
 void Trainer::State::step() {
   const base::Stopwatch watch_time;
+  take_head_loss();
   const double loss = step_losses();
-  if (!std::isfinite(loss)) {
+  const std::optional<double> head_loss = take_head_loss();
+  if (!std::isfinite(loss) || !std::isfinite(head_loss.value_or(0))) {
     const std::string weight = weight_not_finite(*parameters);
     if (!weight.empty()) stop_at_no_number("weights", weight);
     stop_at_no_number("loss", layer_of_not_a_number());
@@ -271,6 +279,7 @@ void Trainer::State::step() {
   const double speed = static_cast<double>(tokens) / seconds;
   Json event = at("step");
   event.update(Json{{"loss", loss}, {"rate", rate}, {"gradient_norm", norm}, {"tokens_per_second", speed}});
+  if (head_loss) event["prediction_loss"] = *head_loss;
   if (options.peak_flops > 0) event["peak_share"] = speed * flops_per_token / options.peak_flops;
   tell(event);
   const int64_t every = std::max<int64_t>(recipe.schedule.steps / kRouterEvents, 1);
@@ -291,10 +300,12 @@ bool Trainer::State::evaluate(const std::atomic<bool>& stop) {
   const std::optional<double> training = mean(data.training, kMostTrainingWindows);
   if (!training) return false;
   event["train"] = *training;
+  take_head_loss();
   if (data.validation) {
     const std::optional<double> loss = mean(*data.validation, data.validation->windows.per_epoch());
     if (!loss) return false;
     event["validation"] = *loss;
+    if (const auto head_loss = take_head_loss()) event["prediction"] = *head_loss;
     if (recipe.patience > 0) judge(*loss);
     if (data.bytes_per_token > 0) event["bits_per_byte"] = *loss / std::log(2.0) / data.bytes_per_token;
   }

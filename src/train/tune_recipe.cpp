@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "models/predicting_decoder.h"
 #include "train/recipe_section.h"
 
 namespace coterie::train {
@@ -54,6 +55,7 @@ std::vector<std::string> words_of(const Tensor& tensor) {
     words.emplace_back("attention");
   if (tensor.place == Place::input_embeddings) words.emplace_back("embeddings");
   if (tensor.place == Place::output_embeddings) words.emplace_back("head");
+  if (models::is_of_prediction_head(tensor.path)) words.emplace_back("prediction");
   return words;
 }
 

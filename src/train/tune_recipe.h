@@ -25,7 +25,8 @@ struct TuneRecipe {
 TuneRecipe read_tune(base::JsonReader& recipe, const std::filesystem::path& model);
 
 /// Whether full tuning changes this tensor: `tune.full` without `tune.frozen`. Words are those of layers::name(Place),
-/// "attention" (mixers that are attention), "embeddings", "head" and "all".
+/// "attention" (mixers that are attention), "embeddings", "head", "prediction" (the head for multi-token prediction,
+/// where it is trained) and "all".
 bool is_tuned(const TuneRecipe& tune, const layers::ListedTensor& tensor);
 
 /// Parameters that will be trained, by place. Throws bad_input for a word that matches nothing in this model, naming

@@ -11,6 +11,7 @@
 #include "base/plural.h"
 #include "checkpoint/tensor_source.h"
 #include "families/family.h"
+#include "families/prediction.h"
 #include "train/checkpoint_files.h"
 #include "train/memory_forecast.h"
 
@@ -22,18 +23,35 @@ using base::Json;
 
 namespace {
 
+/// Whether anything but the head for multi-token prediction is tuned.
+bool tunes_the_model(const TuneRecipe& recipe) {
+  return std::any_of(recipe.full.begin(), recipe.full.end(), [](const auto& word) { return word != "prediction"; });
+}
+
 fs::path opened_from(const TuneRecipe& recipe, const fs::path& checkpoint) {
   return recipe.lora || checkpoint.empty() ? recipe.model : checkpoint;
 }
 
 }  // namespace
 
-TunedModel::TunedModel(const TuneRecipe& recipe, uint64_t seed, const fs::path& checkpoint)
+TunedModel::TunedModel(const TuneRecipe& recipe, uint64_t seed, const fs::path& checkpoint, double prediction_loss)
     : recipe_(recipe), base_(families::open_model(opened_from(recipe, checkpoint))) {
   if (!recipe.lora && base_.source->format() == checkpoint::Format::gguf)
     throw base::Error(ErrorKind::unsupported, recipe.model.string(),
                       "full tuning writes a Hugging Face folder, and this is a .gguf",
                       "tune the folder it was made of; or lora, which goes over any format");
+  if (prediction_loss > 0) {
+    if (recipe.lora)
+      throw base::Error(ErrorKind::unsupported, "training: prediction_loss",
+                        "an adapter has no place for a head for multi-token prediction",
+                        "tune: {full: [prediction]} trains the head alone and leaves the model as it is");
+    families::require_prediction_names(base_.decoder->spec());
+    head_ = families::open_prediction_head(base_);
+    auto both = std::make_unique<models::PredictingDecoder>(std::move(base_.decoder), families::take_head(*head_),
+                                                            prediction_loss, tunes_the_model(recipe));
+    predicting_ = both.get();
+    base_.decoder = std::move(both);
+  }
   trainable_ = train::trainable(*base_.decoder, recipe);
   const int64_t trained = std::accumulate(trainable_.begin(), trainable_.end(), int64_t{0});
   base::require_memory(parameter_bytes(trained),

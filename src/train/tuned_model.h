@@ -23,7 +23,9 @@ class TunedModel final : public Trainee {
  public:
   /// Opens the model, and with a `checkpoint` of the run what it holds: the adapter, or for full tuning the model.
   /// Throws what open_model, Adapter and trainable() throw, and unsupported for full tuning of a .gguf.
-  TunedModel(const TuneRecipe& recipe, uint64_t seed, const std::filesystem::path& checkpoint);
+  /// `prediction_loss` above 0 trains the head for multi-token prediction that the files hold, too.
+  TunedModel(const TuneRecipe& recipe, uint64_t seed, const std::filesystem::path& checkpoint,
+             double prediction_loss = 0);
 
   /// Throws unsupported where the model has none.
   const text::Tokenizer& tokenizer() const;
@@ -33,6 +35,7 @@ class TunedModel final : public Trainee {
 
   /// With the adapter attached.
   models::Decoder& decoder() override { return *base_.decoder; }
+  const models::PredictingDecoder* predicting() const override { return predicting_; }
   std::unique_ptr<models::Parameters> parameters() override;
   void weights_changed() override;
   base::Json config() const override;
@@ -46,6 +49,8 @@ class TunedModel final : public Trainee {
  private:
   TuneRecipe recipe_;
   families::Model base_;
+  std::optional<families::Model> head_;                    // for multi-token prediction, where it is trained
+  const models::PredictingDecoder* predicting_ = nullptr;  // the decoder, where it is one
   std::optional<families::Adapter> adapter_;
   std::array<int64_t, layers::kPlaces> trainable_{};
 };

@@ -53,7 +53,9 @@ std::unique_ptr<Speculator> Speculation::speculator() {
     drafter = std::make_unique<ModelDrafter>(*drafts_, vocabulary_);
   else
     drafter = std::make_unique<LookupDrafter>();
-  return std::make_unique<Speculator>(std::move(drafter), options_.most, costs_);
+  auto speculator = std::make_unique<Speculator>(std::move(drafter), options_.most, costs_);
+  if (options_.always) speculator->always(options_.most);
+  return speculator;
 }
 
 }  // namespace coterie::runtime

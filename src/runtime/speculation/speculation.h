@@ -16,6 +16,8 @@ struct SpeculationOptions {
   enum class Kind { lookup, model, heads } kind = Kind::lookup;
   std::string model;  // of Kind::model: its path
   int64_t most = 8;   // drafted tokens of a step
+  // As many are drafted in each step, whether or not it pays: for measurements, and figures that do not depend on time.
+  bool always = false;
 };
 /// "ngram", "mtp" or "draft:MODEL". Throws bad_input, with what there is, for anything else.
 SpeculationOptions read_speculation(std::string_view text);

@@ -1,6 +1,7 @@
 #include "runtime/speculation/speculator.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 #include "layers/moe/routers/kind.h"
@@ -13,6 +14,7 @@ constexpr double kForget = 0.97;  // what is left of older trials with each new 
 constexpr int64_t kMostPatience = 1024;
 // A longer draft has to promise this much more tokens a second: costs are not known better.
 constexpr double kMargin = 1.01;
+constexpr double kMostLost = 0.01;  // of the time of a text, before drafts that cost time are tried again
 constexpr int64_t kPlainSteps = 3;  // steps without a draft that tell what one costs, before the first with one
 
 }  // namespace
@@ -65,11 +67,14 @@ int64_t Speculator::best_length(const Trust& trust, int64_t room, int64_t rows, 
   return length;
 }
 
+bool Speculator::may_try() const { return drafter_->is_free() || lost_ <= kMostLost * elapsed_; }
+
 std::vector<TokenId> Speculator::draft(std::span<const TokenId> tokens, int64_t room, const Sampler& sampler,
                                        int64_t rows, int64_t sure) {
   room = std::min(room, most_);
   if (room < 1) return {};
   if (always_ == 0 && costs_.count(rows) < kPlainSteps) return {};
+  elapsed_ += costs_.expected(rows);
   const auto length_for = [&](Trust& trust) -> int64_t {
     if (always_ > 0) return std::min(always_, room);
     const int64_t length = best_length(trust, room, rows, sure);
@@ -78,8 +83,10 @@ std::vector<TokenId> Speculator::draft(std::span<const TokenId> tokens, int64_t 
       trust.passed_over = 0, trust.patience = 64;
       return length;
     }
-    if (++trust.passed_over < trust.patience) return 0;
+    if (trying_ > 0) return --trying_, std::min<int64_t>(room, 2);
+    if (++trust.passed_over < trust.patience || !may_try()) return 0;
     trust.passed_over = 0, trust.patience = std::min(2 * trust.patience, kMostPatience);
+    trying_ = drafter_->is_free() ? 0 : 1;
     return std::min<int64_t>(room, 2);
   };
   const base::Stopwatch clock;
@@ -97,10 +104,12 @@ std::vector<TokenId> Speculator::draft(std::span<const TokenId> tokens, int64_t 
   }
   const double seconds = clock.seconds();
   statistics_.seconds += seconds;
-  if (!drafter_->is_free() && !draft.tokens.empty()) {
+  draft_cost_ = drafter_->is_free() ? 0 : seconds, drafted_over_ = rows;
+  if (!drafter_->is_free() && !draft.tokens.empty() && !std::exchange(behind_, false)) {
     const double each = seconds / static_cast<double>(draft.tokens.size());
     draft_seconds_ += draft_seconds_ == 0 ? each : (each < draft_seconds_ ? 0.5 : 0.1) * (each - draft_seconds_);
   }
+  if (draft.tokens.empty()) behind_ = true;
   return std::move(draft.tokens);
 }
 
@@ -111,6 +120,8 @@ void Speculator::verified(int64_t verified, int64_t accepted) {
     trust.accepted = kForget * trust.accepted + (i < accepted ? 1 : 0);
     trust.trials = kForget * trust.trials + 1;
   }
+  const double plain = costs_.expected(drafted_over_), step = costs_.expected(drafted_over_ + verified);
+  lost_ = std::max(lost_ + draft_cost_ + step - plain - static_cast<double>(accepted) * plain, 0.0);
   ++statistics_.steps;
   statistics_.drafted += verified, statistics_.accepted += accepted;
 }

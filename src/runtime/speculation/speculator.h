@@ -80,6 +80,16 @@ class Speculator {
   double draft_seconds_ = 0;  // a token, where drafting is not free
   int64_t last_trust_ = 0, always_ = 0;
   SpeculationStatistics statistics_;
+
+  // Of a drafter that costs time. What it reads of a text before its first draft, and after a while without drafts, is
+  // no part of what a draft costs, so that a try is of two steps, and what tries lose is bounded.
+  bool may_try() const;
+  bool behind_ = true;        // it has not read the last tokens
+  int64_t trying_ = 0;        // steps of a try that are left
+  double elapsed_ = 0;        // seconds that steps without drafts would have taken
+  double lost_ = 0;           // seconds that drafts cost more than they brought
+  double draft_cost_ = 0;     // of the last draft
+  int64_t drafted_over_ = 0;  // rows of the step that it was added to
 };
 
 }  // namespace coterie::runtime

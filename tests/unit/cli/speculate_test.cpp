@@ -68,6 +68,9 @@ TEST_F(Speculate, WhatCannotBeIsRefused) {
     return more;
   };
   refused(with({"--speculate", "magic"}), {"--speculate", "magic", "ngram", "draft:MODEL"});
+  refused(with({"--speculate", ""}), {"--speculate", "ngram, mtp"});
+  refused(with({"--draft-always"}), {"--draft-always", "--speculate"});
+  refused({"inspect", tiny(), "--acceptance", "0.5"}, {"--acceptance", "--draft-tokens"});
   refused(with({"--speculate", "draft:"}), {"--speculate", "draft:MODEL"});
   refused(with({"--speculate", "draft:absent.gguf"}), {"absent.gguf"});
   refused(with({"--speculate", "mtp"}), {"multi-token prediction", "eh_proj"});
@@ -78,6 +81,25 @@ TEST_F(Speculate, WhatCannotBeIsRefused) {
   refused(with({"--speculate", "ngram", "--rope-scaling", "dynamic", "--rope-scale", "2"}), {"--speculate", "dynamic"});
   refused({"bench", tiny(), "--acceptance", "0.5"}, {"--acceptance", "--draft-tokens"});
   refused({"bench", tiny(), "--draft-tokens", "2", "--acceptance", "1.5"}, {"--acceptance", "0 to 1"});
+}
+
+TEST_F(Speculate, WhatIsAlwaysDraftedDependsOnTheTextAlone) {
+  const Words words = {"run", tiny(), "-p", "ab ab ab ab", "-n", "24", "--greedy", "--ignore-eos", "--quiet", "--json"};
+  const auto figures = [&](const Words& more) {
+    Words all = words;
+    all.insert(all.end(), more.begin(), more.end());
+    const test::Outcome outcome = test::coterie(all);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return base::parse_json(outcome.out, "stdout");
+  };
+  const base::Json plain = figures({});
+  EXPECT_EQ(plain["token_seconds"].size(), 24U);
+  EXPECT_EQ(plain["token_seconds"][0], 0);
+  const Words drafts = {"--speculate", "ngram", "--draft-tokens", "3", "--draft-always"};
+  const base::Json once = figures(drafts), again = figures(drafts);
+  EXPECT_EQ(once["tokens"], plain["tokens"]);
+  for (const char* key : {"draft_steps", "drafted_tokens", "accepted_tokens"}) EXPECT_EQ(once[key], again[key]) << key;
+  EXPECT_GT(once["drafted_tokens"], 0);
 }
 
 TEST_F(Speculate, BenchAndInspectTellTheGain) {

@@ -4,11 +4,14 @@
 #include <cmath>
 
 #include "base/rng.h"
+#include "checkpoint/tensor_sink.h"
 #include "checkpoint/tensor_source.h"
 #include "families/prediction.h"
+#include "families/weights/export.h"
 #include "runtime/generation.h"
 #include "runtime/speculation/head_drafter.h"
 #include "support/expect_error.h"
+#include "support/temp_folder.h"
 #include "unit/runtime/tiny_model.h"
 
 // Heads for multi-token prediction: their logits are the reference's, and what they draft changes no bit.
@@ -147,6 +150,24 @@ INSTANTIATE_TEST_SUITE_P(Families, PredictionHead,
                                name.begin(), name.end(), [](char c) { return c == '-' || c == '/'; }, '_');
                            return name;
                          });
+
+// Of two layers, as Nemotron 3's, or of another kind than the model's, as MiMo's.
+TEST(PredictionHeads, OfOtherFormsAreRefusedByName) {
+  for (const char* name : {"mtp.layers.0.eh_proj.weight", "model.mtp.layers.0.eh_proj.weight"}) {
+    const TempFolder folder;
+    const std::filesystem::path from = test::fixture(name[0] == 'm' && name[1] == 't' ? "nemotron-h" : "mimo-v2-flash");
+    std::filesystem::copy(from / "config.json", folder / "config.json");
+    const auto source = checkpoint::open_safetensors(from / "model.safetensors");
+    std::vector<checkpoint::TensorToWrite> tensors = families::tensors_to_write(*source);
+    const std::vector<float> head(8);
+    tensors.push_back(
+        {name, tensor::DType::f32, {8}, [&](const auto& write) { write(std::as_bytes(std::span(head))); }});
+    checkpoint::write_safetensors(folder / "model.safetensors", tensors);
+    const families::Model model = families::open_model(folder.path());
+    expect_error(base::ErrorKind::unsupported, {"multi-token prediction", name},
+                 [&] { families::open_prediction_head(model); });
+  }
+}
 
 TEST(PredictionHeads, AreRefusedWhereThereIsNone) {
   const families::Model model = families::open_model(test::fixture("mixtral"));

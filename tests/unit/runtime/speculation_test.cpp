@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <map>
 
+#include "base/clock.h"
 #include "base/rng.h"
 #include "runtime/generation.h"
+#include "runtime/inspection.h"
 #include "runtime/speculation/lookup_drafter.h"
 #include "runtime/speculation/model_drafter.h"
 #include "support/expect_error.h"
@@ -321,6 +323,78 @@ TEST(Speculator, SwitchesItselfOffWhileItDoesNotPay) {
   const double some = drafted(0.3, 0.7, 2000);
   EXPECT_GT(some, 0.5);
   EXPECT_LT(some, 4);
+}
+
+/// Takes so long for a draft, and longer for the first after a while without.
+class SlowDrafter final : public Drafter {
+ public:
+  SlowDrafter(double draft, double reading) : draft_(draft), reading_(reading) {}
+  Draft propose(std::span<const TokenId> tokens, int64_t most, const Sampler&) override {
+    const base::Stopwatch clock;
+    const bool behind = std::ssize(tokens) > read_ + 1;
+    read_ = std::ssize(tokens);
+    while (clock.seconds() < draft_ * static_cast<double>(most) + (behind ? reading_ : 0)) continue;
+    return {std::vector<TokenId>(static_cast<size_t>(most), 1), 0};
+  }
+  bool is_free() const override { return false; }
+
+ private:
+  double draft_, reading_;
+  int64_t read_ = 0;
+};
+
+// Steps of 1 ms, of which `steps` are simulated; each draft is accepted, or none.
+SpeculationStatistics statistics_of(double draft, double reading, bool accepted, int64_t steps) {
+  StepSeconds costs;
+  for (int64_t rows = 1; rows <= 5; ++rows)
+    for (int i = 0; i < 3; ++i) costs.measured(rows, 1e-3 * (1 + 0.1 * static_cast<double>(rows - 1)));
+  Speculator speculator(std::make_unique<SlowDrafter>(draft, reading), 4, costs);
+  const Sampler sampler({}, 10);
+  std::vector<TokenId> tokens(20, 1);
+  for (int64_t step = 0; step < steps; ++step) {
+    const auto drafted = std::ssize(speculator.draft(tokens, 4, sampler, 1, 1));
+    if (drafted > 0) speculator.verified(drafted, accepted ? drafted : 0);
+    tokens.push_back(1);
+  }
+  return speculator.statistics();
+}
+
+TEST(Speculator, WhatReadingATextCostsIsNotWhatADraftCosts) {
+  // All 200 on a quiet machine; a draft that another process interrupts looks dear for a while.
+  EXPECT_GT(statistics_of(1e-5, 0.05, true, 200).steps, 20);
+}
+
+TEST(Speculator, DraftsThatCostTimeAreNotTriedAgainBeforeWhatTheyLostIsOnePercent) {
+  EXPECT_LT(statistics_of(2e-3, 0.02, false, 1500).steps, 6);
+}
+
+TEST(RowCosts, LieOnLinesBetweenWhatWasMeasured) {
+  const RowCosts costs({1, 1.2, 1.6, 1.7});
+  EXPECT_DOUBLE_EQ(costs.of(0.4), 1);
+  EXPECT_DOUBLE_EQ(costs.of(1), 1);
+  EXPECT_DOUBLE_EQ(costs.of(2), 1.2);
+  EXPECT_DOUBLE_EQ(costs.of(2.5), 1.4);
+  EXPECT_DOUBLE_EQ(costs.of(4), 1.7);
+  EXPECT_NEAR(costs.of(6), 1.9, 1e-12);
+}
+
+// 10 of every weight, 4 of it in experts of which a token takes one of four, and states of 1 a token.
+TEST(RowCosts, MakeTheCostOfAStepOfAMixture) {
+  using models::Place;
+  Inspection model;
+  const auto mixer = static_cast<size_t>(Place::mixer), experts = static_cast<size_t>(Place::experts);
+  model.bytes_held[mixer] = model.bytes_touched[mixer] = 600;
+  model.bytes_held[experts] = 1600, model.bytes_touched[experts] = 400;
+  model.account.held[experts] = 1600, model.account.active[experts] = 400;
+  model.account.state_bytes = 50;
+  const RowCosts free({1, 1, 1}), dear({1, 2, 3});
+  // Two rows meet 1 - (3/4)² of the experts; a state is read and written for each.
+  const double met = 1600 * 7.0 / 16, plain = 600 + 400 + 100;
+  EXPECT_NEAR(model.step_cost(1, free), (600 + met + 200) / plain, 1e-12);
+  // Where each row costs as much as the first there is nothing to gain.
+  EXPECT_NEAR(model.step_cost(1, dear), (2 * 600 + met * (2 * 0.25 / (7.0 / 16)) + 200) / plain, 1e-12);
+  EXPECT_NEAR(model.step_cost(1, dear), 2, 1e-12);
+  EXPECT_NEAR(model.speculation_gain(1, 0.5, free), 1.5 / model.step_cost(1, free), 1e-12);
 }
 
 TEST(StepSeconds, AreMeasuredOrInBetween) {
