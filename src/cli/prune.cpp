@@ -50,7 +50,8 @@ base::Json layers_as_json(const surgery::ExpertSaliency& saliency, const surgery
 // A copy without a remark is not what anybody asks for.
 void expect_fewer(const models::ModelSpec& spec, const surgery::KeptExperts& kept, int64_t keep) {
   for (const auto& [layer, experts] : kept)
-    if (std::ssize(experts) < std::get<layers::MoeSpec>(spec.blocks[static_cast<size_t>(layer)].ffn).router.experts)
+    if (std::ssize(experts) <
+        std::get<layers::MoeSpec>(spec.blocks[static_cast<size_t>(layer)].ffn).experts_with_weights())
       return;
   throw base::Error(base::ErrorKind::bad_input, "--keep", fmt::format("{} of {} experts drops none", keep, keep),
                     "keep fewer");

@@ -102,6 +102,13 @@ RandomModel random_model(const models::ModelSpec& spec, DType quant, const std::
     if (rope->scaling == Scaling::llama3) ones("rope_freqs.weight");
     if (rope->scaling == Scaling::longrope) ones("rope_factors_short.weight"), ones("rope_factors_long.weight");
   }
+  // Of pairs that stand still (Gemma 4) too: llama.cpp opens no file without it.
+  for (const models::BlockSpec& block : spec.blocks) {
+    const layers::AttentionSpec* const full = attention_of(spec, block);
+    if (!full || !full->rope || full->rope->turning_dims == 0) continue;
+    model.tensors.push_back({"rope_freqs.weight", DType::f32, {full->rope->dims / 2}, 0, 1});
+    break;
+  }
   return model;
 }
 

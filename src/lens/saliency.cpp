@@ -15,8 +15,8 @@ ExpertSaliency::ExpertSaliency(const models::ModelSpec& spec) {
     const auto* moe = std::get_if<layers::MoeSpec>(&spec.blocks[i].ffn);
     if (!moe) continue;
     Layer& layer = layers_[static_cast<int64_t>(i)];
-    layer.sums.resize(static_cast<size_t>(moe->router.experts));
-    layer.tokens.resize(static_cast<size_t>(moe->router.experts));
+    layer.sums.resize(static_cast<size_t>(moe->experts_with_weights()));
+    layer.tokens.resize(static_cast<size_t>(moe->experts_with_weights()));
   }
 }
 

@@ -322,7 +322,9 @@ class AdapterReader {
     for (const auto& [values, tensor] : {std::pair(&a, found.a), std::pair(&b, found.b)})
       if (!finite(*values))
         base::fail(ErrorKind::bad_input, source_->where(), "{} holds a NaN or an infinity", tensor->name);
-    std::copy(a.begin(), a.end(), into.a.data() + e * r * m.inputs);
+    for (int64_t i = 0; i < experts * r; ++i)
+      for (int64_t c = 0; c < m.inputs; ++c)
+        into.a[(e * r + i) * m.inputs + m.column(c)] = a[static_cast<size_t>(i * m.inputs + c)];
     for (int64_t o = 0; o < m.outputs; ++o)
       for (int64_t i = 0; i < r; ++i)
         for (int64_t x = 0; x < experts; ++x)
@@ -391,14 +393,17 @@ void Adapter::save(const fs::path& folder, const std::string& base) const {
     const int64_t experts = each ? 1 : module.matrices();
     for (int64_t e = 0; e < (each ? module.stack : 1); ++e) {
       const std::string name = replaced(module.name, "{expert}", std::to_string(e)) + (inner ? std::string(kBase) : "");
-      const float* const a = m.a.data() + e * m.rank * module.inputs;
+      std::vector<float> a(static_cast<size_t>(experts * m.rank * module.inputs));
+      for (int64_t i = 0; i < experts * m.rank; ++i)
+        for (int64_t c = 0; c < module.inputs; ++c)
+          a[static_cast<size_t>(i * module.inputs + c)] = m.a[(e * m.rank + i) * module.inputs + module.column(c)];
       std::vector<float> b(static_cast<size_t>(experts * module.outputs * m.rank));
       for (int64_t o = 0; o < module.outputs; ++o)
         for (int64_t i = 0; i < m.rank; ++i)
           for (int64_t x = 0; x < experts; ++x)
             b[static_cast<size_t>((o * m.rank + i) * experts + x)] =
                 m.b[((e + x) * module.outputs + module.row(o)) * m.rank + i];
-      add(name + std::string(kA), {experts * m.rank, module.inputs}, {a, a + experts * m.rank * module.inputs});
+      add(name + std::string(kA), {experts * m.rank, module.inputs}, std::move(a));
       add(name + std::string(kB), {module.outputs, m.rank * experts}, std::move(b));
     }
     if (m.magnitude.size() == 0) continue;

@@ -30,13 +30,20 @@ struct AdapterModule {
   int64_t stack = 0;  // experts, or 0 for a matrix
   int64_t inputs = 0, outputs = 0;
   std::vector<Piece> pieces;
-  // How the file's rows of outputs lie where they are not our pieces one after the other:
-  bool alternating = false;    // two pieces row by row (gpt-oss)
-  int64_t permuted_heads = 0;  // this many heads whose rotary pairs lie side by side here and half a head apart there
+  // Which of ours each of the file's outputs and inputs is, where they are not our pieces one after the other: two
+  // pieces row by row (gpt-oss), or by key head (Qwen3-Next); rotary pairs side by side here and half a head apart
+  // there; value heads in turn here and by key head there (GGUF of Qwen3.5).
+  std::vector<int64_t> output_order, input_order;
 
   int64_t matrices() const { return stack > 0 ? stack : 1; }
   /// Whose row, counted as ours, is row r of the file.
-  int64_t row(int64_t in_file) const;
+  int64_t row(int64_t in_file) const {
+    return output_order.empty() ? in_file : output_order[static_cast<size_t>(in_file)];
+  }
+  /// Whose column, counted as ours, is column c of the file.
+  int64_t column(int64_t in_file) const {
+    return input_order.empty() ? in_file : input_order[static_cast<size_t>(in_file)];
+  }
   std::string group() const;  // the target word for it and its kind: "attention", "experts", …
   std::string word() const;   // and for it alone: "attention.q", "experts.gate_up"
 };

@@ -115,6 +115,11 @@ RopeSpec ConfigReader::rope_of(const base::Json& parameters, const std::string& 
            rope.original_context);
   }
   read_scaling(inner, rope, context, defaults.magnitudes);
+  // An odd number d: one dimension more is rotated, and the frequencies are theta^(-2i / d) still.
+  if (rope.scaling == RopeSpec::Scaling::none && rope.dims % 2 != 0 && rope.dims < head_dim) {
+    rope.theta = std::pow(rope.theta, static_cast<double>(rope.dims + 1) / static_cast<double>(rope.dims));
+    ++rope.dims;
+  }
   if (defaults.image_positions) inner.inert({"mrope_section", "mrope_interleaved"});
   for (const std::string& key : inner.unread())
     fail(ErrorKind::unsupported, inner.where(), "key \"{}\" is not known for rope_type {}", key, type);

@@ -98,7 +98,8 @@ ModelSpec from_config(ConfigReader& config) {
   const layers::AttentionSpec attention = attention_of(config);
   const layers::DenseFfnSpec dense{config.keys.integer("intermediate_size", 21504), activation, false,
                                    config.keys.boolean("mlp_bias", false)};
-  const layers::MoeSpec moe = experts_of(config, activation);
+  layers::MoeSpec moe = experts_of(config, activation);
+  moe.shared_bias = dense.bias;
   spec.blocks.assign(kinds.size(), BlockSpec{});
   for (size_t i = 0; i < kinds.size(); ++i) {
     BlockSpec& block = spec.blocks[i];
@@ -109,12 +110,15 @@ ModelSpec from_config(ConfigReader& config) {
     if (kinds[i] == "full_attention") block.mixer = attention;
     if (kinds[i] == "mlp") block.ffn = dense;
     if (kinds[i] != "moe") continue;
-    if (dense.bias)
-      fail(ErrorKind::unsupported, config.keys.where(), "mlp_bias is true: biases beside experts are not supported");
+    if (dense.bias && moe.latent > 0)
+      fail(ErrorKind::unsupported, config.keys.where(),
+           "mlp_bias is true: biases of the projections to the experts' latent are not supported");
     block.ffn = moe;
   }
   ssm::mark_inert(config);
+  config.expect("norm_eps", config.keys.number("layer_norm_epsilon", 1e-5));  // published beside it
   config.keys.inert({"num_nextn_predict_layers", "mtp_layers_block_type", "mtp_hybrid_override_pattern"});
+  config.keys.inert({"rope_theta", "partial_rotary_factor"});  // published, and no attention here has positions
   return spec;
 }
 
@@ -201,7 +205,7 @@ void to_config(const ModelSpec& spec, ConfigWriter& config) {
       config.json["mlp_hidden_act"] = activation_name(dense->activation);
     } else if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn)) {
       kinds.emplace_back("moe");
-      config.json["mlp_hidden_act"] = activation_name(moe->activation);
+      config.json["mlp_hidden_act"] = activation_name(moe->activation), config.json["mlp_bias"] = moe->shared_bias;
     } else {
       kinds.emplace_back("full_attention");
     }
@@ -233,6 +237,7 @@ NameTable names() {
     table.names[path + "moe.experts." + part] = {{mixer + "experts.{expert}." + part + "_proj.weight"},
                                                  {mixer + "experts." + part + "_proj"}};
     table.names[path + "moe.shared." + part] = {{mixer + "shared_experts." + part + "_proj.weight"}};
+    table.names[path + "moe.shared." + part + ".bias"] = {{mixer + "shared_experts." + part + "_proj.bias"}};
   }
   table.names[path + "moe.router"] = {{mixer + "gate.weight"}};
   table.names[path + "moe.router.selection_bias"] = {{mixer + "gate.e_score_correction_bias"}};

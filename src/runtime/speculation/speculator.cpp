@@ -27,11 +27,6 @@ void require_speculable(const models::Decoder& decoder) {
                       "verified together would get other bits than one by one",
                       "`rope.scaling` yarn or linear does not depend on the length");
   for (const models::BlockSpec& block : decoder.spec().blocks) {
-    // Equal scores are ordered by the rows of the step, as the reference orders them.
-    if (const auto* latent = std::get_if<layers::LatentAttentionSpec>(&block.mixer); latent && latent->indexer)
-      base::fail(base::ErrorKind::unsupported, kOption,
-                 "sparse attention chooses among equal scores by the rows of a step: tokens that are verified together "
-                 "could see other positions than one by one");
     const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn);
     if (!moe) continue;
     if (!layers::kind_of(moe->router.selection).causal)

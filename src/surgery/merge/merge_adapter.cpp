@@ -8,6 +8,8 @@
 #include "base/error.h"
 #include "checkpoint/tensor_sink.h"
 #include "checkpoint/tensor_source.h"
+#include "families/family.h"
+#include "families/names/merged_rows.h"
 #include "layers/tensor_list.h"
 #include "quant/codec.h"
 #include "surgery/write/folder.h"
@@ -27,6 +29,7 @@ struct Patch {
   tensor::Weight weight;
   ops::LowRank low;
   const float *magnitude = nullptr, *norm = nullptr;
+  std::vector<int64_t> rows;  // which of the file's each is, where the weight is a copy of them in another order
 
   // Row i of the merged weight, [cols] f32.
   void row(int64_t i, float* out) const {
@@ -51,14 +54,14 @@ class Finder : public layers::TensorReader {
   }
   void lora(const Tensor& tensor, int64_t, int64_t, const layers::Lora& slot) override {
     if (slot)
-      patches.emplace_back(tensor.path, Patch{matrices_.at(tensor.path), slot.low_rank, slot.magnitude, slot.norm});
+      patches.emplace_back(tensor, Patch{matrices_.at(tensor.path), slot.low_rank, slot.magnitude, slot.norm, {}});
   }
   void loras(const Tensor& tensor, int64_t, int64_t, int64_t, const std::vector<ops::LowRank>& slots) override {
     const std::vector<tensor::Weight>& weights = stacks_.at(tensor.path);
     for (size_t e = 0; e < slots.size(); ++e)
-      if (slots[e]) patches.emplace_back(tensor.path, Patch{weights[e], slots[e]});
+      if (slots[e]) patches.emplace_back(tensor, Patch{weights[e], slots[e], nullptr, nullptr, {}});
   }
-  std::vector<std::pair<std::string, Patch>> patches;  // with the path of each
+  std::vector<std::pair<Tensor, Patch>> patches;  // with what each is of
 
  private:
   std::map<std::string, tensor::Weight> matrices_;
@@ -67,18 +70,39 @@ class Finder : public layers::TensorReader {
 
 using Patches = std::map<const TensorInfo*, std::vector<Patch>>;
 
+/// The tensor whose rows come in groups that hold rows of this weight, and says which they are; null for other weights.
+const TensorInfo* find_groups(const families::Model& model, const families::NameTable& names,
+                              const layers::ListedTensor& of, Patch& patch) {
+  const auto [pattern, layer, item] = families::path_pattern(of.path);
+  const std::vector<families::NameInFile>* const found = names.find(pattern);
+  if (!found) return nullptr;
+  for (const families::NameInFile& name : *found) {
+    const TensorInfo* const tensor = families::is_grouped(name.piece)
+                                         ? model.source->find(families::expand(name.pattern, layer, -1, item))
+                                         : nullptr;
+    if (!tensor) continue;
+    for (int64_t r = 0; r < patch.weight.rows; ++r)
+      patch.rows.push_back(families::grouped_row(name.piece, r, patch.weight.rows, of.parts, of.merged_with));
+    return tensor;
+  }
+  return nullptr;
+}
+
 /// Which tensor of the file each adapted weight lies in.
 Patches place(const families::Model& model) {
   Finder finder;
   model.decoder->read(finder);
   std::map<const std::byte*, const TensorInfo*> by_address;
   for (const TensorInfo& tensor : model.source->tensors()) by_address[tensor.bytes.data()] = &tensor;
+  const families::NameTable names = families::names_for(model.decoder->spec(), *model.source);
   Patches result;
-  for (const auto& [path, patch] : finder.patches) {
+  for (auto& [of, patch] : finder.patches) {
     const auto after = by_address.upper_bound(patch.weight.data);
     const TensorInfo* tensor = after == by_address.begin() ? nullptr : std::prev(after)->second;
-    if (!tensor || patch.weight.data >= tensor->bytes.data() + tensor->bytes.size())
-      base::fail(ErrorKind::unsupported, path,
+    if (tensor && patch.weight.data >= tensor->bytes.data() + tensor->bytes.size()) tensor = nullptr;
+    if (!tensor) tensor = find_groups(model, names, of, patch);
+    if (!tensor)
+      base::fail(ErrorKind::unsupported, of.path,
                  "lies in the file in a form that is copied when it is read; the adapter cannot be merged into it");
     if (tensor::is_block(tensor->dtype))
       throw base::Error(
@@ -103,9 +127,11 @@ void write_merged(const TensorInfo& tensor, const std::vector<Patch>& patches,
   std::vector<Place> places(rows);
   for (size_t p = 0; p < patches.size(); ++p)
     for (int64_t i = 0; i < patches[p].weight.rows; ++i) {
-      const auto offset = static_cast<size_t>(patches[p].weight.row(i) - tensor.bytes.data());
-      base::require(offset % row_bytes == 0 && patches[p].weight.cols == cols, "merge_adapter",
-                    "{}: the adapter's rows are not those of the weight", tensor.name);
+      const auto offset = patches[p].rows.empty()
+                              ? static_cast<size_t>(patches[p].weight.row(i) - tensor.bytes.data())
+                              : static_cast<size_t>(patches[p].rows[static_cast<size_t>(i)]) * row_bytes;
+      base::require(offset % row_bytes == 0 && offset / row_bytes < rows && patches[p].weight.cols == cols,
+                    "merge_adapter", "{}: the adapter's rows are not those of the weight", tensor.name);
       places[offset / row_bytes] = {static_cast<int32_t>(p), i};
     }
   constexpr size_t kPiece = 4 << 20;  // bytes

@@ -46,10 +46,12 @@ class Pruner {
       if (const auto* attention = std::get_if<layers::AttentionSpec>(&block.mixer); attention && attention->experts)
         base::fail(ErrorKind::unsupported, source.where(),
                    "experts within attention are not pruned, and the config has one number for both kinds");
-    for (const models::BlockSpec& block : spec.blocks)
-      if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn); moe && moe->identity_experts > 0)
-        base::fail(ErrorKind::unsupported, source.where(),
-                   "routers that choose experts without weights too are not pruned: those are counted apart");
+    for (const auto& [layer, experts] : kept_) {
+      // Experts without weights come last among a router's rows, and stay.
+      const auto& moe = std::get<layers::MoeSpec>(spec.blocks[static_cast<size_t>(layer)].ffn);
+      std::vector<int64_t>& rows = router_rows_[layer] = experts;
+      for (int64_t e = moe.experts_with_weights(); e < moe.router.experts; ++e) rows.push_back(e);
+    }
     roles_ = roles_in(source, *model.decoder, families::names_for(spec, source));
     for (const auto& [layer, experts] : kept_) most_ = std::max(most_, std::ssize(experts));
     for (const auto& [layer, experts] : kept_) uneven_ |= std::ssize(experts) != most_;
@@ -83,8 +85,8 @@ class Pruner {
       tensors.push_back({info.name, info.dtype, info.shape, [bytes = info.bytes](const auto& write) { write(bytes); }});
       return;
     }
-    const std::vector<int64_t>& experts = kept->second;
     if (role->expert >= 0) {
+      const std::vector<int64_t>& experts = kept->second;
       const auto at = std::lower_bound(experts.begin(), experts.end(), role->expert);
       if (at == experts.end() || *at != role->expert) return;
       tensors.push_back({families::expand(role->pattern, layer, at - experts.begin()), info.dtype, info.shape,
@@ -92,14 +94,16 @@ class Pruner {
       return;
     }
     const auto& moe = std::get<layers::MoeSpec>(model_.decoder->spec().blocks[static_cast<size_t>(layer)].ffn);
-    const auto all = static_cast<size_t>(moe.router.experts);
+    const std::vector<int64_t>& experts = of_expert ? kept->second : router_rows_.at(layer);
+    const int64_t count = of_expert ? moe.experts_with_weights() : moe.router.experts;
+    const auto all = static_cast<size_t>(count);
     // The experts' dimension is the first that is not one, alone or with the rows of each in it.
     tensor::Shape shape = info.shape;
     size_t by_expert = 0;
     while (by_expert + 1 < shape.size() && shape[by_expert] == 1) ++by_expert;
-    base::require(shape[by_expert] % moe.router.experts == 0 && info.bytes.size() % all == 0, "prune",
-                  "{} has {} for {} experts", info.name, tensor::to_string(info.shape), all);
-    shape[by_expert] = shape[by_expert] / moe.router.experts * std::ssize(experts);
+    base::require(shape[by_expert] % count == 0 && info.bytes.size() % all == 0, "prune", "{} has {} for {} experts",
+                  info.name, tensor::to_string(info.shape), all);
+    shape[by_expert] = shape[by_expert] / count * std::ssize(experts);
     tensors.push_back({info.name, info.dtype, shape,
                        [bytes = info.bytes, each = info.bytes.size() / all, &experts](const auto& write) {
                          for (const int64_t e : experts) write(bytes.subspan(static_cast<size_t>(e) * each, each));
@@ -108,6 +112,7 @@ class Pruner {
 
   const families::Model& model_;
   const KeptExperts& kept_;
+  KeptExperts router_rows_;  // of routers, by layer
   Roles roles_;
   int64_t most_ = 0;
   bool uneven_ = false;

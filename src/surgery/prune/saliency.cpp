@@ -26,7 +26,8 @@ std::vector<int64_t> numbers(int64_t begin, int64_t end) {
   return all;
 }
 
-void check(const layers::RouterSpec& router, int64_t keep, bool uneven) {
+void check(const layers::MoeSpec& moe, int64_t keep, bool uneven) {
+  const layers::RouterSpec& router = moe.router;
   using Selection = layers::RouterSpec::Selection;
   if (router.selection != Selection::top_k && router.selection != Selection::sample &&
       router.selection != Selection::sparsemixer)
@@ -37,8 +38,9 @@ void check(const layers::RouterSpec& router, int64_t keep, bool uneven) {
   if (keep < router.experts_per_token)
     base::fail(ErrorKind::bad_input, "prune.keep", "is {}, but a token takes {} experts", keep,
                router.experts_per_token);
-  if (keep > router.experts)
-    base::fail(ErrorKind::bad_input, "prune.keep", "is {}, but a layer has {} experts", keep, router.experts);
+  if (keep > moe.experts_with_weights())
+    base::fail(ErrorKind::bad_input, "prune.keep", "is {}, but a layer has {} experts", keep,
+               moe.experts_with_weights());
   if (router.groups > 1 && uneven)
     base::fail(ErrorKind::unsupported, "prune.uneven", "the router's {} groups must stay equal", router.groups);
   if (router.groups > 1 &&
@@ -62,19 +64,21 @@ KeptExperts choose_experts(const models::ModelSpec& spec, const std::map<int64_t
   };
   std::vector<Candidate> rest;
   for (const auto& [number, layer] : layers) {
-    const auto& router = std::get<layers::MoeSpec>(spec.blocks[static_cast<size_t>(number)].ffn).router;
-    check(router, keep, uneven);
+    const auto& moe = std::get<layers::MoeSpec>(spec.blocks[static_cast<size_t>(number)].ffn);
+    const layers::RouterSpec& router = moe.router;
+    const int64_t experts = moe.experts_with_weights();  // those without any always stay
+    check(moe, keep, uneven);
     const std::vector<double> saliency = layer.saliency();
     if (!uneven) {
-      const int64_t group = router.experts / router.groups;
+      const int64_t group = experts / router.groups;
       for (int64_t g = 0; g < router.groups; ++g)
         for (const int64_t e : best(numbers(g * group, (g + 1) * group), saliency, keep / router.groups))
           kept[number].push_back(e);
       continue;
     }
     const double sum = std::accumulate(saliency.begin(), saliency.end(), 0.0);
-    kept[number] = best(numbers(0, router.experts), saliency, router.experts_per_token);
-    for (int64_t e = 0; e < router.experts; ++e)
+    kept[number] = best(numbers(0, experts), saliency, router.experts_per_token);
+    for (int64_t e = 0; e < experts; ++e)
       if (!std::binary_search(kept[number].begin(), kept[number].end(), e))
         rest.push_back({sum > 0 ? saliency[static_cast<size_t>(e)] / sum : 0, number, e});
   }

@@ -161,7 +161,7 @@ def in_old_words(config):
         config["architectures"] = ["Llama4ForCausalLM"]
 
 
-def convert(checkpoint, gguf_file, converter, outtype):
+def convert(checkpoint, gguf_file, converter, outtype, *more):
     """Runs the converter in this process: it recognises byte-level tokenizers by a hash of what they answer, and the
     tiny one is not on its list."""
     sys.path.insert(0, str(converter))
@@ -170,7 +170,7 @@ def convert(checkpoint, gguf_file, converter, outtype):
         if "get_vocab_base_pre" in vars(owner):
             owner.get_vocab_base_pre = lambda self, tokenizer: "qwen2"
     arguments = sys.argv
-    sys.argv = ["convert_hf_to_gguf.py", str(checkpoint), "--outfile", str(gguf_file), "--outtype", outtype]
+    sys.argv = ["convert_hf_to_gguf.py", str(checkpoint), "--outfile", str(gguf_file), "--outtype", outtype, *more]
     try:
         runpy.run_path(str(converter / "convert_hf_to_gguf.py"), run_name="__main__")
     finally:

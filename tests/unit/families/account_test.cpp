@@ -106,6 +106,29 @@ TEST(Account, FamiliesOf2026) {
   expect("jetmoe-8b", 8'522'237'952, 2'331'445'248, 6'643'777'536);
 }
 
+// The same for families with parts of their own. A scale for each expert (Gemma 4) is of the router, not of experts;
+// layers for multi-token prediction and the tensors of other parts than the text are in neither.
+TEST(Account, FamiliesWithPartsOfTheirOwn) {
+  const auto expect = [](const std::string& name, int64_t total, int64_t active, int64_t experts) {
+    const models::Account a = account(published(name));
+    EXPECT_EQ(a.total(), total) << name;
+    EXPECT_EQ(a.total_active(), active) << name;
+    EXPECT_EQ(at(a.held, Place::experts), experts) << name;
+  };
+  expect("qwen3.5-35b-a3b", 34'660'610'688, 3'454'988'928, 32'212'254'720);
+  expect("qwen3-next-80b-a3b", 79'674'391'296, 3'874'929'408, 77'309'411'328);
+  expect("gemma-4-26b-a4b", 25'233'141'760, 3'822'530'560, 22'837'985'280);
+  expect("nemotron-3-nano-30b-a3b", 31'577'937'344, 3'580'073'408, 29'374'808'064);
+  expect("lfm2-8b-a1b", 8'339'929'856, 1'557'740'288, 7'751'073'792);
+  expect("kimi-linear-48b-a3b", 49'122'675'072, 3'484'453'248, 47'110'422'528);
+  expect("ling-3.0-flash", 124'414'191'072, 5'505'672'672, 120'795'955'200);
+  expect("deepseek-v3.2", 671'877'929'216, 38'403'807'488, 653'908'770'816);
+  expect("glm-5", 743'911'199'232, 41'784'709'632, 724'775'731'200);
+  expect("mimo-v2-flash", 308'778'768'832, 15'445'924'288, 302'795'194'368);
+  expect("minimax-text-01", 456'089'655'296, 48'403'306'496, 434'865'438'720);
+  expect("k-exaone-236b-a23b", 236'571'150'336, 23'668'279'296, 227'096'395'776);
+}
+
 TEST(Account, LayersAddUpToTheWhole) {
   for (const std::string& name : shape_names()) {
     const ModelSpec spec = shape(name);

@@ -263,6 +263,44 @@ TEST(Config, KnownFamiliesThatAreNotSupportedSayWhatTheyNeed) {
         std::pair("zaya", "convolutions"), std::pair("grok-1", "softcaps of the router")})
     EXPECT_NE(refusal({{"model_type", family}}).find(words), std::string::npos) << family;
   EXPECT_NE(what_is_missing({}, "falcon-h1"), "");
+  // Mixtures of transformers 5.24, and of others, that are not supported: each says what it needs.
+  for (const char* family : {"aria",
+                             "axk1",
+                             "axk2",
+                             "cohere2_moe",
+                             "deepseek_v4",
+                             "diffusion_gemma",
+                             "doge",
+                             "dots3_note",
+                             "ernie4_5_vl_moe",
+                             "flint",
+                             "glm4v_moe",
+                             "glm5_next",
+                             "granite_docling",
+                             "hy_v4",
+                             "hy_v4_vl",
+                             "inkling",
+                             "inkling2",
+                             "inkling2_loop",
+                             "kolibri1",
+                             "lara_mini",
+                             "minimax_m3_vl",
+                             "mistral4",
+                             "mistral_large4",
+                             "muse_spark",
+                             "openai_privacy_filter",
+                             "qwen4_exp",
+                             "unlimited_ocr",
+                             "zaya",
+                             "smallthinker",
+                             "grovemoe",
+                             "kimi_k3",
+                             "grok",
+                             "arctic",
+                             "bamba",
+                             "olmo_hybrid",
+                             "lfm3"})
+    EXPECT_NE(what_is_missing(family, {}), "") << family;
   EXPECT_EQ(what_is_missing("llama", {}), "");
   EXPECT_EQ(what_is_missing({}, {}), "");
 }

@@ -174,7 +174,8 @@ TEST_P(SpeculationLaw, ChangesNoBit) {
 INSTANTIATE_TEST_SUITE_P(Families, SpeculationLaw,
                          testing::Values("mamba", "mamba2", "jamba", "zamba", "zamba2", "granitemoehybrid",
                                          "qwen3-next", "qwen3_5-moe", "kimi-linear", "bailing-hybrid", "lfm2-moe",
-                                         "nemotron-h", "mixtral", "deepseek-v3", "gpt-oss", "gemma3", "llama4"),
+                                         "nemotron-h", "mixtral", "deepseek-v3", "deepseek-v32", "gpt-oss", "gemma3",
+                                         "llama4"),
                          [](const auto& each) {
                            std::string name = each.param;
                            std::replace(name.begin(), name.end(), '-', '_');
