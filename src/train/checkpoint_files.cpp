@@ -18,24 +18,26 @@ constexpr const char *kModel = "model.safetensors", *kOptimiser = "optimizer.saf
 }  // namespace
 
 void write_model_files(const fs::path& folder, Json config, const fs::path& vocabulary, const models::Decoder& decoder,
-                       const std::string& name) {
+                       const std::string& name, const families::ReadExpert& elsewhere) {
   config.erase("torch_dtype");
   config["dtype"] = "float32";
   const families::Family& family = families::family_of(decoder.spec());
   base::write_text(folder / "config.json", config.dump(2) + "\n");
   for (const fs::directory_entry& file : fs::directory_iterator(vocabulary))
     base::write_text(folder / file.path().filename(), base::read_text(file.path()));
-  checkpoint::write_safetensors(folder / kModel, families::tensors_to_write(decoder, family.hugging_face_names()),
+  checkpoint::write_safetensors(folder / kModel,
+                                families::tensors_to_write(decoder, family.hugging_face_names(), elsewhere),
                                 // Without the format older readers refuse the file.
                                 {{"format", "pt"}, {families::kNameKey, name}});
 }
 
-void write_progress(const fs::path& folder, const AdamW& optimiser, const Progress& progress) {
-  checkpoint::write_safetensors(folder / kOptimiser, optimiser.tensors_to_write());
+void write_progress(const fs::path& folder, std::span<const checkpoint::TensorToWrite> moments, int64_t optimiser_steps,
+                    const Progress& progress) {
+  checkpoint::write_safetensors(folder / kOptimiser, moments);
   Json state = {{"step", progress.step},
                 {"tokens", progress.tokens},
                 {"seconds", progress.seconds},
-                {"optimiser_steps", optimiser.steps()}};
+                {"optimiser_steps", optimiser_steps}};
   if (progress.best)
     state.update(Json{{"best", *progress.best},
                       {"best_step", progress.best_step},
@@ -44,7 +46,7 @@ void write_progress(const fs::path& folder, const AdamW& optimiser, const Progre
   base::write_text(folder / kState, state.dump(2) + "\n");
 }
 
-Progress read_progress(const fs::path& folder, AdamW& optimiser) {
+Progress read_progress(const fs::path& folder, AdamW& optimiser, size_t parameters) {
   const Json json = base::read_json(folder / kState);
   base::JsonReader state(json, (folder / kState).string());
   Progress progress;
@@ -57,7 +59,7 @@ Progress read_progress(const fs::path& folder, AdamW& optimiser) {
     progress.judged_step = state.integer("judged_step");
   }
   const auto moments = checkpoint::open_safetensors(folder / kOptimiser);
-  optimiser.restore(*moments, state.integer("optimiser_steps"));
+  optimiser.restore(*moments, state.integer("optimiser_steps"), parameters);
   return progress;
 }
 
