@@ -60,6 +60,9 @@ class EveryVerb(StandIns):
         for name in ("cmake", "ninja", "ctest", "git", "python3", "clang-format-14", "shellcheck", "../build/release/coterie",
                      "../build/release/bench_one", "../build/fuzz/fuzz_one"):
             self.tool(name, f'echo "{pathlib.PurePath(name).name} $*" >>"{self.root}/calls"; exit 0')
+        self.tool("npm", "exit 0")
+        self.tool("../build/.needs/text/bin/python", f'echo "gather $*" >>"{self.root}/calls"')
+        (self.root / "build/.needs/text/done").touch()
         (self.root / "benchmarks").mkdir()
         (self.root / "benchmarks/one_bench.cpp").touch()
         verbs = re.findall(r"(?m)^  ([a-z]+) ", dev().stdout)
