@@ -34,7 +34,7 @@ ModelSpec from_config(ConfigReader& config) {
   moe.router.scale = static_cast<float>(config.keys.number("router_scaling_factor", 2.826));
   moe.hidden = config.keys.integer("moe_intermediate_size", 1536);
   const int64_t shared = config.keys.integer("num_shared_experts", 1);
-  if (shared < 0 || shared > 1 << 20)
+  if (shared < 1 || shared > 1 << 20)
     base::fail(base::ErrorKind::bad_input, config.keys.where(), "num_shared_experts is {}", shared);
   moe.shared_hidden = shared * moe.hidden;
   const std::vector<bool> sparse = config.sparse_layers(spec, [](int64_t layer) { return layer > 0; });
@@ -42,7 +42,7 @@ ModelSpec from_config(ConfigReader& config) {
     std::get<AttentionSpec>(spec.blocks[i].mixer).qk_norm = AttentionSpec::QkNorm::per_head;
     if (!sparse[i]) continue;
     const auto& dense = std::get<layers::DenseFfnSpec>(spec.blocks[i].ffn);
-    moe.activation = dense.activation, moe.shared_bias = dense.bias && shared > 0;
+    moe.activation = dense.activation, moe.shared_bias = dense.bias;
     spec.blocks[i].ffn = moe;
   }
   deepseek::set_prediction_layers(config, spec, 1);
