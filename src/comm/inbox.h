@@ -22,8 +22,7 @@ class Inbox {
 
   /// The first message that `wanted` says yes to. Throws what Ranks::receive_some throws, and RankFailure where
   /// any rank says that it failed in this step. `from` [R] and `awaited` are for the text of the error.
-  Message take(std::span<const char> from, const Awaited& awaited,
-                     base::FunctionRef<bool(const Message&)> wanted);
+  Message take(std::span<const char> from, const Awaited& awaited, base::FunctionRef<bool(const Message&)> wanted);
   /// The same for as long as it takes: of a rank that does what may take hours.
   Message take_whenever(base::FunctionRef<bool(const Message&)> wanted);
   /// The next message that begins something: `open`, `stop`, `rows` or `step`, from rank 0, however long it takes.

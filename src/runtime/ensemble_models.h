@@ -25,7 +25,7 @@ EnsembleModels ensemble_models(const Engine& engine);
 
 /// Hears, with each step, the weights [rows, N] that the gate gave the models for every row of logits, in the order of
 /// the rows, as long as what is returned lives. Null, and nothing is heard, for an engine of one model.
-[[nodiscard]] std::shared_ptr<const void> listen_to_gate(
-    Engine& engine, std::function<void(tensor::ConstMatrix weights)> on_weights);
+[[nodiscard]] std::shared_ptr<const void> listen_to_gate(Engine& engine,
+                                                         std::function<void(tensor::ConstMatrix weights)> on_weights);
 
 }  // namespace coterie::runtime

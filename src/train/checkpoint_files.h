@@ -27,8 +27,8 @@ struct Progress {
 
 /// Puts the files of a model into `folder`: config.json, the files of `vocabulary` and model.safetensors under the
 /// names of the model's family, which make it a Hugging Face model; `name` is what it is called. A head that is trained
-/// with it (PredictingDecoder) is written with it. The config's dtype is that of the weights, f32. Experts without bytes
-/// are read by `elsewhere`. Throws io (a full disk).
+/// with it (PredictingDecoder) is written with it. The config's dtype is that of the weights, f32. Experts without
+/// bytes are read by `elsewhere`. Throws io (a full disk).
 void write_model_files(const std::filesystem::path& folder, base::Json config, const std::filesystem::path& vocabulary,
                        const models::Decoder& decoder, const std::string& name,
                        const families::ReadExpert& elsewhere = {});

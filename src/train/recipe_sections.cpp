@@ -162,10 +162,11 @@ class Reader {
   }
 
   void read_training() {
-    Section training(top_, "training",
-                     {"sequence", "batch", "micro_batch", "shards", "steps", "learning_rate", "weight_decay",
-                      "vector_decay", "clip", "betas", "eps", "schedule", "warmup", "decay", "floor", "precision",
-                      "recompute", "dropout", "expert_dropout", "prediction_loss"});
+    Section training(
+        top_, "training",
+        {"sequence",     "batch",     "micro_batch", "shards",  "steps",          "learning_rate",  "weight_decay",
+         "vector_decay", "clip",      "betas",       "eps",     "schedule",       "warmup",         "decay",
+         "floor",        "precision", "recompute",   "dropout", "expert_dropout", "prediction_loss"});
     recipe_.sequence = training.count("sequence", 1);
     recipe_.batch = training.count("batch", 1);
     recipe_.micro_batch = training.count("micro_batch", 1, recipe_.batch);

@@ -23,8 +23,8 @@ class TunedModel final : public Trainee {
  public:
   /// Opens the model, and with a `checkpoint` of the run what it holds: the adapter, or for full tuning the model.
   /// `owns`: the experts that are computed here, on a rank of several; null: all. `prediction_loss` above 0 trains the
-  /// head for multi-token prediction that the files hold, too. Throws what open_model, Adapter and trainable() throw, and
-  /// unsupported for full tuning of a .gguf.
+  /// head for multi-token prediction that the files hold, too. Throws what open_model, Adapter and trainable() throw,
+  /// and unsupported for full tuning of a .gguf.
   TunedModel(const TuneRecipe& recipe, uint64_t seed, const std::filesystem::path& checkpoint,
              const std::function<bool(int64_t layer, int64_t expert, int64_t experts)>& owns = {},
              double prediction_loss = 0);

@@ -81,8 +81,8 @@ class Speculator {
   int64_t last_trust_ = 0, always_ = 0;
   SpeculationStatistics statistics_;
 
-  // Of a drafter that costs time. What it reads of a text before its first draft, and after a while without drafts, does
-  // not count as a draft's cost, so that a try is of two steps, and what tries lose is bounded.
+  // Of a drafter that costs time. What it reads of a text before its first draft, and after a while without drafts,
+  // does not count as a draft's cost, so that a try is of two steps, and what tries lose is bounded.
   bool may_try() const;
   bool behind_ = true;        // it has not read the last tokens
   int64_t trying_ = 0;        // steps of a try that are left
