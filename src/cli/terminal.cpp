@@ -23,12 +23,12 @@ struct sigaction before_interrupt, before_terminate;
 
 std::atomic<bool> announced{false};
 
-void on_interrupt(int signal) {
+void on_interrupt(int number) {
   constexpr char kStopping[] = "stopping …\n";
   const bool again = interrupted.exchange(true, std::memory_order_relaxed);
-  if (again && signal == SIGTERM) {  // whoever sends it twice means it
-    std::signal(SIGTERM, SIG_DFL);
-    std::raise(SIGTERM);
+  if (again && number == SIGTERM) {  // whoever sends it twice means it
+    ::signal(SIGTERM, SIG_DFL);
+    ::raise(SIGTERM);
   }
   if (!again && announced.load(std::memory_order_relaxed)) [[maybe_unused]]
     const ssize_t written = ::write(STDERR_FILENO, kStopping, sizeof(kStopping) - 1);
