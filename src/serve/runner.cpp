@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "runtime/ensemble_models.h"
+#include "runtime/gated_models.h"
 
 namespace coterie::serve {
 

@@ -1,4 +1,4 @@
-#include "runtime/ensemble_models.h"
+#include "runtime/gated_models.h"
 
 #include <algorithm>
 
@@ -9,15 +9,15 @@ namespace coterie::runtime {
 
 using families::EnsembleDecoder;
 
-std::pair<int64_t, int64_t> EnsembleModels::place(int64_t layer) const {
+std::pair<int64_t, int64_t> GatedModels::place(int64_t layer) const {
   if (names.empty()) return {0, layer};
   const auto next = std::upper_bound(first_layer.begin(), first_layer.end(), layer);
   const int64_t model = next - first_layer.begin() - 1;
   return {model, layer - first_layer[static_cast<size_t>(model)]};
 }
 
-EnsembleModels ensemble_models(const Engine& engine) {
-  EnsembleModels result;
+GatedModels gated_models(const Engine& engine) {
+  GatedModels result;
   const auto* decoder = dynamic_cast<const EnsembleDecoder*>(engine.model().decoder.get());
   if (!decoder) return result;
   result.names = families::names_of(decoder->gate(), decoder->models());
@@ -25,8 +25,7 @@ EnsembleModels ensemble_models(const Engine& engine) {
   return result;
 }
 
-std::shared_ptr<const void> listen_to_gate(Engine& engine,
-                                           std::function<void(tensor::ConstMatrix weights)> on_weights) {
+std::shared_ptr<const void> listen_to_gate(Engine& engine, std::function<void(tensor::ConstMatrix weights)> on_weights) {
   auto* decoder = dynamic_cast<EnsembleDecoder*>(engine.model().decoder.get());
   return decoder ? decoder->listen_while(std::move(on_weights)) : nullptr;
 }
