@@ -36,7 +36,7 @@ std::string shown(std::string_view text, int64_t most = kText) {
 }  // namespace
 
 LiveExperts::LiveExperts(runtime::Engine& engine, int64_t columns, std::function<std::string(int32_t)> text_of)
-    : gated_(runtime::gated_models(engine)),
+    : gated_(runtime::ensemble_parts(engine)),
       weights_(std::make_shared<std::vector<float>>()),
       listens_(runtime::listen_to_gate(engine,
                                        [weights = weights_](tensor::ConstMatrix rows) {

@@ -9,7 +9,7 @@
 
 #include "layers/observer.h"
 #include "runtime/engine.h"
-#include "runtime/gated_models.h"
+#include "runtime/ensemble_parts.h"
 
 namespace coterie::cli {
 
@@ -35,7 +35,7 @@ class LiveExperts final : public layers::Observer {
   std::string line(std::string_view text, bool read, std::span<const float> weights) const;
   std::string who(std::span<const float> weights) const;
 
-  runtime::GatedModels gated_;
+  runtime::EnsembleParts gated_;
   size_t name_width_ = 0;                        // columns of a model's name
   std::shared_ptr<std::vector<float>> weights_;  // [N] that the gate gave an ensemble's models last
   std::shared_ptr<const void> listens_;

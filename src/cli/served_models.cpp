@@ -171,7 +171,7 @@ int64_t parameters_of(const families::Model& model) {
 void add_routing(const runtime::Engine& engine, serve::ServedModel& served) {
   const models::ModelSpec& spec = engine.spec();
   served.spec = spec;
-  served.gated = runtime::gated_models(engine);
+  served.gated = runtime::ensemble_parts(engine);
   if (const auto* ensemble = dynamic_cast<const families::EnsembleDecoder*>(engine.model().decoder.get()))
     served.gate = name(ensemble->gate().kind);
   const runtime::WeightBytes bytes = runtime::weight_bytes(*engine.model().decoder);

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "runtime/gated_models.h"
+#include "runtime/ensemble_parts.h"
 
 namespace coterie::serve {
 

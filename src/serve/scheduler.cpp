@@ -10,7 +10,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/memory.h"
-#include "runtime/gated_models.h"
+#include "runtime/ensemble_parts.h"
 #include "serve/runner.h"
 
 namespace coterie::serve {
@@ -60,7 +60,7 @@ struct Scheduler::Impl {
       : engine(its_engine),
         options(checked(its_options, its_engine)),
         tells_routes(options.keep_routes && RouteLayout(engine.spec()).layers > 0),
-        tells_models(runtime::gated_models(engine).count() > 0),
+        tells_models(runtime::ensemble_parts(engine).count() > 0),
         runner(engine, options, stopping) {
     runner.report(known);
     thread = std::thread([this] { loop(); });

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "models/spec.h"
-#include "runtime/gated_models.h"
+#include "runtime/ensemble_parts.h"
 #include "runtime/sampler.h"
 #include "serve/api/token_bytes.h"
 #include "serve/request.h"
@@ -31,7 +31,7 @@ struct ServedModel {
   std::vector<int64_t> routed_layers;     // those with a router, ascending
   int64_t experts = 0;                    // of the layer that has most
   std::optional<models::ModelSpec> spec;  // by which what routers decide can be changed
-  runtime::GatedModels gated;             // of an ensemble: the models that answer, whose layers are numbered through
+  runtime::EnsembleParts gated;           // of an ensemble: the models that answer, whose layers are numbered through
   std::string gate;                       // how it weighs them: "token", "uniform"; empty for one model
   // For people who look at what routing costs; 0 where it is not known. Bytes of an expert of each routed layer, and
   // of everything that each token reads whatever its experts; of the machine, what its memory can deliver.

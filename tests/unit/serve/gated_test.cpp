@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "families/ensemble/ensemble_model.h"
 #include "lens/router_change.h"
-#include "runtime/gated_models.h"
+#include "runtime/ensemble_parts.h"
 #include "unit/runtime/tiny_model.h"
 #include "unit/serve/collector.h"
 
@@ -83,7 +83,7 @@ TEST(Gated, EachTokenSaysWhatTheGateGaveTheModels) {
 
 TEST(Gated, ExpertsAreThoseOfAllModelsAndCanBeSilenced) {
   Served served(twice("qwen3-moe", families::Gate::Kind::uniform));
-  const runtime::GatedModels gated = runtime::gated_models(*served.engine);
+  const runtime::EnsembleParts gated = runtime::ensemble_parts(*served.engine);
   ASSERT_EQ(gated.count(), 2);
   const int64_t half = std::ssize(served.engine->spec().blocks) / 2;
   EXPECT_EQ(gated.place(half), std::pair(int64_t{1}, int64_t{0}));
@@ -149,8 +149,7 @@ TEST(Places, AreOnTheDiskWhereExpertsAreRead) {
   const Snapshot now = served.settled();
   int64_t here = 0, away = 0;
   for (const std::vector<uint8_t>& layer : now.expert_places)
-    for (const uint8_t where : layer)
-      (where == static_cast<uint8_t>(runtime::Where::disk) ? away : here) += 1;
+    for (const uint8_t where : layer) (where == static_cast<uint8_t>(runtime::Where::disk) ? away : here) += 1;
   EXPECT_GT(away, 0);
   EXPECT_GT(here, 0);
   const runtime::StreamFigures& figures = served.engine->bytes().store()->figures();

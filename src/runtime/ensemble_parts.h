@@ -13,7 +13,7 @@
 namespace coterie::runtime {
 
 /// The whole models that run as one engine behind a gate (families/ensemble/gate.h).
-struct GatedModels {
+struct EnsembleParts {
   std::vector<std::string> names;    // [N]; none for an engine of one model
   std::vector<int64_t> first_layer;  // [N]: where each model's layers begin among those of the engine
 
@@ -21,7 +21,7 @@ struct GatedModels {
   /// Which model a layer of the engine belongs to, and its number there. One model: {0, layer}.
   std::pair<int64_t, int64_t> place(int64_t layer) const;
 };
-GatedModels gated_models(const Engine& engine);
+EnsembleParts ensemble_parts(const Engine& engine);
 
 /// Hears, with each step, the weights [rows, N] that the gate gave the models for every row of logits, in the order of
 /// the rows, as long as what is returned lives. Null, and nothing is heard, for an engine of one model.
