@@ -17,6 +17,7 @@
 #include "base/memory.h"
 #include "base/plural.h"
 #include "cli/terminal.h"
+#include "comm/error_text.h"
 #include "comm/ranks.h"
 #include "families/ensemble/gate.h"
 #include "kernels/table.h"
@@ -41,7 +42,7 @@ std::map<const CLI::App*, const ModelOptions*>& known_options() {
 /// This process's part in a run of several ranks.
 struct Run {
   comm::Ranks ranks;
-  runtime::Placement placement;
+  comm::Placement placement;
   std::optional<runtime::ModelRanks> model;  // of rank 0, when it is open
   std::string command;                       // words_of() it
 };
@@ -71,7 +72,7 @@ std::string words_of(const CLI::App& command) {
 /// One step of every rank: the model is opened with this rank's experts, and compared with the others'.
 families::Model open_part(const ModelOptions& options) {
   families::OpenOptions open = options.open_options();
-  const runtime::Placement placement = this_run->placement;
+  const comm::Placement placement = this_run->placement;
   open.owns_expert = [placement, rank = this_run->ranks.rank()](int64_t, int64_t expert, int64_t experts) {
     return placement.owns(rank, expert, experts);
   };
@@ -81,7 +82,7 @@ families::Model open_part(const ModelOptions& options) {
     model.emplace(families::open_model(options.model, open));
     own.files = runtime::fingerprint_of(*model);
   } catch (const Error& error) {
-    own.error = runtime::error_text(error);
+    own.error = comm::error_text(error);
   }
   const std::string isa = runtime::agree(this_run->ranks, own);
   const std::string had(kernels::select().isa);

@@ -16,6 +16,11 @@ std::string_view name(Kind kind) {
     case Kind::keys: return "keys and values";
     case Kind::states: return "recurrent states";
     case Kind::logits: return "rows of logits";
+    case Kind::gradients: return "gradients of what experts gave";
+    case Kind::input_gradients: return "gradients of what experts read";
+    case Kind::shard: return "gradients of weights";
+    case Kind::values: return "weights";
+    case Kind::ask: return "a question for weights";
     case Kind::failure: return "a failure";
     case Kind::stop: return "the end";
   }

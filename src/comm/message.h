@@ -14,16 +14,21 @@ namespace coterie::comm {
 /// What a message is about. A rank that gets another kind than it waits for has lost the thread, which is an error that
 /// names both.
 enum class Kind : uint32_t {
-  gather,   // a part of all_gather
-  open,     // the model is to be opened
-  rows,     // rows for the experts of the rank that gets it
-  outputs,  // what experts gave for them
-  step,     // a share of a step to evaluate
-  keys,     // keys and values of a share's rows
-  states,   // recurrent states after a share's rows
-  logits,   // rows of logits
-  failure,  // the sender cannot go on: the text of its error
-  stop,     // there is nothing more to do
+  gather,           // a part of all_gather
+  open,             // the model is to be opened
+  rows,             // rows for the experts of the rank that gets it
+  outputs,          // what experts gave for them
+  step,             // a share of a step to evaluate
+  keys,             // keys and values of a share's rows
+  states,           // recurrent states after a share's rows
+  logits,           // rows of logits
+  gradients,        // of the loss, by what experts gave
+  input_gradients,  // of the loss, by what experts read, and by what their outputs were multiplied with
+  shard,            // gradients of a shard of a batch, by weights
+  values,           // of weights, or of what the optimiser keeps of them
+  ask,              // for such values
+  failure,          // the sender cannot go on: the text of its error
+  stop,             // there is nothing more to do
 };
 std::string_view name(Kind kind);
 

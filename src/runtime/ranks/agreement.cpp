@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/fnv.h"
 #include "base/json.h"
+#include "comm/error_text.h"
 #include "kernels/table.h"
 #include "runtime/version.h"
 
@@ -79,26 +80,7 @@ void require_same(const comm::Ranks& ranks, const std::vector<base::Json>& all, 
   }
 }
 
-/// The error of the first rank that has one.
-void throw_first(const comm::Ranks& ranks, const std::vector<std::string>& errors) {
-  for (int r = 0; r < std::ssize(errors); ++r) {
-    if (errors[static_cast<size_t>(r)].empty()) continue;
-    const base::Json error = base::Json::parse(errors[static_cast<size_t>(r)]);
-    const Error thrown(static_cast<ErrorKind>(error.at("kind").get<int>()), error.at("where"), error.at("message"),
-                       error.at("hint"));
-    throw r == ranks.rank() ? thrown : thrown.within(ranks.describe(r));
-  }
-}
-
 }  // namespace
-
-std::string error_text(const Error& error) {
-  const base::Json json = {{"kind", static_cast<int>(error.kind())},
-                           {"where", error.where()},
-                           {"message", error.message()},
-                           {"hint", error.hint()}};
-  return json.dump(-1, ' ', false, base::Json::error_handler_t::replace);
-}
 
 std::string fingerprint_of(const families::Model& model) {
   Hash hash;
@@ -134,7 +116,7 @@ std::string agree(comm::Ranks& ranks, const Introduction& own) {
     errors.push_back(all.back().at("error"));
   }
   require_same(ranks, all, "version", "is Coterie", "install one version on every host");
-  throw_first(ranks, errors);
+  comm::throw_first(ranks, errors);
   require_same(ranks, all, "options", "was started with", "start every rank with the same options");
   require_same(ranks, all, "forced", "has COTERIE_ISA", "set it for all ranks or for none (mpirun -x COTERIE_ISA)");
   require_same(ranks, all, "files", "has opened a model with the fingerprint",
@@ -151,11 +133,11 @@ void together(comm::Ranks& ranks, const std::function<void()>& body) {
     body();
   } catch (const Error& thrown) {
     own = std::current_exception();
-    error = error_text(thrown);
+    error = comm::error_text(thrown);
   }
   const std::vector<std::string> errors = ranks.all_gather(error);
   if (own) std::rethrow_exception(own);
-  throw_first(ranks, errors);
+  comm::throw_first(ranks, errors);
 }
 
 }  // namespace coterie::runtime

@@ -12,12 +12,9 @@ namespace coterie::runtime {
 struct Introduction {
   std::string options;  // what changes results, as text: must be the same everywhere
   std::string files;    // fingerprint_of the opened model
-  std::string error;    // why it cannot go on, by error_text(); empty: it can
+  std::string error;    // why it cannot go on, by comm::error_text(); empty: it can
   std::string isas;     // instruction sets this rank can run, best first, separated by spaces; empty: as the CPU has
 };
-
-/// An error as it travels between ranks.
-std::string error_text(const base::Error& error);
 
 /// A fingerprint of a model's files: names, types, shapes and sizes of all tensors, and samples of their bytes. Not
 /// proof against intent, but against a rank that reads another file.

@@ -128,7 +128,7 @@ class ExpertRanks::Lease final : public layers::ExpertLease {
   bool handed_out_ = false;
 };
 
-ExpertRanks::ExpertRanks(comm::Ranks& ranks, Inbox& inbox, bool divided, ComputeExperts compute)
+ExpertRanks::ExpertRanks(comm::Ranks& ranks, comm::Inbox& inbox, bool divided, ComputeExperts compute)
     : ranks_(ranks), inbox_(inbox), placement_{ranks.size()}, divided_(divided), compute_(std::move(compute)) {}
 
 std::unique_ptr<layers::ExpertLease> ExpertRanks::lease(const layers::ExpertCall& call) {

@@ -5,10 +5,10 @@
 #include <memory>
 #include <span>
 
+#include "comm/inbox.h"
+#include "comm/placement.h"
 #include "comm/ranks.h"
 #include "layers/moe/expert_source.h"
-#include "runtime/ranks/inbox.h"
-#include "runtime/ranks/placement.h"
 
 // Experts over ranks: each rank owns a part of every layer's routed experts. The rank that has a token (its home) sends
 // its row to the owners of its experts, one row to each however many of its experts are asked; these send back what
@@ -26,7 +26,7 @@ class ExpertRanks final : public layers::ExpertSource {
  public:
   /// `divided`: the other ranks evaluate rows of the same step, and ask this one for its experts in every layer as it
   /// asks them, with no rows, too; they are answered by `compute`. Otherwise all rows are here, and the others serve.
-  ExpertRanks(comm::Ranks& ranks, Inbox& inbox, bool divided, ComputeExperts compute);
+  ExpertRanks(comm::Ranks& ranks, comm::Inbox& inbox, bool divided, ComputeExperts compute);
 
   std::unique_ptr<layers::ExpertLease> lease(const layers::ExpertCall& call) override;
 
@@ -34,8 +34,8 @@ class ExpertRanks final : public layers::ExpertSource {
   class Lease;
 
   comm::Ranks& ranks_;
-  Inbox& inbox_;
-  Placement placement_;
+  comm::Inbox& inbox_;
+  comm::Placement placement_;
   bool divided_;
   ComputeExperts compute_;
 };

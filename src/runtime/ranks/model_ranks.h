@@ -7,11 +7,11 @@
 #include <span>
 #include <vector>
 
+#include "comm/inbox.h"
 #include "comm/ranks.h"
 #include "layers/resident_state.h"
 #include "models/decoder.h"
 #include "runtime/ranks/expert_ranks.h"
-#include "runtime/ranks/inbox.h"
 #include "runtime/ranks/shared_step.h"
 
 namespace coterie::runtime {
@@ -53,7 +53,7 @@ class ModelRanks {
 
   comm::Ranks& ranks_;
   const models::Decoder& decoder_;
-  Inbox inbox_;
+  comm::Inbox inbox_;
   bool rows_are_apart_;  // no router looks at the whole batch
   uint64_t divided_ = 0;
   // Copies of the sequences of the last divided step on the other ranks, by lineage: rank 0 knows how many positions

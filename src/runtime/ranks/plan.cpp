@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "base/error.h"
+#include "comm/placement.h"
 #include "models/spec.h"
-#include "runtime/ranks/placement.h"
 
 namespace coterie::runtime {
 
@@ -88,7 +88,7 @@ RanksPlan plan_ranks(const models::ModelSpec& spec, const std::array<int64_t, mo
     if (!moe) continue;
     const int64_t experts = moe->experts_with_weights(), k = moe->router.experts_per_token;
     const double width = static_cast<double>(moe->latent > 0 ? moe->latent : spec.width);
-    const Placement placement{ranks};
+    const comm::Placement placement{ranks};
     int64_t most = 0;
     for (int r = 0; r < ranks; ++r) most = std::max(most, placement.end(r, experts) - placement.first(r, experts));
     const double others = static_cast<double>(ranks - 1) / ranks;

@@ -43,7 +43,7 @@ class SharedStep::State final : public layers::SequenceState {
   std::vector<char> arrived_;  // [L]
 };
 
-SharedStep::SharedStep(comm::Ranks& ranks, Inbox& inbox, std::vector<Sequence> sequences,
+SharedStep::SharedStep(comm::Ranks& ranks, comm::Inbox& inbox, std::vector<Sequence> sequences,
                        std::vector<int64_t> block_bytes, std::vector<int64_t> state_floats)
     : ranks_(ranks),
       inbox_(inbox),

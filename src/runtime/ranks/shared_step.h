@@ -5,10 +5,10 @@
 #include <span>
 #include <vector>
 
+#include "comm/inbox.h"
 #include "layers/sequence_state.h"
 #include "layers/step_share.h"
 #include "runtime/ranks/division.h"
-#include "runtime/ranks/inbox.h"
 
 namespace coterie::runtime {
 
@@ -22,7 +22,7 @@ class SharedStep final : public layers::StepShare {
     SequenceShare share;
   };
   /// `block_bytes`, `state_floats`: of each layer, as models:: gives them; 0 or empty for none.
-  SharedStep(comm::Ranks& ranks, Inbox& inbox, std::vector<Sequence> sequences, std::vector<int64_t> block_bytes,
+  SharedStep(comm::Ranks& ranks, comm::Inbox& inbox, std::vector<Sequence> sequences, std::vector<int64_t> block_bytes,
              std::vector<int64_t> state_floats);
 
   std::span<const Segment> segments() const { return segments_; }
@@ -50,7 +50,7 @@ class SharedStep final : public layers::StepShare {
   void send_states(int to, int64_t layer, const Segment& segment);
 
   comm::Ranks& ranks_;
-  Inbox& inbox_;
+  comm::Inbox& inbox_;
   std::vector<Sequence> sequences_;
   std::vector<int64_t> block_bytes_, state_floats_;
   std::vector<Segment> segments_;

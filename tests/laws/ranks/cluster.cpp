@@ -10,7 +10,7 @@ namespace coterie::laws {
 
 Cluster::Cluster(const Case& c, const tiny::Model& model, int size, const comm::Wire& wire) {
   std::vector<std::unique_ptr<comm::Communicator>> all = comm::ranks_of_one_process(size);
-  const runtime::Placement placement{size};
+  const comm::Placement placement{size};
   for (int rank = 0; rank < size; ++rank) {
     auto& one = all[static_cast<size_t>(rank)];
     if (wire.latency > 0) one = comm::delayed(std::move(one), wire);

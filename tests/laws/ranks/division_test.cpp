@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "runtime/ranks/placement.h"
+#include "comm/placement.h"
 
 namespace coterie::runtime {
 namespace {
@@ -44,7 +44,7 @@ TEST(Division, GivesEveryRankAboutAsMuch) {
 TEST(Placement, GivesEveryExpertToOneRank) {
   for (int64_t experts = 1; experts <= 9; ++experts)
     for (int ranks = 1; ranks <= 12; ++ranks) {
-      const Placement placement{ranks};
+      const comm::Placement placement{ranks};
       EXPECT_EQ(placement.first(0, experts), 0);
       EXPECT_EQ(placement.end(ranks - 1, experts), experts);
       for (int64_t e = 0; e < experts; ++e) {

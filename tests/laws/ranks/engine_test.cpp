@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "base/rng.h"
+#include "comm/error_text.h"
 #include "comm/threads.h"
 #include "runtime/generation.h"
 #include "runtime/ranks/agreement.h"
@@ -26,7 +27,7 @@ EngineOptions options_of() {
 
 families::Model part_of(const std::filesystem::path& path, int rank, int ranks) {
   families::OpenOptions options;
-  options.owns_expert = [placement = Placement{ranks}, rank](int64_t, int64_t expert, int64_t experts) {
+  options.owns_expert = [placement = comm::Placement{ranks}, rank](int64_t, int64_t expert, int64_t experts) {
     return placement.owns(rank, expert, experts);
   };
   return families::open_model(path, options);
@@ -184,7 +185,7 @@ TEST(Agreement, NamesWhoHasOtherFilesOrOptions) {
 
 TEST(Agreement, ReportsTheFirstErrorByName) {
   const std::vector<std::string> texts = agreed([](int rank, Introduction& own) {
-    if (rank > 0) own.error = error_text(base::Error(base::ErrorKind::not_found, "m.gguf", "is not there"));
+    if (rank > 0) own.error = comm::error_text(base::Error(base::ErrorKind::not_found, "m.gguf", "is not there"));
   });
   EXPECT_NE(texts[0].find("rank 1: m.gguf: is not there"), std::string::npos) << texts[0];
   EXPECT_EQ(texts[1].find("rank 1"), std::string::npos) << "its own error needs no name: " << texts[1];

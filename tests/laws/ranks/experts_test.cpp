@@ -91,7 +91,7 @@ struct OnlyOneRank final : layers::RouterHook {
         if (!placement_.owns(rank_, e, logits.cols)) logits.row(t)[e] = -INFINITY;
   }
   int rank_;
-  runtime::Placement placement_;
+  comm::Placement placement_;
 };
 
 TEST(RanksOfOneProcess, OneMayGetAllTokensAndTheOthersNone) {
@@ -149,7 +149,7 @@ struct Implied final : layers::Observer {
       answered += slots * width * 4;
     }
   }
-  runtime::Placement placement;
+  comm::Placement placement;
   int64_t width, messages = 0, asked = 0, floats = 0, answered = 0;
 };
 

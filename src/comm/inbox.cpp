@@ -1,12 +1,9 @@
-#include "runtime/ranks/inbox.h"
+#include "comm/inbox.h"
 
 #include <algorithm>
 #include <utility>
 
-namespace coterie::runtime {
-
-using comm::Kind;
-using comm::Message;
+namespace coterie::comm {
 
 namespace {
 
@@ -17,7 +14,7 @@ bool begins_something(const Message& message) {
 
 }  // namespace
 
-Message Inbox::take(std::span<const char> from, const comm::Awaited& awaited,
+Message Inbox::take(std::span<const char> from, const Awaited& awaited,
                     base::FunctionRef<bool(const Message&)> wanted) {
   const auto stale = [&](const Message& message) { return message.header().step < step_ && message.header().step > 0; };
   std::erase_if(kept_, stale);
@@ -40,6 +37,25 @@ Message Inbox::take(std::span<const char> from, const comm::Awaited& awaited,
   }
 }
 
+Message Inbox::take_whenever(base::FunctionRef<bool(const Message&)> wanted) {
+  const auto now = [&](const Message& message) { return message.header().step == step_; };
+  std::erase_if(kept_, [&](const Message& message) { return message.header().step < step_; });
+  for (Message& message : kept_)
+    if (now(message) && message.header().kind == Kind::failure) ranks_.throw_failure(message);
+  const auto found = std::find_if(kept_.begin(), kept_.end(), [&](const Message& m) { return now(m) && wanted(m); });
+  if (found != kept_.end()) {
+    Message message = std::move(*found);
+    kept_.erase(found);
+    return message;
+  }
+  while (true) {
+    Message message = ranks_.receive_next();
+    if (now(message) && message.header().kind == Kind::failure) ranks_.throw_failure(message);
+    if (now(message) && wanted(message)) return message;
+    if (message.header().step >= step_) kept_.push_back(std::move(message));
+  }
+}
+
 Message Inbox::next() {
   const auto found = std::find_if(kept_.begin(), kept_.end(), begins_something);
   if (found != kept_.end()) {
@@ -55,4 +71,4 @@ Message Inbox::next() {
   }
 }
 
-}  // namespace coterie::runtime
+}  // namespace coterie::comm

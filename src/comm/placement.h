@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-namespace coterie::runtime {
+namespace coterie::comm {
 
 /// Which rank owns which routed expert: rank r those from E r / R up to E (r + 1) / R, in every layer. Where R does not
 /// divide E the parts differ by one; with more ranks than experts some own none.
@@ -19,4 +19,4 @@ struct Placement {
   }
 };
 
-}  // namespace coterie::runtime
+}  // namespace coterie::comm
