@@ -1,11 +1,19 @@
 #include "layers/moe/experts.h"
 
+#include "layers/moe/expert_computer.h"
+
 #include "base/error.h"
 #include "ops/moe/down.h"
 #include "ops/moe/experts.h"
 #include "ops/observer.h"
 
 namespace coterie::layers {
+
+std::unique_ptr<ExpertLease> ExpertComputer::lease(const ExpertCall&) {
+  base::fail(base::ErrorKind::internal, "experts", "who computes experts hands none out");
+}
+
+ExpertComputer* computer(ExpertSource* source) { return dynamic_cast<ExpertComputer*>(source); }
 
 void Experts::visit(TensorVisitor& visitor, const std::string& path) {
   const int64_t e = spec_.experts_with_weights();
@@ -50,8 +58,11 @@ void Experts::forward(ops::Context& context, tensor::ConstMatrix x, const ops::R
 }
 
 void Experts::forward(ops::Context& context, int64_t layer, tensor::ConstMatrix x, const ops::RoutingPlan& plan,
-                      ExpertSource& source, tensor::Matrix y, base::FunctionRef<void()> meanwhile) const {
+                      ExpertSource& source, tensor::Matrix y, const ops::ExpertDropout& dropped,
+                      base::FunctionRef<void()> meanwhile) const {
   const ops::GateRule rule = this->rule();
+  if (ExpertComputer* const elsewhere = computer(&source))
+    return elsewhere->compute(context, {layer, plan, x, inputs_, outputs_}, {rule, spec_.hidden, dropped}, y);
   const tensor::ArenaScope scratch(context.arena);
   const tensor::Matrix out = context.arena.matrix(plan.slots(), width_);
   const std::unique_ptr<ExpertLease> lease = source.lease({layer, plan, x, inputs_, outputs_});

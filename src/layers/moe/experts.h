@@ -22,10 +22,12 @@ class Experts {
   /// y[t] = Σ over the plan's slots of t: weight * down(act(gate x) * up x). x, y [N, D].
   void forward(ops::Context& context, tensor::ConstMatrix x, const ops::RoutingPlan& plan, tensor::Matrix y,
                const ops::ExpertDropout& dropped = {}) const;
-  /// The same with the weights of experts from `source`, to the bit. Not under a tape. `meanwhile` is called when all
-  /// that is here has been computed, before what comes from elsewhere is waited for.
+  /// The same with the weights of experts from `source`, to the bit. Under a tape, and with experts dropped, for a
+  /// source that computes them alone. `meanwhile` is called, unless it does, when all that is here has been computed,
+  /// before what comes from elsewhere is waited for.
   void forward(ops::Context& context, int64_t layer, tensor::ConstMatrix x, const ops::RoutingPlan& plan,
-               ExpertSource& source, tensor::Matrix y, base::FunctionRef<void()> meanwhile) const;
+               ExpertSource& source, tensor::Matrix y, const ops::ExpertDropout& dropped,
+               base::FunctionRef<void()> meanwhile) const;
   /// What the experts `ids` give for their slots of `plan` (ops::expert_outputs): x [N, D], out [slots, D].
   void outputs(ops::Context& context, tensor::ConstMatrix x, const ops::RoutingPlan& plan, std::span<const int32_t> ids,
                tensor::Matrix out) const;

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "layers/lora.h"
+#include "layers/moe/expert_computer.h"
 #include "ops/elementwise.h"
 #include "ops/jitter.h"
 #include "ops/matmul.h"
@@ -137,19 +138,21 @@ void Moe::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tens
     ops::jitter(context, x, spec_.jitter, name_rows(batch), static_cast<uint64_t>(2 * layer + 1), shaken);
     x = shaken;
   }
-  if (batch.pass.experts && batch.pass.training)
+  const bool computes = computer(batch.pass.experts) != nullptr;
+  if (batch.pass.experts && batch.pass.training && !computes)
     base::fail(base::ErrorKind::unsupported, "moe",
                "experts that come from elsewhere serve inference; this is a step of training");
   base::require(!spec_.shortcut || batch.shortcut.data, "moe", "a shortcut without memory for it");
   const tensor::Matrix routed = spec_.shortcut ? batch.shortcut : y;
   const auto shared_output = [&] { return spec_.shortcut ? y : context.arena.matrix(x.rows, x.cols); };
-  // The shared expert reads nothing of the others: where these come from elsewhere it is computed meanwhile.
+  // The shared expert reads nothing of the others: where these come from elsewhere it is computed meanwhile. Not in
+  // training: in the backward pass it must add to what it reads when it does on one machine.
   tensor::Matrix s;
-  if (shared_ && batch.pass.experts) s = shared_output();
+  if (shared_ && batch.pass.experts && !computes) s = shared_output();
   ops::ExpertDropout dropped;
   const auto run = [&](tensor::ConstMatrix in, const ops::RoutingPlan& plan, tensor::Matrix out) {
     if (!batch.pass.experts) return experts_.forward(context, in, plan, out, dropped);
-    experts_.forward(context, layer, in, plan, *batch.pass.experts, out, [&] {
+    experts_.forward(context, layer, in, plan, *batch.pass.experts, out, dropped, [&] {
       if (shared_) forward_shared(batch, x, s);
     });
   };

@@ -166,11 +166,16 @@ void combine(Context& context, const RoutingPlan& plan, ConstMatrix out, Matrix 
 void grouped_down(Context& context, ConstMatrix h, const RoutingPlan& plan, std::span<const ExpertOutput> experts,
                   Matrix out) {
   refuse_tape(context, "grouped_down");
+  down_apart(context, h, plan, experts, out, {});
+}
+
+void down_apart(Context& context, ConstMatrix h, const RoutingPlan& plan, std::span<const ExpertOutput> experts,
+                Matrix out, Matrix low) {
   check(h, plan, plan.tokens, experts.size());
   base::require(out.rows == plan.slots(), "grouped_down", "out has {} rows, the plan {} slots", out.rows, plan.slots());
   if (plan.slots() == 0) return;
   const tensor::ArenaScope scope(context.arena);
-  Down(context, h, plan, experts, out.cols, {}).apart(out);
+  Down(context, h, plan, experts, out.cols, low).apart(out);
 }
 
 void grouped_down_combine(Context& context, ConstMatrix h, const RoutingPlan& plan,

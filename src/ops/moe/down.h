@@ -21,7 +21,9 @@ void combine(Context& context, const RoutingPlan& plan, ConstMatrix out, Matrix 
 
 // Inside the room:
 
-/// grouped_down_combine, with h · Aᵀ [slots, r] left in `low` where it has data.
+/// grouped_down and grouped_down_combine, with h · Aᵀ [slots, r] left in `low` where it has data.
+void down_apart(Context& context, ConstMatrix h, const RoutingPlan& plan, std::span<const ExpertOutput> experts,
+                Matrix out, Matrix low);
 void down_combine(Context& context, ConstMatrix h, const RoutingPlan& plan, std::span<const ExpertOutput> experts,
                   Matrix y, Matrix low);
 

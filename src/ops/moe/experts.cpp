@@ -1,13 +1,16 @@
 #include "ops/moe/experts.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
+#include "base/function_ref.h"
 #include "ops/gradients.h"
 #include "ops/low_rank_job.h"
 #include "ops/moe/down.h"
 #include "ops/moe/experts_backward.h"
+#include "ops/moe/experts_share.h"
 #include "ops/moe/gated_matmul.h"
 #include "ops/products.h"
 #include "ops/rows.h"
@@ -49,9 +52,10 @@ void decode_for_bf16(Context& context, const RoutingPlan& plan, std::vector<Expe
   }
 }
 
+/// Both halves up to the values that down reads, then `second`(h, the weights of the second half).
 void forward(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span<const ExpertInput> given_inputs,
-             std::span<const ExpertOutput> given_outputs, const GateRule& rule, Matrix h, Matrix y,
-             const ExpertDropout& dropped, const GatedHalves& halves, Matrix low_down) {
+             std::span<const ExpertOutput> given_outputs, const GateRule& rule, Matrix h, const ExpertDropout& dropped,
+             const GatedHalves& halves, base::FunctionRef<void(std::span<const ExpertOutput>)> second) {
   std::vector<ExpertInput> inputs;
   std::vector<ExpertOutput> outputs;
   if (context.precision == Precision::bf16) {
@@ -61,8 +65,27 @@ void forward(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span
   }
   gated_matmul(context, x, plan, given_inputs, rule, h, halves);
   drop_hidden(context, plan, dropped, h);
-  down_combine(context, h, plan, given_outputs, y, low_down);
+  second(given_outputs);
 }
+
+/// Room for what the backward reads of the forward, from `take`(rows, columns).
+void keep_halves(KeptOfExperts& kept, int64_t hidden, base::FunctionRef<Matrix(int64_t, int64_t)> take) {
+  const RoutingPlan& plan = kept.plan;
+  kept.up = take(plan.slots(), hidden);
+  const auto gated = [&](int64_t e) { return !plan.tokens_of(e).empty() && kept.inputs[static_cast<size_t>(e)].gate; };
+  for (int64_t e = 0; e < plan.experts() && !kept.gate.data; ++e)
+    if (gated(e)) kept.gate = take(plan.slots(), hidden);
+  const auto keep_low = [&](auto&& of) {
+    const int64_t rank = largest_rank(plan, of);
+    return rank > 0 ? take(plan.slots(), rank) : Matrix();
+  };
+  kept.low_up = keep_low([&](int64_t e) -> const LowRank& { return kept.inputs[static_cast<size_t>(e)].up_low; });
+  if (!share_a(plan, kept.inputs))
+    kept.low_gate = keep_low([&](int64_t e) -> const LowRank& { return kept.inputs[static_cast<size_t>(e)].gate_low; });
+  kept.low_down = keep_low([&](int64_t e) -> const LowRank& { return kept.outputs[static_cast<size_t>(e)].low; });
+}
+
+GatedHalves halves_of(const KeptOfExperts& kept) { return {kept.gate, kept.up, kept.low_gate, kept.low_up}; }
 
 }  // namespace
 
@@ -73,7 +96,9 @@ void experts(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span
                 outputs.size());
   const tensor::ArenaScope scratch(context.arena);
   const Matrix h = context.arena.matrix(plan.slots(), hidden);
-  if (!context.tape) return forward(context, x, plan, inputs, outputs, rule, h, y, dropped, {}, {});
+  if (!context.tape)
+    return forward(context, x, plan, inputs, outputs, rule, h, dropped, {},
+                   [&](std::span<const ExpertOutput> second) { down_combine(context, h, plan, second, y, {}); });
   Tape& tape = *context.tape;
   Context quiet = context;
   quiet.tape = nullptr;
@@ -88,20 +113,88 @@ void experts(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span
                      .dropped = dropped.rate,
                      .place = dropped.place};
   if (dropped.rate > 0) kept.rows = tape.save(dropped.rows);
-  kept.up = tape.keep(plan.slots(), hidden);
-  if (!inputs.empty() && inputs.front().gate) kept.gate = tape.keep(plan.slots(), hidden);
-  const auto keep_low = [&](auto&& of) {
-    const int64_t rank = largest_rank(plan, of);
-    return rank > 0 ? tape.keep(plan.slots(), rank) : Matrix();
-  };
-  kept.low_up = keep_low([&](int64_t e) -> const LowRank& { return inputs[static_cast<size_t>(e)].up_low; });
-  if (!share_a(plan, inputs))
-    kept.low_gate = keep_low([&](int64_t e) -> const LowRank& { return inputs[static_cast<size_t>(e)].gate_low; });
-  kept.low_down = keep_low([&](int64_t e) -> const LowRank& { return outputs[static_cast<size_t>(e)].low; });
-  forward(quiet, x, plan, inputs, outputs, rule, h, y, dropped, {kept.gate, kept.up, kept.low_gate, kept.low_up},
-          kept.low_down);
+  keep_halves(kept, hidden, [&](int64_t rows, int64_t cols) { return tape.keep(rows, cols); });
+  forward(quiet, x, plan, inputs, outputs, rule, h, dropped, halves_of(kept),
+          [&](std::span<const ExpertOutput> second) { down_combine(quiet, h, plan, second, y, kept.low_down); });
   tape.written(h);
   tape.record({y}, [kept = std::move(kept)](Reverse& back) { experts_backward(kept, back); });
+}
+
+ExpertsShare::ExpertsShare(RoutingPlan plan, std::span<const ExpertInput> inputs, std::span<const ExpertOutput> outputs,
+                           const GateRule& rule, int64_t hidden, const ExpertDropout& dropped)
+    : kept_(std::make_unique<KeptOfExperts>(KeptOfExperts{.plan = std::move(plan),
+                                                          .inputs = {inputs.begin(), inputs.end()},
+                                                          .outputs = {outputs.begin(), outputs.end()},
+                                                          .rule = rule,
+                                                          .precision = Precision::f32,
+                                                          .dropped = dropped.rate,
+                                                          .place = dropped.place})),
+      hidden_(hidden),
+      rows_(dropped.rows) {}
+ExpertsShare::~ExpertsShare() = default;
+ExpertsShare::ExpertsShare(ExpertsShare&&) noexcept = default;
+
+void ExpertsShare::forward(const Context& given, ConstMatrix x, tensor::Arena* memory, Matrix out) {
+  Context context = given;
+  context.tape = nullptr;
+  KeptOfExperts& kept = *kept_;
+  kept.precision = context.precision;
+  if (memory) {
+    const Matrix copy = memory->matrix(x.rows, x.cols);
+    for (int64_t r = 0; r < x.rows; ++r) std::copy_n(x.row(r), x.cols, copy.row(r));
+    kept.x = copy;
+    if (kept.dropped > 0) {
+      auto* const rows = memory->take<DropoutRow>(std::ssize(rows_));
+      std::copy(rows_.begin(), rows_.end(), rows);
+      kept.rows = rows;
+    }
+    keep_halves(kept, hidden_, [&](int64_t rows, int64_t cols) { return memory->matrix(rows, cols); });
+  }
+  const tensor::ArenaScope scratch(context.arena);
+  const Matrix h = context.arena.matrix(kept.plan.slots(), hidden_);
+  const GatedHalves halves = memory ? halves_of(kept) : GatedHalves();
+  const Matrix low_down = memory ? kept.low_down : Matrix();
+  ops::forward(context, x, kept.plan, kept.inputs, kept.outputs, kept.rule, h, {kept.dropped, rows_, kept.place},
+               halves,
+               [&](std::span<const ExpertOutput> second) { down_apart(context, h, kept.plan, second, out, low_down); });
+}
+
+void ExpertsShare::row_gradients(Reverse& back, ConstMatrix dy, std::span<const float> slot_weight,
+                                 float* weight_gradient, Matrix parts) {
+  kept_->plan.slot_weight.assign(slot_weight.begin(), slot_weight.end());
+  base::require(std::ssize(slot_weight) == kept_->plan.slots() && dy.rows == kept_->plan.tokens, "experts share",
+                "{} weights and {} rows for {} slots of {} tokens", slot_weight.size(), dy.rows, kept_->plan.slots(),
+                kept_->plan.tokens);
+  backward_ = std::make_unique<ExpertsBackward>(*kept_, back, dy);
+  backward_->rows(weight_gradient, parts);
+}
+
+void ExpertsShare::weight_gradients() {
+  backward_->weights();
+  backward_.reset();
+}
+
+void experts_elsewhere(Context& context, ConstMatrix x, const RoutingPlan& plan,
+                       std::shared_ptr<ExpertsElsewhere> owners, Matrix y) {
+  Context quiet = context;
+  quiet.tape = nullptr;
+  const tensor::ArenaScope scratch(context.arena);
+  const Matrix out = context.arena.matrix(plan.slots(), y.cols);
+  owners->outputs(quiet, x, plan, context.tape != nullptr, out);
+  combine(quiet, plan, out, y);
+  if (!context.tape) return;
+  context.tape->written(out);
+  context.tape->record({y}, [plan, owners = std::move(owners), x, y](Reverse& back) {
+    Context& backward = back.context();
+    const Matrix dy = back.gradient(y), dx = back.gradient(x);
+    const Matrix parts = backward.arena.matrix(plan.slots(), dx.cols);
+    std::vector<float> weight_gradient(static_cast<size_t>(plan.slots()));
+    owners->gradients(back, plan, dy, weight_gradient.data(), parts);
+    for (size_t s = 0; plan.weight_gradient && s < weight_gradient.size(); ++s)
+      plan.weight_gradient[s] += weight_gradient[s];
+    add_parts(backward, plan, parts, dx);
+    clear(backward, dy);
+  });
 }
 
 namespace {

@@ -11,28 +11,28 @@
 
 namespace coterie::ops {
 
-namespace {
-
 /// The steps of the backward share buffers of [slots, F]: what was kept becomes, in place, the gradients of gate and
 /// up, and `weighted` what down was applied to, times the slot's weight.
-class Backward {
+class ExpertsBackward::Work {
  public:
-  Backward(const KeptOfExperts& kept, Reverse& back)
-      : kept_(kept), plan_(kept.plan), back_(back), context_(back.context()), dy_(back.gradient(kept.y_at)) {
+  Work(const KeptOfExperts& kept, Reverse& back, ConstMatrix dy)
+      : kept_(kept), plan_(kept.plan), back_(back), context_(back.context()), dy_(dy) {
     context_.precision = kept.precision;
     weighted_ = context_.arena.matrix(plan_.slots(), kept.up.cols);
     for (int64_t e = 0; e < plan_.experts(); ++e)
       if (!plan_.tokens_of(e).empty()) used_.push_back(e);
   }
 
-  void run() {
+  void rows(float* weight_gradient, Matrix parts) {
     lora_of_down();
-    through_down();
+    through_down(weight_gradient);
     loras_of_inputs();
+    to_slots(parts);
+  }
+
+  void weights() {
     weights_of_experts();
     weights_of_loras();
-    to_tokens();
-    clear(context_, dy_);
   }
 
  private:
@@ -144,9 +144,9 @@ class Backward {
 
   // dh = downᵀ · dy, a piece at a time, and while it is in cache the activation's part. The gradient by a slot's weight
   // is dh · h + dy · bias: pieces leave their sums apart, to be added in order.
-  void through_down() {
+  void through_down(float* weight_gradient) {
     constexpr int64_t kSlots = 240, kCols = 192;
-    struct Piece {
+    struct Tile {
       int64_t expert, slot, slots, col, cols;
     };
     const int64_t hidden = kept_.up.cols;
@@ -155,9 +155,9 @@ class Backward {
     const auto bytes = [](int64_t floats) { return floats * static_cast<int64_t>(sizeof(float)); };
     const WorkerScratch gemm_scratch(context_, bytes(gemm_of(context_).scratch_floats));
     const WorkerScratch piece_scratch(context_, bytes((kSlots + 2) * kCols));
-    std::vector<Piece> pieces;
+    std::vector<Tile> pieces;
     const auto run_piece = [&](int64_t index, int worker) {
-      const Piece& p = pieces[static_cast<size_t>(index)];
+      const Tile& p = pieces[static_cast<size_t>(index)];
       float* const scratch = reinterpret_cast<float*>(piece_scratch.of(worker));
       const Matrix dh(scratch + 2 * kCols, p.slots, p.cols, kCols);
       const auto run = [&](const Product& product, bool accumulate) {
@@ -194,16 +194,16 @@ class Backward {
                  }
                  context_.pool.each(std::ssize(pieces), run_piece);
                });
-    if (!plan_.weight_gradient) return;
+    if (!weight_gradient) return;
     for (int64_t s = 0; s < plan_.slots(); ++s)
-      for (int64_t r = 0; r < sums.rows; ++r) plan_.weight_gradient[s] += sums.row(r)[s];
+      for (int64_t r = 0; r < sums.rows; ++r) weight_gradient[s] += sums.row(r)[s];
     for (const int64_t e : used_) {
       const float* bias = output(e).bias;
       for (int64_t s = first(e); bias && s < last(e); ++s) {
         double along = 0;
         const float* dy = dy_.row(plan_.slot_token[static_cast<size_t>(s)]);
         for (int64_t i = 0; i < dy_.cols; ++i) along += static_cast<double>(dy[i]) * static_cast<double>(bias[i]);
-        plan_.weight_gradient[s] += static_cast<float>(along);
+        weight_gradient[s] += static_cast<float>(along);
       }
     }
   }
@@ -294,10 +294,8 @@ class Backward {
     products.run(context_);
   }
 
-  // Each slot's part of dx, then for each token the sum over its slots in the order in which combine adds them.
-  void to_tokens() {
-    const Matrix dx = back_.gradient(kept_.x_at);
-    const Matrix parts = context_.arena.matrix(plan_.slots(), dx.cols);
+  // Each slot's part of dx.
+  void to_slots(Matrix parts) {
     for_groups([&](int64_t e) { return decoded(input(e).up) + decoded(input(e).gate); },
                [&](std::span<const int64_t> group) {
                  Products products;
@@ -318,26 +316,41 @@ class Backward {
                  }
                  products.run(context_);
                });
-    for_rows(context_, dx.rows, dx.cols, [&](int64_t begin, int64_t end) {
-      for (int64_t t = begin; t < end; ++t)
-        for (int64_t c = plan_.token_offset[static_cast<size_t>(t)]; c < plan_.token_offset[static_cast<size_t>(t) + 1];
-             ++c)
-          context_.kernels.vector.add_scaled(parts.row(plan_.token_slot[static_cast<size_t>(c)]), 1, dx.row(t),
-                                             dx.cols);
-    });
   }
 
   const KeptOfExperts& kept_;
   const RoutingPlan& plan_;
   Reverse& back_;
   Context& context_;
-  Matrix dy_, weighted_;
+  ConstMatrix dy_;
+  Matrix weighted_;
   Matrix dlow_gate_, dlow_up_, dlow_down_;  // [slots, r]
   std::vector<int64_t> used_;               // experts with slots
 };
 
-}  // namespace
+ExpertsBackward::ExpertsBackward(const KeptOfExperts& kept, Reverse& back, ConstMatrix dy)
+    : work_(std::make_unique<Work>(kept, back, dy)) {}
+ExpertsBackward::~ExpertsBackward() = default;
+void ExpertsBackward::rows(float* weight_gradient, Matrix parts) { work_->rows(weight_gradient, parts); }
+void ExpertsBackward::weights() { work_->weights(); }
 
-void experts_backward(const KeptOfExperts& kept, Reverse& back) { Backward(kept, back).run(); }
+void add_parts(Context& context, const RoutingPlan& plan, ConstMatrix parts, Matrix dx) {
+  for_rows(context, dx.rows, dx.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t)
+      for (int64_t c = plan.token_offset[static_cast<size_t>(t)]; c < plan.token_offset[static_cast<size_t>(t) + 1];
+           ++c)
+        context.kernels.vector.add_scaled(parts.row(plan.token_slot[static_cast<size_t>(c)]), 1, dx.row(t), dx.cols);
+  });
+}
+
+void experts_backward(const KeptOfExperts& kept, Reverse& back) {
+  const Matrix dy = back.gradient(kept.y_at), dx = back.gradient(kept.x_at);
+  const Matrix parts = back.context().arena.matrix(kept.plan.slots(), dx.cols);
+  ExpertsBackward backward(kept, back, dy);
+  backward.rows(kept.plan.weight_gradient, parts);
+  backward.weights();
+  add_parts(back.context(), kept.plan, parts, dx);
+  clear(back.context(), dy);
+}
 
 }  // namespace coterie::ops
