@@ -33,6 +33,13 @@ using base::ErrorKind;
 namespace {
 
 constexpr std::array<std::string_view, 7> kCommands = {"run", "chat", "eval", "logits", "bench", "trace", "embed"};
+// Those that all ranks do.
+constexpr std::array<std::string_view, 2> kOfAll = {"train", "tune"};
+
+template <size_t N>
+bool is_one_of(const std::array<std::string_view, N>& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
 
 std::map<const CLI::App*, const ModelOptions*>& known_options() {
   static std::map<const CLI::App*, const ModelOptions*> all;
@@ -45,6 +52,7 @@ struct Run {
   comm::Placement placement;
   std::optional<runtime::ModelRanks> model;  // of rank 0, when it is open
   std::string command;                       // words_of() it
+  std::optional<train::Team> team;           // of a command that trains
 };
 Run* this_run = nullptr;
 
@@ -69,6 +77,16 @@ std::string words_of(const CLI::App& command) {
   return words;
 }
 
+/// Compares ranks, and forces the instruction set that all of them have.
+void agree_and_force(const runtime::Introduction& own) {
+  const std::string isa = runtime::agree(this_run->ranks, own);
+  const std::string had(kernels::select().isa);
+  if (isa == had) return;
+  if (this_run->ranks.rank() == 0)
+    print_note(fmt::format("{} instead of {}: not every rank's processor has it", isa, had));
+  ::setenv("COTERIE_ISA", isa.c_str(), 1);
+}
+
 /// One step of every rank: the model is opened with this rank's experts, and compared with the others'.
 families::Model open_part(const ModelOptions& options) {
   families::OpenOptions open = options.open_options();
@@ -84,13 +102,7 @@ families::Model open_part(const ModelOptions& options) {
   } catch (const Error& error) {
     own.error = comm::error_text(error);
   }
-  const std::string isa = runtime::agree(this_run->ranks, own);
-  const std::string had(kernels::select().isa);
-  if (isa != had) {
-    if (this_run->ranks.rank() == 0)
-      print_note(fmt::format("{} instead of {}: not every rank's processor has it", isa, had));
-    ::setenv("COTERIE_ISA", isa.c_str(), 1);
-  }
+  agree_and_force(own);
   return std::move(*model);
 }
 
@@ -132,6 +144,22 @@ std::string summary(const comm::Ranks& ranks, double seconds) {
                      100 * ranks.waited() / std::max(seconds, 1e-9), seconds);
 }
 
+/// What all ranks do: each ends with its own error, which it has told the others.
+int do_on_all(const Action& action, const base::Stopwatch& clock) {
+  comm::Ranks& ranks = this_run->ranks;
+  try {
+    const int code = action();
+    flush_output();
+    if (ranks.rank() == 0) print_note(summary(ranks, clock.seconds()));
+    return code;
+  } catch (const Error& error) {
+    if (!ranks.lost()) throw;
+    if (ranks.rank() == 0) print_error(error.what(), error.hint());
+    ranks.abort(base::exit_code(error.kind()));
+    throw;
+  }
+}
+
 }  // namespace
 
 void remember_model_options(const CLI::App& command, const ModelOptions& options) {
@@ -148,7 +176,8 @@ int run_on_ranks(const comm::Launch& launch, const CLI::App& app, const Action& 
   const CLI::App* const command = app.get_subcommands().front();
   const auto options = known_options().find(command);
   const std::string& name = command->get_name();
-  if (options == known_options().end() || std::find(kCommands.begin(), kCommands.end(), name) == kCommands.end())
+  const bool of_all = is_one_of(kOfAll, name);
+  if (!of_all && (options == known_options().end() || !is_one_of(kCommands, name)))
     throw Error(ErrorKind::unsupported, "coterie " + name, "runs on one rank", "start it without " + launch.launcher);
   comm::Patience patience;
   if (const char* const limit = std::getenv("COTERIE_RANK_PATIENCE")) {
@@ -158,18 +187,19 @@ int run_on_ranks(const comm::Launch& launch, const CLI::App& app, const Action& 
                   fmt::format("\"{}\" is not a number of seconds", limit));
   }
   patience.say = [](const std::string& text) { print_warning(text); };
-  Run own{comm::Ranks(comm::join(launch), patience), {launch.size}, {}, words_of(*command)};
+  Run own{comm::Ranks(comm::join(launch), patience), {launch.size}, {}, words_of(*command), {}};
   this_run = &own;
   const struct Forget {
     ~Forget() { this_run = nullptr; }
   } forget;
   own.ranks.meet();
-  if (own.ranks.rank() != 0) {
+  if (own.ranks.rank() != 0 && !of_all) {
     serve(*options->second);
     return 0;
   }
-  warn_about_processors(own.ranks);
+  if (own.ranks.rank() == 0) warn_about_processors(own.ranks);
   const base::Stopwatch clock;
+  if (of_all) return do_on_all(action, clock);
   try {
     const int code = action();
     flush_output();
@@ -191,6 +221,28 @@ int run_on_ranks(const comm::Launch& launch, const CLI::App& app, const Action& 
 
 bool on_ranks() { return this_run != nullptr; }
 
+int ranks() { return this_run ? this_run->ranks.size() : 1; }
+
+int threads_of_rank(int asked) {
+  // Ranks of one host share its cores, unless the launcher has given each its own.
+  const threads::Topology topology = threads::Topology::read();
+  const bool bound = std::ssize(topology.cpus) < ::sysconf(_SC_NPROCESSORS_ONLN);
+  if (!this_run || asked > 0 || bound) return asked;
+  return std::max(1, topology.default_threads() / this_run->ranks.ranks_of_host());
+}
+
+train::Team* join_training(const std::function<std::string()>& options) {
+  if (!this_run || this_run->ranks.size() == 1) return nullptr;
+  runtime::Introduction own;
+  try {
+    own.options = options();
+  } catch (const Error& error) {
+    own.error = comm::error_text(error);
+  }
+  agree_and_force(own);
+  return &this_run->team.emplace(this_run->ranks);
+}
+
 families::Model open_for_engine(const ModelOptions& options) {
   if (!this_run) return families::open_model(options.model, options.open_options());
   if (families::is_ensemble(options.model))
@@ -208,11 +260,7 @@ void add_ranks(runtime::EngineOptions& options) {
   if (!this_run) return;
   options.part_of_a_model = true;
   if (this_run->model) options.ranks = &*this_run->model;
-  // Ranks of one host share its cores, unless the launcher has given each its own.
-  const threads::Topology topology = threads::Topology::read();
-  const bool bound = std::ssize(topology.cpus) < ::sysconf(_SC_NPROCESSORS_ONLN);
-  if (options.threads == 0 && !bound)
-    options.threads = std::max(1, topology.default_threads() / this_run->ranks.ranks_of_host());
+  options.threads = threads_of_rank(options.threads);
 }
 
 }  // namespace coterie::cli

@@ -1,15 +1,18 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <functional>
 #include <string>
 
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "comm/launch.h"
 #include "families/open.h"
+#include "train/ranks/team.h"
 
 // mpirun -n 4 coterie COMMAND …: every rank reads the same command line. Rank 0 does the command, reads, prints and
 // writes; the others open the model when it does, with their own experts alone, and answer it until it is done.
+// Training is done by all of them: each has samples of its own.
 namespace coterie::cli {
 
 /// A command's options of the model it runs, by which the other ranks know what to open.
@@ -23,6 +26,15 @@ int run_on_ranks(const comm::Launch& launch, const CLI::App& app, const Action& 
 
 /// Whether this process is one of several ranks.
 bool on_ranks();
+/// How many there are; 1 without a launcher.
+int ranks();
+/// The threads that a rank uses where none were asked for: 0, as many as there are cores, where it has its host alone.
+int threads_of_rank(int asked);
+
+/// The ranks that train together, for commands that all ranks do (train, tune); null where this process is alone.
+/// `options` reads what the ranks begin with and returns as text what decides bits, which must be the same on all;
+/// where it throws, all throw the first rank's error, by name. All use the instruction set that each of them has.
+train::Team* join_training(const std::function<std::string()>& options);
 /// Opens a model for an engine: families::open_model, and where there are other ranks they open it, too, and all have
 /// agreed that it is the same. Throws the first rank's error by name.
 families::Model open_for_engine(const ModelOptions& options);

@@ -9,8 +9,10 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "base/yaml.h"
 #include "cli/options.h"
 #include "cli/print_numbers.h"
+#include "cli/ranks.h"
 #include "kernels/table.h"
 #include "runtime/machine.h"
 #include "threads/pool.h"
@@ -144,6 +146,11 @@ void TrainOptions::add_run(CLI::App& app) {
   app.add_flag("--all", all, "All variants of the recipe, one after the other")->excludes(variant);
   app.add_option("--set", settings, "Replace a value of the recipe: training.steps=100; null removes it; repeatable")
       ->type_name("KEY=VALUE");
+  app.add_option("--shards", shards,
+                 "Parts that each batch is dealt out to, stored with the run (training.shards; default: as many as "
+                 "ranks). A run gives the same bits on any number of ranks that divides them")
+      ->type_name("V")
+      ->check(at_least(1));
   app.add_option("-t,--threads", threads, "Threads (default: one for each physical core)")
       ->type_name("N")
       ->check(at_least(1));
@@ -160,10 +167,10 @@ void TrainOptions::sort_names() {
   const bool is_name = fs::is_regular_file(run, absent) || (!names.empty() && train::RunFolder::runs_in(run).empty());
   if (!run.empty() && names.size() < wanted && is_name) names.insert(names.begin(), std::exchange(run, {}));
   if (names.empty() && !run.empty()) {
-    if (!variants.empty() || all || !settings.empty() || !out.empty())
+    if (!variants.empty() || all || !settings.empty() || !out.empty() || shards > 0)
       throw CLI::ValidationError("--resume " + run,
-                                 "a run goes on with the recipe it began with: --set, --variant, --all and -o are for "
-                                 "runs that begin, --extend changes its length and rates");
+                                 "a run goes on with the recipe it began with: --set, --variant, --all, --shards and "
+                                 "-o are for runs that begin, --extend changes its length and rates");
     return;
   }
   if (names.size() < wanted)
@@ -181,22 +188,26 @@ void TrainOptions::sort_names() {
 namespace {
 
 // Trains one variant into `out` and says on the screen how it goes. Whether it was finished; else it was interrupted.
-bool train_one(const TrainOptions& options, train::Recipe recipe, const fs::path& out, const InterruptFlag& interrupt) {
+bool train_one(const TrainOptions& options, train::Recipe recipe, const fs::path& out, train::Team* team,
+               const InterruptFlag& interrupt) {
   const std::string name = recipe.name;
   const int64_t steps = recipe.schedule.steps;
   Reporter reporter(name, options.json);
   reporter.set_steps(steps);
-  threads::Pool pool(options.threads);
+  threads::Pool pool(threads_of_rank(options.threads));
   const kernels::KernelTable& kernels = kernels::select();
   train::TrainerListener listener;
   listener.note = [&](const std::string& text) { reporter.note(text); };
   listener.event = [&](const Json& event) { reporter.event(event); };
   // In the precision of the run: a CPU without products of bf16 refuses such a recipe soon.
-  const runtime::MachineLimits limits = runtime::machine_limits(pool, kernels);
-  const double peak = recipe.precision == ops::Precision::bf16 ? limits.bf16_flops : limits.f32_flops;
+  double peak = 0;  // of several ranks: not shown, since they may be of several machines
+  if (!team) {
+    const runtime::MachineLimits limits = runtime::machine_limits(pool, kernels);
+    peak = recipe.precision == ops::Precision::bf16 ? limits.bf16_flops : limits.f32_flops;
+  }
   const base::Json extended = recipe.extended;
   const bool tunes = recipe.tune.has_value();
-  train::Trainer trainer(std::move(recipe), {out, options.resume, peak, options.from}, pool, kernels, listener);
+  train::Trainer trainer(std::move(recipe), {out, options.resume, peak, options.from, team}, pool, kernels, listener);
   reporter.clear();
   for (const std::string& warning : trainer.warnings()) print_warning(warning);
   for (const auto& [key, change] : extended.items())
@@ -238,6 +249,25 @@ struct Run {
   fs::path out;
 };
 
+/// Those that are asked for, or that the run there has, or as many as ranks; 0: what the recipe says.
+int64_t shards_of(const TrainOptions& options, const std::string& variant, const fs::path& run) {
+  if (options.shards > 0) return options.shards;
+  const auto sets_them = [](const std::string& setting) { return setting.starts_with("training.shards="); };
+  if (std::any_of(options.settings.begin(), options.settings.end(), sets_them)) return 0;
+  std::error_code absent;
+  if (const fs::path recipe = train::RunFolder(run).recipe(); options.resume && fs::exists(recipe, absent)) {
+    const Json training = base::read_json(recipe).value("training", Json::object());
+    return training.value("shards", int64_t{0});
+  }
+  if (ranks() == 1) return 0;
+  Json recipe = base::read_yaml(options.recipe);
+  if (!recipe.is_object()) return 0;  // refused when it is read
+  const Json variants = recipe.value("variants", Json());
+  if (variants.is_object() && variants.contains(variant)) recipe.merge_patch(variants[variant]);
+  const Json training = recipe.value("training", Json());
+  return training.is_object() && training.contains("shards") ? 0 : ranks();
+}
+
 std::vector<Run> runs_asked_for(const TrainOptions& options) {
   std::vector<Run> runs;
   if (options.recipe.empty()) {
@@ -253,9 +283,14 @@ std::vector<Run> runs_asked_for(const TrainOptions& options) {
     return runs;
   }
   const fs::path out = options.out.empty() ? fs::path("runs") / fs::path(options.recipe).stem() : fs::path(options.out);
-  for (const std::string& variant : variants_asked_for(options))
-    runs.push_back({train::read_recipe(options.recipe, {variant, options.settings, options.tuned, options.extensions}),
-                    variant.empty() ? out : out / variant});
+  for (const std::string& variant : variants_asked_for(options)) {
+    const fs::path folder = variant.empty() ? out : out / variant;
+    std::vector<std::string> settings = options.settings;
+    if (const int64_t shards = shards_of(options, variant, folder); shards > 0)
+      settings.push_back(fmt::format("training.shards={}", shards));
+    runs.push_back(
+        {train::read_recipe(options.recipe, {variant, settings, options.tuned, options.extensions}), folder});
+  }
   return runs;
 }
 
@@ -264,10 +299,18 @@ std::vector<Run> runs_asked_for(const TrainOptions& options) {
 void train_variants(const TrainOptions& options) {
   const InterruptFlag interrupt;
   // All are read before the first begins: a fault in the last does not wait for hours.
-  std::vector<Run> runs = runs_asked_for(options);
+  std::vector<Run> runs;
+  const auto read = [&] {
+    runs = runs_asked_for(options);
+    std::string words = fmt::format("{} from {}", options.resume ? "resume" : "begin", options.from.value_or(-1));
+    for (const Run& run : runs) words += " " + run.out.string() + " " + run.recipe.source.dump();
+    return words;
+  };
+  train::Team* const team = join_training(read);
+  if (!team) read();
   for (const Run& run : runs) train::require_precision(run.recipe, kernels::select());
   for (Run& run : runs)
-    if (!train_one(options, std::move(run.recipe), run.out, interrupt))
+    if (!train_one(options, std::move(run.recipe), run.out, team, interrupt))
       throw base::Error(base::ErrorKind::interrupted, "", "");  // said already
 }
 

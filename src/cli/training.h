@@ -19,8 +19,9 @@ struct TrainOptions {
   std::optional<int64_t> from;  // go on from the checkpoint of this step
   bool resume = false, all = false, json = false, tunes = false;
   int threads = 0;
+  int64_t shards = 0;  // 0: those of the run that goes on, else as many as ranks
 
-  /// --output, --resume, --extend, --from, --variant, --all, --set, --threads, --json
+  /// --output, --resume, --extend, --from, --variant, --all, --set, --shards, --threads, --json
   void add_run(CLI::App& app);
   /// After parsing: what follows --resume is a run's folder, or else the first of MODEL and RECIPE, so that
   /// `--resume recipe.yaml` says what `recipe.yaml --resume` does. Throws CLI::ParseError for what is missing, and for

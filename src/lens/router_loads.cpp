@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "base/error.h"
 #include "layers/moe/scores.h"
 #include "ops/log_sum_exp.h"
 
@@ -62,6 +63,37 @@ double softmax_of(const float* values, int64_t n, int64_t stride, std::vector<do
 }
 
 }  // namespace
+
+std::vector<double> RouterLoads::numbers() const {
+  std::vector<double> all;
+  for (const auto& [layer, l] : layers_) {
+    all.insert(all.end(),
+               {static_cast<double>(layer), static_cast<double>(l.assignments.size()), static_cast<double>(l.mixture),
+                l.tokens, l.entropy, l.squares, l.dropped, l.overflow, l.reading, l.slots});
+    for (const std::vector<double>* of : {&l.assignments, &l.probability})
+      all.insert(all.end(), of->begin(), of->end());
+  }
+  return all;
+}
+
+void RouterLoads::add(std::span<const double> given) {
+  const auto next = [&] {
+    base::require(!given.empty(), "router loads", "numbers that end too early");
+    const double value = given.front();
+    given = given.subspan(1);
+    return value;
+  };
+  while (!given.empty()) {
+    RouterLoad& l = layers_[static_cast<int64_t>(next())];
+    const auto experts = static_cast<size_t>(next());
+    l.mixture = next() != 0;
+    for (double* of : {&l.tokens, &l.entropy, &l.squares, &l.dropped, &l.overflow, &l.reading, &l.slots}) *of += next();
+    for (std::vector<double>* of : {&l.assignments, &l.probability}) {
+      of->resize(experts);
+      for (double& value : *of) value += next();
+    }
+  }
+}
 
 void RouterLoads::mixed(const layers::Mixture& mixture) {
   RouterLoad& load = layers_[mixture.layer];

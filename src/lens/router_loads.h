@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <span>
 #include <vector>
 
 #include "layers/moe/router_spec.h"
@@ -48,6 +49,9 @@ class RouterLoads : public layers::Observer {
 
   void clear() { layers_.clear(); }
   const std::map<int64_t, RouterLoad>& layers() const { return layers_; }
+  /// What was added up, as numbers that may travel, and adds such numbers of another.
+  std::vector<double> numbers() const;
+  void add(std::span<const double> numbers);
 
  private:
   layers::RouterSpec::Score score_;

@@ -36,8 +36,11 @@ class Initialiser {
 
   void draw(const Parameter& p, base::Rng rng) const {
     const auto ends = [&](std::string_view with) { return std::string_view(p.path).ends_with(with); };
+    // What is not here is drawn all the same, so that what is has the values it has where all are.
     const auto fill = [&](auto&& value) {
-      for (int64_t i = 0; i < p.count; ++i) p.values[i] = static_cast<float>(value(i));
+      const int64_t begin = p.begin();
+      for (int64_t i = 0; i < begin; ++i) value(i);
+      for (int64_t i = 0; i < p.count; ++i) p.values[i] = static_cast<float>(value(begin + i));
     };
     const auto within = [&](double bound) { fill([&](int64_t) { return bound * (2 * rng.uniform_double() - 1); }); };
     const int64_t inputs = p.shape.back();

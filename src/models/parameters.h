@@ -24,6 +24,18 @@ struct Parameter {
   bool trained;  // false: a buffer that has no gradient (a router's bias of selection)
   bool matrix;   // multiplied with activations, or looked up: not a norm, a bias, a convolution's taps or A_log
   int64_t parts = 1, merged_with = 0;  // as ListedTensor says
+  // Of routed experts: how many there are, side by side along the first axis of `shape`, and the first of those whose
+  // values are here; 0: not of experts. `count` is of what is here, `shape` of all.
+  int64_t experts = 0, first = 0;
+
+  int64_t whole() const { return tensor::element_count(shape); }
+  int64_t of_expert() const { return experts > 0 ? whole() / experts : 0; }
+  int64_t begin() const { return first * of_expert(); }  // of what is here in the whole
+};
+
+/// Routed experts [first, end) of a layer.
+struct ExpertRange {
+  int64_t first = 0, end = 0;
 };
 
 /// The weights of a decoder as f32 in memory of their own, to be changed, and their gradients.
@@ -37,8 +49,14 @@ class Parameters {
   /// The parameters that `chosen` names. The others are frozen: they stay where they are, in whatever format, are not
   /// listed and take no memory here; what the decoder was bound to must outlive it.
   Parameters(Decoder& decoder, Chosen chosen);
-  /// Values that stay where they are, and must outlive this: an adapter's matrices. They get gradients here.
+  /// The same for a rank of several: of a layer's E routed experts those that `own`(E) names are here, of the others
+  /// there is no value any more, but for vectors, which are kept as they are and not listed.
+  using Own = base::FunctionRef<ExpertRange(int64_t experts)>;
+  Parameters(Decoder& decoder, Chosen chosen, Own own);
+  /// Values that stay where they are, and must outlive this: an adapter's matrices. They get gradients here, of experts
+  /// those that `own` names.
   explicit Parameters(std::vector<Parameter> list);
+  Parameters(std::vector<Parameter> list, Own own);
 
   std::span<const Parameter> list() const { return list_; }
   /// For ops::Tape.

@@ -13,46 +13,53 @@ using base::ErrorKind;
 
 namespace {
 
-// Values of a piece: enough work for a thread, and the length of a partial sum of the norm.
-constexpr int64_t kPiece = 1 << 15;
-
 constexpr const char* kFirst = "first_moment.";
 constexpr const char* kSecond = "second_moment.";
 
-void read(const checkpoint::TensorSource& source, const std::string& name, tensor::Buffer<float>& into) {
+void read(const checkpoint::TensorSource& source, const std::string& name, const ParameterPart& part,
+          tensor::Buffer<float>& into) {
   const checkpoint::TensorInfo* tensor = source.find(name);
   if (!tensor) base::fail(ErrorKind::not_found, source.where(), "tensor {} is missing", name);
-  if (tensor->dtype != tensor::DType::f32 || tensor->shape != tensor::Shape{into.size()})
+  if (tensor->dtype != tensor::DType::f32 || tensor->shape != tensor::Shape{part.whole})
     base::fail(ErrorKind::bad_input, source.where() + ": " + name, "is {} {}, expected f32 [{}]",
-               tensor::name(tensor->dtype), tensor::to_string(tensor->shape), into.size());
-  std::memcpy(into.data(), tensor->bytes.data(), tensor->bytes.size());
+               tensor::name(tensor->dtype), tensor::to_string(tensor->shape), part.whole);
+  const auto size = static_cast<size_t>(into.size()) * sizeof(float);
+  if (size > 0) std::memcpy(into.data(), tensor->bytes.data() + static_cast<size_t>(part.begin) * sizeof(float), size);
 }
 
 }  // namespace
 
 void AdamW::add(std::string name, std::span<float> values, std::span<float> gradient, double weight_decay,
-                double rate_factor) {
+                double rate_factor, const ParameterPart& part) {
   base::require(values.size() == gradient.size(), "train::AdamW", "{}: {} values and {} gradients", name, values.size(),
                 gradient.size());
   const auto n = static_cast<int64_t>(values.size());
-  for (int64_t begin = 0; begin < n; begin += kPiece)
-    pieces_.push_back({parameters_.size(), begin, std::min(begin + kPiece, n)});
-  Parameter parameter{std::move(name),         values, gradient, weight_decay, rate_factor, tensor::Buffer<float>(n),
-                      tensor::Buffer<float>(n)};
+  const int64_t block = part.block > 0 ? part.block : std::max<int64_t>(n, 1);
+  for (int64_t first = 0; first < n; first += block)
+    for (int64_t begin = first; begin < std::min(first + block, n); begin += kPiece)
+      pieces_.push_back({parameters_.size(), begin, std::min({begin + kPiece, first + block, n})});
+  Parameter parameter{
+      std::move(name),         values, gradient, weight_decay, rate_factor, part, tensor::Buffer<float>(n),
+      tensor::Buffer<float>(n)};
+  if (part.whole == 0) parameter.part.whole = n;
   std::fill_n(parameter.first.data(), n, 0.0f);
   std::fill_n(parameter.second.data(), n, 0.0f);
   parameters_.push_back(std::move(parameter));
 }
 
-double AdamW::gradient_norm(threads::Pool& pool) const {
+std::vector<double> AdamW::squares(threads::Pool& pool) const {
   std::vector<double> sums(pieces_.size());
   pool.each(static_cast<int64_t>(pieces_.size()), [&](int64_t p, int) {
     const Piece& piece = pieces_[static_cast<size_t>(p)];
     sums[static_cast<size_t>(p)] =
         ops::sum_of_squares(parameters_[piece.parameter].gradient.data() + piece.begin, piece.end - piece.begin);
   });
+  return sums;
+}
+
+double AdamW::gradient_norm(threads::Pool& pool) const {
   double total = 0;
-  for (const double sum : sums) total += sum;
+  for (const double sum : squares(pool)) total += sum;
   return std::sqrt(total);
 }
 
@@ -98,13 +105,20 @@ std::vector<checkpoint::TensorToWrite> AdamW::tensors_to_write() const {
   return result;
 }
 
-void AdamW::restore(const checkpoint::TensorSource& source, int64_t steps) {
-  if (source.tensors().size() != 2 * parameters_.size())
+AdamW::Moments AdamW::moments(size_t index) const {
+  const Parameter& p = parameters_[index];
+  const size_t n = p.values.size();
+  return {{p.first.data(), n}, {p.second.data(), n}};
+}
+
+void AdamW::restore(const checkpoint::TensorSource& source, int64_t steps, size_t parameters) {
+  if (parameters == 0) parameters = parameters_.size();
+  if (source.tensors().size() != 2 * parameters)
     base::fail(ErrorKind::bad_input, source.where(), "has {} tensors, expected two for each of {} parameters",
-               source.tensors().size(), parameters_.size());
+               source.tensors().size(), parameters);
   for (Parameter& parameter : parameters_) {
-    read(source, kFirst + parameter.name, parameter.first);
-    read(source, kSecond + parameter.name, parameter.second);
+    read(source, kFirst + parameter.name, parameter.part, parameter.first);
+    read(source, kSecond + parameter.name, parameter.part, parameter.second);
   }
   steps_ = steps;
 }

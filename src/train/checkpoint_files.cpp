@@ -20,7 +20,7 @@ constexpr const char *kModel = "model.safetensors", *kOptimiser = "optimizer.saf
 }  // namespace
 
 void write_model_files(const fs::path& folder, Json config, const fs::path& vocabulary, const models::Decoder& decoder,
-                       const std::string& name) {
+                       const std::string& name, const families::ReadExpert& elsewhere) {
   config.erase("torch_dtype");
   config["dtype"] = "float32";
   const families::Family& family = families::family_of(decoder.spec());
@@ -29,7 +29,8 @@ void write_model_files(const fs::path& folder, Json config, const fs::path& voca
     base::write_text(folder / file.path().filename(), base::read_text(file.path()));
   const auto* const predicting = dynamic_cast<const models::PredictingDecoder*>(&decoder);
   const models::Decoder& model = predicting ? predicting->model() : decoder;
-  std::vector<checkpoint::TensorToWrite> tensors = families::tensors_to_write(model, family.hugging_face_names());
+  std::vector<checkpoint::TensorToWrite> tensors =
+      families::tensors_to_write(model, family.hugging_face_names(), elsewhere);
   if (predicting)
     for (checkpoint::TensorToWrite& tensor : families::prediction_tensors_to_write(model.spec(), predicting->head()))
       tensors.push_back(std::move(tensor));
@@ -38,12 +39,13 @@ void write_model_files(const fs::path& folder, Json config, const fs::path& voca
                                 {{"format", "pt"}, {families::kNameKey, name}});
 }
 
-void write_progress(const fs::path& folder, const AdamW& optimiser, const Progress& progress) {
-  checkpoint::write_safetensors(folder / kOptimiser, optimiser.tensors_to_write());
+void write_progress(const fs::path& folder, std::span<const checkpoint::TensorToWrite> moments, int64_t optimiser_steps,
+                    const Progress& progress) {
+  checkpoint::write_safetensors(folder / kOptimiser, moments);
   Json state = {{"step", progress.step},
                 {"tokens", progress.tokens},
                 {"seconds", progress.seconds},
-                {"optimiser_steps", optimiser.steps()}};
+                {"optimiser_steps", optimiser_steps}};
   if (progress.best)
     state.update(Json{{"best", *progress.best},
                       {"best_step", progress.best_step},
@@ -52,7 +54,7 @@ void write_progress(const fs::path& folder, const AdamW& optimiser, const Progre
   base::write_text(folder / kState, state.dump(2) + "\n");
 }
 
-Progress read_progress(const fs::path& folder, AdamW& optimiser) {
+Progress read_progress(const fs::path& folder, AdamW& optimiser, size_t parameters) {
   const Json json = base::read_json(folder / kState);
   base::JsonReader state(json, (folder / kState).string());
   Progress progress;
@@ -65,7 +67,7 @@ Progress read_progress(const fs::path& folder, AdamW& optimiser) {
     progress.judged_step = state.integer("judged_step");
   }
   const auto moments = checkpoint::open_safetensors(folder / kOptimiser);
-  optimiser.restore(*moments, state.integer("optimiser_steps"));
+  optimiser.restore(*moments, state.integer("optimiser_steps"), parameters);
   return progress;
 }
 

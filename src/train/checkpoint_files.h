@@ -4,9 +4,12 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "base/json.h"
+#include "checkpoint/tensor_sink.h"
+#include "families/weights/export.h"
 #include "models/decoder.h"
 #include "train/adamw.h"
 
@@ -24,15 +27,18 @@ struct Progress {
 
 /// Puts the files of a model into `folder`: config.json, the files of `vocabulary` and model.safetensors under the
 /// names of the model's family, which make it a Hugging Face model; `name` is what it is called. A head that is trained
-/// with it (PredictingDecoder) is written with it. The config's dtype is that of the weights, f32. Throws io (a full
-/// disk).
+/// with it (PredictingDecoder) is written with it. The config's dtype is that of the weights, f32. Experts without bytes
+/// are read by `elsewhere`. Throws io (a full disk).
 void write_model_files(const std::filesystem::path& folder, base::Json config, const std::filesystem::path& vocabulary,
-                       const models::Decoder& decoder, const std::string& name);
+                       const models::Decoder& decoder, const std::string& name,
+                       const families::ReadExpert& elsewhere = {});
 
-/// optimizer.safetensors and state.json, with which the run goes on.
-void write_progress(const std::filesystem::path& folder, const AdamW& optimiser, const Progress& progress);
+/// optimizer.safetensors and state.json, with which the run goes on; `moments` as AdamW::tensors_to_write() has them.
+void write_progress(const std::filesystem::path& folder, std::span<const checkpoint::TensorToWrite> moments,
+                    int64_t optimiser_steps, const Progress& progress);
 
-/// Reads the optimiser's moments and where the run was. Throws not_found and bad_input naming file and tensor.
-Progress read_progress(const std::filesystem::path& folder, AdamW& optimiser);
+/// Reads the optimiser's moments, where it has a part of the run's `parameters` its own, and where the run was. Throws
+/// not_found and bad_input naming file and tensor.
+Progress read_progress(const std::filesystem::path& folder, AdamW& optimiser, size_t parameters = 0);
 
 }  // namespace coterie::train

@@ -21,21 +21,22 @@ std::optional<int64_t> soft_slots(const models::ModelSpec& spec) {
   return {};
 }
 
-FreshModel::FreshModel(const Recipe& recipe, const RunFolder& folder, std::optional<int64_t> taken, int64_t vocabulary)
+FreshModel::FreshModel(const Recipe& recipe, const RunFolder& folder, std::optional<int64_t> taken, int64_t vocabulary,
+                       bool writes, double share)
     : recipe_(recipe), config_(recipe.config) {
   if (!config_.contains("vocab_size")) config_["vocab_size"] = vocabulary;
   const fs::path path = folder.path() / "config.json";
-  base::write_text(path, config_.dump(2) + "\n");
+  if (writes) base::write_text(path, config_.dump(2) + "\n");
   if (taken) {
     opened_ = families::open_model(folder.checkpoint(*taken));
-    require_room(recipe, opened_->decoder->spec());
+    require_room(recipe, opened_->decoder->spec(), share);
     if (recipe.prediction_loss > 0) opened_head_ = families::open_prediction_head(*opened_);
     decoder_ = std::move(opened_->decoder);
   } else {
     families::OpenOptions strict;
     strict.strict = true;
     const models::ModelSpec spec = families::read_spec(checkpoint::resolve_model(path), strict);
-    require_room(recipe, spec);
+    require_room(recipe, spec, share);
     decoder_ = models::blank_decoder(spec);
   }
   if (recipe.prediction_loss > 0) {
@@ -54,8 +55,9 @@ FreshModel::FreshModel(const Recipe& recipe, const RunFolder& folder, std::optio
                       "set balance: loss in the recipe instead, and remove output_router_logits from the config");
 }
 
-std::unique_ptr<models::Parameters> FreshModel::parameters() {
-  auto made = std::make_unique<models::Parameters>(*decoder_);
+std::unique_ptr<models::Parameters> FreshModel::parameters(models::Parameters::Own own) {
+  auto made = std::make_unique<models::Parameters>(
+      *decoder_, [](const layers::ListedTensor&) { return true; }, own);
   if (!opened_) {
     models::initialise(*made, decoder_->spec(), recipe_.init, recipe_.seed);
     weights_changed();
@@ -82,8 +84,9 @@ double FreshModel::flops_per_token(const models::Account& account) const {
   return flops;
 }
 
-void FreshModel::write(const fs::path& folder, const fs::path& vocabulary, const std::string& name) const {
-  write_model_files(folder, config_, vocabulary, *decoder_, name);
+void FreshModel::write(const fs::path& folder, const fs::path& vocabulary, const std::string& name,
+                       const families::ReadExpert& elsewhere) const {
+  write_model_files(folder, config_, vocabulary, *decoder_, name, elsewhere);
 }
 
 }  // namespace coterie::train

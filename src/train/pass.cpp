@@ -49,11 +49,17 @@ double Pass::loss(ops::Context& context, const Split& split, int64_t first, int6
 }
 
 std::optional<double> mean_loss(Pass& pass, ops::Context& context, const Split& split, int64_t count, int64_t batch,
-                                const std::atomic<bool>& stop) {
+                                const models::PassOptions& options, Team& team, const std::atomic<bool>& stop) {
   double sum = 0;
-  for (int64_t done = 0; done < count; done += batch) {
-    if (stop) return {};
-    sum += pass.loss(context, split, done, std::min(batch, count - done), 0);
+  for (int64_t done = 0; done < count; done += batch * team.size()) {
+    if (team.any(stop)) return {};
+    // Whose turn would be past the end takes part with the first windows: the others may need its experts.
+    const int64_t own = done + batch * team.rank();
+    const bool counts = own < count;
+    const int64_t first = counts ? own : 0;
+    const double loss = pass.loss(context, split, first, std::min(batch, count - first), 0, options);
+    for (const std::vector<double>& of_rank : team.gather(std::span<const double>(&loss, counts ? 1 : 0)))
+      if (!of_rank.empty()) sum += of_rank.front();
   }
   return sum / static_cast<double>(split.scored(0, count));
 }

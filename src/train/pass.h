@@ -9,6 +9,7 @@
 #include "layers/resident_state.h"
 #include "models/decoder.h"
 #include "ops/context.h"
+#include "train/ranks/team.h"
 #include "train/run_data.h"
 
 namespace coterie::train {
@@ -34,9 +35,9 @@ class Pass {
   std::vector<int64_t> lengths_, sample_;  // of all sequences: tokens, and which sample each is of
 };
 
-/// Mean loss of a token over the first `count` windows, `batch` of them at a time, without dropout or noise. Nothing
-/// when `stop` is raised meanwhile.
+/// Mean loss of a token over the first `count` windows, `batch` of them at a time, without dropout or noise. Ranks take
+/// batches in turn. Nothing when `stop` is raised meanwhile, on any rank.
 std::optional<double> mean_loss(Pass& pass, ops::Context& context, const Split& split, int64_t count, int64_t batch,
-                                const std::atomic<bool>& stop);
+                                const models::PassOptions& options, Team& team, const std::atomic<bool>& stop);
 
 }  // namespace coterie::train

@@ -64,6 +64,11 @@ struct Recipe {
   int64_t sequence = 0;     // T, inputs of a sequence
   int64_t batch = 0;        // sequences of a step
   int64_t micro_batch = 0;  // sequences that are in memory together; their gradients add up to the step's
+  // Parts that a batch is dealt out to, each with a sum of its own; ranks that train together share them. At most
+  // batch / shards sequences are a micro-batch.
+  int64_t shards = 1;
+  int64_t evaluation_batch =
+      0;  // sequences that an evaluation looks at together: micro_batch before shards made it less
   double learning_rate = 0;
   double weight_decay = 0.1, vector_decay = 0;  // of matrices and embeddings; of norms and biases
   std::optional<double> clip;                   // of the norm of all gradients

@@ -163,15 +163,22 @@ class Reader {
 
   void read_training() {
     Section training(top_, "training",
-                     {"sequence", "batch", "micro_batch", "steps", "learning_rate", "weight_decay", "vector_decay",
-                      "clip", "betas", "eps", "schedule", "warmup", "decay", "floor", "precision", "recompute",
-                      "dropout", "expert_dropout", "prediction_loss"});
+                     {"sequence", "batch", "micro_batch", "shards", "steps", "learning_rate", "weight_decay",
+                      "vector_decay", "clip", "betas", "eps", "schedule", "warmup", "decay", "floor", "precision",
+                      "recompute", "dropout", "expert_dropout", "prediction_loss"});
     recipe_.sequence = training.count("sequence", 1);
     recipe_.batch = training.count("batch", 1);
     recipe_.micro_batch = training.count("micro_batch", 1, recipe_.batch);
     if (recipe_.batch % recipe_.micro_batch != 0)
       fail(ErrorKind::bad_input, training.where(), "a batch of {} does not divide into micro_batches of {}",
            recipe_.batch, recipe_.micro_batch);
+    recipe_.shards = training.count("shards", 1, 1);
+    recipe_.evaluation_batch = recipe_.micro_batch;
+    recipe_.micro_batch = std::min(recipe_.micro_batch, std::max<int64_t>(recipe_.batch / recipe_.shards, 1));
+    if (recipe_.batch % (recipe_.shards * recipe_.micro_batch) != 0)
+      fail(ErrorKind::bad_input, training.where(),
+           "a batch of {} in micro_batches of {} does not divide into {} shards", recipe_.batch, recipe_.micro_batch,
+           recipe_.shards);
     recipe_.learning_rate = training.number("learning_rate", 0, 10);
     recipe_.weight_decay = training.number("weight_decay", 0, 10, 0.1);
     recipe_.vector_decay = training.number("vector_decay", 0, 10, 0.0);

@@ -50,13 +50,15 @@ double norm_of_gradient(const models::Parameters& parameters, const std::string&
 
 }  // namespace
 
-RouterWatch::RouterWatch(const Recipe& recipe, const models::ModelSpec& spec)
+RouterWatch::RouterWatch(const Recipe& recipe, const models::ModelSpec& spec, Team& team)
     : recipe_(recipe.balance),
       has_loss_(recipe.balance.loss_weight > 0 || recipe.balance.z_weight > 0),
       several_parts_(recipe.micro_batch < recipe.batch),
       expert_layers_(layers_with_experts(spec)),
       losses_(losses_of(recipe, spec)),
-      loads_(score_of(spec)) {
+      team_(team),
+      shards_(recipe.shards),
+      loads_(static_cast<size_t>(recipe.shards / team.size()), lens::RouterLoads(score_of(spec))) {
   // A loss of each part by itself counts as one of that many.
   losses_.set_share(static_cast<double>(recipe.micro_batch) / static_cast<double>(recipe.batch));
   if (expert_layers_.empty() && (has_loss_ || recipe.balance.bias_rate > 0))
@@ -77,19 +79,39 @@ bool RouterWatch::must_count_first() const {
 void RouterWatch::begin_step() {
   losses_.clear();
   counting_ = must_count_first();
-  chosen_.clear();
+  chosen_.clear(), counted_.clear();
+}
+
+void RouterWatch::begin_count() {
+  if (shards_ == 1) return;  // one sum goes through all parts
+  if (!losses_.sums().empty()) counted_.push_back(losses_.sums());
+  losses_.clear();
+}
+
+void RouterWatch::share_counts() {
+  if (shards_ == 1) return;
+  begin_count();
+  // The parts of all ranks have as many numbers each.
+  std::vector<double> own;
+  for (const std::vector<double>& part : counted_) own.insert(own.end(), part.begin(), part.end());
+  const std::vector<std::vector<double>> all = team_.gather(std::span<const double>(own));
+  const size_t parts = counted_.size(), numbers = parts > 0 ? own.size() / parts : 0;
+  for (size_t part = 0; part < parts; ++part)
+    for (const std::vector<double>& of_rank : all)
+      losses_.add_sums(std::span(of_rank).subspan(part * numbers, numbers));
 }
 
 void RouterWatch::begin_gradients() { counting_ = false; }
 
-void RouterWatch::begin_part() {
+void RouterWatch::begin_part(int64_t shard) {
+  at_ = static_cast<size_t>(shard / team_.size());
   if (recipe_.scope != layers::RouterLossSpec::Scope::batch) losses_.clear();
 }
 
 void RouterWatch::routed(const layers::Routed& router) {
   if (counting_ || !must_count_first()) losses_.routed(router);
   if (counting_) return;
-  loads_.routed(router);
+  loads_[at_].routed(router);
   if (recipe_.bias_rate == 0) return;
   std::vector<double>& counts = chosen_[router.layer];
   counts.resize(static_cast<size_t>(router.logits.cols));
@@ -99,6 +121,16 @@ void RouterWatch::routed(const layers::Routed& router) {
 
 void RouterWatch::end_step(const models::Parameters& parameters) {
   if (recipe_.bias_rate == 0) return;
+  std::vector<double> own;
+  for (const auto& [layer, counts] : chosen_) own.insert(own.end(), counts.begin(), counts.end());
+  const std::vector<std::vector<double>> all = team_.gather(std::span<const double>(own));
+  size_t next = 0;
+  for (auto& [layer, counts] : chosen_)
+    for (double& count : counts) {
+      count = 0;
+      for (const std::vector<double>& of_rank : all) count += of_rank[next];
+      ++next;
+    }
   for (const models::Parameter& p : parameters.list()) {
     if (!p.path.ends_with(".selection_bias")) continue;
     constexpr std::string_view kBlocks = "blocks.";  // of a prediction head "prediction.blocks."
@@ -109,7 +141,20 @@ void RouterWatch::end_step(const models::Parameters& parameters) {
 
 Json RouterWatch::figures(const models::Parameters& parameters) const {
   Json event = {{"load", Json::array()}};
-  for (const auto& [layer, load] : loads_.layers()) {
+  lens::RouterLoads loads = loads_.front();
+  if (shards_ > 1) {
+    loads.clear();
+    std::vector<double> own;
+    for (const lens::RouterLoads& of_shard : loads_) {
+      const std::vector<double> numbers = of_shard.numbers();
+      own.insert(own.end(), numbers.begin(), numbers.end());
+    }
+    const std::vector<std::vector<double>> all = team_.gather(std::span<const double>(own));
+    const size_t numbers = own.size() / loads_.size();
+    for (size_t shard = 0; shard < loads_.size(); ++shard)
+      for (const std::vector<double>& of_rank : all) loads.add(std::span(of_rank).subspan(shard * numbers, numbers));
+  }
+  for (const auto& [layer, load] : loads.layers()) {
     const double tokens = std::max(load.tokens, 1.0);
     double assigned = load.dropped;
     for (const double a : load.assignments) assigned += a;

@@ -20,8 +20,24 @@ void require_precision(const Recipe& recipe, const kernels::KernelTable& kernels
                     "`settings` training.precision=f32 trains on this CPU; bf16 needs one with AVX512_BF16");
 }
 
-void require_room(const Recipe& recipe, const models::ModelSpec& spec) {
-  const int64_t tokens = recipe.micro_batch * recipe.sequence, held = models::account(spec).total();
+void require_ranks(const Recipe& recipe, int64_t ranks) {
+  if (recipe.prediction_loss > 0 && (ranks > 1 || recipe.shards > 1))
+    throw base::Error(ErrorKind::unsupported, recipe.name,
+                      "a head for multi-token prediction is trained by one rank, in one shard",
+                      "leave out training.prediction_loss, or train without a launcher and without training.shards");
+  if (recipe.shards % ranks == 0) return;
+  throw base::Error(
+      ErrorKind::bad_input, recipe.name,
+      fmt::format("{} cannot share {} evenly", base::plural(ranks, "rank"), base::plural(recipe.shards, "shard")),
+      "a run keeps the shards (training.shards) that it began with: start as many ranks as divide them, "
+      "or begin another run with other shards");
+}
+
+void require_room(const Recipe& recipe, const models::ModelSpec& spec, double share) {
+  const models::Account account = models::account(spec);
+  const double experts = static_cast<double>(account.held[static_cast<size_t>(models::Place::experts)]);
+  const int64_t tokens = recipe.micro_batch * recipe.sequence;
+  const int64_t held = account.total() - static_cast<int64_t>(experts * (1 - share));
   const MemoryForecast forecast = forecast_memory(spec, recipe.tune ? 0 : held, tokens, recipe.recompute);
   const std::string model = recipe.tune ? "" : fmt::format("a model of {} ", base::plural(held, "parameter"));
   base::require_memory(

@@ -16,9 +16,13 @@ namespace coterie::train {
 /// Throws unsupported, naming the key, when these kernels do not multiply in the recipe's precision.
 void require_precision(const Recipe& recipe, const kernels::KernelTable& kernels);
 
+/// Throws bad_input when so many ranks cannot share the recipe's shards evenly.
+void require_ranks(const Recipe& recipe, int64_t ranks);
+
 /// Throws out_of_memory, with both figures, when what training takes would not fit. The parameters of a model that is
-/// tuned are counted where they are made (TunedModel).
-void require_room(const Recipe& recipe, const models::ModelSpec& spec);
+/// tuned are counted where they are made (TunedModel). `share`: of the routed experts, that are trained in this
+/// process.
+void require_room(const Recipe& recipe, const models::ModelSpec& spec, double share = 1);
 
 /// The step of the checkpoint that a run goes on from: `from`, else the newest; nothing where it begins. Throws
 /// not_found for a step that has none, and bad_input for a recipe that extends a run where there is none.

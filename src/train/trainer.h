@@ -16,12 +16,16 @@
 
 namespace coterie::train {
 
+class Team;
+
 struct TrainerOptions {
   std::filesystem::path run;         // the folder to write into
   bool resume = false;               // go on from its newest checkpoint
   double peak_flops = 0;             // multiply-adds × 2 a second that the machine was measured to do in the recipe's
                                      // precision; 0: not known
   std::optional<int64_t> from = {};  // or from the checkpoint of this step; those after it are removed
+  // The ranks that train this run together, each with a trainer of its own; must outlive it. Null: one alone.
+  Team* team = nullptr;
 };
 
 /// Called with what happens: sentences about what is done before the first step, events as the log has them.
@@ -32,8 +36,9 @@ struct TrainerListener {
 
 /// A training run from a recipe to its last checkpoint.
 ///
-/// The bits of a run depend on its recipe, the instruction set and nothing else: not on the number of threads, and not
-/// on where it was interrupted.
+/// The bits of a run depend on its recipe, the instruction set and nothing else: not on the number of threads, not on
+/// that of ranks, and not on where it was interrupted. Of several ranks all make a trainer and call the same; rank 0
+/// alone writes, and tells its listener.
 class Trainer {
  public:
   /// Reads or makes vocabulary and tokens, builds the model and draws its weights, or takes a checkpoint up again.

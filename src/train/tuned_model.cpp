@@ -28,14 +28,22 @@ bool tunes_the_model(const TuneRecipe& recipe) {
   return std::any_of(recipe.full.begin(), recipe.full.end(), [](const auto& word) { return word != "prediction"; });
 }
 
+// Full tuning writes the frozen experts of others, too: they stay mapped, and nobody reads them before.
+families::OpenOptions options_of(const TuneRecipe& recipe, const std::function<bool(int64_t, int64_t, int64_t)>& owns) {
+  families::OpenOptions options;
+  if (recipe.lora) options.owns_expert = owns;
+  return options;
+}
+
 fs::path opened_from(const TuneRecipe& recipe, const fs::path& checkpoint) {
   return recipe.lora || checkpoint.empty() ? recipe.model : checkpoint;
 }
 
 }  // namespace
 
-TunedModel::TunedModel(const TuneRecipe& recipe, uint64_t seed, const fs::path& checkpoint, double prediction_loss)
-    : recipe_(recipe), base_(families::open_model(opened_from(recipe, checkpoint))) {
+TunedModel::TunedModel(const TuneRecipe& recipe, uint64_t seed, const fs::path& checkpoint, double prediction_loss,
+                       const std::function<bool(int64_t, int64_t, int64_t)>& owns)
+    : recipe_(recipe), base_(families::open_model(opened_from(recipe, checkpoint), options_of(recipe, owns))) {
   if (!recipe.lora && base_.source->format() == checkpoint::Format::gguf)
     throw base::Error(ErrorKind::unsupported, recipe.model.string(),
                       "full tuning writes a Hugging Face folder, and this is a .gguf",
@@ -74,10 +82,10 @@ const text::Tokenizer& TunedModel::tokenizer() const {
 
 fs::path TunedModel::vocabulary() const { return recipe_.lora ? fs::path() : base_.path.config.parent_path(); }
 
-std::unique_ptr<models::Parameters> TunedModel::parameters() {
-  if (adapter_) return std::make_unique<models::Parameters>(adapter_->parameters());
+std::unique_ptr<models::Parameters> TunedModel::parameters(models::Parameters::Own own) {
+  if (adapter_) return std::make_unique<models::Parameters>(adapter_->parameters(), own);
   return std::make_unique<models::Parameters>(
-      *base_.decoder, [&](const layers::ListedTensor& tensor) { return is_tuned(recipe_, tensor); });
+      *base_.decoder, [&](const layers::ListedTensor& tensor) { return is_tuned(recipe_, tensor); }, own);
 }
 
 double TunedModel::flops_per_token(const models::Account& account) const {
@@ -105,10 +113,11 @@ Json TunedModel::trainable() const {
   return counts;
 }
 
-void TunedModel::write(const fs::path& folder, const fs::path& vocabulary, const std::string& name) const {
+void TunedModel::write(const fs::path& folder, const fs::path& vocabulary, const std::string& name,
+                       const families::ReadExpert& elsewhere) const {
   if (adapter_) return adapter_->save(folder, recipe_.model.string());
   // Weights that are frozen stay in their own dtype.
-  write_model_files(folder, families::read_text_config(base_.path.config), vocabulary, *base_.decoder, name);
+  write_model_files(folder, families::read_text_config(base_.path.config), vocabulary, *base_.decoder, name, elsewhere);
 }
 
 Json TunedModel::config() const {

@@ -22,10 +22,12 @@ namespace coterie::train {
 class TunedModel final : public Trainee {
  public:
   /// Opens the model, and with a `checkpoint` of the run what it holds: the adapter, or for full tuning the model.
-  /// Throws what open_model, Adapter and trainable() throw, and unsupported for full tuning of a .gguf.
-  /// `prediction_loss` above 0 trains the head for multi-token prediction that the files hold, too.
+  /// `prediction_loss` above 0 trains the head for multi-token prediction that the files hold, too. `owns`: the experts
+  /// that are computed here, on a rank of several; null: all. Throws what open_model, Adapter and trainable() throw, and
+  /// unsupported for full tuning of a .gguf.
   TunedModel(const TuneRecipe& recipe, uint64_t seed, const std::filesystem::path& checkpoint,
-             double prediction_loss = 0);
+             double prediction_loss = 0,
+             const std::function<bool(int64_t layer, int64_t expert, int64_t experts)>& owns = {});
 
   /// Throws unsupported where the model has none.
   const text::Tokenizer& tokenizer() const;
@@ -36,15 +38,16 @@ class TunedModel final : public Trainee {
   /// With the adapter attached.
   models::Decoder& decoder() override { return *base_.decoder; }
   const models::PredictingDecoder* predicting() const override { return predicting_; }
-  std::unique_ptr<models::Parameters> parameters() override;
+  std::unique_ptr<models::Parameters> parameters(models::Parameters::Own own) override;
   void weights_changed() override;
   base::Json config() const override;
   bool trains_routers() const override;
   base::Json trainable() const override;
   /// Forward and the gradients of activations for all weights, the gradients of those that are trained.
   double flops_per_token(const models::Account& account) const override;
-  void write(const std::filesystem::path& folder, const std::filesystem::path& vocabulary,
-             const std::string& name) const override;
+  void write(const std::filesystem::path& folder, const std::filesystem::path& vocabulary, const std::string& name,
+             const families::ReadExpert& elsewhere) const override;
+  bool holds_all() const override { return adapter_.has_value(); }
 
  private:
   TuneRecipe recipe_;

@@ -17,6 +17,16 @@ import unittest
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
 MODEL = PROJECT / "models/coterie-small.gguf"
+RECIPE = """
+model:
+  config: {model_type: mixtral, hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 2,
+           num_key_value_heads: 1, num_local_experts: 4, num_experts_per_tok: 2, max_position_embeddings: 32,
+           rms_norm_eps: 1e-5, rope_theta: 10000.0}
+tokenizer: {kind: bytes}
+data: {files: text.txt, validation: 0.2}
+training: {sequence: 16, batch: 4, steps: STEPS, learning_rate: 1e-2, schedule: constant}
+checkpoint: {every: 2}
+"""
 LAUNCHERS = {"openmpi": ["mpirun.openmpi", "--oversubscribe", "--bind-to", "none"], "mpich": ["mpirun.mpich"]}
 
 arguments = argparse.Namespace()
@@ -108,21 +118,67 @@ class Ranks(unittest.TestCase):
         self.assertNotEqual(done.returncode, 0)
         return done
 
+    def recipe(self, name: str, steps: int) -> pathlib.Path:
+        (self.folder / "text.txt").write_text("".join(chr(97 + (i * i + i // 7) % 23) for i in range(4000)))
+        path = self.folder / f"{name}.yaml"
+        path.write_text(RECIPE.replace("STEPS", str(steps)))
+        return path
+
+    def checkpoint(self, run: str, step: int) -> list[bytes]:
+        folder = self.folder / run / "checkpoints" / f"step-{step:07}"
+        return [(folder / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors")]
+
+    def test_ranks_train_to_the_bits_of_one(self):
+        recipe = self.recipe("short", 4)
+        for ranks in (0, 2):
+            done = coterie(ranks, "train", recipe, "--shards", 2, "-t", 1, "-o", self.folder / f"short-{ranks}")
+            self.assertEqual(done.stdout.count("parameters"), 1, done.stdout)
+        self.assertEqual(self.checkpoint("short-0", 4), self.checkpoint("short-2", 4))
+        done = coterie(3, "train", recipe, "--shards", 2, "-t", 1, "-o", self.folder / "three", code=2)
+        self.assertIn("3 ranks cannot share 2 shards evenly", done.stderr)
+        self.assertFalse((self.folder / "three").exists())
+
+    def test_training_goes_on_after_a_rank_was_killed(self):
+        recipe = self.recipe("long", 100000)
+        run = self.folder / "long"
+        started = subprocess.Popen(command(2, arguments.coterie, "train", recipe, "-t", 1, "-o", run),
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+        deadline = time.monotonic() + 60
+        while not list(run.glob("checkpoints/step-0*2")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        ranks = self.processes_of(recipe)
+        self.assertEqual(len(ranks), 2)
+        os.kill(ranks[1], signal.SIGKILL)
+        began = time.monotonic()
+        started.communicate(timeout=30)
+        self.assertLess(time.monotonic() - began, 10)
+        self.assertNotEqual(started.returncode, 0)
+        newest = sorted(path for path in run.glob("checkpoints/step-*") if path.suffix != ".part")[-1]
+        step = int(newest.name.removeprefix("step-")) + 2
+        coterie(0, "train", recipe, "--resume", "--extend", f"steps={step}", "-t", 1, "-o", run)
+        coterie(0, "train", self.recipe("whole", step), "--shards", 2, "-t", 1, "-o", self.folder / "whole")
+        self.assertEqual(self.checkpoint("long", step), self.checkpoint("whole", step))
+
     def start_long(self, **more: str) -> tuple[subprocess.Popen, list[int]]:
         """A run of two ranks that decodes for long, and the processes of its ranks."""
         started = subprocess.Popen(
             command(2, arguments.coterie, "run", MODEL, "-p", "Once", "-n", 200000, "--ignore-eos", "-t", 1),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(**more))
         started.stdout.read(40)  # it speaks
+        return started, self.processes_of(MODEL)
+
+    @classmethod
+    def processes_of(cls, word: pathlib.Path) -> list[int]:
+        """The ranks that were given this word, in order."""
         ranks = []
         for path in pathlib.Path("/proc").glob("[0-9]*"):
             try:
-                ours = f"\0{MODEL}\0".encode() in (path / "cmdline").read_bytes()
+                ours = f"\0{word}\0".encode() in (path / "cmdline").read_bytes()
                 if ours and os.readlink(path / "exe") == os.path.realpath(arguments.coterie):
-                    ranks.append((self.rank_of(path), int(path.name)))
+                    ranks.append((cls.rank_of(path), int(path.name)))
             except OSError:
                 continue
-        return started, [process for _, process in sorted(ranks)]
+        return [process for _, process in sorted(ranks)]
 
     @staticmethod
     def rank_of(path: pathlib.Path) -> int:

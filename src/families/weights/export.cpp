@@ -34,8 +34,11 @@ struct Merged {
   struct Part {
     Piece piece;
     std::vector<tensor::Weight> stack;  // one, or one for each expert
+    std::string path;                   // of a stack, and which of its experts the first is
+    int64_t first = 0;
   };
   std::vector<Part> parts;
+  ReadExpert elsewhere;
   bool transposed = false;
   int64_t groups = 0;  // rows of both parts come in so many groups
 
@@ -53,6 +56,26 @@ struct Merged {
 
   bool alternating() const { return parts[0].piece == Piece::even_rows || parts[0].piece == Piece::odd_rows; }
 
+  /// The e-th weight of each part, and the memory of those that are read for the purpose.
+  struct Read {
+    std::vector<tensor::Weight> weights;
+    std::vector<std::vector<float>> floats;
+  };
+  Read read(size_t e) const {
+    Read read;
+    for (const Part& part : parts) {
+      tensor::Weight weight = part.stack[e];
+      if (!weight && weight.rows > 0) {
+        base::require(elsewhere != nullptr, "export", "{}: expert {} is not here", part.path, part.first);
+        std::vector<float>& floats = read.floats.emplace_back(static_cast<size_t>(weight.rows * weight.cols));
+        elsewhere(part.path, part.first + static_cast<int64_t>(e), floats);
+        weight = {reinterpret_cast<const std::byte*>(floats.data()), tensor::DType::f32, weight.rows, weight.cols};
+      }
+      read.weights.push_back(weight);
+    }
+    return read;
+  }
+
   void write(const Write& write) const {
     if (transposed) return write_columns(write);
     if (is_grouped(parts[0].piece)) {
@@ -63,13 +86,13 @@ struct Merged {
     }
     const auto row = static_cast<size_t>(tensor::row_bytes(parts[0].stack[0].dtype, parts[0].stack[0].cols));
     for (size_t e = 0; e < parts[0].stack.size(); ++e) {
+      const Read of_expert = read(e);
       if (alternating()) {
-        for (int64_t r = 0; r < parts[0].stack[e].rows; ++r)
-          for (const Part& part : parts) write({part.stack[e].row(r), row});
+        for (int64_t r = 0; r < of_expert.weights[0].rows; ++r)
+          for (const tensor::Weight& weight : of_expert.weights) write({weight.row(r), row});
         continue;
       }
-      for (const Part& part : parts) {
-        const tensor::Weight& weight = part.stack[e];
+      for (const tensor::Weight& weight : of_expert.weights) {
         if (weight.row_stride == static_cast<int64_t>(row)) {
           write({weight.data, static_cast<size_t>(weight.bytes())});
           continue;
@@ -87,24 +110,26 @@ struct Merged {
       const std::byte* value = weight.row(r) + static_cast<size_t>(c) * size;
       column.insert(column.end(), value, value + size);
     };
-    for (size_t e = 0; e < parts[0].stack.size(); ++e)
-      for (int64_t c = 0; c < parts[0].stack[e].cols; ++c) {
+    for (size_t e = 0; e < parts[0].stack.size(); ++e) {
+      const Read of_expert = read(e);
+      for (int64_t c = 0; c < of_expert.weights[0].cols; ++c) {
         column.clear();
         if (alternating()) {
-          for (int64_t r = 0; r < parts[0].stack[e].rows; ++r)
-            for (const Part& part : parts) push(part.stack[e], r, c);
+          for (int64_t r = 0; r < of_expert.weights[0].rows; ++r)
+            for (const tensor::Weight& weight : of_expert.weights) push(weight, r, c);
         } else {
-          for (const Part& part : parts)
-            for (int64_t r = 0; r < part.stack[e].rows; ++r) push(part.stack[e], r, c);
+          for (const tensor::Weight& weight : of_expert.weights)
+            for (int64_t r = 0; r < weight.rows; ++r) push(weight, r, c);
         }
         write(column);
       }
+    }
   }
 };
 
 class Exporter : public layers::TensorReader {
  public:
-  explicit Exporter(const NameTable& names) : names_(names) {}
+  Exporter(const NameTable& names, const ReadExpert& elsewhere) : names_(names), elsewhere_(elsewhere) {}
 
   void matrix(const Tensor& tensor, int64_t rows, int64_t cols, const tensor::Weight& slot) override {
     if (tensor.place == layers::Place::router) refuse_coarse_router(tensor.path, slot.dtype);
@@ -217,7 +242,8 @@ class Exporter : public layers::TensorReader {
     const auto found = merged_.find(name);
     if (found == merged_.end()) {
       auto merged = std::make_shared<Merged>();
-      merged->parts.push_back({in_file.piece, std::move(weights)});
+      merged->parts.push_back({in_file.piece, std::move(weights), tensor.path, std::max<int64_t>(expert, 0)});
+      merged->elsewhere = elsewhere_;
       merged->groups = tensor.parts;
       merged->transposed = in_file.form == Form::transposed || in_file.form == Form::columns_together;
       if (merged->transposed && tensor::is_block(dtype))
@@ -235,12 +261,13 @@ class Exporter : public layers::TensorReader {
                       merged->parts[0].stack[0].cols == weights[0].cols,
                   "export", "{}: {} does not go with what it is merged with", name, tensor.path);
     whole.shape[merged->transposed ? shape.size() - 1 : axis] += shape[axis];
-    merged->parts.push_back({in_file.piece, std::move(weights)});
+    merged->parts.push_back({in_file.piece, std::move(weights), tensor.path, std::max<int64_t>(expert, 0)});
     std::stable_sort(merged->parts.begin(), merged->parts.end(),
                      [](const auto& a, const auto& b) { return a.piece < b.piece; });
   }
 
   const NameTable& names_;
+  ReadExpert elsewhere_;
   std::vector<TensorToWrite> result_;
   std::map<std::string, std::pair<size_t, std::shared_ptr<Merged>>> merged_;
   std::vector<tensor::Weight> keys_;  // of heads whose values come next
@@ -252,8 +279,9 @@ bool too_coarse_for_a_router(tensor::DType dtype) {
   return tensor::is_block(dtype) && tensor::bits_per_value(dtype) < 8;
 }
 
-std::vector<TensorToWrite> tensors_to_write(const models::Decoder& decoder, const NameTable& names) {
-  Exporter exporter(names);
+std::vector<TensorToWrite> tensors_to_write(const models::Decoder& decoder, const NameTable& names,
+                                            const ReadExpert& elsewhere) {
+  Exporter exporter(names, elsewhere);
   decoder.read(exporter);
   return exporter.finish();
 }

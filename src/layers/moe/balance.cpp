@@ -112,6 +112,36 @@ void RouterLosses::routed(const Routed& router) {
   for (const SequenceRows& s : router.sequences) stretch(s.first_row, s.first_row + s.rows, 1);
 }
 
+std::vector<double> RouterLosses::sums() const {
+  std::vector<double> all;
+  for (const auto& [at, l] : layers_) {
+    const Sums& sums = l.sums;
+    all.insert(all.end(), {static_cast<double>(at), static_cast<double>(sums.assignments.size()), sums.tokens,
+                           sums.counted, sums.squares});
+    for (const std::vector<double>* of : {&sums.assignments, &sums.probability, &sums.importance, &sums.load})
+      all.insert(all.end(), of->begin(), of->end());
+  }
+  return all;
+}
+
+void RouterLosses::add_sums(std::span<const double> given) {
+  const auto next = [&] {
+    base::require(!given.empty(), "router losses", "sums that end too early");
+    const double value = given.front();
+    given = given.subspan(1);
+    return value;
+  };
+  while (!given.empty()) {
+    Sums& sums = layers_[static_cast<int64_t>(next())].sums;
+    const auto experts = static_cast<size_t>(next());
+    for (double* of : {&sums.tokens, &sums.counted, &sums.squares}) *of += next();
+    for (std::vector<double>* of : {&sums.assignments, &sums.probability, &sums.importance, &sums.load}) {
+      of->resize(experts);
+      for (double& value : *of) value += next();
+    }
+  }
+}
+
 const RouterLosses::Layer& RouterLosses::layer(int64_t at) const {
   const auto found = layers_.find(at);
   base::require(found != layers_.end(), "router losses", "layer {} was not observed", at);

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -54,6 +55,11 @@ class RouterLosses : public Observer, public RouterLoss {
   /// The share of the steps that follow: their tokens / the batch's tokens; their sequences / the batch's for scope
   /// sequence.
   void set_share(double share) { share_ = share; }
+
+  /// What was listened to since clear(), for scope batch, as numbers that may travel; add_sums() adds those of others,
+  /// or of a part of the batch, in the order in which it is called.
+  std::vector<double> sums() const;
+  void add_sums(std::span<const double> sums);
 
   struct Values {
     double balance = 0, z = 0;  // with their coefficients
