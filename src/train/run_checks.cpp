@@ -21,10 +21,10 @@ void require_precision(const Recipe& recipe, const kernels::KernelTable& kernels
 }
 
 void require_ranks(const Recipe& recipe, int64_t ranks) {
-  if (recipe.prediction_loss > 0 && recipe.shards > 1)
+  if (recipe.prediction_loss > 0 && (ranks > 1 || recipe.shards > 1))
     throw base::Error(ErrorKind::unsupported, recipe.name,
-                      "a head for multi-token prediction is trained without shards, by one rank",
-                      "leave out training.shards or training.prediction_loss");
+                      "a head for multi-token prediction is trained by one rank, in one shard",
+                      "leave out training.prediction_loss, or train without a launcher and without training.shards");
   if (recipe.shards % ranks == 0) return;
   throw base::Error(
       ErrorKind::bad_input, recipe.name,

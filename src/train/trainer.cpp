@@ -118,8 +118,8 @@ struct Trainer::State {
         const auto [first, end] = team.own(of);
         return expert >= first && expert < end;
       };
-    return std::make_unique<TunedModel>(*recipe.tune, recipe.seed, taken ? folder.checkpoint(*taken) : fs::path(), owns,
-                                        recipe.prediction_loss);
+    return std::make_unique<TunedModel>(*recipe.tune, recipe.seed, taken ? folder.checkpoint(*taken) : fs::path(),
+                                        recipe.prediction_loss, owns);
   }
 
   std::unique_ptr<Trainee> make_trainee() {

@@ -41,8 +41,8 @@ fs::path opened_from(const TuneRecipe& recipe, const fs::path& checkpoint) {
 
 }  // namespace
 
-TunedModel::TunedModel(const TuneRecipe& recipe, uint64_t seed, const fs::path& checkpoint,
-                       const std::function<bool(int64_t, int64_t, int64_t)>& owns, double prediction_loss)
+TunedModel::TunedModel(const TuneRecipe& recipe, uint64_t seed, const fs::path& checkpoint, double prediction_loss,
+                       const std::function<bool(int64_t, int64_t, int64_t)>& owns)
     : recipe_(recipe), base_(families::open_model(opened_from(recipe, checkpoint), options_of(recipe, owns))) {
   if (!recipe.lora && base_.source->format() == checkpoint::Format::gguf)
     throw base::Error(ErrorKind::unsupported, recipe.model.string(),

@@ -22,12 +22,12 @@ namespace coterie::train {
 class TunedModel final : public Trainee {
  public:
   /// Opens the model, and with a `checkpoint` of the run what it holds: the adapter, or for full tuning the model.
-  /// `owns`: the experts that are computed here, on a rank of several; null: all. `prediction_loss` above 0 trains the
-  /// head for multi-token prediction that the files hold, too. Throws what open_model, Adapter and trainable() throw,
+  /// `prediction_loss` above 0 trains the head for multi-token prediction that the files hold, too. `owns`: the experts
+  /// that are computed here, on a rank of several; null: all. Throws what open_model, Adapter and trainable() throw,
   /// and unsupported for full tuning of a .gguf.
   TunedModel(const TuneRecipe& recipe, uint64_t seed, const std::filesystem::path& checkpoint,
-             const std::function<bool(int64_t layer, int64_t expert, int64_t experts)>& owns = {},
-             double prediction_loss = 0);
+             double prediction_loss = 0,
+             const std::function<bool(int64_t layer, int64_t expert, int64_t experts)>& owns = {});
 
   /// Throws unsupported where the model has none.
   const text::Tokenizer& tokenizer() const;
