@@ -20,6 +20,7 @@ struct Layout {
 };
 
 constexpr const char* kOtherForm = "`speculate` ngram needs no head, and draft:MODEL uses another model";
+constexpr const char* kKnown = "docs/guides/speculation.md lists the families whose heads can be trained";
 constexpr std::string_view kLayer = "{layer}.", kOwnEmbedding = "mtp.embed_tokens.weight";
 
 std::vector<Layout> layouts(const NameTable& names, int64_t layers) {
@@ -69,15 +70,12 @@ Layout published_layout(const models::ModelSpec& model) {
   constexpr std::string_view kWhere = "head for multi-token prediction";
   if (names.is_inert("model.mtp.layers.0.eh_proj.weight") || names.is_inert("model.mtp_block.0.norm.weight"))
     throw base::Error(base::ErrorKind::unsupported, std::string(kWhere),
-                      fmt::format("how files of {} name one is not known here", model.family.shown()),
-                      "deepseek_v3, glm4_moe, bailing_hybrid, mellum, qwen3_5 and qwen3_5_moe are");
+                      fmt::format("how files of {} name one is not known here", model.family.shown()), kKnown);
   if (names.is_inert(all.back().projection)) return all.back();
   if (model.prediction_layers != 1)
-    throw base::Error(
-        base::ErrorKind::bad_input, std::string(kWhere),
-        fmt::format("the config says that the model has {}", model.prediction_layers),
-        "give it \"num_nextn_predict_layers\": 1, in a family that has such heads (deepseek_v3, glm4_moe, "
-        "bailing_hybrid)");
+    throw base::Error(base::ErrorKind::bad_input, std::string(kWhere),
+                      fmt::format("the config says that the model has {}", model.prediction_layers),
+                      fmt::format("give it \"num_nextn_predict_layers\": 1; {}", kKnown));
   return all.front();
 }
 
