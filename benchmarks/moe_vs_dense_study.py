@@ -20,7 +20,9 @@ import argparse
 import json
 import math
 import pathlib
+import shutil
 import statistics
+import struct
 import subprocess
 import sys
 
@@ -44,27 +46,49 @@ def call(command):
         fail(f"this ended with an error: {' '.join(map(str, command))}")
 
 
+def tokens_of(path):
+    """The int32 tokens of a safetensors file, as bytes."""
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    start, end = json.loads(content[8:8 + length])["tokens"]["data_offsets"]
+    return content[8 + length + start:8 + length + end]
+
+
+def join(train, held_out, path):
+    """Both, one after the other, and the share of the whole that the second is, so that the trainer cuts between them."""
+    body = train + held_out
+    header = json.dumps({"tokens": {"dtype": "I32", "shape": [len(body) // 4], "data_offsets": [0, len(body)]}}).encode()
+    header += b" " * (-len(header) % 8)
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(struct.pack("<Q", len(header)) + header + body)
+    partial.rename(path)
+    return (len(held_out) // 4 - 0.5) / (len(body) // 4)
+
+
 def prepare(binary, texts):
-    """A vocabulary of 1,024 and the tokens of prose.jsonl, by a run of one step; the new documents in two halves."""
-    if (DATA / "validation.safetensors").exists():
+    """A vocabulary of 1,024; the tokens of prose.jsonl with, after them, those of each half of the new held-out documents."""
+    if (DATA / "shares.json").exists():
         return
     prose, held_out = texts / "prose.jsonl", texts / "own-held-out.jsonl"
     if not prose.exists() or not held_out.exists():
         fail(f"{prose} is missing: ./dev text gathers it")
     DATA.mkdir(parents=True, exist_ok=True)
     lines = held_out.read_text(encoding="utf-8").splitlines(keepends=True)
-    (DATA / "validation.jsonl").write_text("".join(lines[::2]), encoding="utf-8")
-    (DATA / "test.jsonl").write_text("".join(lines[1::2]), encoding="utf-8")
-    for name in ("test", "validation"):
-        call([binary, "train", RECIPE, "-o", DATA / f"tokens-{name}", "--variant", "dense-0.5", "--resume",
-              "--set", f"tokenizer={{kind: bpe, vocabulary: 1024, special: [<|endoftext|>]}}", "--set", f"data.files={prose}",
-              "--set", f"data.validation_files={DATA / name}.jsonl", "--set", "data.format=jsonl", "--set", "training.steps=1",
-              "--set", "training.warmup=0"])
-    made = DATA / "tokens-validation/dense-0.5"
-    (made / "tokenizer").rename(DATA / "tokenizer")
-    (made / "tokens.safetensors").rename(DATA / "tokens.safetensors")
-    (DATA / "tokens-test/dense-0.5/validation.safetensors").rename(DATA / "test.safetensors")
-    (made / "validation.safetensors").rename(DATA / "validation.safetensors")  # last: its being there says that all is
+    shares = {}
+    for name, half in (("validation", lines[::2]), ("test", lines[1::2])):
+        (DATA / f"{name}.jsonl").write_text("".join(half), encoding="utf-8")
+        tokenizer = DATA / "tokenizer"
+        choice = f"{{folder: {tokenizer}}}" if tokenizer.exists() else "{kind: bpe, vocabulary: 1024, special: [<|endoftext|>]}"
+        base = DATA / f"tokens-{name}"
+        call([binary, "train", RECIPE, "-o", base, "--variant", "dense-0.5", "--resume", "--set", f"tokenizer={choice}",
+              "--set", f"data={{files: {prose.resolve()}, validation_files: {(DATA / name).resolve()}.jsonl, format: jsonl}}",
+              "--set", "training.steps=1", "--set", "training.warmup=0", "--set", "evaluation.batches=1"])
+        made = base / "dense-0.5"
+        if not tokenizer.exists():
+            shutil.copytree(made / "tokenizer", tokenizer)
+        shares[name] = join(tokens_of(made / "tokens.safetensors"), tokens_of(made / "validation.safetensors"), DATA / f"{name}.safetensors")
+        shutil.rmtree(base)
+    (DATA / "shares.json").write_text(json.dumps(shares))  # last: its being there says that all is
 
 
 def events(folder):
@@ -89,10 +113,11 @@ class Run:
             return
         if self.settings.report:
             return
-        warmup = max(10, self.steps // 25)
+        warmup = min(max(10, self.steps // 25), self.steps // 2)
         sets = [f"seed={self.seed}", f"training.steps={self.steps}", f"training.learning_rate={self.rate:g}",
                 f"training.warmup={warmup}", f"evaluation.every={max(1, self.steps // 10)}",
-                f"data.validation_files={DATA / self.validation}.safetensors"]
+                f"data.files={(DATA / self.validation).resolve()}.safetensors",
+                f"data.validation={json.loads((DATA / 'shares.json').read_text())[self.validation]!r}"]
         command = [self.settings.binary, "train", RECIPE, "--variant", self.variant, "-o", self.base, "--resume",
                    "--threads", str(self.settings.threads)]
         print(f"== {self.base.parent.name} {self.variant}: seed {self.seed}, {self.steps} steps, rate {self.rate:g}", flush=True)
