@@ -130,16 +130,18 @@ def pydantic_ai_client(server, base, model):
 def instructor_client(server, base, model):
     import instructor
     import openai
-    from pydantic import BaseModel
+    from pydantic import BaseModel, ConfigDict
 
     class Judgement(BaseModel):
+        model_config = ConfigDict(extra="forbid")  # a model of a million parameters would go on with properties of its own
         good: bool
 
     common = {"model": model, "messages": [{"role": "user", "content": STORY}], "max_tokens": 120, "seed": 3, "max_retries": 0}
-    for mode in (instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA):
+    one_call = {"parallel_tool_calls": False}
+    for mode, more in ((instructor.Mode.TOOLS, one_call), (instructor.Mode.JSON_SCHEMA, {})):
         chat = instructor.from_openai(openai.OpenAI(base_url=base, api_key=KEY, max_retries=0), mode=mode).chat.completions
-        assert isinstance(chat.create(response_model=Judgement, **common).good, bool), mode
-    partial = list(chat.create_partial(response_model=Judgement, **common))
+        assert isinstance(chat.create(response_model=Judgement, **common, **more).good, bool), mode
+    partial = list(chat.create_partial(response_model=Judgement, **common))  # of the last mode
     assert isinstance(partial[-1].good, bool)
     wrong = instructor.from_openai(openai.OpenAI(base_url=base, api_key="wrong", max_retries=0))
     refused(lambda: wrong.chat.completions.create(response_model=Judgement, **common), "401", "Authentication")
@@ -151,8 +153,10 @@ def lm_eval_client(server, base, model):
     from lm_eval.models.openai_completions import LocalCompletionsAPI
 
     os.environ["OPENAI_API_KEY"] = KEY
-    lm = LocalCompletionsAPI(base_url=f"{base}/completions", model=model, tokenizer_backend=None, tokenized_requests=False,
-                             max_length=200, num_concurrent=1)
+    # Its way for servers: prompts of token ids, by the tokenizer of the model's folder.
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([server.coterie, "convert", server.model, "--to", "bf16", "-o", f"{folder}/model"], check=True, capture_output=True)
+        lm = LocalCompletionsAPI(base_url=f"{base}/completions", model=model, tokenizer=f"{folder}/model", max_length=200, num_concurrent=1)
     wanted = [("Once upon a time there was", " a girl"), ("Once upon a time there was", " xq zzt")]
     likely, unlikely = [value for value, _ in lm.loglikelihood([Instance("loglikelihood", {}, each, i) for i, each in enumerate(wanted)])]
     assert unlikely < likely < 0, (likely, unlikely)

@@ -10,6 +10,7 @@ import tempfile
 
 class Server:
     def __init__(self, coterie, model, *options, env=None):
+        self.coterie, self.model = coterie, model
         self.errors = tempfile.TemporaryFile("w+")
         command = [coterie, "serve", model, "--port", "0", "--cache-memory", "64M", *map(str, options)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.errors, text=True,

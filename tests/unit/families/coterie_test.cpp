@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <memory>
+
 #include "families/family.h"
 #include "kernels/table.h"
 #include "layers/resident_state.h"
@@ -142,7 +144,7 @@ TEST(Coterie, SaysNormsWithAnOffsetAndWindowsByLayer) {
 
 TEST(Coterie, PositionsBeyondTheLearnedOnesAreRefused) {
   const ModelSpec spec = read({{"num_hidden_layers", 1}});
-  const auto decoder = models::blank_decoder(spec);
+  const std::unique_ptr<models::Decoder> decoder = models::blank_decoder(spec);
   threads::Pool pool(1);
   tensor::Arena arena;
   ops::Context context{pool, kernels::select(), arena, ops::Precision::f32};
