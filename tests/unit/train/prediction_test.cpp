@@ -112,7 +112,9 @@ TEST_F(PredictionTraining, BothLossesFallAndTheHeadIsReadFromItsPublishedNames) 
   EXPECT_LT(after.back(), after.front() - 1);
   // Layer 2, the head's, has its balance, too.
   for (const base::Json& event : events)
-    if (event["kind"] == "routers") EXPECT_EQ(event["load"].size(), 2U);
+    if (event["kind"] == "routers") {
+      EXPECT_EQ(event["load"].size(), 2U);
+    }
   const fs::path written = checkpoint("run", 60);
   const auto source = checkpoint::open_safetensors(written / "model.safetensors");
   for (const char* name :
@@ -164,7 +166,9 @@ training: {sequence: 8, batch: 4, steps: 40, learning_rate: 1e-2, prediction_los
     ASSERT_NE(now, nullptr) << tensor.name;
     const bool same = std::equal(tensor.bytes.begin(), tensor.bytes.end(), now->bytes.begin(), now->bytes.end());
     const bool of_head = tensor.name.starts_with("model.layers.2."), bias = tensor.name.ends_with("correction_bias");
-    if (!bias) EXPECT_EQ(same, !of_head) << tensor.name;
+    if (!bias) {
+      EXPECT_EQ(same, !of_head) << tensor.name;
+    }
   }
 }
 
