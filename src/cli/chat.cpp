@@ -53,9 +53,7 @@ class Chat {
         options_(options),
         reader_(options.no_history ? std::filesystem::path() : ChatHistory::default_path()),
         speculation_(options.speculate.open(engines.front(), options.model)),
-        speculator_(speculation_ ? speculation_->speculator() : nullptr) {
-    std::signal(SIGTERM, SIG_DFL);  // it ends a chat, where Ctrl-C ends an answer
-  }
+        speculator_(speculation_ ? speculation_->speculator() : nullptr) {}
 
   int talk();
 
@@ -283,6 +281,8 @@ int chat_command(ChatOptions& options) {
   runtime::Conversation conversation(engines.front(), chosen_template(engines, engines.front(), options.chat_template),
                                      text_or_file(options.system, "--system"));
   if (!options.load.empty()) conversation.load(options.load);
+  // SIGTERM ends a chat, where Ctrl-C ends an answer; a line editor puts the terminal back first.
+  std::signal(SIGTERM, SIG_DFL);
   return Chat(engines, conversation, options).talk();
 }
 

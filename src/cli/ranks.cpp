@@ -5,11 +5,13 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <optional>
+#include <thread>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -187,6 +189,14 @@ int run_on_ranks(const comm::Launch& launch, const CLI::App& app, const Action& 
                   fmt::format("\"{}\" is not a number of seconds", limit));
   }
   patience.say = [](const std::string& text) { print_warning(text); };
+  // Rank 0 alone says what is wrong, and a launcher ends everybody once anyone has left with an error: the others leave
+  // after it, with the connection closed.
+  struct Leave {
+    bool late = false;
+    ~Leave() {
+      if (late) std::this_thread::sleep_for(std::chrono::seconds(1));
+    }
+  } leave;
   Run own{comm::Ranks(comm::join(launch), patience), {launch.size}, {}, words_of(*command), {}};
   this_run = &own;
   const struct Forget {
@@ -199,7 +209,12 @@ int run_on_ranks(const comm::Launch& launch, const CLI::App& app, const Action& 
   }
   if (own.ranks.rank() == 0) warn_about_processors(own.ranks);
   const base::Stopwatch clock;
-  if (of_all) return do_on_all(action, clock);
+  if (of_all) {
+    leave.late = own.ranks.rank() != 0;
+    const int code = do_on_all(action, clock);
+    leave.late = false;
+    return code;
+  }
   try {
     const int code = action();
     flush_output();

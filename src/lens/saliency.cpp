@@ -28,7 +28,8 @@ void ExpertSaliency::expert_outputs(int64_t number, const ops::RoutingPlan& plan
       double squares = 0;
       for (int64_t c = 0; c < out.cols; ++c)
         squares += static_cast<double>(out.row(slot)[c]) * static_cast<double>(out.row(slot)[c]);
-      layer.sums[i] += static_cast<double>(plan.slot_weight[static_cast<size_t>(slot)]) * std::sqrt(squares);
+      // Learned scales of experts may be below 0.
+      layer.sums[i] += std::abs(static_cast<double>(plan.slot_weight[static_cast<size_t>(slot)])) * std::sqrt(squares);
       ++layer.tokens[i];
     }
   }

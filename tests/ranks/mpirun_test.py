@@ -119,8 +119,9 @@ class Ranks(unittest.TestCase):
         return done
 
     def recipe(self, name: str, steps: int) -> pathlib.Path:
-        (self.folder / "text.txt").write_text("".join(chr(97 + (i * i + i // 7) % 23) for i in range(4000)))
         path = self.folder / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        (path.parent / "text.txt").write_text("".join(chr(97 + (i * i + i // 7) % 23) for i in range(4000)))
         path.write_text(RECIPE.replace("STEPS", str(steps)))
         return path
 
@@ -156,7 +157,7 @@ class Ranks(unittest.TestCase):
         newest = sorted(path for path in run.glob("checkpoints/step-*") if path.suffix != ".part")[-1]
         step = int(newest.name.removeprefix("step-")) + 2
         coterie(0, "train", recipe, "--resume", "--extend", f"steps={step}", "-t", 1, "-o", run)
-        coterie(0, "train", self.recipe("whole", step), "--shards", 2, "-t", 1, "-o", self.folder / "whole")
+        coterie(0, "train", self.recipe("whole-recipe/long", step), "--shards", 2, "-t", 1, "-o", self.folder / "whole")
         self.assertEqual(self.checkpoint("long", step), self.checkpoint("whole", step))
 
     def start_long(self, **more: str) -> tuple[subprocess.Popen, list[int]]:

@@ -193,10 +193,8 @@ class AdapterReader {
   }
 
   void take(const AdapterModule& module, bool per_expert) {
-    if (per_expert) {
-      if (module.kind == AdapterModule::Kind::per_expert) take_experts(module);
-      return;
-    }
+    if (module.kind == AdapterModule::Kind::per_expert) return take_experts(module);
+    if (per_expert) return;
     const auto found = found_.find(key_of(module));
     if (found == found_.end()) return;
     // Alone under the module's name, it is whichever parameter the config says.

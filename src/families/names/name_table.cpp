@@ -93,7 +93,7 @@ std::string expand(std::string_view pattern, int64_t layer, int64_t expert, int6
   std::string name(pattern);
   replace(name, "{layer}", layer);
   replace(name, "{half_layer}", layer / 2), replace(name, "{odd}", layer % 2);
-  replace(name, "{expert}", expert);
+  if (expert >= 0) replace(name, "{expert}", expert);
   replace(name, "{item}", item);
   return name;
 }

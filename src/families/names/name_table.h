@@ -91,7 +91,7 @@ struct PathPattern {
 };
 PathPattern path_pattern(std::string_view path);
 
-/// Puts the numbers in.
+/// Puts the numbers in; {expert} stays where `expert` is -1.
 std::string expand(std::string_view pattern, int64_t layer, int64_t expert = -1, int64_t item = -1);
 
 // Building blocks of the tables.

@@ -68,7 +68,7 @@ inline std::optional<double> difference_error(const models::Parameter& p, std::s
                                               base::FunctionRef<std::optional<double>()> loss) {
   const std::vector<float> values(p.values, p.values + p.count);
   std::optional<double> best;
-  for (double change = 4e-2; change > 3e-5 && best.value_or(1e9) > 5e-3; change /= 4) {
+  for (double change = 4e-2; change > 3e-5 && best.value_or(1e9) > 5e-3; change /= 2) {
     const double step = std::min(change / norm, 0.1);
     bool same = true;
     const auto at = [&](double steps) {

@@ -99,7 +99,9 @@ TEST_P(Prune, APlantedDeadExpertIsMissedByNobody) {
       EXPECT_FALSE(std::binary_search(kept.at(layer).begin(), kept.at(layer).end(), e) &&
                    saliency.layers().at(layer).saliency()[static_cast<size_t>(e)] == 0 &&
                    std::count(saliency.layers().at(layer).tokens.begin(), saliency.layers().at(layer).tokens.end(),
-                              0) <= router.groups);
+                              0) <= router.groups)
+          << "expert " << e << " of " << testing::PrintToString(saliency.layers().at(layer).saliency()) << ", tokens "
+          << testing::PrintToString(saliency.layers().at(layer).tokens);
   kept = without(spec, dead);
   surgery::prune(saved.model, kept, saved.folder / "pruned");
   const families::Model pruned = saved.converted("pruned");
@@ -221,7 +223,7 @@ TEST(PruneRefuses, WhatCannotBe) {
     return surgery::choose_experts(spec, saliency.layers(), keep, uneven);
   };
   expect_error(ErrorKind::bad_input, {"prune.keep", "a token takes 2"}, [&] { choose(1); });
-  expect_error(ErrorKind::bad_input, {"prune.keep", "7 of 6"}, [&] { choose(7); });
+  expect_error(ErrorKind::bad_input, {"prune.keep", "is 7", "6 experts"}, [&] { choose(7); });
   const Saved dense(tiny::configs().at("llama"));
   expect_error(ErrorKind::bad_input, {"no experts"}, [&] {
     surgery::choose_experts(dense.model.decoder->spec(), ExpertSaliency(dense.model.decoder->spec()).layers(), 2,

@@ -86,7 +86,8 @@ TEST_F(BadInput, Serve) {
   refused({"serve", tiny(), "--adapters", "p=/nope"}, {"/nope", "adapter_config.json"});
   refused({"serve", tiny(), "--adapters", "p=" + file("") + ":0.5"}, {"adapter_config.json"});
   refused({"serve", "a=" + tiny(), "--model", "b=/nope"}, {"/nope"});
-  refused({"serve", "a=" + tiny(), "--model", "b=" + file("")}, {file("")});
+  std::filesystem::create_directory(file("empty"));
+  refused({"serve", "a=" + tiny(), "--model", "b=" + file("empty")}, {file("empty")});
   refused({"serve", tiny(), "--models-memory", "1M", "--cache-memory", "8M"}, {"--models-memory", "1.0 MB", "tiny"});
   refused({"serve", tiny(), "--max-wait", "-1e300"}, {"--max-wait: is -1e300, expected a number of at least 0"});
   refused({"serve", tiny(), "--write-timeout", "inf"}, {"--write-timeout: is inf, expected a number above 0"});

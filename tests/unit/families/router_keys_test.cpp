@@ -64,7 +64,7 @@ TEST(RouterKeys, RefusesWhatItDoesNotHonour) {
   EXPECT_NE(refusal(R"({"experts": 8, "experts_per_token": 2, "selection": "best"})").find("sparsemixer"),
             std::string::npos);
   EXPECT_NE(refusal(R"({"experts": 8, "experts_per_token": 2, "noise_bias": true})").find("noise"), std::string::npos);
-  EXPECT_NE(refusal(R"({"experts": 8, "experts_per_token": 2, "capacity": {"factor": 0}})").find("dropless"),
+  EXPECT_NE(refusal(R"({"experts": 8, "experts_per_token": 2, "capacity": {"factor": 0}})").find("no token is dropped"),
             std::string::npos);
   EXPECT_NE(refusal(R"({"experts": 8, "experts_per_token": 2, "capacity": {"factor": 1, "nextbest": true}})")
                 .find("next_best"),

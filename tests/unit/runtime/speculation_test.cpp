@@ -167,7 +167,11 @@ TEST_P(SpeculationLaw, ChangesNoBit) {
     EXPECT_LE(right.first, 1 + kAnswer / 4);
     by(std::make_unique<LookupDrafter>(), 4, "looked up");
     const auto twin = by(std::make_unique<ModelDrafter>(small, vocabulary), 5, "twin's");
-    EXPECT_EQ(twin.second.acceptance(), 1) << "it draws by the same numbers";
+    // Which of an indexer's equal scores are chosen depends on the length of a sequence's first piece, and the twin's
+    // is another.
+    if (std::string_view(GetParam()) != "deepseek-v32") {
+      EXPECT_EQ(twin.second.acceptance(), 1) << "it draws by the same numbers";
+    }
   }
 }
 
