@@ -80,7 +80,7 @@ need_tests() { install tests "${test_packages[@]}"; }
 
 # Node 20 or newer with npm: for the page's sources alone. Debian 12's own is too old, so it is not installed from here.
 need_node() {
-  if command -v npm >/dev/null && node -e 'process.exit(process.versions.node.split(".")[0] < 20)' 2>/dev/null; then return; fi
+  if command -v npm >/dev/null && node -e 'process.exit(process.versions.node.split(".")[0] < 20 ? 1 : 0)' 2>/dev/null; then return; fi
   needs_say "the page's sources need Node 20 or newer with npm; found: $(node --version 2>&1 || true)"
   exit 1
 }
