@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "base/error.h"
 #include "families/family.h"
 #include "families/names/merged_rows.h"
 #include "families/random_model.h"
@@ -35,6 +36,7 @@ const layers::MoeSpec* moe_of(const models::ModelSpec& spec, size_t layer) {
 
 MemoryTensor take(Tensors& tensors, const std::string& name) {
   const auto found = std::find_if(tensors.begin(), tensors.end(), [&](const auto& t) { return t.name == name; });
+  base::require(found != tensors.end(), "layout", "no tensor is called {}: is the family in expert_names()?", name);
   MemoryTensor taken = std::move(*found);
   tensors.erase(found);
   return taken;
