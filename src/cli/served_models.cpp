@@ -284,6 +284,7 @@ std::unique_ptr<serve::ModelShelf> served_models(ServeOptions& options) {
     models.push_back(std::move(model));
   };
   if (!options.model.model.empty()) {
+    if (!families::is_ensemble(options.model.model)) checkpoint::resolve_model(options.model.model);
     std::vector<std::string> aliases = options.aliases;
     std::string name = name_of(options.model.model);
     if (!aliases.empty()) name = aliases.front(), aliases.erase(aliases.begin());

@@ -82,6 +82,7 @@ TEST_F(BadInput, Usage) {
 
 // Before a server listens, not when somebody asks for what is not there.
 TEST_F(BadInput, Serve) {
+  refused({"serve", "/nope"}, {"/nope", "no such file"});
   refused({"serve", tiny(), "--cache-dir-size", "5G"}, {"--cache-dir-size needs --cache-dir"});
   refused({"serve", tiny(), "--adapters", "p=/nope"}, {"/nope", "adapter_config.json"});
   refused({"serve", tiny(), "--adapters", "p=" + file("") + ":0.5"}, {"adapter_config.json"});
