@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -29,6 +30,10 @@ class Inbox {
   Message next();
 
  private:
+  std::optional<Message> take_kept(base::FunctionRef<bool(const Message&)> wanted);
+  Message take_of_step(base::FunctionRef<bool(const Message&)> wanted, base::FunctionRef<bool(const Message&)> stale,
+                       base::FunctionRef<Message()> receive);
+
   Ranks& ranks_;
   std::deque<Message> kept_;
   uint64_t step_ = 0;
