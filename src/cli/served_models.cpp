@@ -255,6 +255,11 @@ std::shared_ptr<const serve::ReadyModel> load(const ServeOptions& options, Model
   return ready;
 }
 
+// What is loaded later is looked at now: a wrong path should not wait for the first who asks.
+void expect_model(const std::string& path) {
+  if (!families::is_ensemble(path)) checkpoint::resolve_model(path);
+}
+
 // One that never fits would be refused whenever it is asked for.
 void refuse_too_large(const std::vector<serve::ModelOnDemand>& models, int64_t memory) {
   for (const serve::ModelOnDemand& model : models)
@@ -284,7 +289,7 @@ std::unique_ptr<serve::ModelShelf> served_models(ServeOptions& options) {
     models.push_back(std::move(model));
   };
   if (!options.model.model.empty()) {
-    if (!families::is_ensemble(options.model.model)) checkpoint::resolve_model(options.model.model);
+    expect_model(options.model.model);
     std::vector<std::string> aliases = options.aliases;
     std::string name = name_of(options.model.model);
     if (!aliases.empty()) name = aliases.front(), aliases.erase(aliases.begin());
@@ -292,9 +297,8 @@ std::unique_ptr<serve::ModelShelf> served_models(ServeOptions& options) {
   } else if (!options.aliases.empty()) {
     throw base::Error(ErrorKind::bad_input, "--alias", "all models have names already", "leave it out");
   }
-  // What is loaded later is looked at now: a wrong path should not wait for the first who asks.
   for (const auto& [name, path] : named) {
-    if (!families::is_ensemble(path)) checkpoint::resolve_model(path);
+    expect_model(path);
     ModelOptions wanted = options.model;
     wanted.model = path, wanted.adapter.clear();
     add(wanted, name, {}, false);
