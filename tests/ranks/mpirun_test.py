@@ -148,12 +148,7 @@ class Ranks(unittest.TestCase):
         while not list(run.glob("checkpoints/step-0*2")) and time.monotonic() < deadline:
             time.sleep(0.05)
         ranks = self.processes_of(recipe)
-        self.assertEqual(len(ranks), 2)
-        os.kill(ranks[1], signal.SIGKILL)
-        began = time.monotonic()
-        started.communicate(timeout=30)
-        self.assertLess(time.monotonic() - began, 10)
-        self.assertNotEqual(started.returncode, 0)
+        self.expect_the_end_by_a_kill(started, ranks)
         newest = sorted(path for path in run.glob("checkpoints/step-*") if path.suffix != ".part")[-1]
         step = int(newest.name.removeprefix("step-")) + 2
         coterie(0, "train", recipe, "--resume", "--extend", f"steps={step}", "-t", 1, "-o", run)
@@ -189,14 +184,17 @@ class Ranks(unittest.TestCase):
                 return int(value)
         return -1
 
-    def test_a_killed_rank_ends_the_run(self):
-        started, ranks = self.start_long()
+    def expect_the_end_by_a_kill(self, started: subprocess.Popen, ranks: list[int]):
         self.assertEqual(len(ranks), 2)
         os.kill(ranks[1], signal.SIGKILL)
         began = time.monotonic()
         started.communicate(timeout=30)
         self.assertLess(time.monotonic() - began, 10)
         self.assertNotEqual(started.returncode, 0)
+
+    def test_a_killed_rank_ends_the_run(self):
+        started, ranks = self.start_long()
+        self.expect_the_end_by_a_kill(started, ranks)
 
     def test_a_stopped_rank_is_named(self):
         started, ranks = self.start_long(COTERIE_RANK_PATIENCE="2")
