@@ -27,6 +27,13 @@ int64_t at(const std::array<int64_t, layers::kPlaces>& counts, Place place) {
   return counts[static_cast<size_t>(place)];
 }
 
+void expect(const std::string& name, int64_t total, int64_t active, int64_t experts) {
+  const models::Account a = account(published(name));
+  EXPECT_EQ(a.total(), total) << name;
+  EXPECT_EQ(a.total_active(), active) << name;
+  EXPECT_EQ(at(a.held, Place::experts), experts) << name;
+}
+
 TEST(Account, Mixtral8x7B) {
   const models::Account a = account(published("mixtral-8x7b"));
   EXPECT_EQ(a.total(), 46'702'792'704);
@@ -69,12 +76,6 @@ TEST(Account, Qwen3_30B_A3B) {
 // are buffers there, and no parameters here; the layer for multi-token prediction (model.layers.61) is no part of
 // either.
 TEST(Account, PublishedModelsWithLatentAttentionOrSigmoidRouters) {
-  const auto expect = [](const std::string& name, int64_t total, int64_t active, int64_t experts) {
-    const models::Account a = account(published(name));
-    EXPECT_EQ(a.total(), total) << name;
-    EXPECT_EQ(a.total_active(), active) << name;
-    EXPECT_EQ(at(a.held, Place::experts), experts) << name;
-  };
   expect("deepseek-v2-lite", 15'706'484'224, 2'661'150'208, 14'394'851'328);
   expect("deepseek-v2", 235'741'434'880, 21'375'800'320, 222'717'542'400);
   expect("deepseek-v3", 671'026'404'352, 37'552'282'624, 653'908'770'816);
@@ -85,12 +86,6 @@ TEST(Account, PublishedModelsWithLatentAttentionOrSigmoidRouters) {
 // well, a quarter of which serve a token; they count as attention. Ling's class is not in transformers: its tensors are
 // those of sarvam_moe, which was asked. ERNIE's biases of selection are parameters there (1,728) and none here.
 TEST(Account, FamiliesOf2026) {
-  const auto expect = [](const std::string& name, int64_t total, int64_t active, int64_t experts) {
-    const models::Account a = account(published(name));
-    EXPECT_EQ(a.total(), total) << name;
-    EXPECT_EQ(a.total_active(), active) << name;
-    EXPECT_EQ(at(a.held, Place::experts), experts) << name;
-  };
   expect("glm-4.7-flash", 29'943'390'976, 3'896'763'136, 27'783'069'696);
   expect("kimi-k2", 1'026'408'209'408, 32'861'477'888, 1'014'686'023'680);
   expect("minimax-m2", 228'689'748'992, 11'030'537'216, 224'680'476'672);
@@ -109,12 +104,6 @@ TEST(Account, FamiliesOf2026) {
 // The same for families with parts of their own. A scale for each expert (Gemma 4) is of the router, not of experts;
 // layers for multi-token prediction and the tensors of other parts than the text are in neither.
 TEST(Account, FamiliesWithPartsOfTheirOwn) {
-  const auto expect = [](const std::string& name, int64_t total, int64_t active, int64_t experts) {
-    const models::Account a = account(published(name));
-    EXPECT_EQ(a.total(), total) << name;
-    EXPECT_EQ(a.total_active(), active) << name;
-    EXPECT_EQ(at(a.held, Place::experts), experts) << name;
-  };
   expect("qwen3.5-35b-a3b", 34'660'610'688, 3'454'988'928, 32'212'254'720);
   expect("qwen3-next-80b-a3b", 79'674'391'296, 3'874'929'408, 77'309'411'328);
   expect("gemma-4-26b-a4b", 25'233'141'760, 3'822'530'560, 22'837'985'280);
