@@ -2,7 +2,7 @@
 
 #include "kernels/matmul.h"
 #include "kernels/matmul/rows.h"
-#include "kernels/simd/target.h"
+#include "kernels/simd/avx512.h"
 
 // GCC 12 sees uninitialised variables in its own intrinsics (its bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -13,6 +13,7 @@ COTERIE_BEGIN_AMX
 namespace coterie::kernels::amx {
 
 namespace {
+using namespace avx512;
 #include "kernels/avx512/matmul_lanes.inl.h"
 
 #include "kernels/amx/tiles.inl.h"
@@ -29,7 +30,7 @@ int64_t peak_tiles(int64_t rounds, int32_t* sink) noexcept {
   store_sums<4>(sums);
   release_tiles();
   *sink = sums[0].lane[0][0] + sums[3].lane[0][0];
-  return 4 * kTileRows * kLanes * 64;
+  return 4 * kTileRows * kWidth * 64;
 }
 
 }  // namespace coterie::kernels::amx

@@ -3,7 +3,7 @@
 #include "kernels/matmul.h"
 #include "kernels/matmul/grid_tables.h"
 #include "kernels/matmul/rows.h"
-#include "kernels/simd/target.h"
+#include "kernels/simd/avx512.h"
 
 // GCC 12 sees uninitialised variables in its own intrinsics (its bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -14,6 +14,7 @@ COTERIE_BEGIN_AMX
 namespace coterie::kernels::amx {
 
 namespace {
+using namespace avx512;
 #include "kernels/avx512/matmul_lanes.inl.h"  // first: the vocabulary of the others
 
 #include "kernels/amx/matmul_tiles.inl.h"

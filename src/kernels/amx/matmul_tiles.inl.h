@@ -24,10 +24,10 @@ struct TileScratch {
 
   explicit TileScratch(int64_t cols) {
     const int64_t blocks = cols / Tiles::kValues, tokens = packed_tokens(cols);
-    panels = round_up(kLanes * blocks * Tiles::kBytes, 64);  // after the rows that panel_rows() copies
+    panels = round_up(kWidth * blocks * Tiles::kBytes, 64);  // after the rows that panel_rows() copies
     sums = panels + kPanelsUnderWay * round_up(sizeof(Panel), 64);
     outputs = sums + 2 * 4 * static_cast<int64_t>(sizeof(Sums));
-    packed = outputs + tokens * kLanes * static_cast<int64_t>(sizeof(float));
+    packed = outputs + tokens * kWidth * static_cast<int64_t>(sizeof(float));
     sides = packed + tokens * cols;
     end = sides + round_up(tokens * blocks * static_cast<int64_t>(sizeof(Side)), 64);
   }
@@ -71,7 +71,7 @@ struct Waiting {
   int64_t block, tile;
   int count;
 
-  COTERIE_INLINE void finish(const PackedTokens<Tiles>& x, float (*y)[kLanes]) {
+  COTERIE_INLINE void finish(const PackedTokens<Tiles>& x, float (*y)[kWidth]) {
     if (!panel) return;
     for (int i = 0; i < count; ++i)
       Tiles::finish(*panel, sums + i * Tiles::kPlanes, x.sides_of(block, tile + i), x.tokens_of(tile + i),
@@ -84,7 +84,7 @@ struct Waiting {
 /// they are: so each block is unpacked a step before its products, and the f32 steps come a step after them.
 template <class Tiles, class Source>
 COTERIE_INLINE void run_panel(Source rows, const PackedTokens<Tiles>& x, Ahead& ahead, typename Tiles::Panel* panels,
-                              Sums* sums, float (*y)[kLanes]) {
+                              Sums* sums, float (*y)[kWidth]) {
   Waiting<Tiles> waiting;
   int step = 0;
   Tiles::unpack(rows, ahead, panels[0]);
@@ -115,7 +115,7 @@ void run_tiles_of(const MatmulTask& task) {
   const TileScratch<Tiles> at(task.cols);
   auto* const panels = reinterpret_cast<typename Tiles::Panel*>(task.scratch + at.panels);
   auto* const sums = reinterpret_cast<Sums*>(task.scratch + at.sums);
-  auto* const y = reinterpret_cast<float(*)[kLanes]>(task.scratch + at.outputs);
+  auto* const y = reinterpret_cast<float(*)[kWidth]>(task.scratch + at.outputs);
   PackedTokens<Tiles> x{};
   x.codes = reinterpret_cast<int8_t*>(task.scratch + at.packed);
   x.sides = reinterpret_cast<typename Tiles::Side*>(task.scratch + at.sides);
@@ -127,11 +127,11 @@ void run_tiles_of(const MatmulTask& task) {
     x.tiles = (x.tokens + kTileRows - 1) / kTileRows, x.rows = (x.tokens + x.tiles - 1) / x.tiles;
     x.take(task.x + begin);
     configure_tiles(x.rows);
-    for (int64_t first = 0; first < task.rows; first += kLanes) {
-      for (int64_t t = 0; t < x.tiles * x.rows; ++t) store_float(y[t], zero_float());
-      Ahead ahead = ahead_of(task, first + kLanes, kLanes, blocks);
+    for (int64_t first = 0; first < task.rows; first += kWidth) {
+      for (int64_t t = 0; t < x.tiles * x.rows; ++t) store(y[t], zero());
+      Ahead ahead = ahead_of(task, first + kWidth, kWidth, blocks);
       run_panel<Tiles>(panel_of<Source>(task, first, row_bytes), x, ahead, panels, sums, y);
-      for (int64_t t = 0; t < x.tokens; ++t) store_rows(task, begin + t, first, load_float(y[t]));
+      for (int64_t t = 0; t < x.tokens; ++t) store_rows(task, begin + t, first, load(y[t]));
     }
   }
   release_tiles();

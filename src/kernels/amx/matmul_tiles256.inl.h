@@ -24,32 +24,32 @@ template <class Format>
 struct TilePanel256 {
   static constexpr int kSubs = 256 / Format::kSub;
   alignas(64) uint8_t plane[2][4][kTileBytes];  // low, high; of each 64 values
-  int32_t pairs[kSubs / 2][kLanes];             // mins
-  float d[kLanes], dmin[kLanes];
+  int32_t pairs[kSubs / 2][kWidth];             // mins
+  float d[kWidth], dmin[kWidth];
 };
 
 /// Both halves of each lane.
-COTERIE_INLINE Int twice(Int low_half) { return bits_or(low_half, shift<16>(low_half)); }
+COTERIE_INLINE Vi twice(Vi low_half) { return bits_or(low_half, shift<16>(low_half)); }
 
 template <class Format>
 struct StoreTiles256 {
   TilePanel256<Format>& panel;
-  const Int* scale;
+  const Vi* scale;
   Ahead& ahead;
 
   template <int u>
-  COTERIE_INLINE void unit(const Int (&columns)[4]) {
+  COTERIE_INLINE void unit(const Vi (&columns)[4]) {
     if constexpr (u % 4 == 0) fetch(ahead, (ahead.lines + 3) / 4);
     constexpr int kSub = 16 * u / Format::kSub, kTile = u / 4, kAt = u % 4 * 4 * 64;
     COTERIE_UNROLL
     for (int i = 0; i < 4; ++i) {
-      Int low, high = zero_int();
+      Vi low, high = zero_int();
       if constexpr (planes_of<Format>() == Planes::kSplitProduct) {
-        const Int offset = set_int(Format::kOffsetBits < 0 ? 0 : (1u << Format::kOffsetBits) * 0x00010001u);
-        const Int by = twice(bits_and(scale[kSub], set_int(0xffff))), byte = set_int(0x00ff00ff);
-        const Int even = _mm512_mullo_epi16(_mm512_sub_epi16(bits_and(columns[i], byte), offset), by);
-        const Int odd = _mm512_mullo_epi16(_mm512_sub_epi16(_mm512_srli_epi16(columns[i], 8), offset), by);
-        const Int seven = set_int(0x007f007f);
+        const Vi offset = set_int(Format::kOffsetBits < 0 ? 0 : (1u << Format::kOffsetBits) * 0x00010001u);
+        const Vi by = twice(bits_and(scale[kSub], set_int(0xffff))), byte = set_int(0x00ff00ff);
+        const Vi even = _mm512_mullo_epi16(_mm512_sub_epi16(bits_and(columns[i], byte), offset), by);
+        const Vi odd = _mm512_mullo_epi16(_mm512_sub_epi16(_mm512_srli_epi16(columns[i], 8), offset), by);
+        const Vi seven = set_int(0x007f007f);
         low = bits_or(bits_and(even, seven), _mm512_slli_epi16(bits_and(odd, seven), 8));
         high = and_or(_mm512_slli_epi16(_mm512_srai_epi16(odd, 7), 8), set_int(0xff00ff00),
                       bits_and(_mm512_srai_epi16(even, 7), byte));
@@ -94,7 +94,7 @@ struct Tiles256 {
       COTERIE_UNROLL
       for (int p = 0; p < kSubs / 2; ++p) store_int(panel.pairs[p], header.pairs[p]);
     }
-    store_float(panel.d, header.d), store_float(panel.dmin, header.dmin);
+    store(panel.d, header.d), store(panel.dmin, header.dmin);
     StoreTiles256<Format> store{panel, header.scale, ahead};
     Format::codes(rows, store);
   }
@@ -116,25 +116,25 @@ struct Tiles256 {
 
   /// The f32 steps of `tokens` tokens.
   static COTERIE_INLINE void finish(const Panel& panel, const Sums* sums, const Side* side, int64_t tokens,
-                                    float (*y)[kLanes]) {
-    const Float d = load_float(panel.d), dmin = load_float(panel.dmin);
-    Int pairs[kSubs / 2];
+                                    float (*y)[kWidth]) {
+    const Vf d = load(panel.d), dmin = load(panel.dmin);
+    Vi pairs[kSubs / 2];
     if constexpr (Format::kMin) {
       COTERIE_UNROLL
       for (int p = 0; p < kSubs / 2; ++p) pairs[p] = load_int(panel.pairs[p]);
     }
     for (int64_t t = 0; t < tokens; ++t) {
-      Int sum = load_int(sums[0].lane[t]);
+      Vi sum = load_int(sums[0].lane[t]);
       if constexpr (kPlanes == 2) {
         constexpr int kShift = planes_of<Format>() == Planes::kSplitScale ? 3 : 7;
         sum = add_int(sum, shift<kShift>(load_int(sums[1].lane[t])));
       }
-      Int min_sum = zero_int();  // of an offset it stays zero: that has left the codes before they were multiplied
+      Vi min_sum = zero_int();  // of an offset it stays zero: that has left the codes before they were multiplied
       if constexpr (Format::kMin) {
         COTERIE_UNROLL
         for (int p = 0; p < kSubs / 2; ++p) min_sum = dot2(min_sum, pairs[p], broadcast4(side[t].sums + 2 * p));
       }
-      store_float(y[t], finish256<Format>(d, dmin, sum, min_sum, side[t].d, load_float(y[t])));
+      store(y[t], finish256<Format>(d, dmin, sum, min_sum, side[t].d, load(y[t])));
     }
   }
 };

@@ -45,7 +45,7 @@ COTERIE_INLINE void add_product() {
 
 /// A tile of sums in memory: lane r of `lane[t]` is row r's of token t.
 struct Sums {
-  alignas(64) int32_t lane[kTileRows][kLanes];
+  alignas(64) int32_t lane[kTileRows][kWidth];
 };
 
 template <int kCount>

@@ -2,7 +2,7 @@
 
 #include "kernels/isa.h"
 #include "kernels/matmul/rows.h"
-#include "kernels/simd/target.h"
+#include "kernels/simd/avx2.h"
 
 COTERIE_BEGIN_AVX2
 
@@ -26,7 +26,7 @@ namespace coterie::kernels::avx2 {
 
 MatmulKernels matmul_kernels() {
   MatmulKernels kernels;
-  kernels.panel_rows = kLanes;
+  kernels.panel_rows = kWidth;
   kernels.quantise32 = quantise32;
   kernels.quantise256 = quantise256;
   kernels.repack = repack;

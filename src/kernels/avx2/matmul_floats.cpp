@@ -2,7 +2,7 @@
 
 #include "kernels/matmul.h"
 #include "kernels/matmul/rows.h"
-#include "kernels/simd/target.h"
+#include "kernels/simd/avx2.h"
 #include "quant/codec.h"
 
 COTERIE_BEGIN_AVX2

@@ -3,7 +3,7 @@
 #include "kernels/matmul.h"
 #include "kernels/matmul/grid_tables.h"
 #include "kernels/matmul/rows.h"
-#include "kernels/simd/target.h"
+#include "kernels/simd/avx2.h"
 
 COTERIE_BEGIN_AVX2
 

@@ -34,7 +34,7 @@ struct StreamX {
         b = b + 1 < count ? b + 1 : 0;
       }
       if (!mins) continue;
-      Int quad[4], columns[4];
+      Vi quad[4], columns[4];
       for (int i = 0; i < 4; ++i)
         quad[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(sums_of(of_lane[i]))),
                                           load16(sums_of(of_lane[i + 4])), 1);
@@ -74,7 +74,7 @@ template <class Format>
 struct StreamK4 {
   static constexpr int kBytes = Format::kBytes, kHead = 16, kCodes = kBytes - 128;
   static constexpr bool kMins = true, kFifthBit = Format::kMaxCode == 31;
-  Int nibble, bit, scale_low, scale_top, pattern[8];
+  Vi nibble, bit, scale_low, scale_top, pattern[8];
 
   COTERIE_INLINE StreamK4() : nibble(set_int(0x0f0f0f0f)), bit(set_int(0x10101010)) {
     // Scales of sub-blocks 0 to 3 are the low six bits of bytes 4 to 7; of the others, bytes 12 to 15 have the low four
@@ -88,22 +88,22 @@ struct StreamK4 {
     }
   }
 
-  COTERIE_INLINE Int block(const std::byte* w, const ActivationBlock256& x, std::byte* head) const {
-    Int packed = broadcast16(w);
+  COTERIE_INLINE Vi block(const std::byte* w, const ActivationBlock256& x, std::byte* head) const {
+    Vi packed = broadcast16(w);
     hold(packed);
     _mm_store_si128(reinterpret_cast<__m128i*>(head), _mm256_castsi256_si128(packed));
-    Int scales = bits_or(bits_and(packed, scale_low), _mm256_slli_si256(bits_and(shift<-2>(packed), scale_top), 8));
+    Vi scales = bits_or(bits_and(packed, scale_low), _mm256_slli_si256(bits_and(shift<-2>(packed), scale_top), 8));
     hold(scales);
-    Int high = zero_int(), sum = zero_int();
+    Vi high = zero_int(), sum = zero_int();
     if constexpr (kFifthBit) high = load_codes(w + 16);
     add_pair<0>(w, x, scales, high, sum), add_pair<1>(w, x, scales, high, sum);
     add_pair<2>(w, x, scales, high, sum), add_pair<3>(w, x, scales, high, sum);
     return sum;
   }
   template <int pair>
-  COTERIE_INLINE void add_pair(const std::byte* w, const ActivationBlock256& x, Int scales, Int high, Int& sum) const {
-    const Int codes = load_codes(w + kCodes + 32 * pair);
-    Int low = bits_and(codes, nibble), upper = bits_and(shift<-4>(codes), nibble);
+  COTERIE_INLINE void add_pair(const std::byte* w, const ActivationBlock256& x, Vi scales, Vi high, Vi& sum) const {
+    const Vi codes = load_codes(w + kCodes + 32 * pair);
+    Vi low = bits_and(codes, nibble), upper = bits_and(shift<-4>(codes), nibble);
     if constexpr (kFifthBit) {
       low = bits_or(low, bits_and(shift<4 - 2 * pair>(high), bit));
       upper = bits_or(upper, bits_and(shift<3 - 2 * pair>(high), bit));
@@ -113,18 +113,18 @@ struct StreamK4 {
   }
 
   static COTERIE_INLINE void finish(const std::byte* heads, const StreamX& x, int64_t c, StreamTerms& terms) {
-    Int column[4];
+    Vi column[4];
     load_columns({heads, kHead}, 0, column);
-    const Float dx = load_float(x.d + 8 * c);
-    store_float(terms.at[0] + 8 * c, mul(half_to_float(column[0]), dx));
-    store_float(terms.at[2] + 8 * c, mul(half_to_float(shift<-16>(column[0])), dx));
-    const Int first = bits_and(column[2], set_int(0x3f3f3f3f));
-    const Int last = bits_or(masked<-4>(column[3], 0x0f0f0f0f), masked<-2>(column[2], 0x30303030));
-    Int sum = dot2(zero_int(), spread_pair<0, false>(first), load_int(x.sums[c][0]));
+    const Vf dx = load(x.d + 8 * c);
+    store(terms.at[0] + 8 * c, mul(half_to_float(column[0]), dx));
+    store(terms.at[2] + 8 * c, mul(half_to_float(shift<-16>(column[0])), dx));
+    const Vi first = bits_and(column[2], set_int(0x3f3f3f3f));
+    const Vi last = bits_or(masked<-4>(column[3], 0x0f0f0f0f), masked<-2>(column[2], 0x30303030));
+    Vi sum = dot2(zero_int(), spread_pair<0, false>(first), load_int(x.sums[c][0]));
     sum = dot2(sum, spread_pair<1, false>(first), load_int(x.sums[c][1]));
     sum = dot2(sum, spread_pair<0, false>(last), load_int(x.sums[c][2]));
     sum = dot2(sum, spread_pair<1, false>(last), load_int(x.sums[c][3]));
-    store_float(terms.at[3] + 8 * c, to_float(sum));
+    store(terms.at[3] + 8 * c, to_float(sum));
   }
 };
 
@@ -133,16 +133,16 @@ struct StreamQ6K {
   static constexpr bool kMins = false;
   RowDotsQ6K<1> dots;
 
-  COTERIE_INLINE Int block(const std::byte* w, const ActivationBlock256& x, std::byte* head) {
+  COTERIE_INLINE Vi block(const std::byte* w, const ActivationBlock256& x, std::byte* head) {
     __builtin_memcpy(head, w + 208, 2);
     dots.prepare(0, &x);
-    Int sum[1];
+    Vi sum[1];
     dots.row(w, 0, sum);
     return sum[0];
   }
   static COTERIE_INLINE void finish(const std::byte* heads, const StreamX& x, int64_t c, StreamTerms& terms) {
-    const Float d = _mm256_cvtph_ps(load16(heads));
-    store_float(terms.at[0] + 8 * c, mul(d, load_float(x.d + 8 * c)));
+    const Vf d = _mm256_cvtph_ps(load16(heads));
+    store(terms.at[0] + 8 * c, mul(d, load(x.d + 8 * c)));
   }
 };
 
@@ -157,14 +157,14 @@ template <class Stream>
 COTERIE_INLINE void finish_chunk(const StreamChunk<Stream>& chunk, const StreamX& x, int64_t c, StreamTerms& terms) {
   Stream::finish(chunk.heads, x, c, terms);
   const auto& s = chunk.sums;
-  const Int first = sum_four(load_int(s[0]), load_int(s[1]), load_int(s[2]), load_int(s[3]));
-  const Int last = sum_four(load_int(s[4]), load_int(s[5]), load_int(s[6]), load_int(s[7]));
-  store_float(terms.at[1] + 8 * c, to_float(sum_each(first, last)));
+  const Vi first = sum_four(load_int(s[0]), load_int(s[1]), load_int(s[2]), load_int(s[3]));
+  const Vi last = sum_four(load_int(s[4]), load_int(s[5]), load_int(s[6]), load_int(s[7]));
+  store(terms.at[1] + 8 * c, to_float(sum_each(first, last)));
 }
 
 /// The f32 steps of eight rows, each over its blocks in order.
 template <bool kMins>
-COTERIE_INLINE Float add_terms(const StreamTerms& terms, int64_t blocks) {
+COTERIE_INLINE Vf add_terms(const StreamTerms& terms, int64_t blocks) {
   alignas(32) float y[8] = {};
   constexpr int64_t kNext = 8 * kStreamBlocks;
   const float* at = terms.at[0];
@@ -176,7 +176,7 @@ COTERIE_INLINE Float add_terms(const StreamTerms& terms, int64_t blocks) {
       if constexpr (kMins) y[r] = __builtin_fmaf(-term[2 * kNext], term[3 * kNext], y[r]);
     }
   }
-  return load_float(y);
+  return load(y);
 }
 
 template <class Stream, int r = 0>
@@ -197,7 +197,7 @@ bool run_stream256(const MatmulTask& task) {
   Stream stream;
   StreamTerms terms;
   StreamChunk<Stream> chunks[2];
-  for (int64_t first = 0; first < task.rows; first += kLanes) {
+  for (int64_t first = 0; first < task.rows; first += kWidth) {
     const std::byte* w = panel_rows(task, first, row_bytes).data;
     int64_t b = 0;
     for (int64_t c = 0; c < blocks; ++c, w += 8 * Stream::kBytes) {

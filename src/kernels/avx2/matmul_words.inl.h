@@ -18,17 +18,17 @@ struct WordsOfX {
   }
 };
 
-/// sum[p][t] += the products of 32 values: `codes` [16][2 * kLanes] of each panel, pairs of values lane by lane.
+/// sum[p][t] += the products of 32 values: `codes` [16][2 * kWidth] of each panel, pairs of values lane by lane.
 template <int P, int T>
-COTERIE_INLINE void add_words(const int16_t (*const (&codes)[P])[2 * kLanes], const WordsOfX<T>& x, Int (&sum)[P][T]) {
+COTERIE_INLINE void add_words(const int16_t (*const (&codes)[P])[2 * kWidth], const WordsOfX<T>& x, Vi (&sum)[P][T]) {
   COTERIE_UNROLL
   for (int k = 0; k < 16; ++k) {
-    Int pair[P];
+    Vi pair[P];
     COTERIE_UNROLL
     for (int p = 0; p < P; ++p) pair[p] = load_int(codes[p][k]), hold(pair[p]);
     COTERIE_UNROLL
     for (int t = 0; t < T; ++t) {
-      const Int two = broadcast4(x.words[t] + 2 * k);
+      const Vi two = broadcast4(x.words[t] + 2 * k);
       COTERIE_UNROLL
       for (int p = 0; p < P; ++p) {
         sum[p][t] = dot2(sum[p][t], pair[p], two);
@@ -41,15 +41,15 @@ COTERIE_INLINE void add_words(const int16_t (*const (&codes)[P])[2 * kLanes], co
 /// Takes a format's codes apart into words; with `scale`, times what their sub-block is weighed with.
 template <int kValues, int kSub>
 struct StoreWords {
-  int16_t (&codes)[kValues / 2][2 * kLanes];
-  const Int* scale;  // of each kSub values, as spread_scale makes them, or null
+  int16_t (&codes)[kValues / 2][2 * kWidth];
+  const Vi* scale;  // of each kSub values, as spread_scale makes them, or null
   template <int u>
-  COTERIE_INLINE void unit(const Int (&columns)[4]) {
+  COTERIE_INLINE void unit(const Vi (&columns)[4]) {
     COTERIE_UNROLL
     for (int i = 0; i < 4; ++i) {
-      Int first = spread_pair<0, true>(columns[i]), second = spread_pair<1, true>(columns[i]);
+      Vi first = spread_pair<0, true>(columns[i]), second = spread_pair<1, true>(columns[i]);
       if (scale) {
-        const Int by = scale[16 * u / kSub];
+        const Vi by = scale[16 * u / kSub];
         first = _mm256_mullo_epi16(first, by), second = _mm256_mullo_epi16(second, by);
       }
       store_int(codes[8 * u + 2 * i], first), store_int(codes[8 * u + 2 * i + 1], second);
@@ -65,8 +65,8 @@ struct Words : Few {
   static_assert(Format::kSigned && !Format::kMin);
   static constexpr int kWords = static_cast<int>(Few::kValues);
   struct Panel {
-    alignas(64) int16_t codes[kWords / 2][2 * kLanes];
-    float d[kLanes];
+    alignas(64) int16_t codes[kWords / 2][2 * kWidth];
+    float d[kWidth];
   };
   static constexpr int64_t kTilePanels = kPanelsOfTile;
 
@@ -76,7 +76,7 @@ struct Words : Few {
       fetch(ahead);
       Header header;
       Format::header(rows, header);
-      store_float(panels[b].d, header.d);
+      store(panels[b].d, header.d);
       if constexpr (requires { header.scale; }) {
         StoreWords<kWords, Format::kSub> store{panels[b].codes, header.scale};
         Format::codes(rows, store);
@@ -89,12 +89,12 @@ struct Words : Few {
 
   template <int P, int T>
   static COTERIE_INLINE void tile(const Panel* panels, int64_t blocks, const std::byte* const* rows_x, Ahead& ahead,
-                                  Float (&y)[P][T]) {
+                                  Vf (&y)[P][T]) {
     const X* x[T];
     begin_tile(rows_x, x, y);
     for (int64_t b = 0; b < blocks; ++b) {
       fetch(ahead);
-      Int sum[P][T];
+      Vi sum[P][T];
       COTERIE_UNROLL
       for (int p = 0; p < P; ++p) {
         COTERIE_UNROLL
@@ -102,7 +102,7 @@ struct Words : Few {
       }
       for (int s = 0; s < kWords / 32; ++s) {
         WordsOfX<T> words;
-        const int16_t(*codes[P])[2 * kLanes];
+        const int16_t(*codes[P])[2 * kWidth];
         COTERIE_UNROLL
         for (int p = 0; p < P; ++p) codes[p] = panels[p * blocks + b].codes + 16 * s;
         COTERIE_UNROLL
@@ -112,9 +112,9 @@ struct Words : Few {
       }
       COTERIE_UNROLL
       for (int p = 0; p < P; ++p) {
-        const Float d = load_float(panels[p * blocks + b].d);
+        const Vf d = load(panels[p * blocks + b].d);
         COTERIE_UNROLL
-        for (int t = 0; t < T; ++t) y[p][t] = fma(mul(d, set_float(x[t]->d)), to_float(sum[p][t]), y[p][t]);
+        for (int t = 0; t < T; ++t) y[p][t] = fma(mul(d, set(x[t]->d)), to_float(sum[p][t]), y[p][t]);
       }
       COTERIE_UNROLL
       for (int t = 0; t < T; ++t) ++x[t];

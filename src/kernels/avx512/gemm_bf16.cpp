@@ -1,7 +1,7 @@
 #include <immintrin.h>
 
 #include "kernels/isa.h"
-#include "kernels/simd/target.h"
+#include "kernels/simd/avx512.h"
 
 // GCC 12 sees uninitialised variables in its own intrinsics (its bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -19,8 +19,6 @@ namespace {
 #include "kernels/avx512/pairs.inl.h"
 
 constexpr int64_t kTileRows = 12;
-constexpr int64_t kPackedCols = 192, kPackedRows = 120;
-constexpr int64_t kScratch = kPackedCols * kPairs + kPackedRows * kRowPairs + kLanes * kPairs + 2 * kLanes;
 
 /// Rows [row, end) of an a that lies by depth, as tiles of [pair][kTileRows]; a tile has room for a vector past its
 /// end, which the next pair overwrites.
@@ -51,13 +49,13 @@ COTERIE_INLINE void run_tile(const uint32_t* const* a, const uint32_t* panel, in
   for (int t = 0; t < kTileRows; ++t) left[t] = right[t] = _mm512_setzero_ps();
   for (int64_t t = 0; t < rows; ++t) {
     __builtin_prefetch(c + t * c_stride, 1);
-    __builtin_prefetch(c + t * c_stride + kLanes, 1);
+    __builtin_prefetch(c + t * c_stride + kWidth, 1);
   }
 #pragma GCC unroll 4
   for (int64_t k = 0; k < pairs; ++k) {
     __m512bh first, second;
     __builtin_memcpy(&first, panel + k * kPanel, sizeof first);
-    __builtin_memcpy(&second, panel + k * kPanel + kLanes, sizeof second);
+    __builtin_memcpy(&second, panel + k * kPanel + kWidth, sizeof second);
     COTERIE_UNROLL
     for (int t = 0; t < kTileRows; ++t) {
       const uint32_t word = kPacked ? x[0][k * kTileRows + t] : x[kPacked ? 0 : t][k];
@@ -68,64 +66,43 @@ COTERIE_INLINE void run_tile(const uint32_t* const* a, const uint32_t* panel, in
       right[t] = _mm512_dpbf16_ps(right[t], second, value);
     }
   }
-  const __mmask16 left_mask = first_lanes(cols), right_mask = first_lanes(cols - kLanes);
+  const __mmask16 left_mask = first_lanes(cols), right_mask = first_lanes(cols - kWidth);
   COTERIE_UNROLL
   for (int t = 0; t < kTileRows; ++t) {
     if (t >= rows) break;
     float* const out = c + t * c_stride;
     if (add_to) {
       left[t] = _mm512_add_ps(_mm512_maskz_loadu_ps(left_mask, out), left[t]);
-      right[t] = _mm512_add_ps(_mm512_maskz_loadu_ps(right_mask, out + kLanes), right[t]);
+      right[t] = _mm512_add_ps(_mm512_maskz_loadu_ps(right_mask, out + kWidth), right[t]);
     }
     _mm512_mask_storeu_ps(out, left_mask, left[t]);
-    _mm512_mask_storeu_ps(out + kLanes, right_mask, right[t]);
+    _mm512_mask_storeu_ps(out + kWidth, right_mask, right[t]);
   }
 }
 
-COTERIE_INLINE void run_rows(const PairTask& task, int64_t depth, int64_t count, int64_t row, int64_t end, int64_t col,
-                             int64_t cols, const uint32_t* panels, uint32_t* packed, bool add_to) {
-  const int64_t pairs = (count + 1) / 2;
-  if (task.a_by_depth)
+struct Bf16Product {
+  static constexpr int64_t kPackedCols = 192, kPackedRows = 120, kRows = kTileRows;
+
+  static COTERIE_INLINE void pack_by_depth(const PairTask& task, int64_t depth, int64_t count, int64_t row, int64_t end,
+                                           uint32_t* packed, uint32_t*) {
     pack_tiles(task, depth, count, row, end, packed);
-  else
-    for (int64_t r = row; r < end; ++r) pack_row(task.a_row(r) + depth, count, packed + (r - row) * kRowPairs);
-  for (int64_t j = 0; j < cols; j += kPanel) {
-    const uint32_t* const panel = panels + j * kPairs;
-    for (int64_t r = row; r < end; r += kTileRows) {
-      const int64_t rows = least(kTileRows, end - r);
-      float* const c = task.c + r * task.c_stride + col + j;
-      const uint32_t* a[kTileRows];
-      for (int64_t t = 0; t < kTileRows; ++t) a[t] = packed + (r - row + least(t, rows - 1)) * kRowPairs;
-      if (task.a_by_depth)
-        run_tile<true>(a, panel, pairs, c, task.c_stride, rows, least(kPanel, cols - j), add_to);
-      else
-        run_tile<false>(a, panel, pairs, c, task.c_stride, rows, least(kPanel, cols - j), add_to);
-    }
   }
-}
-
-void run_pairs(const PairTask& task) {
-  if (task.depth == 0 && !task.accumulate) clear(task);
-  uint32_t* const panels = task.scratch;
-  uint32_t* const packed = panels + kPackedCols * kPairs;
-  uint32_t* const lines = packed + kPackedRows * kRowPairs + kLanes;
-  for (int64_t col = 0; col < task.cols; col += kPackedCols) {
-    const int64_t cols = least(kPackedCols, task.cols - col);
-    for (int64_t depth = 0; depth < task.depth; depth += kGemmDepth) {
-      const int64_t count = least(kGemmDepth, task.depth - depth);
-      if (task.b_by_column)
-        pack_columns(task, depth, count, col, cols, panels, lines);
-      else
-        pack_panels(task, depth, count, col, cols, panels);
-      for (int64_t row = 0; row < task.rows; row += kPackedRows)
-        run_rows(task, depth, count, row, least(row + kPackedRows, task.rows), col, cols, panels, packed,
-                 task.accumulate || depth > 0);
-    }
+  static COTERIE_INLINE void run(const uint32_t* packed, bool by_depth, const uint32_t* panel, int64_t pairs, float* c,
+                                 int64_t c_stride, int64_t rows, int64_t cols, bool add_to) {
+    const uint32_t* a[kTileRows];
+    for (int64_t t = 0; t < kTileRows; ++t) a[t] = packed + least(t, rows - 1) * kRowPairs;
+    if (by_depth)
+      run_tile<true>(a, panel, pairs, c, c_stride, rows, cols, add_to);
+    else
+      run_tile<false>(a, panel, pairs, c, c_stride, rows, cols, add_to);
   }
-}
+};
+constexpr int64_t kScratch = kPairScratch<Bf16Product>;
 
-void run_gemm_bf16(const GemmTask& given) noexcept { run_pairs(pair_task(given)); }
-void run_matmul_bf16(const MatmulTask& given) noexcept { run_pairs(pair_task(given)); }
+void run_task(const PairTask& task) { run_pairs<Bf16Product>(task); }
+
+void run_gemm_bf16(const GemmTask& given) noexcept { run_task(pair_task(given)); }
+void run_matmul_bf16(const MatmulTask& given) noexcept { run_task(pair_task(given)); }
 
 int64_t matmul_scratch(tensor::DType, int64_t) noexcept { return kScratch * static_cast<int64_t>(sizeof(uint32_t)); }
 
@@ -147,7 +124,7 @@ int64_t peak_bf16(int64_t rounds, float* sink) noexcept {
   COTERIE_UNROLL
   for (int i = 1; i < kChains; ++i) sums[0] = _mm512_add_ps(sums[0], sums[i]);
   *sink = _mm512_cvtss_f32(sums[0]);
-  return 2 * kChains * kLanes;
+  return 2 * kChains * kWidth;
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 
 #include "kernels/isa.h"
 #include "kernels/matmul/rows.h"
-#include "kernels/simd/target.h"
+#include "kernels/simd/avx512.h"
 
 // GCC 12 sees uninitialised variables in its own intrinsics (its bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -30,7 +30,7 @@ namespace coterie::kernels::avx512 {
 
 MatmulKernels matmul_kernels() {
   MatmulKernels kernels;
-  kernels.panel_rows = kLanes;
+  kernels.panel_rows = kWidth;
   kernels.quantise32 = quantise32;
   kernels.quantise256 = quantise256;
   kernels.repack = repack;

@@ -2,7 +2,7 @@
 
 #include "kernels/matmul.h"
 #include "kernels/matmul/rows.h"
-#include "kernels/simd/target.h"
+#include "kernels/simd/avx512.h"
 
 // GCC 12 sees uninitialised variables in its own intrinsics (its bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"

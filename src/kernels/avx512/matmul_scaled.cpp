@@ -2,7 +2,7 @@
 
 #include "kernels/matmul.h"
 #include "kernels/matmul/rows.h"
-#include "kernels/simd/target.h"
+#include "kernels/simd/avx512.h"
 #include "quant/codec.h"
 #include "quant/scaled_blocks.h"
 

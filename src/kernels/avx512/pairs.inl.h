@@ -1,10 +1,10 @@
 // Operands of a product rounded to bf16 and packed two values of the depth to a word of 32 bits, for vdpbf16ps and for
-// the tiles of AMX. Needs <immintrin.h>, kernels/gemm.h, kernels/matmul.h and a target with avx512bf16.
+// the tiles of AMX, and the walk over them. Needs kernels/simd/avx512.h, kernels/isa.h and a target with avx512bf16.
 #pragma once
 
-inline constexpr int64_t kLanes = 16, kPanel = 2 * kLanes;
+inline constexpr int64_t kPanel = 2 * kWidth;
 inline constexpr int64_t kPairs = kGemmDepth / 2;
-inline constexpr int64_t kRowPairs = kPairs + kLanes;  // of a packed row; not a power of two
+inline constexpr int64_t kRowPairs = kPairs + kWidth;  // of a packed row; not a power of two
 
 COTERIE_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -34,7 +34,7 @@ struct PairTask {
 };
 
 COTERIE_INLINE __mmask16 first_lanes(int64_t n) {
-  return n >= kLanes ? 0xffff : n <= 0 ? 0 : static_cast<__mmask16>((1u << n) - 1);
+  return n >= kWidth ? 0xffff : n <= 0 ? 0 : static_cast<__mmask16>((1u << n) - 1);
 }
 COTERIE_INLINE __m512i bits_of(__m512bh v) {
   __m512i bits;
@@ -44,9 +44,9 @@ COTERIE_INLINE __m512i bits_of(__m512bh v) {
 
 /// `count` values of a row, two to a word, the last alone with a zero; whole vectors are written.
 COTERIE_INLINE void pack_row(const float* from, int64_t count, uint32_t* to) {
-  for (int64_t k = 0; k < count; k += 2 * kLanes) {
+  for (int64_t k = 0; k < count; k += 2 * kWidth) {
     const __m512 low = _mm512_maskz_loadu_ps(first_lanes(count - k), from + k);
-    const __m512 high = _mm512_maskz_loadu_ps(first_lanes(count - k - kLanes), from + k + kLanes);
+    const __m512 high = _mm512_maskz_loadu_ps(first_lanes(count - k - kWidth), from + k + kWidth);
     _mm512_storeu_si512(to + k / 2, bits_of(_mm512_cvtne2ps_pbh(high, low)));
   }
 }
@@ -70,12 +70,12 @@ COTERIE_INLINE void pack_panels(const PairTask& task, int64_t depth, int64_t cou
     const float* const second = k + 1 < count ? task.b_row(depth + k + 1) + col : nullptr;
     uint32_t* to = panels + k / 2 * kPanel;
     for (int64_t j = 0; j < cols; j += kPanel, to += kPanel * kPairs)
-      for (int64_t i = 0; i < kPanel; i += kLanes)
+      for (int64_t i = 0; i < kPanel; i += kWidth)
         _mm512_storeu_si512(to + i, pair(first + j + i, second ? second + j + i : nullptr, first_lanes(cols - j - i)));
   }
-  for (int64_t k = (count + 1) / 2; k % kLanes != 0; ++k)
+  for (int64_t k = (count + 1) / 2; k % kWidth != 0; ++k)
     for (int64_t j = 0; j < cols; j += kPanel)
-      for (int64_t i = 0; i < kPanel; i += kLanes)
+      for (int64_t i = 0; i < kPanel; i += kWidth)
         _mm512_storeu_si512(panels + k * kPanel + j * kPairs + i, _mm512_setzero_si512());
 }
 
@@ -114,11 +114,11 @@ COTERIE_INLINE void transpose(const uint32_t* from, int64_t stride, uint32_t* to
 COTERIE_INLINE void pack_columns(const PairTask& task, int64_t depth, int64_t count, int64_t col, int64_t cols,
                                  uint32_t* panels, uint32_t* lines) {
   const int64_t pairs = (count + 1) / 2;
-  for (int64_t j = 0; j < cols; j += kLanes) {
-    for (int64_t i = 0; i < kLanes; ++i)
+  for (int64_t j = 0; j < cols; j += kWidth) {
+    for (int64_t i = 0; i < kWidth; ++i)
       pack_row(task.b_row(col + least(j + i, cols - 1)) + depth, count, lines + i * kPairs);
     uint32_t* const to = panels + j / kPanel * kPanel * kPairs + j % kPanel;
-    for (int64_t k = 0; k < pairs; k += kLanes) transpose(lines + k, kPairs, to + k * kPanel, kPanel);
+    for (int64_t k = 0; k < pairs; k += kWidth) transpose(lines + k, kPairs, to + k * kPanel, kPanel);
   }
 }
 
@@ -143,4 +143,44 @@ COTERIE_INLINE PairTask pair_task(const MatmulTask& given) {
 COTERIE_INLINE void clear(const PairTask& task) {
   for (int64_t i = 0; i < task.rows; ++i)
     for (int64_t j = 0; j < task.cols; ++j) task.c[i * task.c_stride + j] = 0.0f;
+}
+
+/// Words of scratch that run_pairs() needs.
+template <typename Product>
+inline constexpr int64_t kPairScratch =
+    Product::kPackedCols* kPairs + Product::kPackedRows* kRowPairs + kWidth* kPairs + 2 * kWidth;
+
+/// A whole product, in pieces whose packed operands stay in the second cache. Product has
+///   kPackedCols, kPackedRows  what is packed at a time: columns of b (a multiple of kPanel), rows of a
+///   kRows                     rows of a tile
+///   pack_by_depth(task, depth, count, row, end, packed, lines)  rows [row, end) of an a that lies by depth
+///   run(packed, by_depth, panel, pairs, c, c_stride, rows, cols, add_to)  one tile: at most kRows x kPanel outputs
+template <typename Product>
+COTERIE_INLINE void run_pairs(const PairTask& task) {
+  if (task.depth == 0 && !task.accumulate) clear(task);
+  uint32_t* const panels = task.scratch;
+  uint32_t* const packed = panels + Product::kPackedCols * kPairs;
+  uint32_t* const lines = packed + Product::kPackedRows * kRowPairs + kWidth;
+  for (int64_t col = 0; col < task.cols; col += Product::kPackedCols) {
+    const int64_t cols = least(Product::kPackedCols, task.cols - col);
+    for (int64_t depth = 0; depth < task.depth; depth += kGemmDepth) {
+      const int64_t count = least(kGemmDepth, task.depth - depth), pairs = (count + 1) / 2;
+      if (task.b_by_column)
+        pack_columns(task, depth, count, col, cols, panels, lines);
+      else
+        pack_panels(task, depth, count, col, cols, panels);
+      for (int64_t row = 0; row < task.rows; row += Product::kPackedRows) {
+        const int64_t end = least(row + Product::kPackedRows, task.rows);
+        if (task.a_by_depth)
+          Product::pack_by_depth(task, depth, count, row, end, packed, lines);
+        else
+          for (int64_t r = row; r < end; ++r) pack_row(task.a_row(r) + depth, count, packed + (r - row) * kRowPairs);
+        for (int64_t j = 0; j < cols; j += kPanel)
+          for (int64_t r = row; r < end; r += Product::kRows)
+            Product::run(packed + (r - row) * kRowPairs, task.a_by_depth, panels + j * kPairs, pairs,
+                         task.c + r * task.c_stride + col + j, task.c_stride, least(Product::kRows, end - r),
+                         least(kPanel, cols - j), task.accumulate || depth > 0);
+      }
+    }
+  }
 }

@@ -8,10 +8,10 @@ struct BlockScale {
 /// By the bits of the largest magnitude, so that a NaN counts as larger than any number.
 template <int kCount>
 COTERIE_INLINE BlockScale block_scale(const float* x) {
-  Int largest = zero_int();
+  Vi largest = zero_int();
   COTERIE_UNROLL
-  for (int i = 0; i < kCount; i += kLanes)
-    largest = max_unsigned(largest, bits_and(as_int(load_float(x + i)), set_int(0x7fffffff)));
+  for (int i = 0; i < kCount; i += kWidth)
+    largest = max_unsigned(largest, bits_and(as_int(load(x + i)), set_int(0x7fffffff)));
   const uint32_t bits = reduce_max_unsigned(largest);
   float magnitude;
   __builtin_memcpy(&magnitude, &bits, 4);
@@ -21,11 +21,11 @@ COTERIE_INLINE BlockScale block_scale(const float* x) {
 }
 
 /// 16 values to q; returns their sum.
-COTERIE_INLINE int32_t quantise16(const float* x, Float factor, int8_t* q) {
-  Int sum = zero_int();
+COTERIE_INLINE int32_t quantise16(const float* x, Vf factor, int8_t* q) {
+  Vi sum = zero_int();
   COTERIE_UNROLL
-  for (int i = 0; i < 16; i += kLanes) {
-    const Int code = round_to_int(mul(load_float(x + i), factor));
+  for (int i = 0; i < 16; i += kWidth) {
+    const Vi code = round_to_int(mul(load(x + i), factor));
     store_as_bytes(q + i, code);
     sum = add_int(sum, code);
   }
@@ -51,7 +51,7 @@ void quantise32(const float* x, int64_t count, ActivationBlock32* blocks) noexce
     if (scale.factor == 0) {
       __builtin_memset(block.q, 0, sizeof block.q);
     } else {
-      const Float factor = set_float(scale.factor);
+      const Vf factor = set(scale.factor);
       sum = quantise16(x, factor, block.q) + quantise16(x + 16, factor, block.q + 16);
     }
     block.scaled_sum = block.d * static_cast<float>(sum);
@@ -67,7 +67,7 @@ void quantise256(const float* x, int64_t count, ActivationBlock256* blocks) noex
     __builtin_memset(&block, 0, sizeof block);
     block.d = scale.d;
     if (scale.factor == 0) continue;
-    const Float factor = set_float(scale.factor);
+    const Vf factor = set(scale.factor);
     for (int s = 0; s < 16; ++s)
       block.sum16[s] = static_cast<int16_t>(quantise16(x + 16 * s, factor, block.q + 16 * s));
     for (int s = 0; s < 16; ++s) sum_pairs(block.q + 16 * s, block.offsets[s]);

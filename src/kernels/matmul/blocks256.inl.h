@@ -23,7 +23,7 @@ constexpr int span256() {
 
 /// What the dots of a sub-block begin with.
 template <class Format>
-COTERIE_INLINE Int start256(const ActivationBlock256& x, int sub) {
+COTERIE_INLINE Vi start256(const ActivationBlock256& x, int sub) {
   if constexpr (offset_in_dots<Format>()) {
     return shift_right_halves<5 - Format::kOffsetBits>(broadcast4(x.offsets[sub]));
   } else {
@@ -31,16 +31,16 @@ COTERIE_INLINE Int start256(const ActivationBlock256& x, int sub) {
   }
 }
 
-/// A block of kLanes rows, unpacked: what all tokens of a batch then share.
+/// A block of kWidth rows, unpacked: what all tokens of a batch then share.
 template <class Format>
 struct Panel256 {
   static constexpr int kSubs = 256 / Format::kSub;
   static constexpr bool kPairs = Format::kMin || (Format::kOffsetBits >= 0 && !offset_in_dots<Format>());
 
-  alignas(64) uint8_t codes[64][4 * kLanes];
-  int32_t scale[kSubs][kLanes];
-  int32_t pairs[kPairs ? kSubs / 2 : 1][kLanes];
-  float d[kLanes], dmin[kLanes];
+  alignas(64) uint8_t codes[64][4 * kWidth];
+  int32_t scale[kSubs][kWidth];
+  int32_t pairs[kPairs ? kSubs / 2 : 1][kWidth];
+  float d[kWidth], dmin[kWidth];
 };
 
 template <class Format>
@@ -48,7 +48,7 @@ struct Store256 {
   Panel256<Format>& panel;
   Ahead& ahead;
   template <int u>
-  COTERIE_INLINE void unit(const Int (&columns)[4]) {
+  COTERIE_INLINE void unit(const Vi (&columns)[4]) {
     if constexpr (u % 4 == 0) fetch(ahead, (ahead.lines + 3) / 4);
     COTERIE_UNROLL
     for (int i = 0; i < 4; ++i) store_int(panel.codes[4 * u + i], columns[i]);
@@ -62,11 +62,11 @@ struct Dot256 {
   const Header256<kSubs>& header;
   const ActivationBlock256* const (&x)[T];
   Ahead& ahead;
-  Int sum[T];
-  Int pending[kSubs][T];  // of sub-blocks whose first half has come
+  Vi sum[T];
+  Vi pending[kSubs][T];  // of sub-blocks whose first half has come
 
   template <int u>
-  COTERIE_INLINE void unit(const Int (&columns)[4]) {
+  COTERIE_INLINE void unit(const Vi (&columns)[4]) {
     // A few lines at a time: past about 20 that are under way, a processor waits.
     if constexpr (u % 4 == 0) fetch(ahead, (ahead.lines + 3) / 4);
     constexpr int kSpan = span256<Format>();
@@ -77,7 +77,7 @@ struct Dot256 {
         constexpr bool kFirst = Format::kSub == 16 || u % 2 == 0 || kSpan == 4;
         constexpr bool kLast = Format::kSub == 16 || u % 2 == 1 || kSpan == 4;
         constexpr int kThis = 16 * u / Format::kSub;
-        Int dots = kFirst ? start256<Format>(*x[t], kThis) : pending[kThis][t];
+        Vi dots = kFirst ? start256<Format>(*x[t], kThis) : pending[kThis][t];
         COTERIE_UNROLL
         for (int i = 0; i < 4; ++i) dots = dot4<Format::kSigned>(dots, columns[i], broadcast4(q + 4 * i));
         if constexpr (kLast) {
@@ -88,7 +88,7 @@ struct Dot256 {
       } else {
         COTERIE_UNROLL
         for (int i = 0; i < 4; i += kSpan) {
-          Int dots = zero_int();
+          Vi dots = zero_int();
           COTERIE_UNROLL
           for (int j = i; j < i + kSpan; ++j) dots = dot4<Format::kSigned>(dots, columns[j], broadcast4(q + 4 * j));
           sum[t] = weigh(dots, header.scale[16 * u / Format::kSub], sum[t]);
@@ -105,8 +105,8 @@ COTERIE_INLINE const int16_t* pair_sums(const ActivationBlock256& x) {
 
 /// The f32 steps of a block: the same, in the same order, wherever the integers come from.
 template <class Format>
-COTERIE_INLINE Float finish256(Float d, Float dmin, Int sum, Int min_sum, float dx, Float y) {
-  const Float scale = set_float(dx);
+COTERIE_INLINE Vf finish256(Vf d, Vf dmin, Vi sum, Vi min_sum, float dx, Vf y) {
+  const Vf scale = set(dx);
   if constexpr (Format::kOffsetBits >= 0 && !offset_in_dots<Format>())
     sum = sub_int(sum, shift<Format::kOffsetBits>(min_sum));
   y = fma(mul(d, scale), to_float(sum), y);
@@ -139,7 +139,7 @@ struct Blocks256 {
         COTERIE_UNROLL
         for (int p = 0; p < kSubs / 2; ++p) store_int(panel.pairs[p], header.pairs[p]);
       }
-      store_float(panel.d, header.d), store_float(panel.dmin, header.dmin);
+      store(panel.d, header.d), store(panel.dmin, header.dmin);
       Store256<Format> store{panel, ahead};
       Format::codes(rows, store);
     }
@@ -148,7 +148,7 @@ struct Blocks256 {
   /// A block of a panel times one of each token: y is moved on.
   template <int T, class Source>
   static COTERIE_INLINE void fused_block(Source rows, const ActivationBlock256* const (&x)[T], Ahead& ahead,
-                                         Float (&y)[T]) {
+                                         Vf (&y)[T]) {
     Header256<kSubs> header;
     Format::header(rows, header);
     Dot256<Format, T> dot{header, x, ahead, {}, {}};
@@ -157,7 +157,7 @@ struct Blocks256 {
     Format::codes(rows, dot);
     COTERIE_UNROLL
     for (int t = 0; t < T; ++t) {
-      Int min_sum = zero_int();
+      Vi min_sum = zero_int();
       if constexpr (Panel::kPairs) {
         COTERIE_UNROLL
         for (int p = 0; p < kSubs / 2; ++p)
@@ -170,9 +170,9 @@ struct Blocks256 {
   /// Straight from the weight's bytes: what decoding is made of.
   template <int T, class Source>
   static COTERIE_INLINE void fused(Source rows, int64_t blocks, const std::byte* const* rows_x, Ahead& ahead,
-                                   Float (&y)[T]) {
+                                   Vf (&y)[T]) {
     const ActivationBlock256* x[T];
-    for (int t = 0; t < T; ++t) x[t] = reinterpret_cast<const ActivationBlock256*>(rows_x[t]), y[t] = zero_float();
+    for (int t = 0; t < T; ++t) x[t] = reinterpret_cast<const ActivationBlock256*>(rows_x[t]), y[t] = zero();
     for (int64_t b = 0; b < blocks; ++b, rows.data += step_bytes(rows, kBytes)) {
       fused_block<T>(rows, x, ahead, y);
       COTERIE_UNROLL
@@ -183,14 +183,14 @@ struct Blocks256 {
   /// P panels, `blocks` apart, times T tokens.
   template <int P, int T>
   static COTERIE_INLINE void tile(const Panel* panels, int64_t blocks, const std::byte* const* rows_x, Ahead& ahead,
-                                  Float (&y)[P][T]) {
+                                  Vf (&y)[P][T]) {
     constexpr int kSpan = span256<Format>(), kSpans = Format::kSub / 4 / kSpan;
     const ActivationBlock256* x[T];
     begin_tile(rows_x, x, y);
     for (int64_t b = 0; b < blocks; ++b) {
       fetch(ahead);
       const Panel* panel[P];
-      Int sum[P][T];
+      Vi sum[P][T];
       COTERIE_UNROLL
       for (int p = 0; p < P; ++p) {
         panel[p] = panels + p * blocks + b;
@@ -200,17 +200,17 @@ struct Blocks256 {
       for (int s = 0; s < kSubs; ++s) {
         for (int i = 0; i < kSpans; ++i) {
           const int first = s * (Format::kSub / 4) + i * kSpan;
-          Int dots[P][T], start[T];
+          Vi dots[P][T], start[T];
           COTERIE_UNROLL
           for (int t = 0; t < T; ++t) start[t] = start256<Format>(*x[t], s);
           COTERIE_UNROLL
           for (int j = 0; j < kSpan; ++j) {
-            Int codes[P];
+            Vi codes[P];
             COTERIE_UNROLL
             for (int p = 0; p < P; ++p) codes[p] = load_int(panel[p]->codes[first + j]);
             COTERIE_UNROLL
             for (int t = 0; t < T; ++t) {
-              const Int four = broadcast4(x[t]->q + 4 * (first + j));
+              const Vi four = broadcast4(x[t]->q + 4 * (first + j));
               COTERIE_UNROLL
               for (int p = 0; p < P; ++p)
                 dots[p][t] = dot4<Format::kSigned>(j == 0 ? start[t] : dots[p][t], codes[p], four);
@@ -218,7 +218,7 @@ struct Blocks256 {
           }
           COTERIE_UNROLL
           for (int p = 0; p < P; ++p) {
-            const Int scale = load_int(panel[p]->scale[s]);
+            const Vi scale = load_int(panel[p]->scale[s]);
             COTERIE_UNROLL
             for (int t = 0; t < T; ++t) {
               sum[p][t] = weigh(dots[p][t], scale, sum[p][t]);
@@ -227,7 +227,7 @@ struct Blocks256 {
           }
         }
       }
-      Int min_sum[P][T];
+      Vi min_sum[P][T];
       COTERIE_UNROLL
       for (int p = 0; p < P; ++p) {
         COTERIE_UNROLL
@@ -238,7 +238,7 @@ struct Blocks256 {
         for (int k = 0; k < kSubs / 2; ++k) {
           COTERIE_UNROLL
           for (int t = 0; t < T; ++t) {
-            const Int sums = broadcast4(pair_sums<Format>(*x[t]) + 2 * k);
+            const Vi sums = broadcast4(pair_sums<Format>(*x[t]) + 2 * k);
             COTERIE_UNROLL
             for (int p = 0; p < P; ++p) min_sum[p][t] = dot2(min_sum[p][t], load_int(panel[p]->pairs[k]), sums);
           }
@@ -246,7 +246,7 @@ struct Blocks256 {
       }
       COTERIE_UNROLL
       for (int p = 0; p < P; ++p) {
-        const Float d = load_float(panel[p]->d), dmin = load_float(panel[p]->dmin);
+        const Vf d = load(panel[p]->d), dmin = load(panel[p]->dmin);
         COTERIE_UNROLL
         for (int t = 0; t < T; ++t) y[p][t] = finish256<Format>(d, dmin, sum[p][t], min_sum[p][t], x[t]->d, y[p][t]);
       }

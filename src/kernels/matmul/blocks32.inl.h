@@ -12,16 +12,16 @@ constexpr int span32() {
   return span;
 }
 
-/// A block of kLanes rows, unpacked.
+/// A block of kWidth rows, unpacked.
 struct Panel32 {
-  alignas(64) uint8_t codes[8][4 * kLanes];
-  float d[kLanes], m[kLanes];
+  alignas(64) uint8_t codes[8][4 * kWidth];
+  float d[kWidth], m[kWidth];
 };
 
 struct Store32 {
   Panel32& panel;
   template <int u>
-  COTERIE_INLINE void unit(const Int (&columns)[4]) {
+  COTERIE_INLINE void unit(const Vi (&columns)[4]) {
     COTERIE_UNROLL
     for (int i = 0; i < 4; ++i) store_int(panel.codes[4 * u + i], columns[i]);
   }
@@ -29,10 +29,10 @@ struct Store32 {
 
 /// Σ code * x before the products are added: what takes the codes' offset off.
 template <class Format>
-COTERIE_INLINE Int first_sum(const ActivationBlock32& x) {
+COTERIE_INLINE Vi first_sum(const ActivationBlock32& x) {
   constexpr int kOffset = Format::kOffset;
   if constexpr (kOffset == 0) return zero_int();
-  const Int sum = broadcast4(&x.offset_sum);  // -128 * Σ x
+  const Vi sum = broadcast4(&x.offset_sum);  // -128 * Σ x
   if constexpr (kOffset == 12) return add_int(shift_right_signed<4>(sum), shift_right_signed<5>(sum));
   return shift_right_signed < kOffset == 8 ? 4 : kOffset == 16 ? 3 : 0 > (sum);
 }
@@ -40,16 +40,16 @@ COTERIE_INLINE Int first_sum(const ActivationBlock32& x) {
 template <class Format, int T>
 struct Dot32 {
   const ActivationBlock32* const (&x)[T];
-  Int sum[T];
-  Int pending[T];
+  Vi sum[T];
+  Vi pending[T];
 
   template <int u>
-  COTERIE_INLINE void unit(const Int (&columns)[4]) {
+  COTERIE_INLINE void unit(const Vi (&columns)[4]) {
     constexpr int kSpan = span32<Format>();
     COTERIE_UNROLL
     for (int t = 0; t < T; ++t) {
       const int8_t* q = x[t]->q + 16 * u;
-      Int dots = kSpan == 8 && u == 1 ? pending[t] : zero_int();
+      Vi dots = kSpan == 8 && u == 1 ? pending[t] : zero_int();
       COTERIE_UNROLL
       for (int i = 0; i < 4; ++i) {
         dots = dot4<Format::kSigned>(dots, columns[i], broadcast4(q + 4 * i));
@@ -67,9 +67,9 @@ struct Dot32 {
 };
 
 template <class Format>
-COTERIE_INLINE Float finish32(Float d, Float m, Int sum, const ActivationBlock32& x, Float y) {
-  y = fma(mul(d, set_float(x.d)), to_float(sum), y);
-  if constexpr (Format::kMin) y = fma(m, set_float(x.scaled_sum), y);
+COTERIE_INLINE Vf finish32(Vf d, Vf m, Vi sum, const ActivationBlock32& x, Vf y) {
+  y = fma(mul(d, set(x.d)), to_float(sum), y);
+  if constexpr (Format::kMin) y = fma(m, set(x.scaled_sum), y);
   return y;
 }
 
@@ -91,7 +91,7 @@ struct Blocks32 {
       fetch(ahead);
       Header32 header;
       Format::header(rows, header);
-      store_float(panels[b].d, header.d), store_float(panels[b].m, header.m);
+      store(panels[b].d, header.d), store(panels[b].m, header.m);
       Store32 store{panels[b]};
       Format::codes(rows, store);
     }
@@ -100,7 +100,7 @@ struct Blocks32 {
   /// A block of a panel times one of each token: y is moved on.
   template <int T, class Source>
   static COTERIE_INLINE void fused_block(Source rows, const ActivationBlock32* const (&x)[T], Ahead& ahead,
-                                         Float (&y)[T]) {
+                                         Vf (&y)[T]) {
     fetch(ahead);
     Header32 header;
     Format::header(rows, header);
@@ -115,9 +115,9 @@ struct Blocks32 {
   /// Straight from the weight's bytes: what decoding is made of.
   template <int T, class Source>
   static COTERIE_INLINE void fused(Source rows, int64_t blocks, const std::byte* const* rows_x, Ahead& ahead,
-                                   Float (&y)[T]) {
+                                   Vf (&y)[T]) {
     const ActivationBlock32* x[T];
-    for (int t = 0; t < T; ++t) x[t] = reinterpret_cast<const ActivationBlock32*>(rows_x[t]), y[t] = zero_float();
+    for (int t = 0; t < T; ++t) x[t] = reinterpret_cast<const ActivationBlock32*>(rows_x[t]), y[t] = zero();
     for (int64_t b = 0; b < blocks; ++b, rows.data += step_bytes(rows, kBytes)) {
       fused_block<T>(rows, x, ahead, y);
       COTERIE_UNROLL
@@ -128,14 +128,14 @@ struct Blocks32 {
   /// P panels, `blocks` apart, times T tokens.
   template <int P, int T>
   static COTERIE_INLINE void tile(const Panel* panels, int64_t blocks, const std::byte* const* rows_x, Ahead& ahead,
-                                  Float (&y)[P][T]) {
+                                  Vf (&y)[P][T]) {
     constexpr int kSpan = span32<Format>();
     const ActivationBlock32* x[T];
     begin_tile(rows_x, x, y);
     for (int64_t b = 0; b < blocks; ++b) {
       fetch(ahead);
       const Panel* panel[P];
-      Int sum[P][T];
+      Vi sum[P][T];
       COTERIE_UNROLL
       for (int p = 0; p < P; ++p) {
         panel[p] = panels + p * blocks + b;
@@ -144,15 +144,15 @@ struct Blocks32 {
       }
       COTERIE_UNROLL
       for (int first = 0; first < 8; first += kSpan) {
-        Int dots[P][T];
+        Vi dots[P][T];
         COTERIE_UNROLL
         for (int j = first; j < first + kSpan; ++j) {
-          Int codes[P];
+          Vi codes[P];
           COTERIE_UNROLL
           for (int p = 0; p < P; ++p) codes[p] = load_int(panel[p]->codes[j]);
           COTERIE_UNROLL
           for (int t = 0; t < T; ++t) {
-            const Int four = broadcast4(x[t]->q + 4 * j);
+            const Vi four = broadcast4(x[t]->q + 4 * j);
             COTERIE_UNROLL
             for (int p = 0; p < P; ++p)
               dots[p][t] = dot4<Format::kSigned>(j == first ? zero_int() : dots[p][t], codes[p], four);
@@ -169,7 +169,7 @@ struct Blocks32 {
       }
       COTERIE_UNROLL
       for (int p = 0; p < P; ++p) {
-        const Float d = load_float(panel[p]->d), m = load_float(panel[p]->m);
+        const Vf d = load(panel[p]->d), m = load(panel[p]->m);
         COTERIE_UNROLL
         for (int t = 0; t < T; ++t) y[p][t] = finish32<Format>(d, m, sum[p][t], *x[t], y[p][t]);
       }

@@ -24,11 +24,11 @@ struct FewRepackedFloats {
   template <int S, int T>
   static void tile(const MatmulTask& task, int64_t blocks, int64_t token, bool prefetch, const int64_t* first,
                    Stream* streams) {
-    constexpr int64_t kStep = kBytes * kLanes, kBlocksOfChunk = kChunk / kValues;
+    constexpr int64_t kStep = kBytes * kWidth, kBlocksOfChunk = kChunk / kValues;
     for (int64_t begin = 0; begin < blocks; begin += kBlocksOfChunk) {
       const int64_t end = smaller(begin + kBlocksOfChunk, blocks);
       const float* x[T];
-      Float sum[S][T];
+      Vf sum[S][T];
       begin_tile(task.x + token, x, sum);
       COTERIE_UNROLL
       for (int t = 0; t < T; ++t) x[t] += begin * kValues;
@@ -42,12 +42,12 @@ struct FewRepackedFloats {
         }
         COTERIE_UNROLL
         for (int i = 0; i < kValues; ++i) {
-          Float value[T];
+          Vf value[T];
           COTERIE_UNROLL
-          for (int t = 0; t < T; ++t) value[t] = set_float(x[t][i]);
+          for (int t = 0; t < T; ++t) value[t] = set(x[t][i]);
           COTERIE_UNROLL
           for (int s = 0; s < S; ++s) {
-            const Float w = Read::value(Repacked{streams[s].at + b * kStep}, i);
+            const Vf w = Read::value(Repacked{streams[s].at + b * kStep}, i);
             COTERIE_UNROLL
             for (int t = 0; t < T; ++t) sum[s][t] = fma(w, value[t], sum[s][t]);
           }
@@ -69,10 +69,10 @@ struct UnpackRepacked {
   const MatmulTask& task;
   COTERIE_INLINE void operator()(int64_t first, int64_t begin, int64_t count, float* panel) const {
     constexpr int64_t kBytes = FewRepackedFloats<Read>::kBytes, kValues = FewRepackedFloats<Read>::kValues;
-    Repacked block{task.weights + first * task.row_stride + begin * Read::kBytes * kLanes};
-    for (int64_t k = 0; k < count; k += kValues, block.data += kBytes * kLanes) {
+    Repacked block{task.weights + first * task.row_stride + begin * Read::kBytes * kWidth};
+    for (int64_t k = 0; k < count; k += kValues, block.data += kBytes * kWidth) {
       COTERIE_UNROLL
-      for (int i = 0; i < kValues; ++i) store_float(panel + (k + i) * kLanes, Read::value(block, i));
+      for (int i = 0; i < kValues; ++i) store(panel + (k + i) * kWidth, Read::value(block, i));
     }
   }
 };

@@ -1,4 +1,4 @@
-// The 256-value formats as the vector kernels read them: kLanes rows at once, one a lane. A format says
+// The 256-value formats as the vector kernels read them: kWidth rows at once, one a lane. A format says
 //   kBytes      of a block
 //   kRepacked     the runs of bytes of a block in the order of repacked rows (MatmulKernels::repack): that in which
 //   header()
@@ -16,24 +16,24 @@
 
 template <int kSubs>
 struct Header256 {
-  Int scale[kSubs];      // as spread_scale makes them
-  Int pairs[kSubs / 2];  // mins, or scales where there is an offset and sums do not begin with it
-  Float d, dmin;
+  Vi scale[kSubs];      // as spread_scale makes them
+  Vi pairs[kSubs / 2];  // mins, or scales where there is an offset and sums do not begin with it
+  Vf d, dmin;
 };
 
 template <int first, bool kSigned, typename Header>
-COTERIE_INLINE void spread_scales(Int bytes, Header& header) {
+COTERIE_INLINE void spread_scales(Vi bytes, Header& header) {
   header.scale[first] = spread_scale<0, kSigned>(bytes), header.scale[first + 1] = spread_scale<1, kSigned>(bytes);
   header.scale[first + 2] = spread_scale<2, kSigned>(bytes), header.scale[first + 3] = spread_scale<3, kSigned>(bytes);
 }
 template <int first, bool kSigned, typename Header>
-COTERIE_INLINE void spread_pairs(Int bytes, Header& header) {
+COTERIE_INLINE void spread_pairs(Vi bytes, Header& header) {
   header.pairs[first / 2] = spread_pair<0, kSigned>(bytes),
                        header.pairs[first / 2 + 1] = spread_pair<1, kSigned>(bytes);
 }
 
 template <int n>
-COTERIE_INLINE Int masked(Int v, uint32_t mask) {
+COTERIE_INLINE Vi masked(Vi v, uint32_t mask) {
   return bits_and(shift<n>(v), set_int(mask));
 }
 
@@ -44,7 +44,7 @@ struct Q2K {
 
   template <class Block>
   static COTERIE_INLINE void header(Block block, Header256<16>& out) {
-    Int c[4];
+    Vi c[4];
     load_columns(block, 68, c);
     out.d = half_to_float(c[3]), out.dmin = half_to_float(shift<-16>(c[3]));
     load_columns(block, 0, c);
@@ -59,15 +59,15 @@ struct Q2K {
   }
 
   template <int half, int u, int p, typename Sink>
-  static COTERIE_INLINE void part(const Int (&packed)[4], Sink& sink) {
-    Int c[4];
+  static COTERIE_INLINE void part(const Vi (&packed)[4], Sink& sink) {
+    Vi c[4];
     COTERIE_UNROLL
     for (int i = 0; i < 4; ++i) c[i] = masked<-2 * p>(packed[i], 0x03030303);
     sink.template unit<8 * half + 2 * p + u>(c);
   }
   template <int half, int u, class Block, typename Sink>
   static COTERIE_INLINE void column(Block block, Sink& sink) {
-    Int packed[4];
+    Vi packed[4];
     load_columns(block, 16 + 32 * half + 16 * u, packed);
     part<half, u, 0>(packed, sink), part<half, u, 1>(packed, sink), part<half, u, 2>(packed, sink),
         part<half, u, 3>(packed, sink);
@@ -80,13 +80,13 @@ struct Q2K {
 
 /// The f16 in a block's last two bytes.
 template <class Format>
-COTERIE_INLINE Float last_half(Rows block) {
-  Int c[4];
+COTERIE_INLINE Vf last_half(Rows block) {
+  Vi c[4];
   load_columns(block, Format::kBytes - 16, c);
   return half_to_float(shift<-16>(c[3]));
 }
 template <class Format>
-COTERIE_INLINE Float last_half(Repacked block) {
+COTERIE_INLINE Vf last_half(Repacked block) {
   return load_halves(block, place<Format, Format::kBytes - 2>(block));
 }
 
@@ -97,23 +97,23 @@ struct Q3K {
   static constexpr bool kMin = false, kSigned = false;
 
   template <int first>
-  static COTERIE_INLINE void scales(Int bytes, Header256<16>& out) {
-    const Int centred = sub_bytes(bytes, set_int(0x20202020));
+  static COTERIE_INLINE void scales(Vi bytes, Header256<16>& out) {
+    const Vi centred = sub_bytes(bytes, set_int(0x20202020));
     spread_scales<first, true>(centred, out), spread_pairs<first, true>(centred, out);
   }
-  static COTERIE_INLINE void scale_words(Rows block, Int (&words)[3]) {
-    Int c[4];
+  static COTERIE_INLINE void scale_words(Rows block, Vi (&words)[3]) {
+    Vi c[4];
     load_columns(block, 92, c);
     words[0] = c[1], words[1] = c[2], words[2] = c[3];
   }
-  static COTERIE_INLINE void scale_words(Repacked block, Int (&words)[3]) {
+  static COTERIE_INLINE void scale_words(Repacked block, Vi (&words)[3]) {
     constexpr int kAt = place<Q3K, 96>(Repacked{});
     words[0] = load_word(block, kAt), words[1] = load_word(block, kAt + 4), words[2] = load_word(block, kAt + 8);
   }
   template <class Block>
   static COTERIE_INLINE void header(Block block, Header256<16>& out) {
-    Int c[3];
-    out.d = last_half<Q3K>(block), out.dmin = zero_float();
+    Vi c[3];
+    out.d = last_half<Q3K>(block), out.dmin = zero();
     scale_words(block, c);
     scales<0>(and_or(c[0], set_int(0x0f0f0f0f), masked<4>(c[2], 0x30303030)), out);
     scales<4>(and_or(c[1], set_int(0x0f0f0f0f), masked<2>(c[2], 0x30303030)), out);
@@ -122,23 +122,23 @@ struct Q3K {
   }
 
   template <int half, int u, int p, typename Sink>
-  static COTERIE_INLINE void part(const Int (&packed)[4], const Int (&high)[4], Sink& sink) {
-    Int c[4];
+  static COTERIE_INLINE void part(const Vi (&packed)[4], const Vi (&high)[4], Sink& sink) {
+    Vi c[4];
     COTERIE_UNROLL
     for (int i = 0; i < 4; ++i)
       c[i] = and_or(shift<-2 * p>(packed[i]), set_int(0x03030303), masked<2 - (4 * half + p)>(high[i], 0x04040404));
     sink.template unit<8 * half + 2 * p + u>(c);
   }
   template <int half, int u, class Block, typename Sink>
-  static COTERIE_INLINE void column(Block block, const Int (&high)[4], Sink& sink) {
-    Int packed[4];
+  static COTERIE_INLINE void column(Block block, const Vi (&high)[4], Sink& sink) {
+    Vi packed[4];
     load_columns(block, place<Q3K, 32 + 32 * half + 16 * u>(block), packed);
     part<half, u, 0>(packed, high, sink), part<half, u, 1>(packed, high, sink);
     part<half, u, 2>(packed, high, sink), part<half, u, 3>(packed, high, sink);
   }
   template <class Block, typename Sink>
   static COTERIE_INLINE void codes(Block block, Sink& sink) {
-    Int high[4];
+    Vi high[4];
     load_columns(block, place<Q3K, 0>(block), high);
     column<0, 0>(block, high, sink), column<1, 0>(block, high, sink);
     load_columns(block, place<Q3K, 16>(block), high);
@@ -149,7 +149,7 @@ struct Q3K {
 /// d, dmin, scales and mins of q4_k and q5_k: the first 16 bytes.
 template <class Block>
 COTERIE_INLINE void header_k4(Block block, Header256<8>& out) {
-  Int c[4];
+  Vi c[4];
   load_columns(block, 0, c);
   out.d = half_to_float(c[0]), out.dmin = half_to_float(shift<-16>(c[0]));
   spread_scales<0, false>(masked<0>(c[1], 0x3f3f3f3f), out);
@@ -170,7 +170,7 @@ struct Q4K {
 
   template <int pair, int u, class Block, typename Sink>
   static COTERIE_INLINE void column(Block block, Sink& sink) {
-    Int packed[4], c[4];
+    Vi packed[4], c[4];
     load_columns(block, 16 + 32 * pair + 16 * u, packed);
     COTERIE_UNROLL
     for (int i = 0; i < 4; ++i) c[i] = masked<0>(packed[i], 0x0f0f0f0f);
@@ -197,8 +197,8 @@ struct Q5K {
   }
 
   template <int pair, int u, class Block, typename Sink>
-  static COTERIE_INLINE void column(Block block, const Int (&high)[4], Sink& sink) {
-    Int packed[4], c[4];
+  static COTERIE_INLINE void column(Block block, const Vi (&high)[4], Sink& sink) {
+    Vi packed[4], c[4];
     load_columns(block, 48 + 32 * pair + 16 * u, packed);
     COTERIE_UNROLL
     for (int i = 0; i < 4; ++i)
@@ -211,7 +211,7 @@ struct Q5K {
   }
   template <class Block, typename Sink>
   static COTERIE_INLINE void codes(Block block, Sink& sink) {
-    Int low_half[4], high_half[4];
+    Vi low_half[4], high_half[4];
     load_columns(block, 16, low_half), load_columns(block, 32, high_half);
     column<0, 0>(block, low_half, sink), column<0, 1>(block, high_half, sink);
     column<1, 0>(block, low_half, sink), column<1, 1>(block, high_half, sink);
@@ -228,24 +228,24 @@ struct Q6K {
   static constexpr bool kMin = false, kSigned = false;
 
   template <int first>
-  static COTERIE_INLINE void scales(Int bytes, Header256<16>& out) {
+  static COTERIE_INLINE void scales(Vi bytes, Header256<16>& out) {
     spread_scales<first, true>(bytes, out), spread_pairs<first, true>(bytes, out);
   }
   template <class Block>
   static COTERIE_INLINE void header(Block block, Header256<16>& out) {
-    out.d = last_half<Q6K>(block), out.dmin = zero_float();
-    Int c[4];
+    out.d = last_half<Q6K>(block), out.dmin = zero();
+    Vi c[4];
     load_columns(block, place<Q6K, 192>(block), c);
     scales<0>(c[0], out), scales<4>(c[1], out), scales<8>(c[2], out), scales<12>(c[3], out);
   }
 
   template <int half, int u, class Block, typename Sink>
   static COTERIE_INLINE void column(Block block, Sink& sink) {
-    Int even[4], odd[4], high[4], c[4];
+    Vi even[4], odd[4], high[4], c[4];
     load_columns(block, place<Q6K, 64 * half + 16 * u>(block), even);
     load_columns(block, place<Q6K, 64 * half + 32 + 16 * u>(block), odd);
     load_columns(block, place<Q6K, 128 + 32 * half + 16 * u>(block), high);
-    const Int low_mask = set_int(0x0f0f0f0f);
+    const Vi low_mask = set_int(0x0f0f0f0f);
     COTERIE_UNROLL
     for (int i = 0; i < 4; ++i) c[i] = and_or(even[i], low_mask, masked<4>(high[i], 0x30303030));
     sink.template unit<8 * half + u>(c);
@@ -272,33 +272,33 @@ struct IQ4XS {
   static constexpr bool kMin = false, kSigned = kSignedCodes;
 
   template <int j>
-  static COTERIE_INLINE void scales(Int even, Int odd, Header256<8>& out) {
+  static COTERIE_INLINE void scales(Vi even, Vi odd, Header256<8>& out) {
     out.scale[2 * j] = spread_scale<j, true>(even), out.scale[2 * j + 1] = spread_scale<j, true>(odd);
     // The low halves of both as 16-bit numbers; whether scales are 16 or 32 bits wide, those are right.
     out.pairs[j] = and_or(out.scale[2 * j], set_int(0xffff), shift<16>(out.scale[2 * j + 1]));
   }
   /// From the block's first 16 bytes: the scales of sub-blocks 0, 2, 4, 6 and of 1, 3, 5, 7, one a byte.
-  static COTERIE_INLINE void scale_bytes(const Int (&c)[4], Int& even, Int& odd) {
+  static COTERIE_INLINE void scale_bytes(const Vi (&c)[4], Vi& even, Vi& odd) {
     // Four bits a byte: bits 0, 1 belong to the even sub-block, bits 2, 3 to the odd one.
-    Int high = shift<-16>(c[0]);
+    Vi high = shift<-16>(c[0]);
     high = bits_and(bits_or(high, shift<8>(high)), set_int(0x00ff00ff));
     high = bits_and(bits_or(high, shift<4>(high)), set_int(0x0f0f0f0f));
-    const Int centre = set_int(0x20202020);
+    const Vi centre = set_int(0x20202020);
     even = sub_bytes(and_or(c[1], set_int(0x0f0f0f0f), masked<4>(high, 0x30303030)), centre);
     odd = sub_bytes(and_or(shift<-4>(c[1]), set_int(0x0f0f0f0f), masked<2>(high, 0x30303030)), centre);
   }
   template <class Block>
   static COTERIE_INLINE void header(Block block, Header256<8>& out) {
-    Int c[4], even, odd;
+    Vi c[4], even, odd;
     load_columns(block, 0, c);
-    out.d = half_to_float(c[0]), out.dmin = zero_float();
+    out.d = half_to_float(c[0]), out.dmin = zero();
     scale_bytes(c, even, odd);
     scales<0>(even, odd, out), scales<1>(even, odd, out), scales<2>(even, odd, out), scales<3>(even, odd, out);
   }
 
   template <int sub, class Block, typename Sink>
-  static COTERIE_INLINE void column(Block block, Int table, Sink& sink) {
-    Int packed[4], c[4];
+  static COTERIE_INLINE void column(Block block, Vi table, Sink& sink) {
+    Vi packed[4], c[4];
     load_columns(block, 8 + 16 * sub, packed);
     COTERIE_UNROLL
     for (int i = 0; i < 4; ++i) c[i] = shuffle_bytes(table, masked<0>(packed[i], 0x0f0f0f0f));
@@ -309,7 +309,7 @@ struct IQ4XS {
   }
   template <class Block, typename Sink>
   static COTERIE_INLINE void codes(Block block, Sink& sink) {
-    const Int table = sub_bytes(broadcast16(kIq4Codes), set_int(kSignedCodes ? 0 : 0x80808080));
+    const Vi table = sub_bytes(broadcast16(kIq4Codes), set_int(kSignedCodes ? 0 : 0x80808080));
     column<0>(block, table, sink), column<1>(block, table, sink), column<2>(block, table, sink);
     column<3>(block, table, sink), column<4>(block, table, sink), column<5>(block, table, sink);
     column<6>(block, table, sink), column<7>(block, table, sink);

@@ -1,4 +1,4 @@
-// The 32-value formats as the vector kernels read them: kLanes rows at once, one a lane. A format says
+// The 32-value formats as the vector kernels read them: kWidth rows at once, one a lane. A format says
 //   kBytes        of a block
 //   kMaxCode      the largest code, which is unsigned unless kSigned
 //   kRepacked       the runs of bytes of a block in the order of repacked rows (MatmulKernels::repack)
@@ -10,37 +10,37 @@
 #include "kernels/matmul/repacked.inl.h"
 
 struct Header32 {
-  Float d, m;
+  Vf d, m;
 };
 
 template <int n>
-COTERIE_INLINE Int masked(Int v, uint32_t mask) {
+COTERIE_INLINE Vi masked(Vi v, uint32_t mask) {
   return bits_and(shift<n>(v), set_int(mask));
 }
 
 /// The f16 in a block's first two bytes; its first byte; the four from the third on.
-COTERIE_INLINE Float first_half(Rows block) {
-  Int c[4];
+COTERIE_INLINE Vf first_half(Rows block) {
+  Vi c[4];
   load_columns(block, 0, c);
   return half_to_float(c[0]);
 }
-COTERIE_INLINE Float first_half(Repacked block) { return load_halves(block, 0); }
-COTERIE_INLINE Int first_byte(Rows block) {
-  Int c[4];
+COTERIE_INLINE Vf first_half(Repacked block) { return load_halves(block, 0); }
+COTERIE_INLINE Vi first_byte(Rows block) {
+  Vi c[4];
   load_columns(block, 0, c);
   return masked<0>(c[0], 0xff);
 }
-COTERIE_INLINE Int first_byte(Repacked block) { return load_bytes_of(block, 0); }
-COTERIE_INLINE Int word_after_half(Rows block) {
-  Int c[4];
+COTERIE_INLINE Vi first_byte(Repacked block) { return load_bytes_of(block, 0); }
+COTERIE_INLINE Vi word_after_half(Rows block) {
+  Vi c[4];
   load_columns(block, 0, c);
   return bits_or(shift<-16>(c[0]), shift<16>(c[1]));
 }
-COTERIE_INLINE Int word_after_half(Repacked block) { return load_word(block, 2); }
+COTERIE_INLINE Vi word_after_half(Repacked block) { return load_word(block, 2); }
 
 template <int kOffset, class Block, typename Sink>
 COTERIE_INLINE void nibbles(Block block, Sink& sink) {
-  Int packed[4], c[4];
+  Vi packed[4], c[4];
   load_columns(block, kOffset, packed);
   COTERIE_UNROLL
   for (int i = 0; i < 4; ++i) c[i] = masked<0>(packed[i], 0x0f0f0f0f);
@@ -52,20 +52,20 @@ COTERIE_INLINE void nibbles(Block block, Sink& sink) {
 
 /// Nibbles with a fifth bit: bit i of `high` is that of value i.
 template <int kOffset, class Block, typename Sink>
-COTERIE_INLINE void nibbles_and_bits(Block block, Int high, Sink& sink) {
-  Int packed[4], c[4];
+COTERIE_INLINE void nibbles_and_bits(Block block, Vi high, Sink& sink) {
+  Vi packed[4], c[4];
   load_columns(block, kOffset, packed);
   // Four bits of a number times this stand in bit 4 of four bytes: the copies shifted by 4, 11, 18 and 25 do not meet.
-  const Int spread = set_int(0x02040810);
+  const Vi spread = set_int(0x02040810);
   COTERIE_UNROLL
   for (int i = 0; i < 4; ++i) {
-    const Int bits = bits_and(mul_int(bits_and(shift_by(high, -4 * i), set_int(15)), spread), set_int(0x10101010));
+    const Vi bits = bits_and(mul_int(bits_and(shift_by(high, -4 * i), set_int(15)), spread), set_int(0x10101010));
     c[i] = and_or(packed[i], set_int(0x0f0f0f0f), bits);
   }
   sink.template unit<0>(c);
   COTERIE_UNROLL
   for (int i = 0; i < 4; ++i) {
-    const Int bits = bits_and(mul_int(bits_and(shift_by(high, -16 - 4 * i), set_int(15)), spread), set_int(0x10101010));
+    const Vi bits = bits_and(mul_int(bits_and(shift_by(high, -16 - 4 * i), set_int(15)), spread), set_int(0x10101010));
     c[i] = and_or(shift<-4>(packed[i]), set_int(0x0f0f0f0f), bits);
   }
   sink.template unit<1>(c);
@@ -74,8 +74,8 @@ COTERIE_INLINE void nibbles_and_bits(Block block, Int high, Sink& sink) {
 /// Nibbles that point into a table of signed values.
 template <int kAt, int kAdded, class Block, typename Sink>
 COTERIE_INLINE void table_nibbles(Block block, const int8_t* values, Sink& sink) {
-  const Int table = sub_bytes(broadcast16(values), set_int(0x01010101u * ((256 - kAdded) & 255)));
-  Int packed[4], c[4];
+  const Vi table = sub_bytes(broadcast16(values), set_int(0x01010101u * ((256 - kAdded) & 255)));
+  Vi packed[4], c[4];
   load_columns(block, kAt, packed);
   COTERIE_UNROLL
   for (int i = 0; i < 4; ++i) c[i] = shuffle_bytes(table, masked<0>(packed[i], 0x0f0f0f0f));
@@ -91,7 +91,7 @@ struct Q4_0 {
   static constexpr bool kMin = false, kSigned = false;
   template <class Block>
   static COTERIE_INLINE void header(Block block, Header32& out) {
-    out.d = first_half(block), out.m = zero_float();
+    out.d = first_half(block), out.m = zero();
   }
   template <class Block, typename Sink>
   static COTERIE_INLINE void codes(Block block, Sink& sink) {
@@ -105,7 +105,7 @@ struct Q4_1 {
   static constexpr bool kMin = true, kSigned = false;
   template <class Block>
   static COTERIE_INLINE void header(Block block, Header32& out) {
-    Int c[4];
+    Vi c[4];
     load_columns(block, 0, c);
     out.d = half_to_float(c[0]), out.m = half_to_float(shift<-16>(c[0]));
   }
@@ -121,7 +121,7 @@ struct Q5_0 {
   static constexpr bool kMin = false, kSigned = false;
   template <class Block>
   static COTERIE_INLINE void header(Block block, Header32& out) {
-    out.d = first_half(block), out.m = zero_float();
+    out.d = first_half(block), out.m = zero();
   }
   template <class Block, typename Sink>
   static COTERIE_INLINE void codes(Block block, Sink& sink) {
@@ -139,7 +139,7 @@ struct Q5_1 {
   }
   template <class Block, typename Sink>
   static COTERIE_INLINE void codes(Block block, Sink& sink) {
-    Int c[4];
+    Vi c[4];
     load_columns(block, 0, c);
     nibbles_and_bits<8>(block, c[1], sink);
   }
@@ -151,11 +151,11 @@ struct Q8_0 {
   static constexpr bool kMin = false, kSigned = kSignedCodes;
   template <class Block>
   static COTERIE_INLINE void header(Block block, Header32& out) {
-    out.d = first_half(block), out.m = zero_float();
+    out.d = first_half(block), out.m = zero();
   }
   template <int u, class Block, typename Sink>
   static COTERIE_INLINE void half(Block block, Sink& sink) {
-    Int c[4];
+    Vi c[4];
     load_columns(block, 2 + 16 * u, c);
     COTERIE_UNROLL
     for (int i = 0; i < 4; ++i) c[i] = sub_bytes(c[i], set_int(kSignedCodes ? 0 : 0x80808080));
@@ -173,7 +173,7 @@ struct IQ4NL {
   static constexpr bool kMin = false, kSigned = kSignedCodes;
   template <class Block>
   static COTERIE_INLINE void header(Block block, Header32& out) {
-    out.d = first_half(block), out.m = zero_float();
+    out.d = first_half(block), out.m = zero();
   }
   template <class Block, typename Sink>
   static COTERIE_INLINE void codes(Block block, Sink& sink) {
@@ -187,10 +187,10 @@ struct MXFP4 {
   static constexpr bool kMin = false, kSigned = false;
   template <class Block>
   static COTERIE_INLINE void header(Block block, Header32& out) {
-    const Int exponent = first_byte(block);  // value 2^(exponent - 128); 0 and 1 are subnormal
-    const Int normal = shift<23>(sub_int(exponent, set_int(1)));
-    const Int subnormal = shift<21>(add_int(exponent, set_int(1)));  // 0x00200000 << exponent, for 0 and 1
-    out.d = as_float(where_less(exponent, set_int(2), subnormal, normal)), out.m = zero_float();
+    const Vi exponent = first_byte(block);  // value 2^(exponent - 128); 0 and 1 are subnormal
+    const Vi normal = shift<23>(sub_int(exponent, set_int(1)));
+    const Vi subnormal = shift<21>(add_int(exponent, set_int(1)));  // 0x00200000 << exponent, for 0 and 1
+    out.d = as_float(where_less(exponent, set_int(2), subnormal, normal)), out.m = zero();
   }
   template <class Block, typename Sink>
   static COTERIE_INLINE void codes(Block block, Sink& sink) {

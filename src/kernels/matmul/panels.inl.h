@@ -1,4 +1,4 @@
-// The walk over a task's rows that all block formats share. `Blocks` says how a panel (kLanes rows) is read:
+// The walk over a task's rows that all block formats share. `Blocks` says how a panel (kWidth rows) is read:
 //   fused<T>   multiplies it by T tokens straight from the file's bytes: few tokens, memory is the limit
 //   unpack     lays it out for the multiplier once;  tile<P, T> then multiplies P of them by T tokens: many tokens
 // Both compute the same integers and then the same sequence of f32 steps.
@@ -20,20 +20,20 @@ int64_t panel_group(int64_t blocks) {
 template <class Blocks>
 int64_t panel_scratch(tensor::DType, int64_t cols) noexcept {
   const int64_t blocks = cols / Blocks::kValues;
-  const int64_t copied_rows = round_up(kLanes * blocks * Blocks::kBytes, 64);
+  const int64_t copied_rows = round_up(kWidth * blocks * Blocks::kBytes, 64);
   return copied_rows + panel_group<Blocks>(blocks) * blocks * static_cast<int64_t>(sizeof(typename Blocks::Panel));
 }
 
-/// Rows [first, first + kLanes) of the task; where it ends before, they are copied and filled up with zeros, so that
+/// Rows [first, first + kWidth) of the task; where it ends before, they are copied and filled up with zeros, so that
 /// nothing after the last row is read.
 COTERIE_INLINE Rows panel_rows(const MatmulTask& task, int64_t first, int64_t row_bytes) {
   const std::byte* data = task.weights + first * task.row_stride;
-  if (first + kLanes <= task.rows) return {data, task.row_stride};
+  if (first + kWidth <= task.rows) return {data, task.row_stride};
   std::byte* copy = task.scratch;
   const int64_t rows = task.rows - first;
   for (int64_t r = 0; r < rows; ++r)
     __builtin_memcpy(copy + r * row_bytes, data + r * task.row_stride, static_cast<size_t>(row_bytes));
-  __builtin_memset(copy + rows * row_bytes, 0, static_cast<size_t>((kLanes - rows) * row_bytes));
+  __builtin_memset(copy + rows * row_bytes, 0, static_cast<size_t>((kWidth - rows) * row_bytes));
   return {copy, row_bytes};
 }
 
@@ -47,10 +47,10 @@ COTERIE_INLINE Source panel_of(const MatmulTask& task, int64_t first, int64_t ro
   }
 }
 
-COTERIE_INLINE void store_rows(const MatmulTask& task, int64_t token, int64_t first, Float y) {
+COTERIE_INLINE void store_rows(const MatmulTask& task, int64_t token, int64_t first, Vf y) {
   float* target = task.y + token * task.y_stride + first;
-  if (first + kLanes <= task.rows) {
-    store_float(target, y);
+  if (first + kWidth <= task.rows) {
+    store(target, y);
   } else {
     store_first(target, y, task.rows - first);
   }
@@ -69,7 +69,7 @@ COTERIE_INLINE int64_t tile_begin(int64_t tile, int64_t tiles, int64_t tokens) {
 
 template <class Blocks, int T, class Source>
 void run_fused_tile(const MatmulTask& task, Source rows, int64_t blocks, int64_t token, int64_t first, Ahead& ahead) {
-  Float y[T];
+  Vf y[T];
   Blocks::template fused<T>(rows, blocks, task.x + token, ahead, y);
   COTERIE_UNROLL
   for (int t = 0; t < T; ++t) store_rows(task, token + t, first, y[t]);
@@ -89,9 +89,9 @@ template <class Blocks>
 void run_fused(const MatmulTask& task) {
   const int64_t blocks = task.cols / Blocks::kValues, row_bytes = blocks * Blocks::kBytes;
   const int64_t tiles = (task.tokens + Blocks::kFusedTokens - 1) / Blocks::kFusedTokens;
-  for (int64_t first = 0; first < task.rows; first += kLanes) {
+  for (int64_t first = 0; first < task.rows; first += kWidth) {
     const Rows rows = panel_rows(task, first, row_bytes);
-    Ahead ahead = ahead_of(task, first + kLanes, kLanes, blocks * tiles);
+    Ahead ahead = ahead_of(task, first + kWidth, kWidth, blocks * tiles);
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t token = tile_begin(tile, tiles, task.tokens), end = tile_begin(tile + 1, tiles, task.tokens);
       run_fused_tile_of<Blocks, Blocks::kFusedTokens>(end - token, task, rows, blocks, token, first, ahead);
@@ -102,12 +102,12 @@ void run_fused(const MatmulTask& task) {
 template <class Blocks, int P, int T>
 void run_tile(const MatmulTask& task, const typename Blocks::Panel* panels, int64_t blocks, int64_t token,
               int64_t first, Ahead& ahead) {
-  Float y[P][T];
+  Vf y[P][T];
   Blocks::template tile<P, T>(panels, blocks, task.x + token, ahead, y);
   COTERIE_UNROLL
   for (int p = 0; p < P; ++p) {
     COTERIE_UNROLL
-    for (int t = 0; t < T; ++t) store_rows(task, token + t, first + p * kLanes, y[p][t]);
+    for (int t = 0; t < T; ++t) store_rows(task, token + t, first + p * kWidth, y[p][t]);
   }
 }
 
@@ -125,28 +125,28 @@ void run_unpacked(const MatmulTask& task) {
   using Panel = typename Blocks::Panel;
   const int64_t blocks = task.cols / Blocks::kValues, row_bytes = blocks * Blocks::kBytes;
   const int64_t group = panel_group<Blocks>(blocks);
-  Panel* panels = reinterpret_cast<Panel*>(task.scratch + round_up(kLanes * row_bytes, 64));
+  Panel* panels = reinterpret_cast<Panel*>(task.scratch + round_up(kWidth * row_bytes, 64));
   const int64_t tiles = (task.tokens + kTileTokens - 1) / kTileTokens;
-  for (int64_t begin = 0; begin < task.rows; begin += group * kLanes) {
-    const int64_t count = smaller(group, (task.rows - begin + kLanes - 1) / kLanes);
+  for (int64_t begin = 0; begin < task.rows; begin += group * kWidth) {
+    const int64_t count = smaller(group, (task.rows - begin + kWidth - 1) / kWidth);
     for (int64_t p = 0; p < count; ++p) {
       // Nobody has fetched the first panels; the next ones are on their way while these are unpacked.
-      const int64_t first = begin + p * kLanes;
+      const int64_t first = begin + p * kWidth;
       Ahead ahead{nullptr, nullptr, 0};
-      if (begin == 0 && p + 1 < count) ahead = ahead_of(task, first + kLanes, kLanes, blocks);
+      if (begin == 0 && p + 1 < count) ahead = ahead_of(task, first + kWidth, kWidth, blocks);
       Blocks::unpack(panel_of<Source>(task, first, row_bytes), blocks, ahead, panels + p * blocks);
     }
     constexpr int64_t kTilePanels = Blocks::kTilePanels;
     const int64_t steps = (count + kTilePanels - 1) / kTilePanels;
-    Ahead ahead = ahead_of(task, begin + group * kLanes, group * kLanes, tiles * steps * blocks);
+    Ahead ahead = ahead_of(task, begin + group * kWidth, group * kWidth, tiles * steps * blocks);
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t token = tile_begin(tile, tiles, task.tokens), end = tile_begin(tile + 1, tiles, task.tokens);
       int64_t p = 0;
       for (; p + kTilePanels <= count; p += kTilePanels)
-        run_tile_of<Blocks, kTilePanels>(end - token, task, panels + p * blocks, blocks, token, begin + p * kLanes,
+        run_tile_of<Blocks, kTilePanels>(end - token, task, panels + p * blocks, blocks, token, begin + p * kWidth,
                                          ahead);
       for (; p < count; ++p)
-        run_tile_of<Blocks, 1>(end - token, task, panels + p * blocks, blocks, token, begin + p * kLanes, ahead);
+        run_tile_of<Blocks, 1>(end - token, task, panels + p * blocks, blocks, token, begin + p * kWidth, ahead);
     }
   }
 }

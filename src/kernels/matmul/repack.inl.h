@@ -6,8 +6,8 @@
 template <int64_t kBytes>
 COTERIE_INLINE std::byte* repack_bytes(const std::byte* at, int64_t row_stride, std::byte* repacked) {
   COTERIE_UNROLL
-  for (int64_t r = 0; r < kLanes; ++r) __builtin_memcpy(repacked + r * kBytes, at + r * row_stride, kBytes);
-  return repacked + kLanes * kBytes;
+  for (int64_t r = 0; r < kWidth; ++r) __builtin_memcpy(repacked + r * kBytes, at + r * row_stride, kBytes);
+  return repacked + kWidth * kBytes;
 }
 
 void repack(const std::byte* rows, int64_t row_stride, int64_t row_bytes, RepackedOrder order,
@@ -17,11 +17,11 @@ void repack(const std::byte* rows, int64_t row_stride, int64_t row_bytes, Repack
       const RepackedRun run = order.runs[i];
       const int64_t end = run.at + run.bytes;
       int64_t at = run.at;
-      for (; at + 16 <= end; at += 16, repacked += 16 * kLanes) {
-        Int words[4];
+      for (; at + 16 <= end; at += 16, repacked += 16 * kWidth) {
+        Vi words[4];
         load_columns(Rows{rows, row_stride}, at, words);
         COTERIE_UNROLL
-        for (int w = 0; w < 4; ++w) __builtin_memcpy(repacked + 4 * w * kLanes, &words[w], sizeof(Int));
+        for (int w = 0; w < 4; ++w) __builtin_memcpy(repacked + 4 * w * kWidth, &words[w], sizeof(Vi));
       }
       for (; at + 4 <= end; at += 4) repacked = repack_bytes<4>(rows + at, row_stride, repacked);
       if (end - at == 2) repacked = repack_bytes<2>(rows + at, row_stride, repacked);

@@ -4,7 +4,7 @@
 
 /// How far a panel's next block is.
 COTERIE_INLINE int64_t step_bytes(Rows, int64_t block_bytes) { return block_bytes; }
-COTERIE_INLINE int64_t step_bytes(Repacked, int64_t block_bytes) { return block_bytes * kLanes; }
+COTERIE_INLINE int64_t step_bytes(Repacked, int64_t block_bytes) { return block_bytes * kWidth; }
 
 template <int64_t kRuns>
 constexpr RepackedOrder order_of(const RepackedRun (&runs)[kRuns]) {
@@ -44,7 +44,7 @@ constexpr int place(Repacked) {
 }
 
 /// Bytes 4c … 4c + 3 after `offset` of each row, as load_columns of rows in the file's order.
-COTERIE_INLINE void load_columns(Repacked rows, int64_t offset, Int (&out)[4]) {
+COTERIE_INLINE void load_columns(Repacked rows, int64_t offset, Vi (&out)[4]) {
   COTERIE_UNROLL
   for (int i = 0; i < 4; ++i) out[i] = load_word(rows, offset + 4 * i);
 }

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/matmul.h"
+#include "kernels/simd/target.h"
 #include "quant/blocks.h"
 
 namespace coterie::kernels {
@@ -26,6 +27,15 @@ struct Ahead {
   int64_t lines;
   bool near = false;  // into the first cache, else into the second
 };
+COTERIE_INLINE void fetch(Ahead& ahead, int64_t lines) {
+  for (int64_t i = 0; i < lines && ahead.at < ahead.end; ++i, ahead.at += 64) {
+    if (ahead.near)
+      __builtin_prefetch(ahead.at, 0, 3);
+    else
+      __builtin_prefetch(ahead.at, 0, 2);
+  }
+}
+COTERIE_INLINE void fetch(Ahead& ahead) { fetch(ahead, ahead.lines); }
 
 // Taken here, outside the regions of an instruction set, where no std:: function may be called.
 inline constexpr const int8_t* kIq4Codes = quant::kIq4Values.data();

@@ -8,12 +8,12 @@
 #include "kernels/matmul/floats.inl.h"
 #include "kernels/matmul/streams.inl.h"
 
-COTERIE_INLINE Float round_to_bf16(Float v) {
-  const Int bits = as_int(v), even = bits_and(shift<-16>(bits), set_int(1));
+COTERIE_INLINE Vf round_to_bf16(Vf v) {
+  const Vi bits = as_int(v), even = bits_and(shift<-16>(bits), set_int(1));
   return as_float(bits_and(add_int(bits, add_int(even, set_int(0x7fff))), set_int(0xffff0000)));
 }
 template <quant::Rounding kRounding>
-COTERIE_INLINE Float round_product(Float v) {
+COTERIE_INLINE Vf round_product(Vf v) {
   if constexpr (kRounding == quant::Rounding::f16) return round_to_half(v);
   if constexpr (kRounding == quant::Rounding::bf16) return round_to_bf16(v);
   return v;
@@ -23,13 +23,13 @@ template <quant::Rounding kRounding>
 struct ReadFp8 {
   static constexpr int kValues = 64, kBytes = 68, kOfWord = 4;
   struct Head {
-    Float scale;
-    explicit COTERIE_INLINE Head(Int word) : scale(mul(as_float(word), set_float(256))) {}
+    Vf scale;
+    explicit COTERIE_INLINE Head(Vi word) : scale(mul(as_float(word), set(256))) {}
   };
-  static COTERIE_INLINE Float value(const Head& head, Int word, int i) {
+  static COTERIE_INLINE Vf value(const Head& head, Vi word, int i) {
     // As f16, which has no trouble with small numbers: 2^-8 of it. Of the lane's low half.
-    const Int code = shift_by(word, -8 * i);
-    const Int half = bits_or(shift<7>(bits_and(code, set_int(0x7f))), shift<8>(bits_and(code, set_int(0x80))));
+    const Vi code = shift_by(word, -8 * i);
+    const Vi half = bits_or(shift<7>(bits_and(code, set_int(0x7f))), shift<8>(bits_and(code, set_int(0x80))));
     return round_product<kRounding>(mul(half_to_float(half), head.scale));
   }
 };
@@ -38,32 +38,32 @@ template <int kBits, int kValuesOfBlock, quant::Rounding kRounding>
 struct ReadInt {
   static constexpr int kValues = kValuesOfBlock, kBytes = 4 + kValues * kBits / 8, kOfWord = 32 / kBits;
   struct Head {
-    Float scale;
-    Int zero;
-    explicit COTERIE_INLINE Head(Int word) : zero(shift_right_signed<16>(word)) {
+    Vf scale;
+    Vi zero;
+    explicit COTERIE_INLINE Head(Vi word) : zero(shift_right_signed<16>(word)) {
       if constexpr (kRounding == quant::Rounding::f16)
         scale = half_to_float(word);
       else
         scale = as_float(shift<16>(word));
     }
   };
-  static COTERIE_INLINE Float value(const Head& head, Int word, int i) {
-    const Int q = bits_and(shift_by(word, -kBits * i), set_int((1u << kBits) - 1));
+  static COTERIE_INLINE Vf value(const Head& head, Vi word, int i) {
+    const Vi q = bits_and(shift_by(word, -kBits * i), set_int((1u << kBits) - 1));
     return round_product<kRounding>(mul(to_float(sub_int(q, head.zero)), head.scale));
   }
 };
 
 template <class Read, typename Sink>
-COTERIE_INLINE void read_word(const typename Read::Head& head, Int bytes, int first, const Sink& sink) {
+COTERIE_INLINE void read_word(const typename Read::Head& head, Vi bytes, int first, const Sink& sink) {
   COTERIE_UNROLL
   for (int i = 0; i < Read::kOfWord; ++i) sink(first + i, Read::value(head, bytes, i));
 }
 
-/// The values of a block of kLanes rows, to sink(i, lanes).
+/// The values of a block of kWidth rows, to sink(i, lanes).
 template <class Read, typename Sink>
 COTERIE_INLINE void read_scaled(Rows rows, const Sink& sink) {
   static_assert(Read::kBytes % 16 == 4);
-  Int c[4];
+  Vi c[4];
   load_columns(rows, 0, c);
   const typename Read::Head head(c[0]);
   constexpr int kOfWord = Read::kOfWord;
@@ -93,21 +93,21 @@ struct UnpackScaled {
   COTERIE_INLINE void operator()(int64_t first, int64_t begin, int64_t count, float* panel) const {
     Rows rows = chunk_rows(task, first, scaled_bytes<Read>(begin), scaled_bytes<Read>(count), task.scratch);
     for (int64_t k = 0; k < count; k += Read::kValues, rows.data += Read::kBytes)
-      read_scaled<Read>(rows, StoreColumns{panel + k * kLanes});
+      read_scaled<Read>(rows, StoreColumns{panel + k * kWidth});
   }
 };
 
 template <class Read, int T>
 void run_few_scaled(const MatmulTask& task) {
-  for (int64_t first = 0; first < task.rows; first += kLanes) {
+  for (int64_t first = 0; first < task.rows; first += kWidth) {
     for (int64_t begin = 0; begin < task.cols; begin += kChunk) {
       const int64_t count = smaller(kChunk, task.cols - begin);
       Rows rows = chunk_rows(task, first, scaled_bytes<Read>(begin), scaled_bytes<Read>(count), task.scratch);
       const float* x[T];
-      Float acc[T];
+      Vf acc[T];
       COTERIE_UNROLL
       for (int t = 0; t < T; ++t) {
-        x[t] = reinterpret_cast<const float*>(task.x[t]) + begin, acc[t] = zero_float();
+        x[t] = reinterpret_cast<const float*>(task.x[t]) + begin, acc[t] = zero();
       }
       for (int64_t k = 0; k < count; k += Read::kValues, rows.data += Read::kBytes) {
         read_scaled<Read>(rows, FuseColumns<T>{x, acc});

@@ -45,9 +45,9 @@ struct FewRepacked {
   template <int S, int T>
   static void tile(const MatmulTask& task, int64_t blocks, int64_t token, bool prefetch, const int64_t* first,
                    Stream* streams) {
-    constexpr int64_t kStep = kBytes * kLanes;
+    constexpr int64_t kStep = kBytes * kWidth;
     const typename Blocks::X* x[T];
-    Float y[S][T];
+    Vf y[S][T];
     begin_tile(task.x + token, x, y);
     for (int64_t b = 0; b < blocks; ++b) {
 #pragma GCC unroll 1
@@ -79,7 +79,7 @@ COTERIE_INLINE void run_streams_tile_of(int64_t tokens, const MatmulTask& task, 
 template <class Few, int S>
 void run_streams_of(const MatmulTask& task, int64_t begin, int64_t each, int64_t end) {
   constexpr int64_t kTokens = Few::tile_tokens(S);
-  const int64_t blocks = task.cols / Few::kValues, panel_bytes = blocks * Few::kBytes * kLanes;
+  const int64_t blocks = task.cols / Few::kValues, panel_bytes = blocks * Few::kBytes * kWidth;
   const int64_t tiles = (task.tokens + kTokens - 1) / kTokens;
   const int64_t rest = begin + S * each, next_part = task.next_bytes / S / panel_bytes * panel_bytes;
   Stream streams[S];
@@ -93,7 +93,7 @@ void run_streams_of(const MatmulTask& task, int64_t begin, int64_t each, int64_t
       streams[s].after = task.weights + (rest + s) * panel_bytes, streams[s].after_bytes = panel_bytes;
     else if (rest == end && next_part > 0)
       streams[s].after = task.next + s * next_part, streams[s].after_bytes = next_part;
-    first[s] = panel * kLanes;
+    first[s] = panel * kWidth;
   }
   for (int64_t i = 0; i < each; ++i) {
     for (int64_t tile = 0; tile < tiles; ++tile) {  // the second finds the panels in a cache
@@ -101,7 +101,7 @@ void run_streams_of(const MatmulTask& task, int64_t begin, int64_t each, int64_t
       run_streams_tile_of<Few, S>(past - token, task, blocks, token, tile == 0 && task.read_ahead.bytes > 0, first,
                                   streams);
     }
-    for (int s = 0; s < S; ++s) streams[s].at += panel_bytes, first[s] += kLanes;
+    for (int s = 0; s < S; ++s) streams[s].at += panel_bytes, first[s] += kWidth;
   }
 }
 
@@ -115,5 +115,5 @@ void run_panels(const MatmulTask& task, int64_t begin, int64_t end) {
 
 template <class Few>
 void run_streams(const MatmulTask& task) {
-  run_panels<Few, kMostStreams>(task, 0, task.rows / kLanes);
+  run_panels<Few, kMostStreams>(task, 0, task.rows / kWidth);
 }

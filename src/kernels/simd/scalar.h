@@ -8,8 +8,8 @@
 #include "kernels/simd/target.h"
 #include "tensor/half.h"
 
-// The SIMD vocabulary in plain C++: the oracle of the other instruction sets, and the place to read what each word
-// means. kernels/body/*.inl.h is written once against these names.
+// The SIMD vocabulary in plain C++: the oracle of kernels/body/*.inl.h, and the place to read what each word means.
+// The words of integers stand in avx2.h and avx512.h alone: scalar/matmul.cpp is the oracle of kernels/matmul/*.inl.h.
 namespace coterie::kernels::scalar {
 
 inline constexpr int64_t kWidth = 4;  // lanes of a Vf; more than one so that tails and masks are exercised here too
