@@ -268,12 +268,7 @@ int bench_command(BenchCommand& command) {
   return 0;
 }
 
-}  // namespace
-
-void add_bench(CLI::App& app, Action& action) {
-  auto options = std::make_shared<BenchCommand>();
-  CLI::App* command = app.add_subcommand("bench", "Measure a model's speed against what the machine can do");
-  CLI::Option* model = command->add_option("MODEL", options->model.model, "A model's folder or .gguf file");
+CLI::Option* add_shape_options(CLI::App* command, const std::shared_ptr<BenchCommand>& options, CLI::Option* model) {
   CLI::Option* shape =
       command
           ->add_option("--shape", options->shape.shape,
@@ -308,17 +303,23 @@ void add_bench(CLI::App& app, Action& action) {
                                "of {}",
                                lens::fitted_names()))
       ->type_name("FILE");
+  return shape;
+}
+
+CLI::Option* add_disk_options(CLI::App* command, const std::shared_ptr<BenchCommand>& options) {
   CLI::Option* disk =
       command
           ->add_option(
               "--disk", options->disk,
               "Measure the disk that FILE lies on, by reading FILE: bytes a second by size and number of reads")
-          ->type_name("FILE")
-          ->excludes(model)
-          ->excludes(shape);
+          ->type_name("FILE");
   command->add_option("--seconds", options->seconds, "How many seconds the disk is measured for, at least 10")
       ->capture_default_str()
       ->needs(disk);
+  return disk;
+}
+
+void add_measurement_options(CLI::App* command, const std::shared_ptr<BenchCommand>& options) {
   options->prompt = command->add_option("--prompt", options->bench.prompt, "Tokens evaluated at once; 0 = skip")
                         ->capture_default_str();
   options->generate = command->add_option("--generate", options->bench.generate, "Tokens decoded one by one; 0 = skip")
@@ -345,6 +346,17 @@ void add_bench(CLI::App& app, Action& action) {
       ->check(at_least(1))
       ->capture_default_str();
   command->add_flag("--json", options->json, "Print JSON");
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app, Action& action) {
+  auto options = std::make_shared<BenchCommand>();
+  CLI::App* command = app.add_subcommand("bench", "Measure a model's speed against what the machine can do");
+  CLI::Option* model = command->add_option("MODEL", options->model.model, "A model's folder or .gguf file");
+  CLI::Option* shape = add_shape_options(command, options, model);
+  CLI::Option* disk = add_disk_options(command, options)->excludes(model)->excludes(shape);
+  add_measurement_options(command, options);
   options->model.add_routing(*command);
   options->model.add_engine(*command, true);
   command->footer(

@@ -115,6 +115,152 @@ void ExpertPolicy::fill(Use& use, int64_t layer) {
   slot.leased_by = static_cast<int32_t>(layer);
 }
 
+// One plan() under way.
+class ExpertPolicy::Planning {
+ public:
+  Planning(ExpertPolicy& policy, int64_t layer, bool prompt, Pieces pieces)
+      : policy_(policy),
+        layer_(layer),
+        prompt_(prompt),
+        pieces_(pieces),
+        classes_(policy.shape_.slots.size()),
+        kept_(classes_, 0),
+        passing_(classes_, 0),
+        staying_(classes_, 0),
+        chosen_(classes_),
+        next_(classes_, 0),
+        again_(classes_, 0) {}
+
+  Plan plan(std::span<const ExpertDemand> demands) {
+    for (const ExpertDemand& demand : demands) count(demand);
+    plan_.hits = std::ssize(plan_.uses);
+    plan_.uses.reserve(demands.size());
+    Counts& counts = prompt_ ? policy_.prompt_ : policy_.decode_;
+    counts.hits += plan_.hits, counts.misses += std::ssize(missing_);
+    divide();
+    choose();
+    last_use_.assign(policy_.slots_.size(), kNone);
+    for (size_t u = 0; u < plan_.uses.size(); ++u)
+      last_use_[static_cast<size_t>(plan_.uses[u].slot)] = static_cast<int32_t>(u);
+    for (size_t m = 0; m < missing_.size(); ++m) place(*missing_[m], passes_[m]);
+    return std::move(plan_);
+  }
+
+ private:
+  size_t class_of(int32_t expert) const { return static_cast<size_t>(policy_.shape_.class_of(layer_, expert)); }
+  Slot& slot(int32_t i) const { return policy_.slots_[static_cast<size_t>(i)]; }
+  /// A layer's share of the slots.
+  int64_t share_of(size_t c) const { return std::max<int64_t>(policy_.shape_.slots[c] / policy_.shape_.layers, 1); }
+
+  /// A hit is leased at once, a miss waits for its slot.
+  void count(const ExpertDemand& demand) {
+    const PolicyShape& shape = policy_.shape_;
+    base::require(demand.expert >= 0 && demand.expert < shape.experts && shape.class_of(layer_, demand.expert) >= 0,
+                  "expert policy", "layer {} has no expert {}", layer_, demand.expert);
+    Place& place = policy_.places_[policy_.at(layer_, demand.expert)];
+    base::require(place.last != policy_.now_, "expert policy", "expert {} is asked for twice", demand.expert);
+    place.count +=
+        policy_.weight_ * static_cast<double>(demand.tokens) + (1 - policy_.weight_) * static_cast<double>(demand.warm);
+    place.last = policy_.now_;
+    if (demand.warm > 0) place.warm_in = policy_.step_;
+    if (place.slot == kNone) {
+      missing_.push_back(&demand);
+      return;
+    }
+    const size_t c = class_of(demand.expert);
+    Slot& held = slot(place.slot);
+    held.leased_by = static_cast<int32_t>(layer_);
+    if (prompt_ && demand.warm > 0 && held.in_ring && staying_[c] < share_of(c)) {
+      held.in_ring = false, ++staying_[c];
+      std::erase(policy_.ring_[c], place.slot);
+    }
+    plan_.uses.push_back({.expert = demand.expert, .slot = place.slot, .hit = true});
+  }
+
+  // Where the last tokens of a prompt want more than the slots hold, each layer keeps its share, of those that most of
+  // them want: otherwise the last layers would take what the first have kept, and every prompt would read nearly all.
+  void divide() {
+    passes_.resize(missing_.size());
+    std::vector<size_t> by_warm(missing_.size());
+    std::iota(by_warm.begin(), by_warm.end(), size_t{0});
+    if (prompt_)
+      std::stable_sort(by_warm.begin(), by_warm.end(),
+                       [&](size_t a, size_t b) { return missing_[a]->warm > missing_[b]->warm; });
+    for (const size_t m : by_warm) {
+      const size_t c = class_of(missing_[m]->expert);
+      passes_[m] = prompt_ && (missing_[m]->warm == 0 || kept_[c] + staying_[c] >= share_of(c));
+      ++(passes_[m] ? passing_ : kept_)[c];
+    }
+  }
+
+  // All victims are chosen before anything of this plan is read: by the demands alone, never by what arrives first.
+  void choose() {
+    for (size_t c = 0; c < classes_; ++c) {
+      if (kept_[c] + passing_[c] == 0) continue;
+      int64_t wanted = kept_[c];
+      if (passing_[c] > 0) {  // empty slots, and what the ring lacks
+        int64_t empty = 0;
+        for (int32_t i = policy_.first_slot_[c]; i < policy_.first_slot_[c + 1]; ++i)
+          empty += slot(i).layer == kNone && policy_.free(slot(i));
+        const int64_t room = std::max<int64_t>(empty - kept_[c], 0);
+        wanted += std::min(passing_[c], room + policy_.wider_ring(c, layer_, passing_[c], pieces_));
+      }
+      chosen_[c] = policy_.victims(static_cast<int64_t>(c), layer_, wanted, prompt_, pieces_);
+    }
+  }
+
+  void place(const ExpertDemand& demand, bool passes) {
+    const size_t c = class_of(demand.expert);
+    --(passes ? passing_ : kept_)[c];
+    Use use{.expert = demand.expert, .slot = slot_for(c, passes)};
+    int32_t& before = last_use_[static_cast<size_t>(use.slot)];
+    use.after = before, before = static_cast<int32_t>(plan_.uses.size());
+    policy_.fill(use, layer_);
+    plan_.uses.push_back(use);
+  }
+
+  int32_t slot_for(size_t c, bool passes) {
+    std::vector<int32_t>& ring = policy_.ring_[c];
+    // A miss that passes leaves enough of the chosen slots to those that stay.
+    const int64_t left = std::ssize(chosen_[c]) - static_cast<int64_t>(next_[c]);
+    if (left > (passes ? kept_[c] : 0)) {
+      const int32_t taken = chosen_[c][next_[c]++];
+      if (passes && slot(taken).layer != kNone) slot(taken).in_ring = true, ring.push_back(taken);
+      return taken;
+    }
+    const auto oldest = std::find_if(
+        ring.begin(), ring.end(), [&](int32_t i) { return slot(i).leased_by == kNone || slot(i).leased_by == layer_; });
+    if (oldest != ring.end()) {
+      const int32_t taken = *oldest;
+      std::rotate(oldest, oldest + 1, ring.end());
+      return taken;
+    }
+    // The slots of this plan's own experts, in their order.
+    while (again_[c] < plan_.uses.size() && class_of(plan_.uses[again_[c]].expert) != c) ++again_[c];
+    if (again_[c] < plan_.uses.size()) return plan_.uses[again_[c]++].slot;
+    // None yet: one that was to stay, which others then pass through as well.
+    base::require(left > 0, "expert policy", "every slot is leased by another layer");
+    const int32_t taken = chosen_[c][next_[c]++];
+    slot(taken).in_ring = true, ring.push_back(taken);
+    return taken;
+  }
+
+  ExpertPolicy& policy_;
+  const int64_t layer_;
+  const bool prompt_;
+  const Pieces pieces_;
+  const size_t classes_;
+  Plan plan_;
+  std::vector<const ExpertDemand*> missing_;
+  std::vector<char> passes_;             // of each that is missing: it passes through the ring
+  std::vector<int64_t> kept_, passing_;  // [classes]: misses still to place that get slots of their own, or the ring's
+  std::vector<int64_t> staying_;         // [classes]: of the ring's, that stay where they are
+  std::vector<std::vector<int32_t>> chosen_;  // [classes]: victims
+  std::vector<size_t> next_;                  // [classes]: of them, the next to be taken
+  std::vector<size_t> again_;                 // [classes]: the first use of this plan whose slot can be used once more
+  std::vector<int32_t> last_use_;             // of each slot, in this plan
+};
+
 ExpertPolicy::Plan ExpertPolicy::plan(int64_t layer, std::span<const ExpertDemand> demands, int64_t tokens, bool prompt,
                                       Pieces pieces) {
   base::require(layer >= 0 && layer < shape_.layers, "expert policy", "layer {} of {}", layer, shape_.layers);
@@ -122,114 +268,7 @@ ExpertPolicy::Plan ExpertPolicy::plan(int64_t layer, std::span<const ExpertDeman
                 layer, last_layer_);
   if (pieces != Pieces::next && (layer <= last_layer_ || last_layer_ == kNone)) begin_step(tokens, prompt);
   last_layer_ = layer, ++now_;
-  const size_t classes = shape_.slots.size();
-  Plan plan;
-  std::vector<const ExpertDemand*> missing;
-  std::vector<int64_t> kept(classes, 0), passing(classes, 0);  // misses that get slots of their own, or the ring's
-  std::vector<int64_t> staying(classes, 0);                    // of the ring's, that stay where they are
-  const auto share_of = [&](size_t c) { return std::max<int64_t>(shape_.slots[c] / shape_.layers, 1); };  // a layer's
-  for (const ExpertDemand& demand : demands) {
-    base::require(demand.expert >= 0 && demand.expert < shape_.experts && shape_.class_of(layer, demand.expert) >= 0,
-                  "expert policy", "layer {} has no expert {}", layer, demand.expert);
-    Place& place = places_[at(layer, demand.expert)];
-    base::require(place.last != now_, "expert policy", "expert {} is asked for twice", demand.expert);
-    place.count += weight_ * static_cast<double>(demand.tokens) + (1 - weight_) * static_cast<double>(demand.warm);
-    place.last = now_;
-    if (demand.warm > 0) place.warm_in = step_;
-    const auto c = static_cast<size_t>(shape_.class_of(layer, demand.expert));
-    if (place.slot == kNone) {
-      missing.push_back(&demand);
-      continue;
-    }
-    Slot& slot = slots_[static_cast<size_t>(place.slot)];
-    slot.leased_by = static_cast<int32_t>(layer);
-    if (prompt && demand.warm > 0 && slot.in_ring && staying[c] < share_of(c)) {
-      slot.in_ring = false, ++staying[c];
-      std::erase(ring_[c], place.slot);
-    }
-    plan.uses.push_back({.expert = demand.expert, .slot = place.slot, .hit = true});
-  }
-  // Where the last tokens of a prompt want more than the slots hold, each layer keeps its share, of those that most of
-  // them want: otherwise the last layers would take what the first have kept, and every prompt would read nearly all.
-  std::vector<char> passes(missing.size());
-  std::vector<size_t> by_warm(missing.size());
-  std::iota(by_warm.begin(), by_warm.end(), size_t{0});
-  if (prompt)
-    std::stable_sort(by_warm.begin(), by_warm.end(),
-                     [&](size_t a, size_t b) { return missing[a]->warm > missing[b]->warm; });
-  for (const size_t m : by_warm) {
-    const auto c = static_cast<size_t>(shape_.class_of(layer, missing[m]->expert));
-    passes[m] = prompt && (missing[m]->warm == 0 || kept[c] + staying[c] >= share_of(c));
-    ++(passes[m] ? passing : kept)[c];
-  }
-  plan.hits = std::ssize(plan.uses);
-  plan.uses.reserve(demands.size());
-  (prompt ? prompt_ : decode_).hits += plan.hits, (prompt ? prompt_ : decode_).misses += std::ssize(missing);
-
-  // All victims are chosen now, before anything of this plan is read: by the demands alone, never by what arrives
-  // first.
-  std::vector<std::vector<int32_t>> chosen(classes);
-  std::vector<size_t> next(classes, 0);
-  std::vector<int32_t> again(classes, 0);  // the first use of this plan whose slot can be used once more
-  for (size_t c = 0; c < classes; ++c) {
-    if (kept[c] + passing[c] == 0) continue;
-    int64_t wanted = kept[c];
-    if (passing[c] > 0) {  // empty slots, and what the ring lacks
-      int64_t empty = 0;
-      for (int32_t i = first_slot_[c]; i < first_slot_[c + 1]; ++i) {
-        const Slot& slot = slots_[static_cast<size_t>(i)];
-        empty += slot.layer == kNone && free(slot);
-      }
-      const int64_t room = std::max<int64_t>(empty - kept[c], 0);
-      wanted += std::min(passing[c], room + wider_ring(c, layer, passing[c], pieces));
-    }
-    chosen[c] = victims(static_cast<int64_t>(c), layer, wanted, prompt, pieces);
-  }
-  std::vector<int32_t> last_use(slots_.size(), kNone);  // in this plan
-  for (size_t u = 0; u < plan.uses.size(); ++u)
-    last_use[static_cast<size_t>(plan.uses[u].slot)] = static_cast<int32_t>(u);
-  for (size_t m = 0; m < missing.size(); ++m) {
-    const ExpertDemand* const demand = missing[m];
-    const auto c = static_cast<size_t>(shape_.class_of(layer, demand->expert));
-    const bool pass = passes[m];
-    std::vector<int32_t>& ring = ring_[c];
-    Use use{.expert = demand->expert};
-    if (pass)
-      --passing[c];
-    else
-      --kept[c];
-    // A miss that passes leaves enough of the chosen slots to those that stay.
-    const int64_t left = std::ssize(chosen[c]) - static_cast<int64_t>(next[c]);
-    if (left > (pass ? kept[c] : 0)) {
-      use.slot = chosen[c][next[c]++];
-      if (Slot& slot = slots_[static_cast<size_t>(use.slot)]; pass && slot.layer != kNone)
-        slot.in_ring = true, ring.push_back(use.slot);
-    } else if (const auto oldest = std::find_if(ring.begin(), ring.end(),
-                                                [&](int32_t slot) {
-                                                  const int32_t by = slots_[static_cast<size_t>(slot)].leased_by;
-                                                  return by == kNone || by == layer;
-                                                });
-               oldest != ring.end()) {
-      use.slot = *oldest;
-      std::rotate(oldest, oldest + 1, ring.end());
-    } else {  // the slots of this plan's own experts, in their order
-      while (again[c] < std::ssize(plan.uses) &&
-             shape_.class_of(layer, plan.uses[static_cast<size_t>(again[c])].expert) != static_cast<int32_t>(c))
-        ++again[c];
-      if (again[c] < std::ssize(plan.uses)) {
-        use.slot = plan.uses[static_cast<size_t>(again[c]++)].slot;
-      } else {  // none yet: one that was to stay, which others then pass through as well
-        base::require(left > 0, "expert policy", "every slot is leased by another layer");
-        use.slot = chosen[c][next[c]++];
-        slots_[static_cast<size_t>(use.slot)].in_ring = true, ring.push_back(use.slot);
-      }
-    }
-    int32_t& before = last_use[static_cast<size_t>(use.slot)];
-    use.after = before, before = static_cast<int32_t>(plan.uses.size());
-    fill(use, layer);
-    plan.uses.push_back(use);
-  }
-  return plan;
+  return Planning(*this, layer, prompt, pieces).plan(demands);
 }
 
 void ExpertPolicy::release(int64_t layer) {

@@ -127,6 +127,8 @@ class ExpertPolicy {
     bool arriving = false, in_ring = false;
   };
 
+  class Planning;
+
   size_t at(int64_t layer, int64_t expert) const { return static_cast<size_t>(layer * shape_.experts + expert); }
   bool free(const Slot& slot) const { return slot.leased_by == kNone && !slot.arriving; }
   void begin_step(int64_t tokens, bool prompt);

@@ -92,7 +92,7 @@ class Generation {
   bool fits_constraint();
 
  private:
-  friend void step(Engine& engine, std::span<Generation* const> generations, layers::Observer* observer);
+  friend class GenerationStep;
 
   void check() const;
   void begin();

@@ -205,6 +205,26 @@ class Sum {
   std::vector<char> begun_;
 };
 
+bool asks_logits(const models::SequenceStep& step, size_t id) {
+  return step.logits == models::SequenceStep::Logits::all ||
+         (step.logits == models::SequenceStep::Logits::last && id + 1 == step.ids.size());
+}
+
+/// Which rows of a batch ask for logits.
+struct Asked {
+  std::vector<int64_t> of;  // each row of the batch: its row of the logits, or -1
+  int64_t rows = 0;         // of logits
+
+  explicit Asked(std::span<const models::SequenceStep> steps) {
+    for (const models::SequenceStep& step : steps)
+      for (size_t id = 0; id < step.ids.size(); ++id) of.push_back(asks_logits(step, id) ? rows++ : -1);
+  }
+};
+
+void set_weights(Matrix weights, int64_t row, std::span<const double> of) {
+  std::transform(of.begin(), of.end(), weights.row(row), [](double w) { return static_cast<float>(w); });
+}
+
 /// What the layers of all models together need, and what all of them can do.
 models::ModelSpec joint_spec(std::span<const Model> models) {
   models::ModelSpec spec = models.front().decoder->spec();
@@ -254,28 +274,7 @@ std::shared_ptr<const EnsembleDecoder::OnWeights> EnsembleDecoder::listen_while(
   return listener;
 }
 
-Matrix EnsembleDecoder::forward(ops::Context& context, std::span<const models::SequenceStep> steps,
-                                const models::PassOptions& options) const {
-  base::require(!context.tape && !options.training, "gate", "the models of an ensemble cannot be trained together");
-  if (options.hidden)
-    throw base::Error(ErrorKind::unsupported, "gate", "the models of an ensemble have no hidden state in common",
-                      "ask one of them");
-  std::vector<int64_t> asked;  // of each row of the batch: which row of the logits, or -1
-  int64_t rows = 0;
-  for (const models::SequenceStep& step : steps)
-    for (size_t i = 0; i < step.ids.size(); ++i) {
-      const bool wanted = step.logits == models::SequenceStep::Logits::all ||
-                          (step.logits == models::SequenceStep::Logits::last && i + 1 == step.ids.size());
-      asked.push_back(wanted ? rows++ : -1);
-    }
-  base::require(!reads_alone_ || rows == 0, "gate", "{} rows of logits of the reader alone", rows);
-  const Matrix out = context.arena.matrix(rows, spec_.vocabulary);
-  const tensor::ArenaScope scope(context.arena);
-  const Matrix weights = context.arena.matrix(rows, gate_.count());
-  const auto set = [&](int64_t row, std::span<const double> of) {
-    std::transform(of.begin(), of.end(), weights.row(row), [](double w) { return static_cast<float>(w); });
-  };
-  // Whether the gate is to weight a row of logits, for each row.
+std::vector<char> EnsembleDecoder::known_weights(std::span<const models::SequenceStep> steps, Matrix weights) const {
   std::vector<char> by_gate;
   const bool gated = fixed_.empty() && gate_.reads();
   const std::vector<double> same = gated ? std::vector<double>() : fixed_.empty() ? gate_weights(gate_, {}) : fixed_;
@@ -283,19 +282,56 @@ Matrix EnsembleDecoder::forward(ops::Context& context, std::span<const models::S
     base::require(step.model_weights.empty() || std::ssize(step.model_weights) == gate_.count(), "gate",
                   "{} weights for {} models", step.model_weights.size(), gate_.count());
     const std::span<const double> own = step.model_weights.empty() ? std::span<const double>(same) : step.model_weights;
-    const auto count = step.ids.empty() || step.logits == models::SequenceStep::Logits::none ? 0
-                       : step.logits == models::SequenceStep::Logits::all                    ? std::ssize(step.ids)
-                                                                                             : 1;
-    for (int64_t i = 0; i < count; ++i) {
-      if (!own.empty()) set(std::ssize(by_gate), own);
+    for (size_t id = 0; id < step.ids.size(); ++id) {
+      if (!asks_logits(step, id)) continue;
+      if (!own.empty()) set_weights(weights, std::ssize(by_gate), own);
       by_gate.push_back(own.empty());
     }
   }
+  return by_gate;
+}
+
+Matrix EnsembleDecoder::forward_one(ops::Context& context, int64_t i, std::span<const models::SequenceStep> steps,
+                                    const models::PassOptions& options, layers::Observer* reader) const {
+  const int64_t first = first_layer_[static_cast<size_t>(i)];
+  std::vector<Part> states;
+  states.reserve(steps.size());
+  std::vector<PartHook> hooks;
+  hooks.reserve(steps.size());
+  std::vector<models::SequenceStep> parts(steps.begin(), steps.end());
+  for (models::SequenceStep& step : parts) {
+    base::require(step.state != nullptr, "gate", "a step without a state");
+    step.state = &states.emplace_back(*step.state, first);
+    step.leaves = nullptr;
+    if (step.routers) step.routers = &hooks.emplace_back(*step.routers, first);
+  }
+  std::optional<PartObserver> part;
+  if (options.observer) part.emplace(*options.observer, first);
+  layers::Observers observers{part ? &*part : nullptr, reader};
+  std::optional<PartExperts> experts;
+  if (options.experts) experts.emplace(*options.experts, first);
+  return models_[static_cast<size_t>(i)].decoder->forward(
+      context, parts, {.observer = observers.get(), .experts = experts ? &*experts : nullptr});
+}
+
+Matrix EnsembleDecoder::forward(ops::Context& context, std::span<const models::SequenceStep> steps,
+                                const models::PassOptions& options) const {
+  base::require(!context.tape && !options.training, "gate", "the models of an ensemble cannot be trained together");
+  if (options.hidden)
+    throw base::Error(ErrorKind::unsupported, "gate", "the models of an ensemble have no hidden state in common",
+                      "ask one of them");
+  const Asked asked(steps);
+  base::require(!reads_alone_ || asked.rows == 0, "gate", "{} rows of logits of the reader alone", asked.rows);
+  const Matrix out = context.arena.matrix(asked.rows, spec_.vocabulary);
+  const tensor::ArenaScope scope(context.arena);
+  const Matrix weights = context.arena.matrix(asked.rows, gate_.count());
+  const std::vector<char> by_gate = known_weights(steps, weights);
   const bool reading = std::find(by_gate.begin(), by_gate.end(), 1) != by_gate.end();
   GateReader reader(std::ssize(models_[static_cast<size_t>(gate_.reader)].decoder->spec().blocks),
                     [&](int64_t row, std::span<const double> x) {
-                      const int64_t logits = asked[static_cast<size_t>(row)];
-                      if (logits >= 0 && by_gate[static_cast<size_t>(logits)]) set(logits, gate_weights(gate_, x));
+                      const int64_t logits = asked.of[static_cast<size_t>(row)];
+                      if (logits >= 0 && by_gate[static_cast<size_t>(logits)])
+                        set_weights(weights, logits, gate_weights(gate_, x));
                     });
 
   Sum sum(context.pool, out, weights);
@@ -303,39 +339,19 @@ Matrix EnsembleDecoder::forward(ops::Context& context, std::span<const models::S
   std::vector<int64_t> order = {gate_.reader};
   for (int64_t i = 0; i < gate_.count(); ++i)
     if (i != gate_.reader && !reads_alone_) order.push_back(i);
-  const auto has_left = [&](const models::SequenceStep& step, int64_t layer) {
-    return step.leaves && (*step.leaves)(layer);
-  };
   for (const int64_t i : order) {
-    const tensor::ArenaScope of_model(context.arena);
     const int64_t first = first_layer_[static_cast<size_t>(i)];
     // Rows keep their places, since the gate weighs them by number: the step ends early when all have left.
     if (std::all_of(steps.begin(), steps.end(),
-                    [&](const models::SequenceStep& step) { return has_left(step, first); }))
+                    [&](const models::SequenceStep& step) { return step.leaves && (*step.leaves)(first); }))
       break;
-    std::vector<Part> states;
-    states.reserve(steps.size());
-    std::vector<PartHook> hooks;
-    hooks.reserve(steps.size());
-    std::vector<models::SequenceStep> parts(steps.begin(), steps.end());
-    for (models::SequenceStep& step : parts) {
-      base::require(step.state != nullptr, "gate", "a step without a state");
-      step.state = &states.emplace_back(*step.state, first);
-      step.leaves = nullptr;
-      if (step.routers) step.routers = &hooks.emplace_back(*step.routers, first);
-    }
-    std::optional<PartObserver> part;
-    if (options.observer) part.emplace(*options.observer, first);
-    layers::Observers observers{part ? &*part : nullptr, reading && i == gate_.reader ? &reader : nullptr};
-    std::optional<PartExperts> experts;
-    if (options.experts) experts.emplace(*options.experts, first);
-    const Matrix logits = models_[static_cast<size_t>(i)].decoder->forward(
-        context, parts, {.observer = observers.get(), .experts = experts ? &*experts : nullptr});
-    if (rows > 0) sum.add(i, logits);
+    const tensor::ArenaScope of_model(context.arena);
+    const Matrix logits = forward_one(context, i, steps, options, reading && i == gate_.reader ? &reader : nullptr);
+    if (asked.rows > 0) sum.add(i, logits);
   }
   sum.finish();
   if (options.observer) options.observer->logits(out);
-  if (rows > 0)
+  if (asked.rows > 0)
     for (const std::weak_ptr<const OnWeights>& each : listeners_)
       if (const auto on_weights = each.lock()) (*on_weights)(weights);
   return out;

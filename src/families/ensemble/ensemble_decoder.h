@@ -52,6 +52,12 @@ class EnsembleDecoder final : public models::Decoder {
   [[nodiscard]] std::shared_ptr<const OnWeights> listen_while(OnWeights on_weights);
 
  private:
+  /// Writes the weights that are known before the reader has read; of each row of logits whether the gate is to say.
+  std::vector<char> known_weights(std::span<const models::SequenceStep> steps, tensor::Matrix weights) const;
+  /// Model i's logits of the step; `reader` may be null.
+  tensor::Matrix forward_one(ops::Context& context, int64_t i, std::span<const models::SequenceStep> steps,
+                             const models::PassOptions& options, layers::Observer* reader) const;
+
   std::vector<Model> models_;
   std::vector<int64_t> first_layer_;  // [N]
   Gate gate_;
