@@ -1,15 +1,18 @@
 #include "base/atomic_file.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <utility>
 
 #include "base/error.h"
+#include "base/leftovers.h"
 
 namespace coterie::base {
 
@@ -17,9 +20,23 @@ namespace {
 [[noreturn]] void fail_io(const std::filesystem::path& path, const char* verb) {
   fail(ErrorKind::io, path.string(), "cannot be {}: {}", verb, std::strerror(errno));
 }
+
+/// Returns 0, or -1 with errno, which is EEXIST where `to` exists.
+int rename_new(const char* from, const char* to) {
+  if (::renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0) return 0;
+  if (errno != EINVAL && errno != ENOSYS) return -1;
+  // A file system that does not know it: NFS has links, FAT has neither.
+  if (::link(from, to) == 0) return ::unlink(from);
+  if (errno == EEXIST) return -1;
+  if (::access(to, F_OK) == 0) {
+    errno = EEXIST;
+    return -1;
+  }
+  return ::rename(from, to);
+}
 }  // namespace
 
-AtomicFile::AtomicFile(std::filesystem::path target) : target_(std::move(target)) {
+AtomicFile::AtomicFile(std::filesystem::path target, Existing existing) : target_(std::move(target)) {
   namespace fs = std::filesystem;
   static std::atomic<int> serial = 0;
   std::error_code absent;
@@ -34,11 +51,13 @@ AtomicFile::AtomicFile(std::filesystem::path target) : target_(std::move(target)
     if (descriptor_ < 0) fail_io(target_, "opened");
     return;
   }
+  replace_ = existing == Existing::replaced || fs::exists(status);
   folders_.emplace(target_);
-  temporary_ = target_;
-  temporary_ += fmt::format(".{}-{}.part", ::getpid(), serial++);
+  temporary_ = temporary_file(target_, serial++);
   descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
   if (descriptor_ < 0) fail_io(target_, "written");
+  (void)::flock(descriptor_,
+                LOCK_EX | LOCK_NB);  // it is somebody's; where there are no locks, its process alone says so
 }
 
 AtomicFile::~AtomicFile() {
@@ -81,17 +100,22 @@ void AtomicFile::commit() {
   }
   if (::fsync(descriptor_) != 0) fail_io(target_, "flushed to the disk");
   const int closed = ::close(std::exchange(descriptor_, -1));
-  if (closed != 0 || ::rename(temporary_.c_str(), target_.c_str()) != 0) {
+  const char *const from = temporary_.c_str(), *const to = target_.c_str();
+  if (closed != 0 || (replace_ ? ::rename(from, to) : rename_new(from, to)) != 0) {
     const int code = errno;
-    ::unlink(temporary_.c_str());
+    ::unlink(from);
+    if (code == EEXIST)
+      throw Error(ErrorKind::bad_input, target_.string(),
+                  "somebody else has made something of this name meanwhile: it was not replaced",
+                  "choose another name, or start again with --force");
     errno = code;
     fail_io(target_, "written");
   }
   folders_->keep();
 }
 
-void write_text(const std::filesystem::path& path, std::string_view text) {
-  AtomicFile file(path);
+void write_text(const std::filesystem::path& path, std::string_view text, Existing existing) {
+  AtomicFile file(path, existing);
   file.write(text);
   file.commit();
 }

@@ -25,7 +25,8 @@ MappedFile MappedFile::open(const std::filesystem::path& path) {
   if (!known || !S_ISREG(status.st_mode) || status.st_size == 0) {
     ::close(descriptor);
     if (known && S_ISREG(status.st_mode)) fail(ErrorKind::bad_input, name, "the file is empty");
-    fail(ErrorKind::bad_input, name, "expected a regular file");
+    fail(ErrorKind::bad_input, name, "{}",
+         known && S_ISDIR(status.st_mode) ? "is a folder, expected a file" : "expected a regular file");
   }
   void* data = ::mmap(nullptr, static_cast<size_t>(status.st_size), PROT_READ, MAP_SHARED, descriptor, 0);
   const int code = errno;

@@ -88,6 +88,10 @@ Json parse_yaml(std::string_view text, std::string_view where) {
   return documents.empty() ? Json() : Converter(where).convert(documents.front());
 }
 
-Json read_yaml(const std::filesystem::path& path) { return parse_yaml(read_text(path, kLargestFile), path.string()); }
+Json read_yaml(const std::filesystem::path& path) {
+  const std::string text = read_text(path, kLargestFile);
+  if (text.empty()) fail(ErrorKind::bad_input, path.string(), "the file is empty");
+  return parse_yaml(text, path.string());
+}
 
 }  // namespace coterie::base

@@ -45,7 +45,7 @@ ChatHistory::ChatHistory(std::filesystem::path path) : path_(std::move(path)) {
   if (entries_.size() > kEntries) entries_.erase(entries_.begin(), entries_.end() - kEntries);
   if (lines <= 2 * kEntries) return;
   try {
-    base::AtomicFile shorter(path_);
+    base::AtomicFile shorter(path_, base::Existing::replaced);
     for (const std::string& entry : entries_) shorter.write(line_of(entry));
     shorter.commit();
     ::chmod(path_.c_str(), S_IRUSR | S_IWUSR);

@@ -49,7 +49,7 @@ void remember(const std::string& name, const base::Json& entry) {
     std::error_code ignored;
     if (!fs::exists(cache.parent_path(), ignored)) return;
     fs::create_directories(path->parent_path());
-    base::AtomicFile out(*path);
+    base::AtomicFile out(*path, base::Existing::replaced);
     out.write(file.dump(2) + "\n");
     out.commit();
   } catch (const std::exception&) {

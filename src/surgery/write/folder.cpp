@@ -1,12 +1,15 @@
 #include "surgery/write/folder.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <utility>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "base/leftovers.h"
 #include "checkpoint/split_name.h"
 #include "quant/codec.h"
 
@@ -43,19 +46,21 @@ NewFolder::NewFolder(fs::path target) : target_(std::move(target)) {
   if (!target_.has_filename()) target_ = target_.parent_path();  // "name/"
   refuse_existing(target_);
   folders_.emplace(target_);
-  temporary_ = target_;
-  temporary_ += fmt::format(".{}.partial", ::getpid());
+  temporary_ = base::temporary_folder(target_);
   std::error_code code;
   if (!fs::create_directory(temporary_, code) || code) {
     if (code) base::fail(ErrorKind::io, target_.string(), "the folder cannot be created: {}", code.message());
     throw base::Error(ErrorKind::io, target_.string(), "the folder cannot be made: its temporary name is taken",
                       "remove what a process that was killed left: " + temporary_.string());
   }
+  lock_ = ::open(temporary_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (lock_ >= 0) (void)::flock(lock_, LOCK_EX | LOCK_NB);
 }
 
 NewFolder::~NewFolder() {
   std::error_code ignored;
   if (!temporary_.empty()) fs::remove_all(temporary_, ignored);
+  if (lock_ >= 0) ::close(lock_);
 }
 
 void NewFolder::fill(const std::function<void(const fs::path& now)>& put) const {
@@ -92,6 +97,10 @@ void NewFolder::commit() {
   std::error_code code;
   fs::remove(target_, code);  // an empty folder
   fs::rename(temporary_, target_, code);
+  if (code == std::errc::directory_not_empty || code == std::errc::file_exists || code == std::errc::not_a_directory)
+    throw base::Error(ErrorKind::bad_input, target_.string(),
+                      "somebody else has made something of this name meanwhile: it was not replaced",
+                      "choose another name");
   if (code) base::fail(ErrorKind::io, target_.string(), "cannot be given its name: {}", code.message());
   temporary_.clear();
   folders_->keep();

@@ -38,11 +38,13 @@ class NewFolder {
   /// Calls `put` with where the files are now. What it throws names the folder by the name that was asked for.
   void fill(const std::function<void(const std::filesystem::path& now)>& put) const;
   void write(std::string_view name, std::string_view text) const;
+  /// Throws bad_input where somebody else has made it meanwhile.
   void commit();
 
  private:
   std::filesystem::path target_, temporary_;
   std::optional<base::FoldersAbove> folders_;
+  int lock_ = -1;  // on the temporary folder (base/leftovers.h)
 };
 
 }  // namespace coterie::surgery

@@ -139,6 +139,8 @@ TensorToWrite recoded(TensorToWrite from, DType to, const Change& change, thread
       from.produce([&](std::span<const std::byte> bytes) { recoder.push(bytes); });
       recoder.flush();
     } catch (const base::Error& error) {
+      // A full disk, or Ctrl-C, has nothing to do with the tensor.
+      if (error.kind() == base::ErrorKind::io || error.kind() == base::ErrorKind::interrupted) throw;
       throw error.within(from.name);
     }
   };

@@ -1,10 +1,15 @@
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <csignal>
 
 #include "base/atomic_file.h"
+#include "base/leftovers.h"
 #include "base/mapped_file.h"
 #include "support/expect_error.h"
 #include "support/temp_folder.h"
@@ -42,8 +47,39 @@ TEST(AtomicFile, TwoWritersDoNotMeet) {
   const TempFolder folder;
   AtomicFile one(folder / "a"), two(folder / "a");
   one.write("one"), two.write("two");
-  two.commit(), one.commit();
-  EXPECT_EQ(read_text(folder / "a"), "one");
+  two.commit();
+  expect_error(ErrorKind::bad_input, {"meanwhile"}, [&] { one.commit(); });
+  EXPECT_EQ(read_text(folder / "a"), "two") << "what nobody knew of is not replaced";
+  EXPECT_EQ(files_in(folder), 1u);
+  AtomicFile three(folder / "a"), four(folder / "b", Existing::replaced);
+  three.write("three"), four.write("four");
+  folder.write("b", "somebody's");
+  three.commit(), four.commit();
+  EXPECT_EQ(read_text(folder / "a"), "three") << "it was there when three began";
+  EXPECT_EQ(read_text(folder / "b"), "four");
+}
+
+TEST(Leftovers, OfProcessesThatHaveEndedGo) {
+  const TempFolder folder;
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(0);
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  const std::string dead = std::to_string(child);
+  folder.write("a." + dead + "-3.part", "half");
+  folder.write("a." + dead + ".partial/inside", "half");
+  const std::vector<std::string> stay = {"a",      "a." + dead + "-.part",  "a." + dead + "-x.part", "a.-1.partial",
+                                         "a.part", "b." + dead + "-3.part", "a.1.partial",           "a.partial"};
+  for (const std::string& name : stay) folder.write(name, "mine");
+  const auto locked = folder.write("a." + dead + "-4.part", "of another machine");
+  const int held = ::open(locked.c_str(), O_RDONLY | O_CLOEXEC);
+  ASSERT_EQ(::flock(held, LOCK_EX), 0);
+  AtomicFile writing(folder / "a");
+  EXPECT_EQ(remove_leftovers(folder / "a").size(), 2u);
+  EXPECT_EQ(files_in(folder), stay.size() + 2);
+  ::close(held);
+  EXPECT_EQ(remove_leftovers(folder / "a"), std::vector{locked});
+  EXPECT_TRUE(remove_leftovers(folder / "absent/a").empty());
 }
 
 TEST(AtomicFile, MissingFoldersAreMadeAndGoAgainWhereItFails) {
@@ -70,7 +106,7 @@ TEST(AtomicFile, ATargetThatBecomesAFolderIsAnErrorAndLeavesNothing) {
   AtomicFile file(folder / "a");
   file.write("x");
   folder.write("a/inside", "x");
-  expect_error(ErrorKind::io, {"cannot be written"}, [&] { file.commit(); });
+  expect_error(ErrorKind::bad_input, {"meanwhile"}, [&] { file.commit(); });
   EXPECT_EQ(files_in(folder), 1u);
 }
 
@@ -143,7 +179,7 @@ TEST(MappedFile, RefusesWhatIsNoFile) {
   const TempFolder folder;
   expect_error(ErrorKind::not_found, {"absent"}, [&] { MappedFile::open(folder / "absent"); });
   expect_error(ErrorKind::bad_input, {"the file is empty"}, [&] { MappedFile::open(folder.write("e", "")); });
-  expect_error(ErrorKind::bad_input, {"expected a regular file"}, [&] { MappedFile::open(folder.path()); });
+  expect_error(ErrorKind::bad_input, {"is a folder, expected a file"}, [&] { MappedFile::open(folder.path()); });
   expect_error(ErrorKind::bad_input, {"expected a regular file"}, [&] { MappedFile::open("/dev/null"); });
   ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
   expect_error(ErrorKind::bad_input, {"expected a regular file"}, [&] { MappedFile::open(folder / "pipe"); });
