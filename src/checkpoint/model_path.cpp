@@ -67,7 +67,7 @@ ModelPath resolve_folder(const fs::path& path) {
   if (folder.config) return {ModelPath::Kind::config_only, config, config};
   if (folder.gate)
     throw base::Error(ErrorKind::unsupported, path.string(), "is an ensemble of several models, not one model",
-                      "coterie run, chat and eval take it; anything else takes one of its models");
+                      "coterie run, chat, eval and serve take it; anything else takes one of its models");
   std::error_code absent;
   if (fs::exists(path / "adapter_config.json", absent))
     throw base::Error(ErrorKind::not_found, path.string(), "is an adapter, not a model",

@@ -9,6 +9,7 @@
 #include <new>
 
 #include "base/error.h"
+#include "cli/command_files.h"
 #include "cli/commands.h"
 #include "cli/help.h"
 #include "cli/option_names.h"
@@ -28,7 +29,7 @@ int report(const base::Error& error) {
   // Who asked to stop made no error.
   if (error.kind() == base::ErrorKind::interrupted) {
     if (!error.message().empty()) print_note(text_of(error));
-    return base::exit_code(error.kind());
+    return interrupted_code();
   }
   if (error.kind() == base::ErrorKind::out_of_memory && error.where() == "buffer") {
     print_error("out of memory: " + error.message(), std::string(kLess));
@@ -47,30 +48,19 @@ void report_shrunken_file(int) {
   ::_exit(base::exit_code(base::ErrorKind::io));
 }
 
+// Help is a result like others: where it cannot be written, that is an error.
+int print_and_end(const std::string& text) {
+  try {
+    print(text);
+    return 0;
+  } catch (const base::Error& error) {
+    return report(error);
+  }
+}
+
 }  // namespace
 
-int run(int argc, char** argv) {
-  // `coterie run … | head` ends quietly, also when the parent ignored the signal.
-  std::signal(SIGPIPE, SIG_DFL);
-  std::signal(SIGBUS, report_shrunken_file);
-
-  const std::optional<comm::Launch> launch = comm::read_launch();
-  if (launch) silence_unless_first(*launch);
-
-  CLI::App app("Coterie runs Mixture-of-Experts and dense language models on CPUs.", "coterie");
-  app.formatter(std::make_shared<HelpFormatter>());
-  // The last of a repeated option with one value counts, as everywhere else: scripts build on it.
-  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-  app.set_help_flag("-h,--help", "Print this help and exit");
-  app.set_version_flag("--version", "coterie " + std::string(runtime::version()), "Print the version and exit");
-  app.require_subcommand(1);
-  app.footer(
-      "A MODEL is a folder with config.json and safetensors, a .gguf file, or (for inspect) a config.json.\n"
-      "coterie help COMMAND has its options and examples.\n"
-      "Exit codes: 0 done; 1 the system refused to read or write (no permission, a full disk); 2 bad usage or input, "
-      "a\n"
-      "missing file included; 70 a bug; 130 interrupted.");
-  Action action;
+void add_commands(CLI::App& app, Action& action) {
   add_run(app, action);
   add_chat(app, action);
   add_inspect(app, action);
@@ -99,6 +89,31 @@ int run(int argc, char** argv) {
   add_merge_adapter(app, action);
   add_completions(app, action);
   add_man(app, action);
+}
+
+int run(int argc, char** argv) {
+  // `coterie run … | head` ends quietly, also when the parent ignored the signal.
+  std::signal(SIGPIPE, SIG_DFL);
+  std::signal(SIGBUS, report_shrunken_file);
+
+  const std::optional<comm::Launch> launch = comm::read_launch();
+  if (launch) silence_unless_first(*launch);
+
+  CLI::App app("Coterie runs Mixture-of-Experts and dense language models on CPUs.", "coterie");
+  app.formatter(std::make_shared<HelpFormatter>());
+  // The last of a repeated option with one value counts, as everywhere else: scripts build on it.
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  app.set_help_flag("-h,--help", "Print this help and exit");
+  app.set_version_flag("--version", "coterie " + std::string(runtime::version()), "Print the version and exit");
+  app.require_subcommand(1);
+  app.footer(
+      "A MODEL is a folder with config.json and safetensors, a .gguf file, or (for inspect) a config.json.\n"
+      "coterie help COMMAND has its options and examples.\n"
+      "Exit codes: 0 done; 1 the system refused to read or write (no permission, a full disk); 2 bad usage or input, "
+      "a\n"
+      "missing file included; 70 a bug; 130 interrupted (Ctrl-C), 143 by SIGTERM.");
+  Action action;
+  add_commands(app, action);
 
   if (argc == 1) {
     std::fputs(app.help().c_str(), stderr);
@@ -108,11 +123,14 @@ int run(int argc, char** argv) {
     std::vector<std::string> words = command_line(app, argc, argv);
     std::reverse(words.begin(), words.end());  // as CLI11 wants them
     app.parse(words);
+    check_files(command_of(app));
     const int code = launch ? run_on_ranks(*launch, app, action) : action();
     flush_output();
     return code;
-  } catch (const CLI::Success& wanted) {  // --help, --version
-    return app.exit(wanted);
+  } catch (const CLI::CallForVersion& wanted) {
+    return print_and_end(wanted.what() + std::string("\n"));
+  } catch (const CLI::Success&) {  // --help
+    return print_and_end(app.help());
   } catch (const CLI::ParseError& error) {
     const UsageFault fault = usage_fault(app, error);
     print_error(fault.message, fault.hint);

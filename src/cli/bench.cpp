@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "base/plural.h"
 #include "cli/bench_disk.h"
+#include "cli/command_files.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/print_formats.h"
@@ -275,6 +276,7 @@ CLI::Option* add_shape_options(CLI::App* command, const std::shared_ptr<BenchCom
                        fmt::format("Instead of a MODEL: a config.json or a published shape, with random weights: {}",
                                    runtime::shape_names()))
           ->type_name("NAME")
+          ->check(reads())
           ->excludes(model);
   command->add_option("--layers", options->shape.layers, "How many layers of the shape (default: all of them)")
       ->type_name("L")
@@ -288,6 +290,7 @@ CLI::Option* add_shape_options(CLI::App* command, const std::shared_ptr<BenchCom
       ->add_option("--write", options->write,
                    "Write the random model to a GGUF file, for other engines, and measure it from there")
       ->type_name("FILE.gguf")
+      ->check(writes())
       ->needs(shape);
   add_force(*command, options->force)->needs("--write");
   command
@@ -302,7 +305,8 @@ CLI::Option* add_shape_options(CLI::App* command, const std::shared_ptr<BenchCom
                                "trace, a .jsonl (examples/routes), or drawn as a published model routes: fitted:NAME "
                                "of {}",
                                lens::fitted_names()))
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(reads());
   return shape;
 }
 
@@ -312,7 +316,8 @@ CLI::Option* add_disk_options(CLI::App* command, const std::shared_ptr<BenchComm
           ->add_option(
               "--disk", options->disk,
               "Measure the disk that FILE lies on, by reading FILE: bytes a second by size and number of reads")
-          ->type_name("FILE");
+          ->type_name("FILE")
+          ->check(reads());
   command->add_option("--seconds", options->seconds, "How many seconds the disk is measured for, at least 10")
       ->capture_default_str()
       ->needs(disk);
@@ -353,7 +358,8 @@ void add_measurement_options(CLI::App* command, const std::shared_ptr<BenchComma
 void add_bench(CLI::App& app, Action& action) {
   auto options = std::make_shared<BenchCommand>();
   CLI::App* command = app.add_subcommand("bench", "Measure a model's speed against what the machine can do");
-  CLI::Option* model = command->add_option("MODEL", options->model.model, "A model's folder or .gguf file");
+  CLI::Option* model =
+      command->add_option("MODEL", options->model.model, "A model's folder or .gguf file")->check(reads());
   CLI::Option* shape = add_shape_options(command, options, model);
   CLI::Option* disk = add_disk_options(command, options)->excludes(model)->excludes(shape);
   add_measurement_options(command, options);

@@ -4,12 +4,14 @@
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <utility>
 
 #include "base/error.h"
 #include "cli/chat_commands.h"
+#include "cli/command_files.h"
 #include "cli/commands.h"
 #include "cli/experts_used.h"
 #include "cli/help.h"
@@ -17,6 +19,7 @@
 #include "cli/option_names.h"
 #include "cli/options.h"
 #include "cli/print_ensemble.h"
+#include "cli/source_rule.h"
 #include "cli/speculate_options.h"
 #include "cli/terminal.h"
 #include "cli/text_input.h"
@@ -32,6 +35,7 @@ struct ChatOptions {
   SpeculateOptions speculate;
   std::string system, chat_template, load, experts;
   bool quiet = false, no_history = false;
+  std::function<void(const std::filesystem::path&)> refuse_source;
 };
 
 // "~/notes.txt", which a shell would have replaced.
@@ -89,6 +93,7 @@ void Chat::save(const std::string& file, bool replace) const {
   std::error_code code;
   if (!replace && std::filesystem::exists(path, code) && !std::filesystem::is_directory(path, code))
     throw base::Error(base::ErrorKind::bad_input, file, "already exists", fmt::format("/save! {} replaces it", file));
+  options_.refuse_source(path);
   conversation_.save(path);
   print_note(fmt::format("{} saved to {}", count(std::ssize(conversation_.messages()), "message"), file));
 }
@@ -252,7 +257,7 @@ int Chat::talk() {
       if (const std::string problem = reader_.problem(); !problem.empty())
         print_warning("the history cannot be kept for the next chat: " + problem);
       if (outcome == LineReader::Outcome::interrupted) {
-        if (!interactive) return base::exit_code(base::ErrorKind::interrupted);
+        if (!interactive) return interrupted_code();
         editing_ = false;
         print_note(reader_.edits() ? "/quit or Ctrl-D leaves" : "\n/quit or Ctrl-D leaves");
         continue;
@@ -297,10 +302,15 @@ void add_chat(CLI::App& app, Action& action) {
     command
         ->add_option("--system,--system-prompt", options->system,
                      "The system message; @FILE reads it from a file, @@ begins a text that begins with @")
-        ->type_name("TEXT");
+        ->type_name("TEXT")
+        ->check(reads(Reads::text))
+        ->check(may_be_empty());
     command->add_option("--chat-template", options->chat_template, "A Jinja file instead of the model's own template")
-        ->type_name("FILE");
-    command->add_option("--load", options->load, "Go on with a conversation that /save wrote")->type_name("FILE");
+        ->type_name("FILE")
+        ->check(reads());
+    command->add_option("--load", options->load, "Go on with a conversation that /save wrote")
+        ->type_name("FILE")
+        ->check(writes());  // by /save, too
     command->add_flag("--no-history", options->no_history, "Do not keep a history of what is typed for later chats");
   }
   options->model.add_adapter(*command);
@@ -322,6 +332,9 @@ void add_chat(CLI::App& app, Action& action) {
       chat_help() +
       "What is typed is kept in coterie/chat_history.jsonl in $XDG_STATE_HOME (~/.local/state), or in the file that\n"
       "COTERIE_HISTORY names.");
+  options->refuse_source = [command](const std::filesystem::path& file) {
+    refuse_source(*command, file, "choose another name for the conversation");
+  };
   command->callback([=, &action] { action = [options] { return chat_command(*options); }; });
 }
 

@@ -8,6 +8,9 @@ namespace coterie::cli {
 /// What the chosen subcommand does, after parsing; returns the exit code.
 using Action = std::function<int()>;
 
+/// All of them, in the order in which --help lists them.
+void add_commands(CLI::App& app, Action& action);
+
 // One file a subcommand. Each adds its options to the app and sets `action` when it is the one that was named.
 void add_run(CLI::App& app, Action& action);
 void add_chat(CLI::App& app, Action& action);

@@ -1,6 +1,7 @@
 #include "cli/constraint_options.h"
 
 #include "base/error.h"
+#include "cli/command_files.h"
 #include "cli/help.h"
 #include "cli/text_input.h"
 #include "text/chat/grammar.h"
@@ -29,10 +30,12 @@ void ConstraintOptions::add(CLI::App& app) {
   CLI::Option* schema =
       app.add_option("--json-schema", schema_, "The text is JSON that fits this schema: a file, or the schema itself")
           ->type_name("FILE|SCHEMA")
+          ->check(reads())
           ->check(CLI::Validator(filled, ""));
   CLI::Option* grammar =
       app.add_option("--grammar", grammar_, "The text is one of this grammar (Lark, with the rule start)")
           ->type_name("FILE")
+          ->check(reads())
           ->check(CLI::Validator(filled, ""))
           ->excludes(schema);
   app.add_option("--regex", regex_, "The text as a whole matches this regular expression")

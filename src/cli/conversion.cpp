@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/plural.h"
+#include "cli/command_files.h"
 #include "cli/print_formats.h"
 #include "cli/print_numbers.h"
 #include "cli/terminal.h"
@@ -35,8 +36,10 @@ base::Json as_json(const std::string& out, const surgery::Converted& converted) 
 }  // namespace
 
 void ConversionOptions::add(CLI::App& command, const std::string& output) {
-  command.add_option("MODEL", model.model, "A folder with config.json and safetensors, or a .gguf file")->required();
-  command.add_option("-o,--output", out, output)->type_name("OUT")->required();
+  command.add_option("MODEL", model.model, "A folder with config.json and safetensors, or a .gguf file")
+      ->check(reads())
+      ->required();
+  command.add_option("-o,--output", out, output)->type_name("OUT")->check(writes())->required();
   command
       .add_option(
           "--at", at,
@@ -71,8 +74,8 @@ surgery::ConvertOptions ConversionOptions::options() const {
 }
 
 int write_model(const ConversionOptions& conversion, surgery::ConvertOptions options) {
+  refuse_existing_output(conversion.out, conversion.force);
   const families::Model model = families::open_model(conversion.model.model, conversion.model.open_options());
-  refuse_existing_output(model, conversion.out, conversion.force);
   warn_about(model);
   Progress progress;
   const InterruptFlag interrupt;

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/plural.h"
+#include "cli/command_files.h"
 #include "cli/commands.h"
 #include "cli/eval_choices.h"
 #include "cli/expert_worth.h"
@@ -21,6 +22,7 @@
 #include "cli/token_losses.h"
 #include "lens/silence.h"
 #include "models/score.h"
+#include "runtime/not_finite.h"
 
 namespace coterie::cli {
 
@@ -54,8 +56,6 @@ int perplexity_command(runtime::Engines& engines, const EvalOptions& options) {
   const TextWindows windows(engines.front(), options.text, window, options.tokens.value_or(0));
   models::CrossEntropy cross_entropy;
   const std::optional<lens::Silence> silence = silence_of(engines, options);
-  if (!options.losses.empty())
-    for (const auto& engine : engines.all()) refuse_existing_output(engine->model(), options.losses, options.force);
   TokenLosses losses;
   std::vector<double> of_window;
   Progress progress;
@@ -70,6 +70,12 @@ int perplexity_command(runtime::Engines& engines, const EvalOptions& options) {
     if (!options.losses.empty()) losses.add(ids, of_window);
   }
   progress.clear();
+  if (!std::isfinite(cross_entropy.mean())) {
+    for (const auto& engine : engines.all())
+      if (const std::string weight = runtime::first_not_finite(*engine->model().source); !weight.empty())
+        base::fail(base::ErrorKind::bad_input, engine->model().name, "the loss is not a number: {}", weight);
+    base::fail(base::ErrorKind::bad_input, engines.name(), "the loss on {} is not a number", options.text);
+  }
   if (!options.losses.empty()) losses.write(options.losses, engines.name(), options.text);
   const double seconds = clock.seconds(), loss = cross_entropy.mean();
   const double perplexity = std::exp(loss), error = perplexity * cross_entropy.standard_error();
@@ -227,9 +233,12 @@ void add_eval(CLI::App& app, Action& action) {
   options->model.add_model_or_gate(*command);
   {
     const Heading heading(*command, kInput);
-    command->add_option("--text,-f,--file", options->text, "The text, UTF-8; - is standard input")->type_name("FILE");
+    command->add_option("--text,-f,--file", options->text, "The text, UTF-8; - is standard input")
+        ->type_name("FILE")
+        ->check(reads());
     command->add_option("--choices", options->choices, "Questions, a JSON object a line: prompt, choices, answer")
-        ->type_name("FILE.jsonl");
+        ->type_name("FILE.jsonl")
+        ->check(reads());
     command
         ->add_option("--window", options->window,
                      "Tokens that are read together, from an empty context; at most the context (default: 512)")
@@ -252,7 +261,8 @@ void add_eval(CLI::App& app, Action& action) {
     command
         ->add_option("--losses", options->losses,
                      "Write the loss of each prediction, safetensors: ids, before, sequence, position, loss [N]")
-        ->type_name("FILE");
+        ->type_name("FILE")
+        ->check(writes());
     add_force(*command, options->force);
   }
   options->model.add_routing(*command);

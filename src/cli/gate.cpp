@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/yaml.h"
+#include "cli/command_files.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/print_numbers.h"
@@ -66,15 +67,18 @@ void add_gate(CLI::App& app, Action& action) {
   auto options = std::make_shared<GateCommand>();
   CLI::App* command = app.add_subcommand(
       "gate", "Make an ensemble: whole models and a gate that decides between them, by prompt or by token");
-  command->add_option("RECIPE", options->recipe, "A YAML file: gate, models; docs/guides/gate.md")->required();
+  command->add_option("RECIPE", options->recipe, "A YAML file: gate, models; docs/guides/gate.md")
+      ->check(reads())
+      ->required();
   command->add_option("-o,--output", options->out, "The folder to write; it must be new or empty")
       ->type_name("FOLDER")
+      ->check(writes())
       ->required();
   add_threads(*command, options->threads);
   command->add_flag("--json", options->json, "Print the receipt; it is also written beside the gate");
   command->footer(
       "The models stay where they are and as they are, folders or GGUF files with one tokenizer; the folder that is\n"
-      "written names them. run, chat and eval take it in place of a model.\n"
+      "written names them. run, chat, eval and serve take it in place of a model.\n"
       "gate: prompt lets one model answer each prompt; gate: token gives each next token the mixture of the\nmodels' "
       "probabilities, weighted anew for each token; gate: uniform weights all alike.\n"
       "Examples:\n"

@@ -60,7 +60,7 @@ void take_apart(const std::string& type, OptionWords& words) {
   words.value = type.substr(0, end);
   if (words.value == "INT" || words.value == "UINT") words.value = "N";
   if (words.value == "FLOAT") words.value = "X";
-  if (words.value.empty() && !words.choices.empty()) words.value = "TEXT";
+  if (words.value.empty() && !words.choices.empty()) words.value = "WORD";
 }
 
 }  // namespace
@@ -73,7 +73,8 @@ OptionWords words_of(const CLI::Option& option) {
   words.heading = option.get_group();
   words.required = option.get_required();
   words.repeats = option.get_expected_max() == CLI::detail::expected_max_vector_size;
-  if (option.get_type_size() != 0) take_apart(option.get_type_name(), words);
+  // A flag takes no value of its own: --experts=live is said by its text.
+  if (option.get_items_expected_max() != 0) take_apart(option.get_type_name(), words);
   words.text = option.get_description();
   const auto says = [&](const std::string& what) { return words.text.find(what) != std::string::npos; };
   if (!std::all_of(words.choices.begin(), words.choices.end(), says))

@@ -1,4 +1,5 @@
 #include "surgery/quantize/importance.h"
+#include "cli/command_files.h"
 
 #include <fmt/format.h>
 
@@ -9,6 +10,7 @@
 #include "base/json.h"
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "cli/output_file.h"
 #include "cli/terminal.h"
 #include "cli/text_windows.h"
 #include "families/gguf/gguf_metadata.h"
@@ -43,8 +45,8 @@ Unseen unseen_of(const surgery::Importance& importance) {
 }
 
 int importance_command(ImportanceCommand& command) {
+  refuse_output_file(command.out, command.force);
   runtime::Engine engine = open_engine(command.model);
-  refuse_existing_output(engine.model(), command.out, command.force);
   std::vector<surgery::Importance> earlier;  // read first: a fault in a file does not wait for the counting
   for (const std::string& file : command.earlier) earlier.push_back(surgery::read_importance(file));
   surgery::ImportanceCounter counter(*engine.model().decoder, families::gguf_architecture(engine.spec()));
@@ -102,8 +104,11 @@ void add_importance(CLI::App& app, Action& action) {
   options->texts.add_to(*command);
   command->add_option("-o,--output", options->out, "The file to write, llama.cpp's GGUF form of an imatrix")
       ->type_name("FILE")
+      ->check(writes())
       ->required();
-  command->add_option("--add", options->earlier, "Earlier files, whose counts are added")->type_name("FILE");
+  command->add_option("--add", options->earlier, "Earlier files, whose counts are added")
+      ->type_name("FILE")
+      ->check(reads());
   add_force(*command, options->force);
   command->add_flag("--json", options->json, "Print what was counted as JSON");
   options->model.add_routing(*command);

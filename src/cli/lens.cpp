@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/plural.h"
 #include "base/utf8.h"
+#include "cli/command_files.h"
 #include "cli/commands.h"
 #include "cli/help.h"
 #include "cli/options.h"
@@ -42,7 +43,7 @@ std::vector<lens::Document> documents_of(const LensOptions& options) {
     for (lens::Document& document : lens::read_tagged(path)) documents.push_back(std::move(document));
   for (const std::string& file : options.texts) {
     lens::Document document{.name = file, .genre = {}, .text = file_contents(file), .words = {}};
-    base::require_utf8(document.text, file == "-" ? "standard input" : file, "the text");
+    base::require_utf8(document.text, name_of_input(file), "the text");
     document.genre = fs::absolute(file).parent_path().filename().string();
     documents.push_back(std::move(document));
   }
@@ -165,7 +166,12 @@ int lens_command(LensOptions& options) {
   if (fs::path(options.out).extension() == ".json")
     base::fail(base::ErrorKind::bad_input, "--output", "{} is to be the page; its figures go to a .json beside it",
                options.out);
-  for (const fs::path& out : {fs::path(options.out), json}) refuse_output_file(out, options.force);
+  refuse_output_file(options.out, options.force);
+  std::error_code absent;
+  if (fs::is_directory(json, absent))
+    base::fail(base::ErrorKind::bad_input, "--output", "the figures of {} would go to {}, which is a folder",
+               options.out, json.string());
+  refuse_output_file(json, options.force);
   runtime::Engine engine = open_engine(options.model);
   const std::vector<lens::Document> documents = documents_of(options);
   lens::Corpus corpus = corpus_of(engine.tokenizer(), documents, options.tokens);
@@ -226,10 +232,12 @@ void add_lens(CLI::App& app, Action& action) {
     command
         ->add_option("--tagged", options->tagged,
                      "Texts as word_TAG, a file or a folder (with a categories.txt where genres have names)")
-        ->type_name("PATH");
+        ->type_name("PATH")
+        ->check(reads());
     command
         ->add_option("--text", options->texts, "Plain texts, UTF-8; each is a document, its genre the folder it is in")
-        ->type_name("FILE");
+        ->type_name("FILE")
+        ->check(reads());
     command
         ->add_option("--tokens", options->tokens,
                      "Only so many tokens in all: of each document the first, as evenly as can be")
@@ -242,7 +250,8 @@ void add_lens(CLI::App& app, Action& action) {
         ->add_option("--checkpoint", options->checkpoints,
                      "An earlier checkpoint of the model's training, to show how early its routers chose as they do "
                      "now; may be given several times")
-        ->type_name("MODEL");
+        ->type_name("MODEL")
+        ->check(reads());
     command
         ->add_option("--permutations", options->study.permutations,
                      "How many random orders of the labels the counts are compared with (default: 20)")
@@ -258,6 +267,7 @@ void add_lens(CLI::App& app, Action& action) {
         ->add_option("-o,--output", options->out,
                      "The page, one HTML file that needs nothing else; its figures go to a .json beside it")
         ->type_name("REPORT.html")
+        ->check(writes(Writes::page))
         ->required();
     add_force(*command, options->force);
   }

@@ -1,8 +1,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
-#include <filesystem>
 #include <limits>
 #include <memory>
 #include <sstream>
@@ -12,8 +12,10 @@
 #include "base/plural.h"
 #include "checkpoint/tensor_sink.h"
 #include "checkpoint/tensor_source.h"
+#include "cli/command_files.h"
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "cli/output_file.h"
 #include "cli/ranks.h"
 #include "cli/terminal.h"
 #include "cli/text_input.h"
@@ -22,6 +24,7 @@
 #include "models/loss.h"
 #include "models/parameters.h"
 #include "models/score.h"
+#include "runtime/not_finite.h"
 
 namespace coterie::cli {
 
@@ -77,7 +80,7 @@ Ids read_ids(const std::string& path, int64_t vocabulary) {
 
 // A file, or ids by commas.
 bool names_ids(const std::string& argument) {
-  return !argument.empty() && argument.find_first_not_of("0123456789, ") == std::string::npos;
+  return !argument.empty() && argument.find_first_not_of("0123456789, -") == std::string::npos;
 }
 
 Ids ids_of(const LogitsOptions& options, const families::Model& model) {
@@ -89,7 +92,7 @@ Ids ids_of(const LogitsOptions& options, const families::Model& model) {
   ids.batch = 1;
   if (!options.text.empty()) {
     if (!model.tokenizer)
-      throw base::Error(ErrorKind::unsupported, options.model.model,
+      throw base::Error(ErrorKind::unsupported, model.no_tokenizer.empty() ? options.model.model : "",
                         model.no_tokenizer.empty() ? "has no tokenizer" : model.no_tokenizer,
                         "--ids takes ids, which need no tokenizer");
     const std::vector<text::TokenId> encoded = model.tokenizer->encode(text_or_file(options.text, "--text"), true);
@@ -182,22 +185,8 @@ std::unique_ptr<Gradients> make_gradients(const LogitsOptions& options, const Id
   return result;
 }
 
-// An output that is one of the inputs would be replaced while it is mapped and read.
-void check_output(const LogitsOptions& options) {
-  namespace fs = std::filesystem;
-  std::error_code absent;
-  if (options.out.empty()) base::fail(ErrorKind::bad_input, "--output", "is empty, expected a file to write");
-  if (!fs::exists(options.out, absent)) return;
-  const fs::path folder = fs::absolute(options.out).parent_path();
-  if (fs::equivalent(options.out, options.ids, absent) || fs::equivalent(options.out, options.model.model, absent) ||
-      fs::equivalent(folder, options.model.model, absent))
-    throw base::Error(ErrorKind::bad_input, options.out, "is one of the files to be read: it would be overwritten",
-                      "choose another name for -o");
-  refuse_existing_output(options.out, options.force);
-}
-
 int logits_command(LogitsOptions options) {
-  check_output(options);
+  refuse_output_file(options.out, options.force);
   families::Model model = open_for_engine(options.model);
   warn_about(model);
   const Ids ids = ids_of(options, model);
@@ -206,8 +195,8 @@ int logits_command(LogitsOptions options) {
     options.model.context = std::max(model.decoder->spec().context, needed);
   runtime::Engine engine(std::move(model), options.model.engine_options());
   if (ids.length > engine.context_size())
-    base::fail(ErrorKind::bad_input, options.text.empty() ? options.ids + ": input_ids" : "--text",
-               "has {} positions, the context is {}", ids.length, engine.context_size());
+    base::fail(ErrorKind::bad_input, options.text.empty() ? "--ids" : "--text", "{} do not fit in the context of {}",
+               base::plural(ids.length, "token"), engine.context_size());
   if (options.greedy > 0 && (ids.length < kGreedyPrompt || kGreedyPrompt + options.greedy > engine.context_size()))
     base::fail(ErrorKind::bad_input, "--greedy", "{} tokens after the first {} need {} ids a row, and a context of {}",
                options.greedy, kGreedyPrompt, kGreedyPrompt, kGreedyPrompt + options.greedy);
@@ -217,8 +206,11 @@ int logits_command(LogitsOptions options) {
   models::CrossEntropy cross_entropy;
   models::LoadBalance balance;
   Progress progress;
+  const InterruptFlag interrupt;
   const auto produce_logits = [&](const Write& write) {
     for (int64_t b = 0; b < ids.batch; ++b) {
+      if (interrupt.raised())
+        throw base::Error(ErrorKind::interrupted, options.out, "interrupted: nothing was written");
       progress.show(fmt::format("sequence {} of {}", b + 1, ids.batch));
       write_sequence(engine, ids.row(b), cross_entropy, balance, write);
     }
@@ -253,6 +245,10 @@ int logits_command(LogitsOptions options) {
   if (options.greedy > 0)
     tensors.push_back({"greedy", tensor::DType::i64, {ids.batch, options.greedy}, produce_greedy});
   checkpoint::write_safetensors(options.out, tensors);
+  if (cross_entropy.predictions() > 0 && !std::isfinite(loss())) {
+    const std::string place = runtime::first_not_finite(*engine.model().source);
+    print_warning(fmt::format("the loss is not a number{}", place.empty() ? "" : ": " + place));
+  }
   std::string words = ", no loss: a single id predicts nothing";
   if (cross_entropy.predictions() > 0) words = fmt::format(", loss {:.6f}", loss());
   if (cross_entropy.predictions() > 0 && weight > 0)
@@ -277,15 +273,18 @@ void add_logits(CLI::App& app, Action& action) {
           ->add_option(
               "--ids", options->ids,
               "Token ids separated by commas, or a safetensors file with input_ids, I64 or I32 of shape [B, T]")
-          ->type_name("IDS");
+          ->type_name("IDS")
+          ->check(reads());
   CLI::Option* text =
       command->add_option("--text", options->text, "A text instead of ids; @FILE reads it from a file (@-: a pipe)")
           ->type_name("TEXT")
+          ->check(reads(Reads::text))
           ->excludes(ids);
   command
       ->add_option("-o,--output", options->out,
                    "The safetensors file to write: logits [B, T, V] f32, loss [1] f32, greedy [B, N] i64")
       ->type_name("FILE")
+      ->check(writes())
       ->required();
   add_force(*command, options->force);
   command

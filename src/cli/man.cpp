@@ -7,6 +7,7 @@
 
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "cli/command_files.h"
 #include "cli/commands.h"
 #include "cli/help.h"
 #include "cli/terminal.h"
@@ -90,8 +91,9 @@ void add_man(CLI::App& app, Action& action) {
   auto options = std::make_shared<ManOptions>();
   CLI::App* command = app.add_subcommand("man", "Print the manual page of a command, or write all pages");
   CLI::Option* name = command->add_option("COMMAND", options->command, "The command (default: coterie itself)");
-  command->add_option("-o,--output", options->out, "Write the pages of all commands into this folder, which exists")
+  command->add_option("-o,--output", options->out, "Write the pages of all commands into this folder")
       ->type_name("FOLDER")
+      ->check(writes())
       ->excludes(name);
   command->footer(
       "cmake --install puts the pages where man looks for them.\n"

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/yaml.h"
+#include "cli/command_files.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/print_numbers.h"
@@ -99,9 +100,11 @@ void add_merge(CLI::App& app, Action& action) {
   auto options = std::make_shared<MergeCommand>();
   CLI::App* command = app.add_subcommand("merge", "Merge models: as the experts of one mixture, or weight by weight");
   command->add_option("RECIPE", options->recipe, "A YAML file in the form of mergekit's; docs/guides/merge.md")
+      ->check(reads())
       ->required();
   auto* out = command->add_option("-o,--output", options->out, "The folder to write; it must be new or empty")
-                  ->type_name("FOLDER");
+                  ->type_name("FOLDER")
+                  ->check(writes());
   command
       ->add_flag("--plan", options->plan,
                  "Only count what the mixture would have: sources may be config.json files, without weights")

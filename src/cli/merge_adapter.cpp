@@ -1,4 +1,5 @@
 #include "surgery/merge/merge_adapter.h"
+#include "cli/command_files.h"
 
 #include <fmt/format.h>
 
@@ -22,8 +23,8 @@ struct MergeAdapterCommand {
 };
 
 int merge_adapter_command(const MergeAdapterCommand& command) {
+  refuse_existing_output(command.out, command.force);
   const families::Model model = families::open_model(command.model.model, command.model.open_options());
-  refuse_existing_output(model, command.out, command.force);
   warn_about(model);
   Progress progress;
   const InterruptFlag interrupt;
@@ -47,9 +48,15 @@ void add_merge_adapter(CLI::App& app, Action& action) {
   auto options = std::make_shared<MergeAdapterCommand>();
   CLI::App* command = app.add_subcommand("merge-adapter", "Write a model with an adapter's changes in its weights");
   command->add_option("MODEL", options->model.model, "A folder with config.json and safetensors, or a .gguf file")
+      ->check(reads())
       ->required();
-  command->add_option("ADAPTER", options->model.adapter, "The adapter's folder, DIR or DIR:SCALE")->required();
-  command->add_option("-o,--output", options->out, "The .gguf, or the new or empty folder, to write")->required();
+  command->add_option("ADAPTER", options->model.adapter, "The adapter's folder, DIR or DIR:SCALE")
+      ->check(reads(Reads::adapter))
+      ->required();
+  command->add_option("-o,--output", options->out, "The .gguf, or the new or empty folder, to write")
+      ->type_name("OUT")
+      ->check(writes())
+      ->required();
   add_force(*command, options->force);
   command->add_flag("--strict", options->model.strict, "Refuse config keys that are not known");
   command->add_flag("--json", options->json, "Print what was written as JSON");

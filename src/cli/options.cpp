@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/plural.h"
+#include "cli/command_files.h"
 #include "cli/help.h"
 #include "cli/print_stream.h"
 #include "cli/ranks.h"
@@ -18,7 +19,6 @@
 #include "cli/sizes.h"
 #include "cli/terminal.h"
 #include "cli/text_input.h"
-#include "surgery/write/folder.h"
 #include "tensor/dtype.h"
 #include "threads/topology.h"
 
@@ -103,7 +103,7 @@ void ModelOptions::add_model(CLI::App& app) {
 
 void ModelOptions::add_model_as(CLI::App& app, const std::string& text) {
   const Heading heading(app, kInput);
-  app.add_option("MODEL,-m,--model", model, text)->type_name("MODEL")->required();
+  app.add_option("MODEL,-m,--model", model, text)->type_name("MODEL")->check(reads())->required();
 }
 
 void ModelOptions::add_routing(CLI::App& app) {
@@ -123,7 +123,8 @@ void ModelOptions::add_adapter(CLI::App& app) {
   app.add_option(
          "--adapter,--lora", adapter,
          "Add an adapter (LoRA, as peft and coterie tune write it) to the weights; what it adds is multiplied by SCALE")
-      ->type_name("DIR[:SCALE]");
+      ->type_name("DIR[:SCALE]")
+      ->check(reads(Reads::adapter));
 }
 
 void ModelOptions::add_engine(CLI::App& app, bool with_context) {
@@ -202,11 +203,6 @@ void refuse_existing_output(const std::filesystem::path& out, bool force) {
   throw base::Error(base::ErrorKind::bad_input, out.string(), "already exists",
                     folder ? "choose a folder that does not exist yet, or delete this one"
                            : "choose another name, or --force to replace it");
-}
-
-void refuse_existing_output(const families::Model& made_of, const std::filesystem::path& out, bool force) {
-  surgery::refuse_same_file(made_of.path.path, out);
-  refuse_existing_output(out, force);
 }
 
 void warn_about(const families::Model& model) {

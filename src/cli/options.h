@@ -69,8 +69,6 @@ CLI::Option* add_force(CLI::App& app, bool& force);
 /// What exists is not written over, which is said before anything is computed: throws bad_input for a folder that is
 /// not empty, and for a file unless `force`. The rule of all commands that write.
 void refuse_existing_output(const std::filesystem::path& out, bool force);
-/// The same of what is made out of a model, which is not written over even so.
-void refuse_existing_output(const families::Model& made_of, const std::filesystem::path& out, bool force);
 
 /// The template in `file`, or where that is empty Engines::chat_template of the engine that answers. Throws unsupported
 /// when there is none. Every command takes its template from here.

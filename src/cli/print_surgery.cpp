@@ -1,5 +1,6 @@
 #include "cli/print_surgery.h"
 
+#include "cli/command_files.h"
 #include "cli/text_input.h"
 
 #include <fmt/format.h>
@@ -42,14 +43,17 @@ int64_t shard_bytes(double gigabytes) {
 }
 
 void add_check_options(CLI::App& app, std::string& text, int64_t& tokens, bool& no_check) {
-  auto* file = app.add_option("--text", text, "The text to compare on (default: a few sentences)")->type_name("FILE");
+  auto* file = app.add_option("--text", text, "The text to compare on (default: a few sentences)")
+                   ->type_name("FILE")
+                   ->check(reads());
   app.add_option("--tokens", tokens, "Tokens to compare on")->type_name("N")->check(at_least(1))->capture_default_str();
   app.add_flag("--no-check", no_check, "Do not run what was written")->excludes(file);
 }
 
 std::string text_to_compare(const std::string& file) {
   std::string text = file_contents(file);
-  base::require_utf8(text, file == "-" ? "standard input" : file, "the text");
+  if (text.empty()) base::fail(ErrorKind::bad_input, name_of_input(file), "is empty, expected a text to compare on");
+  base::require_utf8(text, name_of_input(file), "the text");
   return text;
 }
 

@@ -1,6 +1,7 @@
 #include "cli/prompt_source.h"
 
 #include "base/error.h"
+#include "cli/command_files.h"
 #include "cli/help.h"
 #include "cli/terminal.h"
 #include "cli/text_input.h"
@@ -13,9 +14,12 @@ CLI::Option* PromptSource::add(CLI::App& app, const std::string& what) {
                           what +
                               "; @FILE reads it from a file, @@ begins a text that begins with @ "
                               "(default: what comes through a pipe)")
-               ->type_name("TEXT");
+               ->type_name("TEXT")
+               ->check(reads(Reads::text))
+               ->check(may_be_empty());
   app.add_option("-f,--file", file, "Read the text from a file; - is standard input")
       ->type_name("FILE")
+      ->check(reads())
       ->excludes(given_);
   app.add_flag("-e,--escape", escape, "\\n, \\r, \\t and \\\\ in --prompt are what they stand for")->needs(given_);
   return given_;

@@ -1,4 +1,5 @@
 #include "surgery/prune/prune.h"
+#include "cli/command_files.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -69,9 +70,9 @@ int prune_command(const PruneCommand& command) {
     if (interrupt.raised())
       throw base::Error(base::ErrorKind::interrupted, command.out, "interrupted: nothing was written");
   };
+  refuse_existing_output(command.out, command.force);
   {
     runtime::Engine engine = open_engine(command.model);
-    refuse_existing_output(engine.model(), command.out, command.force);
     surgery::check_pruned_form(engine.model(), command.out, command.uneven);
     surgery::ExpertSaliency saliency(engine.spec());
     // Refuses a count that cannot be before anything is computed.
@@ -142,6 +143,7 @@ void add_prune(CLI::App& app, Action& action) {
       ->add_option("-o,--output", options->out,
                    "The output, in the model's own form: a file that ends in .gguf, or a new or empty folder")
       ->type_name("OUT")
+      ->check(writes())
       ->required();
   command->add_flag(
       "--uneven", options->uneven,

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/nearest.h"
+#include "cli/command_files.h"
 #include "cli/commands.h"
 #include "cli/conversion.h"
 
@@ -62,7 +63,8 @@ void add_quantize(CLI::App& app, Action& action) {
   command
       ->add_option("--importance", options->importance,
                    "What coterie importance (or llama-imatrix) counted; several files add up")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(reads());
   command->footer(
       "Each preset has one format for most matrices, and more bits for some, by the rules of llama-quantize:\n" +
       rules() +

@@ -5,6 +5,7 @@
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/plural.h"
+#include "cli/command_files.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/terminal.h"
@@ -22,16 +23,10 @@ struct ReportOptions {
 };
 
 int report(const ReportOptions& options) {
-  // Before the logs are read: one that is named as the output by mistake is not lost.
   if (!options.table) refuse_existing_output(options.out, options.force || lens::is_training_report(options.out));
   std::vector<lens::RunLog> logs;
   for (const std::string& given : options.runs)
-    for (const auto& run : lens::runs_in(given)) {
-      logs.push_back(lens::read_run_log(run));
-      std::error_code absent;
-      if (!options.table && std::filesystem::equivalent(logs.back().folder / "log.jsonl", options.out, absent))
-        base::fail(base::ErrorKind::bad_input, options.out, "is the log to be read: a source is never overwritten");
-    }
+    for (const auto& run : lens::runs_in(given)) logs.push_back(lens::read_run_log(run));
   lens::tell_apart(logs);
   if (options.table) {
     print(lens::run_table(logs));
@@ -50,11 +45,13 @@ void add_report(CLI::App& app, Action& action) {
   command
       ->add_option("RUN", options->runs,
                    "Folders that coterie train wrote into (those of variants too), or their log.jsonl")
+      ->check(reads(Reads::run))
       ->required();
   auto* out = command
                   ->add_option("-o,--output", options->out,
                                "The page, one self-contained HTML file; an earlier report of that name is replaced")
                   ->type_name("FILE")
+                  ->check(writes())
                   ->capture_default_str();
   add_force(*command, options->force);
   command->add_flag("--table", options->table, "Print where each run is, a line each, instead of a page")

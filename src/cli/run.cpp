@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "cli/command_files.h"
 #include "cli/commands.h"
 #include "cli/constraint_options.h"
 #include "cli/experts_live.h"
@@ -156,7 +157,7 @@ int run_command(RunOptions& options) {
                         drawn || !options.model.router.empty() ? options.sampling.seed : std::nullopt));
     print_reads(engine);
   }
-  return generation.finish() == runtime::Finish::interrupted ? base::exit_code(base::ErrorKind::interrupted) : 0;
+  return generation.finish() == runtime::Finish::interrupted ? interrupted_code() : 0;
 }
 
 }  // namespace
@@ -172,6 +173,7 @@ void add_run(CLI::App& app, Action& action) {
     command
         ->add_option("--jsonl", options->jsonl, "Answer every line of a file: {\"prompt\": …} or {\"messages\": […]}")
         ->type_name("FILE")
+        ->check(reads())
         ->excludes("--prompt")
         ->excludes("--file")
         ->excludes("--escape");
@@ -181,10 +183,13 @@ void add_run(CLI::App& app, Action& action) {
         ->add_option("--system,--system-prompt", options->system,
                      "With --chat: the system message; @FILE reads it from a file")
         ->type_name("TEXT")
+        ->check(reads(Reads::text))
+        ->check(may_be_empty())
         ->needs(chat);
     command
         ->add_option("--chat-template", options->chat_template, "With --chat: a Jinja file instead of the model's own")
         ->type_name("FILE")
+        ->check(reads())
         ->needs(chat);
     command->add_flag("--raw", options->raw, "Add no special tokens (such as a BOS) to the prompt")->excludes(chat);
   }
@@ -199,6 +204,7 @@ void add_run(CLI::App& app, Action& action) {
         ->add_option("-o,--output", options->out,
                      "With --jsonl: append a line of JSON for each prompt to this file, and go on where it ends")
         ->type_name("FILE")
+        ->check(writes())
         ->needs("--jsonl");
   }
   options->constraint.add(*command);

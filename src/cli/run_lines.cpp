@@ -1,23 +1,19 @@
 #include "cli/run_lines.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <exception>
-#include <filesystem>
 #include <list>
 #include <map>
 #include <memory>
 #include <optional>
 
-#include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/fnv.h"
 #include "base/json.h"
+#include "cli/appended_file.h"
+#include "cli/line_file.h"
 #include "cli/option_names.h"
 #include "cli/terminal.h"
 #include "cli/text_input.h"
@@ -32,7 +28,6 @@ using base::Json;
 
 /// A prompt of the file.
 struct Line {
-  int64_t number = 0;  // in the file, from 1
   std::string prompt;
   Json messages;    // a list in its place; null otherwise
   Json id;          // null when there is none
@@ -78,16 +73,12 @@ std::string options_text(const LinesOptions& o) {
 }
 
 std::vector<Line> read_lines(const LinesOptions& options) {
-  const std::string text = file_contents(options.in), settings = options_text(options);
+  const std::string settings = options_text(options);
   std::vector<Line> lines;
-  int64_t number = 0;
-  for (size_t at = 0; at < text.size();) {
-    const size_t end = std::min(text.find('\n', at), text.size());
-    const std::string line = text.substr(at, end - at);
-    at = end + 1;
-    ++number;
+  LineFile file(options.in);
+  for (std::string line; file.next(line);) {
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-    const std::string where = fmt::format("{}, line {}", name_of_input(options.in), number);
+    const std::string where = fmt::format("{}, line {}", name_of_input(options.in), file.number());
     const Json json = base::parse_json(line, where, base::DuplicateKeys::refuse);
     if (!json.is_object())
       throw base::Error(ErrorKind::bad_input, where, fmt::format("is {}, expected an object", json.type_name()),
@@ -95,7 +86,6 @@ std::vector<Line> read_lines(const LinesOptions& options) {
     base::JsonReader reader(json, where);
     reader.expect({"prompt", "messages", "id"});
     Line read;
-    read.number = number;
     if (const Json* id = reader.value("id")) read.id = *id;
     if (reader.has("prompt") == reader.has("messages"))
       base::fail(ErrorKind::bad_input, where, "expected one of \"prompt\" and \"messages\"");
@@ -115,57 +105,41 @@ std::vector<Line> read_lines(const LinesOptions& options) {
 /// The answers, in order: a file that is appended to, or standard output.
 class Answers {
  public:
-  Answers(const LinesOptions& options, const std::vector<Line>& lines, std::optional<uint64_t>& seed)
-      : path_(options.out) {
-    if (path_.empty()) return;
-    std::error_code absent;
-    std::string text = std::filesystem::exists(path_, absent) ? base::read_text(path_) : "";
-    const size_t whole = text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1;
-    check(std::string_view(text).substr(0, whole), lines, seed);
-    descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    if (descriptor_ < 0) fail();
-    // What a full disk or a kill has left of a line.
-    if (whole < text.size() && ::ftruncate(descriptor_, static_cast<off_t>(whole)) != 0) fail();
+  Answers(const LinesOptions& options, const std::vector<Line>& lines, std::optional<uint64_t>& seed) {
+    if (options.out.empty()) return;
+    file_.emplace(options.out, [&](std::string_view line, int64_t number) {
+      check(line, fmt::format("{}, line {}", options.out, number), lines, seed);
+      ++done_;
+    });
   }
-  ~Answers() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-  }
-  Answers(const Answers&) = delete;
-  Answers& operator=(const Answers&) = delete;
 
   int64_t done() const { return done_; }
   void add(const Json& answer) {
-    const std::string line = answer.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
-    if (descriptor_ < 0) return print(line);
-    if (::write(descriptor_, line.data(), line.size()) != static_cast<ssize_t>(line.size())) fail();
+    const std::string line = answer.dump(-1, ' ', false, Json::error_handler_t::replace);
+    if (file_) return file_->add(line);
+    print(line + "\n");
   }
 
  private:
-  [[noreturn]] void fail() const { base::fail(ErrorKind::io, path_, "cannot be written: {}", std::strerror(errno)); }
-
-  void check(std::string_view text, const std::vector<Line>& lines, std::optional<uint64_t>& seed) {
-    for (size_t at = 0; at < text.size(); ++done_) {
-      const size_t end = text.find('\n', at);
-      const std::string where = fmt::format("{}, line {}", path_, done_ + 1);
-      const auto other = [&](const std::string& what) {
-        throw base::Error(ErrorKind::bad_input, where, what,
-                          "choose another file for -o, or remove this one to answer all prompts anew");
-      };
-      const Json answer = Json::parse(text.substr(at, end - at), nullptr, false);
-      if (!answer.is_object() || !answer.contains("key")) other("is not an answer that coterie run --jsonl wrote");
-      if (done_ >= std::ssize(lines)) other("answers a prompt more than there are");
-      if (answer["key"] != lines[static_cast<size_t>(done_)].key) other("answers another prompt, or by other options");
-      if (answer.contains("seed") && answer["seed"].is_number_unsigned()) {
-        const auto base = answer["seed"].get<uint64_t>() - static_cast<uint64_t>(done_);
-        if (!seed) seed = base;
-        if (*seed != base) other(fmt::format("was drawn with --seed {}", base));
-      }
-      at = end + 1;
+  /// That a line is the next answer.
+  void check(std::string_view line, const std::string& where, const std::vector<Line>& lines,
+             std::optional<uint64_t>& seed) const {
+    const auto other = [&](const std::string& what) {
+      throw base::Error(ErrorKind::bad_input, where, what,
+                        "choose another file for -o, or remove this one to answer all prompts anew");
+    };
+    const Json answer = Json::parse(line, nullptr, false);
+    if (!answer.is_object() || !answer.contains("key")) other("is not an answer that coterie run --jsonl wrote");
+    if (done_ >= std::ssize(lines)) other("answers a prompt more than there are");
+    if (answer["key"] != lines[static_cast<size_t>(done_)].key) other("answers another prompt, or by other options");
+    if (answer.contains("seed") && answer["seed"].is_number_unsigned()) {
+      const auto base = answer["seed"].get<uint64_t>() - static_cast<uint64_t>(done_);
+      if (!seed) seed = base;
+      if (*seed != base) other(fmt::format("was drawn with --seed {}", base));
     }
   }
 
-  std::string path_;
-  int descriptor_ = -1;
+  std::optional<AppendedFile> file_;
   int64_t done_ = 0;
 };
 
@@ -195,7 +169,7 @@ class Runner {
     if (written_ == lines_.size()) return failed_ ? base::exit_code(ErrorKind::bad_input) : 0;
     print_note(fmt::format("stopped: {} of {} prompts are answered{}", written_, lines_.size(),
                            options_.out.empty() ? "" : "; the same command goes on from there"));
-    return base::exit_code(ErrorKind::interrupted);
+    return interrupted_code();
   }
 
  private:
@@ -324,9 +298,6 @@ class Runner {
 
 int run_lines(LinesOptions options) {
   const std::vector<Line> lines = read_lines(options);
-  std::error_code absent;
-  if (!options.out.empty() && std::filesystem::equivalent(options.in, options.out, absent))
-    base::fail(ErrorKind::bad_input, options.out, "is the file to be read: choose another name for -o");
   Answers answers(options, lines, options.sampling.seed);
   (void)options.sampling.generation_options();  // draws the seed where none was given
   if (answers.done() == std::ssize(lines)) {

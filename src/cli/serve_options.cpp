@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "cli/command_files.h"
 #include "cli/help.h"
 #include "cli/number_checks.h"
 #include "cli/option_names.h"
@@ -37,7 +38,8 @@ void ServeOptions::add(CLI::App& app) {
         ->type_name("NAME")
         ->allow_extra_args(false);
     app.add_option("--chat-template,--chat-template-file", chat_template, "A Jinja file instead of the model's own")
-        ->type_name("FILE");
+        ->type_name("FILE")
+        ->check(reads());
     app.add_option("--chat-template-kwargs", template_variables,
                    "Variables of chat templates, such as {\"enable_thinking\": false}, unless a request gives them")
         ->type_name("JSON")
@@ -64,10 +66,12 @@ void ServeOptions::add_models(CLI::App& app) {
                  "A folder with config.json and safetensors, a .gguf file, or an ensemble (coterie gate); NAME=PATH is "
                  "loaded when it is first asked for by that name; repeatable")
       ->type_name("MODEL|NAME=PATH")
+      ->check(reads(Reads::named))
       ->required();
   app.add_option("--adapters,--lora-modules", adapters,
                  "Serve MODEL with this adapter under NAME; it is loaded when it is first asked for; repeatable")
       ->type_name("NAME=DIR[:SCALE]")
+      ->check(reads(Reads::named))
       ->allow_extra_args(false);
 }
 
@@ -76,6 +80,7 @@ void ServeOptions::add_network(CLI::App& app) {
   app.add_option("--host", host,
                  "The address to listen on, or several with commas; 0.0.0.0: all of this machine's; \"\": none")
       ->type_name("ADDRESS")
+      ->check(may_be_empty())
       ->capture_default_str();
   app.add_option("--port", port, "The port to listen on; 0 takes a free one and prints it")
       ->type_name("N")
@@ -84,14 +89,16 @@ void ServeOptions::add_network(CLI::App& app) {
   app.add_option("--listen", unix_path, "Listen on a socket in the file system, too")
       ->type_name("unix:PATH")
       ->check([](const std::string& text) {
-        return text.starts_with("unix:") && text.size() > 5 ? "" : "expected unix:PATH";
+        return text.starts_with("unix:") && text.size() > 5 ? std::string() : "is \"" + text + "\", expected unix:PATH";
       });
   app.add_option(
          "--api-key", keys,
          "Answer only clients that give this key; repeatable. Others of this machine can read it: a file is safer")
       ->type_name("KEY")
       ->allow_extra_args(false);
-  app.add_option("--api-key-file", key_file, "Read such keys from a file, one a line")->type_name("FILE");
+  app.add_option("--api-key-file", key_file, "Read such keys from a file, one a line")
+      ->type_name("FILE")
+      ->check(reads());
   app.add_option("--allow-host", hosts,
                  "A name this server is called by, besides addresses and localhost; *: any; repeatable")
       ->type_name("NAME")
@@ -145,7 +152,8 @@ void ServeOptions::add_limits(CLI::App& app) {
       ->capture_default_str();
   CLI::Option* const folder = app.add_option("--cache-dir", cache_dir,
                                              "Keep prefixes in this folder, too, for the next server of the same model")
-                                  ->type_name("DIR");
+                                  ->type_name("DIR")
+                                  ->check(reads());
   app.add_option("--cache-dir-size", cache_dir_size, "The most that may lie in that folder")
       ->type_name("SIZE")
       ->capture_default_str()

@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/plural.h"
+#include "cli/command_files.h"
 #include "cli/commands.h"
 #include "cli/number_checks.h"
 #include "cli/options.h"
@@ -155,6 +156,7 @@ void add_simulate(CLI::App& app, Action& action) {
   command
       ->add_option("TRACE", options->trace,
                    "A file of coterie trace, or .jsonl: a line that describes the model, then one for each token")
+      ->check(reads())
       ->required();
   command
       ->add_option(

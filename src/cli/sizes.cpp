@@ -81,7 +81,7 @@ std::string rate_problem(const std::string& text) {
 }
 
 double share_option(std::string_view option, const std::string& text) {
-  constexpr std::string_view kExpected = "a share like 40%";
+  constexpr std::string_view kExpected = "a share above 0% and up to 100%, like 40%";
   const Measured found = measured(option, text, kExpected);
   if (found.unit != "%" || found.number <= 0 || found.number > 100)
     base::fail(base::ErrorKind::bad_input, option, "\"{}\" is not {}", text, kExpected);

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "cli/command_files.h"
 #include "cli/help.h"
 #include "families/ensemble/gate.h"
 
@@ -18,7 +19,8 @@ void SpeculateOptions::add(CLI::App& app) {
                      "followed the last\ntokens earlier in the text; mtp: what the model's head for multi-token "
                      "prediction says; draft:MODEL: what a\nsmaller model with the same vocabulary says. No draft is "
                      "made while it does not pay")
-          ->type_name("ngram|mtp|draft:MODEL");
+          ->type_name("ngram|mtp|draft:MODEL")
+          ->check(reads(Reads::draft));
   app.add_option("--draft-tokens", most_, "Tokens of a draft at most")
       ->type_name("N")
       ->check(between(1, 64))

@@ -22,9 +22,12 @@ static_assert(std::atomic<bool>::is_always_lock_free, "set in a signal handler")
 struct sigaction before_interrupt, before_terminate;
 
 std::atomic<bool> announced{false};
+std::atomic<int> last_signal{SIGINT};
+static_assert(std::atomic<int>::is_always_lock_free, "set in a signal handler");
 
 void on_interrupt(int number) {
   constexpr char kStopping[] = "stopping …\n";
+  last_signal.store(number, std::memory_order_relaxed);
   const bool again = interrupted.exchange(true, std::memory_order_relaxed);
   if (again && number == SIGTERM) {  // whoever sends it twice means it
     ::signal(SIGTERM, SIG_DFL);
@@ -120,6 +123,8 @@ void Progress::clear() {
   if (shown_) write_error("\r\033[K");
   shown_ = false;
 }
+
+int interrupted_code() { return 128 + last_signal.load(); }
 
 InterruptFlag::InterruptFlag() {
   interrupted = false, announced = false;

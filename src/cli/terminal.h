@@ -46,7 +46,11 @@ class Progress {
   bool shown_ = false;
 };
 
-/// While it lives, Ctrl-C raises the flag instead of ending the program.
+/// The exit code of what was interrupted, 128 and the number of the signal: 130 after Ctrl-C, 143 after SIGTERM, as
+/// shells say it of a program that does not catch them.
+int interrupted_code();
+
+/// While it lives, Ctrl-C and SIGTERM raise the flag instead of ending the program.
 class InterruptFlag {
  public:
   InterruptFlag();

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/plural.h"
 #include "base/utf8.h"
+#include "cli/command_files.h"
 #include "cli/options.h"
 #include "cli/text_input.h"
 
@@ -13,7 +14,7 @@ namespace coterie::cli {
 TextWindows::TextWindows(const runtime::Engine& engine, const std::string& file, int64_t window, int64_t tokens)
     : window_(std::min(window, engine.context_size())) {
   const std::string text = file_contents(file);
-  base::require_utf8(text, file == "-" ? "standard input" : file, "the text");
+  base::require_utf8(text, name_of_input(file), "the text");
   ids_ = engine.tokenizer().encode(text, false);
   if (tokens > 0 && tokens < std::ssize(ids_)) ids_.resize(static_cast<size_t>(tokens));
   // A window begins as the model expects a text to begin; that is not scored.
@@ -23,7 +24,7 @@ TextWindows::TextWindows(const runtime::Engine& engine, const std::string& file,
   if (fresh_ < 2)
     base::fail(base::ErrorKind::bad_input, "--window", "is {}, which leaves no token to predict", window_);
   if (std::ssize(ids_) < 2)
-    base::fail(base::ErrorKind::bad_input, file, "holds {}: there is nothing to predict",
+    base::fail(base::ErrorKind::bad_input, name_of_input(file), "holds {}: there is nothing to predict",
                base::plural(std::ssize(ids_), "token"));
 }
 
@@ -56,7 +57,10 @@ void read_up_to(runtime::Engine& engine, runtime::KvCache& cache, std::span<cons
 }  // namespace
 
 void CalibrationTexts::add_to(CLI::App& app) {
-  app.add_option("--text", files, "Calibration text, UTF-8; several count together")->type_name("FILE")->required();
+  app.add_option("--text", files, "Calibration text, UTF-8; several count together")
+      ->type_name("FILE")
+      ->check(reads())
+      ->required();
   app.add_option("--window", window, "Tokens that are read together (default: 512)")
       ->type_name("N")
       ->check(at_least(2));

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "cli/command_files.h"
 #include "cli/commands.h"
 #include "cli/help.h"
 #include "cli/options.h"
@@ -43,8 +44,8 @@ text::Tokenizer tokenizer_of(const std::string& path) {
     return text::Tokenizer::load(path);
   families::Model model = families::open_model(path);
   if (model.tokenizer) return *model.tokenizer;
-  throw base::Error(ErrorKind::unsupported, path, model.no_tokenizer.empty() ? "has no tokenizer" : model.no_tokenizer,
-                    "");
+  throw base::Error(ErrorKind::unsupported, model.no_tokenizer.empty() ? path : "",
+                    model.no_tokenizer.empty() ? "has no tokenizer" : model.no_tokenizer, "");
 }
 
 int tokenize(const TokenizeOptions& options) {
@@ -116,6 +117,7 @@ void add_tokenizer_of(CLI::App& command, std::string& model) {
       .add_option("MODEL,-m,--model", model,
                   "A folder with tokenizer.json, that file itself, or a .gguf file (its weights are not read)")
       ->type_name("MODEL")
+      ->check(reads())
       ->required();
 }
 
@@ -159,6 +161,7 @@ void add_detokenize(CLI::App& app, Action& action) {
         command->add_option("ID", options->ids, "Token ids, separated by spaces or commas (default: from a pipe)");
     command->add_option("-f,--file", options->file, "Read the ids from a file; - is standard input")
         ->type_name("FILE")
+        ->check(reads())
         ->excludes(ids);
   }
   {

@@ -8,6 +8,7 @@
 #include "base/folders.h"
 #include "base/plural.h"
 #include "base/utf8.h"
+#include "cli/command_files.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/terminal.h"
@@ -47,7 +48,7 @@ int train(const TrainOptions& options) {
   std::vector<std::string> texts;
   for (const std::string& file : options.files) {
     texts.push_back(file_contents(file));
-    base::require_utf8(texts.back(), file == "-" ? "standard input" : file, "the text");
+    base::require_utf8(texts.back(), name_of_input(file), "the text");
   }
   const std::vector<std::string_view> views(texts.begin(), texts.end());
   TokenizerRecipe recipe{kind_of(options.kind), options.vocabulary, options.min_frequency, {}};
@@ -83,11 +84,13 @@ void add_tokenizer(CLI::App& app, Action& action) {
   command->require_subcommand(1);
   auto options = std::make_shared<TrainOptions>();
   CLI::App* sub = command->add_subcommand("train", "Make a tokenizer.json from texts");
-  sub->add_option("FILE", options->files, "Texts in UTF-8; - is standard input")->required();
+  sub->add_option("FILE", options->files, "Texts in UTF-8; - is standard input")->check(reads())->required();
   sub->add_option("-o,--output", options->out, "The folder for tokenizer.json and tokenizer_config.json")
       ->type_name("FOLDER")
+      ->check(writes(Writes::tokenizer))
       ->required();
   sub->add_option("--kind", options->kind, "bpe (byte-level, as GPT-2), characters, or bytes")
+      ->type_name("KIND")
       ->check(CLI::IsMember({"bpe", "characters", "bytes"}))
       ->capture_default_str();
   sub->add_option("--vocabulary", options->vocabulary,
@@ -100,6 +103,7 @@ void add_tokenizer(CLI::App& app, Action& action) {
   sub->add_option("--special", options->special,
                   "Special tokens, which never come from a text; the first one ends a document. \"\" for none")
       ->type_name("TOKEN")
+      ->check(may_be_empty())
       ->capture_default_str();
   sub->add_flag("--force", options->force, "Replace a tokenizer.json that exists");
   command->footer(

@@ -1,4 +1,5 @@
 #include "lens/trace.h"
+#include "cli/command_files.h"
 
 #include <fmt/format.h>
 
@@ -44,7 +45,6 @@ std::vector<std::vector<int32_t>> sequences_of(const runtime::Engine& engine, co
 int record(TraceOptions& options) {
   refuse_output_file(options.out, options.force);
   runtime::Engine engine = open_engine(options.model);
-  refuse_existing_output(engine.model(), options.out, options.force);
   lens::RouterShape shape = lens::router_shape(engine.spec());
   const std::vector<std::vector<int32_t>> sequences = sequences_of(engine, options);
   const int64_t tokens = std::accumulate(sequences.begin(), sequences.end(), int64_t{0},
@@ -190,7 +190,8 @@ void add_trace(CLI::App& app, Action& action) {
   {
     const Heading heading(*command, kInput);
     command->add_option("--text", options->texts, "The text, UTF-8; several are read one after the other")
-        ->type_name("FILE");
+        ->type_name("FILE")
+        ->check(reads());
     command->add_option("--window", options->window, "Tokens that are read together (default: 512)")
         ->type_name("N")
         ->check(at_least(2));
@@ -201,12 +202,15 @@ void add_trace(CLI::App& app, Action& action) {
         ->add_option("--replay", options->replay,
                      "Read a trace's tokens with the experts and weights it has, and with the model's own choice, and "
                      "say how the logits differ")
-        ->type_name("TRACE");
+        ->type_name("TRACE")
+        ->check(reads());
     command->add_flag("--decode", options->decode, "Token by token, as an answer is made: the same trace, slower");
   }
   {
     const Heading heading(*command, kOutput);
-    command->add_option("-o,--output", options->out, "The file to write, safetensors")->type_name("FILE");
+    command->add_option("-o,--output", options->out, "The file to write, safetensors")
+        ->type_name("FILE")
+        ->check(writes());
     add_force(*command, options->force);
     command->add_flag("--json", options->json, "Print what was done as JSON");
   }

@@ -1,5 +1,6 @@
 #include <memory>
 
+#include "cli/command_files.h"
 #include "cli/commands.h"
 #include "cli/training.h"
 
@@ -8,7 +9,7 @@ namespace coterie::cli {
 void add_train(CLI::App& app, Action& action) {
   auto options = std::make_shared<TrainOptions>();
   CLI::App* command = app.add_subcommand("train", "Train a model from scratch as a recipe says");
-  command->add_option("RECIPE", options->recipe, "The YAML file; docs/guides/train.md lists its keys");
+  command->add_option("RECIPE", options->recipe, "The YAML file; docs/guides/train.md lists its keys")->check(reads());
   options->add_run(*command);
   command->footer(
       "The run's folder holds its log (log.jsonl, for coterie report) and checkpoints: each is a Hugging Face model\n"

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/yaml.h"
+#include "cli/command_files.h"
 #include "cli/options.h"
 #include "cli/print_numbers.h"
 #include "cli/ranks.h"
@@ -122,13 +123,16 @@ class Reporter {
 }  // namespace
 
 void TrainOptions::add_run(CLI::App& app) {
-  app.add_option("-o,--output", out, "The folder of the run (default: runs/NAME of the recipe)")->type_name("FOLDER");
+  app.add_option("-o,--output", out, "The folder of the run (default: runs/NAME of the recipe)")
+      ->type_name("FOLDER")
+      ->check(writes());
   app.add_option_function<std::string>(
          "--resume", [this](const std::string& folder) { resume = true, run = folder; },
          "Go on from the newest checkpoint: of the run in FOLDER by its own recipe, without RECIPE; or of RECIPE's "
          "run, "
          "which begins where there is none")
       ->type_name("[FOLDER]")
+      ->check(may_be_empty())
       ->expected(0, 1);
   app.add_option("--extend", extensions,
                  "With --resume: change how long the run goes on or at which rates: steps=3000; schedule, warmup, "

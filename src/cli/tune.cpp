@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "base/json.h"
+#include "cli/command_files.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/print_numbers.h"
@@ -55,8 +56,9 @@ void add_tune(CLI::App& app, Action& action) {
   CLI::App* command =
       app.add_subcommand("tune", "Fine-tune a model as a recipe says: its weights, or an adapter (LoRA)");
   options->tunes = true;
-  command->add_option("MODEL", options->tuned, "A folder with config.json and safetensors, or a .gguf file");
-  command->add_option("RECIPE", options->recipe, "The YAML file; docs/guides/tune.md lists its keys");
+  command->add_option("MODEL", options->tuned, "A folder with config.json and safetensors, or a .gguf file")
+      ->check(reads());
+  command->add_option("RECIPE", options->recipe, "The YAML file; docs/guides/tune.md lists its keys")->check(reads());
   options->add_run(*command);
   command->add_flag("--dry-run", options->dry_run, "Only print how many parameters would be trained at each place")
       ->excludes("--resume");

@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/plural.h"
 #include "base/yaml.h"
+#include "cli/command_files.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/print_numbers.h"
@@ -37,7 +38,8 @@ int64_t number(std::string_view text, std::string_view all) {
   int64_t value = -1;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size() || value < 0)
-    fail(ErrorKind::bad_input, "--layers", "\"{}\" in \"{}\" is not the number of a layer", text, all);
+    fail(ErrorKind::bad_input, "--layers", "\"{}\"{} is not the number of a layer", text,
+         text == all ? "" : fmt::format(" in \"{}\"", all));
   return value;
 }
 
@@ -140,9 +142,12 @@ void add_upcycle(CLI::App& app, Action& action) {
   auto options = std::make_shared<UpcycleCommand>();
   UpcycleOptions& o = options->options;
   CLI::App* command = app.add_subcommand("upcycle", "Make a mixture of experts out of a dense model");
-  command->add_option("DENSE", options->model.model, "A folder with config.json and safetensors")->required();
+  command->add_option("DENSE", options->model.model, "A folder with config.json and safetensors")
+      ->check(reads())
+      ->required();
   command->add_option("-o,--output", options->out, "The folder to write; it must be new or empty")
       ->type_name("FOLDER")
+      ->check(writes())
       ->required();
   command->add_option("--experts", o.experts, "Experts in each layer (E)")->type_name("E")->required();
   command->add_option("--top-k", o.experts_per_token, "Experts for each token (K)")->type_name("K")->required();
@@ -154,6 +159,7 @@ void add_upcycle(CLI::App& app, Action& action) {
   command
       ->add_option("--scaling", options->scaling,
                    "How outputs are scaled up where gates and parts make them smaller: exact, megatron or none")
+      ->type_name("RULE")
       ->check(CLI::IsMember({"exact", "megatron", "none"}))
       ->capture_default_str();
   command->add_option("--noise", o.noise, "Noise added to the experts, as a share of each matrix's standard deviation")

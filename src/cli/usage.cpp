@@ -13,12 +13,6 @@ namespace coterie::cli {
 
 namespace {
 
-const CLI::App& command_of(const CLI::App& app) {
-  const CLI::App* command = &app;
-  while (!command->get_subcommands().empty()) command = command->get_subcommands().front();
-  return *command;
-}
-
 std::string path_of(const CLI::App& command) {
   std::string path = command.get_name();
   for (const CLI::App* parent = command.get_parent(); parent; parent = parent->get_parent())
@@ -62,6 +56,12 @@ UsageFault unexpected(const CLI::App& app) {
 }
 
 }  // namespace
+
+const CLI::App& command_of(const CLI::App& app) {
+  const CLI::App* command = &app;
+  while (!command->get_subcommands().empty()) command = command->get_subcommands().front();
+  return *command;
+}
 
 UsageFault usage_fault(const CLI::App& app, const CLI::ParseError& error) {
   const CLI::App& command = command_of(app);

@@ -110,9 +110,9 @@ HttpResponse error_response(const ApiError& error, Dialect dialect) {
 base::Json parsed_body(const std::string& body) {
   base::Json json;
   try {
-    json = base::parse_json(body, "body");
+    json = base::parse_json(body, "body", base::DuplicateKeys::refuse);
   } catch (const base::Error& error) {
-    throw ApiError(400, "the body is not JSON: " + error.message(), "", "invalid_json");
+    throw ApiError(400, "the body: " + error.message(), "", "invalid_json");
   }
   // That reads NaN and Infinity as well, which files of models hold and JSON does not allow.
   if (!base::Json::accept(body))

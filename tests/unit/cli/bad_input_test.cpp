@@ -82,11 +82,11 @@ TEST_F(BadInput, Usage) {
 
 // Before a server listens, not when somebody asks for what is not there.
 TEST_F(BadInput, Serve) {
-  refused({"serve", "/nope"}, {"/nope", "no such file"});
+  refused({"serve", file("absent")}, {"absent", "no such file"});
   refused({"serve", tiny(), "--cache-dir-size", "5G"}, {"--cache-dir-size needs --cache-dir"});
-  refused({"serve", tiny(), "--adapters", "p=/nope"}, {"/nope", "adapter_config.json"});
+  refused({"serve", tiny(), "--adapters", "p=" + file("absent")}, {"absent", "adapter_config.json"});
   refused({"serve", tiny(), "--adapters", "p=" + file("") + ":0.5"}, {"adapter_config.json"});
-  refused({"serve", "a=" + tiny(), "--model", "b=/nope"}, {"/nope"});
+  refused({"serve", "a=" + tiny(), "--model", "b=" + file("absent")}, {"absent"});
   std::filesystem::create_directory(file("empty"));
   refused({"serve", "a=" + tiny(), "--model", "b=" + file("empty")}, {file("empty")});
   refused({"serve", tiny(), "--models-memory", "1M", "--cache-memory", "8M"}, {"--models-memory", "1.0 MB", "tiny"});

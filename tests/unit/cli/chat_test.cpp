@@ -6,6 +6,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <filesystem>
 #include <thread>
 
 #include "base/json.h"
@@ -167,6 +168,14 @@ TEST_F(Chat, SavesReplaceAFileWhenAskedToAlone) {
   EXPECT_NE(outcome.err.find("already exists"), std::string::npos) << outcome.err;
   EXPECT_NE(outcome.err.find("/save! " + name), std::string::npos) << outcome.err;
   EXPECT_EQ(messages("kept.json").size(), 4u);
+}
+
+TEST_F(Chat, NeverSavesOverItsModel) {
+  const auto size = std::filesystem::file_size(file("tiny.gguf"));
+  const test::Outcome outcome = test::coterie(chat("tiny.gguf"), {.input = "/save! " + file("tiny.gguf") + "\n"});
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_NE(outcome.err.find("never overwritten"), std::string::npos) << outcome.err;
+  EXPECT_EQ(std::filesystem::file_size(file("tiny.gguf")), size);
 }
 
 TEST_F(Chat, MessagesOfSeveralLinesSlashesAndBadBytes) {

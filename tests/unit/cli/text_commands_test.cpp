@@ -151,7 +151,7 @@ TEST_F(TextCommands, AFileOfPromptsInOrderAndGoneOnWith) {
   // Other options, other seeds and other files are not mixed in.
   refused(with({"-o", file("answers.jsonl"), "-n", "6"}), {"answers.jsonl, line 1", "other options"});
   refused(with({"-o", file("answers.jsonl"), "--seed", "8"}), {"answers.jsonl, line 1", "--seed 7"});
-  refused(with({"-o", file("prompts.jsonl")}), {"prompts.jsonl", "to be read"});
+  refused(with({"-o", file("prompts.jsonl")}), {"prompts.jsonl", "never overwritten"});
   EXPECT_EQ(bytes_of(file("answers.jsonl")), answers);
   const auto bad = [&](const std::string& line, const Words& words) {
     folder->write("bad.jsonl", "{\"prompt\": \"x\"}\n" + line + "\n");

@@ -118,6 +118,7 @@ TEST(Chat, WhatIsWrongIsNamed) {
   const Fixture fixture;
   const auto fault = [&](const std::string& body) { return error(fixture, "/v1/chat/completions", body, 400); };
   EXPECT_EQ(fault("{")["code"], "invalid_json");
+  EXPECT_EQ(fault("{\"prompt\": \"a\", \"prompt\": \"b\"}")["code"], "invalid_json") << "which of them?";
   EXPECT_EQ(fault("[]")["type"], "invalid_request_error");
   EXPECT_EQ(fault("{\"messages\": \"\xff\"}")["code"], "invalid_json");
   EXPECT_EQ(fault("{}")["param"], "messages");
