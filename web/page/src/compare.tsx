@@ -80,7 +80,8 @@ function Ask({ message }: { message: Message }) {
   const set = (part: Partial<Settings>) => setChange({ ...change, ...part });
   const most = Math.max(1, ...(state.model?.layers ?? []).map((layer) => layer.experts_per_token ?? 0));
   return (
-    <form class="compare-ask" onSubmit={(event) => { event.preventDefault(); compareWith(message, change); setChange({}); }}>
+    // The fields say themselves what is wrong; a browser's own check asks for whole steps as well.
+    <form class="compare-ask" noValidate onSubmit={(event) => { event.preventDefault(); compareWith(message, change); setChange({}); }}>
       <p>Answer the last question again with</p>
       <div class="fields">
         {state.model?.changeable && <NumberField label="experts per token" value={now.expertsPerToken} least={1} most={most} step={1} empty={String(most)} onChange={(expertsPerToken) => set({ expertsPerToken })} />}

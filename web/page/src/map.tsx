@@ -49,7 +49,7 @@ function drawingOf(counts: ArrayLike<number>[], size: number, ring: Set<string>,
   const sums = counts.map((row) => Array.from(row).reduce((a, b) => a + b, 0));
   const shade = (layer: number, expert: number) => Math.round(64 * brightness(((counts[layer]![expert] ?? 0) * counts[layer]!.length) / Math.max(sums[layer]!, 1e-9)));
   return {
-    columns, rows: counts.length, cellWidth: size, cellHeight: Math.max(size, 12), head: 0, version, unsettled: Infinity,
+    columns, rows: counts.length, cellWidth: size, cellHeight: Math.max(size, 12), head: 0, version, growing: false,
     fill(pixels, width, height, from, to, scale) {
       pixels.fill(none);
       for (let expert = from; expert < to; ++expert)
@@ -111,7 +111,7 @@ export function ExpertMap({ message, trace, ringOnly }: { message: Message; trac
     for (let slot = 0; slot < trace.choices; ++slot) ring.add(`${layer}:${choice(trace, position, layer, slot)[0]}`);
   const totals = counts.map((row) => Array.from(row).reduce((a, b) => a + b, 0));
   const idle = counts.map((row) => Array.from(row).filter((count) => !count).length);
-  const version = `${scope} ${position} ${size} ${isDark()} ${trace.known} ${totals.join(",")}`;
+  const version = `${message.id} ${scope} ${position} ${size} ${isDark()} ${trace.known} ${totals.join(",")}`;
   const row = Math.min(cursor.row, counts.length - 1), expert = cursor.column;
   const count = counts[row]?.[expert] ?? 0;
   const share = totals[row] ? count / totals[row]! : 0;

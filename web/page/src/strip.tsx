@@ -11,14 +11,14 @@ const HEAD = 16;
 
 const COLOURS = Array.from({ length: 24 }, (_, i) => pixel(expertColour(i)));
 
-export function drawingOf(trace: Trace, size: number, running: boolean, highlight: { layer: number; expert: number } | null): GridDrawing {
+export function drawingOf(message: Message, trace: Trace, size: number, running: boolean, highlight: { layer: number; expert: number } | null): GridDrawing {
   const [cellWidth, cellHeight] = SIZES[size]!;
   const dark = isDark();
   const ground = dark ? 0xff241d1a : 0xfff7f4f2, faint = dark ? 0xff3a322d : 0xffe2ddd8;
   return {
     columns: trace.known, rows: trace.layers, cellWidth, cellHeight, head: HEAD,
-    version: `${size} ${dark} ${highlight ? `${highlight.layer}:${highlight.expert}` : ""} ${trace.promptTexts.length}`,
-    unsettled: running ? trace.known : Infinity,
+    version: `${message.id} ${size} ${dark} ${highlight ? `${highlight.layer}:${highlight.expert}` : ""} ${trace.promptTexts.length}`,
+    growing: running,
     fill(pixels, width, height, from, to, scale) {
       pixels.fill(ground);
       for (let p = from; p < to; ++p)
@@ -122,7 +122,7 @@ export function Strip({ message, trace, name = "strip" }: { message: Message; tr
         <button type="button" aria-pressed={table} onClick={() => setTable(!table)}>Table</button>
         {highlight && <button type="button" onClick={() => select(message, position, layer, null)}>All experts again</button>}
       </div>
-      <Grid drawing={drawingOf(trace, size, running, highlight)} cursor={{ column: position, row: layer }} follow={running}
+      <Grid drawing={drawingOf(message, trace, size, running, highlight)} cursor={{ column: position, row: layer }} follow={running}
         label={`Strip of ${trace.known} tokens and ${trace.layers} layers. Arrows move, Enter opens the first expert.`} describedBy={line}
         onMove={(column, row) => select(message, column, row)}
         onOpen={(column, row) => { const [expert] = choice(trace, column, row, 0); if (expert !== NONE) { select(message, column, row); openExpert(row, expert); } }} />
