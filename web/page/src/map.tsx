@@ -62,7 +62,7 @@ function drawingOf(counts: ArrayLike<number>[], size: number, ring: Set<string>,
         }
     },
     write(canvas, from, to, scale) {
-      canvas.font = `${Math.round(9 * scale)}px system-ui, sans-serif`;
+      canvas.font = `${Math.round((size >= 40 ? 13 : 9) * scale)}px system-ui, sans-serif`;
       canvas.textBaseline = "middle";
       for (let layer = 0; layer < counts.length; ++layer)
         for (let expert = from; expert < Math.min(to, counts[layer]!.length); ++expert) {
@@ -105,7 +105,7 @@ export function ExpertMap({ message, trace, ringOnly }: { message: Message; trac
   const position = Math.min(state.selection?.message === message.id ? state.selection.position : 0, trace.known - 1);
   const counts = countsOf(trace, scope, position, since);
   const columns = Math.max(1, ...counts.map((row) => row.length));
-  const size = Math.max(8, Math.min(28, Math.floor(520 / columns)));
+  const large = innerWidth >= 2200, size = Math.max(8, Math.min(large ? 44 : 28, Math.floor((large ? 1200 : 520) / columns)));
   const ring = new Set<string>();
   for (let layer = 0; layer < trace.layers; ++layer)
     for (let slot = 0; slot < trace.choices; ++slot) ring.add(`${layer}:${choice(trace, position, layer, slot)[0]}`);

@@ -69,6 +69,7 @@ if (options.binary)
       const seconds = (performance.now() - began) / 1000;
       assert(/Layer \d+, expert \d+ takes \d+ of/.test(found), found);
       assert(/part at token \d+|Equal/.test(what), what);
+      assert(/“,”: \d+ against 0/.test(what) || /Without expert \d+ of layer \d+, expert \d+ of that layer takes most of them/.test(what), what);
       const conversation = (await kept(page))[0];
       const changed = Object.values(conversation.messages).find((message) => message.settings?.silence.length);
       const [layer, expert] = changed.settings.silence[0].split(":").map(Number);
