@@ -49,7 +49,7 @@ function Reads({ reads }: { reads: NonNullable<Live["reads"]> }) {
       <dl>
         <dt>In memory</dt><dd>{reads.slots} of {reads.experts} experts, {bytesText(reads.slot_bytes)}</dd>
         {(["decode", "prompt"] as const).filter((kind) => reads[kind].tokens > 0).map((kind) => (
-          <><dt>{kind === "decode" ? "Answers" : "Prompts"}</dt><dd>{percent(reads[kind].hit_share)} found there, {(reads[kind].bytes_per_token / 1e6).toFixed(1)} MB read a token, {(1000 * reads[kind].stalled_seconds / reads[kind].tokens).toFixed(1)} ms waited a token</dd></>))}
+          <><dt>{kind === "decode" ? "Answers, short prompts" : "Long prompts"}</dt><dd>{percent(reads[kind].hit_share)} found there, {(reads[kind].bytes_per_token / 1e6).toFixed(1)} MB read a token, {(1000 * reads[kind].stalled_seconds / reads[kind].tokens).toFixed(1)} ms waited a token</dd></>))}
         <dt>Disk</dt><dd>{reads.bytes_per_second > 0 ? `${(reads.bytes_per_second / 1e6).toFixed(0)} MB/s` : "–"}{reads.disk_share !== null && reads.bytes_per_second > 0 && `, ${percent(reads.disk_share)} of its rate at the start`} ({reads.reader}, {reads.direct ? "direct" : "buffered"})</dd>
       </dl>
     </section>

@@ -12,6 +12,16 @@ export async function source(name) {
   return import(`data:text/javascript,${encodeURIComponent(made.output[0].code)}`);
 }
 
+/** The bytes of a .npy of u1 or u2, and its shape. */
+export function numpy(base64) {
+  const bytes = Buffer.from(base64, "base64"), size = bytes.readUInt16LE(8);
+  const head = bytes.subarray(10, 10 + size).toString();
+  const shape = /\(([^)]*)\)/.exec(head)[1].split(",").map(Number), width = head.includes("<u2") ? 2 : 1;
+  const body = bytes.subarray(10 + size), values = [];
+  for (let i = 0; i < body.length; i += width) values.push(width === 2 ? body.readUInt16LE(i) : body[i]);
+  return { shape, values };
+}
+
 const WIDTH = 16, HEIGHT = 12, HEAD = 16; // pixels of a cell in the middle size, and of the line above the cells
 
 /** Of the columns that can be seen: [column, layer, [red, green, blue]] at the left of each cell, and how many there are. */

@@ -3,5 +3,6 @@ import { runAll } from "./harness.js";
 import "./chat.js";
 import "./views.js";
 import "./server.js";
+import "./streamed.js";
 
 await runAll();

@@ -1,16 +1,6 @@
 // The page with coterie serve and a real model: its pictures are what the server says, and what a newcomer would try.
-import { checkStrip } from "./cells.js";
+import { checkStrip, numpy } from "./cells.js";
 import { ask, assert, drawn, equal, kept, open, options, picture, serve, test } from "./harness.js";
-
-/** The bytes of a .npy of u1 or u2, and its shape. */
-function numpy(base64) {
-  const bytes = Buffer.from(base64, "base64"), size = bytes.readUInt16LE(8);
-  const head = bytes.subarray(10, 10 + size).toString();
-  const shape = /\(([^)]*)\)/.exec(head)[1].split(",").map(Number), width = head.includes("<u2") ? 2 : 1;
-  const body = bytes.subarray(10 + size), values = [];
-  for (let i = 0; i < body.length; i += width) values.push(width === 2 ? body.readUInt16LE(i) : body[i]);
-  return { shape, values };
-}
 
 if (options.binary)
   test("the picture's cells are the server's routed_experts", async () => {
