@@ -113,7 +113,8 @@ export function Strip({ message, trace, name = "strip" }: { message: Message; tr
   const running = state.running.has(message.id);
   const mine = state.selection?.message === message.id ? state.selection : null;
   const position = Math.min(mine?.position ?? 0, trace.known - 1), layer = Math.min(mine?.layer ?? 0, trace.layers - 1);
-  const highlight = mine && mine.expert !== null ? { layer: mine.layer, expert: mine.expert } : null;
+  // Of two answers side by side all cells are to be seen: a silenced expert has none.
+  const highlight = name === "strip" && mine && mine.expert !== null ? { layer: mine.layer, expert: mine.expert } : null;
   const line = `${name}-line`;
   return (
     <section aria-label={name === "strip" ? "Experts of each token" : `Experts of each token, ${name} answer`}>

@@ -4,5 +4,6 @@ import "./chat.js";
 import "./views.js";
 import "./server.js";
 import "./streamed.js";
+import "./pictures.js";
 
 await runAll();
