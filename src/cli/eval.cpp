@@ -20,6 +20,7 @@
 #include "cli/terminal.h"
 #include "cli/text_windows.h"
 #include "cli/token_losses.h"
+#include "lens/choices.h"
 #include "lens/silence.h"
 #include "models/score.h"
 #include "runtime/not_finite.h"
@@ -109,6 +110,7 @@ int worths_command(runtime::Engines& engines, const EvalOptions& options) {
     base::fail(base::ErrorKind::unsupported, "--each-expert", "{} has several models: name the one to evaluate",
                engines.name());
   runtime::Engine& engine = engines.front();
+  lens::router_shape(engine.spec());  // refuses a model without choices
   const TextWindows windows(engine, options.text, std::min(options.window.value_or(512), engine.context_size()),
                             options.tokens.value_or(0));
   Progress progress;

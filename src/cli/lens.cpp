@@ -161,6 +161,28 @@ lens::Choices read(runtime::Engine& engine, const lens::Corpus& corpus, int64_t 
   return all;
 }
 
+lens::RouterShape routers_of(const runtime::Engine& engine, const std::string& path) {
+  try {
+    return lens::router_shape(engine.spec());
+  } catch (const base::Error& error) {
+    throw error.within(path);
+  }
+}
+
+/// What short texts cannot say.
+std::string shortcomings(const lens::Corpus& corpus) {
+  constexpr int64_t kFew = 2000;
+  std::string text;
+  if (corpus.tokens() < kFew)
+    text =
+        fmt::format("{} are few: classes seen fewer than five times are left out, and much of what is left is chance",
+                    base::plural(corpus.tokens(), "token"));
+  if (corpus.names.size() == 1)
+    text += fmt::format("{}one document shows neither what belongs to a text nor how far the figures may be off",
+                        text.empty() ? "" : "; ");
+  return text;
+}
+
 int lens_command(LensOptions& options) {
   const fs::path json = fs::path(options.out).replace_extension(".json");
   if (fs::path(options.out).extension() == ".json")
@@ -175,7 +197,7 @@ int lens_command(LensOptions& options) {
   runtime::Engine engine = open_engine(options.model);
   const std::vector<lens::Document> documents = documents_of(options);
   lens::Corpus corpus = corpus_of(engine.tokenizer(), documents, options.tokens);
-  corpus.shape = lens::router_shape(engine.spec());
+  corpus.shape = routers_of(engine, options.model.model);
   std::vector<std::string> pieces(static_cast<size_t>(engine.spec().vocabulary));
   for (const int32_t id : corpus.ids)
     if (std::string& piece = pieces[static_cast<size_t>(id)]; piece.empty())
@@ -199,7 +221,7 @@ int lens_command(LensOptions& options) {
     ModelOptions earlier = options.model;
     earlier.model = checkpoint;
     runtime::Engine other = open_engine(earlier);
-    if (lens::router_shape(other.spec()) != corpus.shape || other.spec().vocabulary != engine.spec().vocabulary)
+    if (routers_of(other, checkpoint) != corpus.shape || other.spec().vocabulary != engine.spec().vocabulary)
       base::fail(base::ErrorKind::bad_input, checkpoint, "has other routers, or another vocabulary, than {}",
                  options.model.model);
     study["checkpoints"].push_back(
@@ -218,6 +240,7 @@ int lens_command(LensOptions& options) {
                          json.filename().string(), base::plural(corpus.tokens(), "token"),
                          base::plural(std::ssize(corpus.names), "document"), reading, counting));
   print(lens::describe(study));
+  if (const std::string text = shortcomings(corpus); !text.empty()) print_note("note: " + text);
   return 0;
 }
 

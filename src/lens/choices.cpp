@@ -31,7 +31,10 @@ RouterShape router_shape(const models::ModelSpec& spec) {
     shape.choices = std::max(shape.choices, layers::choices_per_token(moe->router));
   }
   if (shape.layers.empty())
-    base::fail(base::ErrorKind::unsupported, "routers", "a {} model has none", spec.family.shown());
+    base::fail(base::ErrorKind::unsupported, "routers",
+               "this {} model has none: it is dense, and every token goes through all of its weights; expected a "
+               "mixture of experts",
+               spec.family.shown());
   return shape;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -26,12 +27,13 @@ inline constexpr int64_t kStretch = 64;
 /// classes and experts that have nothing to do with each other share (E-1)(C-1)/2N nats, and more where the tokens of a
 /// text are alike. So it is compared with `permuted`, its mean over permutations of the labels.
 struct Information {
-  double nats = 0;            // as counted
-  double permuted = 0;        // mean over permutations
-  double entropy = 0;         // H(C) of the tokens counted
-  double normalised = 0;      // (nats - permuted) / entropy: 0 nothing, 1 all; may be a little below 0
-  double standard_error = 0;  // of normalised, by leaving out a twentieth of the documents in turn (jackknife)
-  double p_value = 1;         // (1 + permutations that have as much) / (1 + permutations)
+  double nats = 0;        // as counted
+  double permuted = 0;    // mean over permutations
+  double entropy = 0;     // H(C) of the tokens counted
+  double normalised = 0;  // (nats - permuted) / entropy: 0 nothing, 1 all; may be a little below 0
+  // Of normalised, by leaving out a twentieth of the documents in turn (jackknife); NaN where there is one alone.
+  double standard_error = std::numeric_limits<double>::quiet_NaN();
+  double p_value = 1;  // (1 + permutations that have as much) / (1 + permutations)
   int64_t tokens = 0;
 };
 

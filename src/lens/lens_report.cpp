@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "lens/lens_page.h"
 #include "lens/page.h"
@@ -27,8 +28,9 @@ std::string describe(const Json& study) {
     for (const std::string_view name : kNames) {
       const auto found = layer.at("information").find(name);
       if (found == layer.at("information").end()) continue;
-      text += fmt::format("{:>11.2f} ± {:<5.2f}", 100 * found->at("normalised").get<double>(),
-                          100 * found->at("standard_error").get<double>());
+      const double error = found->at("standard_error").get<double>();
+      text += fmt::format("{:>11.2f} ± {:<5}", 100 * found->at("normalised").get<double>(),
+                          std::isnan(error) ? "–" : fmt::format("{:.2f}", 100 * error));
     }
     double most = 0;
     for (const Json& load : layer.at("load")) most = std::max(most, load.get<double>());

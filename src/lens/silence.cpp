@@ -1,9 +1,12 @@
 #include "lens/silence.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <charconv>
 #include <limits>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
 
@@ -11,14 +14,26 @@ namespace coterie::lens {
 
 using base::ErrorKind;
 
+namespace {
+
+std::string layers_with_experts(const models::ModelSpec& spec) {
+  std::vector<size_t> with;
+  for (size_t i = 0; i < spec.blocks.size(); ++i)
+    if (std::holds_alternative<layers::MoeSpec>(spec.blocks[i].ffn)) with.push_back(i);
+  if (with.empty()) return fmt::format("none of the {} has: the model is dense", spec.blocks.size());
+  if (with.back() - with.front() + 1 == with.size()) return fmt::format("{} to {} have", with.front(), with.back());
+  return fmt::format("{} have", fmt::join(with, ", "));
+}
+
+}  // namespace
+
 Silence::Silence(const models::ModelSpec& spec, ExpertSet experts) : experts_(std::move(experts)) {
   for (const auto& [layer, silent] : experts_) {
     const auto* moe = layer >= 0 && layer < std::ssize(spec.blocks)
                           ? std::get_if<layers::MoeSpec>(&spec.blocks[static_cast<size_t>(layer)].ffn)
                           : nullptr;
     if (!moe)
-      base::fail(ErrorKind::bad_input, "silence", "layer {} has no experts; the model has {} layers, 0 to {}", layer,
-                 spec.blocks.size(), std::ssize(spec.blocks) - 1);
+      base::fail(ErrorKind::bad_input, "silence", "layer {} has no experts; {}", layer, layers_with_experts(spec));
     const layers::RouterSpec& router = moe->router;
     if (router.selection == layers::RouterSpec::Selection::soft)
       base::fail(ErrorKind::unsupported, "silence",

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <numeric>
 #include <sstream>
 
 #include "base/json.h"
@@ -36,6 +37,20 @@ struct LensCommands : testing::Test {
     EXPECT_EQ(outcome.code, 2) << outcome.err;
     for (const std::string& word : words)
       EXPECT_NE(outcome.err.find(word), std::string::npos) << word << " in " << outcome.err;
+  }
+  /// The layers of the model that have routers, and how many experts each has, as a trace says.
+  struct Routers {
+    std::vector<int32_t> layers, experts;
+  };
+  Routers routers() const {
+    out_of({"trace", kModel, "--text", file("text.txt"), "-o", file("routers.safetensors")});
+    const auto source = checkpoint::open_safetensors(file("routers.safetensors"));
+    const auto list = [&](const char* name) {
+      std::vector<int32_t> values(source->find(name)->bytes.size() / sizeof(int32_t));
+      std::memcpy(values.data(), source->find(name)->bytes.data(), values.size() * sizeof(int32_t));
+      return values;
+    };
+    return {list("layers"), list("width")};
   }
   TempFolder folder;
 };
@@ -76,7 +91,7 @@ TEST_F(LensCommands, APageOfATaggedCorpus) {
   const base::Json study = base::read_json(file("r.json"));
   EXPECT_EQ(study["documents"], 18);
   EXPECT_LE(study["tokens"].get<int64_t>(), 3000);
-  EXPECT_EQ(study["layers"].size(), 5u);
+  EXPECT_EQ(study["layers"].size(), routers().layers.size());
   for (const base::Json& layer : study["layers"])
     for (const char* name : {"token", "part of speech", "position", "genre", "document"})
       EXPECT_LT(std::abs(layer["information"][name]["normalised"].get<double>()), 1) << name;
@@ -86,6 +101,12 @@ TEST_F(LensCommands, APageOfATaggedCorpus) {
   std::ofstream(file("empty.txt"));
   refused({"lens", kModel, "--text", file("empty.txt"), "-o", file("r2.html")}, {"empty.txt", "0 tokens"});
   refused({"lens", kModel, "--text", file("text.txt"), "-o", file("r2.html"), "--seed", "-1"}, {"--seed"});
+  // One short text: no error can be told, and that is said.
+  const test::Outcome brief = test::coterie({"lens", kModel, "--text", file("text.txt"), "-o", file("brief.html")});
+  EXPECT_NE(brief.out.find("± –"), std::string::npos) << brief.out;
+  EXPECT_NE(brief.err.find("are few"), std::string::npos) << brief.err;
+  EXPECT_NE(brief.err.find("one document"), std::string::npos) << brief.err;
+  EXPECT_TRUE(base::read_json(file("brief.json"))["layers"][0]["information"]["token"]["standard_error"].is_null());
   std::filesystem::create_directory(file("folder"));
   refused({"lens", kModel, "--text", file("text.txt"), "-o", file("folder")}, {"is a folder"});
   EXPECT_FALSE(std::filesystem::exists(file("folder.json"))) << "neither without the other";
@@ -98,30 +119,39 @@ TEST_F(LensCommands, WhatASilencedExpertCosts) {
     words.insert(words.end(), more.begin(), more.end());
     return base::parse_json(out_of(words), "stdout")["cross_entropy"].get<double>();
   };
-  const double with = loss({}), without = loss({"--silence", "0:1", "--silence", "2:3,4"});
+  const Routers model = routers();
+  const size_t at = model.layers.size() / 2,
+               skipped =
+                   std::accumulate(model.experts.begin(), model.experts.begin() + static_cast<int64_t>(at), size_t{0});
+  const std::string first = std::to_string(model.layers.front()), middle = std::to_string(model.layers[at]);
+  const double with = loss({}), without = loss({"--silence", first + ":1", "--silence", middle + ":3,4"});
   EXPECT_NE(with, without);
   const base::Json each = base::parse_json(
       out_of({"eval", kModel, "--text", file("text.txt"), "--each-expert", "--json"}), "stdout")["experts"];
-  ASSERT_EQ(each.size(), 80u);
-  const base::Json& one = each[2 * 16 + 3];
-  EXPECT_EQ(one["layer"], 2);
+  ASSERT_EQ(each.size(), std::accumulate(model.experts.begin(), model.experts.end(), size_t{0}));
+  const base::Json& one = each[skipped + 3];
+  EXPECT_EQ(one["layer"], model.layers[at]);
   EXPECT_EQ(one["expert"], 3);
-  EXPECT_NEAR(one["cost"].get<double>(), loss({"--silence", "2:3"}) - with, 1e-9);
+  EXPECT_NEAR(one["cost"].get<double>(), loss({"--silence", middle + ":3"}) - with, 1e-9);
   // Whom no token went to is missed by nobody, but for rounding.
   for (const base::Json& expert : each)
     EXPECT_TRUE(expert["share"].get<double>() > 0 || std::abs(expert["cost"].get<double>()) < 1e-4);
 
-  refused({"eval", kModel, "--text", file("text.txt"), "--silence", "5:0"}, {"--silence", "layer 5"});
-  refused({"eval", kModel, "--text", file("text.txt"), "--silence", "1:16"}, {"--silence", "expert 16"});
+  const std::string beyond = std::to_string(model.layers.back() + 1), none = std::to_string(model.experts.front());
+  refused({"eval", kModel, "--text", file("text.txt"), "--silence", beyond + ":0"},
+          {"layer " + beyond, "to " + std::to_string(model.layers.back()) + " have"});
+  refused({"eval", kModel, "--text", file("text.txt"), "--silence", first + ":" + none},
+          {"--silence", "expert " + none});
   refused({"eval", kModel, "--text", file("text.txt"), "--silence", "one"}, {"--silence", "LAYER:EXPERT"});
-  refused({"eval", kModel, "--text", file("text.txt"), "--silence", "1:1", "--each-expert"}, {"--each-expert"});
+  refused({"eval", kModel, "--text", file("text.txt"), "--silence", first + ":1", "--each-expert"}, {"--each-expert"});
 }
 
 TEST_F(LensCommands, TheLossOfEachPredictionIsWritten) {
   const Words words = {"eval", kModel, "--text", file("text.txt"), "--window", "12", "--json", "--losses"};
   Words with = words, without = words;
   with.push_back(file("with.safetensors"));
-  without.insert(without.end(), {file("without.safetensors"), "--silence", "0:1"});
+  without.insert(without.end(),
+                 {file("without.safetensors"), "--silence", std::to_string(routers().layers.front()) + ":1"});
   const base::Json whole = base::parse_json(out_of(with), "stdout");
   out_of(without);
   const auto values = [&](const std::string& name, const char* tensor, auto of) {
@@ -171,6 +201,26 @@ TEST_F(LensCommands, TheStripHasALineForEachToken) {
             std::string::npos);
   refused({"run", kModel, "-p", "x", "--experts=never"}, {"--experts"});
   refused({"run", kModel, "-p", "x", "--experts=live", "--json"}, {"--experts"});
+}
+
+TEST_F(LensCommands, ADenseModelHasNothingToLookAt) {
+  const std::string recipe = folder.write("dense.yaml", R"(
+model:
+  config: {model_type: llama, hidden_size: 16, intermediate_size: 16, num_hidden_layers: 1, num_attention_heads: 1,
+           num_key_value_heads: 1, max_position_embeddings: 128, rms_norm_eps: 1e-5, rope_theta: 10000.0,
+           tie_word_embeddings: true}
+tokenizer: {kind: bytes}
+data: {files: text.txt, validation: 0}
+training: {sequence: 32, batch: 1, steps: 1, learning_rate: 1e-2}
+)");
+  out_of({"train", recipe, "-o", file("run")});
+  const std::string dense = file("run/checkpoints/step-0000001");
+  for (const Words& command : {Words{"lens", dense, "--text", file("text.txt"), "-o", file("x.html")},
+                               Words{"trace", dense, "--text", file("text.txt"), "-o", file("x.safetensors")},
+                               Words{"eval", dense, "--text", file("text.txt"), "--each-expert"},
+                               Words{"eval", dense, "--text", file("text.txt"), "--silence", "0:1"}})
+    refused(command, {"dense"});
+  EXPECT_FALSE(std::filesystem::exists(file("x.html")) || std::filesystem::exists(file("x.safetensors")));
 }
 
 }  // namespace

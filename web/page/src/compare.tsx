@@ -1,9 +1,9 @@
 // Two answers to the same prompt, side by side: what differs in their settings, and from where on in their words.
-import { common, firstDifference, occurrences } from "./analysis";
+import { common, firstDifference, occurrences, whoTakes } from "./analysis";
 import { compareWith } from "./answer";
 import { type Message, type Settings, describeSettings } from "./conversation";
 import { NumberField } from "./settings";
-import { changed, expertsOf, lastAnswer, routesOf, state } from "./state";
+import { changed, expertsOf, lastAnswer, layerLabel, routesOf, state } from "./state";
 import { Strip } from "./strip";
 import { type Trace, textAt, visible } from "./trace";
 import { useState } from "preact/hooks";
@@ -23,7 +23,7 @@ function Words({ message, marks }: { message: Message; marks: boolean[] }) {
 
 const only = (own: string[], other: string[]) => own.filter((each) => !other.includes(each)).join(", ") || "the model as it is";
 
-/** The loads of two answers' own tokens: how much of one layer's choices went elsewhere, mean over the layers. */
+/** How far the loads of two answers' own tokens are apart: the share of a layer's choices that differs, mean over the layers. */
 export function moved(a: Trace, b: Trace): number {
   const shares = (trace: Trace, layer: number) => {
     const counts = new Float64Array(expertsOf(layer));
@@ -43,6 +43,16 @@ export function moved(a: Trace, b: Trace): number {
   return a.layers ? all / a.layers : 0;
 }
 
+/** Of experts that are silenced in one answer alone: who takes the wanted tokens there instead. */
+function instead(message: Message, other: Message, trace: Trace, wanted: string): string {
+  const routed = state.model!.routed_layers;
+  return (message.settings?.silence ?? []).filter((name) => !other.settings?.silence.includes(name)).map((name) => {
+    const [number, expert] = name.split(":").map(Number) as [number, number];
+    const most = whoTakes(trace, (text) => text.trim() === wanted).filter(({ layer }) => layer === routed.indexOf(number)).sort((x, y) => y.took - x.took)[0];
+    return most ? ` Without expert ${expert} of layer ${layerLabel(most.layer)}, expert ${most.expert} of that layer takes most of them: ${most.took} of ${most.of}.` : "";
+  }).join("");
+}
+
 function Pair({ a, b }: { a: Message; b: Message }) {
   const traceA = routesOf(a) ?? a.trace, traceB = routesOf(b) ?? b.trace;
   const idsA = traceA?.ids ?? [], idsB = traceB?.ids ?? [];
@@ -60,7 +70,8 @@ function Pair({ a, b }: { a: Message; b: Message }) {
           ? running ? `Equal so far: ${reach} tokens.` : `Equal: all ${idsA.length} tokens.`
           : <>The answers part at token {first + 1}: “{visible(traceA ? textAt(traceA, traceA.promptIds.length + first) : "")}” against “{visible(traceB ? textAt(traceB, traceB.promptIds.length + first) : "")}”.</>}
         {wanted && traceA && traceB && ` Tokens with “${visible(wanted)}”: ${occurrences(traceA, wanted)} against ${occurrences(traceB, wanted)}.`}
-        {traceA && traceB && traceA.layers > 0 && traceB.layers > 0 && !running && ` Of the experts' work ${Math.round(100 * moved(traceA, traceB))} % went elsewhere.`}
+        {wanted && !running && traceA && traceB && traceA.layers > 0 && traceB.layers > 0 && instead(a, b, traceA, wanted) + instead(b, a, traceB, wanted)}
+        {traceA && traceB && traceA.layers > 0 && traceB.layers > 0 && !running && ` The experts' loads differ by ${Math.round(100 * moved(traceA, traceB))} %.`}
       </p>
       <div class="pair">
         <section aria-label="First answer"><h3>{only(settingsA, settingsB)}</h3><Words message={a} marks={inA} /></section>
@@ -80,7 +91,8 @@ function Ask({ message }: { message: Message }) {
   const set = (part: Partial<Settings>) => setChange({ ...change, ...part });
   const most = Math.max(1, ...(state.model?.layers ?? []).map((layer) => layer.experts_per_token ?? 0));
   return (
-    <form class="compare-ask" onSubmit={(event) => { event.preventDefault(); compareWith(message, change); setChange({}); }}>
+    // The fields say themselves what is wrong; a browser's own check asks for whole steps as well.
+    <form class="compare-ask" noValidate onSubmit={(event) => { event.preventDefault(); compareWith(message, change); setChange({}); }}>
       <p>Answer the last question again with</p>
       <div class="fields">
         {state.model?.changeable && <NumberField label="experts per token" value={now.expertsPerToken} least={1} most={most} step={1} empty={String(most)} onChange={(expertsPerToken) => set({ expertsPerToken })} />}

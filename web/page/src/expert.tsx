@@ -81,7 +81,7 @@ export function ExpertCard({ message, trace }: { message: Message; trace: Trace 
         </div>
       )}
       {others.length > 0 && (
-        <table class="small">
+        <table class="small rows">
           <caption>Chosen with it oftener than by chance</caption>
           <thead><tr><th scope="col">Layer</th><th scope="col">Expert</th><th scope="col">Together</th><th scope="col">Times chance</th></tr></thead>
           <tbody>{others.map((each) => (

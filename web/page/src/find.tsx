@@ -47,7 +47,7 @@ export function Find({ message, trace }: { message: Message; trace: Trace }) {
               the {found[0]!.of} tokens “{visible(wanted.trim())}”; they are {percent(found[0]!.took / found[0]!.all)} of
               the {found[0]!.all} tokens it takes.
             </p>
-            <table>
+            <table class="rows">
               <caption>Experts that take “{visible(wanted.trim())}”, best first</caption>
               <thead><tr><th scope="col">Layer</th><th scope="col">Expert</th><th scope="col">Takes</th><th scope="col">Of its own</th><th scope="col">Without it</th></tr></thead>
               <tbody>{found.slice(0, 8).map((each) => (

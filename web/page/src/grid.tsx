@@ -7,13 +7,13 @@ export interface GridDrawing {
   cellWidth: number; // CSS pixels
   cellHeight: number;
   head: number; // CSS pixels above the cells
-  version: string; // tiles of another one are drawn anew
+  version: string; // of all that is drawn but for the number of columns; tiles of another one are drawn anew
   /** Fills cells of columns from … to - 1 into a tile, `scale` device pixels a CSS pixel. */
   fill(pixels: Uint32Array, width: number, height: number, from: number, to: number, scale: number): void;
   /** Writes over them (numbers, heads of columns). */
   write(canvas: CanvasRenderingContext2D, from: number, to: number, scale: number): void;
-  /** Columns that may still change: they are drawn each time. */
-  unsettled: number;
+  /** Whether columns may still be added or changed: the last tile is then drawn each time. */
+  growing: boolean;
 }
 
 const TILE = 64; // columns
@@ -42,10 +42,10 @@ export function Grid({ drawing, cursor, label, describedBy, follow, onMove, onOp
   const tile = (number: number, scale: number): HTMLCanvasElement => {
     const { drawing: d } = latest.current;
     const from = number * TILE, to = Math.min(from + TILE, d.columns);
-    const settled = to <= d.unsettled;
-    const name = `${number} ${d.version} ${scale} ${settled ? "" : d.columns}`;
-    const known = tiles.current.get(name);
-    if (known && settled) return known;
+    const settled = !d.growing || from + TILE < d.columns;
+    const name = `${number} ${d.version} ${scale}`;
+    const known = settled && tiles.current.get(name);
+    if (known) return known;
     const made = document.createElement("canvas");
     made.width = Math.max(1, Math.round((to - from) * d.cellWidth * scale));
     made.height = Math.max(1, Math.round((d.head + d.rows * d.cellHeight) * scale));

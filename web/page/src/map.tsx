@@ -49,7 +49,7 @@ function drawingOf(counts: ArrayLike<number>[], size: number, ring: Set<string>,
   const sums = counts.map((row) => Array.from(row).reduce((a, b) => a + b, 0));
   const shade = (layer: number, expert: number) => Math.round(64 * brightness(((counts[layer]![expert] ?? 0) * counts[layer]!.length) / Math.max(sums[layer]!, 1e-9)));
   return {
-    columns, rows: counts.length, cellWidth: size, cellHeight: Math.max(size, 12), head: 0, version, unsettled: Infinity,
+    columns, rows: counts.length, cellWidth: size, cellHeight: Math.max(size, 12), head: 0, version, growing: false,
     fill(pixels, width, height, from, to, scale) {
       pixels.fill(none);
       for (let expert = from; expert < to; ++expert)
@@ -62,7 +62,7 @@ function drawingOf(counts: ArrayLike<number>[], size: number, ring: Set<string>,
         }
     },
     write(canvas, from, to, scale) {
-      canvas.font = `${Math.round(9 * scale)}px system-ui, sans-serif`;
+      canvas.font = `${Math.round((size >= 40 ? 13 : 9) * scale)}px system-ui, sans-serif`;
       canvas.textBaseline = "middle";
       for (let layer = 0; layer < counts.length; ++layer)
         for (let expert = from; expert < Math.min(to, counts[layer]!.length); ++expert) {
@@ -105,13 +105,13 @@ export function ExpertMap({ message, trace, ringOnly }: { message: Message; trac
   const position = Math.min(state.selection?.message === message.id ? state.selection.position : 0, trace.known - 1);
   const counts = countsOf(trace, scope, position, since);
   const columns = Math.max(1, ...counts.map((row) => row.length));
-  const size = Math.max(8, Math.min(28, Math.floor(520 / columns)));
+  const large = innerWidth >= 2200, size = Math.max(8, Math.min(large ? 44 : 28, Math.floor((large ? 1200 : 520) / columns)));
   const ring = new Set<string>();
   for (let layer = 0; layer < trace.layers; ++layer)
     for (let slot = 0; slot < trace.choices; ++slot) ring.add(`${layer}:${choice(trace, position, layer, slot)[0]}`);
   const totals = counts.map((row) => Array.from(row).reduce((a, b) => a + b, 0));
   const idle = counts.map((row) => Array.from(row).filter((count) => !count).length);
-  const version = `${scope} ${position} ${size} ${isDark()} ${trace.known} ${totals.join(",")}`;
+  const version = `${message.id} ${scope} ${position} ${size} ${isDark()} ${trace.known} ${totals.join(",")}`;
   const row = Math.min(cursor.row, counts.length - 1), expert = cursor.column;
   const count = counts[row]?.[expert] ?? 0;
   const share = totals[row] ? count / totals[row]! : 0;

@@ -5,10 +5,13 @@ import type { Message } from "./conversation";
 import { expertsOf, layerLabel, openExpert, select, state } from "./state";
 import { type Trace, NONE, choice, context, textAt, visible } from "./trace";
 
-const WIDTH = 560, ROW = 26;
+const ROW = 26;
+/** Pixels: what a small screen has, so that letters keep their size. */
+const pictureWidth = (): number => Math.max(280, Math.min(560, innerWidth - 24));
 
 function Way({ trace, position, other }: { trace: Trace; position: number; other: number | null }) {
-  const x = (layer: number, expert: number) => 46 + ((expert + 0.5) / Math.max(1, expertsOf(layer))) * (WIDTH - 60);
+  const width = pictureWidth();
+  const x = (layer: number, expert: number) => 46 + ((expert + 0.5) / Math.max(1, expertsOf(layer))) * (width - 60);
   const y = (layer: number) => (layer + 0.5) * ROW;
   const line = (p: number) => Array.from({ length: trace.layers }, (_, layer) => [layer, choice(trace, p, layer, 0)[0]] as const)
     .filter(([, expert]) => expert !== NONE).map(([layer, expert]) => `${x(layer, expert)},${y(layer)}`).join(" ");
@@ -21,9 +24,9 @@ function Way({ trace, position, other }: { trace: Trace; position: number; other
       if (slot === 0) dots.push(<text key={`${layer} name`} x={x(layer, expert) + 10} y={y(layer) + 4}>{expert}</text>);
     }
   return (
-    <svg class="way-picture" viewBox={`0 0 ${WIDTH} ${trace.layers * ROW}`} role="img" aria-label={`The way of token ${position + 1}; the table below has its figures`}>
+    <svg class="way-picture" viewBox={`0 0 ${width} ${trace.layers * ROW}`} role="img" aria-label={`The way of token ${position + 1}; the table below has its figures`}>
       {Array.from({ length: trace.layers }, (_, layer) => (
-        <g key={layer}><text x={2} y={y(layer) + 4} class="faint">layer {layerLabel(layer)}</text><line x1={46} x2={WIDTH - 10} y1={y(layer)} y2={y(layer)} class="rule" /></g>))}
+        <g key={layer}><text x={2} y={y(layer) + 4} class="faint">layer {layerLabel(layer)}</text><line x1={46} x2={width - 10} y1={y(layer)} y2={y(layer)} class="rule" /></g>))}
       {other !== null && <polyline points={line(other)} class="way-line other" />}
       <polyline points={line(position)} class="way-line" />
       {dots}

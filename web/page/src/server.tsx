@@ -20,7 +20,7 @@ function stepBytes(distinct: number): number {
 function Line({ values, most, label, marked }: { values: number[]; most: number; label: string; marked?: number }) {
   const points = values.map((value, i) => `${(i / Math.max(values.length - 1, 1)) * 200},${40 - (Number.isNaN(value) ? 0 : (value / most) * 38)}`);
   return (
-    <svg viewBox="0 0 200 42" class="spark" role="img" aria-label={label}>
+    <svg viewBox="0 0 200 42" preserveAspectRatio="none" class="spark" role="img" aria-label={label}>
       {marked !== undefined && <line x1={0} x2={200} y1={40 - (marked / most) * 38} y2={40 - (marked / most) * 38} class="budget" />}
       <polyline points={points.join(" ")} />
     </svg>
@@ -49,7 +49,7 @@ function Reads({ reads }: { reads: NonNullable<Live["reads"]> }) {
       <dl>
         <dt>In memory</dt><dd>{reads.slots} of {reads.experts} experts, {bytesText(reads.slot_bytes)}</dd>
         {(["decode", "prompt"] as const).filter((kind) => reads[kind].tokens > 0).map((kind) => (
-          <><dt>{kind === "decode" ? "Answers" : "Prompts"}</dt><dd>{percent(reads[kind].hit_share)} found there, {(reads[kind].bytes_per_token / 1e6).toFixed(1)} MB read a token, {(1000 * reads[kind].stalled_seconds / reads[kind].tokens).toFixed(1)} ms waited a token</dd></>))}
+          <><dt>{kind === "decode" ? "Answers, short prompts" : "Long prompts"}</dt><dd>{percent(reads[kind].hit_share)} found there, {(reads[kind].bytes_per_token / 1e6).toFixed(1)} MB read a token, {(1000 * reads[kind].stalled_seconds / reads[kind].tokens).toFixed(1)} ms waited a token</dd></>))}
         <dt>Disk</dt><dd>{reads.bytes_per_second > 0 ? `${(reads.bytes_per_second / 1e6).toFixed(0)} MB/s` : "–"}{reads.disk_share !== null && reads.bytes_per_second > 0 && `, ${percent(reads.disk_share)} of its rate at the start`} ({reads.reader}, {reads.direct ? "direct" : "buffered"})</dd>
       </dl>
     </section>
@@ -120,12 +120,12 @@ export function Server() {
       <Lanes live={live} />
       <section aria-label="Steps">
         <h3>Steps</h3>
-        <Line values={steps} most={Math.max(stall, ...steps.filter((s) => !Number.isNaN(s)))} marked={stall} label={`Seconds a step over the last minute; the line is the limit of ${stall} s while somebody's answer runs`} />
+        <Line values={steps} most={Math.max(stall, ...steps.filter((s) => !Number.isNaN(s)))} marked={stall} label={`Seconds a step over the last minute; the dashed line is the limit of ${stall} s while somebody's answer runs`} />
         <dl>
           <dt>Step</dt><dd>{busy ? `${(1000 * busy.step).toFixed(1)} ms` : "–"} (at most {stall} s with a prompt beside)</dd>
           <dt>Batch</dt><dd>{busy ? `${busy.tokens.toFixed(1)} tokens of ${busy.sequences.toFixed(1)} streams` : "–"}</dd>
           {state.model.routed_layers.length > 0 && <><dt>Distinct experts</dt><dd>{busy && !Number.isNaN(busy.experts) ? `${busy.experts.toFixed(1)} a layer and step` : "–"}</dd></>}
-          <dt>Memory</dt><dd>{busy ? `${(rate / 1e9).toFixed(2)} GB/s read` : "–"}{limit > 0 ? ` of ${(limit / 1e9).toFixed(1)} that the machine can` : "; coterie info measures what the machine can"}</dd>
+          <dt>Memory</dt><dd>{busy ? `${(rate / 1e9).toFixed(2)} GB/s read` : "nothing read now"}{limit > 0 ? `; this machine reads at most ${(limit / 1e9).toFixed(1)} GB/s` : "; coterie info measures what the machine can read"}</dd>
           <dt>Rates</dt><dd>prompts {live.prompt_tokens_per_second.toFixed(0)}, answers {live.decode_tokens_per_second.toFixed(0)} tokens a second</dd>
         </dl>
       </section>

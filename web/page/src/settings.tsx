@@ -18,7 +18,7 @@ export function NumberField({ label, hint, value, least, most, step, empty, onCh
     <div class="field">
       <label for={id}>{label}</label>
       <input
-        id={id} type="number" min={least} max={most} step={step} value={value ?? ""} placeholder={empty}
+        id={id} type="number" min={Math.ceil(least / step) * step} max={most} step={step} value={value ?? ""} placeholder={empty}
         aria-describedby={`${id}-hint`} aria-invalid={wrong !== ""}
         onInput={(event) => {
           const text = event.currentTarget.value, number = Number(text);

@@ -4,27 +4,28 @@ import { expertColour, inkOn, isDark, pixel } from "./colours";
 import type { Message } from "./conversation";
 import { Grid, type GridDrawing } from "./grid";
 import { layerLabel, openExpert, select, state } from "./state";
-import { type Trace, NONE, choice, length, textAt, visible } from "./trace";
+import { type Trace, NONE, choice, firstShare, length, textAt, visible } from "./trace";
 
-const SIZES: [number, number][] = [[6, 6], [10, 9], [16, 12], [26, 16], [40, 20]];
-const HEAD = 16;
+const SIZES: [number, number][] = [[6, 6], [10, 9], [16, 12], [26, 16], [40, 20], [60, 28]];
+/** Where it begins: the more layers the smaller, and larger on large screens. */
+const firstSize = (layers: number): number => (layers > 24 ? 1 : layers > 12 ? 2 : 3) + (innerWidth >= 2200 ? 2 : 0);
 
 const COLOURS = Array.from({ length: 24 }, (_, i) => pixel(expertColour(i)));
 
-export function drawingOf(trace: Trace, size: number, running: boolean, highlight: { layer: number; expert: number } | null): GridDrawing {
+export function drawingOf(message: Message, trace: Trace, size: number, running: boolean, highlight: { layer: number; expert: number } | null): GridDrawing {
   const [cellWidth, cellHeight] = SIZES[size]!;
-  const dark = isDark();
+  const dark = isDark(), letters = cellHeight >= 28 ? 14 : 10, head = letters + 6;
   const ground = dark ? 0xff241d1a : 0xfff7f4f2, faint = dark ? 0xff3a322d : 0xffe2ddd8;
   return {
-    columns: trace.known, rows: trace.layers, cellWidth, cellHeight, head: HEAD,
-    version: `${size} ${dark} ${highlight ? `${highlight.layer}:${highlight.expert}` : ""} ${trace.promptTexts.length}`,
-    unsettled: running ? trace.known : Infinity,
+    columns: trace.known, rows: trace.layers, cellWidth, cellHeight, head,
+    version: `${message.id} ${size} ${dark} ${highlight ? `${highlight.layer}:${highlight.expert}` : ""} ${trace.promptTexts.length}`,
+    growing: running,
     fill(pixels, width, height, from, to, scale) {
       pixels.fill(ground);
       for (let p = from; p < to; ++p)
         for (let layer = 0; layer < trace.layers; ++layer) {
           const left = Math.round((p - from) * cellWidth * scale), right = Math.min(width, Math.round((p - from + 1) * cellWidth * scale) - 1);
-          const top = Math.round((HEAD + layer * cellHeight) * scale), bottom = Math.min(height, Math.round((HEAD + (layer + 1) * cellHeight) * scale) - 1);
+          const top = Math.round((head + layer * cellHeight) * scale), bottom = Math.min(height, Math.round((head + (layer + 1) * cellHeight) * scale) - 1);
           let all = 0;
           for (let slot = 0; slot < trace.choices; ++slot) all += Math.abs(choice(trace, p, layer, slot)[1]);
           let x = left, sum = 0;
@@ -41,16 +42,16 @@ export function drawingOf(trace: Trace, size: number, running: boolean, highligh
         }
     },
     write(canvas, from, to, scale) {
-      canvas.font = `${Math.round(10 * scale)}px system-ui, sans-serif`;
+      canvas.font = `${Math.round(letters * scale)}px system-ui, sans-serif`;
       canvas.textBaseline = "middle";
       canvas.fillStyle = dark ? "#e8e2dc" : "#1c1917";
       if (cellWidth >= 16)
         for (let p = from; p < to; ++p) {
           canvas.save();
           canvas.beginPath();
-          canvas.rect((p - from) * cellWidth * scale, 0, (cellWidth - 1) * scale, HEAD * scale);
+          canvas.rect((p - from) * cellWidth * scale, 0, (cellWidth - 1) * scale, head * scale);
           canvas.clip();
-          canvas.fillText(visible(textAt(trace, p)), ((p - from) * cellWidth + 1) * scale, (HEAD / 2) * scale);
+          canvas.fillText(visible(textAt(trace, p)), ((p - from) * cellWidth + 1) * scale, (head / 2) * scale);
           canvas.restore();
         }
       const prompt = (trace.promptIds.length - from) * cellWidth * scale;
@@ -60,9 +61,11 @@ export function drawingOf(trace: Trace, size: number, running: boolean, highligh
       for (let p = from; p < to; ++p)
         for (let layer = 0; layer < trace.layers; ++layer) {
           const [expert] = choice(trace, p, layer, 0);
-          if (expert === NONE || (highlight && highlight.layer === layer && highlight.expert !== expert)) continue;
+          // A number that is wider than its expert's part would stand on the next one's colour.
+          const narrow = cellWidth * scale * firstShare(trace, p, layer) < canvas.measureText(String(expert)).width + 3 * scale;
+          if (expert === NONE || narrow || (highlight && highlight.layer === layer && highlight.expert !== expert)) continue;
           canvas.fillStyle = inkOn(expert);
-          canvas.fillText(String(expert), ((p - from) * cellWidth + 2) * scale, (HEAD + (layer + 0.5) * cellHeight) * scale);
+          canvas.fillText(String(expert), ((p - from) * cellWidth + 2) * scale, (head + (layer + 0.5) * cellHeight) * scale);
         }
     },
   };
@@ -105,12 +108,13 @@ export function StripTable({ trace, at, name }: { trace: Trace; at: number; name
 }
 
 export function Strip({ message, trace, name = "strip" }: { message: Message; trace: Trace; name?: string }) {
-  const [size, setSize] = useState(trace.layers > 24 ? 1 : trace.layers > 12 ? 2 : 3);
+  const [size, setSize] = useState(firstSize(trace.layers));
   const [table, setTable] = useState(false);
   const running = state.running.has(message.id);
   const mine = state.selection?.message === message.id ? state.selection : null;
   const position = Math.min(mine?.position ?? 0, trace.known - 1), layer = Math.min(mine?.layer ?? 0, trace.layers - 1);
-  const highlight = mine && mine.expert !== null ? { layer: mine.layer, expert: mine.expert } : null;
+  // Of two answers side by side all cells are to be seen: a silenced expert has none.
+  const highlight = name === "strip" && mine && mine.expert !== null ? { layer: mine.layer, expert: mine.expert } : null;
   const line = `${name}-line`;
   return (
     <section aria-label={name === "strip" ? "Experts of each token" : `Experts of each token, ${name} answer`}>
@@ -122,7 +126,7 @@ export function Strip({ message, trace, name = "strip" }: { message: Message; tr
         <button type="button" aria-pressed={table} onClick={() => setTable(!table)}>Table</button>
         {highlight && <button type="button" onClick={() => select(message, position, layer, null)}>All experts again</button>}
       </div>
-      <Grid drawing={drawingOf(trace, size, running, highlight)} cursor={{ column: position, row: layer }} follow={running}
+      <Grid drawing={drawingOf(message, trace, size, running, highlight)} cursor={{ column: position, row: layer }} follow={running}
         label={`Strip of ${trace.known} tokens and ${trace.layers} layers. Arrows move, Enter opens the first expert.`} describedBy={line}
         onMove={(column, row) => select(message, column, row)}
         onOpen={(column, row) => { const [expert] = choice(trace, column, row, 0); if (expert !== NONE) { select(message, column, row); openExpert(row, expert); } }} />

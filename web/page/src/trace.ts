@@ -128,26 +128,29 @@ export function choice(trace: Trace, position: number, layer: number, slot: numb
   return [trace.experts[at]!, trace.weights[at]!];
 }
 
-/** The share that the first expert has of a token's weights, mean over the layers; NaN where nothing is known. */
+/** The share that the first expert has of a token's weights in a layer; 0 where there are none. */
+export function firstShare(trace: Trace, position: number, layer: number): number {
+  let all = 0;
+  for (let slot = 0; slot < trace.choices; ++slot) all += Math.abs(choice(trace, position, layer, slot)[1]);
+  return all > 0 ? Math.abs(choice(trace, position, layer, 0)[1]) / all : 0;
+}
+
+/** The same, mean over the layers; NaN where nothing is known. */
 export function certainty(trace: Trace, position: number): number {
   if (position >= trace.known || trace.layers === 0) return NaN;
   let sum = 0;
-  for (let layer = 0; layer < trace.layers; ++layer) {
-    let all = 0;
-    for (let slot = 0; slot < trace.choices; ++slot) all += Math.abs(choice(trace, position, layer, slot)[1]);
-    sum += all > 0 ? Math.abs(choice(trace, position, layer, 0)[1]) / all : 0;
-  }
+  for (let layer = 0; layer < trace.layers; ++layer) sum += firstShare(trace, position, layer);
   return sum / trace.layers;
 }
 
-/** Of the text around a position: what stands before it, itself, and what follows. */
+/** Of the text around a position: what stands before it, itself, and what follows; line ends as a sign. */
 export function context(trace: Trace, position: number, reach = 5): [string, string, string] {
   const text = (from: number, to: number) => {
     let all = "";
     for (let p = Math.max(from, 0); p < Math.min(to, length(trace)); ++p) all += textAt(trace, p);
-    return all;
+    return all.replaceAll(/\n+/g, "⏎ ");
   };
-  return [text(position - reach, position), textAt(trace, position), text(position + 1, position + 1 + reach)];
+  return [text(position - reach, position), text(position, position + 1), text(position + 1, position + 1 + reach)];
 }
 
 /** A token as people can see it: its spaces and line ends too. */

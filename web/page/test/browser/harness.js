@@ -19,12 +19,26 @@ export function equal(found, expected, what) {
 
 export const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox", "--disable-gpu"] });
 
-/** A page whose errors, dialogs and requests for other places are collected in `faults`. */
+const WAIT = 60000; // ms, of whatever is waited for: a busy machine is no fault of the page
+const opened = []; // pages and servers of the test that runs, to be ended with it
+
+/**
+ * A page whose errors, dialogs and requests for other places are collected in `faults`. What a click, a key or a field
+ * changes is drawn with the next frame: these wait for it.
+ */
 export async function open(address, { width = 1280, height = 800, theme = "light", expects = [], locked = false, ...more } = {}) {
   const context = await browser.newContext({ viewport: { width, height }, colorScheme: theme, ...more });
   const page = await context.newPage();
-  page.setDefaultTimeout(10000);
+  page.setDefaultTimeout(WAIT);
   page.faults = [];
+  opened.push({ page, end: () => context.close() });
+  for (const act of ["click", "press", "fill", "check", "selectOption"]) {
+    const plain = page[act].bind(page);
+    page[act] = async (...more) => {
+      await plain(...more);
+      await drawn(page);
+    };
+  }
   const expected = (text) => expects.some((each) => text.includes(each));
   page.on("pageerror", (error) => page.faults.push(`error: ${error.message}`));
   page.on("console", (message) => { if (message.type() === "error" && !expected(message.text())) page.faults.push(`console: ${message.text()}`); });
@@ -43,7 +57,7 @@ export async function open(address, { width = 1280, height = 800, theme = "light
 export async function ask(page, text, wait = true) {
   await page.fill("#ask", text);
   await page.press("#ask", "Enter");
-  if (wait) await page.waitForSelector(".message.assistant:last-of-type .figures summary:has-text('tokens')", { timeout: 60000 });
+  if (wait) await page.waitForSelector(".message.assistant:last-of-type .figures summary:has-text('tokens')", { timeout: 2 * WAIT });
 }
 
 /** Until what was changed has been drawn. */
@@ -84,7 +98,13 @@ export async function serve(model, ...more) {
     });
     process_.on("exit", (code) => reject(new Error(`coterie serve ended with ${code}`)));
   });
-  return { address, stop: () => new Promise((resolve) => { process_.on("exit", resolve); process_.kill("SIGTERM"); }) };
+  const stop = () => new Promise((resolve) => {
+    if (process_.exitCode !== null) return resolve();
+    process_.on("exit", resolve);
+    process_.kill("SIGTERM");
+  });
+  opened.push({ end: stop });
+  return { address, stop };
 }
 
 const tests = [];
@@ -101,8 +121,14 @@ export async function runAll() {
       console.log(`ok      ${name} (${((performance.now() - began) / 1000).toFixed(1)} s)${note ? `: ${note}` : ""}`);
     } catch (error) {
       ++failed;
-      console.log(`FAILED  ${name}: ${error.message}`);
+      const line = /test\/browser\/(?!harness)[a-z]+\.js:\d+/.exec(error.stack ?? "")?.[0] ?? "";
+      console.log(`FAILED  ${name}: ${error.message.split("\n")[0]} (${line})`);
+      for (const { page } of opened.filter((each) => each.page && !each.page.isClosed())) {
+        for (const fault of page.faults) console.log(`        the page complained: ${fault}`);
+        await picture(page, `failed-${failed}`).catch(() => {});
+      }
     }
+    for (const each of opened.splice(0)) await each.end().catch(() => {});
   }
   await browser.close();
   console.log(`${passed} passed, ${failed} failed`);

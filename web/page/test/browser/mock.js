@@ -14,12 +14,15 @@ function toHalf(value) {
 }
 const base64 = (values) => Buffer.from(Uint16Array.from(values).buffer).toString("base64");
 
-/** Routes of positions first … end - 1: of layer l, token p goes to experts (p · 7 + l · 3 + k · 5) mod E. */
-export function routes(first, end, layers, k, experts) {
+/** Of layer l, token p goes to these experts, best first: s is the slot. */
+export const expertAt = (p, l, s, experts, shift = 0) => (p * 7 + l * 3 + s * 5 + shift) % experts;
+
+/** Routes of positions first … end - 1. */
+export function routes(first, end, layers, k, experts, shift) {
   const ids = [], weights = [], entropy = [];
   for (let p = first; p < end; ++p)
     for (let l = 0; l < layers; ++l) {
-      for (let s = 0; s < k; ++s) ids.push((p * 7 + l * 3 + s * 5) % experts), weights.push(toHalf(2 ** -(s + 1)));
+      for (let s = 0; s < k; ++s) ids.push(expertAt(p, l, s, experts, shift)), weights.push(toHalf(2 ** -(s + 1)));
       entropy.push(toHalf(1.5));
     }
   return { first, positions: end - first, layers, experts_per_token: k, experts: base64(ids), weights: base64(weights), entropy: base64(entropy) };
@@ -27,7 +30,7 @@ export function routes(first, end, layers, k, experts) {
 
 export class Mock {
   says = ["Hello", ",", " world", "."];
-  layers = 4; k = 2; experts = 16;
+  layers = 4; k = 2; experts = 16; shift = 0;
   dense = false; soft = false;
   models = []; // of an ensemble
   disk = false; // experts are read from there
@@ -114,7 +117,7 @@ export class Mock {
         delta: { content }, token_ids: [10 + (i % 900)],
         logprobs: { content: [{ token: content, logprob: -0.1 * (i % 40), top_logprobs: [{ token: content, logprob: -0.1 }, { token: "other", logprob: -2.5 }] }] },
         ...(told || gated ? { coterie: {
-          ...(told ? { routes: [{ ...routes(first, end, this.layers, this.k, this.experts), ...(this.disk ? { disk_bytes: 3e6, step_tokens: 2 } : {}) }] } : {}),
+          ...(told ? { routes: [{ ...routes(first, end, this.layers, this.k, this.experts, this.shift), ...(this.disk ? { disk_bytes: 3e6, step_tokens: 2 } : {}) }] } : {}),
           ...(gated ? { models: [this.models.map((_, m) => (m === i % this.models.length ? 0.75 : 0.25 / (this.models.length - 1)))] } : {}) } } : {}) }] });
       if (this.pace) await sleep(this.pace);
       else if (i % 200 === 199) await sleep(1);

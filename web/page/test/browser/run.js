@@ -3,5 +3,7 @@ import { runAll } from "./harness.js";
 import "./chat.js";
 import "./views.js";
 import "./server.js";
+import "./streamed.js";
+import "./pictures.js";
 
 await runAll();

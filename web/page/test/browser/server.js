@@ -1,26 +1,6 @@
 // The page with coterie serve and a real model: its pictures are what the server says, and what a newcomer would try.
-import { fileURLToPath } from "node:url";
-import { build } from "vite";
+import { checkStrip, numpy } from "./cells.js";
 import { ask, assert, drawn, equal, kept, open, options, picture, serve, test } from "./harness.js";
-
-/** A module of the page, for figures that are counted again here. */
-async function source(name) {
-  const made = await build({
-    root: fileURLToPath(new URL("../..", import.meta.url)), configFile: false, logLevel: "error",
-    build: { ssr: fileURLToPath(new URL(`../../src/${name}.ts`, import.meta.url)), write: false, minify: false, target: "node20" },
-  });
-  return import(`data:text/javascript,${encodeURIComponent(made.output[0].code)}`);
-}
-
-/** The bytes of a .npy of u1 or u2, and its shape. */
-function numpy(base64) {
-  const bytes = Buffer.from(base64, "base64"), size = bytes.readUInt16LE(8);
-  const head = bytes.subarray(10, 10 + size).toString();
-  const shape = /\(([^)]*)\)/.exec(head)[1].split(",").map(Number), width = head.includes("<u2") ? 2 : 1;
-  const body = bytes.subarray(10 + size), values = [];
-  for (let i = 0; i < body.length; i += width) values.push(width === 2 ? body.readUInt16LE(i) : body[i]);
-  return { shape, values };
-}
 
 if (options.binary)
   test("the picture's cells are the server's routed_experts", async () => {
@@ -50,30 +30,8 @@ if (options.binary)
           const there = values[(p * shape[1] + model.routed_layers[layer]) * shape[2] + slot];
           if (trace.experts[(p * trace.layers + layer) * trace.choices + slot] !== there) throw new Error(`token ${p}, layer ${layer}, slot ${slot} differs`);
         }
-    // What is painted: the first expert's colour at the left of each cell, with the number left out of the way.
-    const { expertColour } = await source("colours");
     await page.click("#tab-strip");
-    await page.click("[aria-label='Smaller cells']");
-    await drawn(page);
-    const pixels = await page.evaluate(() => {
-      const box = document.querySelector(".grid"), canvas = box.querySelector("canvas");
-      box.scrollLeft = 0;
-      return new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(() => {
-        const context = canvas.getContext("2d"), found = [];
-        for (let p = 0; p < Math.floor(canvas.width / 16); ++p)
-          for (let layer = 0; layer < Math.floor((canvas.height - 16) / 12); ++layer)
-            found.push([p, layer, ...context.getImageData(p * 16 + 1, 16 + layer * 12 + 5, 1, 1).data]);
-        resolve(found);
-      })));
-    });
-    let painted = 0;
-    const at = Number(/Token (\d+)/.exec(await page.textContent("#strip-line"))[1]) - 1;
-    for (const [p, layer, r, g, b] of pixels) {
-      if (p >= trace.known || layer >= trace.layers || Math.abs(p - at) <= 1 || p === trace.promptIds.length) continue;
-      const expert = trace.experts[(p * trace.layers + layer) * trace.choices];
-      equal([r, g, b], expertColour(expert), `the colour of token ${p + 1}, layer ${layer}`);
-      ++painted;
-    }
+    const painted = await checkStrip(page, (p, layer) => trace.experts[(p * trace.layers + layer) * trace.choices]);
     assert(painted > 50, `${painted} cells were painted`);
     await page.done();
     await server.stop();
@@ -101,6 +59,7 @@ if (options.binary)
       const seconds = (performance.now() - began) / 1000;
       assert(/Layer \d+, expert \d+ takes \d+ of/.test(found), found);
       assert(/part at token \d+|Equal/.test(what), what);
+      assert(/“,”: \d+ against 0/.test(what) || /Without expert \d+ of layer \d+, expert \d+ of that layer takes most of them/.test(what), what);
       const conversation = (await kept(page))[0];
       const changed = Object.values(conversation.messages).find((message) => message.settings?.silence.length);
       const [layer, expert] = changed.settings.silence[0].split(":").map(Number);

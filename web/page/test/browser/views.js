@@ -1,6 +1,7 @@
 // The pictures of experts: each view, by mouse and by keyboard, in both themes, at all sizes; and how fast they scroll.
 import { ask, assert, drawn, equal, open, picture, test, violations } from "./harness.js";
-import { Mock } from "./mock.js";
+import { checkStrip } from "./cells.js";
+import { Mock, expertAt } from "./mock.js";
 
 const VIEWS = ["find", "strip", "map", "path", "expert", "compare"];
 
@@ -179,6 +180,42 @@ test("experts on the disk are told, and what a step read of them", async () => {
   await page.click(".token >> nth=1");
   assert(/Surprise of its way\d+\.\d bits/.test(await page.textContent(".token-card")), await page.textContent(".token-card"));
   equal(await violations(page), [], "the card");
+  await page.done();
+  await mock.stop();
+});
+
+test("the strip grows with the answer, and shows the version that is chosen", async () => {
+  const mock = await new Mock().start();
+  Object.assign(mock, { pace: 40, says: Array.from({ length: 200 }, (_, i) => ` w${i}`) });
+  const page = await open(mock.address);
+  const check = () => checkStrip(page, (p, l) => expertAt(p, l, 0, mock.experts, mock.shift));
+  await ask(page, "Hi", false);
+  await page.click("#tab-strip");
+  for (const tokens of [10, 40, 90]) { // within a tile, and beyond it
+    await page.waitForFunction((least) => Number(/Strip of (\d+)/.exec(document.querySelector(".grid")?.getAttribute("aria-label"))?.[1]) >= least, tokens);
+    assert(await check() > 20, "cells while it is written");
+  }
+  await page.keyboard.press("Escape");
+  await page.waitForSelector(".progress.stopped");
+  Object.assign(mock, { pace: 0, shift: 4, says: mock.says.slice(0, 80) });
+  await page.click("text=Retry");
+  await page.waitForSelector(".figures summary:has-text('80 tokens')");
+  await check();
+  mock.shift = 9;
+  await page.click("text=Retry");
+  await page.waitForFunction(() => document.querySelector(".siblings")?.textContent.includes("3 of 3") && document.querySelector(".figures summary")?.textContent.includes("80 tokens"));
+  await check();
+  mock.shift = 4; // of as many tokens, with other experts
+  await page.click("[aria-label='The version before']");
+  await check();
+  const map = async () => {
+    await drawn(page);
+    return page.evaluate(() => document.querySelector(".grid canvas").toDataURL());
+  };
+  await page.click("#tab-map");
+  const before = await map();
+  await page.click("[aria-label='The next version']");
+  assert(before !== await map(), "the map of the other version");
   await page.done();
   await mock.stop();
 });
