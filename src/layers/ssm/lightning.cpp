@@ -21,7 +21,8 @@ void fill_decays(const Batch& batch, std::span<const float> slopes, tensor::Matr
     auto below = static_cast<float>(exact);
     if (static_cast<double>(below) > exact) below = std::nextafter(below, 0.0f);
     const float above = std::nextafter(below, 2.0f);
-    const double share = (exact - static_cast<double>(below)) / (static_cast<double>(above) - static_cast<double>(below));
+    const double share =
+        (exact - static_cast<double>(below)) / (static_cast<double>(above) - static_cast<double>(below));
     for (const SequenceRows& s : batch.sequences)
       for (int64_t r = 0; r < s.rows; ++r) {
         const auto position = static_cast<double>(s.first_position + r);
