@@ -414,6 +414,7 @@ const std::map<std::string, base::Json>& configs() {
                    {"num_experts_per_tok", 3},
                    {"shared_expert_intermediate_size", 24},
                    {"moe_intermediate_size", 32},
+                   {"moe_router_logit_softcapping", 2.5},
                    {"moe_routed_scaling_factor", 0.8}});
     for (const auto& [family, changes] : configs_of_parts()) add(family, changes);
     add("nemotron_h", {{"num_hidden_layers", nullptr},

@@ -189,6 +189,7 @@ void Chat::answer(const std::string& message, bool instead) {
   runtime::Engine& engine = engines_.choose(std::string_view(message));
   conversation_.answer_with(engine, chosen_template(engines_, engine, options_.chat_template));
   options.speculator = speculator_.get();
+  if (speculator_) speculator_->begin_answer();
   loads_ = has_routers(engine) && !speculator_ ? std::optional(experts_listener(engine)) : std::nullopt;
   const auto on_dropped = [&](int64_t dropped) {
     progress.clear();

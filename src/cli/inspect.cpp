@@ -82,7 +82,8 @@ base::Json speculation_as_json(const Inspection& model) {
 // What steps of several rows cost here, where --draft-tokens asks for it.
 std::optional<runtime::RowCosts> costs_of(const InspectOptions& options, const Inspection& model, int threads) {
   if (options.drafted == 0) return {};
-  return runtime::row_costs(threads, model.format, options.drafted + 1, options.remeasure);
+  return runtime::row_costs(threads, runtime::dense_shape(model.spec, model.account, model.format, model.output_format),
+                            options.drafted + 1, options.remeasure);
 }
 
 base::Json expected_as_json(const InspectOptions& options, const Inspection& model, const runtime::RowCosts& costs) {
@@ -96,9 +97,10 @@ base::Json expected_as_json(const InspectOptions& options, const Inspection& mod
 }
 
 std::string expected_words(const InspectOptions& options, const Inspection& model, const runtime::RowCosts& costs) {
-  std::string text = styled(
-      fmt::format("--speculate, by steps of several rows of {} weights on this machine\n", tensor::name(model.format)),
-      Style::bold);
+  std::string text =
+      styled(fmt::format("--speculate, by steps of several rows of layers of its width in {} on this machine\n",
+                         tensor::name(model.format)),
+             Style::bold);
   for (int64_t drafted = 1; drafted <= options.drafted; ++drafted)
     text += fmt::format("  {:<36}a step costs {:.2f} ×, gain {:.2f} × where {} are accepted\n",
                         fmt::format("{} drafted", drafted), model.step_cost(drafted, costs),

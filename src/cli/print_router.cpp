@@ -34,8 +34,10 @@ std::string router_map(const layers::RouterSpec& router) {
   if (router.selection == layers::RouterSpec::Selection::soft)
     return fmt::format("h = scale · cos(x, slot), {} slots for each expert", router.slots);
   const std::string bias = router.bias ? " + bias" : "";
-  if (router.input_norm) return "h = W norm(x) / sqrt(width)" + bias;
-  return router.hidden == 0 ? "h = W x" + bias
+  const std::string cap =
+      router.softcap > 0 ? fmt::format(", and h becomes {0:g} · tanh(h / {0:g})", router.softcap) : "";
+  if (router.input_norm) return "h = W norm(x) / sqrt(width)" + bias + cap;
+  return router.hidden == 0 ? "h = W x" + bias + cap
                             : fmt::format("h = W₂ relu(W₁ x{}){}, {} wide between", bias, bias, router.hidden);
 }
 

@@ -36,6 +36,16 @@ struct Multimodal {
 /// Whether tensors are looked for in a file, or named in one that is made.
 enum class Direction { reading, writing };
 
+/// What a family's heads for multi-token prediction are.
+struct PredictionForm {
+  // Its block; null: like the model's last.
+  BlockSpec (*block)(const ModelSpec& spec) = nullptr;
+  // For heads under names of their own: makes those of a model's layer (`names`, of the folder or GGUF file that
+  // `source` is; null: of a folder that is to be written) the head's, with prediction.embedding_norm,
+  // prediction.hidden_norm, prediction.projection and final_norm. Null: as DeepSeek's, or mtp.*.
+  void (*names)(NameTable& names, const checkpoint::TensorSource* source, int64_t layers) = nullptr;
+};
+
 /// A family of models: how its config.json and its GGUF metadata say what a model is, in both directions, and what its
 /// files call the tensors. A new family is one file in known/ that defines one of these, and a line in family.cpp. What
 /// is null, empty or false is so for most.
@@ -73,8 +83,8 @@ struct Family {
   bool (*says)(const ModelSpec& spec) = nullptr;
   // Whose text model is of this family where its own config does not name another.
   std::span<const Multimodal> multimodal = {};
-  // Which block of the model that of its head for multi-token prediction is like; null: the last.
-  size_t (*prediction_block)(const ModelSpec& spec) = nullptr;
+  // Its heads for multi-token prediction, where they differ from most; null: they do not.
+  const PredictionForm* prediction = nullptr;
   // Changes the table of names where the tensors of `source`, a folder's, say how they lie.
   void (*adjust_names)(NameTable& table, const checkpoint::TensorSource& source) = nullptr;
 };

@@ -38,45 +38,43 @@ std::vector<Layout> layouts(const NameTable& names, int64_t layers) {
 
 /// Makes the names of a model's block those of the head's, and adds those of what only a head has but its last norm.
 void lay_out(const Layout& layout, NameTable& names) {
-  for (auto& [path, patterns] : names.names) {
-    if (!path.starts_with("blocks.{layer}.")) continue;
-    for (NameInFile& name : patterns)
-      if (const size_t at = name.pattern.find(kLayer); at != std::string::npos)
-        name.pattern = layout.block + name.pattern.substr(at + kLayer.size());
-  }
+  move_layer(names, [&](std::string_view) { return layout.block; });
   names.names["prediction.embedding_norm"] = {{layout.embedding_norm}};
   names.names["prediction.hidden_norm"] = {{layout.hidden_norm}};
   names.names["prediction.projection"] = {{layout.projection}};
 }
 
-/// Heads that are there and not one layer like the model's: Nemotron 3's is an attention and a mixture, MiMo's has a
-/// dense FFN.
+/// Heads that are there under names that only some other family's have.
 void refuse_other_forms(const checkpoint::TensorSource& source, const std::string& where) {
   for (const char* name : {"mtp.layers.0.eh_proj.weight", "model.mtp.layers.0.eh_proj.weight"})
     if (source.find(name))
       throw base::Error(
           base::ErrorKind::unsupported, where,
-          fmt::format("its head for multi-token prediction ({}) is not a layer like the model's, and heads "
-                      "of other forms are not supported",
-                      name),
+          fmt::format("its head for multi-token prediction ({}) is of a form that is not known of this family", name),
           kOtherForm);
 }
 
-/// How a family's published folders name a head: under mtp.*, which its models then have to leave alone, or as a layer
-/// after the last.
-Layout published_layout(const models::ModelSpec& model) {
-  const NameTable names = family_of(model).hugging_face_names();
+/// Makes `names` those of a head as the family's published folders have it: under names of its own; under mtp.*, which
+/// its models then have to leave alone; or as a layer after the last.
+void lay_out_as_published(const models::ModelSpec& model, NameTable& names) {
+  const Family& family = family_of(model);
+  if (family.prediction && family.prediction->names)
+    return family.prediction->names(names, nullptr, std::ssize(model.blocks));
   const std::vector<Layout> all = layouts(names, std::ssize(model.blocks));
   constexpr std::string_view kWhere = "head for multi-token prediction";
   if (names.is_inert("model.mtp.layers.0.eh_proj.weight") || names.is_inert("model.mtp_block.0.norm.weight"))
     throw base::Error(base::ErrorKind::unsupported, std::string(kWhere),
                       fmt::format("how files of {} name one is not known here", model.family.shown()), kKnown);
-  if (names.is_inert(all.back().projection)) return all.back();
-  if (model.prediction_layers != 1)
-    throw base::Error(base::ErrorKind::bad_input, std::string(kWhere),
-                      fmt::format("the config says that the model has {}", model.prediction_layers),
-                      fmt::format("give it \"num_nextn_predict_layers\": 1; {}", kKnown));
-  return all.front();
+  const Layout* layout = &all.back();
+  if (!names.is_inert(layout->projection)) {
+    if (model.prediction_layers != 1)
+      throw base::Error(base::ErrorKind::bad_input, std::string(kWhere),
+                        fmt::format("the config says that the model has {}", model.prediction_layers),
+                        fmt::format("give it \"num_nextn_predict_layers\": 1; {}", kKnown));
+    layout = &all.front();
+  }
+  lay_out(*layout, names);
+  names.names["final_norm"] = {{layout->final_norm}};
 }
 
 }  // namespace
@@ -84,18 +82,18 @@ Layout published_layout(const models::ModelSpec& model) {
 models::ModelSpec prediction_spec(const models::ModelSpec& whole) {
   models::ModelSpec spec = whole;
   const Family& family = family_of(whole);
-  const size_t like = family.prediction_block ? family.prediction_block(whole) : whole.blocks.size() - 1;
-  if (const auto* latent = std::get_if<layers::LatentAttentionSpec>(&whole.blocks[like].mixer);
-      latent && latent->indexer)
+  const BlockSpec block =
+      family.prediction && family.prediction->block ? family.prediction->block(whole) : whole.blocks.back();
+  if (const auto* latent = std::get_if<layers::LatentAttentionSpec>(&block.mixer); latent && latent->indexer)
     throw base::Error(base::ErrorKind::unsupported, whole.family.shown(),
                       "its head for multi-token prediction reads what an indexer chose for the layers before it",
                       kOtherForm);
-  if (std::holds_alternative<layers::NoMixerSpec>(whole.blocks[like].mixer) ||
-      std::holds_alternative<layers::NoFfnSpec>(whole.blocks[like].ffn))
+  if (std::holds_alternative<layers::NoMixerSpec>(block.mixer) || std::holds_alternative<layers::NoFfnSpec>(block.ffn))
     throw base::Error(base::ErrorKind::unsupported, whole.family.shown(),
-                      "its layers are a mixer or an FFN each, and its head for multi-token prediction is two of them",
+                      "its layers are a mixer or an FFN each, and which of them its head for multi-token prediction is "
+                      "made of is not known",
                       kOtherForm);
-  spec.blocks = {whole.blocks[like]};
+  spec.blocks = {block};
   spec.shared.clear();
   spec.prediction = whole.final_norm;
   spec.prediction_layers = 0;
@@ -103,15 +101,16 @@ models::ModelSpec prediction_spec(const models::ModelSpec& whole) {
   return spec;
 }
 
-void require_prediction_names(const models::ModelSpec& model) { published_layout(model); }
+void require_prediction_names(const models::ModelSpec& model) {
+  NameTable names = family_of(model).hugging_face_names();
+  lay_out_as_published(model, names);
+}
 
 std::vector<checkpoint::TensorToWrite> prediction_tensors_to_write(const models::ModelSpec& model,
                                                                    const models::Decoder& head) {
-  const Layout layout = published_layout(model);
   NameTable names = family_of(model).hugging_face_names();
   const std::string embedding = names.find("embedding")->front().pattern, out = names.find("head")->front().pattern;
-  lay_out(layout, names);
-  names.names["final_norm"] = {{layout.final_norm}};
+  lay_out_as_published(model, names);
   std::vector<checkpoint::TensorToWrite> tensors = tensors_to_write(head, names);
   std::erase_if(tensors, [&](const auto& tensor) { return tensor.name == embedding || tensor.name == out; });
   return tensors;
@@ -125,22 +124,29 @@ Model open_prediction_head(const Model& model) {
   head.name = model.name;
   base::require(head.source != nullptr, "prediction head", "of a model without files");
   NameTable names = names_for(whole, *head.source);
-  const Layout* layout = nullptr;
-  const std::vector<Layout> all = layouts(names, std::ssize(whole.blocks));
-  for (const Layout& each : all)
-    if (!layout && head.source->find(each.projection)) layout = &each;
-  if (!layout) refuse_other_forms(*head.source, model.path.path.string());
-  if (!layout)
-    throw base::Error(base::ErrorKind::unsupported, model.path.path.string(),
-                      fmt::format("holds no head for multi-token prediction: there is no {}, {} or {}",
-                                  all[0].projection, all[1].projection, all[2].projection),
-                      kOtherForm);
-  lay_out(*layout, names);
-  // Some GGUF files leave it out where it is the model's own.
-  if (head.source->find(layout->final_norm)) names.names["final_norm"] = {{layout->final_norm}};
-  // Some heads have an embedding of their own (Qwen's mtp_use_dedicated_embeddings).
-  if (const std::string own(kOwnEmbedding); layout == &all.back() && head.source->find(own))
-    names.names["embedding"] = {{own}};
+  const auto require = [&](bool found, const std::string& missing) {
+    if (!found)
+      throw base::Error(base::ErrorKind::unsupported, model.path.path.string(),
+                        "holds no head for multi-token prediction: there is no " + missing, kOtherForm);
+  };
+  if (const Family& family = family_of(whole); family.prediction && family.prediction->names) {
+    family.prediction->names(names, head.source.get(), std::ssize(whole.blocks));
+    const std::string& projection = names.find("prediction.projection")->front().pattern;
+    require(head.source->find(projection) != nullptr, projection);
+  } else {
+    const Layout* layout = nullptr;
+    const std::vector<Layout> all = layouts(names, std::ssize(whole.blocks));
+    for (const Layout& each : all)
+      if (!layout && head.source->find(each.projection)) layout = &each;
+    if (!layout) refuse_other_forms(*head.source, model.path.path.string());
+    require(layout != nullptr, fmt::format("{}, {} or {}", all[0].projection, all[1].projection, all[2].projection));
+    lay_out(*layout, names);
+    // Some GGUF files leave it out where it is the model's own.
+    if (head.source->find(layout->final_norm)) names.names["final_norm"] = {{layout->final_norm}};
+    // Some heads have an embedding of their own (Qwen's mtp_use_dedicated_embeddings).
+    if (const std::string own(kOwnEmbedding); layout == &all.back() && head.source->find(own))
+      names.names["embedding"] = {{own}};
+  }
   names.inert.push_back("*");  // the model's, and heads after the first
 
   models::ModelSpec spec = prediction_spec(whole);

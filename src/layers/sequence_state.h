@@ -59,9 +59,10 @@ struct SequenceStep {
   std::span<const int32_t> targets = {};
   // For an ensemble: the weights [N] of its models for this sequence, instead of its gate's.
   std::span<const double> model_weights = {};
-  // Gets what the final norm makes of each row, [ids.size(), D]; without rows: nobody wants it.
+  // Gets what the final norm makes of each row, or, where the model's head for multi-token prediction reads that, what
+  // it is before the norm, [ids.size(), D]; without rows: nobody wants it.
   tensor::Matrix normed = {};
-  // For a prediction head (prediction.h): what the model's final norm made of the token before each of these, [N, D].
+  // For a prediction head (prediction.h): that of the token before each of these, [N, D].
   tensor::ConstMatrix before = {};
   // Changes what routers decide for this sequence alone (moe/router_hook.h); null: nothing does.
   const RouterHook* routers = nullptr;

@@ -248,9 +248,14 @@ tensor::Matrix BoundDecoder::forward(ops::Context& context, std::span<const Sequ
 
   const tensor::ArenaScope scope(context.arena);
   const tensor::Matrix x = run_blocks(context, rows, options);
-  for (const layers::SequenceRows& s : rows->sequences)
-    if (s.step.normed.rows > 0)
-      network_.final_norm.forward(context, x.row_range(s.first_row, s.first_row + s.rows), s.step.normed);
+  for (const layers::SequenceRows& s : rows->sequences) {
+    if (s.step.normed.rows == 0) continue;
+    const tensor::Matrix of_sequence = x.row_range(s.first_row, s.first_row + s.rows);
+    if (spec_.prediction_before_norm)
+      ops::copy(context, of_sequence, s.step.normed);
+    else
+      network_.final_norm.forward(context, of_sequence, s.step.normed);
+  }
   const auto kept = static_cast<int64_t>(rows->with_logits.size());
   if (kept > 0) {
     const tensor::Matrix of_kept = result.row_range(0, kept);
@@ -291,9 +296,13 @@ double BoundDecoder::loss(ops::Context& context, std::span<const SequenceStep> s
   base::require(!rows->may_leave, "decoder", "no sequence may leave a step whose loss is asked for");
   const tensor::ArenaScope scope(context.arena);
   const tensor::Matrix x = run_blocks(context, rows, options);
+  const auto show = [&] {
+    for (const layers::SequenceRows& s : rows->sequences)
+      if (s.step.normed.rows > 0) ops::copy(context, x.row_range(s.first_row, s.first_row + s.rows), s.step.normed);
+  };
+  if (spec_.prediction_before_norm) show();
   network_.final_norm.forward(context, x, x);
-  for (const layers::SequenceRows& s : rows->sequences)
-    if (s.step.normed.rows > 0) ops::copy(context, x.row_range(s.first_row, s.first_row + s.rows), s.step.normed);
+  if (!spec_.prediction_before_norm) show();
   const ops::HeadShape head{network_.head(), 1 / spec_.logits_scaling, spec_.logits_softcap, network_.head_bias()};
   const auto shown = show_weights(options.observer, network_.names());
   ops::Context of_head = context;

@@ -31,6 +31,9 @@ struct ModelSpec {
   int64_t learned_positions = 0;  // rows of a table that is added to the embedded tokens by position; 0 = none
   bool tied_embeddings = false;
   bool head_bias = false;
+  // What a head for multi-token prediction reads of the model, and of itself for further tokens, is the state before
+  // the final norm (MiMo); else what that norm makes of it.
+  bool prediction_before_norm = false;
   float embedding_multiplier = 1;  // of the embedded tokens (Granite, Gemma)
   layers::NormSpec final_norm;
   float logits_scaling = 1;             // the logits are divided by it (Granite)

@@ -79,6 +79,8 @@ void head_scan(Context& context, const HeadScan& scan, tensor::ConstMatrix x, te
   require(heads >= 1 && channels % heads == 0 && heads % inputs.groups == 0, "head_scan",
           "{} channels, {} heads, {} groups", channels, heads, inputs.groups);
   require(scan.a && scan.d, "head_scan", "no parameters");
+  require(!scan.decay.data || (scan.decay.rows == x.rows && scan.decay.cols == heads), "head_scan",
+          "decays are [{}, {}]", scan.decay.rows, scan.decay.cols);
   if (channels == 0 || x.rows == 0) return;
   if (context.tape) record_head_scan(*context.tape, scan, x, dt, inputs, sequences, y);
 
@@ -86,6 +88,10 @@ void head_scan(Context& context, const HeadScan& scan, tensor::ConstMatrix x, te
   const tensor::Matrix decay = context.arena.matrix(x.rows, heads);
   for_rows(context, x.rows, heads, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
+      if (scan.decay.data) {
+        std::copy_n(scan.decay.row(r), heads, decay.row(r));
+        continue;
+      }
       for (int64_t h = 0; h < heads; ++h) decay.row(r)[h] = dt.row(r)[h] * scan.a[h];
       context.kernels.vector.exp(decay.row(r), decay.row(r), heads);
     }

@@ -37,10 +37,12 @@ void selective_scan(Context& context, const SelectiveScan& scan, tensor::ConstMa
 
 /// The scan of Mamba-2 (Dao & Gu 2024, arXiv:2405.21060): H heads of C/H channels, with one decay a[h] and one d[h] for
 /// a head and dt [N, H]; group g of the inputs serves heads [g H/groups, …). A sequence's state is h [H, S, C/H].
+/// Where `decay` [N, H] is given it is exp(dt a) as it shall be rounded, and `a` is for the backward pass alone.
 struct HeadScan {
   int64_t heads = 0, states = 0;
   const float* a = nullptr;
   const float* d = nullptr;
+  tensor::ConstMatrix decay = {};
 };
 void head_scan(Context& context, const HeadScan& scan, tensor::ConstMatrix x, tensor::ConstMatrix dt,
                const ScanInputs& inputs, std::span<const Recurrence> sequences, tensor::Matrix y);

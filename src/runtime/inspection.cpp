@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 #include <numeric>
+#include <tuple>
 
 #include "base/error.h"
 #include "base/json.h"
@@ -60,21 +61,26 @@ int64_t bytes_in(DType dtype, Place place, int64_t parameters) {
       std::llround(static_cast<double>(parameters) * tensor::bits_per_value(full ? DType::f32 : dtype) / 8));
 }
 
-DType format_of_most(const models::Decoder& decoder) {
+/// Of most bytes of matrices of layers, and of the output embeddings.
+std::pair<DType, DType> formats_of(const models::Decoder& decoder) {
   class Bytes : public layers::TensorReader {
    public:
-    void matrix(const Tensor&, int64_t, int64_t, const tensor::Weight& slot) override {
-      of[slot.dtype] += slot.bytes();
+    void matrix(const Tensor& tensor, int64_t, int64_t, const tensor::Weight& slot) override {
+      if (tensor.path == "head" || (tensor.path == "embedding" && !seen_head)) output = slot.dtype;
+      seen_head = seen_head || tensor.path == "head";
+      if (tensor.path != "head" && tensor.path != "embedding") of[slot.dtype] += slot.bytes();
     }
     void stack(const Tensor&, int64_t, int64_t, int64_t, const std::vector<tensor::Weight>& slots) override {
       for (const tensor::Weight& slot : slots) of[slot.dtype] += slot.bytes();
     }
     std::map<DType, int64_t> of;
+    DType output = DType::bf16;
+    bool seen_head = false;
   } bytes;
   decoder.read(bytes);
   const auto most = std::max_element(bytes.of.begin(), bytes.of.end(),
                                      [](const auto& a, const auto& b) { return a.second < b.second; });
-  return most == bytes.of.end() ? DType::bf16 : most->first;
+  return {most == bytes.of.end() ? bytes.output : most->first, bytes.output};
 }
 
 // Read for a token: as `active`, but one row of an input embedding that is not also the head.
@@ -201,7 +207,7 @@ Inspection inspect(const std::filesystem::path& path, const InspectionOptions& o
   } else {
     const WeightBytes bytes = weight_bytes(*model.decoder);
     result.bytes_held = bytes.held, result.bytes_touched = bytes.touched;
-    result.format = format_of_most(*model.decoder);
+    std::tie(result.format, result.output_format) = formats_of(*model.decoder);
   }
 
   if (result.has_weights) {

@@ -33,7 +33,8 @@ struct Inspection {
   bool has_weights = false;
   int64_t file_bytes = 0;                                // on disk; 0 without weights
   std::optional<tensor::DType> dtype;                    // that matrices are counted in; none: the file's own mixture
-  tensor::DType format = tensor::DType::bf16;            // that most bytes of matrices are in
+  tensor::DType format = tensor::DType::bf16;            // that most bytes of matrices of layers are in
+  std::optional<tensor::DType> output_format;            // of the output embeddings, where files or the config say it
   std::array<int64_t, models::kPlaces> bytes_held{};     // of weights in memory, by place
   std::array<int64_t, models::kPlaces> bytes_touched{};  // of them, read for a token
   int64_t context = 0, step_tokens = 0;                  // that the forecast is of

@@ -97,21 +97,26 @@ void write_shape_model(const ShapeOptions& options, const families::OpenOptions&
         fmt::format("{}: a GGUF file of this model could not be read again: {}", path.string(), error.message()),
         "more `shape.layers`, until each kind of layer is among them, can be written");
   }
+  write_random_model(drawn.random, options.seed, path, on_progress);
+}
+
+void write_random_model(const families::RandomModel& model, uint64_t seed, const std::filesystem::path& path,
+                        const std::function<void(int64_t written, int64_t all)>& on_progress) {
   int64_t all = 0, written = 0;
   std::vector<checkpoint::TensorToWrite> tensors;
-  for (const checkpoint::RandomTensor& tensor : drawn.random.tensors) {
+  for (const checkpoint::RandomTensor& tensor : model.tensors) {
     all += tensor::element_count(tensor.shape) / tensor.shape.back() *
            tensor::row_bytes(tensor.dtype, tensor.shape.back());
     tensors.push_back({tensor.name, tensor.dtype, tensor.shape, [&](const auto& write) {
                          if (on_progress) on_progress(written, all);
                          // Alone it has the bytes that it has among others.
-                         const auto source = checkpoint::random_source({tensor}, {}, options.seed);
+                         const auto source = checkpoint::random_source({tensor}, {}, seed);
                          const std::span<const std::byte> bytes = source->tensors().front().bytes;
                          write(bytes);
                          written += std::ssize(bytes);
                        }});
   }
-  checkpoint::write_gguf(path, tensors, drawn.random.metadata);
+  checkpoint::write_gguf(path, tensors, model.metadata);
 }
 
 std::vector<std::string> notes_of_written(const families::Model& model) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "families/open.h"
+#include "families/random_model.h"
 #include "tensor/dtype.h"
 
 namespace coterie::runtime {
@@ -35,6 +36,9 @@ families::Model shape_model(const ShapeOptions& options, const families::OpenOpt
 void write_shape_model(const ShapeOptions& options, const families::OpenOptions& open,
                        const std::filesystem::path& path,
                        const std::function<void(int64_t written, int64_t all)>& on_progress = {});
+/// Any random model as a GGUF file, in the same way.
+void write_random_model(const families::RandomModel& model, uint64_t seed, const std::filesystem::path& path,
+                        const std::function<void(int64_t written, int64_t all)>& on_progress = {});
 /// What other engines are known to refuse in it, in sentences.
 std::vector<std::string> notes_of_written(const families::Model& model);
 

@@ -240,6 +240,7 @@ void compare(const Comparison& c, const layers::RouterSpec& a, const layers::Rou
   c.same("combination of the experts' outputs", a.combine, b.combine);
   c.same("bias of the router", a.bias, b.bias);
   c.same("bias of selection", a.selection_bias, b.selection_bias);
+  c.near("softcap of the router", static_cast<double>(a.softcap), static_cast<double>(b.softcap));
   c.same("groups of experts", a.groups, b.groups);
   if (a.groups > 1) {
     c.same("groups of experts", a.groups_kept, b.groups_kept);

@@ -122,6 +122,7 @@ RouterSpec read_router(const base::Json& object, const std::string& where) {
   if (asked(reader, "near_best", spec.selection == Selection::sparsemixer, "selection: sparsemixer"))
     spec.near_best = real(reader, "near_best", spec.near_best);
   spec.hidden = reader.integer("hidden", spec.hidden);
+  spec.softcap = real(reader, "softcap", spec.softcap);
   spec.combine = read_name(reader, "combine", kCombines, spec.combine);
   spec.noise = reader.boolean("noise", spec.noise);
   if (asked(reader, "noise_bias", spec.noise, "noise")) spec.noise_bias = reader.boolean("noise_bias");
@@ -156,6 +157,7 @@ base::Json write_router(const RouterSpec& spec) {
   if (spec.selection == Selection::hash) json["hash_seed"] = spec.hash_seed;
   if (spec.selection == Selection::soft) json["slots"] = spec.slots;
   if (spec.hidden > 0) json["hidden"] = spec.hidden;
+  if (spec.softcap > 0) json["softcap"] = real(spec.softcap);
   if (spec.combine != Combine::weighted) json["combine"] = name_of(kCombines, spec.combine);
   if (spec.noise) json["noise"] = true;
   if (spec.noise_bias) json["noise_bias"] = true;

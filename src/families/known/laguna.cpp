@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "base/error.h"
 #include "families/config/config_reader.h"
 #include "families/config/config_writer.h"
@@ -79,9 +81,8 @@ ModelSpec from_config(ConfigReader& config) {
   if (config.keys.boolean("moe_apply_router_weight_on_input", false))
     fail(ErrorKind::unsupported, config.keys.where(),
          "moe_apply_router_weight_on_input is true: experts whose input is weighted are not supported here");
-  if (const double cap = config.keys.number("moe_router_logit_softcapping", 0.0); cap > 0)
-    fail(ErrorKind::unsupported, config.keys.where(),
-         "moe_router_logit_softcapping is {}: softcaps of the router are not supported", cap);
+  // Below zero is none, as in the reference.
+  moe.router.softcap = std::max(0.0f, static_cast<float>(config.keys.number("moe_router_logit_softcapping", 0.0)));
   const std::vector<std::string> types = config.keys.strings("mlp_layer_types");
   if (!types.empty() && types.size() != spec.blocks.size())
     fail(ErrorKind::bad_input, config.keys.where(), "mlp_layer_types has {} entries for {} layers", types.size(),
@@ -172,6 +173,7 @@ void to_config(const ModelSpec& spec, ConfigWriter& config) {
   config.json["moe_intermediate_size"] = moe.hidden;
   config.json["shared_expert_intermediate_size"] = moe.shared_hidden;
   config.json["moe_routed_scaling_factor"] = decimal(moe.router.scale);
+  if (moe.router.softcap > 0) config.json["moe_router_logit_softcapping"] = decimal(moe.router.softcap);
 }
 
 NameTable names() {

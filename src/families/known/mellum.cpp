@@ -66,10 +66,10 @@ ModelSpec from_gguf(MetadataReader& metadata) {
 }
 
 /// The head's block slides (mtp_layer_types), whatever the last one does.
-size_t prediction_block(const ModelSpec& spec) {
-  size_t found = spec.blocks.size() - 1;
-  for (size_t i = 0; i < spec.blocks.size(); ++i)
-    if (std::get<AttentionSpec>(spec.blocks[i].mixer).window > 0) found = i;
+BlockSpec prediction_block(const ModelSpec& spec) {
+  BlockSpec found = spec.blocks.back();
+  for (const BlockSpec& block : spec.blocks)
+    if (std::get<AttentionSpec>(block.mixer).window > 0) found = block;
   return found;
 }
 
@@ -114,6 +114,8 @@ void to_gguf(const ModelSpec& spec, MetadataWriter& metadata) {
   }
 }
 
+constexpr PredictionForm kPrediction = {.block = prediction_block};
+
 }  // namespace
 
 const Family kMellum = {
@@ -126,7 +128,7 @@ const Family kMellum = {
     .to_config = to_config,
     .to_gguf = to_gguf,
     .says = deepseek::has_experts,
-    .prediction_block = prediction_block,
+    .prediction = &kPrediction,
 };
 
 }  // namespace coterie::families

@@ -86,6 +86,7 @@ ModelSpec from_config(ConfigReader& config) {
     spec.blocks[i].ffn = moe;
   }
   check_published_keys(config, spec);
+  spec.prediction_before_norm = true;
   return spec;
 }
 
@@ -109,6 +110,7 @@ ModelSpec from_gguf(MetadataReader& metadata) {
                               .selection_bias = deepseek::has_selection_bias(metadata, spec),
                               .groups = true});
   deepseek::drop_prediction_layers(metadata, spec);
+  spec.prediction_before_norm = true;
   return spec;
 }
 
@@ -157,6 +159,41 @@ void to_config(const ModelSpec& spec, ConfigWriter& config) {
   }
 }
 
+/// As Xiaomi published it for SGLang (mimo_v2_flash_nextn.py): a layer with the window, the sinks and the heads of the
+/// others that slide, and a dense FFN as wide as the model's.
+BlockSpec prediction_block(const ModelSpec& spec) {
+  const BlockSpec *slides = nullptr, *dense = nullptr;
+  for (const BlockSpec& block : spec.blocks) {
+    if (std::get<AttentionSpec>(block.mixer).window > 0) slides = &block;
+    if (std::holds_alternative<layers::DenseFfnSpec>(block.ffn)) dense = &block;
+  }
+  if (!slides || !dense)
+    base::fail(
+        base::ErrorKind::unsupported, spec.family.shown(),
+        "its head for multi-token prediction is a layer with a window and a dense FFN, and the model has no such "
+        "attention or no such FFN, of which the head would have the sizes");
+  BlockSpec block = *slides;
+  block.ffn = dense->ffn;
+  return block;
+}
+
+/// Of the three heads the first. GGUF files have it as a layer after the last.
+void prediction_names(NameTable& table, const checkpoint::TensorSource* source, int64_t layers) {
+  const bool gguf = source && source->format() == checkpoint::Format::gguf;
+  const std::string head = gguf ? fmt::format("blk.{}.", layers) : "model.mtp.layers.0.";
+  const std::string own = gguf ? head + "nextn." : head;
+  move_layer(table, [&](std::string_view) { return head; });
+  table.names["prediction.embedding_norm"] = {{own + "enorm.weight"}};
+  table.names["prediction.hidden_norm"] = {{own + "hnorm.weight"}};
+  table.names["prediction.projection"] = {{own + "eh_proj.weight"}};
+  table.names["final_norm"] = {{head + (gguf ? "layer_output_norm.weight" : "final_layernorm.weight")}};
+  if (gguf && source->find(own + "shared_head_norm.weight"))
+    table.names["final_norm"] = {{own + "shared_head_norm.weight"}};
+  if (!gguf) table.names["blocks.{layer}.ffn_norm"] = {{head + "pre_mlp_layernorm.weight"}};
+}
+
+constexpr PredictionForm kPrediction = {.block = prediction_block, .names = prediction_names};
+
 }  // namespace
 
 const Family kMiMoV2Flash = {
@@ -168,6 +205,7 @@ const Family kMiMoV2Flash = {
     .hugging_face_names = names,
     .to_config = to_config,
     .to_gguf = to_gguf,
+    .prediction = &kPrediction,
 };
 
 }  // namespace coterie::families

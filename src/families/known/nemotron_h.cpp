@@ -252,6 +252,48 @@ void adjust_gguf_names(NameTable& table, Direction, const checkpoint::TensorSour
   table.names["blocks.{layer}.ffn_norm"] = {{"blk.{layer}.attn_norm.weight"}};
 }
 
+/// As NVIDIA has it (TensorRT-LLM, modeling_nemotron_h.py; vLLM's nemotron_h_mtp.py is alike): an attention and a
+/// mixture, each with its norm, which together are a block as others have it. Its last norm is RMSNorm there; llama.cpp
+/// takes the mean off, too, which no other program does.
+BlockSpec prediction_block(const ModelSpec& spec) {
+  BlockSpec block;
+  const layers::AttentionSpec* attention = nullptr;
+  for (const BlockSpec& each : spec.blocks)
+    if (const auto* found = std::get_if<layers::AttentionSpec>(&each.mixer)) attention = found;
+  const layers::MoeSpec* const moe = first_moe(spec);
+  if (!attention || !moe)
+    fail(ErrorKind::unsupported, spec.family.shown(),
+         "its head for multi-token prediction is an attention and a mixture, and the model has none, of which the head "
+         "would have the sizes");
+  block.mixer = *attention, block.ffn = *moe;
+  block.mixer_norm = block.ffn_norm = spec.final_norm;
+  return block;
+}
+
+/// Two layers in a folder; one in GGUF, after the last.
+void prediction_names(NameTable& table, const checkpoint::TensorSource* source, int64_t layers) {
+  if (source && source->format() == checkpoint::Format::gguf) {
+    const std::string head = fmt::format("blk.{}.", layers), own = head + "nextn.";
+    move_layer(table, [&](std::string_view) { return head; });
+    table.names["blocks.{layer}.ffn_norm"] = {{head + "post_attention_norm.weight"}};
+    table.names["prediction.embedding_norm"] = {{own + "enorm.weight"}};
+    table.names["prediction.hidden_norm"] = {{own + "hnorm.weight"}};
+    table.names["prediction.projection"] = {{own + "eh_proj.weight"}};
+    table.names["final_norm"] = {{own + "shared_head_norm.weight"}};
+    return;
+  }
+  const std::string first = "mtp.layers.0.", second = "mtp.layers.1.";
+  move_layer(table, [&](std::string_view path) {
+    return path.starts_with("attention.") || path == "mixer_norm" ? first : second;
+  });
+  table.names["prediction.embedding_norm"] = {{first + "enorm.weight"}};
+  table.names["prediction.hidden_norm"] = {{first + "hnorm.weight"}};
+  table.names["prediction.projection"] = {{first + "eh_proj.weight"}};
+  table.names["final_norm"] = {{second + "final_layernorm.weight"}};
+}
+
+constexpr PredictionForm kPrediction = {.block = prediction_block, .names = prediction_names};
+
 }  // namespace
 
 const Family kNemotronH = {
@@ -264,6 +306,7 @@ const Family kNemotronH = {
     .to_config = to_config,
     .to_gguf = to_gguf,
     .adjust_gguf_names = adjust_gguf_names,
+    .prediction = &kPrediction,
 };
 // GGUF of those without experts.
 const Family kNemotronHDense = {

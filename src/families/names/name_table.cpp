@@ -98,4 +98,14 @@ std::string expand(std::string_view pattern, int64_t layer, int64_t expert, int6
   return name;
 }
 
+void move_layer(NameTable& table, const std::function<std::string(std::string_view part)>& prefix) {
+  constexpr std::string_view kBlock = "blocks.{layer}.", kLayer = "{layer}.";
+  for (auto& [path, patterns] : table.names) {
+    if (!path.starts_with(kBlock)) continue;
+    for (NameInFile& name : patterns)
+      if (const size_t at = name.pattern.find(kLayer); at != std::string::npos)
+        name.pattern = prefix(std::string_view(path).substr(kBlock.size())) + name.pattern.substr(at + kLayer.size());
+  }
+}
+
 }  // namespace coterie::families

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -93,6 +94,10 @@ PathPattern path_pattern(std::string_view path);
 
 /// Puts the numbers in; {expert} stays where `expert` is -1.
 std::string expand(std::string_view pattern, int64_t layer, int64_t expert = -1, int64_t item = -1);
+
+/// Names what a layer holds as one that stands elsewhere: in each name of a path "blocks.{layer}.PART", what there is
+/// up to "{layer}." becomes prefix(PART).
+void move_layer(NameTable& table, const std::function<std::string(std::string_view part)>& prefix);
 
 // Building blocks of the tables.
 

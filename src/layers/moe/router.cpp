@@ -237,6 +237,7 @@ ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, ConstMatrix 
     map(batch, context, x, logits);
   else
     std::fill_n(logits.data, n * e, 0.0f);
+  if (spec_.softcap > 0) ops::softcap(context, logits, spec_.softcap);
   for_hooks(batch, of_mixer_, [&](const SequenceRows& s, const RouterHook& hook) {
     base::require(!context.tape, "router", "a sequence with a hook under a tape");
     if (const RouterSpec* rule = hook.rule(layer))

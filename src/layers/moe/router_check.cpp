@@ -25,6 +25,9 @@ void check_numbers(const RouterSpec& spec, std::string_view where) {
   if (!(spec.jitter >= 0) || spec.jitter >= 1)
     base::fail(ErrorKind::bad_input, where, "the router's jitter is {}: expected at least 0 and less than 1",
                spec.jitter);
+  if (!(spec.softcap >= 0) || !std::isfinite(spec.softcap))
+    base::fail(ErrorKind::bad_input, where, "the softcap of the router is {}: expected a number above 0, or 0 for none",
+               spec.softcap);
   if (spec.hidden < 0)
     base::fail(ErrorKind::bad_input, where, "the router's hidden width is {}: expected at least 1, or 0 for none",
                spec.hidden);
@@ -47,9 +50,10 @@ void check_groups(const RouterSpec& spec, std::string_view where) {
 void check_together(const RouterSpec& spec, std::string_view where) {
   if (spec.noise_bias && !spec.noise)
     base::fail(ErrorKind::bad_input, where, "a bias of the noise has no effect without noise");
-  if (!spec.has_map() && (spec.bias || spec.hidden > 0 || spec.jitter > 0))
+  if (!spec.has_map() && (spec.bias || spec.hidden > 0 || spec.softcap > 0 || spec.jitter > 0))
     base::fail(ErrorKind::bad_input, where,
-               "a hash layer whose experts' outputs are summed has no logits: no bias, no hidden layer, no jitter");
+               "a hash layer whose experts' outputs are summed has no logits: no bias, no hidden layer, no softcap, no "
+               "jitter");
   if (spec.slots < 1)
     base::fail(ErrorKind::bad_input, where, "{} slots for each expert: expected at least 1", spec.slots);
   if (spec.combine == RouterSpec::Combine::sum &&

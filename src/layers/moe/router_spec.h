@@ -71,6 +71,7 @@ struct RouterSpec {
   int64_t hidden = 0;           // width of the router's own hidden layer; 0 = a linear map
   bool bias = false;            // a bias [E] of the linear map, part of h (gpt-oss); and one [hidden] of the first one
   bool selection_bias = false;  // a bias [E] that only helps to choose (e_score_correction_bias)
+  float softcap = 0;            // h becomes softcap * tanh(h / softcap); 0 = none (Laguna)
   int64_t groups = 1;           // n_group; one is none
   int64_t groups_kept = 1;      // topk_group
   GroupScore group_score = GroupScore::best;

@@ -10,6 +10,30 @@
 
 namespace coterie::layers {
 
+namespace {
+
+/// exp(slopes[h]) of each row and head, [N, H]. It is near 1, and the error of rounding it would add up over a long
+/// text: of the two floats around it each position gets one, the upper as often as the exact value lies between them,
+/// so that products of any length are right to about a rounding.
+void fill_decays(const Batch& batch, std::span<const float> slopes, tensor::Matrix decays) {
+  for (size_t h = 0; h < slopes.size(); ++h) {
+    const double exact = std::exp(static_cast<double>(slopes[h]));
+    auto below = static_cast<float>(exact);
+    if (static_cast<double>(below) > exact) below = std::nextafter(below, 0.0f);
+    const float above = std::nextafter(below, 2.0f);
+    const double share =
+        (exact - static_cast<double>(below)) / (static_cast<double>(above) - static_cast<double>(below));
+    for (const SequenceRows& s : batch.sequences)
+      for (int64_t r = 0; r < s.rows; ++r) {
+        const auto position = static_cast<double>(s.first_position + r);
+        const bool up = std::floor((position + 1) * share) > std::floor(position * share);
+        decays.row(s.first_row + r)[h] = up ? above : below;
+      }
+  }
+}
+
+}  // namespace
+
 Lightning::Lightning(const LightningSpec& spec, int64_t width) : spec_(spec), width_(width) {
   const auto base = std::exp2(-8 / static_cast<double>(spec.heads));
   for (int64_t h = 0; h < spec.heads; ++h)
@@ -40,9 +64,11 @@ void Lightning::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x
   const ops::ScanInputs inputs{qkv.col_range(d, qkv.cols), qkv, heads, 3 * d};
   const tensor::Matrix scanned = context.arena.matrix(n, width);
   const int64_t floats = state_floats(spec_);
-  run_recurrence(batch, layer, {0, floats, floats}, [&](auto sequences) {
-    ops::head_scan(context, {heads, d, decay_.data(), zeros_.data()}, values, steps, inputs, sequences, scanned);
-  });
+  const tensor::Matrix decays = context.arena.matrix(n, heads);
+  fill_decays(batch, decay_, decays);
+  const ops::HeadScan scan{heads, d, decay_.data(), zeros_.data(), decays};
+  run_recurrence(batch, layer, {0, floats, floats},
+                 [&](auto sequences) { ops::head_scan(context, scan, values, steps, inputs, sequences, scanned); });
   ops::rms_norm(context, scanned, norm_.data(), spec_.norm_eps, scanned);
   ops::gate(context, ops::Activation::sigmoid, gate, scanned);
   project(batch, gate, out_, y);

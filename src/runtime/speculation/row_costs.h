@@ -1,8 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
+#include "models/account.h"
+#include "models/spec.h"
 #include "tensor/dtype.h"
 
 namespace coterie::runtime {
@@ -21,9 +24,24 @@ class RowCosts {
   std::vector<double> steps_;
 };
 
-/// Measures steps of up to `most` rows with a dense model of random weights in this format, 0.2 GB of them for 4 bits,
-/// in a few seconds, on so many threads; remembered in machine_file() under the CPU, the instruction set, the threads
-/// and the format. `again` ignores what is remembered. Throws out_of_memory where the model does not fit.
-RowCosts row_costs(int threads, tensor::DType format, int64_t most, bool again = false);
+/// A dense model that costs what another does as far as all its weights are read by each step: of its width, with as
+/// many parameters a layer in mixer and FFN as a token meets, matrices in its formats, and a vocabulary that is as much
+/// smaller as it has fewer layers, so that the output embeddings, which are read in another order, have their share.
+struct DenseShape {
+  int64_t width = 0, heads = 0, kv_heads = 0, head_dim = 0, hidden = 0, layers = 0, vocabulary = 0;
+  bool tied = false;                                // the output embeddings are the input's
+  tensor::DType format = tensor::DType::q4_k;       // of the matrices of layers
+  std::optional<tensor::DType> output_format = {};  // of the output embeddings; none: as random models have it
+};
+/// With so many layers that they read 0.2 GB, at most as many as it has: less would lie in caches where the model does
+/// not.
+DenseShape dense_shape(const models::ModelSpec& spec, const models::Account& account, tensor::DType format,
+                       std::optional<tensor::DType> output_format);
+
+/// Measures steps of up to `most` rows with a model of this shape with random weights, which is a temporary file of
+/// some 0.2 GB meanwhile, in a few seconds, on so many threads; remembered in machine_file() under the CPU, the
+/// instruction set, the threads and the shape. `again` ignores what is remembered. Throws out_of_memory where the model
+/// does not fit.
+RowCosts row_costs(int threads, const DenseShape& shape, int64_t most, bool again = false);
 
 }  // namespace coterie::runtime

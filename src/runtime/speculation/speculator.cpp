@@ -14,7 +14,8 @@ constexpr double kForget = 0.97;  // what is left of older trials with each new 
 constexpr int64_t kMostPatience = 1024;
 // A longer draft has to promise this much more tokens a second: costs are not known better.
 constexpr double kMargin = 1.01;
-constexpr double kMostLost = 0.01;  // of the time of a text, before drafts that cost time are tried again
+constexpr double kMostLost = 0.01;            // of the time of a text, before drafts that cost time are tried again
+constexpr int64_t kTrySteps = 2, kTried = 2;  // steps of a try, and tokens that each of them drafts
 constexpr int64_t kPlainSteps = 3;  // steps without a draft that tell what one costs, before the first with one
 
 }  // namespace
@@ -62,11 +63,16 @@ int64_t Speculator::best_length(const Trust& trust, int64_t room, int64_t rows, 
   return length;
 }
 
-bool Speculator::may_try() const { return drafter_->is_free() || lost_ <= kMostLost * elapsed_; }
+bool Speculator::may_try(int64_t size, int64_t rows) const {
+  if (drafter_->is_free() || begins_) return true;
+  const double step = costs_.expected(rows + kTried) - costs_.expected(rows) + kTried * draft_seconds_;
+  return lost_ + kTrySteps * step + static_cast<double>(size - read_) * read_seconds_ <= kMostLost * elapsed_;
+}
 
 std::vector<TokenId> Speculator::draft(std::span<const TokenId> tokens, int64_t room, const Sampler& sampler,
                                        int64_t rows, int64_t sure) {
   room = std::min(room, most_);
+  const auto size = std::ssize(tokens);
   if (room < 1) return {};
   if (always_ == 0 && costs_.count(rows) < kPlainSteps) return {};
   elapsed_ += costs_.expected(rows);
@@ -78,11 +84,13 @@ std::vector<TokenId> Speculator::draft(std::span<const TokenId> tokens, int64_t 
       trust.passed_over = 0, trust.patience = 64;
       return length;
     }
-    if (trying_ > 0) return --trying_, std::min<int64_t>(room, 2);
-    if (++trust.passed_over < trust.patience || !may_try()) return 0;
-    trust.passed_over = 0, trust.patience = std::min(2 * trust.patience, kMostPatience);
-    trying_ = drafter_->is_free() ? 0 : 1;
-    return std::min<int64_t>(room, 2);
+    if (trying_ > 0) return --trying_, std::min(room, kTried);
+    const bool anew = begins_ && !drafter_->is_free();
+    if ((++trust.passed_over < trust.patience && !anew) || !may_try(size, rows)) return 0;
+    trust.passed_over = 0;
+    if (!anew) trust.patience = std::min(2 * trust.patience, kMostPatience);
+    trying_ = drafter_->is_free() ? 0 : kTrySteps - 1;
+    return std::min(room, kTried);
   };
   const base::Stopwatch clock;
   Draft draft;
@@ -100,9 +108,16 @@ std::vector<TokenId> Speculator::draft(std::span<const TokenId> tokens, int64_t 
   const double seconds = clock.seconds();
   statistics_.seconds += seconds;
   draft_cost_ = drafter_->is_free() ? 0 : seconds, drafted_over_ = rows;
-  if (!drafter_->is_free() && !draft.tokens.empty() && !std::exchange(behind_, false)) {
-    const double each = seconds / static_cast<double>(draft.tokens.size());
-    draft_seconds_ += draft_seconds_ == 0 ? each : (each < draft_seconds_ ? 0.5 : 0.1) * (each - draft_seconds_);
+  if (!drafter_->is_free() && !draft.tokens.empty()) {
+    const auto drafted = static_cast<double>(draft.tokens.size());
+    if (std::exchange(behind_, false)) {
+      const double reading = std::max(seconds - drafted * draft_seconds_, 0.0);
+      read_seconds_ = reading / static_cast<double>(std::max<int64_t>(size - read_, 1));
+    } else {
+      const double each = seconds / drafted;
+      draft_seconds_ += draft_seconds_ == 0 ? each : (each < draft_seconds_ ? 0.5 : 0.1) * (each - draft_seconds_);
+    }
+    read_ = size, begins_ = false;
   }
   if (draft.tokens.empty()) behind_ = true;
   return std::move(draft.tokens);

@@ -52,6 +52,9 @@ class Speculator {
       if (error.kind() != base::ErrorKind::out_of_memory) throw;
     }
   }
+  /// To be called where another answer begins, as in a conversation: drafts that did not pay in the last are tried
+  /// once.
+  void begin_answer() { begins_ = true, lost_ = elapsed_ = 0; }
   /// The same draft length whatever it costs, for tests and measurements; 0: by costs again.
   void always(int64_t length) { always_ = length; }
 
@@ -82,9 +85,13 @@ class Speculator {
   SpeculationStatistics statistics_;
 
   // Of a drafter that costs time. What it reads of a text before its first draft, and after a while without drafts,
-  // does not count as a draft's cost, so that a try is of two steps, and what tries lose is bounded.
-  bool may_try() const;
+  // does not count as a draft's cost, so that a try is of two steps. A try is made at the beginning of an answer, and
+  // again when all that drafts have lost, with what a try may lose, is a small part of the answer's time.
+  bool may_try(int64_t size, int64_t rows) const;
   bool behind_ = true;        // it has not read the last tokens
+  int64_t read_ = 0;          // tokens of the text that it has read
+  double read_seconds_ = 0;   // a token, of those it reads when it is behind
+  bool begins_ = true;        // an answer, of which no draft was made yet
   int64_t trying_ = 0;        // steps of a try that are left
   double elapsed_ = 0;        // seconds that steps without drafts would have taken
   double lost_ = 0;           // seconds that drafts cost more than they brought

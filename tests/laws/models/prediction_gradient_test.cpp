@@ -149,7 +149,7 @@ TEST_P(PredictionGradientLaw, AnyThreadsGiveTheSameBitsAndSoDoesComputingAgain) 
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, PredictionGradientLaw,
-                         testing::Values("deepseek_v3", "glm4_moe", "qwen3_5_moe_text"),
+                         testing::Values("deepseek_v3", "glm4_moe", "qwen3_5_moe_text", "mimo_v2_flash", "nemotron_h"),
                          [](const auto& of) { return of.param; });
 
 }  // namespace

@@ -44,6 +44,7 @@ inline const std::map<std::string, Unsaid>& unsaid() {
       {"mamba2", {"limits of the time step", {{"time_step_limit", nullptr}}}},
       {"ernie4_5_moe", {"no name for", {{"use_bias", nullptr}, {"moe_norm_min", nullptr}}}},
       {"hy_v3", {"no name for", {{"mlp_bias", nullptr}}}},
+      {"laguna", {"softcap of the router", {{"moe_router_logit_softcapping", nullptr}}}},
       {"llama4_text", {"chunk", {{"attention_chunk_size", nullptr}, {"floor_scale", nullptr}}}},
       {"dots1", {"sliding window", {{"sliding_window", nullptr}, {"max_window_layers", nullptr}}}},
   };

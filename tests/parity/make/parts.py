@@ -109,6 +109,7 @@ TABLE = {
     "lfm2-moe/long": ("lfm2_moe", dict(MOE, num_dense_layers=1, layer_types=["conv", FULL, "conv", FULL]), dict(length=320)),
     "nemotron-h/long": ("nemotron_h", dict(num_hidden_layers=None, layers_block_type=[LINEAR, "moe", FULL, "moe"], head_dim=8, mamba_num_heads=4, mamba_head_dim=8, n_groups=2, ssm_state_size=8, n_routed_experts=6, num_experts_per_tok=2, moe_intermediate_size=16, moe_shared_expert_intermediate_size=16), dict(length=320)),
     "afmoe/long": ("afmoe", dict(MOE, head_dim=8, num_dense_layers=1, num_shared_experts=1, global_attn_every_n_layers=2, sliding_window=50), dict(length=320)),
+    "laguna/softcap": ("laguna", dict(MOE, head_dim=8, shared_expert_intermediate_size=16, layer_types=[FULL, SLIDE] * 2, num_attention_heads_per_layer=[4, 6, 4, 6], sliding_window=5, moe_router_logit_softcapping=0.7), dict(gradients=True)),
     "laguna/long": ("laguna", dict(MOE, head_dim=8, shared_expert_intermediate_size=16, layer_types=[FULL, SLIDE] * 2, num_attention_heads_per_layer=[4, 6, 4, 6], sliding_window=50), dict(length=320)),
     "mellum/long": ("mellum", dict(MOE, head_dim=8, layer_types=[FULL, SLIDE] * 2, sliding_window=50), dict(length=320)),
     "exaone-moe/long": ("exaone_moe", dict(MOE, sliding_window=50), dict(length=320)),

@@ -80,7 +80,6 @@ TEST(LinearAttention, WhatIsNotComputedIsRefusedByName) {
   expect_refused("nemotron_h", {{"layers_block_type", {"mamba", "swa"}}}, "swa");
   expect_refused("nemotron_h", {{"mlp_bias", true}}, "mlp_bias");
   expect_refused("afmoe", {{"route_norm", false}}, "route_norm");
-  expect_refused("laguna", {{"moe_router_logit_softcapping", 5}}, "moe_router_logit_softcapping");
   Json ling = tiny_config("bailing_hybrid", Json::object());
   ling.erase("kda_lower_bound");
   EXPECT_THROW(read(ling), base::Error);  // Ling 2.6

@@ -143,7 +143,7 @@ TEST_P(PredictionHead, DraftsChangeNoBitAndTheFirstIsTheHeads) {
 
 INSTANTIATE_TEST_SUITE_P(Families, PredictionHead,
                          testing::Values("deepseek-v3/mtp", "glm4-moe/mtp", "mellum/mtp", "bailing-hybrid/mtp",
-                                         "qwen3_5-moe/mtp"),
+                                         "qwen3_5-moe/mtp", "mimo-v2-flash/mtp", "nemotron-h/mtp"),
                          [](const auto& each) {
                            std::string name = each.param;
                            std::replace_if(
@@ -151,22 +151,30 @@ INSTANTIATE_TEST_SUITE_P(Families, PredictionHead,
                            return name;
                          });
 
-// Of two layers, as Nemotron 3's, or of another kind than the model's, as MiMo's.
+// Under the names of Nemotron's, in a family whose own are not known.
 TEST(PredictionHeads, OfOtherFormsAreRefusedByName) {
-  for (const char* name : {"mtp.layers.0.eh_proj.weight", "model.mtp.layers.0.eh_proj.weight"}) {
-    const TempFolder folder;
-    const std::filesystem::path from = test::fixture(name[0] == 'm' && name[1] == 't' ? "nemotron-h" : "mimo-v2-flash");
-    std::filesystem::copy(from / "config.json", folder / "config.json");
-    const auto source = checkpoint::open_safetensors(from / "model.safetensors");
-    std::vector<checkpoint::TensorToWrite> tensors = families::tensors_to_write(*source);
-    const std::vector<float> head(8);
-    tensors.push_back(
-        {name, tensor::DType::f32, {8}, [&](const auto& write) { write(std::as_bytes(std::span(head))); }});
-    checkpoint::write_safetensors(folder / "model.safetensors", tensors);
-    const families::Model model = families::open_model(folder.path());
-    expect_error(base::ErrorKind::unsupported, {"multi-token prediction", name},
-                 [&] { families::open_prediction_head(model); });
-  }
+  constexpr const char* kName = "mtp.layers.0.eh_proj.weight";
+  const TempFolder folder;
+  const std::filesystem::path from = test::fixture("exaone-moe");
+  std::filesystem::copy(from / "config.json", folder / "config.json");
+  const auto source = checkpoint::open_safetensors(from / "model.safetensors");
+  std::vector<checkpoint::TensorToWrite> tensors = families::tensors_to_write(*source);
+  const std::vector<float> head(8);
+  tensors.push_back(
+      {kName, tensor::DType::f32, {8}, [&](const auto& write) { write(std::as_bytes(std::span(head))); }});
+  checkpoint::write_safetensors(folder / "model.safetensors", tensors);
+  const families::Model model = families::open_model(folder.path());
+  expect_error(base::ErrorKind::unsupported, {"multi-token prediction", kName},
+               [&] { families::open_prediction_head(model); });
+}
+
+// MiMo's is a layer with a window and a dense FFN, of which a model without such layers does not say how large they
+// are.
+TEST(PredictionHeads, WhoseSizesTheModelDoesNotSayAreRefused) {
+  models::ModelSpec spec = families::open_model(test::fixture("mimo-v2-flash")).decoder->spec();
+  std::erase_if(spec.blocks, [](const auto& block) { return std::holds_alternative<layers::DenseFfnSpec>(block.ffn); });
+  expect_error(base::ErrorKind::unsupported, {"multi-token prediction", "dense FFN"},
+               [&] { families::prediction_spec(spec); });
 }
 
 TEST(PredictionHeads, AreRefusedWhereThereIsNone) {

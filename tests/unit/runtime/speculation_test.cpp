@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/rng.h"
+#include "families/shapes.h"
 #include "runtime/generation.h"
 #include "runtime/inspection.h"
 #include "runtime/speculation/lookup_drafter.h"
@@ -349,7 +350,7 @@ class SlowDrafter final : public Drafter {
 };
 
 // Steps of 1 ms, of which `steps` are simulated; each draft is accepted, or none.
-SpeculationStatistics statistics_of(double draft, double reading, bool accepted, int64_t steps) {
+SpeculationStatistics statistics_of(double draft, double reading, bool accepted, int64_t steps, int64_t answers = 1) {
   StepSeconds costs;
   for (int64_t rows = 1; rows <= 5; ++rows)
     for (int i = 0; i < 3; ++i) costs.measured(rows, 1e-3 * (1 + 0.1 * static_cast<double>(rows - 1)));
@@ -357,6 +358,7 @@ SpeculationStatistics statistics_of(double draft, double reading, bool accepted,
   const Sampler sampler({}, 10);
   std::vector<TokenId> tokens(20, 1);
   for (int64_t step = 0; step < steps; ++step) {
+    if (step > 0 && step % (steps / answers) == 0) speculator.begin_answer();
     const auto drafted = std::ssize(speculator.draft(tokens, 4, sampler, 1, 1));
     if (drafted > 0) speculator.verified(drafted, accepted ? drafted : 0);
     tokens.push_back(1);
@@ -371,6 +373,13 @@ TEST(Speculator, WhatReadingATextCostsIsNotWhatADraftCosts) {
 
 TEST(Speculator, DraftsThatCostTimeAreNotTriedAgainBeforeWhatTheyLostIsOnePercent) {
   EXPECT_LT(statistics_of(2e-3, 0.02, false, 1500).steps, 6);
+  // Drafts that cost a tenth of a step, but 30 steps to come back to after 60: no try is within one percent.
+  EXPECT_LT(statistics_of(1e-4, 0.03, false, 500).steps, 9);
+}
+
+TEST(Speculator, DraftsThatCostTimeAreTriedOnceInEachAnswer) {
+  const int64_t in_one = statistics_of(2e-3, 0.002, false, 800).steps;
+  EXPECT_GE(statistics_of(2e-3, 0.002, false, 800, 4).steps, in_one + 3);
 }
 
 TEST(RowCosts, LieOnLinesBetweenWhatWasMeasured) {
@@ -381,6 +390,36 @@ TEST(RowCosts, LieOnLinesBetweenWhatWasMeasured) {
   EXPECT_DOUBLE_EQ(costs.of(2.5), 1.4);
   EXPECT_DOUBLE_EQ(costs.of(4), 1.7);
   EXPECT_NEAR(costs.of(6), 1.9, 1e-12);
+}
+
+TEST(RowCosts, AreMeasuredInAModelOfTheSameWidthsAndShareOfOutputEmbeddings) {
+  const auto of = [](const char* name, tensor::DType format) {
+    const models::ModelSpec spec = families::shape(name);
+    return dense_shape(spec, models::account(spec), format, tensor::DType::q8_0);
+  };
+  const DenseShape small = of("smollm2-135m", tensor::DType::q4_1);
+  EXPECT_EQ(small.width, 576);
+  EXPECT_EQ(small.heads, 9);
+  EXPECT_EQ(small.kv_heads, 3);
+  EXPECT_EQ(small.hidden, 1536);
+  EXPECT_EQ(small.layers, 30) << "less than 0.2 GB: all of it";
+  EXPECT_EQ(small.vocabulary, 49152);
+  EXPECT_TRUE(small.tied);
+  EXPECT_EQ(small.output_format, tensor::DType::q8_0);
+  // 8 experts of 768 a token, and routers, rounded up; a layer of them in 4.5 bits is 32 MB.
+  const DenseShape mixture = of("qwen3-30b-a3b", tensor::DType::q4_k);
+  EXPECT_EQ(mixture.heads, 32);
+  EXPECT_EQ(mixture.head_dim, 128);
+  EXPECT_EQ(mixture.hidden, 6400);
+  EXPECT_EQ(mixture.layers, 7);
+  EXPECT_NEAR(static_cast<double>(mixture.vocabulary), 151936.0 * 7 / 48, 64);
+  // Layers of other kinds: as many parameters in attention as they have in their mixers.
+  const models::ModelSpec spec = families::shape("qwen3.5-35b-a3b");
+  const models::Account account = models::account(spec);
+  const DenseShape hybrid = dense_shape(spec, account, tensor::DType::q4_k, {});
+  const auto mixers = static_cast<double>(account.active[static_cast<size_t>(models::Place::mixer)]);
+  const auto each = static_cast<double>(hybrid.width * hybrid.head_dim * (2 * hybrid.heads + 2 * hybrid.kv_heads));
+  EXPECT_NEAR(each / (mixers / static_cast<double>(std::ssize(spec.blocks))), 1, 0.1);
 }
 
 // 10 of every weight, 4 of it in experts of which a token takes one of four, and states of 1 a token.
