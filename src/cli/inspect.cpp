@@ -261,13 +261,18 @@ int inspect_command(const InspectOptions& options) {
   const double disk = options.disk.empty() ? kAssumedDisk : rate_option("--disk", options.disk);
   if (wanted.memory > 0) stream = runtime::forecast_stream(model, wanted.memory, disk, machine.read_bytes_per_second);
   std::optional<runtime::RanksPlan> ranks;
-  if (options.ranks > 0) ranks = plan_of(model, machine, options.ranks, runtime::network_by_name(options.net));
+  std::optional<Splits> splits;
+  if (options.ranks > 0) {
+    const runtime::Network network = runtime::network_by_name(options.net);
+    ranks = plan_of(model, machine, options.ranks, network);
+    splits = splits_of(model, machine, options.ranks, network);
+  }
   const std::optional<runtime::RowCosts> costs = costs_of(options, model, pool.threads());
   if (options.json) {
     base::Json json = as_json(model, machine);
     if (costs) json["expected_speculation"] = expected_as_json(options, model, *costs);
     if (stream) json["larger_than_memory"] = stream_json(*stream, disk);
-    if (ranks) json["ranks"] = ranks_json(*ranks, options.net);
+    if (ranks) json["ranks"] = ranks_json(*ranks, *splits, options.net);
     print(json.dump(2, ' ', false, base::Json::error_handler_t::replace) + "\n");
     return 0;
   }
@@ -276,7 +281,7 @@ int inspect_command(const InspectOptions& options) {
   text += "\n" + places_table(model) + "\n" + layers_table(model) + "\n" + memory_words(model, machine);
   if (stream) text += stream_words(*stream, disk, options.disk.empty());
   if (costs) text += expected_words(options, model, *costs);
-  if (ranks) text += ranks_words(*ranks, options.net);
+  if (ranks) text += ranks_words(*ranks, *splits, options.net);
   print(text);
   return 0;
 }

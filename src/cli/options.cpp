@@ -157,6 +157,12 @@ void ModelOptions::add_engine(CLI::App& app, bool with_context) {
                "Read the weights from the file as it is mapped (mmap) and copy nothing; otherwise they are copied into "
                "memory in the order the kernels read, while there is room")
       ->excludes(budget);
+  app.add_option("--split", split,
+                 "Over ranks (mpirun -n N): divide the experts of each layer, the rows of each weight (one user's "
+                 "latency), or the\nlayers; auto measures the network, predicts each, and takes the fastest that fits "
+                 "(default: experts)")
+      ->type_name("S")
+      ->check(CLI::IsMember({"experts", "rows", "layers", "auto"}));
   app.add_option(
          "--cache-type", cache_type,
          "The type of cached keys and values: f32, f16, bf16 or q8_0 (default: f16, and f32 with --precision f32)")
@@ -175,6 +181,9 @@ families::OpenOptions ModelOptions::open_options() const {
 }
 
 runtime::EngineOptions ModelOptions::engine_options() const {
+  if (!split.empty() && !on_ranks())
+    throw base::Error(base::ErrorKind::bad_input, "--split", "divides a model over ranks, and this run has one",
+                      "mpirun -n N coterie … starts several (docs/guides/cluster.md)");
   runtime::EngineOptions options;
   options.threads = threads;
   options.context = context;

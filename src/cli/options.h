@@ -36,6 +36,7 @@ struct ModelOptions {
   std::optional<int64_t> experts_per_token;
   std::string router;
   std::string adapter;
+  std::string split;  // over ranks
   RopeArguments rope;
   bool strict = false, file_pages = false;
   int64_t drafted = 0;  // tokens of a draft at most (--speculate)

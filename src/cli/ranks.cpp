@@ -18,12 +18,15 @@
 #include "base/fnv.h"
 #include "base/memory.h"
 #include "base/plural.h"
+#include "cli/print_ranks.h"
 #include "cli/terminal.h"
 #include "comm/error_text.h"
 #include "comm/ranks.h"
 #include "families/ensemble/gate.h"
 #include "kernels/table.h"
 #include "runtime/ranks/agreement.h"
+#include "runtime/ranks/layer_cuts.h"
+#include "runtime/ranks/measure_network.h"
 #include "runtime/ranks/model_ranks.h"
 #include "threads/topology.h"
 
@@ -51,7 +54,8 @@ std::map<const CLI::App*, const ModelOptions*>& known_options() {
 /// This process's part in a run of several ranks.
 struct Run {
   comm::Ranks ranks;
-  comm::Placement placement;
+  runtime::ModelRanks::Options how = {};     // the model is divided; rank 0 decides
+  runtime::OwnWeights weights = {};          // of this rank, of the open model
   std::optional<runtime::ModelRanks> model;  // of rank 0, when it is open
   std::string command;                       // words_of() it
   std::optional<train::Team> team;           // of a command that trains
@@ -89,13 +93,29 @@ void agree_and_force(const runtime::Introduction& own) {
   ::setenv("COTERIE_ISA", isa.c_str(), 1);
 }
 
+/// Which weights of an open model this rank reads.
+runtime::OwnWeights own_weights(const models::Decoder& decoder) {
+  const comm::Ranks& ranks = this_run->ranks;
+  switch (this_run->how.split) {
+    case runtime::Split::experts: break;
+    case runtime::Split::rows: return {.rows = {ranks.rank(), ranks.size(), this_run->how.least_weights}};
+    case runtime::Split::layers: {
+      const runtime::LayerSpan span = runtime::cut_layers(decoder, ranks.size())[static_cast<size_t>(ranks.rank())];
+      const bool outside = ranks.rank() == 0 || !decoder.spec().shared.empty();
+      return {.first_layer = span.first, .end_layer = span.end, .outside = outside};
+    }
+  }
+  return {};
+}
+
 /// One step of every rank: the model is opened with this rank's experts, and compared with the others'.
 families::Model open_part(const ModelOptions& options) {
   families::OpenOptions open = options.open_options();
-  const comm::Placement placement = this_run->placement;
-  open.owns_expert = [placement, rank = this_run->ranks.rank()](int64_t, int64_t expert, int64_t experts) {
-    return placement.owns(rank, expert, experts);
-  };
+  const comm::Placement placement{this_run->ranks.size()};
+  if (this_run->how.split == runtime::Split::experts)
+    open.owns_expert = [placement, rank = this_run->ranks.rank()](int64_t, int64_t expert, int64_t experts) {
+      return placement.owns(rank, expert, experts);
+    };
   runtime::Introduction own{.options = this_run->command, .files = {}, .error = {}, .isas = {}};
   std::optional<families::Model> model;
   try {
@@ -105,7 +125,43 @@ families::Model open_part(const ModelOptions& options) {
     own.error = comm::error_text(error);
   }
   agree_and_force(own);
+  this_run->weights = own_weights(*model->decoder);
   return std::move(*model);
+}
+
+/// --split auto: the network is measured, and what each split would do is predicted and said.
+runtime::Split measured_split(const ModelOptions& options) {
+  const comm::Ranks& ranks = this_run->ranks;
+  threads::Pool pool(threads_of_rank(options.threads));
+  runtime::InspectionOptions wanted;
+  wanted.open = options.open_options();
+  wanted.context = options.context;
+  wanted.threads = pool.threads();
+  const runtime::Inspection model = runtime::inspect(options.model, wanted);
+  const runtime::MachineLimits machine = runtime::machine_limits(pool, kernels::select());
+  const runtime::MeasuredRanks measured = runtime::measure_ranks(this_run->ranks);
+  const Splits splits = splits_of(model, machine, ranks.size(), measured.network);
+  const runtime::SplitPlan& best = runtime::best_split(splits.plans, measured.memory);
+  print_note(fmt::format(
+      "{} ranks, measured: {:.1f} us and {}/s from one to another, {} of memory for each; predicted:\n{}"
+      "--split {}: the fastest answer of 128 tokens to 512 of those that fit",
+      ranks.size(), measured.network.latency * 1e6, base::human_bytes(static_cast<int64_t>(measured.network.rate)),
+      base::human_bytes(measured.memory), splits_table(splits), runtime::name(best.split)));
+  return best.split;
+}
+
+/// What rank 0 says when the others are to open the model.
+comm::Writer open_message(const runtime::ModelRanks::Options& how) {
+  comm::Writer message(comm::Kind::open, 0, -1);
+  message.value(static_cast<int64_t>(how.split));
+  message.value(how.least_weights);
+  return message;
+}
+runtime::ModelRanks::Options read_open_message(comm::Message& message) {
+  runtime::ModelRanks::Options how;
+  how.split = static_cast<runtime::Split>(message.value<int64_t>());
+  how.least_weights = message.value<int64_t>();
+  return how;
 }
 
 void warn_about_processors(const comm::Ranks& ranks) {
@@ -126,12 +182,19 @@ void serve(const ModelOptions& options) {
   // Rank 0 decides when the run ends: Ctrl-C and SIGTERM go to all.
   std::signal(SIGINT, SIG_IGN);
   std::signal(SIGTERM, SIG_IGN);
-  while (this_run->ranks.receive_next().header().kind == comm::Kind::open) {
+  while (true) {
+    comm::Message message = this_run->ranks.receive_next();
+    if (message.header().kind == comm::Kind::probe) {
+      runtime::answer_probe(this_run->ranks, message);
+      continue;
+    }
+    if (message.header().kind != comm::Kind::open) return;
     try {
+      this_run->how = read_open_message(message);
       families::Model model = open_part(options);
       std::optional<runtime::Engine> engine;
       runtime::together(this_run->ranks, [&] { engine.emplace(std::move(model), options.engine_options()); });
-      runtime::ModelRanks model_ranks(this_run->ranks, *engine->model().decoder);
+      runtime::ModelRanks model_ranks(this_run->ranks, *engine->model().decoder, this_run->how);
       engine->serve(model_ranks);
       return;
     } catch (const Error&) {  // rank 0 knows of it, and says what comes next
@@ -197,7 +260,7 @@ int run_on_ranks(const comm::Launch& launch, const CLI::App& app, const Action& 
       if (late) std::this_thread::sleep_for(std::chrono::seconds(1));
     }
   } leave;
-  Run own{comm::Ranks(comm::join(launch), patience), {launch.size}, {}, words_of(*command), {}};
+  Run own{comm::Ranks(comm::join(launch), patience), {}, {}, {}, words_of(*command), {}};
   this_run = &own;
   const struct Forget {
     ~Forget() { this_run = nullptr; }
@@ -264,16 +327,22 @@ families::Model open_for_engine(const ModelOptions& options) {
     throw Error(ErrorKind::unsupported, options.model, "is an ensemble, whose models are not divided over ranks",
                 "start it without the launcher");
   if (this_run->model) throw Error(ErrorKind::unsupported, options.model, "is a second model, and ranks serve one");
-  for (int to = 1; to < this_run->ranks.size(); ++to) this_run->ranks.send(to, comm::Writer(comm::Kind::open, 0, -1));
+  this_run->how = {};
+  if (options.split == "auto")
+    this_run->how.split = measured_split(options);
+  else if (!options.split.empty())
+    this_run->how.split = *runtime::split_by_name(options.split);
+  for (int to = 1; to < this_run->ranks.size(); ++to) this_run->ranks.send(to, open_message(this_run->how));
   families::Model model = open_part(options);
   runtime::together(this_run->ranks, [] {});
-  this_run->model.emplace(this_run->ranks, *model.decoder);
+  this_run->model.emplace(this_run->ranks, *model.decoder, this_run->how);
   return model;
 }
 
 void add_ranks(runtime::EngineOptions& options) {
   if (!this_run) return;
   options.part_of_a_model = true;
+  options.own = this_run->weights;
   if (this_run->model) options.ranks = &*this_run->model;
   options.threads = threads_of_rank(options.threads);
 }

@@ -9,7 +9,8 @@ namespace {
 
 constexpr auto begins_something = [](const Message& message) {
   const Kind kind = message.header().kind;
-  return message.from() == 0 && (kind == Kind::open || kind == Kind::stop || kind == Kind::rows || kind == Kind::step);
+  return message.from() == 0 &&
+         (kind == Kind::open || kind == Kind::stop || kind == Kind::rows || kind == Kind::step || kind == Kind::cache);
 };
 
 }  // namespace

@@ -21,6 +21,11 @@ std::string_view name(Kind kind) {
     case Kind::shard: return "gradients of weights";
     case Kind::values: return "weights";
     case Kind::ask: return "a question for weights";
+    case Kind::part: return "a part of outputs of weights";
+    case Kind::stream: return "rows for the next layers";
+    case Kind::cache: return "a sequence's cache";
+    case Kind::routes: return "what routers decided";
+    case Kind::probe: return "a probe of the network";
     case Kind::failure: return "a failure";
     case Kind::stop: return "the end";
   }

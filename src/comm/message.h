@@ -27,6 +27,11 @@ enum class Kind : uint32_t {
   shard,            // gradients of a shard of a batch, by weights
   values,           // of weights, or of what the optimiser keeps of them
   ask,              // for such values
+  part,             // of the outputs of weights: those of the sender's rows
+  stream,           // the residual stream of rows, on its way to the next layers
+  cache,            // blocks and states of a sequence that is asked for
+  routes,           // what routers of the sender's layers decided
+  probe,            // bytes that are sent back, to learn how fast the ranks' network is
   failure,          // the sender cannot go on: the text of its error
   stop,             // there is nothing more to do
 };

@@ -6,6 +6,7 @@
 
 namespace coterie::layers {
 
+struct LayerRange;
 class StepShare;
 
 /// How a pass goes: what is the same for all of its sequences and in every layer.
@@ -15,6 +16,8 @@ struct PassOptions {
   ExpertSource* experts = nullptr;
   // Other ranks that evaluate the other rows of this step; null: all are here.
   StepShare* share = nullptr;
+  // Which layers are computed here (layer_range.h); null: all.
+  const LayerRange* layers = nullptr;
   // A step of training: routers draw their noise and jitter and keep to their capacity.
   bool training = false;
   // In training: the share of what each mixer and FFN gives that is dropped before it is added to the residual stream,

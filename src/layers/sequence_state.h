@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 
 #include "tensor/dtype.h"
@@ -22,6 +23,23 @@ class SequenceState {
   /// A number for what has been evaluated, for those who keep a copy of it elsewhere: while it stays the same,
   /// positions have been added and nothing else. 0: there is none.
   virtual uint64_t lineage() const { return 0; }
+  /// What it had in common with the last lineage that positions were added to before this one: a sequence that has gone
+  /// back is that one's first `positions`, its recurrent states excepted.
+  struct Origin {
+    uint64_t lineage = 0;  // 0: there is none
+    int64_t positions = 0;
+  };
+  virtual Origin origin() const { return {}; }
+  /// What others keep of it: the blocks and states of layers that are evaluated elsewhere.
+  class Elsewhere {
+   public:
+    virtual ~Elsewhere() = default;
+    /// Puts them into the state's blocks() and recurrent(). Throws what waiting for the others throws.
+    virtual void fetch(SequenceState& state) = 0;
+  };
+  /// After a step: from now on that is to be fetched before anything but a step reads what the sequence holds. Gone
+  /// with the sequence.
+  virtual void keep_elsewhere(std::shared_ptr<Elsewhere> other) { (void)other; }
   /// Element type of the cache blocks: f32, f16, bf16 or q8_0.
   virtual tensor::DType cache_dtype() const = 0;
   /// Cache blocks of this layer's attention (ops::CacheLayout), enough for length() and the rows about to be added.

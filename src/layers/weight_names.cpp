@@ -5,14 +5,14 @@
 
 namespace coterie::layers {
 
-namespace {
-
 int64_t layer_of(std::string_view path) {
   constexpr std::string_view kBlocks = "blocks.";
   int64_t layer = -1;
   if (path.starts_with(kBlocks)) std::from_chars(path.data() + kBlocks.size(), path.data() + path.size(), layer);
   return layer;
 }
+
+namespace {
 
 class Numbers final : public TensorVisitor {
  public:

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "layers/tensor_list.h"
@@ -17,6 +18,9 @@ struct WeightName {
   int64_t items = 1;   // of the stack
   Place place = Place::mixer;
 };
+
+/// The layer that a path of the list belongs to; -1 for what is not of a block.
+int64_t layer_of(std::string_view path);
 
 /// Numbers the weights of a network (tensor::Weight::name), and says what a number stands for. Numbers are given anew
 /// whenever the network is bound or bound again, in the order of its list, so they stay the same.

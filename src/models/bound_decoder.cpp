@@ -8,11 +8,13 @@
 #include "layers/attention/indexer.h"
 #include "layers/attention/rope.h"
 #include "layers/batch.h"
+#include "layers/layer_range.h"
 #include "layers/moe/piecewise_source.h"
 #include "models/shown_weights.h"
 #include "ops/elementwise.h"
 #include "ops/loss.h"
 #include "ops/matmul.h"
+#include "ops/row_share.h"
 #include "ops/tape.h"
 
 namespace coterie::models {
@@ -163,8 +165,14 @@ tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, std::shared_ptr<c
                                         const PassOptions& pass) const {
   base::require(!rows->may_leave || !context.tape, "decoder", "a sequence may not leave a step under a tape");
   const auto tokens = static_cast<int64_t>(rows->ids.size());
+  const layers::LayerRange all, &here = pass.layers ? *pass.layers : all;
+  const bool begins = here.first == 0;
+  const auto end_layer = static_cast<size_t>(std::min(here.end, std::ssize(network_.blocks)));
+  base::require(begins || (here.entering.rows == tokens && here.entering.cols == spec_.width), "decoder",
+                "[{}, {}] enters layer {} for {} rows", here.entering.rows, here.entering.cols, here.first, tokens);
   tensor::Matrix x = context.arena.matrix(tokens, spec_.width);
-  network_.embedding.forward(context, rows->ids, rows->positions, x, spec_.embedding_multiplier);
+  if (begins || !spec_.shared.empty())
+    network_.embedding.forward(context, rows->ids, rows->positions, x, spec_.embedding_multiplier);
   if (network_.prediction) {
     const tensor::ArenaScope scratch(context.arena);
     const tensor::Matrix before = context.arena.matrix(tokens, spec_.width);
@@ -185,9 +193,10 @@ tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, std::shared_ptr<c
     embedded = context.arena.matrix(x.rows, x.cols);
     ops::copy(context, x, embedded);
   }
+  if (!begins) ops::copy(context, here.entering, x);
   const auto shown = show_weights(pass.observer, network_.names());
   std::shared_ptr<const std::vector<Piece>> pieces;
-  for (size_t layer = 0; layer < network_.blocks.size(); ++layer) {
+  for (auto layer = static_cast<size_t>(here.first); layer < end_layer; ++layer) {
     const int64_t at = first_layer_ + static_cast<int64_t>(layer);
     const std::shared_ptr<const Rows> before = rows;
     if (rows->may_leave) rows = without_leavers(rows, at, x, embedded, shortcut);
@@ -235,6 +244,7 @@ tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, std::shared_ptr<c
                               run(with, std::exchange(seen, true) ? nullptr : observer);
                             });
   }
+  if (here.leaving.data) ops::copy(context, x, here.leaving);
   return x;
 }
 
@@ -248,6 +258,7 @@ tensor::Matrix BoundDecoder::forward(ops::Context& context, std::span<const Sequ
 
   const tensor::ArenaScope scope(context.arena);
   const tensor::Matrix x = run_blocks(context, rows, options);
+  if (options.layers && options.layers->leaving.data) return result.row_range(0, 0);
   for (const layers::SequenceRows& s : rows->sequences) {
     if (s.step.normed.rows == 0) continue;
     const tensor::Matrix of_sequence = x.row_range(s.first_row, s.first_row + s.rows);
@@ -266,6 +277,7 @@ tensor::Matrix BoundDecoder::forward(ops::Context& context, std::span<const Sequ
       const auto shown = show_weights(options.observer, network_.names());
       ops::Context of_head = context;
       if (shown) of_head.observer = shown.get();
+      if (of_head.rows) of_head.rows = &of_head.rows->to_first();
       ops::matmul(of_head, last, network_.head(), network_.head_bias(), of_kept);
       if (spec_.logits_scaling != 1) ops::scale(context, of_kept, 1 / spec_.logits_scaling);
       if (spec_.logits_softcap) ops::softcap(context, of_kept, *spec_.logits_softcap);

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "ops/gradients.h"
+#include "ops/row_share.h"
 #include "ops/rows.h"
 
 namespace coterie::ops {
@@ -58,8 +59,9 @@ void check_segment(const Segment& segment, int64_t batch_rows, std::string_view 
 /// Everything a call holds; methods run on the workers.
 class Attention {
  public:
-  Attention(Context& context, const AttentionShape& shape, tensor::ConstMatrix q, tensor::Matrix out)
-      : context_(context), kernels_(context.kernels.attention), shape_(shape), q_(q), out_(out) {
+  /// `heads`: those that are computed here.
+  Attention(Context& context, const AttentionShape& shape, tensor::ConstMatrix q, tensor::Matrix out, RowRange heads)
+      : context_(context), kernels_(context.kernels.attention), shape_(shape), q_(q), out_(out), own_(heads) {
     const CacheLayout& layout = shape.layout;
     group_ = shape.heads / layout.kv_heads;
     head_tile_ = std::min(group_, kTileRows);
@@ -118,7 +120,9 @@ class Attention {
         task.chunk_end = (end + kAttentionChunk - 1) / kAttentionChunk;
         for (int64_t kv = 0; kv < shape_.layout.kv_heads; ++kv) {
           for (int64_t h = 0; h < group_; h += head_tile_) {
-            task.kv_head = kv, task.head = kv * group_ + h, task.heads = std::min(head_tile_, group_ - h);
+            const int64_t last = std::min(kv * group_ + std::min(h + head_tile_, group_), own_.end);
+            task.kv_head = kv, task.head = std::max(kv * group_ + h, own_.begin), task.heads = last - task.head;
+            if (task.heads <= 0) continue;
             task.work = task.rows() * (end - begin) * (shape_.layout.key_dim + shape_.layout.value_dim);
             total_work_ += task.work;
             tasks_[task_count_++] = task;
@@ -269,6 +273,7 @@ class Attention {
   const AttentionShape& shape_;
   tensor::ConstMatrix q_;
   tensor::Matrix out_;
+  RowRange own_;
   int64_t group_, head_tile_, token_tile_;
   bool wide_cache_;
   Task* tasks_ = nullptr;   // what runs
@@ -320,7 +325,17 @@ void attention(Context& context, const AttentionShape& shape, tensor::ConstMatri
           shape.window, shape.chunk, shape.softcap);
   for (const Segment& segment : segments) check_segment(segment, q.rows, "attention");
   if (context.tape) record_attention(*context.tape, shape, q, segments, out);
-  Attention(context, shape, q, out).run(segments);
+  int64_t work = 0;
+  for (const Segment& segment : segments)
+    work += segment.rows * (segment.first_position + segment.rows - shape.first_seen(segment.first_position)) *
+            shape.heads * (layout.key_dim + layout.value_dim);
+  RowShare* const share = context.rows && context.rows->divides_work(work / 4, shape.heads) ? context.rows : nullptr;
+  if (!share) return Attention(context, shape, q, out, {0, shape.heads}).run(segments);
+  // Whole groups where there are enough of them: then a rank reads its own keys and values alone.
+  const int64_t group = shape.heads / layout.kv_heads, unit = layout.kv_heads >= share->ranks ? group : 1;
+  Attention(context, shape, q, out, share->own(shape.heads, unit)).run(segments);
+  const RowShare::Divided divided{out, unit * layout.value_dim};
+  share->gather({&divided, 1});
 }
 
 }  // namespace coterie::ops

@@ -14,6 +14,7 @@ enum class Precision {
   fast,  // block formats against activations quantised to int8, exact integer dot products, f32 between blocks
 };
 
+class RowShare;
 class Tape;
 class WeightObserver;
 
@@ -26,6 +27,7 @@ struct Context {
   Tape* tape = nullptr;                // open: each op notes its backward pass there (ops/tape.h)
   WeightObserver* observer = nullptr;  // is shown what matmuls read (ops/observer.h); null costs a branch
   kernels::ReadAhead read_ahead = {};  // how repacked weights are walked; changes no result
+  RowShare* rows = nullptr;            // computes some rows of each weight, others the rest (ops/row_share.h)
 };
 
 }  // namespace coterie::ops

@@ -8,8 +8,36 @@
 #include "ops/matmul_job.h"
 #include "ops/observer.h"
 #include "ops/products.h"
+#include "ops/row_share.h"
+#include "ops/tape.h"
 
 namespace coterie::ops {
+
+namespace {
+
+/// The rows of the weights that are this rank's, then those of the others.
+void multiply_own(Context& context, ConstMatrix x, std::span<const MatmulTarget> targets) {
+  refuse_tape(context, "a matmul over ranks");
+  RowShare& share = *context.rows;
+  const int64_t panel = context.kernels.matmul.panel_rows;
+  std::vector<MatmulTarget> own;
+  std::vector<RowShare::Divided> divided;
+  for (const MatmulTarget& target : targets) {
+    const Weight& w = target.w;
+    base::require(target.y.cols == w.rows, "matmul", "a weight [{}, {}] makes [{}, {}], y is [{}, {}]", w.rows, w.cols,
+                  x.rows, w.rows, target.y.rows, target.y.cols);
+    const RowRange rows = share.own_rows(w.rows, w.cols, panel);
+    own.push_back({w.row_range(rows.begin, rows.end), target.bias ? target.bias + rows.begin : nullptr,
+                   target.y.col_range(rows.begin, rows.end)});
+    if (share.divides(w.rows, w.cols, panel)) divided.push_back({target.y, panel});
+  }
+  Context here = context;
+  here.rows = nullptr;
+  matmul_each(here, x, own);
+  if (!divided.empty() && x.rows > 0) share.gather(divided);
+}
+
+}  // namespace
 
 void matmul(Context& context, ConstMatrix x, const Weight& w, const float* bias, Matrix y) {
   const MatmulTarget target{w, bias, y};
@@ -18,6 +46,7 @@ void matmul(Context& context, ConstMatrix x, const Weight& w, const float* bias,
 
 void matmul_each(Context& context, ConstMatrix x, std::span<const MatmulTarget> targets) {
   constexpr std::string_view where = "matmul";
+  if (context.rows) return multiply_own(context, x, targets);
   if (context.tape) record_matmul(*context.tape, context.precision, x, targets);
   if (context.observer)
     for (const MatmulTarget& target : targets) context.observer->input(target.w, x);

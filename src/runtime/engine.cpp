@@ -84,6 +84,7 @@ Engine::Engine(families::Model model, const EngineOptions& options)
           .move = options_.move_weights,
           .repack = options_.precision == ops::Precision::fast,
           .part_of_a_model = options_.part_of_a_model,
+          .own = options_.own,
           .memory = options_.memory,
           .expert_memory = options_.expert_memory,
           .cache = options_.cache_bytes > 0 ? options_.cache_bytes : cache_bytes(*cache_shape_, positions),

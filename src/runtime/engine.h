@@ -14,6 +14,7 @@
 #include "ops/context.h"
 #include "runtime/kv_cache.h"
 #include "runtime/model_bytes.h"
+#include "runtime/own_weights.h"
 #include "tensor/arena.h"
 #include "threads/pool.h"
 
@@ -49,6 +50,8 @@ struct EngineOptions {
   ModelRanks* ranks = nullptr;
   // Whether experts of the model are bound on other ranks alone: no more is repacked than what is here.
   bool part_of_a_model = false;
+  // Which weights this process reads, where several ranks divide them: Split::rows, Split::layers.
+  OwnWeights own = {};
 };
 
 /// A model with what running it needs: threads, kernels, scratch and the pool of cache pages. Used by one thread at a

@@ -45,12 +45,21 @@ KvCache& KvCache::operator=(KvCache&& other) noexcept {
   length_ = std::exchange(other.length_, 0);
   tried_ = std::exchange(other.tried_, 0);
   lineage_ = std::exchange(other.lineage_, next_lineage());
+  advanced_ = std::exchange(other.advanced_, false);
+  origin_ = std::exchange(other.origin_, {});
+  elsewhere_ = std::move(other.elsewhere_);
   return *this;
 }
 
 uint64_t KvCache::next_lineage() {
   static std::atomic<uint64_t> last{0};
   return ++last;
+}
+
+/// Another lineage, which has the first `kept` positions of this one.
+void KvCache::begin_lineage(int64_t kept) {
+  origin_ = advanced_ ? Origin{lineage_, kept} : Origin{origin_.lineage, std::min(origin_.positions, kept)};
+  lineage_ = next_lineage(), advanced_ = false;
 }
 
 KvCache::~KvCache() { give_back(0); }
@@ -62,6 +71,7 @@ std::span<std::byte* const> KvCache::blocks(int64_t layer) {
 }
 
 KvCache KvCache::fork() const {
+  fetch();
   KvCache other(shape_, pool_, states_);
   for (const PagePool::Page& page : pages_) {
     if (std::ssize(other.pages_) * ops::kCacheBlock >= length_) break;  // reserved, not written
@@ -80,6 +90,7 @@ void KvCache::adopt(std::span<const PagePool::Page> pages, int64_t positions,
   base::require(whole && positions > length_, "KV cache", "{} positions of {} pages for a sequence of {}", positions,
                 pages.size(), length_);
   const size_t kept = std::min(pages_.size(), static_cast<size_t>(length_ / ops::kCacheBlock));
+  begin_lineage(static_cast<int64_t>(kept) * ops::kCacheBlock);
   give_back(kept);
   for (size_t page = kept; page < pages.size(); ++page) {
     pool_->share(pages[page]);
@@ -88,7 +99,6 @@ void KvCache::adopt(std::span<const PagePool::Page> pages, int64_t positions,
   point_at(kept);
   if (has_states()) states_.adopt(positions, std::move(state));
   length_ = positions;
-  lineage_ = next_lineage();
 }
 
 void KvCache::replace_page(size_t number, const PagePool::Page& same) {
@@ -135,6 +145,7 @@ void KvCache::advance(int64_t rows) {
   base::require(rows >= 0 && held, "KV cache", "{} positions were added to {}, but {} pages are held", rows, length_,
                 pages_.size());
   length_ += rows;
+  if (rows > 0) advanced_ = true;
   if (tried_ == 0 && has_states() && length_ % shape_->state.interval == 0) remember();
 }
 
@@ -153,7 +164,7 @@ void KvCache::settle(int64_t length) {
                 "goes back to {} positions of {}, of which the last {} may be wrong", length, length_, tried_);
   if (has_states()) states_.settle(length == length_ ? -1 : tried_ - 1 - (length_ - length));
   tried_ = 0;
-  if (length < length_) lineage_ = next_lineage();
+  if (length < length_) begin_lineage(length);
   length_ = length;
   give_back(static_cast<size_t>((length + ops::kCacheBlock - 1) / ops::kCacheBlock));
   if (has_states() && length_ % shape_->state.interval == 0) remember();
@@ -169,7 +180,7 @@ int64_t KvCache::truncate(int64_t length) {
   tried_ = 0;
   if (has_states()) states_.settle(-1);
   if (has_states() && length < length_) length = states_.restore(length);
-  if (length < length_) lineage_ = next_lineage();
+  if (length < length_) begin_lineage(length);
   length_ = length;
   give_back(static_cast<size_t>((length + ops::kCacheBlock - 1) / ops::kCacheBlock));
   return length_;
@@ -180,7 +191,7 @@ void KvCache::abandon() {
   if (!has_states()) return;
   states_.settle(-1);
   length_ = states_.restore(length_);
-  lineage_ = next_lineage();
+  begin_lineage(length_);
   give_back(static_cast<size_t>((length_ + ops::kCacheBlock - 1) / ops::kCacheBlock));
 }
 

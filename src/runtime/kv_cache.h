@@ -46,6 +46,8 @@ class KvCache final : public layers::SequenceState {
 
   int64_t length() const override { return length_; }
   uint64_t lineage() const override { return lineage_; }
+  Origin origin() const override { return origin_; }
+  void keep_elsewhere(std::shared_ptr<Elsewhere> other) override { elsewhere_ = std::move(other); }
   tensor::DType cache_dtype() const override { return shape_->dtype; }
   std::span<std::byte* const> blocks(int64_t layer) override;
   std::span<float> recurrent(int64_t layer) override { return states_.layer(layer); }
@@ -81,11 +83,22 @@ class KvCache final : public layers::SequenceState {
   void replace_page(size_t number, const PagePool::Page& same);
   /// Those of its positions, in order, and perhaps some that are only reserved; none for models without keys.
   std::span<const PagePool::Page> pages() const { return pages_; }
+  /// Called before what its pages hold is read: what other ranks keep of it comes back, if there is any.
+  void fetch() const {
+    // What it holds does not change by that, only where it lies.
+    if (elsewhere_) elsewhere_->fetch(const_cast<KvCache&>(*this));
+  }
   /// Its recurrent states as they are, for others to adopt.
-  std::shared_ptr<tensor::Buffer<float>> copy_of_states() const { return states_.copy(length_); }
+  std::shared_ptr<tensor::Buffer<float>> copy_of_states() const {
+    fetch();
+    return states_.copy(length_);
+  }
 
   /// Makes a snapshot here.
-  void remember() { states_.remember(length_); }
+  void remember() {
+    if (has_states()) fetch();
+    states_.remember(length_);
+  }
   /// Positions until the next snapshot: a step that does not cross it leaves one there. Without recurrent states
   /// there is none, and this is the largest number.
   int64_t until_snapshot() const;
@@ -99,6 +112,7 @@ class KvCache final : public layers::SequenceState {
   void point_at(size_t first);  // blocks_ at pages_ from the page `first` on
   void give_back(size_t pages_kept) noexcept;
   static uint64_t next_lineage();
+  void begin_lineage(int64_t kept);
 
   std::shared_ptr<const CacheShape> shape_;
   std::shared_ptr<PagePool> pool_;
@@ -108,6 +122,9 @@ class KvCache final : public layers::SequenceState {
   int64_t length_ = 0;
   int64_t tried_ = 0;  // rows of a step that settle() is to follow
   uint64_t lineage_ = next_lineage();
+  bool advanced_ = false;  // positions have been added to this lineage
+  Origin origin_;
+  std::shared_ptr<Elsewhere> elsewhere_;
 };
 
 }  // namespace coterie::runtime

@@ -71,8 +71,9 @@ ModelBytes::ModelBytes(families::Model& model, threads::Pool& pool, const kernel
   moved_ = !options.move;
   // What has been repacked cannot be given back to the disk: not where the weights fill the memory.
   const int64_t there = options.memory > 0 ? std::min(options.memory, base::total_memory()) : base::total_memory();
-  const int64_t here = options.part_of_a_model ? weights().all_held() : source.file_bytes();
-  if (!moved_ && options.repack && here + there / 8 < there) repacked_.emplace(*model.decoder, source, kernels);
+  const int64_t here = options.part_of_a_model ? bytes_of_rank(*model.decoder, options.own) : source.file_bytes();
+  if (!moved_ && options.repack && here + there / 8 < there)
+    repacked_.emplace(*model.decoder, source, kernels, options.own);
 }
 
 ModelBytes::~ModelBytes() = default;

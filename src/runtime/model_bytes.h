@@ -15,6 +15,7 @@
 #include "runtime/expert_store/expert_store.h"
 #include "runtime/expert_store/stream_plan.h"
 #include "runtime/large_pages.h"
+#include "runtime/own_weights.h"
 #include "runtime/repacked_weights.h"
 #include "runtime/weight_bytes.h"
 #include "threads/pool.h"
@@ -45,6 +46,7 @@ class ModelBytes {
     bool move = true;                // repack and move what there is room for
     bool repack = true;              // the kernels of the run's precision read repacked rows
     bool part_of_a_model = false;    // experts are bound on other ranks alone: no more is repacked than what is here
+    OwnWeights own = {};             // those that are read here
     int64_t memory = 0;              // a budget for the process; 0: what there is
     int64_t expert_memory = 0;       // above 0: experts are read as they are needed into so much memory, whatever fits
     int64_t cache = 0, scratch = 0;  // what the process needs besides

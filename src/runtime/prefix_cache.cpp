@@ -125,6 +125,7 @@ void PrefixCache::insert(const std::string& key, std::span<const TokenId> ids, K
                 "recurrent states of {} positions cannot be kept with {} tokens", cache.length(), ids.size());
   // Where the model has states, pages without a state after them are of no use to anyone.
   if (pages == 0 || (states && most_states_ == 0)) return;
+  cache.fetch();
   // Room first: what is given up for it may be a part of this very path.
   if (states && known(key, ids) < std::ssize(ids)) evict_states(most_states_ - 1);
   const uint64_t now = ++clock_;

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/memory.h"
+#include "layers/weight_names.h"
 #include "runtime/weight_moves.h"
 
 namespace coterie::runtime {
@@ -19,14 +20,21 @@ constexpr int64_t kTaskBytes = 64 << 10;  // repacked by a worker at a time
 constexpr int64_t kShare = 32;            // of all weights that are repacked before the decoder is told
 constexpr int kMostLooks = 8;             // at a tensor that is not in memory, before it stays where it is
 
-/// The same weights one after another from `bytes` on, repacked.
-std::vector<Weight> repacked_at(const std::vector<Weight>& weights, const std::byte* bytes) {
+/// Some rows of the same weights one after another from `bytes` on, repacked. What the weights say of other rows lies
+/// nowhere.
+std::vector<Weight> repacked_at(const std::vector<Weight>& weights, ops::RowRange rows, const std::byte* bytes) {
   std::vector<Weight> repacked;
   for (const Weight& weight : weights) {
-    repacked.emplace_back(bytes, weight.dtype, weight.rows, weight.cols).repacked = true;
-    bytes += weight.bytes();
+    Weight& there = repacked.emplace_back(bytes, weight.dtype, weight.rows, weight.cols);
+    there.repacked = true;
+    there.data = bytes - rows.begin * there.row_stride;
+    bytes += rows.size() * there.row_stride;
   }
   return repacked;
+}
+
+std::span<const std::byte> extent_of(const Weight& weight, ops::RowRange rows) {
+  return extent(weight.row_range(rows.begin, rows.end));
 }
 
 }  // namespace
@@ -34,7 +42,8 @@ std::vector<Weight> repacked_at(const std::vector<Weight>& weights, const std::b
 /// What can be repacked, in the order of the layers.
 class RepackedWeights::Collector : public layers::TensorReader {
  public:
-  Collector(const checkpoint::TensorSource& source, const kernels::MatmulKernels& kernels) : kernels_(kernels) {
+  Collector(const checkpoint::TensorSource& source, const kernels::MatmulKernels& kernels, const OwnWeights& own)
+      : kernels_(kernels), own_(own) {
     for (const checkpoint::TensorInfo& tensor : source.tensors())
       if (!tensor.bytes.empty()) files_.push_back(tensor.bytes);
     std::sort(files_.begin(), files_.end(), [](auto a, auto b) { return a.data() < b.data(); });
@@ -50,16 +59,22 @@ class RepackedWeights::Collector : public layers::TensorReader {
  private:
   void add(const Tensor& tensor, std::vector<Weight> weights, bool stack) {
     std::erase_if(weights, [](const Weight& weight) { return !weight; });  // experts that others have
+    if (!own_.has_layer(layers::layer_of(tensor.path))) return;
     if (weights.empty() || weights.front().rows == 0 || tensor.place == layers::Place::input_embeddings) return;
     if (tensor.place == layers::Place::router) return;  // few bytes, and that of soft mixtures is read row by row too
     Part part;
+    const Weight& first = weights.front();
+    part.rows = {0, first.rows};
+    // What is taken out of a matrix by itself, and stacks of heads, ranks do not divide.
+    if (tensor.parts == 1 && (!stack || tensor.place == layers::Place::experts))
+      part.rows = own_.rows.own_rows(first.rows, first.cols, kernels_.panel_rows);
     for (const Weight& weight : weights) {
       const kernels::RepackedOrder order = kernels_.fast[static_cast<size_t>(weight.dtype)].repacked;
       if (order.count == 0 || tensor::row_bytes(weight.dtype, weight.cols) % order.block_bytes != 0) return;
       // Heads are taken out of it by themselves: each whole panels.
       if (weight.rows % tensor.parts != 0 || weight.rows / tensor.parts % kernels_.panel_rows != 0) return;
       if (weight.cols == 0 || !in_file(extent(weight))) return;
-      part.size += weight.bytes();
+      part.size += weight.row_range(part.rows.begin, part.rows.end).bytes();
     }
     part.weights = std::move(weights), part.stack = stack;
     result.push_back(std::move(part));
@@ -72,14 +87,15 @@ class RepackedWeights::Collector : public layers::TensorReader {
   }
 
   const kernels::MatmulKernels& kernels_;
+  const OwnWeights& own_;
   std::vector<std::span<const std::byte>> files_;
 };
 
 RepackedWeights::RepackedWeights(models::Decoder& decoder, const checkpoint::TensorSource& source,
-                                 const kernels::MatmulKernels& kernels)
+                                 const kernels::MatmulKernels& kernels, const OwnWeights& own)
     : decoder_(decoder), kernels_(kernels) {
   if (source.format() == checkpoint::Format::memory || !kernels.repack) return;
-  Collector collector(source, kernels);
+  Collector collector(source, kernels, own);
   decoder.read(collector);
   waiting_ = std::move(collector.result);
   for (const Part& part : waiting_) total_bytes_ += part.size;
@@ -100,8 +116,9 @@ void RepackedWeights::advance(threads::Pool& pool, double seconds, int64_t spare
   while (!waiting_.empty() && clock.seconds() < seconds) {
     Part& part = waiting_.front();
     if (part.next == 0) {
-      const bool there = read || std::all_of(part.weights.begin(), part.weights.end(),
-                                             [](const Weight& weight) { return base::in_memory(extent(weight)); });
+      const bool there = read || std::all_of(part.weights.begin(), part.weights.end(), [&](const Weight& weight) {
+                           return base::in_memory(extent_of(weight, part.rows));
+                         });
       if (!there) {  // to ask takes a while itself: the next one is for the next call
         if (++part.looks < kMostLooks) waiting_.push_back(std::move(part));
         waiting_.pop_front();
@@ -141,7 +158,7 @@ bool RepackedWeights::make_room(Part& part, int64_t spare) const {
   } catch (const base::Error&) {
     return false;
   }
-  part.repacked = repacked_at(part.weights, part.bytes.data());
+  part.repacked = repacked_at(part.weights, part.rows, part.bytes.data());
   return true;
 }
 
@@ -153,7 +170,7 @@ void RepackedWeights::repack_panels(threads::Pool& pool, Part& part, int64_t cou
     for (int64_t panel = begin; panel < end; ++panel) {
       const auto which = static_cast<size_t>(panel / each);
       const Weight& weight = part.weights[which];
-      const int64_t row = panel % each * kernels_.panel_rows;
+      const int64_t row = part.rows.begin + panel % each * kernels_.panel_rows;
       kernels_.repack(weight.row(row), weight.row_stride, tensor::row_bytes(weight.dtype, weight.cols),
                       kernels_.fast[static_cast<size_t>(weight.dtype)].repacked,
                       part.bytes.data() + (part.repacked[which].row(row) - part.bytes.data()));  // to write there

@@ -9,6 +9,7 @@
 #include "checkpoint/tensor_source.h"
 #include "kernels/matmul.h"
 #include "models/decoder.h"
+#include "runtime/own_weights.h"
 #include "tensor/buffer.h"
 #include "threads/pool.h"
 
@@ -22,9 +23,10 @@ namespace coterie::runtime {
 /// embeddings, which are looked up row by row, and routers stay as they are.
 class RepackedWeights {
  public:
-  /// Nothing is repacked yet. All three must outlive this, which points the decoder back when it goes.
+  /// Nothing is repacked yet. The first three must outlive this, which points the decoder back when it goes. `own`:
+  /// those that are read here; no others are repacked.
   RepackedWeights(models::Decoder& decoder, const checkpoint::TensorSource& source,
-                  const kernels::MatmulKernels& kernels);
+                  const kernels::MatmulKernels& kernels, const OwnWeights& own = {});
   ~RepackedWeights();
   RepackedWeights(const RepackedWeights&) = delete;
   RepackedWeights& operator=(const RepackedWeights&) = delete;
@@ -46,16 +48,17 @@ class RepackedWeights {
  private:
   struct Part {                                     // a matrix, or a stack
     std::vector<tensor::Weight> weights, repacked;  // of one shape, in the file and in `bytes`
-    tensor::Buffer<std::byte> bytes;
-    int64_t next = 0;  // panel, counted through all weights
-    int64_t size = 0;
-    int looks = 0;  // when it was not in memory
+    ops::RowRange rows;                             // of each, that are repacked: all of them, or this rank's
+    tensor::Buffer<std::byte> bytes;                // of these rows
+    int64_t next = 0;                               // panel, counted through all weights
+    int64_t size = 0;                               // bytes of these rows
+    int looks = 0;                                  // when it was not in memory
     bool stack = false;
   };
   class Collector;
 
   void repack_panels(threads::Pool& pool, Part& part, int64_t count) const;
-  int64_t panels_each(const Part& part) const { return part.weights.front().rows / kernels_.panel_rows; }
+  int64_t panels_each(const Part& part) const { return part.rows.size() / kernels_.panel_rows; }
   bool make_room(Part& part, int64_t spare) const;
   /// Lets the decoder read what has been repacked since the last time.
   void point_there();

@@ -4,6 +4,8 @@
 #include <numeric>
 #include <string_view>
 
+#include "layers/weight_names.h"
+
 namespace coterie::runtime {
 
 namespace {
@@ -62,6 +64,30 @@ int64_t WeightBytes::all_touched() const { return sum(touched); }
 int64_t WeightBytes::touched_with(double expert_share) const {
   constexpr auto kExperts = static_cast<size_t>(Place::experts);
   return all_touched() - touched[kExperts] + static_cast<int64_t>(expert_share * static_cast<double>(held[kExperts]));
+}
+
+int64_t bytes_of_rank(const models::Decoder& decoder, const OwnWeights& own) {
+  struct OfRank final : layers::TensorReader {
+    explicit OfRank(const OwnWeights& own_) : own(own_) {}
+    void matrix(const Tensor& tensor, int64_t rows, int64_t cols, const tensor::Weight& weight) override {
+      add(tensor, rows, cols, weight);
+    }
+    void vector(const Tensor&, int64_t, const layers::Vector& vector) override {
+      bytes += vector.values.size() * static_cast<int64_t>(sizeof(float));
+    }
+    void stack(const Tensor& tensor, int64_t, int64_t rows, int64_t cols,
+               const std::vector<tensor::Weight>& weights) override {
+      for (const tensor::Weight& weight : weights) add(tensor, rows, cols, weight);
+    }
+    void add(const Tensor& tensor, int64_t rows, int64_t cols, const tensor::Weight& weight) {
+      if (!own.has_layer(layers::layer_of(tensor.path))) return;
+      bytes += rows > 0 ? weight.bytes() / rows * own.rows.own_rows(rows, cols, 1).size() : 0;
+    }
+    const OwnWeights& own;
+    int64_t bytes = 0;
+  } reader(own);
+  decoder.read(reader);
+  return reader.bytes;
 }
 
 WeightBytes weight_bytes(const models::Decoder& decoder) {

@@ -5,6 +5,7 @@
 
 #include "models/account.h"
 #include "models/decoder.h"
+#include "runtime/own_weights.h"
 
 namespace coterie::runtime {
 
@@ -21,5 +22,7 @@ struct WeightBytes {
   int64_t touched_with(double expert_share) const;
 };
 WeightBytes weight_bytes(const models::Decoder& decoder);
+/// Of what is bound, those that one of several ranks reads.
+int64_t bytes_of_rank(const models::Decoder& decoder, const OwnWeights& own);
 
 }  // namespace coterie::runtime

@@ -16,6 +16,7 @@
 #include "ops/jitter.h"
 #include "ops/matmul.h"
 #include "ops/moe/experts.h"
+#include "ops/row_share.h"
 
 namespace coterie::layers {
 
@@ -264,6 +265,9 @@ ops::RoutingPlan Router::forward(const Batch& batch, int64_t layer, ConstMatrix 
     record.unscaled = {before, count}, record.expert_scale = expert_scale_.data();
   }
   let_hooks_choose(batch, of_mixer_, layer, logits, choosing.choices(), choices.kept, choices.weights);
+  const auto has_hook = [](const SequenceRows& s) { return s.step.routers != nullptr; };
+  if (context.rows && std::any_of(batch.sequences.begin(), batch.sequences.end(), has_hook))
+    context.rows->first_decides({choices.kept, count}, {choices.weights, count});
   ops::RoutingPlan plan = ops::make_plan({choices.kept, count}, {choices.weights, count}, n, choosing.choices(), e);
   plan.dropped = std::move(choices.dropped), plan.overflowed = choices.overflowed;
   const Routed routed = {.layer = layer,

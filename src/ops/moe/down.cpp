@@ -6,6 +6,7 @@
 #include "ops/low_rank_job.h"
 #include "ops/moe/grouped.h"
 #include "ops/observer.h"
+#include "ops/row_share.h"
 #include "ops/rows.h"
 #include "ops/tape.h"
 
@@ -38,14 +39,16 @@ void combine_token(const Context& context, const RoutingPlan& plan, int64_t t, C
 /// the caller has opened.
 class Down {
  public:
-  /// `width`: D.
+  /// `width`: D. `own`: which columns of what it makes are computed here.
   Down(Context& context, ConstMatrix h, const RoutingPlan& plan, std::span<const ExpertOutput> experts, int64_t width,
-       Matrix low)
+       Matrix low, RowRange own)
       : context_(context),
         plan_(plan),
         experts_(experts),
         hidden_(h.cols),
-        width_(width),
+        all_(width),
+        own_(own),
+        width_(own.size()),
         prepared_(context, h),
         chosen_(context.arena.take<int64_t>(plan.experts())) {
     for (int64_t e = 0; e < plan.experts(); ++e)
@@ -66,7 +69,8 @@ class Down {
   }
 
   /// out[s] = down_e · h[s] + bias_e. out [slots, D].
-  void apart(Matrix out) {
+  void apart(Matrix all) {
+    const Matrix out = all.col_range(own_.begin, own_.end);
     const int64_t tokens = in_floats_ ? tokens_a_piece(ActivationForm::floats, fullest(plan_)) : fullest(plan_);
     const int64_t rows = in_floats_
                              ? rows_of_floats(context_, width_, width_ * plan_.slots() / tokens)
@@ -87,7 +91,8 @@ class Down {
 
   /// y[t] = Σ slot_weight[s] * out[s]. A piece is a range of y's columns, for every slot: the weighted sum then needs
   /// no other worker's outputs, and no barrier.
-  void combined(Matrix y) {
+  void combined(Matrix all) {
+    const Matrix y = all.col_range(own_.begin, own_.end);
     const int64_t piece_rows =
         rows_a_piece(context_, width_, hidden_, plan_.slots(), total_bytes_ / static_cast<double>(width_));
     const int64_t count = (width_ + piece_rows - 1) / piece_rows;
@@ -101,7 +106,7 @@ class Down {
         const auto e = static_cast<size_t>(chosen_[i]);
         const int64_t first = plan_.expert_offset[e], last = plan_.expert_offset[e + 1];
         const Weight next =
-            i + 1 < used_ ? experts_[static_cast<size_t>(chosen_[i + 1])].down.row_range(begin, end) : Weight();
+            i + 1 < used_ ? own_rows(experts_[static_cast<size_t>(chosen_[i + 1])].down, begin, end) : Weight();
         multiply(chosen_[i], first, last, begin, end, next, scratch, adder, worker, out.row_range(first, last));
       }
       for (int64_t t = 0; t < y.rows; ++t) combine_token(context_, plan_, t, out, y.row(t) + begin);
@@ -109,14 +114,18 @@ class Down {
   }
 
  private:
+  Weight own_rows(const Weight& w, int64_t begin, int64_t end) const {
+    return w.row_range(own_.begin + begin, own_.begin + end);
+  }
+
   // Checks one expert, and counts what its kernel needs.
   void look_at(int64_t e, ConstMatrix h) {
     const Weight& w = experts_[static_cast<size_t>(e)].down;
     const kernels::MatmulKernel& kernel = kernel_of(context_, w, hidden_, kWhere);
-    base::require(w.rows == width_, kWhere, "expert {} is [{}, {}], y has {} columns", e, w.rows, w.cols, width_);
+    base::require(w.rows == all_, kWhere, "expert {} is [{}, {}], y has {} columns", e, w.rows, w.cols, all_);
     prepared_.need(kernel.form);
     scratch_bytes_ = std::max(scratch_bytes_, kernel.scratch_bytes(w.dtype, hidden_));
-    total_bytes_ += static_cast<double>(w.bytes());
+    total_bytes_ += static_cast<double>(own_rows(w, 0, width_).bytes());
     in_floats_ &= kernel.form == ActivationForm::floats;
     chosen_[used_++] = e;
     if (context_.observer)
@@ -124,21 +133,23 @@ class Down {
           w, h.row_range(plan_.expert_offset[static_cast<size_t>(e)], plan_.expert_offset[static_cast<size_t>(e) + 1]));
   }
 
-  // y = rows [begin, end) of down_e · h + bias_e, for slots [first, last).
+  // y = own rows [begin, end) of down_e · h + bias_e, for slots [first, last).
   void multiply(int64_t e, int64_t first, int64_t last, int64_t begin, int64_t end, const Weight& next,
                 const WorkerScratch& scratch, const LowRankAdder& adder, int worker, Matrix y) const {
     const ExpertOutput& expert = experts_[static_cast<size_t>(e)];
     const kernels::MatmulKernel& kernel = kernel_of(context_, expert.down, hidden_, kWhere);
-    kernel.run(task_of(context_, expert.down.row_range(begin, end), prepared_.rows(kernel.form) + first, last - first,
+    kernel.run(task_of(context_, own_rows(expert.down, begin, end), prepared_.rows(kernel.form) + first, last - first,
                        y, scratch.of(worker), next));
-    add_bias(y, expert.bias == nullptr ? nullptr : expert.bias + begin);
-    if (expert.low) adder.add(worker, expert.low, low_.row_range(first, last), begin, end, y);
+    add_bias(y, expert.bias == nullptr ? nullptr : expert.bias + own_.begin + begin);
+    if (expert.low) adder.add(worker, expert.low, low_.row_range(first, last), own_.begin + begin, own_.begin + end, y);
   }
 
   Context& context_;
   const RoutingPlan& plan_;
   std::span<const ExpertOutput> experts_;
-  int64_t hidden_, width_;
+  int64_t hidden_, all_;  // F, D
+  RowRange own_;
+  int64_t width_;  // of own_
   PreparedRows prepared_;
   int64_t* chosen_;  // experts with tokens
   int64_t used_ = 0, scratch_bytes_ = 0;
@@ -151,6 +162,23 @@ void check(ConstMatrix h, const RoutingPlan& plan, int64_t tokens, size_t expert
   check_plan(plan, tokens, experts, kWhere);
   base::require(h.rows == plan.slots(), kWhere, "h has {} rows, the plan {} slots", h.rows, plan.slots());
 }
+
+/// Which columns are computed here, and who gets them from the others; null: all are computed here.
+struct Own {
+  Own(const Context& context, ConstMatrix h, Matrix out) : y(out), panel(context.kernels.matmul.panel_rows) {
+    if (context.rows && context.rows->divides(out.cols, h.cols, panel)) share = context.rows;
+  }
+  RowRange columns() const { return share ? share->own(y.cols, panel) : RowRange{0, y.cols}; }
+  void gather() const {
+    if (!share) return;
+    const RowShare::Divided divided{y, panel};
+    share->gather({&divided, 1});
+  }
+
+  Matrix y;
+  int64_t panel;
+  RowShare* share = nullptr;
+};
 
 }  // namespace
 
@@ -175,7 +203,9 @@ void down_apart(Context& context, ConstMatrix h, const RoutingPlan& plan, std::s
   base::require(out.rows == plan.slots(), "grouped_down", "out has {} rows, the plan {} slots", out.rows, plan.slots());
   if (plan.slots() == 0) return;
   const tensor::ArenaScope scope(context.arena);
-  Down(context, h, plan, experts, out.cols, low).apart(out);
+  const Own own(context, h, out);
+  Down(context, h, plan, experts, out.cols, low, own.columns()).apart(out);
+  own.gather();
 }
 
 void grouped_down_combine(Context& context, ConstMatrix h, const RoutingPlan& plan,
@@ -189,11 +219,20 @@ void down_combine(Context& context, ConstMatrix h, const RoutingPlan& plan, std:
   check(h, plan, y.rows, experts.size());
   if (plan.slots() == 0) return fill_zero(y);
   const tensor::ArenaScope scope(context.arena);
-  Down down(context, h, plan, experts, y.cols, low);
+  const Own own(context, h, y);
+  Down down(context, h, plan, experts, y.cols, low, own.columns());
   const bool shown = context.observer && context.observer->wants_outputs(experts);
-  if (!shown && !down.many()) return down.combined(y);
+  if (!shown && !down.many()) {
+    down.combined(y);
+    return own.gather();
+  }
   const Matrix out = context.arena.matrix(plan.slots(), y.cols);
   down.apart(out);
+  if (own.share) {  // the weighted sum of own columns is less to send than the slots'
+    const RowRange columns = own.columns();
+    combine(context, plan, out.col_range(columns.begin, columns.end), y.col_range(columns.begin, columns.end));
+    return own.gather();
+  }
   if (shown) context.observer->outputs(plan, experts, out);
   combine(context, plan, out, y);
 }

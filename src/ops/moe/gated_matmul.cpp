@@ -7,6 +7,7 @@
 #include "ops/low_rank_job.h"
 #include "ops/moe/grouped.h"
 #include "ops/observer.h"
+#include "ops/row_share.h"
 #include "ops/tape.h"
 
 namespace coterie::ops {
@@ -76,13 +77,15 @@ constexpr std::string_view kWhere = "grouped_gated_matmul";
 class GatedMatmul {
  public:
   GatedMatmul(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span<const ExpertInput> experts,
-              const GateRule& rule, Matrix h, const GatedHalves& halves)
+              const GateRule& rule, Matrix h, const GatedHalves& halves, RowRange own)
       : context_(context),
         x_(x),
         plan_(plan),
         experts_(experts),
         rule_(rule),
-        h_(h),
+        hidden_(h.cols),
+        own_(own),
+        h_(h.col_range(own.begin, own.end)),
         halves_(halves),
         prepared_(context, x),
         most_(fullest(plan)),
@@ -106,18 +109,23 @@ class GatedMatmul {
     for (const Weight* w : {&expert.up, &expert.gate}) {
       if (w == &expert.gate && !*w) continue;
       const kernels::MatmulKernel& kernel = kernel_of(context_, *w, x_.cols, kWhere);
-      base::require(w->rows == h_.cols, kWhere, "expert {} is [{}, {}], h has {} columns", e, w->rows, w->cols,
-                    h_.cols);
+      base::require(w->rows == hidden_, kWhere, "expert {} is [{}, {}], h has {} columns", e, w->rows, w->cols,
+                    hidden_);
       prepared_.need(kernel.form);
       piece_tokens_ = std::min(piece_tokens_, tokens_a_piece(kernel.form, most_));
       in_floats_ &= kernel.form == ActivationForm::floats;
       scratch_bytes_ = std::max(scratch_bytes_, kernel.scratch_bytes(w->dtype, x_.cols));
-      total_bytes_ += static_cast<double>(w->bytes());
+      total_bytes_ += static_cast<double>(own_rows(*w, 0, own_.size()).bytes());
     }
     ++used_;
     if (!context_.observer) return;
     if (expert.gate) context_.observer->input(expert.gate, x_, plan_.tokens_of(e));
     context_.observer->input(expert.up, x_, plan_.tokens_of(e));
+  }
+
+  // Of the rows that are computed here.
+  Weight own_rows(const Weight& w, int64_t begin, int64_t end) const {
+    return w.row_range(own_.begin + begin, own_.begin + end);
   }
 
   // A piece is a range of an expert's rows for some of its tokens.
@@ -152,9 +160,10 @@ class GatedMatmul {
     const std::byte* const* all = prepared_.rows(kernel.form);
     const std::byte** chosen = reinterpret_cast<const std::byte**>(pointers_->of(worker));
     for (int64_t t = 0; t < y.rows; ++t) chosen[t] = all[plan_.slot_token[static_cast<size_t>(piece.token_begin + t)]];
-    kernel.run(task_of(context_, w.row_range(piece.begin, piece.end), chosen, y.rows, y, scratch_->of(worker), next));
-    add_bias(y, bias == nullptr ? nullptr : bias + piece.begin);
-    if (over) adder_->add(worker, over, inner.row_range(piece.token_begin, piece.token_end), piece.begin, piece.end, y);
+    const int64_t begin = own_.begin + piece.begin, end = own_.begin + piece.end;
+    kernel.run(task_of(context_, w.row_range(begin, end), chosen, y.rows, y, scratch_->of(worker), next));
+    add_bias(y, bias == nullptr ? nullptr : bias + begin);
+    if (over) adder_->add(worker, over, inner.row_range(piece.token_begin, piece.token_end), begin, end, y);
   }
 
   // The rows that the same worker will probably read after piece `index`.
@@ -163,7 +172,7 @@ class GatedMatmul {
     if (later >= count_) return {};
     const Piece& piece = pieces_[later];
     const ExpertInput& expert = experts_[static_cast<size_t>(piece.target)];
-    return (expert.gate ? expert.gate : expert.up).row_range(piece.begin, piece.end);
+    return own_rows(expert.gate ? expert.gate : expert.up, piece.begin, piece.end);
   }
 
   void compute(int64_t index, int worker) const {
@@ -180,7 +189,7 @@ class GatedMatmul {
         halves_.up.data ? part(halves_.up) : Matrix(reinterpret_cast<float*>(ups_->of(worker)), tokens, rows);
     if (expert.gate) {
       multiply(piece, worker, expert.gate, expert.gate_bias, expert.gate_low, low_->gate,
-               expert.up.row_range(piece.begin, piece.end), first);
+               own_rows(expert.up, piece.begin, piece.end), first);
       multiply(piece, worker, expert.up, expert.up_bias, expert.up_low, low_->up, after(index), second);
     } else {
       multiply(piece, worker, expert.up, expert.up_bias, expert.up_low, low_->up, after(index), first);
@@ -203,7 +212,9 @@ class GatedMatmul {
   const RoutingPlan& plan_;
   std::span<const ExpertInput> experts_;
   const GateRule& rule_;
-  Matrix h_;
+  int64_t hidden_;
+  RowRange own_;  // which of the experts' rows
+  Matrix h_;      // their columns
   const GatedHalves& halves_;
 
   PreparedRows prepared_;
@@ -242,7 +253,14 @@ void gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& plan, std:
   base::require(h.rows == plan.slots(), kWhere, "h has {} rows, the plan {} slots", h.rows, plan.slots());
   if (plan.slots() == 0) return;
   const tensor::ArenaScope scope(context.arena);
-  GatedMatmul(context, x, plan, experts, rule, h, halves).run();
+  const int64_t panel = context.kernels.matmul.panel_rows;
+  RowShare* const share = context.rows && context.rows->divides(h.cols, x.cols, panel) ? context.rows : nullptr;
+  base::require(!share || !halves.up.data, kWhere, "what a backward pass reads is wanted of rows that ranks divide");
+  GatedMatmul(context, x, plan, experts, rule, h, halves, share ? share->own(h.cols, panel) : RowRange{0, h.cols})
+      .run();
+  if (!share) return;
+  const RowShare::Divided divided{h, panel};
+  share->gather({&divided, 1});
 }
 
 }  // namespace coterie::ops

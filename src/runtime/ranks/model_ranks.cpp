@@ -28,16 +28,6 @@ bool rows_are_apart(const models::ModelSpec& spec) {
   });
 }
 
-/// The first values of a share of a step, and those of each of its sequences.
-struct StepHead {
-  int64_t sequences, hidden, cache_dtype;
-};
-struct SequenceHead {
-  uint64_t lineage, random_key;
-  int64_t first, rows, held;  // positions before, rows of the step, positions that the rank has already
-  int64_t length, logits;
-};
-
 std::vector<const SequenceStep*> with_rows(std::span<const SequenceStep> steps) {
   std::vector<const SequenceStep*> result;
   for (const SequenceStep& step : steps)
@@ -69,12 +59,19 @@ std::vector<SequenceStep> own_part(SharedStep& shared, std::span<const SequenceS
   return own;
 }
 
-int64_t blocks_of(int64_t positions) { return (positions + ops::kCacheBlock - 1) / ops::kCacheBlock; }
-
 }  // namespace
 
-ModelRanks::ModelRanks(comm::Ranks& ranks, const models::Decoder& decoder)
-    : ranks_(ranks), decoder_(decoder), inbox_(ranks), rows_are_apart_(rows_are_apart(decoder.spec())) {}
+ModelRanks::ModelRanks(comm::Ranks& ranks, const models::Decoder& decoder, const Options& options)
+    : ranks_(ranks),
+      decoder_(decoder),
+      options_(options),
+      inbox_(ranks),
+      rows_are_apart_(rows_are_apart(decoder.spec())),
+      copies_(decoder.spec()),
+      row_steps_(ranks, inbox_, decoder, options.least_weights) {
+  if (options.split == Split::layers)
+    layer_steps_ = std::make_unique<LayerSteps>(ranks, inbox_, decoder, rows_are_apart_);
+}
 
 std::vector<int64_t> ModelRanks::block_bytes(tensor::DType dtype) const {
   return models::cache_block_bytes(decoder_.spec(), dtype);
@@ -115,13 +112,31 @@ Matrix ModelRanks::forward(ops::Context& context, std::span<const SequenceStep> 
                            const models::PassOptions& given) {
   inbox_.begin(inbox_.step() + 1);
   try {
+    if (options_.split == Split::rows) return forward_by(row_steps_, context, steps, given);
+    if (layer_steps_) return forward_by(*layer_steps_, context, steps, given);
     if (divides(steps, given)) return forward_divided(context, steps, given);
     ExpertRanks experts(ranks_, inbox_, false, compute(context));
     models::PassOptions pass = given;
     pass.experts = &experts;
     return decoder_.forward(context, steps, pass);
   } catch (...) {
-    held_positions_.clear();
+    copies_.forget();
+    throw;
+  }
+}
+
+template <typename Steps>
+Matrix ModelRanks::forward_by(Steps& all, ops::Context& context, std::span<const SequenceStep> steps,
+                              const models::PassOptions& pass) {
+  try {
+    return all.forward(context, steps, pass);
+  } catch (const base::Error& error) {
+    all.forget();
+    fail(error);
+    throw;
+  } catch (const std::exception& error) {
+    all.forget();
+    fail({base::ErrorKind::internal, "", error.what()});
     throw;
   }
 }
@@ -131,7 +146,8 @@ Matrix ModelRanks::forward_divided(ops::Context& context, std::span<const Sequen
   const std::vector<const SequenceStep*> steps = with_rows(given);
   SharedStep shared(ranks_, inbox_, sequences_of(steps), block_bytes(steps.front()->state->cache_dtype()),
                     models::state_floats(decoder_.spec()));
-  for (int to = 1; to < ranks_.size(); ++to) send_share(to, steps, shared, options.hidden);
+  copies_.begin(steps);
+  for (int to = 1; to < ranks_.size(); ++to) send_share(to, shared, options.hidden);
 
   const std::vector<SequenceStep> own = own_part(shared, steps);
   ExpertRanks experts(ranks_, inbox_, true, compute(context));
@@ -174,10 +190,7 @@ Matrix ModelRanks::forward_divided(ops::Context& context, std::span<const Sequen
   for (size_t r = 0; r < parts.size(); ++r)
     for (; left[r] > 0; --left[r], next[r] += columns) std::copy_n(next[r], columns, result.row(at++));
 
-  held_positions_.clear();
-  for (const SequenceStep* step : steps)
-    if (step->state->lineage() != 0)
-      held_positions_[step->state->lineage()] = step->state->length() + std::ssize(step->ids);
+  copies_.keep(inbox_.step(), false);
   ++divided_;
   return result;
 }
@@ -189,94 +202,38 @@ void ModelRanks::fail(const base::Error& error) {
     if (to != ranks_.rank()) ranks_.send_failure(to, error, inbox_.step());
 }
 
-void ModelRanks::send_share(int to, std::span<const SequenceStep* const> steps, const SharedStep& shared, bool hidden) {
-  const tensor::DType dtype = steps.front()->state->cache_dtype();
-  const std::vector<int64_t> bytes = block_bytes(dtype);
+void ModelRanks::send_share(int to, const SharedStep& shared, bool hidden) {
   comm::Writer message(Kind::step, inbox_.step(), -1);
-  message.value(StepHead{std::ssize(steps), hidden, static_cast<int64_t>(dtype)});
-  std::vector<int64_t> known;
-  for (const SequenceStep* step : steps) {
-    const int64_t length = step->state->length(), end = length + std::ssize(step->ids);
-    const auto held = held_positions_.find(step->state->lineage());
-    known.push_back(held == held_positions_.end() ? 0 : std::min(held->second, length));
-    message.value(SequenceHead{step->state->lineage(), step->random_key, length, std::ssize(step->ids), known.back(),
-                               std::max(step->length, end), static_cast<int64_t>(step->logits)});
-  }
-  for (const SequenceStep* step : steps) message.array(step->ids);
-  for (size_t i = 0; i < steps.size(); ++i)
-    for (size_t layer = 0; layer < bytes.size(); ++layer) {
-      if (bytes[layer] == 0) continue;
-      const std::span<std::byte* const> blocks = steps[i]->state->blocks(static_cast<int64_t>(layer));
-      for (int64_t b = known[i] / ops::kCacheBlock; b < blocks_of(steps[i]->state->length()); ++b)
-        message.array(std::span<const std::byte>(blocks[static_cast<size_t>(b)], static_cast<size_t>(bytes[layer])));
-    }
-  for (const Segment& segment : shared.segments()) {
-    if (segment.rank != to || segment.begin > 0) continue;
-    layers::SequenceState& state = *steps[static_cast<size_t>(segment.sequence)]->state;
-    for (size_t layer = 0; layer < bytes.size(); ++layer)
-      message.array(std::span<const float>(state.recurrent(static_cast<int64_t>(layer))));
-  }
+  message.value(static_cast<int64_t>(hidden));
+  copies_.write(message, [&](size_t sequence) {
+    const std::span<const Segment> segments = shared.segments();
+    return std::any_of(segments.begin(), segments.end(), [&](const Segment& segment) {
+      return segment.rank == to && segment.begin == 0 && segment.sequence == static_cast<int64_t>(sequence);
+    });
+  });
   ranks_.send(to, std::move(message));
 }
 
 void ModelRanks::serve_share(ops::Context& context, comm::Message& message) {
-  const auto head = message.value<StepHead>();
-  const std::span<const SequenceHead> heads = message.array<SequenceHead>(static_cast<size_t>(head.sequences));
-  const auto dtype = static_cast<tensor::DType>(head.cache_dtype);
-  const std::vector<int64_t> bytes = block_bytes(dtype);
-  const std::vector<int64_t> floats = models::state_floats(decoder_.spec());
-
-  // Those of the last divided step that go on are kept, the others forgotten.
-  std::map<uint64_t, std::unique_ptr<layers::ResidentState>> before = std::exchange(held_, {});
-  std::vector<std::unique_ptr<layers::ResidentState>> states;
-  std::vector<SequenceStep> whole;
+  const auto hidden = message.value<int64_t>();
+  const std::vector<SequenceStep> whole = copies_.read(message);
   std::vector<SharedStep::Sequence> sequences;
-  for (const SequenceHead& s : heads) {
-    auto& kept = before[s.lineage];
-    base::require(s.held == 0 || kept, "ranks", "rank {} is to have {} positions of a sequence that it does not know",
-                  ranks_.rank(), s.held);
-    states.push_back(kept && s.held > 0 ? std::move(kept)
-                                        : std::make_unique<layers::ResidentState>(bytes, dtype, floats));
-    states.back()->reserve(s.first + s.rows);
-    sequences.push_back({states.back().get(), {s.first, s.rows}});
-    whole.push_back({.ids = message.array<int32_t>(static_cast<size_t>(s.rows)),
-                     .state = states.back().get(),
-                     .logits = static_cast<SequenceStep::Logits>(s.logits),
-                     .random_key = s.random_key,
-                     .length = s.length});
-  }
-  for (size_t i = 0; i < states.size(); ++i)
-    for (size_t layer = 0; layer < bytes.size(); ++layer) {
-      if (bytes[layer] == 0) continue;
-      const std::span<std::byte* const> blocks = states[i]->blocks(static_cast<int64_t>(layer));
-      for (int64_t b = heads[i].held / ops::kCacheBlock; b < blocks_of(heads[i].first); ++b)
-        std::memcpy(blocks[static_cast<size_t>(b)], message.array<std::byte>(static_cast<size_t>(bytes[layer])).data(),
-                    static_cast<size_t>(bytes[layer]));
-    }
-  SharedStep shared(ranks_, inbox_, sequences, bytes, floats);
-  for (const Segment* segment : shared.own()) {
-    if (segment->begin > 0) continue;
-    for (size_t layer = 0; layer < bytes.size(); ++layer) {
-      const std::span<float> state =
-          sequences[static_cast<size_t>(segment->sequence)].whole->recurrent(static_cast<int64_t>(layer));
-      std::copy_n(message.array<float>(state.size()).begin(), state.size(), state.begin());
-    }
-  }
-
+  for (const SequenceStep& step : whole)
+    sequences.push_back({step.state, {step.state->length(), std::ssize(step.ids)}});
+  SharedStep shared(ranks_, inbox_, sequences, block_bytes(whole.front().state->cache_dtype()),
+                    models::state_floats(decoder_.spec()));
   std::vector<const SequenceStep*> steps;
   for (const SequenceStep& step : whole) steps.push_back(&step);
   const std::vector<SequenceStep> own = own_part(shared, steps);
   ExpertRanks experts(ranks_, inbox_, true, compute(context));
-  const Matrix part =
-      decoder_.forward(context, own, {.experts = &experts, .share = &shared, .hidden = head.hidden != 0});
+  const Matrix part = decoder_.forward(context, own, {.experts = &experts, .share = &shared, .hidden = hidden != 0});
   comm::Writer logits(Kind::logits, inbox_.step(), -1, static_cast<size_t>(part.rows * part.cols) * sizeof(float) + 8);
   logits.value(part.rows);
   auto* values = logits.room<float>(static_cast<size_t>(part.rows * part.cols));
   for (int64_t r = 0; r < part.rows; ++r) std::copy_n(part.row(r), part.cols, values + r * part.cols);
   ranks_.send(0, std::move(logits));
   shared.finish();
-  for (size_t i = 0; i < states.size(); ++i)
-    if (heads[i].lineage != 0) held_[heads[i].lineage] = std::move(states[i]);
+  copies_.keep_read(inbox_.step());
 }
 
 void ModelRanks::serve(ops::Context& context, const std::function<void(double seconds)>& done) {
@@ -288,12 +245,17 @@ void ModelRanks::serve(ops::Context& context, const std::function<void(double se
     inbox_.begin(header.step);
     context.arena.reset();
     try {
-      if (header.kind == Kind::rows) {
+      if (header.kind == Kind::cache && layer_steps_) {
+        layer_steps_->answer(message);
+      } else if (header.kind == Kind::rows) {
         answer(ranks_, message, compute(context), experts_of(header.layer));
       } else {
         base::require(header.kind == Kind::step, "ranks", "rank {} was sent {} while it serves", ranks_.rank(),
                       comm::name(header.kind));
-        serve_share(context, message);
+        if (layer_steps_)
+          layer_steps_->serve(context, message);
+        else
+          options_.split == Split::rows ? row_steps_.serve(context, message) : serve_share(context, message);
       }
     } catch (const base::Error& error) {
       fail(error);

@@ -8,18 +8,22 @@
 
 namespace coterie::laws {
 
-Cluster::Cluster(const Case& c, const tiny::Model& model, int size, const comm::Wire& wire) {
+Cluster::Cluster(const Case& c, const tiny::Model& model, int size, const comm::Wire& wire,
+                 const runtime::ModelRanks::Options& options)
+    : options_(options) {
   std::vector<std::unique_ptr<comm::Communicator>> all = comm::ranks_of_one_process(size);
-  const comm::Placement placement{size};
+  // Of other splits every rank has all experts.
+  const comm::Placement placement{options.split == runtime::Split::experts ? size : 1};
   for (int rank = 0; rank < size; ++rank) {
     auto& one = all[static_cast<size_t>(rank)];
     if (wire.latency > 0) one = comm::delayed(std::move(one), wire);
     ranks_.push_back(std::make_unique<comm::Ranks>(std::move(one), comm::Patience{30, 60, {}}));
-    decoders_.push_back(families::bind_decoder(
-        model.decoder->spec(), *model.source, nullptr,
-        [=](int64_t, int64_t expert, int64_t experts) { return placement.owns(rank, expert, experts); }));
+    decoders_.push_back(families::bind_decoder(model.decoder->spec(), *model.source, nullptr,
+                                               [=](int64_t, int64_t expert, int64_t experts) {
+                                                 return placement.ranks == 1 || placement.owns(rank, expert, experts);
+                                               }));
   }
-  model_ = std::make_unique<runtime::ModelRanks>(*ranks_.front(), *decoders_.front());
+  model_ = std::make_unique<runtime::ModelRanks>(*ranks_.front(), *decoders_.front(), options_);
   for (int rank = 1; rank < size; ++rank) others_.emplace_back([this, rank, c] { serve(rank, c); });
 }
 
@@ -29,7 +33,7 @@ void Cluster::serve(int rank, const Case& c) {
   threads::Pool pool(1);
   tensor::Arena arena;
   ops::Context context{pool, kernels::by_name(c.isa), arena, c.precision};
-  runtime::ModelRanks model(ranks(rank), decoder(rank));
+  runtime::ModelRanks model(ranks(rank), decoder(rank), options_);
   model.serve(context, [](double) {});
 }
 

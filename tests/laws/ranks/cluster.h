@@ -12,10 +12,11 @@
 namespace coterie::laws {
 
 /// A model over `size` ranks of this process. It is the decoder of rank 0, which this thread is; each other rank has a
-/// thread, kernels and a decoder of its own, in which only its experts are bound.
+/// thread, kernels and a decoder of its own; of Split::experts only its experts are bound there.
 class Cluster final : public models::Decoder {
  public:
-  Cluster(const Case& c, const tiny::Model& model, int size, const comm::Wire& wire = {});
+  Cluster(const Case& c, const tiny::Model& model, int size, const comm::Wire& wire = {},
+          const runtime::ModelRanks::Options& options = {});
   ~Cluster() override;
   Cluster(const Cluster&) = delete;
   Cluster& operator=(const Cluster&) = delete;
@@ -40,6 +41,7 @@ class Cluster final : public models::Decoder {
  private:
   void serve(int rank, const Case& c);
 
+  runtime::ModelRanks::Options options_;
   std::vector<std::unique_ptr<comm::Ranks>> ranks_;
   std::vector<std::unique_ptr<models::Decoder>> decoders_;
   std::unique_ptr<runtime::ModelRanks> model_;

@@ -9,7 +9,9 @@
 #include "comm/threads.h"
 #include "runtime/generation.h"
 #include "runtime/ranks/agreement.h"
+#include "runtime/ranks/layer_cuts.h"
 #include "runtime/ranks/model_ranks.h"
+#include "runtime/speculation/speculator.h"
 #include "support/expect_error.h"
 #include "unit/runtime/tiny_model.h"
 
@@ -25,19 +27,21 @@ EngineOptions options_of() {
   return options;
 }
 
-families::Model part_of(const std::filesystem::path& path, int rank, int ranks) {
+families::Model part_of(const std::filesystem::path& path, int rank, int ranks, Split split) {
   families::OpenOptions options;
-  options.owns_expert = [placement = comm::Placement{ranks}, rank](int64_t, int64_t expert, int64_t experts) {
-    return placement.owns(rank, expert, experts);
-  };
+  if (split == Split::experts)
+    options.owns_expert = [placement = comm::Placement{ranks}, rank](int64_t, int64_t expert, int64_t experts) {
+      return placement.owns(rank, expert, experts);
+    };
   return families::open_model(path, options);
 }
 
-class RanksEngine : public testing::Test {
+class RanksEngine : public testing::TestWithParam<Split> {
  protected:
   static constexpr int kRanks = 3;
-  std::filesystem::path path =
-      std::filesystem::temp_directory_path() / ("coterie-ranks-" + std::to_string(::getpid()) + ".gguf");
+  const ModelRanks::Options how{GetParam(), 0};
+  std::filesystem::path path = std::filesystem::temp_directory_path() / ("coterie-ranks-" + std::to_string(::getpid()) +
+                                                                         "-" + std::string(name(GetParam())) + ".gguf");
   std::unique_ptr<Engine> one, many;
   std::unique_ptr<ModelRanks> model;
 
@@ -48,17 +52,19 @@ class RanksEngine : public testing::Test {
       ranks_.push_back(std::make_unique<comm::Ranks>(std::move(communicator), comm::Patience{30, 60, {}}));
     for (int r = 1; r < kRanks; ++r)
       others_.emplace_back([this, r] {
-        EngineOptions options = options_of();
-        options.part_of_a_model = true;
-        Engine engine(part_of(path, r, kRanks), options);
-        ModelRanks served(*ranks_[static_cast<size_t>(r)], *engine.model().decoder);
+        families::Model part = part_of(path, r, kRanks, GetParam());
+        const EngineOptions options = options_of_rank(*part.decoder, r);
+        Engine engine(std::move(part), options);
+        ModelRanks served(*ranks_[static_cast<size_t>(r)], *engine.model().decoder, how);
+        engine.move_all_weights();
         engine.serve(served);
       });
-    families::Model part = part_of(path, 0, kRanks);
-    model = std::make_unique<ModelRanks>(*ranks_.front(), *part.decoder);
-    EngineOptions options = options_of();
-    options.part_of_a_model = true, options.ranks = model.get();
+    families::Model part = part_of(path, 0, kRanks, GetParam());
+    model = std::make_unique<ModelRanks>(*ranks_.front(), *part.decoder, how);
+    EngineOptions options = options_of_rank(*part.decoder, 0);
+    options.ranks = model.get();
     many = std::make_unique<Engine>(std::move(part), options);
+    many->move_all_weights();
   }
   void TearDown() override {
     stop_others(*ranks_.front());
@@ -66,9 +72,22 @@ class RanksEngine : public testing::Test {
     std::filesystem::remove(path);
   }
 
+  EngineOptions options_of_rank(const models::Decoder& decoder, int rank) const {
+    EngineOptions options = options_of();
+    options.part_of_a_model = true;
+    if (GetParam() == Split::rows) options.own.rows = {rank, kRanks, how.least_weights};
+    if (GetParam() == Split::layers) {
+      const LayerSpan span = cut_layers(decoder, kRanks)[static_cast<size_t>(rank)];
+      options.own.first_layer = span.first, options.own.end_layer = span.end, options.own.outside = rank == 0;
+    }
+    return options;
+  }
+
   std::vector<std::unique_ptr<comm::Ranks>> ranks_;
   std::vector<std::jthread> others_;
 };
+INSTANTIATE_TEST_SUITE_P(Splits, RanksEngine, testing::Values(Split::experts, Split::rows, Split::layers),
+                         [](const auto& split) { return std::string(name(split.param)); });
 
 std::vector<TokenId> ids_of(int64_t length, uint64_t seed) {
   base::Rng rng(seed);
@@ -105,9 +124,9 @@ std::vector<TokenId> two_turns(Engine& engine) {
   return all;
 }
 
-TEST_F(RanksEngine, SayTheSameInEveryTurn) {
+TEST_P(RanksEngine, SayTheSameInEveryTurn) {
   EXPECT_EQ(two_turns(*many), two_turns(*one));
-  EXPECT_EQ(model->divided_steps(), 2u);
+  EXPECT_EQ(model->divided_steps(), GetParam() == Split::experts ? 2u : 0u);
   EXPECT_GT(model->steps(), model->divided_steps());
 }
 
@@ -125,12 +144,71 @@ std::vector<std::vector<TokenId>> together(Engine& engine) {
   return said;
 }
 
-TEST_F(RanksEngine, SayTheSameToSequencesThatJoinAndLeave) {
+TEST_P(RanksEngine, SayTheSameToSequencesThatJoinAndLeave) {
   EXPECT_EQ(together(*many), together(*one));
-  EXPECT_GE(model->divided_steps(), 2u);
+  EXPECT_EQ(model->divided_steps() >= 2, GetParam() == Split::experts);
 }
 
-TEST_F(RanksEngine, RefuseObserversOfWhatOthersCompute) {
+/// Says what comes half of the time.
+class HalfRight final : public Drafter {
+ public:
+  explicit HalfRight(std::vector<TokenId> text) : text_(std::move(text)) {}
+  Draft propose(std::span<const TokenId> tokens, int64_t most, const Sampler&) override {
+    Draft draft;
+    for (size_t at = tokens.size(); std::ssize(draft.tokens) < most && at < text_.size(); ++at)
+      draft.tokens.push_back(at % 4 == 3 ? 0 : text_[at]);
+    return draft;
+  }
+  bool is_free() const override { return true; }
+
+ private:
+  std::vector<TokenId> text_;
+};
+
+// Sequences go back after every draft: what other ranks have of them goes on from there.
+TEST_P(RanksEngine, SayTheSameWithDraftsThatAreTakenBack) {
+  const auto said = [](Engine& engine, std::vector<TokenId> drafted) {
+    StepSeconds costs;
+    Speculator speculator(std::make_unique<HalfRight>(std::move(drafted)), 3, costs);
+    speculator.always(3);
+    GenerationOptions options = greedy(24);
+    options.speculator = &speculator;
+    Generation generation(engine, ids_of(70, 8), options);
+    run(engine, generation);
+    EXPECT_GT(speculator.statistics().drafted, speculator.statistics().accepted);
+    EXPECT_GT(speculator.statistics().accepted, 0);
+    return tokens_of(generation);
+  };
+  Generation plain(*one, ids_of(70, 8), greedy(24));
+  run(*one, plain);
+  std::vector<TokenId> whole = ids_of(70, 8);
+  const std::vector<TokenId> answer = tokens_of(plain);
+  whole.insert(whole.end(), answer.begin(), answer.end());
+  EXPECT_EQ(said(*many, whole), answer);
+}
+
+// The weights that a rank reads are repacked, and no others: the tokens of the other cases were of such.
+TEST_P(RanksEngine, RepackTheirOwnWeights) {
+  one->move_all_weights();
+  constexpr auto kRepacked = static_cast<size_t>(Where::repacked);
+  ASSERT_EQ(one->bytes().all()[kRepacked] > 0, many->bytes().all()[kRepacked] > 0);
+  EXPECT_EQ(two_turns(*many), two_turns(*one));
+}
+
+// What a sequence has on other ranks is there when another is made of it, and not sent again where it goes on.
+TEST_P(RanksEngine, SendOnlyWhatIsNew) {
+  Generation generation(*many, ids_of(300, 9), greedy(12));
+  while (generation.statistics().generated_tokens < 4) {
+    std::vector<Generation*> all = {&generation};
+    step(*many, all);
+  }
+  const int64_t before = ranks_.front()->traffic().payload_bytes;
+  run(*many, generation);
+  const int64_t a_token = (ranks_.front()->traffic().payload_bytes - before) / 8;
+  EXPECT_LT(a_token, 300 * many->cache().position_bytes() / 4);
+}
+
+TEST_P(RanksEngine, RefuseObserversOfWhatOthersCompute) {
   struct Wants final : layers::Observer {
     bool wants_products() const override { return true; }
   } wants;

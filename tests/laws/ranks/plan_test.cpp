@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "families/family.h"
 #include "runtime/inspection.h"
 #include "support/expect_error.h"
@@ -49,6 +51,52 @@ TEST(RanksPlan, CountsBytesAsThePlanOfATokenHasThem) {
   const RanksPlan alone = plan_ranks(spec, bytes, touched, 0, 512, 1, {1e-4, 1e9}, 1e6);
   EXPECT_DOUBLE_EQ(alone.decode_seconds, alone.decode_alone);
   EXPECT_EQ(alone.decode_messages, 0);
+}
+
+/// Qwen3-30B-A3B's shape in 4.5 bits: 48 layers, 128 experts of which 8.
+struct Planned {
+  models::ModelSpec spec;
+  std::array<int64_t, models::kPlaces> bytes{}, touched{};
+  Planned() {
+    spec.width = 2048, spec.vocabulary = 151'936;
+    layers::AttentionSpec attention;
+    attention.heads = 32, attention.kv_heads = 4, attention.head_dim = attention.value_dim = 128;
+    layers::MoeSpec moe;
+    moe.router.experts = 128, moe.router.experts_per_token = 8, moe.hidden = 768;
+    models::BlockSpec block;
+    block.mixer = attention, block.ffn = moe;
+    spec.blocks.assign(48, block);
+    bytes[static_cast<size_t>(models::Place::experts)] = 16'300'000'000;
+    touched[static_cast<size_t>(models::Place::experts)] = 1'020'000'000;
+    bytes[static_cast<size_t>(models::Place::mixer)] = touched[static_cast<size_t>(models::Place::mixer)] = 880'000'000;
+  }
+  auto plans(int ranks, const Network& network) const {
+    return plan_splits({spec, bytes, touched, std::vector<int64_t>(48, 350'000'000), 3'300'000'000, 98'304, 512}, ranks,
+                       network, {40e9, 2e12});
+  }
+};
+
+TEST(SplitPlans, AreOneMachineOnOneRank) {
+  for (const SplitPlan& plan : Planned().plans(1, network_by_name("10g"))) {
+    EXPECT_NEAR(plan.decode_seconds, Planned().plans(1, network_by_name("1g")).front().decode_seconds, 1e-12);
+    EXPECT_EQ(plan.decode_bytes, 0);
+  }
+}
+
+// The orders of the published latencies: rows win where the network is fast, layers cost a hop a rank.
+TEST(SplitPlans, KnowWhatANetworkIsGoodFor) {
+  const Planned model;
+  const double alone = model.plans(1, network_by_name("10g")).front().decode_seconds;
+  const auto fast = model.plans(4, network_by_name("rdma")), slow = model.plans(4, network_by_name("1g"));
+  EXPECT_GT(alone / fast[1].decode_seconds, 2.5);
+  EXPECT_LT(alone / slow[1].decode_seconds, 1);
+  EXPECT_NEAR(slow[2].decode_seconds / alone, 1, 0.02);
+  EXPECT_LT(fast[1].memory, fast[0].memory);
+  EXPECT_EQ(best_split(fast, int64_t{1} << 40).split, Split::rows);
+  EXPECT_NE(best_split(slow, int64_t{1} << 40).split, Split::rows);
+  EXPECT_EQ(&best_split(fast, 0), &*std::min_element(fast.begin(), fast.end(), [](const auto& a, const auto& b) {
+    return a.memory < b.memory;
+  })) << "none fits: the smallest";
 }
 
 }  // namespace
