@@ -55,6 +55,19 @@ class Transcripts(TreeTest):
         self.write({"docs/other.md": "```sh\n$ coterie fail\n```\n"})
         self.assertEqual(self.check("$ coterie\n…\nfour"), (0, ""))
 
+    def test_written_anew(self):
+        shown = "$ printf 'a 1\\nb 2\\nc 3\\nd 4\\n'\n{}\n$ coterie\none\n…"
+        self.write({"docs/claims.md": "```console\n" + shown.format("…\nb 7\nc 8\n…") + "\n```\n"})
+        code, said = self.run_script(check_transcripts, "--binary", str(self.root / "bin/coterie-1"), "--write")
+        self.assertEqual((code, said), (0, "docs/claims.md:2: written anew\n"))
+        self.assertEqual((self.root / "docs/claims.md").read_text(),
+                         "```console\n" + shown.format("…\nb 2\nc 3\n…") + "\n```\n")
+
+    def test_nothing_like_it_is_printed(self):
+        self.write({"docs/claims.md": "```console\n$ coterie\n…\nseven 7\n```\n"})
+        with self.assertRaisesRegex(ValueError, "nothing printed is like: seven 7"):
+            self.run_script(check_transcripts, "--binary", str(self.root / "bin/coterie-1"), "--write")
+
 
 if __name__ == "__main__":
     unittest.main()
