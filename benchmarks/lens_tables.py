@@ -22,8 +22,10 @@ def information(study: dict) -> None:
 
 def worth(result: dict) -> None:
     print(f"without one expert, {result['tokens']:,} tokens, nats a token")
-    print("layer   mean of 16   the costliest              the cheapest               below 2 errors")
-    for layer in sorted({e["layer"] for e in result["experts"]}):
+    layers = sorted({e["layer"] for e in result["experts"]})
+    most = max(sum(e["layer"] == layer for e in result["experts"]) for layer in layers)
+    print(f"layer   mean of {most}   the costliest              the cheapest               below 2 errors")
+    for layer in layers:
         experts = sorted((e for e in result["experts"] if e["layer"] == layer), key=lambda e: -e["cost"])
         shown = [f"{e['expert']:>2} ({100 * e['share']:.0f} %) {e['cost']:+.4f} ± {e['standard_error']:.4f}" for e in (experts[0], experts[-1])]
         little = sum(e["cost"] < 2 * e["standard_error"] for e in experts)

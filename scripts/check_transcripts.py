@@ -69,7 +69,7 @@ def renewed(shown: list[str], printed: list[str]) -> list[str]:
         if place < len(printed):
             lines.append(printed[place])
             place += 1
-    if shown and shown[-1].strip() not in ELLIPSIS:
+    if not shown or shown[-1].strip() not in ELLIPSIS:
         lines += printed[place:]
     return lines
 

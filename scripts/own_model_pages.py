@@ -5,13 +5,13 @@
   worth       examples/runs/lens/worth.json: the loss without each expert
   commas      examples/runs/commas/trace.safetensors, and what silencing the comma's experts costs (printed)
   variety     examples/runs/variety/variety.json
-  fewer       what fewer experts cost, as rows of the table in docs/claims.md (printed)
+  fewer       what fewer experts cost, as rows of the table in docs/claims.md (printed; --texts, where ./dev text wrote)
   pictures    docs/pictures/*.txt and *.svg
   transcripts all console blocks of the docs
 Tables in blocks are written anew; the sentences around them are yours to read again.
 
 examples:
-  own_model_pages.py --binary build/release/coterie --masc masc_tagged
+  own_model_pages.py --binary build/release/coterie --masc masc_tagged --texts build/text
   own_model_pages.py --binary build/release/coterie --only commas,pictures,transcripts
 
 exit code: 0 made, 2 a program failed or a file is missing
@@ -39,8 +39,11 @@ def fail(text: str) -> None:
 
 
 class Pages:
-    def __init__(self, binary: pathlib.Path, masc: pathlib.Path | None, scratch: pathlib.Path):
-        self.binary, self.masc, self.scratch = binary, masc, scratch
+    def __init__(self, arguments: argparse.Namespace, scratch: pathlib.Path):
+        self.binary, self.scratch = arguments.binary.resolve(), scratch
+        self.masc = arguments.masc and arguments.masc.resolve()
+        self.texts = arguments.texts and arguments.texts.resolve()
+        self.threads = ["--threads", arguments.threads] if arguments.threads else []
 
     def run(self, *command) -> str:
         result = subprocess.run([str(each) for each in command], cwd=ROOT, capture_output=True, text=True,
@@ -49,8 +52,8 @@ class Pages:
             fail(f"{' '.join(str(each) for each in command)}: exit code {result.returncode}: {result.stderr.strip()}")
         return result.stdout
 
-    def coterie(self, *options) -> str:
-        return self.run(self.binary, *options)
+    def coterie(self, command: str, *options) -> str:
+        return self.run(self.binary, command, *options, *([] if command in ("inspect", "tokenize") else self.threads))
 
     def evaluated(self, model, text, *options) -> dict:
         return json.loads(self.coterie("eval", model, "--text", text, "--window", 256, "--json", *options))
@@ -103,11 +106,21 @@ class Pages:
         print(f"| {name} | {account['total_parameters'] / 1e6:.1f}M | {account['active_parameters'] / 1e6:.1f}M | "
               f"{size / 1e6:.1f} MB | {perplexity:.3g} |")
 
+    def documents(self, name: str, least: int) -> pathlib.Path:
+        """Whole documents of a file of ./dev text, from all over it, of some bytes at least."""
+        if self.texts is None:
+            fail("--texts is needed: the folder that ./dev text wrote")
+        every = [json.loads(line)["text"] for line in (self.texts / name).read_text(encoding="utf-8").splitlines()]
+        size = sum(map(len, every))
+        chosen = every[::max(1, size // least)]
+        text = self.scratch / f"{name}.txt"
+        text.write_text("\n\n".join(chosen), encoding="utf-8")
+        return text
+
     def fewer(self) -> None:
-        held, calibration = self.end_of_shakespeare(), self.scratch / "calibration.txt"
-        calibration.write_bytes((ROOT / "recipes/data/tinyshakespeare.txt").read_bytes()[:300000])
+        held, calibration = self.documents("own-held-out.jsonl", 200000), self.documents("own-model.jsonl", 300000)
         account = json.loads(self.coterie("inspect", MODEL, "--json"))
-        found = next(filter(None, (re.match(r"(\d+) experts of width.* (\d+) for each token", line) for line in account["description"])))
+        found = next(filter(None, (re.search(r"(\d+) experts of width.* (\d+) for each token", line) for line in account["description"])))
         experts, chosen = int(found[1]), int(found[2])
         for k in range(chosen, 0, -1):
             self.row(f"{k} of {experts}", MODEL, held, k)
@@ -127,13 +140,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", type=pathlib.Path, required=True, help="the coterie to run")
     parser.add_argument("--masc", type=pathlib.Path, help="the corpus: a folder of word_TAG files")
+    parser.add_argument("--texts", type=pathlib.Path, help="the folder that ./dev text wrote")
+    parser.add_argument("--threads", type=int, help="of each program")
     parser.add_argument("--only", help=f"some of {','.join(STEPS)} (default: all)")
     arguments = parser.parse_args()
     steps = arguments.only.split(",") if arguments.only else STEPS
     if unknown := [each for each in steps if each not in STEPS]:
         fail(f"--only {unknown[0]}: expected some of {','.join(STEPS)}")
     with tempfile.TemporaryDirectory() as scratch:
-        pages = Pages(arguments.binary.resolve(), arguments.masc and arguments.masc.resolve(), pathlib.Path(scratch))
+        pages = Pages(arguments, pathlib.Path(scratch))
         for step in steps:
             print(f"{step} …", flush=True)
             getattr(pages, step)()

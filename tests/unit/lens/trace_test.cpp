@@ -99,8 +99,9 @@ TEST_F(Traces, SayWhatTheEnginePlannedAndChangeNoBit) {
   EXPECT_TRUE(std::equal(trace.weights.begin(), trace.weights.end(), choices.weights.begin(), choices.weights.end()));
   EXPECT_TRUE(std::equal(trace.entropy.begin(), trace.entropy.end(), choices.entropy.begin(), choices.entropy.end()));
   // K experts a token, whose weights sum to 1 in this model.
-  for (size_t i = 0; i < trace.weights.size(); i += 4)
-    EXPECT_NEAR(std::accumulate(&trace.weights[i], &trace.weights[i] + 4, 0.0), 1, 1e-5);
+  const auto choices_of = static_cast<size_t>(trace.shape.choices);
+  for (size_t i = 0; i < trace.weights.size(); i += choices_of)
+    EXPECT_NEAR(std::accumulate(&trace.weights[i], &trace.weights[i] + choices_of, 0.0), 1, 1e-5);
   // Token by token it is the same file.
   write(folder / "one.safetensors", 1);
   std::ifstream a(folder / "t.safetensors", std::ios::binary), b(folder / "one.safetensors", std::ios::binary);
@@ -176,14 +177,16 @@ TEST(ScoreEntropy, IsThatOfTheShares) {
 TEST(Silenced, ExpertsAreChecked) {
   const runtime::Engine engine = small();
   const models::ModelSpec& spec = engine.spec();
-  EXPECT_NO_THROW(Silence(spec, {{0, {0, 15}}, {4, {3}}}));
-  EXPECT_THROW(Silence(spec, {{5, {0}}}), base::Error);
-  EXPECT_THROW(Silence(spec, {{0, {16}}}), base::Error);
+  const auto last = std::ssize(spec.blocks) - 1;
+  const auto& moe = std::get<layers::MoeSpec>(spec.blocks[static_cast<size_t>(last)].ffn);
+  EXPECT_NO_THROW(Silence(spec, {{last, {0, moe.router.experts - 1}}, {last - 1, {3}}}));
+  EXPECT_THROW(Silence(spec, {{last + 1, {0}}}), base::Error);
+  EXPECT_THROW(Silence(spec, {{last, {moe.router.experts}}}), base::Error);
   std::set<int64_t> most;
-  for (int64_t e = 0; e < 12; ++e) most.insert(e);
-  EXPECT_NO_THROW(Silence(spec, {{0, most}}));
-  most.insert(12);
-  EXPECT_THROW(Silence(spec, {{0, most}}), base::Error) << "three are left where a token takes four";
+  for (int64_t e = 0; e < moe.router.experts - moe.router.experts_per_token; ++e) most.insert(e);
+  EXPECT_NO_THROW(Silence(spec, {{last, most}}));
+  most.insert(moe.router.experts - 1);
+  EXPECT_THROW(Silence(spec, {{last, most}}), base::Error) << "fewer are left than a token takes";
   ExpertSet experts;
   read_experts("3:7", "--silence", experts);
   read_experts("3:0,12", "--silence", experts);
