@@ -98,7 +98,7 @@ lens::Corpus corpus_of(const text::Tokenizer& tokenizer, const std::vector<lens:
   }
   if (!tagged) corpus.tag.clear();
   if (corpus.ids.size() < 2)
-    base::fail(base::ErrorKind::bad_input, documents.size() == 1 ? documents.front().name : "--text",
+    base::fail(base::ErrorKind::bad_input, documents.size() == 1 ? name_of_input(documents.front().name) : "--text",
                "holds {}: there is nothing to study, expected some hundred at least",
                base::plural(std::ssize(corpus.ids), "token"));
   return corpus;
