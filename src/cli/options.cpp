@@ -163,6 +163,16 @@ void ModelOptions::add_engine(CLI::App& app, bool with_context) {
                  "(default: experts)")
       ->type_name("S")
       ->check(CLI::IsMember({"experts", "rows", "layers", "auto"}));
+  CLI::Option* placed =
+      app.add_option(
+             "--placement", placement,
+             "Over ranks by experts: place them by how often each was used, in a trace (coterie trace) or a file "
+             "of routes, so\nthat ranks have about as much to do")
+          ->type_name("FILE");
+  app.add_option("--hot-experts", hot_experts, "With --placement: every rank has the N most used experts of each layer")
+      ->type_name("N")
+      ->check(at_least(0))
+      ->needs(placed);
   app.add_option(
          "--cache-type", cache_type,
          "The type of cached keys and values: f32, f16, bf16 or q8_0 (default: f16, and f32 with --precision f32)")
@@ -181,8 +191,9 @@ families::OpenOptions ModelOptions::open_options() const {
 }
 
 runtime::EngineOptions ModelOptions::engine_options() const {
-  if (!split.empty() && !on_ranks())
-    throw base::Error(base::ErrorKind::bad_input, "--split", "divides a model over ranks, and this run has one",
+  if ((!split.empty() || !placement.empty()) && !on_ranks())
+    throw base::Error(base::ErrorKind::bad_input, split.empty() ? "--placement" : "--split",
+                      "divides a model over ranks, and this run has one",
                       "mpirun -n N coterie … starts several (docs/guides/cluster.md)");
   runtime::EngineOptions options;
   options.threads = threads;

@@ -36,7 +36,8 @@ struct ModelOptions {
   std::optional<int64_t> experts_per_token;
   std::string router;
   std::string adapter;
-  std::string split;  // over ranks
+  std::string split, placement;  // over ranks
+  int64_t hot_experts = 0;       // with a placement
   RopeArguments rope;
   bool strict = false, file_pages = false;
   int64_t drafted = 0;  // tokens of a draft at most (--speculate)

@@ -6,12 +6,17 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <condition_variable>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
+#include <memory>
+#include <mutex>
 #include <optional>
+#include <stop_token>
 #include <thread>
+#include <utility>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -24,6 +29,8 @@
 #include "comm/ranks.h"
 #include "families/ensemble/gate.h"
 #include "kernels/table.h"
+#include "lens/routes.h"
+#include "runtime/inspection.h"
 #include "runtime/ranks/agreement.h"
 #include "runtime/ranks/layer_cuts.h"
 #include "runtime/ranks/measure_network.h"
@@ -37,7 +44,8 @@ using base::ErrorKind;
 
 namespace {
 
-constexpr std::array<std::string_view, 7> kCommands = {"run", "chat", "eval", "logits", "bench", "trace", "embed"};
+constexpr std::array<std::string_view, 8> kCommands = {"run",   "chat",  "eval",  "logits",
+                                                       "bench", "trace", "embed", "serve"};
 // Those that all ranks do.
 constexpr std::array<std::string_view, 2> kOfAll = {"train", "tune"};
 
@@ -108,17 +116,47 @@ runtime::OwnWeights own_weights(const models::Decoder& decoder) {
   return {};
 }
 
+/// Which rank has which experts: neighbours, or by a file of routes (--placement).
+std::shared_ptr<const runtime::ExpertPlacement> placement_of(const ModelOptions& options, int ranks) {
+  if (options.placement.empty()) return std::make_shared<const runtime::ExpertPlacement>(ranks);
+  const lens::Routes routes = lens::read_routes(options.placement);
+  runtime::InspectionOptions wanted;
+  wanted.open = options.open_options();
+  const models::ModelSpec spec = runtime::inspect(options.model, wanted).spec;
+  std::vector<std::vector<int64_t>> counts(spec.blocks.size());
+  int64_t routed = 0;
+  for (size_t layer = 0; layer < counts.size(); ++layer) {
+    const auto* const moe = std::get_if<layers::MoeSpec>(&spec.blocks[layer].ffn);
+    if (!moe) continue;
+    counts[layer].resize(static_cast<size_t>(moe->experts_with_weights()));
+    for (int64_t token = 0; routed < routes.layers && token < routes.tokens(); ++token)
+      for (const int16_t expert : routes.at(token, routed))
+        if (expert >= 0 && expert < std::ssize(counts[layer])) ++counts[layer][static_cast<size_t>(expert)];
+    ++routed;
+  }
+  if (routed != routes.layers)
+    throw Error(ErrorKind::bad_input, options.placement,
+                fmt::format("has routes of {} layers, and the model routes in {}", routes.layers, routed),
+                "coterie trace of this model writes them");
+  return std::make_shared<const runtime::ExpertPlacement>(ranks, counts, options.hot_experts);
+}
+
 /// One step of every rank: the model is opened with this rank's experts, and compared with the others'.
 families::Model open_part(const ModelOptions& options) {
   families::OpenOptions open = options.open_options();
-  const comm::Placement placement{this_run->ranks.size()};
-  if (this_run->how.split == runtime::Split::experts)
-    open.owns_expert = [placement, rank = this_run->ranks.rank()](int64_t, int64_t expert, int64_t experts) {
-      return placement.owns(rank, expert, experts);
-    };
   runtime::Introduction own{.options = this_run->command, .files = {}, .error = {}, .isas = {}};
   std::optional<families::Model> model;
   try {
+    if (this_run->how.split == runtime::Split::experts) {
+      const auto placement = placement_of(options, this_run->ranks.size());
+      this_run->how.placement = placement;
+      open.owns_expert = [placement, rank = this_run->ranks.rank()](int64_t layer, int64_t expert, int64_t experts) {
+        return placement->owns(rank, layer, expert, experts);
+      };
+    } else if (!options.placement.empty()) {
+      throw Error(ErrorKind::bad_input, "--placement", "places experts, and the model is divided by something else",
+                  "--split experts, or without --placement");
+    }
     model.emplace(families::open_model(options.model, open));
     own.files = runtime::fingerprint_of(*model);
   } catch (const Error& error) {
@@ -163,6 +201,35 @@ runtime::ModelRanks::Options read_open_message(comm::Message& message) {
   how.least_weights = message.value<int64_t>();
   return how;
 }
+
+/// While it lives: a rank that waits for others to start says so and ends the run, by the same deadlines as later.
+/// Inside MPI there are none.
+class StartWatch {
+ public:
+  StartWatch(const comm::Launch& launch, comm::Patience patience)
+      : thread_([this, launch, patience = std::move(patience)](const std::stop_token& stop) {
+          const auto waits = [&](double seconds) {
+            std::unique_lock lock(mutex_);
+            return !changed_.wait_for(lock, stop, std::chrono::duration<double>(seconds), [&] { return false; }) &&
+                   !stop.stop_requested();
+          };
+          if (!waits(patience.notice)) return;
+          const std::string text =
+              fmt::format("not all of {} ranks that {} was to start have come", launch.size, launch.launcher);
+          if (launch.rank == 0) patience.say(text);
+          if (!waits(patience.limit - patience.notice)) return;
+          if (launch.rank == 0)
+            print_error(fmt::format("ranks: {}, for {:.0f} s by now", text, patience.limit),
+                        "a host may be down, or start another program");
+          std::_Exit(
+              base::exit_code(ErrorKind::io));  // whoever is in MPI does not come back; the launcher ends the rest
+        }) {}
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable_any changed_;
+  std::jthread thread_;
+};
 
 void warn_about_processors(const comm::Ranks& ranks) {
   const auto mine = std::ssize(threads::Topology::read().cpus);
@@ -260,12 +327,14 @@ int run_on_ranks(const comm::Launch& launch, const CLI::App& app, const Action& 
       if (late) std::this_thread::sleep_for(std::chrono::seconds(1));
     }
   } leave;
+  std::optional<StartWatch> watch(std::in_place, launch, patience);
   Run own{comm::Ranks(comm::join(launch), patience), {}, {}, {}, words_of(*command), {}};
   this_run = &own;
   const struct Forget {
     ~Forget() { this_run = nullptr; }
   } forget;
   own.ranks.meet();
+  watch.reset();
   if (own.ranks.rank() != 0 && !of_all) {
     serve(*options->second);
     return 0;
@@ -285,7 +354,7 @@ int run_on_ranks(const comm::Launch& launch, const CLI::App& app, const Action& 
     runtime::stop_others(own.ranks);
     return code;
   } catch (const Error& error) {
-    if (own.ranks.lost()) {  // who does not answer does not stop either
+    if (own.ranks.lost() || own.ranks.ended_rank()) {  // who does not answer does not stop either
       print_error(error.what(), error.hint());
       own.ranks.abort(base::exit_code(error.kind()));
     }
@@ -338,6 +407,17 @@ families::Model open_for_engine(const ModelOptions& options) {
   this_run->model.emplace(this_run->ranks, *model.decoder, this_run->how);
   return model;
 }
+
+void require_all_ranks() {
+  if (!this_run) return;
+  const std::optional<int> ended = this_run->ranks.ended_rank();
+  if (!ended && !this_run->ranks.lost()) return;
+  throw Error(ErrorKind::io, "ranks",
+              ended ? this_run->ranks.describe(*ended) + " has ended" : "one of them has not answered",
+              "what was open was answered with 503; start all ranks again");
+}
+
+runtime::Split split_of_ranks() { return this_run ? this_run->how.split : runtime::Split::experts; }
 
 void add_ranks(runtime::EngineOptions& options) {
   if (!this_run) return;

@@ -8,6 +8,7 @@
 #include "cli/options.h"
 #include "comm/launch.h"
 #include "families/open.h"
+#include "runtime/ranks/split.h"
 #include "train/ranks/team.h"
 
 // mpirun -n 4 coterie COMMAND …: every rank reads the same command line. Rank 0 does the command, reads, prints and
@@ -38,6 +39,10 @@ train::Team* join_training(const std::function<std::string()>& options);
 /// Opens a model for an engine: families::open_model, and where there are other ranks they open it, too, and all have
 /// agreed that it is the same. Throws the first rank's error by name.
 families::Model open_for_engine(const ModelOptions& options);
+/// Throws io where a rank of this host has ended, or one has not answered: what a server on ranks asks now and then.
+void require_all_ranks();
+/// How the model is divided that was opened last.
+runtime::Split split_of_ranks();
 /// What an engine of such a model is to be given (ModelOptions::engine_options calls it).
 void add_ranks(runtime::EngineOptions& options);
 

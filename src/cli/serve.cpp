@@ -1,16 +1,20 @@
 #include <fmt/format.h>
 
 #include <csignal>
+#include <functional>
 #include <iostream>
 #include <memory>
 #include <mutex>
 #include <thread>
 
+#include "base/clock.h"
+#include "base/error.h"
 #include "base/memory.h"
 #include "cli/commands.h"
 #include "cli/help.h"
 #include "cli/options.h"
 #include "cli/print_stream.h"
+#include "cli/ranks.h"
 #include "cli/serve_options.h"
 #include "cli/served_models.h"
 #include "cli/terminal.h"
@@ -70,10 +74,22 @@ int serve_command(ServeOptions& options) {
   catch_signals();
   service.start();
   announce(options, *shelf, service.port());
-  while (stop_signals == 0) std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  const auto wait_until = [&](const std::function<bool()>& ended, int milliseconds) {
+    try {
+      for (; !ended(); std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds))) require_all_ranks();
+    } catch (const base::Error&) {
+      // Steps fail by themselves, and with them what was open; who asked is told before the run ends.
+      service.drain();
+      const base::Stopwatch clock;
+      while (!service.idle() && clock.seconds() < 2) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      throw;
+    }
+  };
+  wait_until([] { return stop_signals > 0; }, 100);
   if (!service.idle()) print_note("stopping: what runs goes on to its end; the same signal again ends it now");
   service.drain();
-  while (stop_signals < 2 && !service.idle()) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  wait_until([&] { return stop_signals > 1 || service.idle(); }, 20);
   for (const serve::ShelvedModel& each : shelf->all())
     if (each.ready)
       if (const auto reads = each.ready->backend->snapshot().reads)

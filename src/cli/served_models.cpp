@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/fnv.h"
 #include "base/memory.h"
+#include "cli/ranks.h"
 #include "cli/sizes.h"
 #include "cli/terminal.h"
 #include "cli/text_input.h"
@@ -109,6 +110,7 @@ std::string rope_of(const ModelOptions& options) {
 }
 
 families::Model open_any(const ModelOptions& options) {
+  if (on_ranks()) return open_for_engine(options);
   if (!families::is_ensemble(options.model)) return families::open_model(options.model, options.open_options());
   const families::Gate gate = families::read_gate(options.model);
   if (gate.kind == families::Gate::Kind::prompt)
@@ -238,6 +240,8 @@ std::shared_ptr<const serve::ReadyModel> load(const ServeOptions& options, Model
   families::Model model = open_any(wanted);
   warn_about(model);
   serve::SchedulerOptions scheduler_options = options.scheduler();
+  // Each rank knows the experts of its own rows alone, and a prompt that is looked at is not divided.
+  if (on_ranks() && split_of_ranks() == runtime::Split::experts) scheduler_options.keep_routes = false;
   const runtime::EngineOptions engine_options =
       serve::engine_options(model.decoder->spec(), wanted.engine_options(), scheduler_options);
   const auto running =
@@ -312,6 +316,9 @@ std::unique_ptr<serve::ModelShelf> served_models(ServeOptions& options) {
     wanted.adapter = path;
     add(wanted, name, {}, false);
   }
+  if (on_ranks() && (models.size() > 1 || options.model.model.empty()))
+    throw base::Error(ErrorKind::unsupported, "--model", "several models are not served by ranks",
+                      "coterie serve MODEL, one for each group of ranks");
   if (models.size() > 1 && !options.model.memory.empty())
     throw base::Error(ErrorKind::unsupported, "--memory", "is of one model, and this server has several",
                       "--models-memory bounds all of them");

@@ -9,8 +9,8 @@ namespace {
 
 constexpr auto begins_something = [](const Message& message) {
   const Kind kind = message.header().kind;
-  return message.from() == 0 &&
-         (kind == Kind::open || kind == Kind::stop || kind == Kind::rows || kind == Kind::step || kind == Kind::cache);
+  return message.from() == 0 && (kind == Kind::open || kind == Kind::stop || kind == Kind::rows || kind == Kind::step ||
+                                 kind == Kind::cache || kind == Kind::move);
 };
 
 }  // namespace

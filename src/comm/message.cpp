@@ -25,6 +25,7 @@ std::string_view name(Kind kind) {
     case Kind::stream: return "rows for the next layers";
     case Kind::cache: return "a sequence's cache";
     case Kind::routes: return "what routers decided";
+    case Kind::move: return "time to repack weights";
     case Kind::probe: return "a probe of the network";
     case Kind::failure: return "a failure";
     case Kind::stop: return "the end";

@@ -31,6 +31,7 @@ enum class Kind : uint32_t {
   stream,           // the residual stream of rows, on its way to the next layers
   cache,            // blocks and states of a sequence that is asked for
   routes,           // what routers of the sender's layers decided
+  move,             // time to repack weights
   probe,            // bytes that are sent back, to learn how fast the ranks' network is
   failure,          // the sender cannot go on: the text of its error
   stop,             // there is nothing more to do

@@ -31,10 +31,11 @@ class MpiRank final : public Communicator {
  public:
   MpiRank() {
     int provided = 0;
-    check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
+    // One thread at a time: a server's steps are not taken by the thread that started MPI.
+    check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided), "MPI_Init_thread");
     // Errors of the world are ours to report, with who and where.
     check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
-    if (provided < MPI_THREAD_FUNNELED) throw std::runtime_error("this MPI has no MPI_THREAD_FUNNELED");
+    if (provided < MPI_THREAD_SERIALIZED) throw std::runtime_error("this MPI has no MPI_THREAD_SERIALIZED");
     // A communicator of our own: no message of a library that uses the world too can be taken for one of ours.
     check(MPI_Comm_dup(MPI_COMM_WORLD, &world_), "MPI_Comm_dup");
     check(MPI_Comm_set_errhandler(world_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");

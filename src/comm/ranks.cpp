@@ -1,10 +1,14 @@
 #include "comm/ranks.h"
 
 #include <fmt/format.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <charconv>
+#include <fstream>
 #include <stdexcept>
 #include <utility>
 
@@ -24,6 +28,16 @@ std::string place(uint64_t step, int64_t layer) {
   return step > 0 ? fmt::format("step {}", step) : std::string("the start");
 }
 
+/// Whether this process has ended: it is gone, or nobody has asked yet how it ended.
+bool has_ended(pid_t process) {
+  if (::kill(process, 0) != 0) return errno == ESRCH;
+  std::ifstream file(fmt::format("/proc/{}/stat", process));
+  std::string stat;
+  std::getline(file, stat);
+  const size_t name_end = stat.rfind(')');
+  return name_end != std::string::npos && name_end + 2 < stat.size() && stat[name_end + 2] == 'Z';
+}
+
 /// What carries the messages reports with std::runtime_error.
 template <typename Call>
 auto carried(const std::string& what, Call&& call) {
@@ -39,9 +53,23 @@ auto carried(const std::string& what, Call&& call) {
 }  // namespace
 
 Ranks::Ranks(std::unique_ptr<Communicator> communicator, Patience patience)
-    : communicator_(std::move(communicator)), patience_(std::move(patience)), hosts_(static_cast<size_t>(size())) {}
+    : communicator_(std::move(communicator)),
+      patience_(std::move(patience)),
+      hosts_(static_cast<size_t>(size())),
+      processes_(static_cast<size_t>(size())) {}
 
-void Ranks::meet() { hosts_ = all_gather(own_host()); }
+void Ranks::meet() {
+  const std::string host = own_host();
+  const std::vector<std::string> all = all_gather(fmt::format("{} {}", ::getpid(), host));
+  for (size_t r = 0; r < all.size(); ++r) {
+    const size_t space = all[r].find(' ');
+    hosts_[r] = all[r].substr(space + 1);
+    pid_t process = 0;
+    std::from_chars(all[r].data(), all[r].data() + space, process);
+    // Ranks of one host may be in containers whose processes do not see each other; a rank of threads is this process.
+    if (hosts_[r] == host && process != ::getpid() && ::kill(process, 0) == 0) processes_[r] = process;
+  }
+}
 
 std::string Ranks::describe(int rank) const {
   const std::string& host = hosts_[static_cast<size_t>(rank)];
@@ -120,10 +148,14 @@ Message Ranks::receive_next() {
 }
 
 void Ranks::wait(base::FunctionRef<bool()> arrived, std::span<const char> wanted, const Awaited& awaited) {
+  if (lost_) throw base::Error(base::ErrorKind::io, "ranks", lost_text_);
+  constexpr double kLook = 0.05;  // seconds between two looks at the others' processes
   const base::Stopwatch clock;
   bool said = false;
+  double looked = 0;
   while (!arrived()) {
     const double waiting = clock.seconds();
+    if (waiting > looked + kLook) looked = waiting, look_for_ended(wanted, awaited);
     if (waiting > patience_.limit) give_up(wanted, awaited);
     if (waiting > patience_.notice && !std::exchange(said, true) && patience_.say)
       patience_.say(waiting_text(wanted, awaited));
@@ -141,10 +173,26 @@ std::string Ranks::waiting_text(std::span<const char> wanted, const Awaited& awa
                      name(awaited.kind), place(awaited.step, awaited.layer));
 }
 
+std::optional<int> Ranks::ended_rank() const {
+  for (size_t r = 0; r < processes_.size(); ++r)
+    if (processes_[r] != 0 && has_ended(processes_[r])) return static_cast<int>(r);
+  return {};
+}
+
+void Ranks::look_for_ended(std::span<const char> wanted, const Awaited& awaited) {
+  for (size_t r = 0; r < processes_.size(); ++r) {
+    if (!wanted[r] || processes_[r] == 0 || !has_ended(processes_[r])) continue;
+    lost_text_ = fmt::format("{} has ended: {} waited for {}, {}", describe(static_cast<int>(r)), describe(rank()),
+                             name(awaited.kind), place(awaited.step, awaited.layer));
+    lost_ = true;
+    throw base::Error(base::ErrorKind::io, "ranks", lost_text_, "it was killed, by the system where memory was short");
+  }
+}
+
 void Ranks::give_up(std::span<const char> wanted, const Awaited& awaited) {
+  lost_text_ = fmt::format("{}, for {:.0f} s by now", waiting_text(wanted, awaited), patience_.limit);
   lost_ = true;
-  throw base::Error(base::ErrorKind::io, "ranks",
-                    fmt::format("{}, for {:.0f} s by now", waiting_text(wanted, awaited), patience_.limit),
+  throw base::Error(base::ErrorKind::io, "ranks", lost_text_,
                     "the process may be stopped, its host down, or the network between them broken");
 }
 

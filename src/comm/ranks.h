@@ -1,5 +1,8 @@
 #pragma once
 
+#include <sys/types.h>
+
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -52,7 +55,8 @@ class Ranks {
   int ranks_of_host() const { return communicator_->ranks_of_host(); }
   std::string transport() const { return communicator_->name(); }
 
-  /// Tells all others this rank's host and learns theirs. All ranks call it, first of all.
+  /// Tells all others this rank's host and process, and learns theirs. All ranks call it, first of all. From then on
+  /// who waits for a rank of its own host, whose process has ended, learns it at once.
   void meet();
   /// "rank 2 (host b)"; without the host before meet().
   std::string describe(int rank) const;
@@ -82,8 +86,11 @@ class Ranks {
   const Traffic& traffic() const { return traffic_; }
   /// Seconds spent in waiting for others, those of receive_next() excluded.
   double waited() const { return waited_; }
-  /// Whether a rank has not answered in time: nothing more can be expected of the run (abort).
+  /// Whether a rank has ended or not answered in time: nothing more can be expected of the run (abort). What waits from
+  /// then on throws at once. Any thread may ask.
   bool lost() const { return lost_; }
+  /// A rank of this host whose process has ended, if one has. Any thread may ask, after meet().
+  std::optional<int> ended_rank() const;
   void abort(int exit_code) { communicator_->abort(exit_code); }
 
  private:
@@ -91,15 +98,18 @@ class Ranks {
   Message checked(int from, Bytes bytes, const Awaited& awaited);
   void wait(base::FunctionRef<bool()> arrived, std::span<const char> wanted, const Awaited& awaited);
   [[noreturn]] void give_up(std::span<const char> wanted, const Awaited& awaited);
+  void look_for_ended(std::span<const char> wanted, const Awaited& awaited);
   std::string waiting_text(std::span<const char> wanted, const Awaited& awaited) const;
 
   std::unique_ptr<Communicator> communicator_;
   Patience patience_;
   std::vector<std::string> hosts_;
+  std::vector<pid_t> processes_;  // of ranks of this host; 0: of another, or one that cannot be seen
+  std::string lost_text_;
   Traffic traffic_;
   uint64_t gathers_ = 0;
   double waited_ = 0;
-  bool lost_ = false;
+  std::atomic<bool> lost_ = false;
 };
 
 }  // namespace coterie::comm

@@ -1,6 +1,7 @@
 #include "layers/resident_state.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/error.h"
 
@@ -53,6 +54,8 @@ void ResidentState::reserve(int64_t rows) {
     if (block_bytes_[i] == 0) continue;
     while (static_cast<int64_t>(layers_[i].blocks.size()) < needed) {
       layers_[i].blocks.emplace_back(block_bytes_[i]);
+      // A kernel reads a block's unused positions, too, and masks them: none may be a NaN.
+      std::memset(layers_[i].blocks.back().data(), 0, static_cast<size_t>(block_bytes_[i]));
       layers_[i].pointers.push_back(layers_[i].blocks.back().data());
     }
   }

@@ -184,11 +184,20 @@ tensor::Matrix Engine::evaluate(std::span<const models::SequenceStep> given, con
 }
 
 void Engine::serve(ModelRanks& ranks) {
-  ranks.serve(context_, [this](double seconds) { bytes_->advance(seconds / 4); });
+  ranks.serve(
+      context_, [this](double seconds) { bytes_->advance(seconds / 4); },
+      [this](double seconds) { bytes_->advance(seconds, true); });
 }
 
-void Engine::move_all_weights() { bytes_->advance(kNow, true); }
-bool Engine::move_weights(double seconds) { return bytes_->advance(seconds, true); }
+void Engine::move_all_weights() {
+  if (options_.ranks) options_.ranks->move_others(kNow);
+  bytes_->advance(kNow, true);
+}
+
+bool Engine::move_weights(double seconds) {
+  if (options_.ranks) options_.ranks->move_others(seconds);
+  return bytes_->advance(seconds, true);
+}
 
 Engine::Products Engine::products() const {
   int64_t blocks = 0, tiles = 0, all = 0;

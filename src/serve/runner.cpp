@@ -293,7 +293,9 @@ void Runner::step(std::vector<Part>& parts, bool hidden) {
   const int64_t disk_before = disk_bytes();
   tensor::Matrix logits;
   try {
-    logits = engine_.evaluate(steps, {.observer = &recorder_, .hidden = hidden});
+    // Steps that nobody looks at may be divided over ranks.
+    const bool looks = rules_.keep_routes || models_ > 0;
+    logits = engine_.evaluate(steps, {.observer = looks ? &recorder_ : nullptr, .hidden = hidden});
   } catch (...) {
     // It concerns all, and whoever reads most likely brought it about.
     masks_.wait();

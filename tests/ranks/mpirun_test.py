@@ -5,15 +5,20 @@ processes, and their ends.
 """
 
 import argparse
+import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
+import urllib.error
+import urllib.request
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
 MODEL = PROJECT / "models/coterie-small.gguf"
@@ -70,15 +75,33 @@ class Ranks(unittest.TestCase):
         shutil.rmtree(cls.folder)
 
     @classmethod
-    def logits(cls, ranks: int) -> bytes:
-        out = cls.folder / f"{ranks}.safetensors"
+    def logits(cls, ranks: int, *more: str) -> bytes:
+        out = cls.folder / f"{ranks}{''.join(more)}.safetensors"
         coterie(ranks, "logits", MODEL, "--text", "The law of many ranks is that they are one.", "--greedy", 4,
-                "--precision", "fast", "-t", 1, "-o", out)
+                "--precision", "fast", "-t", 1, "-o", out, *more)
         return out.read_bytes()
 
     def test_logits_are_those_of_one_rank(self):
         for ranks in (1, 2, 3):
             self.assertEqual(self.logits(ranks), self.one, f"{ranks} ranks")
+
+    def test_rows_and_layers_give_the_logits_of_one_rank(self):
+        for split in ("rows", "layers"):
+            for ranks in (2, 3):
+                self.assertEqual(self.logits(ranks, "--split", split), self.one, f"{ranks} ranks by {split}")
+
+    def test_auto_measures_predicts_and_picks(self):
+        words = ("run", MODEL, "-p", "Once upon a time", "-n", 6, "--greedy", "-q", "-t", 1)
+        done = coterie(2, *words, "--split", "auto")
+        self.assertEqual(done.stdout, coterie(0, *words).stdout)
+        self.assertRegex(done.stderr, r"2 ranks, measured: [\d.]+ us and .*/s")
+        for split in ("experts", "rows", "layers", "one machine"):
+            self.assertRegex(done.stderr, rf"  {split} +[\d.]+ .*t/s")
+        self.assertRegex(done.stderr, r"--split (experts|rows|layers): the fastest")
+
+    def test_a_split_needs_ranks(self):
+        done = coterie(0, "run", MODEL, "-p", "Once", "--split", "rows", code=2)
+        self.assertIn("--split: divides a model over ranks, and this run has one", done.stderr)
 
     def test_rank_0_alone_speaks(self):
         words = ("run", MODEL, "-p", "Once upon a time", "-n", 12, "--greedy", "-q", "-t", 1)
@@ -191,6 +214,48 @@ class Ranks(unittest.TestCase):
         started.communicate(timeout=30)
         self.assertLess(time.monotonic() - began, 10)
         self.assertNotEqual(started.returncode, 0)
+
+    def start_server(self, *more: str) -> tuple[subprocess.Popen, int]:
+        started = subprocess.Popen(command(2, arguments.coterie, "serve", MODEL, "--port", 0, "-t", 1, *more),
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+        for line in started.stdout:
+            if match := re.search(r"listening on http://127\.0\.0\.1:(\d+)", line):
+                return started, int(match.group(1))
+        raise AssertionError(started.stderr.read())
+
+    @staticmethod
+    def ask(port: int, tokens: int) -> tuple[int, dict]:
+        body = {"prompt": "Once upon a time", "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/completions", json.dumps(body).encode(),
+                                         {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    def test_a_server_over_ranks_answers_as_one(self):
+        alone = coterie(0, "run", MODEL, "-p", "Once upon a time", "-n", 9, "--greedy", "--ignore-eos", "-q", "-t", 1)
+        for split in ("experts", "rows", "layers"):
+            started, port = self.start_server("--split", split)
+            status, answer = self.ask(port, 9)
+            self.assertEqual(status, 200, answer)
+            self.assertEqual("Once upon a time" + answer["choices"][0]["text"], alone.stdout.rstrip("\n"), split)
+            started.send_signal(signal.SIGTERM)
+            _, said = started.communicate(timeout=30)
+            self.assertNotIn("error", said.lower().replace("mpirun", ""), said)
+
+    def test_a_server_answers_503_when_a_rank_is_lost(self):
+        for split in ("experts", "rows"):
+            started, port = self.start_server("--split", split, "--context", "100000")
+            answers = []
+            asking = threading.Thread(target=lambda: answers.append(self.ask(port, 90000)))
+            asking.start()
+            time.sleep(1)
+            ranks = self.processes_of(MODEL)
+            self.expect_the_end_by_a_kill(started, ranks)
+            asking.join(timeout=10)
+            self.assertEqual([status for status, _ in answers], [503], answers)
 
     def test_a_killed_rank_ends_the_run(self):
         started, ranks = self.start_long()

@@ -6,9 +6,9 @@
 #include <span>
 
 #include "comm/inbox.h"
-#include "comm/placement.h"
 #include "comm/ranks.h"
 #include "layers/moe/expert_source.h"
+#include "runtime/ranks/expert_placement.h"
 
 // Experts over ranks: each rank owns a part of every layer's routed experts. The rank that has a token (its home) sends
 // its row to the owners of its experts, one row to each however many of its experts are asked; these send back what
@@ -26,7 +26,9 @@ class ExpertRanks final : public layers::ExpertSource {
  public:
   /// `divided`: the other ranks evaluate rows of the same step, and ask this one for its experts in every layer as it
   /// asks them, with no rows, too; they are answered by `compute`. Otherwise all rows are here, and the others serve.
-  ExpertRanks(comm::Ranks& ranks, comm::Inbox& inbox, bool divided, ComputeExperts compute);
+  /// `placement` must outlive it.
+  ExpertRanks(comm::Ranks& ranks, comm::Inbox& inbox, const ExpertPlacement& placement, bool divided,
+              ComputeExperts compute);
 
   std::unique_ptr<layers::ExpertLease> lease(const layers::ExpertCall& call) override;
 
@@ -35,7 +37,7 @@ class ExpertRanks final : public layers::ExpertSource {
 
   comm::Ranks& ranks_;
   comm::Inbox& inbox_;
-  comm::Placement placement_;
+  const ExpertPlacement& placement_;
   bool divided_;
   ComputeExperts compute_;
 };
@@ -44,7 +46,7 @@ class ExpertRanks final : public layers::ExpertSource {
 /// Throws what `compute` throws.
 void answer(comm::Ranks& ranks, comm::Message& rows, const ComputeExperts& compute, int64_t experts);
 
-/// Bytes of the payload that asks for experts: of `rows` tokens and `slots` slots for an owner of `experts`, and of
+/// Bytes of the payload that asks for experts: of `rows` tokens and `slots` slots of `experts` of them, and of
 /// what comes back (tests and plans; the header of a message is apart).
 int64_t rows_payload(int64_t rows, int64_t width, int64_t slots, int64_t experts);
 int64_t outputs_payload(int64_t slots, int64_t width);

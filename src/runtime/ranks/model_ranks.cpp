@@ -67,6 +67,7 @@ ModelRanks::ModelRanks(comm::Ranks& ranks, const models::Decoder& decoder, const
       options_(options),
       inbox_(ranks),
       rows_are_apart_(rows_are_apart(decoder.spec())),
+      placement_(options.placement ? options.placement : std::make_shared<const ExpertPlacement>(ranks.size())),
       copies_(decoder.spec()),
       row_steps_(ranks, inbox_, decoder, options.least_weights) {
   if (options.split == Split::layers)
@@ -115,7 +116,7 @@ Matrix ModelRanks::forward(ops::Context& context, std::span<const SequenceStep> 
     if (options_.split == Split::rows) return forward_by(row_steps_, context, steps, given);
     if (layer_steps_) return forward_by(*layer_steps_, context, steps, given);
     if (divides(steps, given)) return forward_divided(context, steps, given);
-    ExpertRanks experts(ranks_, inbox_, false, compute(context));
+    ExpertRanks experts(ranks_, inbox_, *placement_, false, compute(context));
     models::PassOptions pass = given;
     pass.experts = &experts;
     return decoder_.forward(context, steps, pass);
@@ -150,7 +151,7 @@ Matrix ModelRanks::forward_divided(ops::Context& context, std::span<const Sequen
   for (int to = 1; to < ranks_.size(); ++to) send_share(to, shared, options.hidden);
 
   const std::vector<SequenceStep> own = own_part(shared, steps);
-  ExpertRanks experts(ranks_, inbox_, true, compute(context));
+  ExpertRanks experts(ranks_, inbox_, *placement_, true, compute(context));
   Matrix part;
   std::vector<comm::Message> parts(static_cast<size_t>(ranks_.size()));
   try {
@@ -225,7 +226,7 @@ void ModelRanks::serve_share(ops::Context& context, comm::Message& message) {
   std::vector<const SequenceStep*> steps;
   for (const SequenceStep& step : whole) steps.push_back(&step);
   const std::vector<SequenceStep> own = own_part(shared, steps);
-  ExpertRanks experts(ranks_, inbox_, true, compute(context));
+  ExpertRanks experts(ranks_, inbox_, *placement_, true, compute(context));
   const Matrix part = decoder_.forward(context, own, {.experts = &experts, .share = &shared, .hidden = hidden != 0});
   comm::Writer logits(Kind::logits, inbox_.step(), -1, static_cast<size_t>(part.rows * part.cols) * sizeof(float) + 8);
   logits.value(part.rows);
@@ -236,11 +237,24 @@ void ModelRanks::serve_share(ops::Context& context, comm::Message& message) {
   copies_.keep_read(inbox_.step());
 }
 
-void ModelRanks::serve(ops::Context& context, const std::function<void(double seconds)>& done) {
+void ModelRanks::move_others(double seconds) {
+  for (int to = 1; to < ranks_.size(); ++to) {
+    comm::Writer message(Kind::move, inbox_.step(), -1);
+    message.value(seconds);
+    ranks_.send(to, std::move(message));
+  }
+}
+
+void ModelRanks::serve(ops::Context& context, const std::function<void(double seconds)>& done,
+                       const std::function<void(double seconds)>& move) {
   while (true) {
     comm::Message message = inbox_.next();
     const comm::Header& header = message.header();
     if (header.kind == Kind::stop) return;
+    if (header.kind == Kind::move) {
+      if (move) move(message.value<double>());
+      continue;
+    }
     const base::Stopwatch clock;
     inbox_.begin(header.step);
     context.arena.reset();

@@ -29,7 +29,8 @@ class ModelRanks {
  public:
   struct Options {
     Split split = Split::experts;
-    int64_t least_weights = 1 << 17;  // of Split::rows, as in ops::RowDivision
+    int64_t least_weights = 1 << 17;                        // of Split::rows, as in ops::RowDivision
+    std::shared_ptr<const ExpertPlacement> placement = {};  // of Split::experts; null: neighbours on each rank
   };
   /// `decoder` must outlive it; the options are the same on all ranks.
   ModelRanks(comm::Ranks& ranks, const models::Decoder& decoder, const Options& options);
@@ -40,8 +41,12 @@ class ModelRanks {
   tensor::Matrix forward(ops::Context& context, std::span<const models::SequenceStep> steps,
                          const models::PassOptions& pass);
   /// The other ranks: answers rank 0 until it says that there is nothing more to do. `done` is called after each answer
-  /// with the seconds that it took. An error goes to the ranks that wait, and rank 0 decides.
-  void serve(ops::Context& context, const std::function<void(double seconds)>& done);
+  /// with the seconds that it took, and `move` with those that rank 0 repacks weights for while nothing is evaluated.
+  /// An error goes to the ranks that wait, and rank 0 decides.
+  void serve(ops::Context& context, const std::function<void(double seconds)>& done,
+             const std::function<void(double seconds)>& move = {});
+  /// Rank 0: the others repack their weights for so long, as it does.
+  void move_others(double seconds);
 
   /// Whether the model's routers choose token by token, so that its prompts are divided.
   bool may_divide() const { return options_.split == Split::experts && rows_are_apart_; }
@@ -74,6 +79,7 @@ class ModelRanks {
   comm::Inbox inbox_;
   bool rows_are_apart_;  // no router looks at the whole batch
   uint64_t divided_ = 0;
+  std::shared_ptr<const ExpertPlacement> placement_;
   SequenceCopies copies_;
   RowSteps row_steps_;
   std::unique_ptr<LayerSteps> layer_steps_;

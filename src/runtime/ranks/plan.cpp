@@ -94,8 +94,8 @@ RanksPlan plan_ranks(const models::ModelSpec& spec, const std::array<int64_t, mo
     const double others = static_cast<double>(ranks - 1) / ranks;
     const double owners = (ranks - 1) * (1 - std::pow(1 - 1.0 / ranks, static_cast<double>(k)));
     const double slots = static_cast<double>(k) * others;
-    // A header each way; 40 bytes and a number for each expert and slot with the rows.
-    const double asked = owners * (32 + 40 + 4.0 * static_cast<double>(most + 1)) + 4 * slots + 4 * width * owners;
+    // A header each way; 36 bytes, and three numbers for each slot and its expert with the rows.
+    const double asked = owners * (32 + 36) + 12 * slots + 4 * width * owners;
     const double answered = owners * 32 + 4 * width * slots;
     plan.decode_bytes += asked + answered;
     plan.decode_messages += 2 * owners;

@@ -39,6 +39,7 @@ int status_of(base::ErrorKind kind) {
     case base::ErrorKind::unsupported: return 400;
     case base::ErrorKind::not_found: return 404;
     case base::ErrorKind::out_of_memory: return 400;
+    case base::ErrorKind::io: return 503;  // a disk, or a rank that is gone: not the request's fault, nor a bug
     default: return 500;
   }
 }

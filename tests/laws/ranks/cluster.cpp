@@ -13,14 +13,15 @@ Cluster::Cluster(const Case& c, const tiny::Model& model, int size, const comm::
     : options_(options) {
   std::vector<std::unique_ptr<comm::Communicator>> all = comm::ranks_of_one_process(size);
   // Of other splits every rank has all experts.
-  const comm::Placement placement{options.split == runtime::Split::experts ? size : 1};
+  const bool by_experts = options.split == runtime::Split::experts;
+  const auto placement = options.placement ? options.placement : std::make_shared<const runtime::ExpertPlacement>(size);
   for (int rank = 0; rank < size; ++rank) {
     auto& one = all[static_cast<size_t>(rank)];
     if (wire.latency > 0) one = comm::delayed(std::move(one), wire);
     ranks_.push_back(std::make_unique<comm::Ranks>(std::move(one), comm::Patience{30, 60, {}}));
     decoders_.push_back(families::bind_decoder(model.decoder->spec(), *model.source, nullptr,
-                                               [=](int64_t, int64_t expert, int64_t experts) {
-                                                 return placement.ranks == 1 || placement.owns(rank, expert, experts);
+                                               [=](int64_t layer, int64_t expert, int64_t experts) {
+                                                 return !by_experts || placement->owns(rank, layer, expert, experts);
                                                }));
   }
   model_ = std::make_unique<runtime::ModelRanks>(*ranks_.front(), *decoders_.front(), options_);

@@ -39,7 +39,7 @@ families::Model part_of(const std::filesystem::path& path, int rank, int ranks, 
 class RanksEngine : public testing::TestWithParam<Split> {
  protected:
   static constexpr int kRanks = 3;
-  const ModelRanks::Options how{GetParam(), 0};
+  const ModelRanks::Options how{GetParam(), 0, {}};
   std::filesystem::path path = std::filesystem::temp_directory_path() / ("coterie-ranks-" + std::to_string(::getpid()) +
                                                                          "-" + std::string(name(GetParam())) + ".gguf");
   std::unique_ptr<Engine> one, many;

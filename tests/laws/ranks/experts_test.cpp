@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <map>
 
+#include "base/rng.h"
 #include "laws/ranks/cluster.h"
 #include "layers/moe/router_hook.h"
 #include "layers/observer.h"
@@ -77,6 +78,26 @@ TEST_P(Ranks, DividePromptsAndGiveTheBitsOfOne) {
   EXPECT_EQ(cluster.model().divided_steps() > 0, cluster.model().may_divide());
 }
 
+// Experts placed by use, with copies of the most used: who computes what changes no bit.
+TEST_P(Ranks, GiveTheBitsOfOneWhereverExpertsAre) {
+  const models::ModelSpec& spec = model.decoder->spec();
+  std::vector<std::vector<int64_t>> counts(spec.blocks.size());
+  base::Rng rng(5);
+  for (size_t layer = 0; layer < counts.size(); ++layer)
+    if (const auto* moe = std::get_if<layers::MoeSpec>(&spec.blocks[layer].ffn))
+      for (int64_t e = 0; e < moe->experts_with_weights(); ++e) counts[layer].push_back(rng.below(100));
+  const int size = size_of(GetParam());
+  runtime::ModelRanks::Options options;
+  options.placement = std::make_shared<const runtime::ExpertPlacement>(size, counts, 1);
+  const std::vector<int32_t> ids = some_ids(std::min<int64_t>(spec.context, 32 * size + 9), vocabulary, 12);
+  const int64_t cuts[] = {std::ssize(ids) - 2, 1, 1};
+  Runner one(GetParam(), *model.decoder);
+  const std::vector<float> expected = one.pieces(ids, cuts);
+  Cluster cluster(GetParam(), model, size, {}, options);
+  Runner many(GetParam(), cluster, 1);
+  expect_same_bits(many.pieces(ids, cuts), expected, std::to_string(size) + " ranks");
+}
+
 INSTANTIATE_TEST_SUITE_P(Families, Ranks, testing::ValuesIn(with_experts(cases())), name_of);
 INSTANTIATE_TEST_SUITE_P(Slow, Ranks, testing::ValuesIn(with_experts(other_cases())), name_of);
 
@@ -138,12 +159,13 @@ struct Implied final : layers::Observer {
       std::map<int32_t, int> tokens;
       for (int64_t e = placement.first(r, plan.experts()); e < placement.end(r, plan.experts()); ++e)
         for (const int32_t t : plan.tokens_of(e)) ++tokens[t];
-      int64_t slots = 0;
+      int64_t slots = 0, experts = 0;
       for (const auto& [token, count] : tokens) slots += count;
       if (slots == 0) continue;
+      for (int64_t e = placement.first(r, plan.experts()); e < placement.end(r, plan.experts()); ++e)
+        experts += plan.tokens_of(e).empty() ? 0 : 1;
       ++messages;
-      asked += runtime::rows_payload(std::ssize(tokens), width, slots,
-                                     placement.end(r, plan.experts()) - placement.first(r, plan.experts()));
+      asked += runtime::rows_payload(std::ssize(tokens), width, slots, experts);
       // A row to each rank, ids, and 40 bytes that say how many of each.
       floats += std::ssize(tokens) * width * 4;
       answered += slots * width * 4;
@@ -171,6 +193,23 @@ TEST(RanksOfOneProcess, SendWhatThePlanImplies) {
   int64_t answered = 0;
   for (int r = 1; r < 3; ++r) answered += cluster.ranks(r).traffic().payload_bytes;
   EXPECT_EQ(answered, implied.answered);
+}
+
+TEST(ExpertPlacement, SpreadsUseAndKeepsTheMostUsedEverywhere) {
+  const runtime::ExpertPlacement placement(2, {{100, 1, 1, 90, 5, 4, 3, 2}, {}}, 1);
+  for (const int rank : {0, 1}) {
+    EXPECT_TRUE(placement.owns(rank, 0, 0, 8));
+    EXPECT_EQ(placement.computes(rank, 0, 0, 8), rank);
+  }
+  // 90 on one rank; 5, 4, 3 and 2 on the other, until it has its four.
+  EXPECT_NE(placement.computes(0, 0, 3, 8), placement.computes(0, 0, 4, 8));
+  EXPECT_EQ(placement.computes(0, 0, 4, 8), placement.computes(1, 0, 5, 8));
+  int owned[2] = {};
+  for (int64_t e = 1; e < 8; ++e) ++owned[placement.computes(0, 0, e, 8)];
+  EXPECT_EQ(std::abs(owned[0] - owned[1]), 1);
+  // A layer that nothing is known of: neighbours.
+  EXPECT_EQ(placement.computes(0, 1, 3, 8), 0);
+  EXPECT_EQ(placement.computes(0, 1, 4, 8), 1);
 }
 
 TEST(RanksOfOneProcess, ReportWhoFailedAndGoOn) {

@@ -11,7 +11,7 @@
 namespace coterie::laws {
 namespace {
 
-constexpr runtime::ModelRanks::Options kLayers{runtime::Split::layers, 0};
+const runtime::ModelRanks::Options kLayers{runtime::Split::layers, 0, {}};
 
 class LayerRanks : public Law {
  protected:

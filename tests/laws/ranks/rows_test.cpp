@@ -10,7 +10,7 @@
 namespace coterie::laws {
 namespace {
 
-constexpr runtime::ModelRanks::Options kRows{runtime::Split::rows, 0};
+const runtime::ModelRanks::Options kRows{runtime::Split::rows, 0, {}};
 
 class RowRanks : public Law {
  protected:
@@ -66,7 +66,7 @@ TEST(RowRanksOfOneProcess, ComputeSmallWeightsEach) {
   const tiny::Model model = model_of(kQwen3Moe);
   const std::vector<int32_t> ids = some_ids(11, model.decoder->spec().vocabulary, 8);
   const std::vector<float> expected = Runner(kQwen3Moe, *model.decoder).whole(ids);
-  Cluster cluster(kQwen3Moe, model, 2, {}, {runtime::Split::rows, int64_t{1} << 40});
+  Cluster cluster(kQwen3Moe, model, 2, {}, {runtime::Split::rows, int64_t{1} << 40, {}});
   expect_same_bits(Runner(kQwen3Moe, cluster, 1).whole(ids), expected, "nothing is divided");
   EXPECT_EQ(cluster.model().rows().exchanges(), 0);
 }
