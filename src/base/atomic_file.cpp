@@ -79,7 +79,7 @@ void AtomicFile::commit() {
     if (::close(std::exchange(descriptor_, -1)) != 0) fail_io(target_, "written");
     return;
   }
-  if (::fsync(descriptor_) != 0) fail_io(target_, "flushed to the disk");
+  if (flush_ && ::fsync(descriptor_) != 0) fail_io(target_, "flushed to the disk");
   const int closed = ::close(std::exchange(descriptor_, -1));
   if (closed != 0 || ::rename(temporary_.c_str(), target_.c_str()) != 0) {
     const int code = errno;
