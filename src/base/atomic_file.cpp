@@ -98,7 +98,7 @@ void AtomicFile::commit() {
     if (::close(std::exchange(descriptor_, -1)) != 0) fail_io(target_, "written");
     return;
   }
-  if (::fsync(descriptor_) != 0) fail_io(target_, "flushed to the disk");
+  if (flush_ && ::fsync(descriptor_) != 0) fail_io(target_, "flushed to the disk");
   const int closed = ::close(std::exchange(descriptor_, -1));
   const char *const from = temporary_.c_str(), *const to = target_.c_str();
   if (closed != 0 || (replace_ ? ::rename(from, to) : rename_new(from, to)) != 0) {

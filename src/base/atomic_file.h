@@ -32,6 +32,9 @@ class AtomicFile {
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text);
   int64_t position() const { return position_; }
+  /// commit() is not to wait for the disk: for large files that the same command makes again. No reader sees half of
+  /// one for it; but a power failure soon after may leave the file cut off.
+  void skip_flush() { flush_ = false; }
   /// Writes elsewhere than at the end, for files whose parts grow side by side; position() stays. Throws bad_input
   /// where the target is a device or a pipe, which have no place but the end.
   void write_at(int64_t position, std::span<const std::byte> bytes);
@@ -45,6 +48,7 @@ class AtomicFile {
   bool replace_ = false;
   int descriptor_ = -1;
   int64_t position_ = 0;
+  bool flush_ = true;
 };
 
 /// Writes a small text file whole or not at all, as AtomicFile does.

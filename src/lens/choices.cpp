@@ -40,9 +40,13 @@ RouterShape router_shape(const models::ModelSpec& spec) {
 
 namespace {
 
-// exp x for x <= 0, to 2e-7 of it: 2^n times a polynomial, without a branch, so that the compiler makes SIMD of it.
-inline float exp_below_zero(float x) {
-  const float t = std::max(x, -87.0f) * 1.44269504f;
+// What follows has no branch and no comparison of floats, so that the compiler makes SIMD of loops of it.
+
+// exp(-x) for x >= 0, to 2e-7 of it, as 2^n times a polynomial; x beyond 87 becomes 87.
+inline float exp_of_minus(float& x) {
+  // Of floats that are not negative the bits are in order.
+  x = std::bit_cast<float>(std::min(std::bit_cast<int32_t>(x), std::bit_cast<int32_t>(87.0f)));
+  const float t = x * -1.44269504f;
   const float n = static_cast<float>(static_cast<int32_t>(t - 0.5f));
   const float f = (t - n) * 0.693147181f;
   const float p =
@@ -50,33 +54,72 @@ inline float exp_below_zero(float x) {
   return p * std::bit_cast<float>((static_cast<int32_t>(n) + 127) << 23);
 }
 
+// ln x of a normal x > 0, to 1e-7: x = 2^k m with √½ <= m < √2, and ln m = 2 artanh((m - 1) / (m + 1)) as a series.
+inline float log_of(float x) {
+  constexpr int32_t kRootHalf = 0x3f3504f3;  // √½
+  const int32_t bits = std::bit_cast<int32_t>(x), k = (bits - kRootHalf) >> 23;
+  const float m = std::bit_cast<float>(bits - (k << 23)), s = (m - 1) / (m + 1), z = s * s;
+  return 2 * s * (1 + z * (0.333333333f + z * (0.2f + z * (0.142857143f + z * 0.111111111f)))) +
+         static_cast<float>(k) * 0.693147181f;
+}
+
+/// The entropy of shares v / Σ v: ln Σ v - Σ v ln v / Σ v. `value_and_log(x, v, ln v)` says what a score's v are.
+/// Values first and sums behind them, some at a time: the compiler makes SIMD of the one, and may not of the other.
+float entropy_of(std::span<const float> x, const auto& value_and_log) {
+  constexpr size_t kBlock = 64;
+  float values[kBlock + 1], terms[kBlock + 1];
+  float sum[2] = {}, along[2] = {};
+  for (size_t begin = 0; begin < x.size(); begin += kBlock) {
+    const size_t n = std::min(kBlock, x.size() - begin);
+    const float* const part = x.data() + begin;
+    for (size_t i = 0; i < n; ++i) {
+      float log_v;
+      value_and_log(part[i], values[i], log_v);
+      terms[i] = values[i] * log_v;
+    }
+    values[n] = terms[n] = 0;
+    for (size_t i = 0; i < n; i += 2) {
+      sum[0] += values[i], along[0] += terms[i];
+      sum[1] += values[i + 1], along[1] += terms[i + 1];
+    }
+  }
+  return std::log(sum[0] + sum[1]) - (along[0] + along[1]) / (sum[0] + sum[1]);
+}
+
+float largest(std::span<const float> x) {
+  float most[4] = {x[0], x[0], x[0], x[0]};
+  for (size_t e = 1; e < x.size(); ++e) most[e % 4] = most[e % 4] < x[e] ? x[e] : most[e % 4];
+  return *std::max_element(most, most + 4);
+}
+
 }  // namespace
 
-float score_entropy(RouterSpec::Score score, std::span<const float> logits, std::vector<float>& scratch) {
-  const size_t n = logits.size();
-  if (scratch.size() < n) scratch.resize(n);
-  float* const p = scratch.data();
+float score_entropy(RouterSpec::Score score, std::span<const float> logits) {
   if (score == RouterSpec::Score::softmax) {
-    const float top = *std::max_element(logits.begin(), logits.end());
+    const float top = largest(logits);
     if (!std::isfinite(top)) return std::numeric_limits<float>::quiet_NaN();
-    float sum = 0, along = 0;
-    for (size_t e = 0; e < n; ++e) p[e] = logits[e] - top;
-    for (size_t e = 0; e < n; ++e) {
-      const float share = exp_below_zero(p[e]);
-      sum += share, along += share * std::max(p[e], -87.0f);
-    }
-    return std::log(sum) - along / sum;
+    return entropy_of(logits, [top](float x, float& v, float& log_v) {
+      float below = top - x;
+      v = exp_of_minus(below);
+      log_v = -below;
+    });
   }
-  double sum = 0, entropy = 0;
-  for (size_t e = 0; e < n; ++e) {
-    const auto x = static_cast<double>(logits[e]);
-    const double value =
-        score == RouterSpec::Score::sigmoid ? 1 / (1 + std::exp(-x)) : std::sqrt(std::log1p(std::exp(x)));
-    p[e] = static_cast<float>(value), sum += value;
+  if (score == RouterSpec::Score::sigmoid)
+    return entropy_of(logits, [](float x, float& v, float& log_v) {
+      // Of two equal forms that which cannot overflow: 1 / (1 + e^-x), and e^x / (1 + e^x) where x < 0.
+      const int32_t bits = std::bit_cast<int32_t>(x), negative = bits >> 31;
+      float size = std::bit_cast<float>(bits & 0x7fffffff);
+      const float t = exp_of_minus(size);
+      const int32_t above = (std::bit_cast<int32_t>(t) & negative) | (std::bit_cast<int32_t>(1.0f) & ~negative);
+      v = std::bit_cast<float>(above) / (1 + t);
+      log_v = log_of(v);
+    });
+  double sum = 0, along = 0;
+  for (const float x : logits) {
+    const double value = std::sqrt(std::log1p(std::exp(static_cast<double>(x))));
+    if (value > 0) sum += value, along += value * std::log(value);
   }
-  for (size_t e = 0; e < n; ++e)
-    if (const double share = static_cast<double>(p[e]) / sum; share > 0) entropy -= share * std::log(share);
-  return static_cast<float>(entropy);
+  return static_cast<float>(std::log(sum) - along / sum);
 }
 
 ChoiceRecorder::ChoiceRecorder(RouterShape shape) : shape_(std::move(shape)) {
@@ -119,9 +162,8 @@ void ChoiceRecorder::routed(const layers::Routed& router) {
       const auto slot = static_cast<size_t>(plan.token_slot[static_cast<size_t>(c)]);
       *experts++ = expert_of_slot_[slot], *weights++ = plan.slot_weight[slot];
     }
-    choices_.entropy[static_cast<size_t>(row)] =
-        score_entropy(shape_.scores[static_cast<size_t>(at)],
-                      {router.logits.row(t), static_cast<size_t>(router.logits.cols)}, shares_);
+    choices_.entropy[static_cast<size_t>(row)] = score_entropy(
+        shape_.scores[static_cast<size_t>(at)], {router.logits.row(t), static_cast<size_t>(router.logits.cols)});
   }
   if (at + 1 == count) tokens_ = begun_;
 }

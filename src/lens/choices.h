@@ -47,11 +47,10 @@ class ChoiceRecorder : public layers::Observer {
   Choices choices_;
   int64_t tokens_ = 0, begun_ = 0;  // of steps that all layers have been seen of; and of the one that goes on
   std::vector<int16_t> expert_of_slot_;
-  std::vector<float> shares_;
 };
 
 /// The entropy of a router's scores as shares of their sum, in nats; of a softmax the scores are its probabilities. In
-/// f32, to about 1e-6. `scratch` is made large enough.
-float score_entropy(layers::RouterSpec::Score score, std::span<const float> logits, std::vector<float>& scratch);
+/// f32, to about 1e-6.
+float score_entropy(layers::RouterSpec::Score score, std::span<const float> logits);
 
 }  // namespace coterie::lens

@@ -26,6 +26,8 @@ std::span<const std::byte> bytes_of(const auto& values) { return std::as_bytes(s
 TraceWriter::TraceWriter(const std::filesystem::path& path, RouterShape shape, int64_t tokens,
                          const std::map<std::string, std::string>& metadata)
     : recorder_(std::move(shape)), all_(tokens), file_(path) {
+  // A flush takes as long as the small model needs for some hundred tokens (docs/performance.md).
+  file_.skip_flush();
   const RouterShape& s = recorder_.shape();
   base::Json header = {{"__metadata__", metadata}};
   header["__metadata__"]["format"] = kFormat;

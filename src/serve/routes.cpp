@@ -100,9 +100,9 @@ void RouteRecorder::routed(const layers::Routed& router) {
       }
       std::fill(weight, weight + (end - at), uint16_t{0});
       std::fill(at, end, kNoExpert);
-      begin[2 * layout_.choices() + layer] = tensor::f32_to_f16(lens::score_entropy(
-          layout_.scores[static_cast<size_t>(layer)],
-          {router.logits.row(rows.first_row + r), static_cast<size_t>(router.logits.cols)}, scratch_));
+      begin[2 * layout_.choices() + layer] = tensor::f32_to_f16(
+          lens::score_entropy(layout_.scores[static_cast<size_t>(layer)],
+                              {router.logits.row(rows.first_row + r), static_cast<size_t>(router.logits.cols)}));
     }
   }
 }

@@ -57,7 +57,6 @@ class RouteRecorder final : public layers::Observer {
  private:
   const RouteLayout& layout_;
   std::map<const layers::SequenceState*, Routes*> watched_;
-  std::vector<float> scratch_;
 };
 
 }  // namespace coterie::serve

@@ -154,39 +154,40 @@ TEST_F(Traces, AreRefusedWhenTheyLie) {
 
 TEST(ScoreEntropy, IsThatOfTheShares) {
   base::Rng rng(1);
-  std::vector<float> scratch;
   for (const int64_t width : {2, 7, 16, 64, 257})
     for (const float spread : {0.01f, 1.0f, 30.0f}) {
       std::vector<float> logits;
       for (int64_t e = 0; e < width; ++e) logits.push_back(spread * rng.normal());
       double top = *std::max_element(logits.begin(), logits.end()), sum = 0, along = 0;
       for (const float x : logits) sum += std::exp(x - top), along += std::exp(x - top) * (x - top);
-      EXPECT_NEAR(score_entropy(RouterSpec::Score::softmax, logits, scratch), std::log(sum) - along / sum, 2e-5);
+      EXPECT_NEAR(score_entropy(RouterSpec::Score::softmax, logits), std::log(sum) - along / sum, 2e-5);
       double all = 0, entropy = 0;
       for (const float x : logits) all += 1 / (1 + std::exp(-static_cast<double>(x)));
       for (const float x : logits) {
         const double p = 1 / (1 + std::exp(-static_cast<double>(x))) / all;
         entropy -= p > 0 ? p * std::log(p) : 0;
       }
-      EXPECT_NEAR(score_entropy(RouterSpec::Score::sigmoid, logits, scratch), entropy, 2e-5);
+      EXPECT_NEAR(score_entropy(RouterSpec::Score::sigmoid, logits), entropy, 2e-5);
     }
   const std::vector<float> silenced = {0, -INFINITY, 0};
-  EXPECT_NEAR(score_entropy(RouterSpec::Score::softmax, silenced, scratch), std::log(2), 1e-6);
+  EXPECT_NEAR(score_entropy(RouterSpec::Score::softmax, silenced), std::log(2), 1e-6);
+  EXPECT_NEAR(score_entropy(RouterSpec::Score::sigmoid, silenced), std::log(2), 1e-6);
+  EXPECT_NEAR(score_entropy(RouterSpec::Score::sqrt_softplus, silenced), std::log(2), 1e-6);
 }
 
 TEST(Silenced, ExpertsAreChecked) {
   const runtime::Engine engine = small();
   const models::ModelSpec& spec = engine.spec();
-  const auto last = std::ssize(spec.blocks) - 1;
-  const auto& moe = std::get<layers::MoeSpec>(spec.blocks[static_cast<size_t>(last)].ffn);
-  EXPECT_NO_THROW(Silence(spec, {{last, {0, moe.router.experts - 1}}, {last - 1, {3}}}));
-  EXPECT_THROW(Silence(spec, {{last + 1, {0}}}), base::Error);
-  EXPECT_THROW(Silence(spec, {{last, {moe.router.experts}}}), base::Error);
+  const RouterShape shape = router_shape(spec);
+  const int64_t first = shape.layers.front(), last = shape.layers.back(), width = shape.experts.front();
+  EXPECT_NO_THROW(Silence(spec, {{first, {0, width - 1}}, {last, {3}}}));
+  EXPECT_THROW(Silence(spec, {{std::ssize(spec.blocks), {0}}}), base::Error);
+  EXPECT_THROW(Silence(spec, {{first, {width}}}), base::Error);
   std::set<int64_t> most;
-  for (int64_t e = 0; e < moe.router.experts - moe.router.experts_per_token; ++e) most.insert(e);
-  EXPECT_NO_THROW(Silence(spec, {{last, most}}));
-  most.insert(moe.router.experts - 1);
-  EXPECT_THROW(Silence(spec, {{last, most}}), base::Error) << "fewer are left than a token takes";
+  for (int64_t e = 0; e < width - shape.choices; ++e) most.insert(e);
+  EXPECT_NO_THROW(Silence(spec, {{first, most}}));
+  most.insert(width - shape.choices);
+  EXPECT_THROW(Silence(spec, {{first, most}}), base::Error) << "one less is left than a token takes";
   ExpertSet experts;
   read_experts("3:7", "--silence", experts);
   read_experts("3:0,12", "--silence", experts);
