@@ -92,6 +92,14 @@ class Integers {
       }
     }
   }
+  /// Those of any columns.
+  void codes_of(int64_t row, const int32_t* columns, int64_t count, uint8_t* out) const {
+    for (int64_t i = 0; i < count; i += 8 / tensor_.bits) {
+      uint32_t byte = code(row, columns[i]);
+      if (tensor_.bits == 4) byte |= code(row, columns[i + 1]) << 4;
+      *out++ = static_cast<uint8_t>(byte);
+    }
+  }
   /// What is taken off the codes.
   int zero(int64_t row, int64_t group) const {
     if (!tensor_.zeros) return 1 << (tensor_.bits - 1);
@@ -152,14 +160,17 @@ void put_blocks(const QuantizedTensor& tensor, std::byte* target) {
           Block block;
           block.scale = integers.scale(r, b * kValues / group);
           block.zero = static_cast<int16_t>(integers.zero(r, b * kValues / group));
-          integers.codes(r, b * kValues, kValues, block.codes);
+          if (tensor.columns)
+            integers.codes_of(r, tensor.columns + b * kValues, kValues, block.codes);
+          else
+            integers.codes(r, b * kValues, kValues, block.codes);
           std::memcpy(target + (m * tensor.rows + r) * row_bytes + b * static_cast<int64_t>(sizeof(Block)), &block,
                       sizeof block);
         }
   }
 }
 
-/// Columns whose groups are not in order (desc_act): as the floats that the reference makes of them.
+/// Groups of different lengths: as the floats that the reference makes of them.
 void put_floats(const QuantizedTensor& tensor, std::byte* target) {
   const bool half = tensor.dtype == DType::f16;
   std::vector<int64_t> group_of(static_cast<size_t>(tensor.cols));

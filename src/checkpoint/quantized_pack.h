@@ -27,7 +27,8 @@ struct QuantizedTensor {
   const TensorInfo* scales = nullptr;
   const TensorInfo* zeros = nullptr;    // null: the middle of the codes
   const TensorInfo* indices = nullptr;  // of each column its group, where they are not in order
-  tensor::DType dtype{};  // of the blocks, or the float that the products are rounded to where `indices` is set
+  const int32_t* columns = nullptr;     // [cols], the columns in the order of their groups; null: in the files' order
+  tensor::DType dtype{};  // of the blocks; or the float that products are rounded to, where groups differ in length
 };
 
 /// All of its values; `target` holds matrices * rows rows of `dtype`. Throws bad_input, naming the tensor, for a code

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -32,13 +33,14 @@ class Joiner {
     for (auto& [name, whole] : wholes_) {
       Shape shape = {whole.rows, whole.cols};
       if (whole.stacked) shape.insert(shape.begin(), whole.tensor.matrices);
-      tensors.push_back({whole.name, whole.tensor.dtype, shape, {}});
+      tensors.push_back({whole.name, whole.tensor.dtype, shape, {}, whole.tensor.columns});
       made.emplace(whole.name, whole.tensor);
     }
   }
 
   std::vector<TensorInfo> tensors;
   std::unordered_map<std::string, QuantizedTensor> made;
+  std::vector<std::unique_ptr<int32_t[]>> orders;  // QuantizedTensor::columns
 
  private:
   using Order = QuantizedTensor::Order;
@@ -235,8 +237,11 @@ class Joiner {
         in_order = index == c / group;
       }
       if (!in_order) {
-        tensor.indices = indices, tensor.dtype = half ? DType::f16 : DType::bf16;
-        return;
+        tensor.indices = indices, tensor.columns = by_group(*indices, tensor);
+        if (!tensor.columns) {
+          tensor.dtype = half ? DType::f16 : DType::bf16;
+          return;
+        }
       }
     }
     const int64_t group = tensor.cols / tensor.groups;
@@ -251,6 +256,20 @@ class Joiner {
           half ? (wide ? DType::int8_64_f16 : DType::int8_32_f16) : (wide ? DType::int8_64_bf16 : DType::int8_32_bf16);
   }
 
+  /// The columns group by group, as they were when the codes were found (desc_act); null where groups differ in length.
+  const int32_t* by_group(const TensorInfo& indices, const QuantizedTensor& tensor) {
+    const int64_t group = tensor.cols / tensor.groups;
+    std::vector<int64_t> filled(static_cast<size_t>(tensor.groups));
+    auto columns = std::make_unique<int32_t[]>(static_cast<size_t>(tensor.cols));
+    for (int64_t c = 0; c < tensor.cols; ++c) {
+      int32_t index = 0;
+      std::memcpy(&index, indices.bytes.data() + 4 * c, 4);
+      if (index < 0 || index >= tensor.groups || filled[static_cast<size_t>(index)] == group) return nullptr;
+      columns[static_cast<size_t>(index * group + filled[static_cast<size_t>(index)]++)] = static_cast<int32_t>(c);
+    }
+    return orders.emplace_back(std::move(columns)).get();
+  }
+
   const TensorSource& files_;
   const Quantization quantization_;
   std::set<std::string> parts_;
@@ -261,7 +280,7 @@ class QuantizedSource : public TensorSource {
  public:
   QuantizedSource(std::unique_ptr<TensorSource> files, const Quantization& quantization) : files_(std::move(files)) {
     Joiner joiner(*files_, quantization);
-    tensors_ = std::move(joiner.tensors), made_ = std::move(joiner.made);
+    tensors_ = std::move(joiner.tensors), made_ = std::move(joiner.made), orders_ = std::move(joiner.orders);
     for (size_t i = 0; i < tensors_.size(); ++i) index_.emplace(tensors_[i].name, i);
   }
 
@@ -309,6 +328,7 @@ class QuantizedSource : public TensorSource {
   std::vector<TensorInfo> tensors_;
   std::unordered_map<std::string, size_t> index_;
   std::unordered_map<std::string, QuantizedTensor> made_;
+  std::vector<std::unique_ptr<int32_t[]>> orders_;  // what TensorInfo::columns points to
   mutable std::mutex mutex_;
   mutable std::unordered_map<std::string, tensor::Buffer<std::byte>> loaded_;
 };

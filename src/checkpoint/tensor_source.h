@@ -25,6 +25,7 @@ struct TensorInfo {
   tensor::Shape shape;
   std::span<const std::byte> bytes;  // in the mapping; null data when the source has no
                                      // weights (a config alone), and before load() where that makes them
+  const int32_t* columns = nullptr;  // as tensor::Weight::columns; lasts as long as the source
 };
 
 /// One value of GGUF metadata.

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "quant/codec.h"
+#include "quant/rows.h"
 
 namespace coterie::models {
 
@@ -92,8 +92,7 @@ class Mover : public TensorVisitor {
   }
   Weight move(const Weight& from) {
     const Weight to(reinterpret_cast<const std::byte*>(values_), tensor::DType::f32, from.rows, from.cols);
-    for (int64_t r = 0; r < from.rows; ++r, values_ += from.cols)
-      quant::decode(from.dtype, from.row(r), values_, from.cols);
+    for (int64_t r = 0; r < from.rows; ++r, values_ += from.cols) quant::decode_row(from, r, values_);
     return to;
   }
 

@@ -49,7 +49,7 @@ void batched_matmul(Context& context, ConstMatrix x, std::span<const Weight> giv
     const kernels::MatmulKernel& kernel = kernel_of(context, w, x.cols, where);
     base::require(w.rows == y.cols, where, "a weight is [{}, {}], y has {} columns", w.rows, w.cols, y.cols);
     prepared.need(kernel.form);
-    scratch_bytes = std::max(scratch_bytes, kernel.scratch_bytes(w.dtype, x.cols));
+    scratch_bytes = std::max(scratch_bytes, scratch_of_kernel(kernel, w, tokens));
     piece_tokens = std::min(piece_tokens, tokens_a_piece(kernel.form, tokens));
     in_floats &= kernel.form == kernels::ActivationForm::floats;
     bytes += static_cast<double>(w.bytes());
@@ -86,7 +86,7 @@ void batched_matmul(Context& context, ConstMatrix x, std::span<const Weight> giv
     const Matrix part =
         of_head(y, heads, piece.target).row_range(piece.token_begin, piece.token_end).col_range(piece.begin, piece.end);
     const Weight next = index + threads < count ? rows_of(pieces[index + threads]) : Weight();
-    kernel.run(task_of(context, w, chosen, rows, part, scratch.of(worker), next));
+    run_kernel(context, kernel, w, chosen, rows, part, scratch.of(worker), next);
   });
 }
 

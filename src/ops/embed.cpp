@@ -2,7 +2,7 @@
 #include "ops/elementwise.h"
 #include "ops/gradients.h"
 #include "ops/rows.h"
-#include "quant/codec.h"
+#include "quant/rows.h"
 
 namespace coterie::ops {
 
@@ -20,7 +20,7 @@ void embed(Context& context, std::span<const int32_t> ids, const tensor::Weight&
   if (context.tape) record_embed(*context.tape, ids, table, y, scale);
   for_rows(context, rows, table.cols, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
-      quant::decode(table.dtype, table.row(ids[static_cast<size_t>(r)]), y.row(r), table.cols);
+      quant::decode_row(table, ids[static_cast<size_t>(r)], y.row(r));
       if (scale != 1) context.kernels.vector.scale(y.row(r), scale, table.cols);
     }
   });

@@ -71,7 +71,7 @@ void matmul_each(Context& context, ConstMatrix x, std::span<const MatmulTarget> 
                   "x [{}, {}] and weight [{}, {}] make [{}, {}], y is [{}, {}]", x.rows, x.cols, target.w.rows,
                   target.w.cols, x.rows, target.w.rows, target.y.rows, target.y.cols);
     prepared.need(kernel.form);
-    scratch_bytes = std::max(scratch_bytes, kernel.scratch_bytes(target.w.dtype, x.cols));
+    scratch_bytes = std::max(scratch_bytes, scratch_of_kernel(kernel, target.w, x.rows));
     piece_tokens = std::min(piece_tokens, tokens_a_piece(kernel.form, x.rows));
     total_rows += target.w.rows;
     total_bytes += static_cast<double>(target.w.bytes());
@@ -114,8 +114,8 @@ void matmul_each(Context& context, ConstMatrix x, std::span<const MatmulTarget> 
       return targets[static_cast<size_t>(other.target)].w.row_range(other.begin, other.end);
     };
     const Weight next = index + threads < count ? rows_of(pieces[index + threads]) : Weight();
-    kernel.run(task_of(context, rows_of(piece), prepared.rows(kernel.form) + piece.token_begin, y.rows, y,
-                       scratch.of(worker), next));
+    run_kernel(context, kernel, rows_of(piece), prepared.rows(kernel.form) + piece.token_begin, y.rows, y,
+               scratch.of(worker), next);
     add_bias(y, target.bias == nullptr ? nullptr : target.bias + piece.begin);
   });
 }

@@ -28,6 +28,8 @@ const kernels::MatmulKernel& kernel_of(const Context& context, const tensor::Wei
     base::fail(ErrorKind::unsupported, where, "bf16 computes with weights of f32, not {}", tensor::name(w.dtype));
   if (kernel.run == nullptr)
     base::fail(ErrorKind::unsupported, where, "{} is not a weight format", tensor::name(w.dtype));
+  base::require(!w.columns || kernel.form == ActivationForm::floats, where,
+                "{} with its columns in another order than the inputs", tensor::name(w.dtype));
   base::require(!w.repacked || kernel.repacked.count > 0, where, "repacked rows of {}, which these kernels do not read",
                 tensor::name(w.dtype));
   return kernel;
@@ -112,6 +114,41 @@ kernels::MatmulTask task_of(const Context& context, const tensor::Weight& w, con
   task.scratch = scratch;
   task.next = next.data, task.next_bytes = next.rows * next.row_stride;
   return task;
+}
+
+namespace {
+constexpr int64_t kOrderedTokens = 64;  // rows of x copied at a time
+
+int64_t aligned(int64_t bytes) { return (bytes + tensor::kAlignment - 1) / tensor::kAlignment * tensor::kAlignment; }
+int64_t pointer_bytes(int64_t tokens) { return aligned(tokens * static_cast<int64_t>(sizeof(const std::byte*))); }
+int64_t row_bytes_of_x(const tensor::Weight& w) { return aligned(w.cols * static_cast<int64_t>(sizeof(float))); }
+}  // namespace
+
+int64_t scratch_of_kernel(const kernels::MatmulKernel& kernel, const tensor::Weight& w, int64_t tokens) {
+  const int64_t own = kernel.scratch_bytes(w.dtype, w.cols);
+  if (!w.columns) return own;
+  const int64_t copied = std::min(tokens, kOrderedTokens);
+  return pointer_bytes(copied) + copied * row_bytes_of_x(w) + own;
+}
+
+void run_kernel(const Context& context, const kernels::MatmulKernel& kernel, const tensor::Weight& w,
+                const std::byte* const* x, int64_t tokens, tensor::Matrix y, std::byte* scratch,
+                const tensor::Weight& next) {
+  if (!w.columns) return kernel.run(task_of(context, w, x, tokens, y, scratch, next));
+  const int64_t most = std::min(tokens, kOrderedTokens);
+  const std::byte** const rows = reinterpret_cast<const std::byte**>(scratch);
+  std::byte* const copies = scratch + pointer_bytes(most);
+  for (int64_t t = 0; t < most; ++t) rows[t] = copies + t * row_bytes_of_x(w);
+  for (int64_t begin = 0; begin < tokens; begin += most) {
+    const int64_t count = std::min(most, tokens - begin);
+    for (int64_t t = 0; t < count; ++t) {
+      const auto* from = reinterpret_cast<const float*>(x[begin + t]);
+      auto* to = reinterpret_cast<float*>(copies + t * row_bytes_of_x(w));
+      for (int64_t c = 0; c < w.cols; ++c) to[c] = from[w.columns[c]];
+    }
+    kernel.run(
+        task_of(context, w, rows, count, y.row_range(begin, begin + count), copies + most * row_bytes_of_x(w), next));
+  }
 }
 
 void run_pieces(Context& context, PreparedRows& x, int64_t count,

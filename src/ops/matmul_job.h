@@ -65,6 +65,15 @@ int64_t tokens_a_piece(kernels::ActivationForm form, int64_t tokens);
 kernels::MatmulTask task_of(const Context& context, const tensor::Weight& w, const std::byte* const* x, int64_t tokens,
                             tensor::Matrix y, std::byte* scratch, const tensor::Weight& next);
 
+/// Bytes of scratch that run_kernel needs for up to `tokens` rows of x.
+int64_t scratch_of_kernel(const kernels::MatmulKernel& kernel, const tensor::Weight& w, int64_t tokens);
+/// y = x · Wᵀ by the kernel of w, for rows of x in its form; `next` as of task_of. Where the columns of w lie in an
+/// order of their own, the rows of x are copied in that order first (they are floats then): a pass over x for each
+/// piece of w's rows.
+void run_kernel(const Context& context, const kernels::MatmulKernel& kernel, const tensor::Weight& w,
+                const std::byte* const* x, int64_t tokens, tensor::Matrix y, std::byte* scratch,
+                const tensor::Weight& next);
+
 /// One pool job: prepares x, then runs body(piece index, worker) for every index below `count`.
 void run_pieces(Context& context, PreparedRows& x, int64_t count,
                 base::FunctionRef<void(int64_t index, int worker)> body);

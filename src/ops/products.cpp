@@ -5,7 +5,7 @@
 #include "base/error.h"
 #include "ops/matmul_job.h"
 #include "ops/rows.h"
-#include "quant/codec.h"
+#include "quant/rows.h"
 
 namespace coterie::ops {
 
@@ -109,7 +109,7 @@ ConstMatrix as_floats(Context& context, const tensor::Weight& weight) {
             weight.row_stride / static_cast<int64_t>(sizeof(float))};
   const Matrix decoded = context.arena.matrix(weight.rows, weight.cols);
   for_rows(context, weight.rows, weight.cols, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) quant::decode(weight.dtype, weight.row(r), decoded.row(r), weight.cols);
+    for (int64_t r = begin; r < end; ++r) quant::decode_row(weight, r, decoded.row(r));
   });
   return decoded;
 }

@@ -47,6 +47,9 @@ struct Weight {
   bool repacked = false;
   // Which of a network's weights this is, or is a part of (layers/weight_names.h); 0: one that has no name.
   int32_t name = 0;
+  // [cols], where the columns lie in another order than the inputs have: that at place c is of input columns[c]. Null:
+  // in order. Only matmuls and quant::decode_row can read it.
+  const int32_t* columns = nullptr;
 
   Weight() = default;
   Weight(const std::byte* data_, DType dtype_, int64_t rows_, int64_t cols_)

@@ -8,7 +8,7 @@
 
 #include "base/error.h"
 #include "base/rng.h"
-#include "quant/codec.h"
+#include "quant/rows.h"
 
 namespace coterie::families {
 
@@ -151,7 +151,7 @@ void Adapter::find_norms(Module& m) const {
   for (size_t p = 0; p < m.module.pieces.size(); ++p) {
     const AdapterModule::Piece& piece = m.module.pieces[p];
     for (int64_t i = 0; i < piece.rows; ++i) {
-      quant::decode(m.weights[p].dtype, m.weights[p].row(i), row.data(), inputs);
+      quant::decode_row(m.weights[p], i, row.data());
       const float* const b = m.b.data() + (piece.first + i) * rank;
       for (int64_t r = 0; r < rank; ++r) {
         const float factor = m.scale * b[r];

@@ -15,6 +15,7 @@
 #include "families/names/merged_rows.h"
 #include "families/weights/export.h"
 #include "quant/codec.h"
+#include "quant/rows.h"
 
 namespace coterie::families {
 
@@ -41,7 +42,7 @@ class Binder : public layers::TensorVisitor {
     // A projection to one output is a vector in GGUF.
     if (rows == 1 && found.piece == Piece::whole && info.shape.size() == 1) expected = {cols};
     check(info, expected);
-    slot = piece_of(Weight(info.bytes.data(), info.dtype, in_file, cols), found.piece, rows);
+    slot = piece_of(weight_of(info, in_file, cols), found.piece, rows);
     if (tensor.decoded && is_block(info.dtype)) slot = decode(slot, info.name);
   }
 
@@ -64,7 +65,7 @@ class Binder : public layers::TensorVisitor {
           continue;
         }
         check(*info, {in_file, cols});
-        slots.push_back(piece_of(Weight(info->bytes.data(), info->dtype, in_file, cols), found.piece, rows));
+        slots.push_back(piece_of(weight_of(*info, in_file, cols), found.piece, rows));
       }
       return;
     }
@@ -82,7 +83,7 @@ class Binder : public layers::TensorVisitor {
       slots = transpose(info, owned, rows, cols, found.piece);
       return;
     }
-    const Weight all(info.bytes.data(), info.dtype, experts * in_file, cols);
+    const Weight all = weight_of(info, experts * in_file, cols);
     for (int64_t e = 0; e < experts; ++e)
       slots.push_back(owned[static_cast<size_t>(e)]
                           ? piece_of(all.row_range(e * in_file, (e + 1) * in_file), found.piece, rows)
@@ -150,6 +151,12 @@ class Binder : public layers::TensorVisitor {
     bool per_expert = false;
     bool negated = false;
   };
+
+  static Weight weight_of(const TensorInfo& info, int64_t rows, int64_t cols) {
+    Weight weight(info.bytes.data(), info.dtype, rows, cols);
+    weight.columns = info.columns;
+    return weight;
+  }
 
   // Row r of the piece is this row of the file's.
   static int64_t row_in_file(Piece piece, int64_t r, int64_t rows) {
@@ -363,13 +370,14 @@ class Binder : public layers::TensorVisitor {
   void gather(const TensorInfo& info, Piece piece, const Tensor& tensor, int64_t rows, int64_t cols, Weight& slot) {
     const int64_t in_file = rows + tensor.parts * tensor.merged_with;
     check(info, {in_file, cols});
-    const Weight all(info.bytes.data(), info.dtype, in_file, cols);
+    const Weight all = weight_of(info, in_file, cols);
     const int64_t each = tensor::row_bytes(info.dtype, cols);
     std::byte* const target = own(rows * each);
     for (int64_t r = 0; r < rows; ++r)
       std::memcpy(target + r * each, all.row(grouped_row(piece, r, rows, tensor.parts, tensor.merged_with)),
                   static_cast<size_t>(each));
     slot = Weight(target, info.dtype, rows, cols);
+    slot.columns = info.columns;
   }
 
   /// Keys or values of each head, of a tensor [heads * (keys + values), rank] that holds both.
@@ -378,7 +386,7 @@ class Binder : public layers::TensorVisitor {
     const bool keys = piece == Piece::head_keys;
     const int64_t own = keys ? cols : rows, each = own + tensor.merged_with, rank = keys ? rows : cols;
     check(info, {count * each, rank});
-    const Weight all(info.bytes.data(), info.dtype, count * each, rank);
+    const Weight all = weight_of(info, count * each, rank);
     slots.clear();
     for (int64_t h = 0; h < count; ++h) {
       const Weight head = all.row_range(h * each, (h + 1) * each);
@@ -394,7 +402,7 @@ class Binder : public layers::TensorVisitor {
     tensor::Buffer<std::byte>& bytes = result.decoded.emplace_back(weight.rows * weight.cols * size);
     std::vector<float> row(static_cast<size_t>(blocks ? weight.cols : 0));
     for (int64_t r = 0; r < weight.rows; ++r) {
-      if (blocks) quant::decode(weight.dtype, weight.row(r), row.data(), weight.cols);
+      if (blocks) quant::decode_row(weight, r, row.data());
       const std::byte* from = blocks ? reinterpret_cast<const std::byte*>(row.data()) : weight.row(r);
       for (int64_t c = 0; c < weight.cols; ++c)
         std::memcpy(bytes.data() + (c * weight.rows + r) * size, from + c * size, static_cast<size_t>(size));
@@ -432,8 +440,7 @@ class Binder : public layers::TensorVisitor {
     tensor::Buffer<std::byte>& bytes =
         result.decoded.emplace_back(weight.rows * weight.cols * static_cast<int64_t>(sizeof(float)));
     auto* values = reinterpret_cast<float*>(bytes.data());
-    for (int64_t r = 0; r < weight.rows; ++r)
-      quant::decode(weight.dtype, weight.row(r), values + r * weight.cols, weight.cols);
+    for (int64_t r = 0; r < weight.rows; ++r) quant::decode_row(weight, r, values + r * weight.cols);
     return {bytes.data(), DType::f32, weight.rows, weight.cols};
   }
 

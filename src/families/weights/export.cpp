@@ -13,6 +13,8 @@
 #include "base/error.h"
 #include "families/family.h"
 #include "families/names/merged_rows.h"
+#include "quant/codec.h"
+#include "quant/rows.h"
 
 namespace coterie::families {
 
@@ -27,6 +29,37 @@ void refuse_coarse_router(const std::string& name, tensor::DType dtype) {
         base::ErrorKind::unsupported, name,
         fmt::format("a router is not written in {}: below 8 bits it chooses other experts", tensor::name(dtype)),
         "keep it in f32, which is a thousandth of the model");
+}
+
+/// What a weight is written in. One whose columns lie in an order of their own cannot be written as it is held: as the
+/// floats that its values are.
+tensor::DType written_dtype(const tensor::Weight& weight) {
+  if (!weight.columns) return weight.dtype;
+  switch (quant::rounding_of(weight.dtype)) {
+    case quant::Rounding::f16: return tensor::DType::f16;
+    case quant::Rounding::bf16: return tensor::DType::bf16;
+    case quant::Rounding::none: break;
+  }
+  return tensor::DType::f32;
+}
+
+/// Rows [begin, end) of a weight as they are written.
+void write_rows(const tensor::Weight& weight, int64_t begin, int64_t end, const Write& write) {
+  const auto row = static_cast<size_t>(tensor::row_bytes(weight.dtype, weight.cols));
+  if (!weight.columns && weight.row_stride == static_cast<int64_t>(row))
+    return write({weight.row(begin), static_cast<size_t>(end - begin) * row});
+  const tensor::DType dtype = written_dtype(weight);
+  std::vector<float> values(weight.columns ? static_cast<size_t>(weight.cols) : 0);
+  std::vector<std::byte> bytes(weight.columns ? static_cast<size_t>(tensor::row_bytes(dtype, weight.cols)) : 0);
+  for (int64_t r = begin; r < end; ++r) {
+    if (!weight.columns) {
+      write({weight.row(r), row});
+      continue;
+    }
+    quant::decode_row(weight, r, values.data());
+    quant::encode(dtype, values.data(), bytes.data(), weight.cols);
+    write(bytes);
+  }
 }
 
 /// What one tensor of the file is made of: a weight, or the pieces of several that the file has as one.
@@ -79,26 +112,17 @@ struct Merged {
   void write(const Write& write) const {
     if (transposed) return write_columns(write);
     if (is_grouped(parts[0].piece)) {
-      for (const auto& [part, r] : rows_in_groups())
-        write({parts[part].stack[0].row(r),
-               static_cast<size_t>(tensor::row_bytes(parts[0].stack[0].dtype, parts[0].stack[0].cols))});
+      for (const auto& [part, r] : rows_in_groups()) write_rows(parts[part].stack[0], r, r + 1, write);
       return;
     }
-    const auto row = static_cast<size_t>(tensor::row_bytes(parts[0].stack[0].dtype, parts[0].stack[0].cols));
     for (size_t e = 0; e < parts[0].stack.size(); ++e) {
       const Read of_expert = read(e);
       if (alternating()) {
         for (int64_t r = 0; r < of_expert.weights[0].rows; ++r)
-          for (const tensor::Weight& weight : of_expert.weights) write({weight.row(r), row});
+          for (const tensor::Weight& weight : of_expert.weights) write_rows(weight, r, r + 1, write);
         continue;
       }
-      for (const tensor::Weight& weight : of_expert.weights) {
-        if (weight.row_stride == static_cast<int64_t>(row)) {
-          write({weight.data, static_cast<size_t>(weight.bytes())});
-          continue;
-        }
-        for (int64_t r = 0; r < weight.rows; ++r) write({weight.row(r), row});
-      }
+      for (const tensor::Weight& weight : of_expert.weights) write_rows(weight, 0, weight.rows, write);
     }
   }
 
@@ -235,10 +259,10 @@ class Exporter : public layers::TensorReader {
            size_t axis) {
     const auto [in_file, layer, item] = name(tensor.path);
     const std::string name = expand(in_file.pattern, layer, expert, item);
-    const tensor::DType dtype = weights.front().dtype;
+    const tensor::DType dtype = written_dtype(weights.front());
     for (const tensor::Weight& weight : weights)
-      base::require(weight.dtype == dtype, "export", "{}: experts of {} and {} cannot be stacked", name,
-                    tensor::name(dtype), tensor::name(weight.dtype));
+      base::require(written_dtype(weight) == dtype, "export", "{}: experts of {} and {} cannot be stacked", name,
+                    tensor::name(dtype), tensor::name(written_dtype(weight)));
     const auto found = merged_.find(name);
     if (found == merged_.end()) {
       auto merged = std::make_shared<Merged>();
@@ -246,9 +270,9 @@ class Exporter : public layers::TensorReader {
       merged->elsewhere = elsewhere_;
       merged->groups = tensor.parts;
       merged->transposed = in_file.form == Form::transposed || in_file.form == Form::columns_together;
-      if (merged->transposed && tensor::is_block(dtype))
-        base::fail(base::ErrorKind::unsupported, name, "blocks of {} cannot be written transposed",
-                   tensor::name(dtype));
+      const tensor::DType held = merged->parts[0].stack[0].dtype;
+      if (merged->transposed && tensor::is_block(held))
+        base::fail(base::ErrorKind::unsupported, name, "blocks of {} cannot be written transposed", tensor::name(held));
       merged_[name] = {result_.size(), merged};
       result_.push_back({name, dtype, shape_in_file(in_file.form, shape, tensor.parts),
                          [merged](const Write& write) { merged->write(write); }});

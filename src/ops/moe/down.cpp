@@ -124,7 +124,7 @@ class Down {
     const kernels::MatmulKernel& kernel = kernel_of(context_, w, hidden_, kWhere);
     base::require(w.rows == all_, kWhere, "expert {} is [{}, {}], y has {} columns", e, w.rows, w.cols, all_);
     prepared_.need(kernel.form);
-    scratch_bytes_ = std::max(scratch_bytes_, kernel.scratch_bytes(w.dtype, hidden_));
+    scratch_bytes_ = std::max(scratch_bytes_, scratch_of_kernel(kernel, w, fullest(plan_)));
     total_bytes_ += static_cast<double>(own_rows(w, 0, width_).bytes());
     in_floats_ &= kernel.form == ActivationForm::floats;
     chosen_[used_++] = e;
@@ -138,8 +138,8 @@ class Down {
                 const WorkerScratch& scratch, const LowRankAdder& adder, int worker, Matrix y) const {
     const ExpertOutput& expert = experts_[static_cast<size_t>(e)];
     const kernels::MatmulKernel& kernel = kernel_of(context_, expert.down, hidden_, kWhere);
-    kernel.run(task_of(context_, own_rows(expert.down, begin, end), prepared_.rows(kernel.form) + first, last - first,
-                       y, scratch.of(worker), next));
+    run_kernel(context_, kernel, own_rows(expert.down, begin, end), prepared_.rows(kernel.form) + first, last - first,
+               y, scratch.of(worker), next);
     add_bias(y, expert.bias == nullptr ? nullptr : expert.bias + own_.begin + begin);
     if (expert.low) adder.add(worker, expert.low, low_.row_range(first, last), own_.begin + begin, own_.begin + end, y);
   }

@@ -114,7 +114,7 @@ class GatedMatmul {
       prepared_.need(kernel.form);
       piece_tokens_ = std::min(piece_tokens_, tokens_a_piece(kernel.form, most_));
       in_floats_ &= kernel.form == ActivationForm::floats;
-      scratch_bytes_ = std::max(scratch_bytes_, kernel.scratch_bytes(w->dtype, x_.cols));
+      scratch_bytes_ = std::max(scratch_bytes_, scratch_of_kernel(kernel, *w, most_));
       total_bytes_ += static_cast<double>(own_rows(*w, 0, own_.size()).bytes());
     }
     ++used_;
@@ -161,7 +161,7 @@ class GatedMatmul {
     const std::byte** chosen = reinterpret_cast<const std::byte**>(pointers_->of(worker));
     for (int64_t t = 0; t < y.rows; ++t) chosen[t] = all[plan_.slot_token[static_cast<size_t>(piece.token_begin + t)]];
     const int64_t begin = own_.begin + piece.begin, end = own_.begin + piece.end;
-    kernel.run(task_of(context_, w.row_range(begin, end), chosen, y.rows, y, scratch_->of(worker), next));
+    run_kernel(context_, kernel, w.row_range(begin, end), chosen, y.rows, y, scratch_->of(worker), next);
     add_bias(y, bias == nullptr ? nullptr : bias + begin);
     if (over) adder_->add(worker, over, inner.row_range(piece.token_begin, piece.token_end), begin, end, y);
   }

@@ -12,6 +12,7 @@
 #include "families/names/merged_rows.h"
 #include "layers/tensor_list.h"
 #include "quant/codec.h"
+#include "quant/rows.h"
 #include "surgery/write/folder.h"
 #include "surgery/write/model_folder.h"
 
@@ -33,7 +34,7 @@ struct Patch {
 
   // Row i of the merged weight, [cols] f32.
   void row(int64_t i, float* out) const {
-    quant::decode(weight.dtype, weight.row(i), out, weight.cols);
+    quant::decode_row(weight, i, out);
     const auto* const a = reinterpret_cast<const float*>(low.a.data);
     const auto* const b = reinterpret_cast<const float*>(low.b.row(i));
     for (int64_t r = 0; r < low.a.rows; ++r) {

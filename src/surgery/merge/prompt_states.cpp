@@ -5,7 +5,7 @@
 #include "base/error.h"
 #include "layers/observer.h"
 #include "layers/resident_state.h"
-#include "quant/codec.h"
+#include "quant/rows.h"
 
 namespace coterie::surgery {
 
@@ -135,7 +135,7 @@ std::vector<double> prompt_embedding(const families::Model& model, std::span<con
       if (prompt.ids[t] < 0 || prompt.ids[t] >= table.rows)
         base::fail(ErrorKind::bad_input, where, "token {} has no row in the embedding of {}", prompt.ids[t],
                    table.rows);
-      quant::decode(table.dtype, table.row(prompt.ids[t]), row.data(), table.cols);
+      quant::decode_row(table, prompt.ids[t], row.data());
       for (size_t i = 0; i < row.size(); ++i) mean[i] += share * static_cast<double>(row[i]);
     }
   }

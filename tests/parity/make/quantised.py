@@ -126,8 +126,10 @@ def indices(cols, group, order=None):
     return index if order is None else index[order]
 
 
-def gptq(w, bits, group, rng, symmetric=False, act_order=False, scale_type="f16", version=1):
+def gptq(w, bits, group, rng, symmetric=False, act_order=False, scale_type="f16", version=1, uneven=False):
     index = indices(w.shape[1], group, rng.permutation(w.shape[1]) if act_order else None)
+    if uneven:
+        index[index.argmax()] = 0
     codes, zeros, scales, values = integers(w, bits, index, symmetric, scale_type, rng)
     return {"qweight": pack_words(codes, bits).T, "qzeros": pack_words(zeros.T - (version == 1), bits),
             "scales": scales.T, "g_idx": index.astype(np.int32)}, values
@@ -191,6 +193,13 @@ METHODS = {  # quantization_config, and what makes a matrix's tensors
                 lambda w, rng: gptq(w, 4, 64, rng, version=2, scale_type="bf16")),
     "gptq-act-order": (dict(GPTQ, bits=4, group_size=32, desc_act=True, sym=False),
                        lambda w, rng: gptq(w, 4, 32, rng, act_order=True)),
+    "gptq-64-act-order": (dict(GPTQ, bits=4, group_size=64, desc_act=True, sym=True, checkpoint_format="gptq_v2"),
+                          lambda w, rng: gptq(w, 4, 64, rng, symmetric=True, act_order=True, scale_type="bf16", version=2)),
+    "gptq-8-bits-act-order": (dict(GPTQ, bits=8, group_size=32, desc_act=True, sym=False),
+                              lambda w, rng: gptq(w, 8, 32, rng, act_order=True)),
+    "gptq-uneven": (dict(GPTQ, bits=4, group_size=32, desc_act=True, sym=False),
+                    lambda w, rng: gptq(w, 4, 32, rng, act_order=True, uneven=True)),
+    "awq-128": (dict(AWQ, group_size=128), lambda w, rng: awq(w, 128, rng)),
     "awq": (dict(AWQ, group_size=64), lambda w, rng: awq(w, 64, rng)),
     "awq-32": (dict(AWQ, group_size=32), lambda w, rng: awq(w, 32, rng)),
     "compressed-4": (group_scheme(4, 32, False), lambda w, rng: packed(w, 4, 32, rng, False)),

@@ -146,6 +146,25 @@ TEST(GroupedMatmul, EqualsMatmulTokenByTokenToTheBit) {
   }
 }
 
+TEST(GroupedMatmul, OfColumnsInAnOrderOfTheirOwnEqualsMatmulToTheBit) {
+  const int64_t d = 128, f = 64, count = 5;
+  std::vector<int32_t> of_d(d), of_f(f);
+  for (int32_t i = 0; i < d; ++i) of_d[static_cast<size_t>(i)] = (i * 37 + 5) % static_cast<int32_t>(d);
+  for (int32_t i = 0; i < f; ++i) of_f[static_cast<size_t>(i)] = (i * 11 + 3) % static_cast<int32_t>(f);
+  Experts weights(DType::int4_32_f16, count, d, f, true, false);
+  for (ExpertInput& input : weights.inputs) input.gate.columns = input.up.columns = of_d.data();
+  for (ExpertOutput& output : weights.outputs) output.down.columns = of_f.data();
+  const RoutingPlan plan = random_plan(90, 2, count, 3);
+  const std::vector<float> x = random_values(90 * d, 50);
+  Engine one(kernels::select()), two(kernels::select(), Precision::fast, 2);
+  const Result expected = plain(one.context, weights, Activation::silu, x, d, f, plan);
+  for (Engine* engine : {&one, &two}) {
+    const Result found = run(engine->context, weights, Activation::silu, x, d, f, plan);
+    expect_same_bits(found.h, expected.h);
+    expect_same_bits(found.y, expected.y);
+  }
+}
+
 TEST(GroupedMatmul, OfOneExpertIsTheDenseLayer) {
   const int64_t d = 256, f = 512, tokens = 11;
   const Experts weights(DType::q5_k, 1, d, f, true, true);

@@ -8,10 +8,12 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 
 #include "base/error.h"
 #include "kernels/matmul/integer_blocks.h"
 #include "quant/codec.h"
+#include "quant/rows.h"
 #include "unit/kernels/random_weights.h"
 
 // Everything here runs on each instruction set of this CPU, in both precisions, for every weight format. Against
@@ -341,6 +343,40 @@ TEST(Matmul, EachSharesXAmongWeightsOfSeveralFormats) {
             std::span(alone).subspan(static_cast<size_t>(t * target.w.rows), static_cast<size_t>(target.w.rows)),
             "each");
     }
+  }
+}
+
+// GPTQ with act-order: the weight's columns lie group by group, the inputs as the layer has them.
+TEST(Matmul, BringsInputsIntoTheOrderOfTheColumnsToTheBit) {
+  const int64_t rows = 40, cols = 256;
+  base::Rng rng(1, 1);
+  std::vector<int32_t> columns(static_cast<size_t>(cols));
+  std::iota(columns.begin(), columns.end(), 0);
+  for (size_t i = columns.size() - 1; i > 0; --i) std::swap(columns[i], columns[rng.below(i + 1)]);
+  for (const DType dtype : {DType::int4_32_f16, DType::int4_64_bf16, DType::int8_32_f16}) {
+    const RandomWeight stored(dtype, rows, cols, 5);
+    Weight ordered = stored;
+    ordered.columns = columns.data();
+    for (const int64_t tokens : {1, 5, 150}) {
+      const std::vector<float> x = random_values(tokens * cols, 6);
+      std::vector<float> sorted(x.size());
+      for (int64_t t = 0; t < tokens; ++t)
+        for (int64_t c = 0; c < cols; ++c)
+          sorted[static_cast<size_t>(t * cols + c)] =
+              x[static_cast<size_t>(t * cols + columns[static_cast<size_t>(c)])];
+      for (const kernels::KernelTable* table : usable_tables())
+        for (const Precision precision : {Precision::fast, Precision::f32}) {
+          Engine one(*table, precision), three(*table, precision, 3);
+          const std::vector<float> wanted = multiply(one.context, sorted, stored);
+          expect_same_bits(multiply(one.context, x, ordered), wanted, std::string(tensor::name(dtype)));
+          expect_same_bits(multiply(three.context, x, ordered), wanted, "on three threads");
+        }
+    }
+    // Rows that are looked up come in the order of the inputs.
+    std::vector<float> found(static_cast<size_t>(cols)), as_stored(found.size());
+    quant::decode_row(ordered, 3, found.data());
+    quant::decode(dtype, stored.view().row(3), as_stored.data(), cols);
+    for (size_t c = 0; c < found.size(); ++c) ASSERT_EQ(found[static_cast<size_t>(columns[c])], as_stored[c]);
   }
 }
 
