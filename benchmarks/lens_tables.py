@@ -1,6 +1,8 @@
 """Prints what `coterie lens` and `coterie eval --each-expert` found, as docs/claims.md shows it.
 
-The folder has lens.json, the figures of a report (kept: what the tables read), and worth.json, from eval --json.
+The folder has lens.json, the figures of a report (kept: what the tables read), and worth.json, from eval --json; or
+before.json and after.json, reports of a model as it was made and after it was tuned, of which means over thirds of the
+layers are printed.
 """
 
 import json
@@ -20,6 +22,18 @@ def information(study: dict) -> None:
         print(f"{layer['layer']:>5}{cells}{100 * layer['vocabulary']['specialisation']:>8.1f} %")
 
 
+def thirds(title: str, study: dict) -> None:
+    print(f"{title}: {study['tokens']:,} tokens of {study['documents']} documents")
+    layers = study["layers"]
+    for third in range(3):
+        part = layers[len(layers) * third // 3:len(layers) * (third + 1) // 3]
+        names = f"{part[0]['layer']}-{part[-1]['layer']}"
+        cells = "".join(f"{100 * statistics.mean(l['information'][name]['normalised'] for l in part):>11.2f} ± "
+                        f"{100 * statistics.mean(l['information'][name]['standard_error'] for l in part):.2f}" for name in CLASSES)
+        more = sum(l["information"]["part of speech"]["normalised"] > l["information"]["genre"]["normalised"] for l in part)
+        print(f"{names:>6}{cells}{more:>8} of {len(part)}")
+
+
 def worth(result: dict) -> None:
     print(f"without one expert, {result['tokens']:,} tokens, nats a token")
     layers = sorted({e["layer"] for e in result["experts"]})
@@ -34,6 +48,12 @@ def worth(result: dict) -> None:
 
 def main() -> None:
     folder = pathlib.Path(sys.argv[1])
+    if (folder / "before.json").exists():
+        print("percent of the entropy of the classes, mean of the layers, ± standard error of one layer")
+        print("layers" + "".join(f"{name:>18}" for name in CLASSES) + "  speech > genre")
+        thirds("as upcycled", json.loads((folder / "before.json").read_text()))
+        thirds("tuned", json.loads((folder / "after.json").read_text()))
+        return
     information(json.loads((folder / "lens.json").read_text()))
     if (folder / "worth.json").exists():
         print()
