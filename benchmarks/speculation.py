@@ -6,7 +6,8 @@
 Runs the prompts of benchmarks/speculation/ in turn without and with speculation, compares the texts, and prints the
 median ratio of their speeds with its 95 % interval (of the median, by order statistics), beside the acceptance and the
 load of the machine: of all tokens after the first, and of those after the first 64, which the engine may take to find
-out whether drafting pays. With --json a line a prompt.
+out whether drafting pays. With --acceptance also how many of 1, 2 and 4 drafted tokens a step are accepted where
+drafts are made in each step (--draft-always), over five seeds where tokens are drawn. With --json a line a prompt.
 """
 import argparse
 import json
@@ -19,11 +20,13 @@ import sys
 
 PROMPTS = pathlib.Path(__file__).resolve().parent / "speculation"
 SETTLED = 64  # tokens
+SEEDS = 5
 
 
-def run(arguments, prompt, more):
+def run(arguments, prompt, more, seed=None):
+    seed = arguments.seed if seed is None else seed
     command = [arguments.coterie, "run", arguments.model, "--file", prompt, "-n", str(arguments.tokens), "--json",
-               "--quiet", "--seed", str(arguments.seed), "--threads", str(arguments.threads), *more]
+               "--quiet", "--seed", str(seed), "--threads", str(arguments.threads), *more]
     command += [] if arguments.plain else ["--chat"]
     command += ["--greedy"] if arguments.greedy else []
     command += ["--ignore-eos"] if arguments.ignore_eos else []
@@ -70,12 +73,29 @@ def measure(arguments, name):
     return result
 
 
+def acceptance(arguments, name):
+    """Of drafts of so many tokens in each step: the share that is accepted, and tokens a step."""
+    shares = {}
+    for drafted in (1, 2, 4):
+        more = ["--speculate", arguments.kind, "--draft-tokens", str(drafted), "--draft-always"]
+        answers = [run(arguments, PROMPTS / f"{name}.txt", more, arguments.seed + seed)
+                   for seed in range(1 if arguments.greedy else SEEDS)]
+        tried, taken, made = (sum(answer[key] for answer in answers)
+                              for key in ("drafted_tokens", "accepted_tokens", "generated_tokens"))
+        shares[drafted] = {"accepted": taken / max(tried, 1), "tokens_a_step": made / max(made - taken, 1)}
+    return shares
+
+
 def shown(result):
     words = "{prompt:6} {tokens:4} tokens, {plain:6.1f} t/s without; ".format(**result)
     words += "× {ratio:.3f} ({low:.3f} to {high:.3f})".format(**result["all"])
     if "settled" in result:
         words += ", after {} tokens × {ratio:.3f} ({low:.3f} to {high:.3f})".format(SETTLED, **result["settled"])
-    return words + "; {pairs} pairs; {accepted} of {drafted} drafted tokens accepted; load {load:.1f}".format(**result)
+    words += "; {pairs} pairs; {accepted} of {drafted} drafted tokens accepted; load {load:.1f}".format(**result)
+    for drafted, of in result.get("acceptance", {}).items():
+        words += "\n       {} drafted in each step: {:.2f} of them accepted, {:.2f} tokens a step".format(
+            drafted, of["accepted"], of["tokens_a_step"])
+    return words
 
 
 def main():
@@ -91,11 +111,14 @@ def main():
     parser.add_argument("--greedy", action="store_true")
     parser.add_argument("--plain", action="store_true", help="prompts as they are, for models without a chat template")
     parser.add_argument("--ignore-eos", action="store_true")
+    parser.add_argument("--acceptance", action="store_true", help="also of drafts in each step")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--prompts", nargs="+", default=["edit", "quote", "story"], help="files of benchmarks/speculation")
     arguments = parser.parse_args()
     for name in arguments.prompts:
         result = measure(arguments, name)
+        if arguments.acceptance:
+            result["acceptance"] = acceptance(arguments, name)
         print(json.dumps(result) if arguments.json else shown(result), flush=True)
 
 

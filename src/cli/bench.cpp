@@ -12,6 +12,7 @@
 #include "cli/bench_disk.h"
 #include "cli/command_files.h"
 #include "cli/commands.h"
+#include "cli/number_checks.h"
 #include "cli/options.h"
 #include "cli/print_formats.h"
 #include "cli/print_numbers.h"
@@ -344,6 +345,7 @@ void add_measurement_options(CLI::App* command, const std::shared_ptr<BenchComma
       ->add_option("--acceptance", options->bench.acceptance,
                    "With --draft-tokens: how often a drafted token is accepted, 0 to 1")
       ->type_name("A")
+      ->check(number_between(0, 1))
       ->capture_default_str()
       ->needs(drafted);
   command->add_option("--repeat", options->bench.repeat, "Rounds of each; the median counts")->capture_default_str();

@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "cli/commands.h"
+#include "cli/number_checks.h"
 #include "cli/options.h"
 #include "cli/print_formats.h"
 #include "cli/print_model.h"
@@ -321,7 +322,7 @@ void add_inspect(CLI::App& app, Action& action) {
                    "With --draft-tokens: how often a drafted token is accepted, 0 to 1")
       ->type_name("A")
       ->capture_default_str()
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(number_between(0, 1))
       ->needs(drafted);
   add_threads(*command, options->model.threads);
   command->add_flag("--remeasure", options->remeasure,

@@ -5,27 +5,37 @@
 #include <charconv>
 #include <cmath>
 #include <string>
+#include <utility>
 
 namespace coterie::cli {
 
 namespace {
 
-CLI::Validator finite_number(bool zero) {
+/// A number for which `fits` holds, of which `expected` says what it is.
+template <typename Fits>
+CLI::Validator finite_number(std::string expected, Fits fits) {
   return CLI::Validator(
-      [zero](std::string& text) {
+      [expected = std::move(expected), fits](std::string& text) {
         double value = 0;
         const char* const end = text.data() + text.size();
         const auto [rest, error] = std::from_chars(text.data(), end, value);
-        const bool number = error == std::errc() && rest == end && std::isfinite(value);
-        if (number && (value > 0 || (zero && value == 0))) return std::string();
-        return fmt::format("is {}, expected a number {} 0", text, zero ? "of at least" : "above");
+        if (error == std::errc() && rest == end && std::isfinite(value) && fits(value)) return std::string();
+        return fmt::format("is {}, expected {}", text, expected);
       },
       "");
 }
 
 }  // namespace
 
-CLI::Validator number_from_zero() { return finite_number(true); }
-CLI::Validator number_above_zero() { return finite_number(false); }
+CLI::Validator number_from_zero() {
+  return finite_number("a number of at least 0", [](double value) { return value >= 0; });
+}
+CLI::Validator number_above_zero() {
+  return finite_number("a number above 0", [](double value) { return value > 0; });
+}
+CLI::Validator number_between(double least, double most) {
+  return finite_number(fmt::format("a number from {} to {}", least, most),
+                       [=](double value) { return value >= least && value <= most; });
+}
 
 }  // namespace coterie::cli

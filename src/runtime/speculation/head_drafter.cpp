@@ -6,6 +6,12 @@ namespace coterie::runtime {
 
 using Logits = models::SequenceStep::Logits;
 
+namespace {
+
+constexpr int64_t kMostIdle = 256, kKept = 64;  // tokens of a text one by one, of which no draft is asked for
+
+}  // namespace
+
 void HeadDrafter::forget(std::span<const TokenId> tokens, int64_t first) {
   // The row of a position depends on the tokens up to it, and what the head made of it on the one after it, too.
   int64_t same = 0;
@@ -34,8 +40,17 @@ void HeadDrafter::see(std::span<const TokenId> tokens, int64_t first, tensor::Co
   forget(tokens, first);
   for (int64_t r = 0; r < rows.rows; ++r) rows_.insert(rows_.end(), rows.row(r), rows.row(r) + rows.cols);
   text_.assign(tokens.begin(), tokens.end());
-  // Of a long prompt, so that its rows are not kept all.
-  if (std::ssize(rows_) / width() >= engine_.step_tokens()) read(tokens, false);
+  idle_ = rows.rows == 1 ? idle_ + 1 : 0;
+  const int64_t unread = std::ssize(rows_) / width();
+  if (idle_ > kMostIdle) {
+    // Nobody asks for drafts at present: it goes on from the last tokens, rather than to read what it missed.
+    begin_ += cache_.length() + unread - kKept;
+    cache_.truncate(0);
+    rows_.erase(rows_.begin(), rows_.end() - kKept * width());
+    idle_ = kKept;
+  } else if (unread >= engine_.step_tokens()) {
+    read(tokens, false);  // of a long prompt, so that its rows are not kept all
+  }
 }
 
 tensor::Matrix HeadDrafter::read(std::span<const TokenId> tokens, bool logits) {
@@ -60,6 +75,7 @@ tensor::Matrix HeadDrafter::read(std::span<const TokenId> tokens, bool logits) {
 
 Draft HeadDrafter::propose(std::span<const TokenId> tokens, int64_t most, const Sampler& sampler) {
   Draft draft;
+  idle_ = 0;
   std::vector<TokenId> all(tokens.begin(), tokens.end());
   text_ = all;
   most = std::min(most, engine_.context_size() - std::ssize(tokens));

@@ -9,7 +9,8 @@ namespace coterie::runtime {
 
 /// The model's own head for multi-token prediction drafts (families/prediction.h): it reads each token with what the
 /// model made of the one before. For tokens beyond the first it reads its own drafts with what it made of them itself.
-/// It draws by the text's rules and random numbers, as ModelDrafter does.
+/// It draws by the text's rules and random numbers, as ModelDrafter does. After a while without drafts it forgets all
+/// but the last tokens.
 class HeadDrafter final : public Drafter {
  public:
   /// `engine` is of the head and must outlive it.
@@ -34,6 +35,7 @@ class HeadDrafter final : public Drafter {
   std::vector<TokenId> text_;  // that the cache and the rows were made of
   std::vector<float> rows_;    // that are not read yet, from position begin_ + cache_.length() on, [., D]
   std::vector<float> normed_;  // [D]
+  int64_t idle_ = 0;           // tokens that it has seen one by one since the last draft
 };
 
 }  // namespace coterie::runtime

@@ -40,8 +40,9 @@ DenseShape dense_shape(const models::ModelSpec& spec, const models::Account& acc
 
 /// Measures steps of up to `most` rows with a model of this shape with random weights, which is a temporary file of
 /// some 0.2 GB meanwhile, in a few seconds, on so many threads; remembered in machine_file() under the CPU, the
-/// instruction set, the threads and the shape. `again` ignores what is remembered. Throws out_of_memory where the model
-/// does not fit.
+/// instruction set, the threads and the shape. `again` ignores what is remembered; what other
+/// work on the machine has upset (a step of n rows that costs more than n) is cut and not remembered. Throws
+/// out_of_memory where the model does not fit.
 RowCosts row_costs(int threads, const DenseShape& shape, int64_t most, bool again = false);
 
 }  // namespace coterie::runtime

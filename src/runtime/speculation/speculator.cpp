@@ -14,7 +14,11 @@ constexpr double kForget = 0.97;  // what is left of older trials with each new 
 constexpr int64_t kMostPatience = 1024;
 // A longer draft has to promise this much more tokens a second: costs are not known better.
 constexpr double kMargin = 1.01;
-constexpr double kMostLost = 0.01;            // of the time of a text, before drafts that cost time are tried again
+// And drafts that cost time so much: what they and their steps take is estimated low by up to a tenth, since estimates
+// follow the quickest of many.
+constexpr double kMarginOfDear = 1.1;
+constexpr double kMostLost = 0.01;  // of the time of a text, before drafts that cost time are tried again
+constexpr int64_t kFirstDrafts = 8;
 constexpr int64_t kTrySteps = 2, kTried = 2;  // steps of a try, and tokens that each of them drafts
 constexpr int64_t kPlainSteps = 3;  // steps without a draft that tell what one costs, before the first with one
 
@@ -58,7 +62,8 @@ int64_t Speculator::best_length(const Trust& trust, int64_t room, int64_t rows, 
     chance *= rate, more += chance;
     const double seconds = costs_.expected(rows + n) + static_cast<double>(n) * draft_seconds_;
     const double speed = (static_cast<double>(sure) + more) / seconds;
-    if (speed > best * kMargin) best = speed, length = n;
+    const double margin = length == 0 && !drafter_->is_free() ? kMarginOfDear : kMargin;
+    if (speed > best * margin) best = speed, length = n;
   }
   return length;
 }
@@ -76,8 +81,14 @@ std::vector<TokenId> Speculator::draft(std::span<const TokenId> tokens, int64_t 
   if (room < 1) return {};
   if (always_ == 0 && costs_.count(rows) < kPlainSteps) return {};
   elapsed_ += costs_.expected(rows);
+  if (always_ == 0 && with_drafts_ >= plain_after_) {
+    behind_ = true, with_drafts_ = 0, plain_after_ = std::min(2 * plain_after_, kLastPlain);
+    return {};
+  }
   const auto length_for = [&](Trust& trust) -> int64_t {
     if (always_ > 0) return std::min(always_, room);
+    // The first few tell how good a drafter is; one that was wrong twice may be right mostly.
+    if (!drafter_->is_free() && statistics_.drafted < kFirstDrafts) return 1;
     const int64_t length = best_length(trust, room, rows, sure);
     trust.pays = length > 0;
     if (length > 0) {
@@ -120,6 +131,7 @@ std::vector<TokenId> Speculator::draft(std::span<const TokenId> tokens, int64_t 
     read_ = size, begins_ = false;
   }
   if (draft.tokens.empty()) behind_ = true;
+  with_drafts_ = draft.tokens.empty() ? 0 : with_drafts_ + 1;
   return std::move(draft.tokens);
 }
 

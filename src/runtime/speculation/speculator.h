@@ -83,6 +83,10 @@ class Speculator {
   double draft_seconds_ = 0;  // a token, where drafting is not free
   int64_t last_trust_ = 0, always_ = 0;
   SpeculationStatistics statistics_;
+  // What a step without a draft costs is measured again after so many steps with one: the first were slow, since
+  // weights came in and were repacked, and drafts would look as if they paid beside them.
+  int64_t with_drafts_ = 0, plain_after_ = kFirstPlain;
+  static constexpr int64_t kFirstPlain = 4, kLastPlain = 64;
 
   // Of a drafter that costs time. What it reads of a text before its first draft, and after a while without drafts,
   // does not count as a draft's cost, so that a try is of two steps. A try is made at the beginning of an answer, and

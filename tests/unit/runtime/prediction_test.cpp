@@ -139,6 +139,18 @@ TEST_P(PredictionHead, DraftsChangeNoBitAndTheFirstIsTheHeads) {
         reinterpret_cast<const float*>(of_head.bytes.data()) + (at - 1) * of_head.shape[2];
     EXPECT_EQ(draft.tokens.front(), std::max_element(expected_row, expected_row + of_head.shape[2]) - expected_row);
   }
+
+  // After some hundred tokens without a draft it goes on from the last of them, as one that has seen no others.
+  std::vector<TokenId> longer;
+  for (int64_t i = 0; i < 300; ++i) longer.push_back(text[static_cast<size_t>(i % (tokens - 1))]);
+  const auto row = [&](int64_t i) { return rows(i % (tokens - 1), i % (tokens - 1) + 1); };
+  HeadDrafter idle(head), late(head);
+  const auto known = [&](int64_t i) { return std::span(longer).first(static_cast<size_t>(i + 2)); };
+  for (int64_t i = 0; i + 1 < std::ssize(longer); ++i) {
+    idle.see(known(i), i, row(i));
+    if (i >= 257 - 64) late.see(known(i), i, row(i));
+  }
+  EXPECT_EQ(idle.propose(longer, 3, sampler).tokens, late.propose(longer, 3, sampler).tokens);
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, PredictionHead,
