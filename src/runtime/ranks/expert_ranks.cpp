@@ -181,7 +181,8 @@ class ExpertRanks::Lease final : public layers::ExpertLease {
     std::vector<float> made(goes_to.size() * static_cast<size_t>(width));
     if (!goes_to.empty())
       owner_.compute_(call_.layer, {x.data(), plan.tokens, width}, plan, ids, {made.data(), plan.slots(), width});
-    for (size_t s = 0; s < goes_to.size(); ++s) std::copy_n(made.data() + s * static_cast<size_t>(width), width, goes_to[s]);
+    for (size_t s = 0; s < goes_to.size(); ++s)
+      std::copy_n(made.data() + s * static_cast<size_t>(width), width, goes_to[s]);
     for (size_t q = 0; q < questions.size(); ++q)
       if (questions[q].shape.slots > 0) owner_.ranks_.send(messages[q].from(), std::move(replies[q]));
   }
