@@ -168,7 +168,8 @@ void ModelOptions::add_engine(CLI::App& app, bool with_context) {
              "--placement", placement,
              "Over ranks by experts: place them by how often each was used, in a trace (coterie trace) or a file "
              "of routes, so\nthat ranks have about as much to do")
-          ->type_name("FILE");
+          ->type_name("FILE")
+          ->check(reads());
   app.add_option("--hot-experts", hot_experts, "With --placement: every rank has the N most used experts of each layer")
       ->type_name("N")
       ->check(at_least(0))

@@ -115,7 +115,10 @@ void add_serve(CLI::App& app, Action& action) {
       "  coterie serve --model small=./Qwen3-0.6B --model large=./Qwen3-30B-A3B --models-memory 24G\n"
       "  curl http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' \\\n"
       "    -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'");
-  command->callback([=, &action] { action = [options] { return serve_command(*options); }; });
+  command->callback([=, &action] {
+    options->read_models();
+    action = [options] { return serve_command(*options); };
+  });
 }
 
 }  // namespace coterie::cli

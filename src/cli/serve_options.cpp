@@ -199,11 +199,10 @@ std::optional<ServeOptions::Named> read_named(const std::string& text) {
 
 }  // namespace
 
-std::vector<ServeOptions::Named> ServeOptions::read_models() {
-  std::vector<Named> named;
+void ServeOptions::read_models() {
   for (const std::string& text : models) {
     if (auto one = read_named(text)) {
-      named.push_back(std::move(*one));
+      named_models.push_back(std::move(*one));
       continue;
     }
     if (!model.model.empty())
@@ -212,7 +211,6 @@ std::vector<ServeOptions::Named> ServeOptions::read_models() {
                         "write NAME=PATH for all models but one");
     model.model = text;
   }
-  return named;
 }
 
 std::vector<ServeOptions::Named> ServeOptions::read_adapters() const {

@@ -19,6 +19,7 @@ struct ServeOptions {
   struct Named {
     std::string name, path;
   };
+  std::vector<Named> named_models;
 
   ModelOptions model;               // the one without a name; `model.model` is empty where all have names
   std::vector<std::string> models;  // as they were given
@@ -39,9 +40,9 @@ struct ServeOptions {
   void add(CLI::App& app);
   /// Adds the keys of --api-key-file. Throws bad_input for a file without any.
   void read_keys();
-  /// Takes `models` apart: the one without a name goes to `model`, the others are returned. Throws bad_input for two
-  /// without a name.
-  std::vector<Named> read_models();
+  /// Takes `models` apart: the one without a name goes to `model`, the others to `named_models`. Once, when the options have
+  /// been read: ranks other than 0 open `model`, too. Throws bad_input for two without a name.
+  void read_models();
   std::vector<Named> read_adapters() const;
   /// Those that --host names, separated by commas.
   std::vector<std::string> addresses() const;

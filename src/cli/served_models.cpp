@@ -277,7 +277,7 @@ void refuse_too_large(const std::vector<serve::ModelOnDemand>& models, int64_t m
 }  // namespace
 
 std::unique_ptr<serve::ModelShelf> served_models(ServeOptions& options) {
-  const std::vector<ServeOptions::Named> named = options.read_models(), adapters = options.read_adapters();
+  const std::vector<ServeOptions::Named> adapters = options.read_adapters();
   std::vector<serve::ModelOnDemand> models;
   const auto add = [&](const ModelOptions& wanted, std::string name, std::vector<std::string> aliases, bool stays) {
     serve::ModelOnDemand model{.name = std::move(name), .aliases = std::move(aliases), .path = wanted.model};
@@ -301,7 +301,7 @@ std::unique_ptr<serve::ModelShelf> served_models(ServeOptions& options) {
   } else if (!options.aliases.empty()) {
     throw base::Error(ErrorKind::bad_input, "--alias", "all models have names already", "leave it out");
   }
-  for (const auto& [name, path] : named) {
+  for (const auto& [name, path] : options.named_models) {
     expect_model(path);
     ModelOptions wanted = options.model;
     wanted.model = path, wanted.adapter.clear();
