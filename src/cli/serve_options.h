@@ -40,8 +40,8 @@ struct ServeOptions {
   void add(CLI::App& app);
   /// Adds the keys of --api-key-file. Throws bad_input for a file without any.
   void read_keys();
-  /// Takes `models` apart: the one without a name goes to `model`, the others to `named_models`. Once, when the options have
-  /// been read: ranks other than 0 open `model`, too. Throws bad_input for two without a name.
+  /// Takes `models` apart: the one without a name goes to `model`, the others to `named_models`. Once, when the options
+  /// have been read: ranks other than 0 open `model`, too. Throws bad_input for two without a name.
   void read_models();
   std::vector<Named> read_adapters() const;
   /// Those that --host names, separated by commas.

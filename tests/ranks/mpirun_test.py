@@ -218,10 +218,18 @@ class Ranks(unittest.TestCase):
     def start_server(self, *more: str) -> tuple[subprocess.Popen, int]:
         started = subprocess.Popen(command(2, arguments.coterie, "serve", MODEL, "--port", 0, "-t", 1, *more),
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+        self.addCleanup(self.end, started)
         for line in started.stdout:
             if match := re.search(r"listening on http://127\.0\.0\.1:(\d+)", line):
                 return started, int(match.group(1))
         raise AssertionError(started.stderr.read())
+
+    @staticmethod
+    def end(started: subprocess.Popen):
+        """Also what a test that fails has started; the launcher hands the signal on."""
+        if started.poll() is None:
+            started.terminate()
+        started.communicate(timeout=30)
 
     @staticmethod
     def ask(port: int, tokens: int) -> tuple[int, dict]:
@@ -233,6 +241,8 @@ class Ranks(unittest.TestCase):
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
+        except OSError as error:
+            return 0, {"closed": str(error)}
 
     def test_a_server_over_ranks_answers_as_one(self):
         alone = coterie(0, "run", MODEL, "-p", "Once upon a time", "-n", 9, "--greedy", "--ignore-eos", "-q", "-t", 1)
@@ -240,14 +250,14 @@ class Ranks(unittest.TestCase):
             started, port = self.start_server("--split", split)
             status, answer = self.ask(port, 9)
             self.assertEqual(status, 200, answer)
-            self.assertEqual("Once upon a time" + answer["choices"][0]["text"], alone.stdout.rstrip("\n"), split)
+            self.assertEqual(answer["choices"][0]["text"], alone.stdout.rstrip("\n"), split)
             started.send_signal(signal.SIGTERM)
             _, said = started.communicate(timeout=30)
             self.assertNotIn("error", said.lower().replace("mpirun", ""), said)
 
     def test_a_server_answers_503_when_a_rank_is_lost(self):
         for split in ("experts", "rows"):
-            started, port = self.start_server("--split", split, "--context", "100000")
+            started, port = self.start_server("--split", split, "--context", "100000", "--rope-scaling", "linear")
             answers = []
             asking = threading.Thread(target=lambda: answers.append(self.ask(port, 90000)))
             asking.start()
@@ -255,7 +265,10 @@ class Ranks(unittest.TestCase):
             ranks = self.processes_of(MODEL)
             self.expect_the_end_by_a_kill(started, ranks)
             asking.join(timeout=10)
-            self.assertEqual([status for status, _ in answers], [503], answers)
+            # MPICH's launcher ends all ranks of the host at once: a client may see a closed connection instead.
+            expected = [503] if arguments.mpi == "openmpi" else [503, 0]
+            self.assertEqual(len(answers), 1)
+            self.assertIn(answers[0][0], expected, answers)
 
     def test_a_killed_rank_ends_the_run(self):
         started, ranks = self.start_long()
