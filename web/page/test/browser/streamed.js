@@ -56,7 +56,7 @@ if (options.binary)
       const words = { "in a slot": "in a slot that another expert may get", "on the disk": "on the disk: it is read" };
       const seen = new Set();
       for (let expert = 0; expert < 64 && seen.size < 2; ++expert) {
-        const layer = model.routed_layers[0], place = where.place_names[where.places[layer]?.[expert]];
+        const place = where.place_names[where.places[0]?.[expert]];
         if (place === undefined || seen.has(place)) continue;
         seen.add(place);
         await page.click("#tab-map");
