@@ -48,4 +48,25 @@ int size_of(const Case& c) {
   return 2 + static_cast<int>((hash >> 8) % 3);
 }
 
+void expect_the_bits_of_one_in_a_batch(const Case& c, const tiny::Model& model,
+                                       const runtime::ModelRanks::Options& options) {
+  const int64_t vocabulary = model.decoder->spec().vocabulary;
+  const std::vector<int32_t> a = some_ids(7, vocabulary, 4), b = some_ids(1, vocabulary, 5);
+  const auto run = [&](Runner& runner) {
+    layers::ResidentState first = runner.state(), second = runner.state();
+    layers::ResidentState* both[] = {&first, &second};
+    const std::span<const int32_t> prompts[] = {a, b}, next[] = {b, b};
+    std::vector<float> logits = runner.step(prompts, both);
+    // The first leaves.
+    const std::vector<float> decoded = runner.step(std::span(next).last(1), std::span(both).last(1));
+    logits.insert(logits.end(), decoded.begin(), decoded.end());
+    return logits;
+  };
+  Runner one(c, *model.decoder);
+  const std::vector<float> expected = run(one);
+  Cluster cluster(c, model, 6 - size_of(c), {}, options);
+  Runner many(c, cluster, 1);
+  expect_same_bits(run(many), expected, std::to_string(cluster.ranks().size()) + " ranks");
+}
+
 }  // namespace coterie::laws

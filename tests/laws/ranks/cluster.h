@@ -51,4 +51,8 @@ class Cluster final : public models::Decoder {
 /// 2 to 4, another for the next case: all of them occur with every kind of case.
 int size_of(const Case& c);
 
+/// Two sequences in one step, then the second alone, over ranks (6 - size_of()) and by one: the same bits.
+void expect_the_bits_of_one_in_a_batch(const Case& c, const tiny::Model& model,
+                                       const runtime::ModelRanks::Options& options = {});
+
 }  // namespace coterie::laws

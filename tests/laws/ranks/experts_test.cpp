@@ -43,24 +43,7 @@ TEST_P(Ranks, GiveTheBitsOfOne) {
   EXPECT_GT(cluster.ranks().traffic().payload_bytes, 0);
 }
 
-TEST_P(Ranks, GiveTheBitsOfOneToEverySequenceOfABatch) {
-  const std::vector<int32_t> a = some_ids(7, vocabulary, 4), b = some_ids(1, vocabulary, 5);
-  const auto run = [&](Runner& runner) {
-    layers::ResidentState first = runner.state(), second = runner.state();
-    layers::ResidentState* both[] = {&first, &second};
-    const std::span<const int32_t> prompts[] = {a, b}, next[] = {b, b};
-    std::vector<float> logits = runner.step(prompts, both);
-    // The first leaves.
-    const std::vector<float> decoded = runner.step(std::span(next).last(1), std::span(both).last(1));
-    logits.insert(logits.end(), decoded.begin(), decoded.end());
-    return logits;
-  };
-  Runner one(GetParam(), *model.decoder);
-  const std::vector<float> expected = run(one);
-  Cluster cluster(GetParam(), model, 6 - size_of(GetParam()));
-  Runner many(GetParam(), cluster, 1);
-  expect_same_bits(run(many), expected, std::to_string(cluster.ranks().size()) + " ranks");
-}
+TEST_P(Ranks, GiveTheBitsOfOneToEverySequenceOfABatch) { expect_the_bits_of_one_in_a_batch(GetParam(), model); }
 
 // Long prompts are divided: rows of one sequence on several ranks, whose keys and values, or recurrent states, go from
 // one to the next. Then tokens come one by one, and another long piece.

@@ -30,21 +30,7 @@ TEST_P(RowRanks, GiveTheBitsOfOne) {
 }
 
 TEST_P(RowRanks, GiveTheBitsOfOneToEverySequenceOfABatch) {
-  const std::vector<int32_t> a = some_ids(7, vocabulary, 4), b = some_ids(1, vocabulary, 5);
-  const auto run = [&](Runner& runner) {
-    layers::ResidentState first = runner.state(), second = runner.state();
-    layers::ResidentState* both[] = {&first, &second};
-    const std::span<const int32_t> prompts[] = {a, b}, next[] = {b, b};
-    std::vector<float> logits = runner.step(prompts, both);
-    const std::vector<float> decoded = runner.step(std::span(next).last(1), std::span(both).last(1));
-    logits.insert(logits.end(), decoded.begin(), decoded.end());
-    return logits;
-  };
-  Runner one(GetParam(), *model.decoder);
-  const std::vector<float> expected = run(one);
-  Cluster cluster(GetParam(), model, 6 - size_of(GetParam()), {}, kRows);
-  Runner many(GetParam(), cluster, 1);
-  expect_same_bits(run(many), expected, std::to_string(cluster.ranks().size()) + " ranks");
+  expect_the_bits_of_one_in_a_batch(GetParam(), model, kRows);
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, RowRanks, testing::ValuesIn(cases()), name_of);
