@@ -6,18 +6,19 @@ them and with the flags of its room's sources. That takes half a second to a sec
 
 import argparse
 import concurrent.futures
-import json
 import os
 import pathlib
 import shlex
 import subprocess
 import sys
 
+import compile_database
+
 
 def flags_of_rooms(build: pathlib.Path, root: pathlib.Path) -> dict[str, list[str]]:
     """The compiler and its flags for one source of each room, without what names that source."""
     flags = {}
-    for entry in json.loads((build / "compile_commands.json").read_text(encoding="utf-8")):
+    for entry in compile_database.read(build):
         file = pathlib.Path(entry["file"])
         if not file.is_relative_to(root / "src"):
             continue

@@ -16,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 
+import compile_database
+
 TIDY = "clang-tidy-14"
 SKIPPED = 77  # what ctest takes for a test that could not run
 GCC_ONLY = re.compile(r"-fpch-preprocess|-fno-tree-.*|-fno-(ipa|gcse|schedule|ivopts).*|--param.*|-W.*")  # its warnings are its own work
@@ -62,7 +64,7 @@ def main() -> int:
         print(f"{TIDY} is not installed: ./dev tidy installs it", file=sys.stderr)
         return SKIPPED
     root = arguments.root.resolve()
-    database = json.loads((arguments.build / "compile_commands.json").read_text(encoding="utf-8"))
+    database = compile_database.read(arguments.build)
     entries = {pathlib.Path(entry["file"]).resolve().relative_to(root).as_posix(): entry for entry in database
                if pathlib.Path(entry["file"]).resolve().is_relative_to(root)}
     ours = {name: entry for name, entry in entries.items() if not name.startswith("build/")}

@@ -18,7 +18,6 @@ namespace {
 // Values in all lists together. The longest lists of published files, of tokens and merges, have 2^18; without a limit
 // a file of many gigabytes could ask for many times its size in memory.
 constexpr int64_t kListLimit = int64_t{1} << 26;
-constexpr uint32_t kMaxDims = 4;
 
 /// Reads forward through the header; refuses to pass the end of the file.
 class Cursor {
@@ -184,8 +183,8 @@ Entry read_entry(Cursor& cursor, int64_t number, int64_t total, int64_t alignmen
   const std::string name = shown(entry.tensor.name), place = fmt::format("{}: {}", cursor.where(), name);
   if (name.empty()) fail(ErrorKind::bad_input, cursor.where(), "tensor {} of {} has no name", number, total);
   const uint32_t dims = cursor.number<uint32_t>(name);
-  if (dims < 1 || dims > kMaxDims)
-    fail(ErrorKind::bad_input, place, "expected 1 to {} dimensions, found {}", kMaxDims, dims);
+  if (dims < 1 || dims > kGgufMaxDims)
+    fail(ErrorKind::bad_input, place, "expected 1 to {} dimensions, found {}", kGgufMaxDims, dims);
   entry.tensor.shape.resize(dims);
   // The file counts dims from the innermost, PyTorch from the outermost.
   for (uint32_t i = 0; i < dims; ++i) entry.tensor.shape[dims - 1 - i] = cursor.number<int64_t>(name);

@@ -17,7 +17,6 @@ using base::fail;
 namespace {
 
 constexpr size_t kNameLimit = 63;  // ggml's GGML_MAX_NAME, less its terminator
-constexpr size_t kMaxDims = 4;
 
 class Header {
  public:
@@ -137,8 +136,8 @@ Header make_header(std::span<const TensorToWrite> tensors, const Metadata& metad
     if (!names.insert(tensor.name).second) fail(ErrorKind::bad_input, place, "the name is taken");
     // GGUF has no dimensionless tensors: a single value is a list of one.
     const tensor::Shape shape = tensor.shape.empty() ? tensor::Shape{1} : tensor.shape;
-    if (shape.size() > kMaxDims)
-      fail(ErrorKind::unsupported, place, "{} dimensions; GGUF has at most {}", shape.size(), kMaxDims);
+    if (shape.size() > kGgufMaxDims)
+      fail(ErrorKind::unsupported, place, "{} dimensions; GGUF has at most {}", shape.size(), kGgufMaxDims);
     header.string(tensor.name);
     header.number(static_cast<uint32_t>(shape.size()));
     for (size_t i = shape.size(); i-- > 0;) header.number(shape[i]);

@@ -20,6 +20,7 @@ inline constexpr uint32_t kGgufTypes = 13;
 int64_t least_bytes(GgufType type);
 
 inline constexpr uint32_t kGgufVersion = 3;
+inline constexpr uint32_t kGgufMaxDims = 4;
 inline constexpr int64_t kGgufAlignment = 32;  // unless the key general.alignment says otherwise
 
 }  // namespace coterie::checkpoint

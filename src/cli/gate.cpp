@@ -23,7 +23,7 @@ struct GateCommand {
   bool json = false;
 };
 
-void describe(const surgery::GateMade& made, const std::string& out) {
+void describe_gate(const surgery::GateMade& made, const std::string& out) {
   const families::Gate& gate = made.gate;
   print(fmt::format("{}: a {} gate over {} models, {} of them for each {}", out, name(gate.kind), gate.count(),
                     gate.top_k, gate.kind == families::Gate::Kind::prompt ? "prompt" : "token"));
@@ -57,7 +57,7 @@ int gate_command(const GateCommand& command) {
   if (command.json)
     print(to_json(made).dump(2) + "\n");
   else
-    describe(made, command.out);
+    describe_gate(made, command.out);
   return 0;
 }
 

@@ -23,7 +23,7 @@ namespace {
 using base::ErrorKind;
 using text::TokenizerRecipe;
 
-struct TrainOptions {
+struct TokenizerOptions {
   std::string kind = "bpe", out;
   int64_t vocabulary = 4096, min_frequency = 2;
   std::vector<std::string> special = {"<|endoftext|>"}, files;
@@ -36,7 +36,7 @@ TokenizerRecipe::Kind kind_of(const std::string& name) {
   return TokenizerRecipe::Kind::bpe;
 }
 
-int train(const TrainOptions& options) {
+int train(const TokenizerOptions& options) {
   const std::filesystem::path folder = options.out;
   // Made before the training, which takes minutes, and taken away again if that fails.
   base::FoldersAbove made(folder / "tokenizer.json");
@@ -82,7 +82,7 @@ int train(const TrainOptions& options) {
 void add_tokenizer(CLI::App& app, Action& action) {
   CLI::App* command = app.add_subcommand("tokenizer", "Train a vocabulary on texts");
   command->require_subcommand(1);
-  auto options = std::make_shared<TrainOptions>();
+  auto options = std::make_shared<TokenizerOptions>();
   CLI::App* sub = command->add_subcommand("train", "Make a tokenizer.json from texts");
   sub->add_option("FILE", options->files, "Texts in UTF-8; - is standard input")->check(reads())->required();
   sub->add_option("-o,--output", options->out, "The folder for tokenizer.json and tokenizer_config.json")

@@ -16,7 +16,7 @@ namespace coterie::runtime {
 namespace {
 
 constexpr int64_t kLargePage = 2 << 20;
-constexpr int64_t kPieceBytes = 32 << 20;  // moved together: some milliseconds
+constexpr int64_t kMovedBytes = 32 << 20;  // moved together: some milliseconds
 constexpr int64_t kSmallPage = 4096;
 // Below this, page tables and what they map stay in the caches.
 constexpr int64_t kWorthwhile = 64 << 20;
@@ -73,8 +73,8 @@ LargePages::LargePages(const checkpoint::TensorSource& source,
     const auto up = [](uint64_t at) { return (at + kLargePage - 1) / kLargePage * kLargePage; };
     auto at = up(reinterpret_cast<uint64_t>(run.begin));
     const uint64_t end = reinterpret_cast<uint64_t>(run.end) / kLargePage * kLargePage;
-    for (; at < end; at += kPieceBytes) {
-      const int64_t bytes = std::min<int64_t>(kPieceBytes, static_cast<int64_t>(end - at));
+    for (; at < end; at += kMovedBytes) {
+      const int64_t bytes = std::min<int64_t>(kMovedBytes, static_cast<int64_t>(end - at));
       pieces_.push_back({reinterpret_cast<std::byte*>(at), bytes});
       total += bytes;
     }

@@ -24,7 +24,7 @@ using base::ErrorKind;
 
 constexpr char kMagic[16] = "coterie pages 1";
 constexpr uint32_t kNobody = UINT32_MAX;
-enum Kind : uint32_t { kRoot = 1, kPage = 2, kState = 3 };
+enum RecordKind : uint32_t { kRoot = 1, kPage = 2, kState = 3 };
 
 /// What stands before each record's bytes; numbers as this machine writes them, which kOrder checks.
 struct Head {

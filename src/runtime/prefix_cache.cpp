@@ -9,7 +9,7 @@
 namespace coterie::runtime {
 
 namespace {
-constexpr size_t kPage = static_cast<size_t>(ops::kCacheBlock);
+constexpr size_t kPageTokens = static_cast<size_t>(ops::kCacheBlock);
 constexpr size_t kRememberedEvictions = 1 << 16;
 
 template <typename Range>
@@ -40,7 +40,7 @@ PrefixCache::~PrefixCache() { clear(); }
 
 PrefixCache::Ids PrefixCache::ids_of(std::span<const TokenId> ids, size_t page) {
   Ids result;
-  std::copy_n(ids.begin() + static_cast<int64_t>(page * kPage), kPage, result.begin());
+  std::copy_n(ids.begin() + static_cast<int64_t>(page * kPageTokens), kPageTokens, result.begin());
   return result;
 }
 
@@ -56,7 +56,7 @@ std::vector<PrefixCache::Node*> PrefixCache::path(const std::string& key, std::s
   const auto root = roots_.find(key);
   if (root == roots_.end()) return path;
   const Node* node = root->second.get();
-  for (size_t page = 0; page < ids.size() / kPage; ++page) {
+  for (size_t page = 0; page < ids.size() / kPageTokens; ++page) {
     const auto child = node->children.find(ids_of(ids, page));
     if (child == node->children.end()) break;
     node = child->second.get();
@@ -84,8 +84,8 @@ PrefixCache::Found PrefixCache::find(const std::string& key, std::span<const Tok
     found.routes.push_back(known[page]->routes);
   }
   if (pages > 0) found.state = known[pages - 1]->state;
-  found.positions = static_cast<int64_t>(pages * kPage);
-  if (pages < ids.size() / kPage) found.miss = miss(key, known, ids, found.positions);
+  found.positions = static_cast<int64_t>(pages * kPageTokens);
+  if (pages < ids.size() / kPageTokens) found.miss = miss(key, known, ids, found.positions);
   return found;
 }
 
@@ -94,7 +94,7 @@ std::string PrefixCache::miss(const std::string& key, std::span<Node* const> pat
   const auto root = roots_.find(key);
   const uint64_t hash = path.empty() ? hash_of(key) : path.back()->hash;
   if (root == roots_.end() && !evicted_.contains(hash)) return "nothing was cached under its settings and salt";
-  const bool next = path.size() < ids.size() / kPage;  // a page beyond what is known
+  const bool next = path.size() < ids.size() / kPageTokens;  // a page beyond what is known
   if (root == roots_.end() || (next && evicted_.contains(hash_of(ids_of(ids, path.size()), hash))))
     return fmt::format("from position {} on it was evicted to stay within the memory", usable);
   const auto known = std::ssize(path) * ops::kCacheBlock;
@@ -107,7 +107,7 @@ std::string PrefixCache::miss(const std::string& key, std::span<Node* const> pat
 }
 
 int64_t PrefixCache::known(const std::string& key, std::span<const TokenId> ids) const {
-  return static_cast<int64_t>(usable(path(key, ids)) * kPage);
+  return static_cast<int64_t>(usable(path(key, ids)) * kPageTokens);
 }
 
 int64_t PrefixCache::in_use(const std::string& key, std::span<const TokenId> ids) const {
@@ -119,9 +119,9 @@ int64_t PrefixCache::in_use(const std::string& key, std::span<const TokenId> ids
 
 void PrefixCache::insert(const std::string& key, std::span<const TokenId> ids, KvCache& cache,
                          std::span<const std::shared_ptr<RoutePage>> routes) {
-  const size_t pages = std::min(ids.size(), static_cast<size_t>(cache.length())) / kPage;
+  const size_t pages = std::min(ids.size(), static_cast<size_t>(cache.length())) / kPageTokens;
   const bool states = shape_->state.floats() > 0;
-  base::require(!states || (std::ssize(ids) == cache.length() && ids.size() % kPage == 0), "prefix cache",
+  base::require(!states || (std::ssize(ids) == cache.length() && ids.size() % kPageTokens == 0), "prefix cache",
                 "recurrent states of {} positions cannot be kept with {} tokens", cache.length(), ids.size());
   // Where the model has states, pages without a state after them are of no use to anyone.
   if (pages == 0 || (states && most_states_ == 0)) return;
@@ -190,7 +190,7 @@ std::vector<PageStore::Place> PrefixCache::on_disk(const std::string& key, std::
   std::vector<PageStore::Place> longest;
   for (PageStore::Place at : path.empty() ? store_->find_roots(key) : std::vector{path.back()->disk}) {
     std::vector<PageStore::Place> places;
-    for (size_t page = path.size(); page < ids.size() / kPage; ++page) {
+    for (size_t page = path.size(); page < ids.size() / kPageTokens; ++page) {
       at = store_->find(at, ids_of(ids, page));
       if (!store_->holds(at)) break;
       places.push_back(at);

@@ -11,9 +11,9 @@ namespace coterie::surgery {
 
 namespace {
 
-class Comparison {
+class FieldComparison {
  public:
-  Comparison(std::string place, const DifferenceWords& words) : place_(std::move(place)), words_(words) {}
+  FieldComparison(std::string place, const DifferenceWords& words) : place_(std::move(place)), words_(words) {}
 
   template <typename T>
   void same(std::string_view field, const T& a, const T& b) const {
@@ -68,7 +68,7 @@ std::string_view kind_of(const Variant& layer) {
   return std::visit([](const auto& spec) { return kind_name(spec); }, layer);
 }
 
-void compare(const Comparison& c, std::string_view field, const std::optional<layers::NormSpec>& a,
+void compare(const FieldComparison& c, std::string_view field, const std::optional<layers::NormSpec>& a,
              const std::optional<layers::NormSpec>& b) {
   if (!c.both(field, a, b)) return;
   c.same(field, a->kind, b->kind);
@@ -77,7 +77,7 @@ void compare(const Comparison& c, std::string_view field, const std::optional<la
 }
 
 // By what they do: at the length they were made for and far beyond it.
-void compare(const Comparison& c, const layers::RopeSpec& a, const layers::RopeSpec& b) {
+void compare(const FieldComparison& c, const layers::RopeSpec& a, const layers::RopeSpec& b) {
   c.same("rotary dimensions", a.dims, b.dims);
   for (const int64_t length : {int64_t{0}, 8 * std::max<int64_t>(a.original_context, 1)}) {
     const ops::RopeTable x = layers::rope_table(a, length), y = layers::rope_table(b, length);
@@ -87,13 +87,13 @@ void compare(const Comparison& c, const layers::RopeSpec& a, const layers::RopeS
   }
 }
 
-void compare(const Comparison& c, const layers::RouterSpec& a, const layers::RouterSpec& b);
-void compare(const Comparison& c, const layers::OutputGate& a, const layers::OutputGate& b) {
+void compare(const FieldComparison& c, const layers::RouterSpec& a, const layers::RouterSpec& b);
+void compare(const FieldComparison& c, const layers::OutputGate& a, const layers::OutputGate& b) {
   c.same("gate of the output", a.shape, b.shape);
   if (a.shape != layers::OutputGate::Shape::none) c.same("gate of the output", a.activation, b.activation);
 }
 
-void compare(const Comparison& c, const layers::AttentionSpec& a, const layers::AttentionSpec& b) {
+void compare(const FieldComparison& c, const layers::AttentionSpec& a, const layers::AttentionSpec& b) {
   compare(c, a.gate, b.gate);
   c.same("number of heads", a.heads, b.heads);
   c.same("number of key-value heads", a.kv_heads, b.kv_heads);
@@ -127,7 +127,7 @@ void compare(const Comparison& c, const layers::AttentionSpec& a, const layers::
   if (c.both("experts of the attention", a.experts, b.experts)) compare(c, *a.experts, *b.experts);
 }
 
-void compare(const Comparison& c, const layers::LatentAttentionSpec& a, const layers::LatentAttentionSpec& b) {
+void compare(const FieldComparison& c, const layers::LatentAttentionSpec& a, const layers::LatentAttentionSpec& b) {
   c.same("number of heads", a.heads, b.heads);
   c.same("rank of the queries", a.q_rank, b.q_rank);
   c.same("rank of keys and values", a.kv_rank, b.kv_rank);
@@ -152,7 +152,7 @@ void compare(const Comparison& c, const layers::LatentAttentionSpec& a, const la
   compare(c, a.rope, b.rope);
 }
 
-void compare(const Comparison& c, const layers::MambaSpec& a, const layers::MambaSpec& b) {
+void compare(const FieldComparison& c, const layers::MambaSpec& a, const layers::MambaSpec& b) {
   c.same("inner width", a.inner, b.inner);
   c.same("number of states", a.states, b.states);
   c.same("width of the convolution", a.conv_width, b.conv_width);
@@ -166,7 +166,7 @@ void compare(const Comparison& c, const layers::MambaSpec& a, const layers::Mamb
     c.near("norms of dt, B and C", static_cast<double>(a.inner_norm_eps), static_cast<double>(b.inner_norm_eps));
 }
 
-void compare(const Comparison& c, const layers::Mamba2Spec& a, const layers::Mamba2Spec& b) {
+void compare(const FieldComparison& c, const layers::Mamba2Spec& a, const layers::Mamba2Spec& b) {
   c.same("number of Mamba heads", a.heads, b.heads);
   c.same("width of a Mamba head", a.head_dim, b.head_dim);
   c.same("number of states", a.states, b.states);
@@ -181,7 +181,7 @@ void compare(const Comparison& c, const layers::Mamba2Spec& a, const layers::Mam
 }
 
 // The order of value heads is one of weights, which whoever writes them sees to.
-void compare(const Comparison& c, const layers::DeltaRuleSpec& a, const layers::DeltaRuleSpec& b) {
+void compare(const FieldComparison& c, const layers::DeltaRuleSpec& a, const layers::DeltaRuleSpec& b) {
   c.same("number of key heads", a.key_heads, b.key_heads);
   c.same("number of value heads", a.value_heads, b.value_heads);
   c.same("width of a key", a.key_dim, b.key_dim);
@@ -197,12 +197,12 @@ void compare(const Comparison& c, const layers::DeltaRuleSpec& a, const layers::
   c.near("norm of the mixer", static_cast<double>(a.norm_eps), static_cast<double>(b.norm_eps));
 }
 
-void compare(const Comparison& c, const layers::ShortConvSpec& a, const layers::ShortConvSpec& b) {
+void compare(const FieldComparison& c, const layers::ShortConvSpec& a, const layers::ShortConvSpec& b) {
   c.same("width of the convolution", a.conv_width, b.conv_width);
   c.same("biases of the mixer", a.bias, b.bias);
 }
 
-void compare(const Comparison& c, const layers::LightningSpec& a, const layers::LightningSpec& b) {
+void compare(const FieldComparison& c, const layers::LightningSpec& a, const layers::LightningSpec& b) {
   c.same("number of heads", a.heads, b.heads);
   c.same("head dimension", a.head_dim, b.head_dim);
   c.same("activation of the mixer", a.activation, b.activation);
@@ -210,9 +210,9 @@ void compare(const Comparison& c, const layers::LightningSpec& a, const layers::
   c.near("norm of the mixer", static_cast<double>(a.norm_eps), static_cast<double>(b.norm_eps));
 }
 
-void compare(const Comparison&, const layers::NoMixerSpec&, const layers::NoMixerSpec&) {}
+void compare(const FieldComparison&, const layers::NoMixerSpec&, const layers::NoMixerSpec&) {}
 
-void compare(const Comparison& c, const layers::DenseFfnSpec& a, const layers::DenseFfnSpec& b) {
+void compare(const FieldComparison& c, const layers::DenseFfnSpec& a, const layers::DenseFfnSpec& b) {
   c.same("width of the FFN", a.hidden, b.hidden);
   c.same("activation of the FFN", a.activation, b.activation);
   c.same("gate of the FFN", a.gated, b.gated);
@@ -220,7 +220,7 @@ void compare(const Comparison& c, const layers::DenseFfnSpec& a, const layers::D
   c.near("clamp of the FFN", static_cast<double>(a.clamp), static_cast<double>(b.clamp));
 }
 
-void compare(const Comparison& c, const layers::RouterSpec& a, const layers::RouterSpec& b) {
+void compare(const FieldComparison& c, const layers::RouterSpec& a, const layers::RouterSpec& b) {
   c.same("number of experts", a.experts, b.experts);
   c.same("number of experts for a token", a.experts_per_token, b.experts_per_token);
   c.same("score of the router", a.score, b.score);
@@ -255,7 +255,7 @@ void compare(const Comparison& c, const layers::RouterSpec& a, const layers::Rou
     c.near("rule of selection", static_cast<double>(a.near_best), static_cast<double>(b.near_best));
 }
 
-void compare(const Comparison& c, const layers::MoeSpec& a, const layers::MoeSpec& b) {
+void compare(const FieldComparison& c, const layers::MoeSpec& a, const layers::MoeSpec& b) {
   compare(c, a.router, b.router);
   c.same("width of an expert", a.hidden, b.hidden);
   c.same("activation of the experts", a.activation, b.activation);
@@ -279,10 +279,10 @@ void compare(const Comparison& c, const layers::MoeSpec& a, const layers::MoeSpe
   compare(c, "norm after the experts", a.experts_post_norm, b.experts_post_norm);
 }
 
-void compare(const Comparison&, const layers::NoFfnSpec&, const layers::NoFfnSpec&) {}
+void compare(const FieldComparison&, const layers::NoFfnSpec&, const layers::NoFfnSpec&) {}
 
 template <typename Variant>
-void compare_kinds(const Comparison& c, std::string_view field, const Variant& a, const Variant& b) {
+void compare_kinds(const FieldComparison& c, std::string_view field, const Variant& a, const Variant& b) {
   if (a.index() != b.index()) c.differ(field, kind_of(a), kind_of(b));
   std::visit([&](const auto& kind) { compare(c, kind, std::get<std::remove_cvref_t<decltype(kind)>>(b)); }, a);
 }
@@ -291,7 +291,7 @@ void compare_kinds(const Comparison& c, std::string_view field, const Variant& a
 
 void require_same(const models::ModelSpec& model, const models::ModelSpec& read, std::string_view where,
                   const DifferenceWords& words) {
-  const Comparison c(std::string(where), words);
+  const FieldComparison c(std::string(where), words);
   c.same("vocabulary", model.vocabulary, read.vocabulary);
   c.same("width", model.width, read.width);
   c.same("context", model.context, read.context);
@@ -309,7 +309,7 @@ void require_same(const models::ModelSpec& model, const models::ModelSpec& read,
   c.same("shared blocks", model.shared.size(), read.shared.size());
   for (size_t i = 0; i < model.blocks.size(); ++i) {
     const models::BlockSpec &a = model.blocks[i], &b = read.blocks[i];
-    const Comparison in_layer(fmt::format("{}: layer {}", where, i), words);
+    const FieldComparison in_layer(fmt::format("{}: layer {}", where, i), words);
     compare(in_layer, "norm before the mixer", a.mixer_norm, b.mixer_norm);
     compare(in_layer, "norm after the mixer", a.mixer_post_norm, b.mixer_post_norm);
     compare(in_layer, "norm before the FFN", a.ffn_norm, b.ffn_norm);

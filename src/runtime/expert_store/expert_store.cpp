@@ -12,7 +12,7 @@ namespace coterie::runtime {
 
 namespace {
 
-constexpr int64_t kPieceBytes = 1 << 20;  // of a read: the disk has several at a time
+constexpr int64_t kExpertPieceBytes = 1 << 20;  // of a read: the disk has several at a time
 
 PolicyShape policy_shape(const ExpertLayout& layout, std::vector<int64_t> slots) {
   PolicyShape shape;
@@ -159,10 +159,10 @@ class ExpertStore::Lease final : public layers::ExpertLease {
       for (const ExpertPart& part : stored(plan_.uses[u].expert).parts) {
         const int64_t begin = part.offset / unit * unit, last = part.offset + part.bytes;
         const int64_t end = (last + unit - 1) / unit * unit;
-        for (int64_t at = begin; at < end; at += kPieceBytes) {
+        for (int64_t at = begin; at < end; at += kExpertPieceBytes) {
           const ReadPiece read{.file = part.file,
                                .offset = at,
-                               .bytes = std::min(kPieceBytes, end - at),
+                               .bytes = std::min(kExpertPieceBytes, end - at),
                                .to = slot(u) + part.slot_offset + (at - begin),
                                .tag = pieces_.size()};
           pieces_.push_back(

@@ -8,8 +8,6 @@ namespace coterie::serve {
 
 namespace {
 
-constexpr int64_t kChoices = 128, kAlternatives = 20;
-
 /// /v1/chat/completions
 class ChatAnswer final : public Answer {
  public:
@@ -33,7 +31,7 @@ class ChatAnswer final : public Answer {
     return_ids_ = fields.boolean("return_token_ids").value_or(false);
     verbose_ = fields.boolean("verbose").value_or(false);
     read_expert_fields(fields, model, request);
-    const int64_t n = fields.integer("n", 1, kChoices).value_or(1);
+    const int64_t n = fields.integer("n", 1, kMostChoices).value_or(1);
     accept_inert(fields);
     accept_chat(fields);
     warnings = fields.refuse_unknown(model.lenient);
@@ -143,7 +141,7 @@ class ChatAnswer final : public Answer {
 
   void read_logprobs(Fields& fields, Request& request) {
     logprobs_ = fields.boolean("logprobs").value_or(false);
-    const auto top = fields.integer("top_logprobs", 0, kAlternatives);
+    const auto top = fields.integer("top_logprobs", 0, kMostAlternatives);
     if (top && *top > 0 && !logprobs_) throw ApiError(400, "top_logprobs: needs logprobs: true", "top_logprobs");
     if (logprobs_) request.logprobs = top.value_or(0);
   }

@@ -13,7 +13,6 @@ namespace coterie::serve {
 
 namespace {
 
-constexpr int64_t kChoices = 128, kAlternatives = 20;
 constexpr int64_t kUnsaid = 16;  // OpenAI's default of max_tokens here
 
 int64_t letters(std::string_view text) {
@@ -42,9 +41,9 @@ class CompletionAnswer final : public Answer {
       request.max_tokens = *most;
     read_sampling(fields, model, request);
     echo_ = fields.boolean("echo").value_or(false);
-    if (const auto top = fields.integer("logprobs", 0, kAlternatives)) request.logprobs = *top;
+    if (const auto top = fields.integer("logprobs", 0, kMostAlternatives)) request.logprobs = *top;
     if (echo_) request.prompt_logprobs = request.logprobs;
-    if (const auto top = fields.integer("prompt_logprobs", 0, kAlternatives)) {
+    if (const auto top = fields.integer("prompt_logprobs", 0, kMostAlternatives)) {
       if (echo_ && request.logprobs >= 0 && request.logprobs != *top)
         throw ApiError(400, "prompt_logprobs: with echo it is the same as logprobs", "prompt_logprobs");
       request.prompt_logprobs = *top;
@@ -52,8 +51,8 @@ class CompletionAnswer final : public Answer {
     }
     return_ids_ = fields.boolean("return_token_ids").value_or(false);
     read_expert_fields(fields, model, request);
-    n_ = fields.integer("n", 1, kChoices).value_or(1);
-    if (const auto best = fields.integer("best_of", 1, kChoices); best && *best != n_)
+    n_ = fields.integer("n", 1, kMostChoices).value_or(1);
+    if (const auto best = fields.integer("best_of", 1, kMostChoices); best && *best != n_)
       throw ApiError(400, "best_of: this server does not rank answers: expected the value of n", "best_of",
                      "unsupported_parameter");
     fields.refuse("suffix", "this server does not write text that goes before a suffix", "");
@@ -63,11 +62,11 @@ class CompletionAnswer final : public Answer {
     accept_inert(fields);
     fields.accept({"timings_per_token"});
     warnings = fields.refuse_unknown(model.lenient);
-    if (static_cast<int64_t>(prompts_.size()) * n_ > 4 * kChoices)
-      throw ApiError(
-          400,
-          fmt::format("prompt: {} prompts of {} choices are more than {} at once", prompts_.size(), n_, 4 * kChoices),
-          "prompt");
+    if (static_cast<int64_t>(prompts_.size()) * n_ > 4 * kMostChoices)
+      throw ApiError(400,
+                     fmt::format("prompt: {} prompts of {} choices are more than {} at once", prompts_.size(), n_,
+                                 4 * kMostChoices),
+                     "prompt");
     for (const Prompt& prompt : prompts_) {
       request.prompt = prompt.ids;
       for (Request& copy : copies(request, n_)) {

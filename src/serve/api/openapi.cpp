@@ -14,8 +14,6 @@ Json nullable(Json schema) {
   schema["type"] = Json::array({schema["type"], "null"});
   return schema;
 }
-Json list_of(Json schema) { return {{"type", "array"}, {"items", std::move(schema)}}; }
-Json reference(const char* name) { return {{"$ref", std::string("#/components/schemas/") + name}}; }
 
 Json object_schema(Json properties, Json required) {
   return {{"type", "object"}, {"properties", std::move(properties)}, {"required", std::move(required)}};

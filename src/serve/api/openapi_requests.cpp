@@ -13,10 +13,10 @@ using base::Json;
 
 constexpr double kMost = 2147483647;
 
-Json of_type(const char* type) { return {{"type", Json::array({type, "null"})}}; }
-Json flag() { return of_type("boolean"); }
-Json text() { return of_type("string"); }
-Json object() { return of_type("object"); }
+Json nullable_type(const char* type) { return {{"type", Json::array({type, "null"})}}; }
+Json flag() { return nullable_type("boolean"); }
+Json text() { return nullable_type("string"); }
+Json object() { return nullable_type("object"); }
 Json any() { return Json::object(); }
 Json whole(double least, double most) {
   return {{"type", Json::array({"integer", "null"})}, {"minimum", least}, {"maximum", most}};
@@ -24,7 +24,6 @@ Json whole(double least, double most) {
 Json number(double least, double most) {
   return {{"type", Json::array({"number", "null"})}, {"minimum", least}, {"maximum", most}};
 }
-Json list_of(Json schema) { return {{"type", "array"}, {"items", std::move(schema)}}; }
 Json optional_list_of(Json schema) { return {{"type", Json::array({"array", "null"})}, {"items", std::move(schema)}}; }
 Json texts() { return {{"anyOf", {{{"type", "string"}}, list_of({{"type", "string"}}), {{"type", "null"}}}}}; }
 Json word(std::initializer_list<const char*> words) {
@@ -32,7 +31,6 @@ Json word(std::initializer_list<const char*> words) {
   for (const char* each : words) schema["enum"].push_back(each);
   return schema;
 }
-Json reference(const char* name) { return {{"$ref", std::string("#/components/schemas/") + name}}; }
 
 Json sampling() {
   return {{"temperature", number(0, 1000)},
@@ -59,7 +57,7 @@ Json sampling() {
           {"dry_penalty_last_n", whole(-1, kMost)},
           {"dry_sequence_breakers", texts()},
           {"logit_bias", {{"type", Json::array({"object", "array", "null"})}}},
-          {"seed", of_type("integer")},
+          {"seed", nullable_type("integer")},
           {"stop", texts()},
           {"ignore_eos", flag()},
           {"skip_special_tokens", flag()},

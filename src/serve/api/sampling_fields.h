@@ -6,6 +6,9 @@
 
 namespace coterie::serve {
 
+// What a request may ask for at most, as OpenAI's API has it: choices, and alternatives of each token.
+inline constexpr int64_t kMostChoices = 128, kMostAlternatives = 20;
+
 /// A request without its prompt, with what the model's server has for fields that are not given. A seed that is not
 /// given is drawn.
 Request default_request(const ServedModel& model);

@@ -55,15 +55,15 @@ std::vector<Preset> make_presets() {
   };
 }
 
-enum class Part { values, keys, output, down, other };
+enum class PresetPart { values, keys, output, down, other };
 
-Part part_of(const std::string& path) {
+PresetPart part_of(const std::string& path) {
   const auto ends = [&](std::string_view end) { return path.ends_with(end); };
-  if (ends(".attention.v") || ends(".latent.v_b")) return Part::values;
-  if (ends(".attention.k")) return Part::keys;
-  if (ends(".attention.o") || ends(".latent.o")) return Part::output;
-  if (ends(".ffn.down") || ends(".experts.down") || ends(".shared.down")) return Part::down;
-  return Part::other;
+  if (ends(".attention.v") || ends(".latent.v_b")) return PresetPart::values;
+  if (ends(".attention.k")) return PresetPart::keys;
+  if (ends(".attention.o") || ends(".latent.o")) return PresetPart::output;
+  if (ends(".ffn.down") || ends(".experts.down") || ends(".shared.down")) return PresetPart::down;
+  return PresetPart::other;
 }
 
 // Where llama.cpp's *_m mixtures spend their bits.
@@ -82,13 +82,13 @@ DType Preset::format(const Role& role, const PresetFacts& facts) const {
   }
   if (role.path == "embedding") return base;
 
-  const Part part = part_of(role.path);
-  if (part == Part::other) return base;
+  const PresetPart part = part_of(role.path);
+  if (part == PresetPart::other) return base;
   const int64_t layer = families::path_pattern(role.path).layer, n = facts.layers;
   const bool eight = facts.experts == 8, many = facts.queries_per_key >= 4;
   const bool iq4 = is("iq4_nl") || is("iq4_xs"), medium = is("q4_k_m") || is("q5_k_m");
   switch (part) {
-    case Part::values: {
+    case PresetPart::values: {
       const int64_t i = facts.attention_rank[static_cast<size_t>(layer)];
       if (eight) return DType::q8_0;  // as for keys: next to nothing beside eight experts
       if (is("q2_k")) return many ? DType::q4_k : DType::q3_k;
@@ -98,15 +98,15 @@ DType Preset::format(const Role& role, const PresetFacts& facts) const {
       if (is("q4_k_s") && i < 4) return DType::q5_k;
       return base;
     }
-    case Part::keys: return eight ? DType::q8_0 : base;
-    case Part::output:
+    case PresetPart::keys: return eight ? DType::q8_0 : base;
+    case PresetPart::output:
       if (eight && (is("q2_k") || is("q3_k_s") || is("q3_k_m") || is("q4_k_s") || is("q4_k_m") || iq4))
         return DType::q5_k;
       if (eight) return base;
       if (is("q2_k")) return DType::q3_k;
       if (is("q3_k_m")) return DType::q4_k;
       return is("q3_k_l") ? DType::q5_k : base;
-    case Part::down:
+    case PresetPart::down:
       if (is("q2_k")) return DType::q3_k;
       if (is("q3_k_m")) return layer < n / 16 ? DType::q5_k : DType::q4_k;
       if (is("q3_k_l")) return DType::q5_k;
@@ -115,7 +115,7 @@ DType Preset::format(const Role& role, const PresetFacts& facts) const {
       if (is("q4_k_s") || (iq4 && !facts.importance)) return DType::q5_k;
       if (is("q4_0") && facts.importance) return DType::q4_1;
       return is("q5_0") && facts.importance ? DType::q5_1 : base;
-    case Part::other: break;
+    case PresetPart::other: break;
   }
   return base;
 }

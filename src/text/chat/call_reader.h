@@ -11,6 +11,9 @@
 // Readers of calls, each for one way to write them, fed character by character.
 namespace coterie::text {
 
+/// White space of JSON.
+inline bool is_space(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
+
 /// Where a reader puts what it reads.
 class CallSink {
  public:

@@ -10,14 +10,6 @@
 
 namespace coterie::text {
 
-namespace {
-
-bool is_space(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
-
-constexpr std::string_view kPythonTag = "<|python_tag|>";
-
-}  // namespace
-
 /// One character after the other, so that no cut of the text can matter.
 struct ChatParser::State final : CallSink {
   enum class At {

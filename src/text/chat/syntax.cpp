@@ -90,7 +90,6 @@ constexpr ReasoningMarks kReasoning[] = {{"<think>", "</think>"},
                                          {"<|START_THINKING|>", "<|END_THINKING|>"}};
 
 // What Llama writes before a call, sometimes.
-constexpr std::string_view kPythonTag = "<|python_tag|>";
 
 }  // namespace
 

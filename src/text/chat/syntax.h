@@ -10,6 +10,9 @@
 // templates write them.
 namespace coterie::text {
 
+/// What Llama writes before a call that is code.
+inline constexpr std::string_view kPythonTag = "<|python_tag|>";
+
 /// The marks of a family's calls.
 struct CallForm {
   enum class Body {

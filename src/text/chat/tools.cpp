@@ -13,7 +13,7 @@ namespace {
 
 using base::ErrorKind;
 using base::fail;
-using Json = nlohmann::ordered_json;  // a schema's order is the order in which arguments are written
+using OrderedJson = nlohmann::ordered_json;  // a schema's order is the order in which arguments are written
 
 constexpr size_t kLongestName = 128;
 
@@ -24,19 +24,20 @@ bool is_name(std::string_view name) {
   });
 }
 
-Tool read_tool(const Json& json, const std::string& where) {
+Tool read_tool(const OrderedJson& json, const std::string& where) {
   if (!json.is_object()) fail(ErrorKind::bad_input, where, "is not an object");
-  if (json.value("type", Json()) != "function")
-    fail(ErrorKind::bad_input, where + ".type", "is {}, expected \"function\"", json.value("type", Json()).dump());
-  const Json function = json.value("function", Json());
+  if (json.value("type", OrderedJson()) != "function")
+    fail(ErrorKind::bad_input, where + ".type", "is {}, expected \"function\"",
+         json.value("type", OrderedJson()).dump());
+  const OrderedJson function = json.value("function", OrderedJson());
   if (!function.is_object()) fail(ErrorKind::bad_input, where + ".function", "is missing or not an object");
-  const Json name = function.value("name", Json());
+  const OrderedJson name = function.value("name", OrderedJson());
   if (!name.is_string() || !is_name(name.get<std::string>()))
     fail(ErrorKind::bad_input, where + ".function.name",
          "is {}, expected 1 to {} letters, digits, \"_\", \"-\" or \".\"", name.dump(), kLongestName);
   Tool tool{name.get<std::string>(), {}, where + ".function.parameters"};
-  Json parameters = function.value("parameters", Json());
-  if (parameters.is_null()) parameters = Json::parse(R"({"properties": {}, "additionalProperties": false})");
+  OrderedJson parameters = function.value("parameters", OrderedJson());
+  if (parameters.is_null()) parameters = OrderedJson::parse(R"({"properties": {}, "additionalProperties": false})");
   if (!parameters.is_object()) fail(ErrorKind::bad_input, tool.where, "is not a JSON schema of an object");
   if (!parameters.contains("type") && !parameters.contains("$ref")) parameters["type"] = "object";
   if (parameters.contains("type") && parameters["type"] != "object")
@@ -49,12 +50,12 @@ Tool read_tool(const Json& json, const std::string& where) {
 // --- Arguments between marks
 // ------------------------------------------------------------------------------------------
 
-const Json& resolved(const Json& schema, const Json& root) {
-  const Json* at = &schema;
+const OrderedJson& resolved(const OrderedJson& schema, const OrderedJson& root) {
+  const OrderedJson* at = &schema;
   for (int depth = 0; depth < 16 && at->is_object() && at->contains("$ref") && (*at)["$ref"].is_string(); ++depth) {
     const std::string reference = (*at)["$ref"];
     if (!reference.starts_with("#")) break;
-    const Json::json_pointer pointer(reference.substr(1));
+    const OrderedJson::json_pointer pointer(reference.substr(1));
     if (!root.contains(pointer)) break;
     at = &root.at(pointer);
   }
@@ -79,7 +80,7 @@ std::string slashed(std::string_view expression) {
 }
 
 /// What a schema of strings lets through, as a terminal.
-std::string string_terminal(const Json& schema, const std::string& where) {
+std::string string_terminal(const OrderedJson& schema, const std::string& where) {
   for (const auto& [key, value] : schema.items())
     if (key == "format" || key == "not" || key == "allOf" || key == "if")
       fail(ErrorKind::bad_input, where, "\"{}\" of a string cannot be kept in this model's syntax of calls", key);
@@ -102,35 +103,35 @@ struct Kinds {
   bool json = false;
 };
 
-void add_constant(const Json& value, Kinds& kinds) {
+void add_constant(const OrderedJson& value, Kinds& kinds) {
   if (value.is_string())
-    kinds.terminals.push_back(Json(value.get<std::string>()).dump());
+    kinds.terminals.push_back(OrderedJson(value.get<std::string>()).dump());
   else
     kinds.literals.push_back(value.dump());
 }
 
 /// Collects how the values of a schema may be written.
-void collect(const Json& given, const Json& root, const std::string& where, Kinds& kinds, int depth = 0) {
-  const Json& schema = resolved(given, root);
+void collect(const OrderedJson& given, const OrderedJson& root, const std::string& where, Kinds& kinds, int depth = 0) {
+  const OrderedJson& schema = resolved(given, root);
   if (depth > 16) fail(ErrorKind::bad_input, where, "refers to itself");
   if (!schema.is_object()) return kinds.terminals.push_back("/(?s:.*)/");
   if (schema.contains("const")) return add_constant(schema["const"], kinds);
   if (schema.contains("enum")) {
-    for (const Json& value : schema["enum"]) add_constant(value, kinds);
+    for (const OrderedJson& value : schema["enum"]) add_constant(value, kinds);
     return;
   }
   for (const char* const key : {"anyOf", "oneOf"}) {
     if (!schema.contains(key)) continue;
     int64_t index = 0;
-    for (const Json& option : schema[key])
+    for (const OrderedJson& option : schema[key])
       collect(option, root, fmt::format("{}/{}/{}", where, key, index++), kinds, depth + 1);
     return;
   }
   std::vector<std::string> types;
-  const Json type = schema.value("type", Json());
+  const OrderedJson type = schema.value("type", OrderedJson());
   if (type.is_string()) types = {type.get<std::string>()};
   if (type.is_array())
-    for (const Json& one : type) types.push_back(one.is_string() ? one.get<std::string>() : "");
+    for (const OrderedJson& one : type) types.push_back(one.is_string() ? one.get<std::string>() : "");
   const auto has = [&](std::string_view name) { return std::find(types.begin(), types.end(), name) != types.end(); };
   if (types.empty()) kinds.terminals.push_back("/(?s:.*)/");
   if (has("string")) kinds.terminals.push_back(string_terminal(schema, where));
@@ -139,14 +140,14 @@ void collect(const Json& given, const Json& root, const std::string& where, Kind
   if (has("number") || has("integer") || has("object") || has("array")) kinds.json = true;
 }
 
-TagValue tag_value(const Json& schema, const Json& root, const std::string& where) {
+TagValue tag_value(const OrderedJson& schema, const OrderedJson& root, const std::string& where) {
   Kinds kinds;
   collect(schema, root, where, kinds);
   TagValue value;
   value.text = !kinds.terminals.empty();
   if (!value.text) {
     // As JSON: all that the schema says is kept.
-    Json whole = schema.is_object() ? schema : Json::object();
+    OrderedJson whole = schema.is_object() ? schema : OrderedJson::object();
     for (const char* const key : {"$defs", "definitions", "$schema"})
       if (root.contains(key) && !whole.contains(key)) whole[key] = root[key];
     value.schema = whole.dump();
@@ -154,7 +155,7 @@ TagValue tag_value(const Json& schema, const Json& root, const std::string& wher
   }
   // Where text is allowed a number is text too; what is JSON and short can still be told apart.
   value.literals = kinds.literals;
-  for (const std::string& literal : kinds.literals) kinds.terminals.push_back(Json(literal).dump());
+  for (const std::string& literal : kinds.literals) kinds.terminals.push_back(OrderedJson(literal).dump());
   value.terminal = fmt::format("({})", fmt::join(kinds.terminals, ") | ("));
   return value;
 }
@@ -162,10 +163,10 @@ TagValue tag_value(const Json& schema, const Json& root, const std::string& wher
 }  // namespace
 
 std::vector<Tool> read_tools(std::string_view json) {
-  const Json list = Json::parse(json, nullptr, false);
+  const OrderedJson list = OrderedJson::parse(json, nullptr, false);
   if (!list.is_array()) fail(ErrorKind::bad_input, "tools", "is not a JSON array");
   std::vector<Tool> tools;
-  for (const Json& one : list) {
+  for (const OrderedJson& one : list) {
     const std::string where = fmt::format("tools[{}]", tools.size());
     tools.push_back(read_tool(one, where));
     for (size_t i = 0; i + 1 < tools.size(); ++i)
@@ -176,26 +177,27 @@ std::vector<Tool> read_tools(std::string_view json) {
 }
 
 std::vector<TagArgument> tag_arguments(const Tool& tool) {
-  const Json root = Json::parse(tool.parameters);
-  const Json& schema = resolved(root, root);
+  const OrderedJson root = OrderedJson::parse(tool.parameters);
+  const OrderedJson& schema = resolved(root, root);
   for (const auto& [key, value] : schema.items())
     for (const char* const not_kept :
          {"anyOf", "oneOf", "allOf", "patternProperties", "minProperties", "maxProperties", "enum", "const"})
       if (key == not_kept)
         fail(ErrorKind::bad_input, tool.where,
              "\"{}\" at the top cannot be kept: this model's syntax writes arguments one by one", key);
-  const Json required = schema.value("required", Json::array());
-  const Json properties = schema.value("properties", Json::object());
+  const OrderedJson required = schema.value("required", OrderedJson::array());
+  const OrderedJson properties = schema.value("properties", OrderedJson::object());
   std::vector<TagArgument> arguments;
   for (const auto& [key, value] : properties.items()) {
     if (key.find_first_of("<>\n") != std::string::npos)
       fail(ErrorKind::bad_input, tool.where, "the name {} cannot be written in this model's syntax of calls",
-           Json(key).dump());
-    const bool needed = std::find(required.begin(), required.end(), Json(key)) != required.end();
+           OrderedJson(key).dump());
+    const bool needed = std::find(required.begin(), required.end(), OrderedJson(key)) != required.end();
     arguments.push_back({key, needed, tag_value(value, root, fmt::format("{}/properties/{}", tool.where, key))});
   }
-  for (const Json& name : required)
-    if (std::none_of(arguments.begin(), arguments.end(), [&](const TagArgument& a) { return Json(a.key) == name; }))
+  for (const OrderedJson& name : required)
+    if (std::none_of(arguments.begin(), arguments.end(),
+                     [&](const TagArgument& a) { return OrderedJson(a.key) == name; }))
       fail(ErrorKind::bad_input, tool.where, "requires {}, which is not among its properties", name.dump());
   return arguments;
 }

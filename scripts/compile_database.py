@@ -1,0 +1,18 @@
+"""What a build's compile_commands.json says of each source, those that are compiled together (cmake/room.cmake) too."""
+
+import json
+import pathlib
+import re
+
+
+def read(build: pathlib.Path) -> list[dict]:
+    """An entry for each source: one that CMake made to include several stands for these."""
+    entries = []
+    for entry in json.loads((build / "compile_commands.json").read_text(encoding="utf-8")):
+        file = pathlib.Path(entry["file"])
+        if file.parent.name != "Unity":
+            entries.append(entry)
+            continue
+        for source in re.findall(r'^#include "(.+)"$', file.read_text(encoding="utf-8"), re.MULTILINE):
+            entries.append({**entry, "file": source, "command": entry["command"].replace(str(file), source)})
+    return entries
