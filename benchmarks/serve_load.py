@@ -3,7 +3,8 @@
 
   chat      N clients at once, each some turns of prompts of its own: tokens/s, time to the first token, gaps
   intruder  four streams, then a long prompt beside them: the longest gap of the streams, the intruder's first token
-  agent     two long system prompts in turns, conversations that grow: the first token of later turns, cached tokens
+  agent     two long system prompts in turns, conversations that grow: the first token of later turns, and what their new tokens
+            take alone; cached tokens
   flood     many requests at once: how fast those that are not taken are told so, and how the others fare
 
 Prompts are made of words by a seed, so that the same seed asks the same of each server. The standard library alone."""
@@ -137,15 +138,22 @@ def intruder(client, options):
 
 def agent(client, options):
     systems = [text(options.shared, options.seed + 500 + i) for i in range(2)]
-    said, turns = list(systems), []
+    said, turns, known = list(systems), [], [0, 0]
     for turn in range(options.turns):
         for which in range(2):
             said[which] += " " + text(40, options.seed + turn * 2 + which)
             answer = client.stream(said[which], options.tokens, options.seed)
-            turns.append({"turn": turn, "system": which, "first": answer["first"], "prompt_tokens": answer["prompt_tokens"], "cached": answer["cached"]})
+            turns.append({"turn": turn, "system": which, "first": answer["first"], "prompt_tokens": answer["prompt_tokens"],
+                          "cached": answer["cached"], "new": answer["prompt_tokens"] - known[which]})
             said[which] += answer["text"]
+            known[which] = answer["prompt_tokens"] + answer["tokens"]
     equal = together([lambda: client.stream("four at once " + systems[0], 1, options.seed) for _ in range(4)])
-    return {"turns": turns, "first_turn": spread([t["first"] for t in turns if t["turn"] == 0]),
+    # What the new tokens of a later turn take by themselves, as a prompt that nobody has sent before.
+    new = statistics.median(t["new"] for t in turns if t["turn"] > 0)
+    per_word = turns[0]["prompt_tokens"] / (options.shared + 40)
+    alone = [client.stream(text(max(1, round(new / per_word)), options.seed + 900 + i), 1, options.seed) for i in range(5)]
+    return {"turns": turns, "new_tokens": new, "new_tokens_alone": spread([a["first"] for a in alone]),
+            "tokens_alone": [a["prompt_tokens"] for a in alone], "first_turn": spread([t["first"] for t in turns if t["turn"] == 0]),
             "later_turns": spread([t["first"] for t in turns if t["turn"] > 0]),
             "four_equal_at_once_cached": sorted(answer["cached"] or 0 for answer in equal)}
 

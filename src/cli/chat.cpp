@@ -173,7 +173,10 @@ Chat::Next Chat::obey(const ChatOrder& order) {
 }
 
 void Chat::answer(const std::string& message, bool instead) {
-  runtime::GenerationOptions options = options_.sampling.generation_options();
+  runtime::Engine& engine = engines_.choose(std::string_view(message));
+  SamplingOptions sampling = options_.sampling;
+  sampling.adopt(engine.model());
+  runtime::GenerationOptions options = sampling.generation_options();
   options.sampler.seed += turn_++;  // the same draws in every turn would make turns alike
   Progress progress;
   if (message.size() > 2000) progress.show("reading");
@@ -186,7 +189,6 @@ void Chat::answer(const std::string& message, bool instead) {
   };
   interrupt_.announce(true);
   options.interrupt = &interrupt_.flag();
-  runtime::Engine& engine = engines_.choose(std::string_view(message));
   conversation_.answer_with(engine, chosen_template(engines_, engine, options_.chat_template));
   options.speculator = speculator_.get();
   if (speculator_) speculator_->begin_answer();
@@ -287,6 +289,9 @@ int chat_command(ChatOptions& options) {
   runtime::Conversation conversation(engines.front(), chosen_template(engines, engines.front(), options.chat_template),
                                      text_or_file(options.system, "--system"));
   if (!options.load.empty()) conversation.load(options.load);
+  if (const std::string taken = SamplingOptions(options.sampling).adopt(engines.front().model());
+      !taken.empty() && !options.quiet)
+    print_note("recommended for this model: " + taken);
   // SIGTERM ends a chat, where Ctrl-C ends an answer; a line editor puts the terminal back first.
   std::signal(SIGTERM, SIG_DFL);
   return Chat(engines, conversation, options).talk();

@@ -19,6 +19,7 @@
 #include "cli/sizes.h"
 #include "cli/terminal.h"
 #include "cli/text_input.h"
+#include "families/recommended_sampling.h"
 #include "tensor/dtype.h"
 #include "threads/topology.h"
 
@@ -267,44 +268,68 @@ text::ChatTemplate chosen_template(const runtime::Engines& engines, const runtim
                             ends.empty() ? "" : special(ends.front()), file);
 }
 
-void SamplingOptions::add(CLI::App& app) {
-  const Heading heading(app, kSampling);
-  app.add_option("-n,--tokens,--n-predict,--predict", tokens,
-                 "Tokens to generate at most; -1: no limit, until the model ends its text")
+void SamplingOptions::add(CLI::App& command) {
+  app = &command;
+  const Heading heading(command, kSampling);
+  command
+      .add_option("-n,--tokens,--n-predict,--predict", tokens,
+                  "Tokens to generate at most; -1: no limit, until the model ends its text")
       ->type_name("N")
       ->check(at_least(-1))
       ->capture_default_str();
-  CLI::Option* heat = app.add_option("--temperature,--temp", temperature, "Logits are divided by it; 0 = greedy")
+  CLI::Option* heat = command.add_option("--temperature,--temp", temperature, "Logits are divided by it; 0 = greedy")
                           ->capture_default_str();
-  app.add_flag("--greedy", greedy, "Always the most probable token (the same as --temperature 0)")->excludes(heat);
-  app.add_option("--top-k", top_k, "Only the k most probable tokens; 0 = off")
+  command.add_flag("--greedy", greedy, "Always the most probable token (the same as --temperature 0)")->excludes(heat);
+  command.add_option("--top-k", top_k, "Only the k most probable tokens; 0 = off")
       ->check(at_least(0))
       ->capture_default_str();
-  app.add_option("--top-p", top_p, "Only the most probable tokens that sum to p; 1 = off")->capture_default_str();
-  app.add_option("--min-p", min_p, "Only tokens with this share of the best one's probability; 0 = off")
+  command.add_option("--top-p", top_p, "Only the most probable tokens that sum to p; 1 = off")->capture_default_str();
+  command.add_option("--min-p", min_p, "Only tokens with this share of the best one's probability; 0 = off")
       ->capture_default_str();
-  app.add_option("--typical,--typical-p", typical, "Only the most typical tokens that sum to this mass; 1 = off")
+  command.add_option("--typical,--typical-p", typical, "Only the most typical tokens that sum to this mass; 1 = off")
       ->capture_default_str();
-  rules.add(app);
-  app.add_option("--repeat-penalty", repeat_penalty, "Divides the logits of recent tokens; 1 = off")
+  rules.add(command);
+  command.add_option("--repeat-penalty", repeat_penalty, "Divides the logits of recent tokens; 1 = off")
       ->capture_default_str();
-  app.add_option("--repeat-last-n", repeat_last_n, "How many tokens count as recent; -1 = all, 0 = none")
+  command.add_option("--repeat-last-n", repeat_last_n, "How many tokens count as recent; -1 = all, 0 = none")
       ->capture_default_str();
-  app.add_option("--presence-penalty", presence_penalty, "Subtracted from the logits of recent tokens")
+  command.add_option("--presence-penalty", presence_penalty, "Subtracted from the logits of recent tokens")
       ->capture_default_str();
-  app.add_option("--frequency-penalty", frequency_penalty, "The same, for each time they occurred")
+  command.add_option("--frequency-penalty", frequency_penalty, "The same, for each time they occurred")
       ->capture_default_str();
-  app.add_option("--logit-bias", logit_bias, "Added to a token's logit, such as 1234=-5 (=-inf forbids it); repeatable")
+  command
+      .add_option("--logit-bias", logit_bias,
+                  "Added to a token's logit, such as 1234=-5 (=-inf forbids it); repeatable")
       ->type_name("ID=BIAS")
       ->allow_extra_args(false);
-  app.add_option("-s,--seed", seed, "The seed of the random draws (default: a new one each time, shown at the end)")
+  command
+      .add_option("-s,--seed", seed, "The seed of the random draws (default: a new one each time, shown at the end)")
       ->type_name("N")
       ->check(at_least(0));
-  app.add_flag("--ignore-eos", ignore_end, "Continue where the model would end its text");
-  app.add_option("-r,--stop,--reverse-prompt", stop,
-                 "End before this text appears; \\n and \\t are understood; repeatable")
+  command.add_flag("--ignore-eos", ignore_end, "Continue where the model would end its text");
+  command
+      .add_option("-r,--stop,--reverse-prompt", stop,
+                  "End before this text appears; \\n and \\t are understood; repeatable")
       ->type_name("TEXT")
       ->allow_extra_args(false);
+}
+
+std::string SamplingOptions::adopt(const families::Model& model) {
+  std::string taken;
+  const families::RecommendedSampling recommended = families::recommended_sampling(model);
+  const auto take = [&](std::string_view name, const char* option, auto& value) {
+    const auto found = recommended.find(name);
+    if (found == recommended.end() || (app && app->get_option(option)->count() > 0)) return;
+    value = static_cast<std::remove_reference_t<decltype(value)>>(found->second);
+    taken += fmt::format("{}{} {}", taken.empty() ? "" : ", ", option, value);
+  };
+  if (!greedy) {
+    take("temperature", "--temperature", temperature), take("top_k", "--top-k", top_k);
+    take("top_p", "--top-p", top_p), take("min_p", "--min-p", min_p), take("typical", "--typical", typical);
+  }
+  take("repeat_penalty", "--repeat-penalty", repeat_penalty);
+  take("repeat_last_n", "--repeat-last-n", repeat_last_n);
+  return taken;
 }
 
 runtime::GenerationOptions SamplingOptions::generation_options() {

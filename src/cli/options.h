@@ -96,7 +96,12 @@ struct SamplingOptions {
   bool ignore_end = false;
   std::vector<std::string> stop;
 
+  const CLI::App* app = nullptr;  // of add()
+
   void add(CLI::App& app);
+  /// Takes what the makers of the model recommend for every option that was not given; what was taken, in words ("" for
+  /// nothing). Throws what families::recommended_sampling throws.
+  std::string adopt(const families::Model& model);
   /// A seed that was not given is drawn, so that the statistics can name it.
   runtime::GenerationOptions generation_options();
 };

@@ -97,6 +97,10 @@ int run_command(RunOptions& options) {
   const std::string text = prompt_text(options);
   runtime::Engines engines = open_engines(options.model);
   runtime::Engine& engine = engines.choose(std::string_view(text));
+  if (const std::string taken = options.sampling.adopt(engine.model()); !taken.empty()) {
+    generation_options.sampler = options.sampling.generation_options().sampler;
+    if (!options.quiet && !options.json) print_note("recommended for this model: " + taken);
+  }
   const std::vector<text::TokenId> ids = prompt_ids(options, engines, engine, text, generation_options.constraint);
   std::optional<lens::RouterLoads> loads;
   // The end of a dense ensemble's strip has no experts to count.

@@ -202,11 +202,14 @@ class Runner {
   void begin(size_t index) {
     const Line& line = lines_[index];
     try {
-      runtime::GenerationOptions generation = SamplingOptions(options_.sampling).generation_options();
-      generation.sampler.seed += index;
+      SamplingOptions sampling = options_.sampling;
+      runtime::GenerationOptions generation = sampling.generation_options();
       generation.interrupt = &interrupt_.flag();
       const std::string text = line.messages.is_null() ? line.prompt : line.messages.dump();
       runtime::Engine& engine = engines_.choose(std::string_view(text), &generation.model_weights);
+      sampling.adopt(engine.model());
+      generation.sampler = sampling.generation_options().sampler;
+      generation.sampler.seed += index;
       const std::vector<text::TokenId> ids = prompt_ids(line, engine, generation.constraint);
       std::unique_ptr<runtime::Speculator> speculator;
       if (options_.speculate.given()) {

@@ -224,7 +224,9 @@ void describe(const ServeOptions& options, const ModelOptions& opened, Running& 
     served.read_bytes_per_second = limits->read_bytes_per_second;
   served.fingerprint =
       serve::short_fingerprint(std::string(runtime::version()), running.scheduler.options().fingerprint);
-  served.sampler = SamplingOptions(options.sampling).generation_options().sampler;
+  SamplingOptions sampling = options.sampling;
+  sampling.adopt(model);
+  served.sampler = sampling.generation_options().sampler;
   served.seed = options.sampling.seed;
   served.max_tokens = options.sampling.tokens;
   served.ignore_end = options.sampling.ignore_end;

@@ -59,6 +59,7 @@ struct Recipe {
   base::Json config;  // config.json's keys; vocab_size is the tokenizer's where it is not given
   models::InitialWeights init;
   TokenizerChoice tokenizer;
+  base::Json sampling = base::Json::object();  // how the model is to be sampled, in generation_config.json's keys
   DataRecipe data;
 
   int64_t sequence = 0;     // T, inputs of a sequence

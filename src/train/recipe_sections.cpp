@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/yaml.h"
+#include "families/recommended_sampling.h"
 #include "train/recipe_section.h"
 #include "train/tuned_model.h"
 
@@ -34,6 +35,7 @@ class Reader {
     if (tuned_.empty()) {
       read_model();
       read_tokenizer();
+      read_sampling();
     } else {
       recipe_.tune = read_tune(top_, tuned_);
     }
@@ -51,8 +53,8 @@ class Reader {
       if (json_.contains("tune"))
         throw base::Error(ErrorKind::bad_input, top_.where(), "has a section tune: it is a recipe for coterie tune",
                           "coterie tune MODEL RECIPE; coterie train draws its weights anew");
-      return top_.expect(
-          {"description", "seed", "model", "tokenizer", "data", "training", "balance", "evaluation", "checkpoint"});
+      return top_.expect({"description", "seed", "model", "tokenizer", "sampling", "data", "training", "balance",
+                          "evaluation", "checkpoint"});
     }
     for (const char* key : {"model", "tokenizer"})
       if (json_.contains(key))
@@ -107,6 +109,16 @@ class Reader {
       recipe_.tokenizer.trained = std::move(made);
     }
     tokenizer.keys.refuse_unread();
+  }
+
+  void read_sampling() {
+    const std::vector<std::string> known = {"temperature", "top_k",     "top_p",
+                                            "min_p",       "typical_p", "repetition_penalty"};
+    Section sampling(top_, "sampling", known);
+    for (const std::string& key : known)
+      if (const Json* value = sampling.keys.value(key)) recipe_.sampling[key] = *value;
+    families::add_sampling(families::recommended_sampling(recipe_.sampling, sampling.where()), recipe_.sampling);
+    sampling.keys.refuse_unread();
   }
 
   enum class Files { text, jsonl, tokens, instructions };

@@ -135,6 +135,12 @@ text::Tokenizer open_vocabulary(const Recipe& recipe, const RunFolder& folder, b
     return tuned->tokenizer();
   }
   make_vocabulary(recipe, folder.tokenizer(), resumed, note);
+  if (!recipe.sampling.empty()) {
+    const fs::path generation = folder.tokenizer() / "generation_config.json";
+    base::Json config = fs::exists(generation) ? base::read_json(generation) : base::Json::object();
+    config.update(recipe.sampling);
+    base::write_text(generation, config.dump(2) + "\n");
+  }
   return text::Tokenizer::load(folder.tokenizer());
 }
 

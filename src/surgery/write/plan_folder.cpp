@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "families/config/config_writer.h"
 #include "families/family.h"
+#include "families/recommended_sampling.h"
 #include "families/weights/export.h"
 #include "surgery/same_model.h"
 #include "surgery/write/file_plan.h"
@@ -76,6 +77,7 @@ void add_text_of_gguf(const families::Model& model, FilePlan& plan) {
     plan.config["eos_token_id"] = ends.front();
   }
   if (model.chat_template) plan.files["chat_template.jinja"] = model.chat_template->source();
+  families::add_sampling(families::recommended_sampling(model), generation);
   plan.files["tokenizer_config.json"] = config.dump(2) + "\n";
   plan.files["generation_config.json"] = generation.dump(2) + "\n";
 }

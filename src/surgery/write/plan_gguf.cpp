@@ -9,6 +9,7 @@
 #include "families/family.h"
 #include "families/gguf/gguf_metadata.h"
 #include "families/gguf/gguf_vocabulary.h"
+#include "families/recommended_sampling.h"
 #include "families/weights/export.h"
 #include "surgery/same_model.h"
 #include "surgery/write/file_plan.h"
@@ -92,6 +93,7 @@ class Maker {
     } else {
       metadata = families::gguf_metadata(spec_, model_.name);
     }
+    families::add_sampling(families::recommended_sampling(model_), metadata);
     metadata["tokenizer.ggml.model"] = std::string("no_vocab");
     if (!tokenizer) return;
     if (!model_.tokenizer) {
