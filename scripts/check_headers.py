@@ -18,7 +18,7 @@ import compile_database
 def flags_of_rooms(build: pathlib.Path, root: pathlib.Path) -> dict[str, list[str]]:
     """The compiler and its flags for one source of each room, without what names that source."""
     flags = {}
-    for entry in compile_database.read(build):
+    for entry in compile_database.read(build, root):
         file = pathlib.Path(entry["file"])
         if not file.is_relative_to(root / "src"):
             continue

@@ -64,7 +64,7 @@ def main() -> int:
         print(f"{TIDY} is not installed: ./dev tidy installs it", file=sys.stderr)
         return SKIPPED
     root = arguments.root.resolve()
-    database = compile_database.read(arguments.build)
+    database = compile_database.read(arguments.build, root)
     entries = {pathlib.Path(entry["file"]).resolve().relative_to(root).as_posix(): entry for entry in database
                if pathlib.Path(entry["file"]).resolve().is_relative_to(root)}
     ours = {name: entry for name, entry in entries.items() if not name.startswith("build/")}

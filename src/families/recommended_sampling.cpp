@@ -47,7 +47,7 @@ std::optional<double> number(const checkpoint::MetaValue& value) {
 
 void add(const Rule& rule, std::optional<double> value, std::string_view key, std::string_view where,
          RecommendedSampling& sampling) {
-  // A penalty and a share of the probability of nothing are no rules; of top_k and min_p 0 means off.
+  // A penalty of 0 and a share of 0 leave nothing to draw; of top_k and min_p 0 means off.
   const bool zero_is_none = rule.name == "top_p" || rule.name == "typical" || rule.name == "repeat_penalty";
   if (!value || !(*value >= rule.least && *value <= rule.most) || (zero_is_none && *value == 0) ||
       (rule.whole && *value != std::floor(*value)))

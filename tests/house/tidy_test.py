@@ -29,8 +29,8 @@ class Tidy(TreeTest):
         command = "ccache g++ -fpch-preprocess -Winvalid-pch -include all.h -fno-tree-reassoc -O2 -c {}"
         self.write({"build/compile_commands.json": json.dumps(
             [{"directory": str(self.root), "file": str(self.root / name), "command": command.format(name)}
-             for name in ("build/Unity/unity_0.cxx", "src/ops/b.cpp", "build/nothing.cpp")]),
-            "build/Unity/unity_0.cxx": f'/* made by CMake */\n#include "{self.root}/src/base/a.cpp"\n'})  # compiled together
+             for name in ("build/together/base_1.cpp", "src/ops/b.cpp", "build/nothing.cpp")]),
+            "build/together/base_1.cpp": '#include "base/a.cpp"\n'})  # compiled together
         self.path = os.environ["PATH"]
         os.environ["PATH"] = f"{self.root}/bin:{self.path}"
         self.addCleanup(os.environ.__setitem__, "PATH", self.path)
