@@ -78,6 +78,15 @@ int64_t rows_a_piece(const Context& context, int64_t total_rows, int64_t cols, i
   const int64_t panel = context.kernels.matmul.panel_rows;
   const int64_t threads = context.pool.threads();
   if (threads == 1 && tokens == 1) return std::max<int64_t>(total_rows, 1);
+  if (tokens == 1) {
+    // What is read once: as few pieces as leave both workers something to take at the end, since each begins streams
+    // anew, and of panels that divide into streams.
+    constexpr double kRun = 256 << 10;
+    const int64_t runs = std::llround(bytes_a_row * static_cast<double>(total_rows) / kRun);
+    const int64_t pieces = std::clamp(runs / threads, int64_t{1}, int64_t{8}) * threads;
+    const int64_t step = total_rows >= 4 * panel * pieces ? 4 * panel : panel;
+    return std::max((total_rows / pieces + step / 2) / step * step, panel);
+  }
   // A piece is worth handing out from about 10 us on: 100 kB read or a million multiply-adds.
   const double row_work = std::max(bytes_a_row / 1e5, static_cast<double>(cols * tokens) / 1e6);
   const int64_t worth = static_cast<int64_t>(1 / std::max(row_work, 1e-9)) + 1;
@@ -154,9 +163,10 @@ void run_kernel(const Context& context, const kernels::MatmulKernel& kernel, con
 void run_pieces(Context& context, PreparedRows& x, int64_t count,
                 base::FunctionRef<void(int64_t index, int worker)> body) {
   if (count == 0) return;
-  const bool prepared = x.small() || context.pool.threads() == 1;
+  const bool alone = context.pool.threads() == 1 || count == 1;  // one piece is not worth waking the others
+  const bool prepared = x.small() || alone;
   if (prepared) x.fill_all();
-  if (context.pool.threads() == 1) {
+  if (alone) {
     for (int64_t i = 0; i < count; ++i) body(i, 0);
     return;
   }

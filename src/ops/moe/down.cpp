@@ -93,8 +93,10 @@ class Down {
   /// no other worker's outputs, and no barrier.
   void combined(Matrix all) {
     const Matrix y = all.col_range(own_.begin, own_.end);
-    const int64_t piece_rows =
-        rows_a_piece(context_, width_, hidden_, plan_.slots(), total_bytes_ / static_cast<double>(width_));
+    // Of one token each expert's rows of a piece are a run of their own.
+    const bool one = fullest(plan_) == 1;
+    const double bytes_a_row = total_bytes_ / static_cast<double>(width_ * (one ? used_ : 1));
+    const int64_t piece_rows = rows_a_piece(context_, width_, hidden_, one ? 1 : plan_.slots(), bytes_a_row);
     const int64_t count = (width_ + piece_rows - 1) / piece_rows;
     const WorkerScratch scratch(context_, scratch_bytes_);
     const WorkerScratch outputs(context_, plan_.slots() * piece_rows * static_cast<int64_t>(sizeof(float)));
