@@ -185,7 +185,7 @@ def main():
     parser.add_argument("--make", action="store_true", help="anew, where they are there, too")
     parser.add_argument("--conditioning", action="store_true", help="how far a rounding of what goes in moves logits")
     parser.add_argument("--list", action="store_true", help="the families there are")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if arguments.list:
         return print(*draw.FAM)
     if not arguments.out:
