@@ -78,15 +78,6 @@ int64_t rows_a_piece(const Context& context, int64_t total_rows, int64_t cols, i
   const int64_t panel = context.kernels.matmul.panel_rows;
   const int64_t threads = context.pool.threads();
   if (threads == 1 && tokens == 1) return std::max<int64_t>(total_rows, 1);
-  if (tokens == 1) {
-    // What is read once: as few pieces as leave both workers something to take at the end, since each begins streams
-    // anew, and of panels that divide into streams.
-    constexpr double kRun = 256 << 10;
-    const int64_t runs = std::llround(bytes_a_row * static_cast<double>(total_rows) / kRun);
-    const int64_t pieces = std::clamp(runs / threads, int64_t{1}, int64_t{8}) * threads;
-    const int64_t step = total_rows >= 4 * panel * pieces ? 4 * panel : panel;
-    return std::max((total_rows / pieces + step / 2) / step * step, panel);
-  }
   // A piece is worth handing out from about 10 us on: 100 kB read or a million multiply-adds.
   const double row_work = std::max(bytes_a_row / 1e5, static_cast<double>(cols * tokens) / 1e6);
   const int64_t worth = static_cast<int64_t>(1 / std::max(row_work, 1e-9)) + 1;
@@ -96,6 +87,16 @@ int64_t rows_a_piece(const Context& context, int64_t total_rows, int64_t cols, i
   int64_t rows = std::min(std::max(worth, even), fits);
   rows = std::min(rows, std::max<int64_t>((total_rows + threads - 1) / threads, 1));
   return (rows + panel - 1) / panel * panel;
+}
+
+int64_t rows_of_run(const Context& context, int64_t total_rows, double bytes_a_row) {
+  constexpr double kRun = 512 << 10;
+  const int64_t panel = context.kernels.matmul.panel_rows, threads = context.pool.threads();
+  if (threads == 1) return std::max<int64_t>(total_rows, 1);
+  const int64_t runs = std::llround(bytes_a_row * static_cast<double>(total_rows) / kRun);
+  const int64_t pieces = std::clamp(runs / threads, int64_t{1}, int64_t{8}) * threads;
+  const int64_t step = total_rows >= 4 * panel * pieces ? 4 * panel : panel;  // panels that divide into four streams
+  return std::max((total_rows / pieces + step / 2) / step * step, panel);
 }
 
 int64_t rows_of_floats(const Context& context, int64_t rows, int64_t total_rows) {
