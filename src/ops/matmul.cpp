@@ -65,6 +65,7 @@ void matmul_each(Context& context, ConstMatrix x, std::span<const MatmulTarget> 
   PreparedRows prepared(context, x);
   int64_t scratch_bytes = 0, total_rows = 0, piece_tokens = std::max<int64_t>(x.rows, 1);
   double total_bytes = 0;
+  bool repacked = true;
   for (const MatmulTarget& target : targets) {
     const kernels::MatmulKernel& kernel = kernel_of(context, target.w, x.cols, where);
     base::require(target.y.rows == x.rows && target.y.cols == target.w.rows, where,
@@ -74,6 +75,7 @@ void matmul_each(Context& context, ConstMatrix x, std::span<const MatmulTarget> 
     scratch_bytes = std::max(scratch_bytes, scratch_of_kernel(kernel, target.w, x.rows));
     piece_tokens = std::min(piece_tokens, tokens_a_piece(kernel.form, x.rows));
     total_rows += target.w.rows;
+    repacked &= target.w.repacked;
     total_bytes += static_cast<double>(target.w.bytes());
   }
   if (x.rows == 0 || total_rows == 0) return;
@@ -84,9 +86,11 @@ void matmul_each(Context& context, ConstMatrix x, std::span<const MatmulTarget> 
   const WorkerScratch scratch(context, scratch_bytes);
 
   const bool in_floats = piece_tokens < x.rows;
-  const int64_t piece_rows =
-      in_floats ? rows_of_floats(context, targets.front().w.rows, total_rows * x.rows / piece_tokens)
-                : rows_a_piece(context, total_rows, x.cols, x.rows, total_bytes / static_cast<double>(total_rows));
+  const double bytes_a_row = total_bytes / static_cast<double>(total_rows);
+  const int64_t piece_rows = in_floats
+                                 ? rows_of_floats(context, targets.front().w.rows, total_rows * x.rows / piece_tokens)
+                             : x.rows == 1 && repacked ? rows_of_run(context, total_rows, bytes_a_row)
+                                                       : rows_a_piece(context, total_rows, x.cols, x.rows, bytes_a_row);
   // Where the rows make too few pieces for the threads (a router, say), the tokens are cut too.
   const int64_t row_pieces = (total_rows + piece_rows - 1) / piece_rows;
   const int64_t wanted = 2 * int64_t{context.pool.threads()};

@@ -89,6 +89,16 @@ int64_t rows_a_piece(const Context& context, int64_t total_rows, int64_t cols, i
   return (rows + panel - 1) / panel * panel;
 }
 
+int64_t rows_of_run(const Context& context, int64_t total_rows, double bytes_a_row) {
+  constexpr double kRun = 512 << 10;
+  const int64_t panel = context.kernels.matmul.panel_rows, threads = context.pool.threads();
+  if (threads == 1) return std::max<int64_t>(total_rows, 1);
+  const int64_t runs = std::llround(bytes_a_row * static_cast<double>(total_rows) / kRun);
+  const int64_t pieces = std::clamp(runs / threads, int64_t{1}, int64_t{8}) * threads;
+  const int64_t step = total_rows >= 4 * panel * pieces ? 4 * panel : panel;  // panels that divide into four streams
+  return std::max((total_rows / pieces + step / 2) / step * step, panel);
+}
+
 int64_t rows_of_floats(const Context& context, int64_t rows, int64_t total_rows) {
   constexpr int64_t kMost = 256;
   const int64_t tile = 2 * int64_t{context.kernels.matmul.panel_rows};
@@ -154,9 +164,10 @@ void run_kernel(const Context& context, const kernels::MatmulKernel& kernel, con
 void run_pieces(Context& context, PreparedRows& x, int64_t count,
                 base::FunctionRef<void(int64_t index, int worker)> body) {
   if (count == 0) return;
-  const bool prepared = x.small() || context.pool.threads() == 1;
+  const bool alone = context.pool.threads() == 1 || count == 1;  // one piece is not worth waking the others
+  const bool prepared = x.small() || alone;
   if (prepared) x.fill_all();
-  if (context.pool.threads() == 1) {
+  if (alone) {
     for (int64_t i = 0; i < count; ++i) body(i, 0);
     return;
   }

@@ -110,9 +110,6 @@ ModelSpec from_config(ConfigReader& config) {
     if (kinds[i] == "full_attention") block.mixer = attention;
     if (kinds[i] == "mlp") block.ffn = dense;
     if (kinds[i] != "moe") continue;
-    if (dense.bias && moe.latent > 0)
-      fail(ErrorKind::unsupported, config.keys.where(),
-           "mlp_bias is true: biases of the projections to the experts' latent are not supported");
     block.ffn = moe;
   }
   ssm::mark_inert(config);
@@ -241,8 +238,10 @@ NameTable names() {
   }
   table.names[path + "moe.router"] = {{mixer + "gate.weight"}};
   table.names[path + "moe.router.selection_bias"] = {{mixer + "gate.e_score_correction_bias"}};
-  table.names[path + "moe.latent_in"] = {{mixer + "fc1_latent_proj.weight"}};
-  table.names[path + "moe.latent_out"] = {{mixer + "fc2_latent_proj.weight"}};
+  for (const auto& [ours, theirs] :
+       {std::pair("latent_in", "fc1_latent_proj"), std::pair("latent_out", "fc2_latent_proj")})
+    for (const std::string bias : {"", ".bias"})
+      table.names[path + "moe." + ours + bias] = {{mixer + theirs + (bias.empty() ? ".weight" : ".bias")}};
   ssm::add_mamba2_names(table, {mixer});
   table.inert = {"mtp.*"};
   return table;

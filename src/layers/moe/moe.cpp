@@ -32,11 +32,13 @@ Moe::Moe(const MoeSpec& spec, int64_t width)
 void Moe::visit(TensorVisitor& visitor, const std::string& path) {
   if (router_) router_->visit(visitor, path + ".router");
   if (soft_) soft_->visit(visitor, path + ".router");
+  // Nemotron 3's mlp_bias is of all projections but those of the routed experts.
   if (spec_.latent > 0)
-    visitor.adaptable(path + ".latent_in", Place::shared_experts, spec_.latent, width_, false, latent_in_);
+    visitor.adaptable(path + ".latent_in", Place::shared_experts, spec_.latent, width_, spec_.shared_bias, latent_in_);
   experts_.visit(visitor, path + ".experts");
   if (spec_.latent > 0)
-    visitor.adaptable(path + ".latent_out", Place::shared_experts, width_, spec_.latent, false, latent_out_);
+    visitor.adaptable(path + ".latent_out", Place::shared_experts, width_, spec_.latent, spec_.shared_bias,
+                      latent_out_);
   if (shared_) shared_->visit(visitor, path + ".shared");
   if (shared_ && spec_.shared_gate)
     visitor.matrix({path + ".shared_gate", Place::shared_experts}, 1, width_, shared_gate_);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <vector>
 
 #include "layers/lora.h"
 #include "layers/ssm/recurrent.h"
@@ -81,7 +82,6 @@ void DeltaRule::arrange() {
 }
 
 void DeltaRule::project_low_rank(const Batch& batch, tensor::ConstMatrix x, const LowRank& by, tensor::Matrix y) const {
-  if (by.whole.weight.data) return project(batch, x, by.whole, y);
   const tensor::ArenaScope scratch(batch.context.arena);
   const tensor::Matrix low = batch.context.arena.matrix(x.rows, by.a.weight.rows);
   project(batch, x, by.a, low);
@@ -104,6 +104,8 @@ void DeltaRule::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x
   const tensor::ArenaScope scratch(context.arena);
   const tensor::Matrix projected = context.arena.matrix(n, channels), qkv = context.arena.matrix(n, channels);
   const tensor::Matrix beta = context.arena.matrix(n, spec_.value_heads);
+  const tensor::Matrix step = context.arena.matrix(n, spec_.decay_width());
+  const tensor::Matrix gate = context.arena.matrix(n, values);
 
   // With a state for each convolution: [history, its channels], one after the other.
   const auto convolve = [&](const tensor::Buffer<float>& taps, int64_t from, int64_t to) {
@@ -112,16 +114,20 @@ void DeltaRule::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x
       ops::causal_conv1d(context, convolution, projected.col_range(from, to), sequences, qkv.col_range(from, to));
     });
   };
+  // All that reads x in one call, whose weights are read in one run.
+  std::vector<Projection> projections;
   if (spec_.fused) {
-    const std::array<Projection, 2> projections = {{{qkv_, projected}, {beta_, beta}}};
-    project_each(batch, x, projections);
+    projections.push_back({qkv_, projected});
+  } else {
+    for (size_t i = 0; i < 3; ++i) projections.push_back({parts_[i], projected.col_range(begin[i], begin[i + 1])});
+  }
+  projections.push_back({beta_, beta});
+  if (gate_.whole.weight.data) projections.push_back({gate_.whole, gate});
+  if (decay_.whole.weight.data) projections.push_back({decay_.whole, step});
+  project_each(batch, x, projections);
+  if (spec_.fused) {
     convolve(taps_by_channel_[0], 0, channels);
   } else {
-    const std::array<Projection, 4> projections = {{{parts_[0], projected.col_range(0, keys)},
-                                                    {parts_[1], projected.col_range(keys, 2 * keys)},
-                                                    {parts_[2], projected.col_range(2 * keys, channels)},
-                                                    {beta_, beta}}};
-    project_each(batch, x, projections);
     for (size_t i = 0; i < 3; ++i) convolve(taps_by_channel_[i], begin[i], begin[i + 1]);
   }
 
@@ -130,9 +136,8 @@ void DeltaRule::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x
   ops::rms_norm_heads(context, q, spec_.key_heads, query_scale_.data(), eps);
   ops::rms_norm_heads(context, k, spec_.key_heads, key_scale_.data(), eps);
   ops::activate(context, ops::Activation::sigmoid, beta);
-  const tensor::Matrix step = context.arena.matrix(n, spec_.decay_width());
   const tensor::Matrix decay = context.arena.matrix(n, spec_.decay_width());
-  project_low_rank(batch, x, decay_, step);
+  if (!decay_.whole.weight.data) project_low_rank(batch, x, decay_, step);
   ops::decay(context, {spec_.value_heads, a_.data(), dt_bias_.data(), spec_.decay_floor}, step, decay);
 
   const tensor::Matrix read = projected.col_range(0, values);  // the convolution has read it
@@ -141,8 +146,7 @@ void DeltaRule::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x
   run_recurrence(batch, layer, {history * channels, floats - history * channels, floats},
                  [&](auto sequences) { ops::delta_rule(context, rule, inputs, sequences, read); });
   ops::rms_norm_heads(context, read, spec_.value_heads, norm_.data(), spec_.norm_eps);
-  const tensor::Matrix gate = context.arena.matrix(n, values);
-  project_low_rank(batch, x, gate_, gate);
+  if (!gate_.whole.weight.data) project_low_rank(batch, x, gate_, gate);
   ops::gate(context, spec_.gate, gate, read);
   project(batch, gate, out_, y);
 }

@@ -93,8 +93,10 @@ class Down {
   /// no other worker's outputs, and no barrier.
   void combined(Matrix all) {
     const Matrix y = all.col_range(own_.begin, own_.end);
-    const int64_t piece_rows =
-        rows_a_piece(context_, width_, hidden_, plan_.slots(), total_bytes_ / static_cast<double>(width_));
+    const double bytes = total_bytes_ / static_cast<double>(width_);  // of a column of y
+    const bool once = repacked_ && fullest(plan_) == 1;               // each expert's rows are then a run of their own
+    const int64_t piece_rows = once ? rows_of_run(context_, width_, bytes / static_cast<double>(used_))
+                                    : rows_a_piece(context_, width_, hidden_, plan_.slots(), bytes);
     const int64_t count = (width_ + piece_rows - 1) / piece_rows;
     const WorkerScratch scratch(context_, scratch_bytes_);
     const WorkerScratch outputs(context_, plan_.slots() * piece_rows * static_cast<int64_t>(sizeof(float)));
@@ -127,6 +129,7 @@ class Down {
     scratch_bytes_ = std::max(scratch_bytes_, scratch_of_kernel(kernel, w, fullest(plan_)));
     total_bytes_ += static_cast<double>(own_rows(w, 0, width_).bytes());
     in_floats_ &= kernel.form == ActivationForm::floats;
+    repacked_ &= w.repacked;
     chosen_[used_++] = e;
     if (context_.observer)
       context_.observer->input(
@@ -154,7 +157,7 @@ class Down {
   int64_t* chosen_;  // experts with tokens
   int64_t used_ = 0, scratch_bytes_ = 0;
   double total_bytes_ = 0;  // of their weights
-  bool in_floats_ = true;
+  bool in_floats_ = true, repacked_ = true;
   Matrix low_ = {};
 };
 

@@ -114,6 +114,7 @@ class GatedMatmul {
       prepared_.need(kernel.form);
       piece_tokens_ = std::min(piece_tokens_, tokens_a_piece(kernel.form, most_));
       in_floats_ &= kernel.form == ActivationForm::floats;
+      repacked_ &= w->repacked;
       scratch_bytes_ = std::max(scratch_bytes_, scratch_of_kernel(kernel, *w, most_));
       total_bytes_ += static_cast<double>(own_rows(*w, 0, own_.size()).bytes());
     }
@@ -132,10 +133,10 @@ class GatedMatmul {
   void cut() {
     const int64_t slots = plan_.slots(), total_rows = used_ * h_.cols, panel = context_.kernels.matmul.panel_rows;
     const int64_t mean = std::min((slots + used_ - 1) / used_, piece_tokens_);
-    const int64_t wanted =
-        in_floats_ && mean >= kManyTokens
-            ? rows_of_floats(context_, h_.cols, h_.cols * slots / mean)
-            : rows_a_piece(context_, total_rows, x_.cols, mean, total_bytes_ / static_cast<double>(total_rows));
+    const double bytes_a_row = total_bytes_ / static_cast<double>(total_rows);
+    const int64_t wanted = in_floats_ && mean >= kManyTokens ? rows_of_floats(context_, h_.cols, h_.cols * slots / mean)
+                           : most_ == 1 && repacked_         ? rows_of_run(context_, total_rows, bytes_a_row)
+                                                     : rows_a_piece(context_, total_rows, x_.cols, mean, bytes_a_row);
     piece_rows_ = std::min(wanted, (h_.cols + panel - 1) / panel * panel);
     const int64_t of_expert = (h_.cols + piece_rows_ - 1) / piece_rows_;
     pieces_ = context_.arena.take<Piece>(of_expert * (used_ + slots / piece_tokens_));
@@ -220,7 +221,7 @@ class GatedMatmul {
   PreparedRows prepared_;
   int64_t most_, piece_tokens_;
   int64_t used_ = 0, scratch_bytes_ = 0;  // experts with tokens; of a kernel
-  bool in_floats_ = true;
+  bool in_floats_ = true, repacked_ = true;
   double total_bytes_ = 0;  // of their weights
 
   int64_t piece_rows_ = 0, count_ = 0;

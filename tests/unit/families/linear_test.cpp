@@ -1,6 +1,9 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "base/json.h"
+#include "families/config/config_writer.h"
 #include "families/family.h"
 #include "families/shapes.h"
 #include "models/account.h"
@@ -78,11 +81,26 @@ TEST(LinearAttention, WhatIsNotComputedIsRefusedByName) {
   expect_refused("bailing_hybrid", {{"kda_lower_bound", 1}}, "kda_lower_bound");
   expect_refused("lfm2_moe", {{"layer_types", {"conv", "mamba", "conv"}}}, "mamba");
   expect_refused("nemotron_h", {{"layers_block_type", {"mamba", "swa"}}}, "swa");
-  expect_refused("nemotron_h", {{"mlp_bias", true}}, "mlp_bias");
   expect_refused("afmoe", {{"route_norm", false}}, "route_norm");
   Json ling = tiny_config("bailing_hybrid", Json::object());
   ling.erase("kda_lower_bound");
   EXPECT_THROW(read(ling), base::Error);  // Ling 2.6
+}
+
+TEST(LinearAttention, NemotronsProjectionsToTheLatentHaveBiasesWithTheOthers) {
+  const auto shared = [](bool bias) {
+    int64_t n = 0;
+    for (const auto& layer : models::account(read(tiny_config("nemotron_h", {{"mlp_bias", bias}}))).layers)
+      n += layer.held[static_cast<size_t>(layers::Place::shared_experts)];
+    return n;
+  };
+  const ModelSpec spec = read(tiny_config("nemotron_h", {{"mlp_bias", true}}));
+  const layers::MoeSpec& moe = *first_moe(spec);
+  ASSERT_GT(moe.latent, 0);
+  const int64_t mixtures = std::count_if(spec.blocks.begin(), spec.blocks.end(), [](const BlockSpec& block) {
+    return std::holds_alternative<layers::MoeSpec>(block.ffn);
+  });
+  EXPECT_EQ(shared(true) - shared(false), mixtures * (moe.latent + moe.shared_hidden + 2 * spec.width));
 }
 
 TEST(LinearAttention, PublishedKimiListsLayersFromOne) {
