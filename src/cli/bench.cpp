@@ -16,6 +16,7 @@
 #include "cli/options.h"
 #include "cli/print_formats.h"
 #include "cli/print_numbers.h"
+#include "cli/print_stream.h"
 #include "cli/ranks.h"
 #include "cli/terminal.h"
 #include "lens/choices.h"
@@ -118,7 +119,7 @@ base::Json speculated_as_json(const runtime::BenchResult& result, double accepta
   return list;
 }
 
-base::Json as_json(const BenchCommand& command, const runtime::Engine& engine, const runtime::BenchResult& result,
+base::Json as_json(const BenchCommand& command, runtime::Engine& engine, const runtime::BenchResult& result,
                    const runtime::MachineLimits& machine, int64_t expected_resident,
                    std::optional<double> load_before) {
   return {{"model", engine.model().name},
@@ -137,6 +138,8 @@ base::Json as_json(const BenchCommand& command, const runtime::Engine& engine, c
           {"batch", command.bench.batch},
           {"repeat", command.bench.repeat},
           {"routes", command.routes.empty() ? base::Json(nullptr) : base::Json(command.routes)},
+          {"recall", command.bench.recall},
+          {"experts_from_disk", reads_json(engine.bytes().stream_report())},
           {"load_average", load_before ? base::Json(*load_before) : base::Json(nullptr)},
           {"prefill_seconds", result.prefill_seconds},
           {"decode_seconds", result.decode_seconds},
@@ -308,6 +311,14 @@ CLI::Option* add_shape_options(CLI::App* command, const std::shared_ptr<BenchCom
                                lens::fitted_names()))
       ->type_name("FILE")
       ->check(reads());
+  command
+      ->add_option(
+          "--recall", options->bench.recall,
+          "With --routes, where experts are read from the disk: simulate a look-ahead that guesses an expert so "
+          "often\n(published models: 0.75 to 0.9; default: 0, none, since the routers know nothing of the routes)")
+      ->type_name("R")
+      ->check(number_between(0, 1))
+      ->needs("--routes");
   return shape;
 }
 

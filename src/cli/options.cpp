@@ -154,6 +154,12 @@ void ModelOptions::add_engine(CLI::App& app, bool with_context) {
       ->type_name("R")
       ->check(CLI::IsMember({"threads", "uring", "buffered"}))
       ->capture_default_str();
+  app.add_option("--look-ahead", look_ahead,
+                 "Whether experts are read before the layer that wants them is reached, as its router guesses: auto "
+                 "compares the speed\nwith it and without while decoding; changes no result")
+      ->type_name("W")
+      ->check(CLI::IsMember({"auto", "on", "off"}))
+      ->capture_default_str();
   app.add_flag("--file-pages", file_pages,
                "Read the weights from the file as it is mapped (mmap) and copy nothing; otherwise they are copied into "
                "memory in the order the kernels read, while there is room")
@@ -208,6 +214,9 @@ runtime::EngineOptions ModelOptions::engine_options() const {
   options.disk_reader = disk_reader == "uring"      ? runtime::DiskReader::uring
                         : disk_reader == "buffered" ? runtime::DiskReader::buffered
                                                     : runtime::DiskReader::threads;
+  options.look_ahead = look_ahead == "on"    ? runtime::LookAhead::on
+                       : look_ahead == "off" ? runtime::LookAhead::off
+                                             : runtime::LookAhead::automatic;
   options.on_note = [](const std::string& note) { print_note(note); };
   add_ranks(options);
   return options;

@@ -32,7 +32,7 @@ struct ModelOptions {
   int threads = 0;
   int64_t context = 0;
   std::string precision = "fast";
-  std::string cache_type, memory, disk_reader = "threads";
+  std::string cache_type, memory, disk_reader = "threads", look_ahead = "auto";
   std::optional<int64_t> experts_per_token;
   std::string router;
   std::string adapter;

@@ -58,8 +58,13 @@ std::string stream_words(const runtime::StreamForecast& stream, double disk, boo
 std::string reads_words(const runtime::StreamReport& report) {
   const auto kind = [](std::string_view name, const runtime::StreamFigures::Kind& of) {
     if (of.tokens == 0) return std::string();
-    return fmt::format(" · {} {:.1f} % hits, {:.1f} MB a token, waited {:.1f} ms a token", name, 100 * of.hit_share(),
-                       of.bytes_per_token() / 1e6, 1e3 * of.stalled / static_cast<double>(of.tokens));
+    std::string text =
+        fmt::format(" · {} {:.1f} % hits, {:.1f} MB a token, waited {:.1f} ms a token", name, 100 * of.hit_share(),
+                    of.bytes_per_token() / 1e6, 1e3 * of.stalled / static_cast<double>(of.tokens));
+    if (of.ahead > 0)
+      text += fmt::format(" ({} of {} experts guessed rightly, {:.1f} MB a token read ahead)", of.ahead_used, of.ahead,
+                          static_cast<double>(of.ahead_bytes) / static_cast<double>(of.tokens) / 1e6);
+    return text;
   };
   const runtime::StreamFigures& figures = report.figures;
   std::string text = "experts from the disk" + kind("prompt", figures.prompt) + kind("decode", figures.decode);
@@ -67,7 +72,35 @@ std::string reads_words(const runtime::StreamReport& report) {
     text += fmt::format(" · {:.0f} MB/s", rate / 1e6);
     if (report.disk_rate > 0) text += fmt::format(", {:.0f} % of the rate measured at the start", 100 * report.share());
   }
-  return text + fmt::format(" · {}, {}", report.reader, report.direct ? "direct" : "buffered");
+  text +=
+      fmt::format(" · {}, {} · look-ahead {}", report.reader, report.direct ? "direct" : "buffered", report.look_ahead);
+  return report.look_ahead_gain > 0 ? text + fmt::format(" ({:.2f} ×)", report.look_ahead_gain) : text;
+}
+
+base::Json reads_json(const std::optional<runtime::StreamReport>& report) {
+  if (!report) return nullptr;
+  const auto kind = [](const runtime::StreamFigures::Kind& of) {
+    return base::Json{{"tokens", of.tokens},
+                      {"hits", of.hits},
+                      {"misses", of.misses},
+                      {"bytes", of.bytes},
+                      {"prefetched", of.ahead},
+                      {"prefetched_rightly", of.ahead_used},
+                      {"bytes_read_ahead", of.ahead_bytes},
+                      {"reading_seconds", of.reading},
+                      {"stalled_seconds", of.stalled}};
+  };
+  return {{"decode", kind(report->figures.decode)},
+          {"prompt", kind(report->figures.prompt)},
+          {"slots", report->slots},
+          {"experts", report->experts},
+          {"slot_bytes", report->slot_bytes},
+          {"bytes_per_second", report->figures.bytes_per_second()},
+          {"disk_rate_at_start", report->disk_rate},
+          {"reader", report->reader},
+          {"direct", report->direct},
+          {"look_ahead", report->look_ahead},
+          {"look_ahead_gain", report->look_ahead_gain > 0 ? base::Json(report->look_ahead_gain) : base::Json(nullptr)}};
 }
 
 base::Json stream_json(const runtime::StreamForecast& stream, double disk) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "base/json.h"
@@ -15,6 +16,8 @@ inline constexpr double kAssumedDisk = 1e9;
 std::string stream_words(const runtime::StreamForecast& stream, double disk, bool assumed);
 /// What reading experts from the disk has cost, in a line: hits, megabytes a token, the disk's rate and its share.
 std::string reads_words(const runtime::StreamReport& report);
+/// The same as JSON; null where nothing is read from the disk.
+base::Json reads_json(const std::optional<runtime::StreamReport>& report);
 base::Json stream_json(const runtime::StreamForecast& stream, double disk);
 
 }  // namespace coterie::cli

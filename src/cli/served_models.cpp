@@ -236,16 +236,19 @@ void describe(const ServeOptions& options, const ModelOptions& opened, Running& 
   served.lenient = options.lenient;
 }
 
+/// `part`: of a memory that several models share; 0: there is no such memory.
 std::shared_ptr<const serve::ReadyModel> load(const ServeOptions& options, ModelOptions wanted, const std::string& name,
-                                              const std::vector<std::string>& aliases) {
+                                              const std::vector<std::string>& aliases, int64_t part) {
   options.speculate.check(wanted, false);
   families::Model model = open_any(wanted);
   warn_about(model);
   serve::SchedulerOptions scheduler_options = options.scheduler();
   // Each rank knows the experts of its own rows alone, and a prompt that is looked at is not divided.
   if (on_ranks() && split_of_ranks() == runtime::Split::experts) scheduler_options.keep_routes = false;
+  runtime::EngineOptions of_options = wanted.engine_options();
+  if (part > 0) of_options.memory = part, of_options.one_of_several = true;
   const runtime::EngineOptions engine_options =
-      serve::engine_options(model.decoder->spec(), wanted.engine_options(), scheduler_options);
+      serve::engine_options(model.decoder->spec(), std::move(of_options), scheduler_options);
   const auto running =
       std::make_shared<Running>(std::move(model), engine_options, wanted, options.speculate, scheduler_options);
   describe(options, wanted, *running);
@@ -266,6 +269,26 @@ void expect_model(const std::string& path) {
   if (!families::is_ensemble(path)) checkpoint::resolve_model(path);
 }
 
+// Of a memory that several models share: parts that together never exceed it, so that none has to go for another. Small
+// models get what they need, the others as much each; where that is less than a model needs, its experts are read from
+// the disk.
+std::vector<int64_t> parts_of(const std::vector<serve::ModelOnDemand>& models, int64_t memory, int64_t cache) {
+  std::vector<std::pair<int64_t, size_t>> needs;
+  for (size_t i = 0; i < models.size(); ++i) {
+    const int64_t bytes = bytes_on_disk(models[i].path) + cache;
+    needs.emplace_back(bytes + bytes / 8 + (int64_t{64} << 20),
+                       i);  // scratch, tokenizer, a cache that nobody asked for
+  }
+  std::sort(needs.begin(), needs.end());
+  std::vector<int64_t> parts(models.size());
+  int64_t left = memory;
+  for (size_t i = 0; i < needs.size(); ++i) {
+    const int64_t part = std::min(needs[i].first, left / static_cast<int64_t>(needs.size() - i));
+    parts[needs[i].second] = part, left -= part;
+  }
+  return parts;
+}
+
 // One that never fits would be refused whenever it is asked for.
 void refuse_too_large(const std::vector<serve::ModelOnDemand>& models, int64_t memory) {
   for (const serve::ModelOnDemand& model : models)
@@ -281,6 +304,7 @@ void refuse_too_large(const std::vector<serve::ModelOnDemand>& models, int64_t m
 std::unique_ptr<serve::ModelShelf> served_models(ServeOptions& options) {
   const std::vector<ServeOptions::Named> adapters = options.read_adapters();
   std::vector<serve::ModelOnDemand> models;
+  const auto parts = std::make_shared<std::vector<int64_t>>();  // of a memory that the models share; 0: there is none
   const auto add = [&](const ModelOptions& wanted, std::string name, std::vector<std::string> aliases, bool stays) {
     serve::ModelOnDemand model{.name = std::move(name), .aliases = std::move(aliases), .path = wanted.model};
     model.stays = stays;
@@ -289,10 +313,11 @@ std::unique_ptr<serve::ModelShelf> served_models(ServeOptions& options) {
       if (cache == 0) cache = base::available_memory() / 4;
       return bytes_on_disk(wanted.model) + cache;
     };
-    model.load = [&options, wanted, name = model.name, aliases = model.aliases] {
-      return load(options, wanted, name, aliases);
+    model.load = [&options, wanted, name = model.name, aliases = model.aliases, parts, at = parts->size()] {
+      return load(options, wanted, name, aliases, (*parts)[at]);
     };
     models.push_back(std::move(model));
+    parts->push_back(0);
   };
   if (!options.model.model.empty()) {
     expect_model(options.model.model);
@@ -321,10 +346,18 @@ std::unique_ptr<serve::ModelShelf> served_models(ServeOptions& options) {
   if (on_ranks() && (models.size() > 1 || options.model.model.empty()))
     throw base::Error(ErrorKind::unsupported, "--model", "several models are not served by ranks",
                       "coterie serve MODEL, one for each group of ranks");
-  if (models.size() > 1 && !options.model.memory.empty())
-    throw base::Error(ErrorKind::unsupported, "--memory", "is of one model, and this server has several",
-                      "--models-memory bounds all of them");
   serve::ModelShelfOptions shelf{.unload_after_seconds = options.unload_after};
+  if (models.size() > 1 && !options.model.memory.empty()) {
+    if (!options.models_memory.empty())
+      throw base::Error(ErrorKind::bad_input, "--memory",
+                        "was given beside --models-memory, which is for models that are "
+                        "in memory as a whole or not at all",
+                        "leave one of them out");
+    shelf.memory = bytes_option("--memory", options.model.memory);
+    *parts = parts_of(models, shelf.memory, options.scheduler().cache_memory);
+    for (size_t i = 0; i < models.size(); ++i) models[i].bytes = [part = (*parts)[i]] { return part; };
+    return std::make_unique<serve::ModelShelf>(std::move(models), shelf);
+  }
   if (!options.models_memory.empty())
     shelf.memory = bytes_option("--models-memory", options.models_memory);
   else if (models.size() > 1)

@@ -29,6 +29,7 @@ struct SimulateOptions {
   std::optional<int64_t> warm_up, prompt;
   int64_t step_tokens = 512, prompt_tokens = 0;
   double speed = 0;  // tokens a second in memory
+  double recall = 0;
   bool json = false;
 };
 
@@ -57,8 +58,8 @@ std::string memory_words(const Row& row, double expert_bytes) {
                      base::human_bytes(static_cast<int64_t>(static_cast<double>(row.run.slots) * expert_bytes)));
 }
 
-std::string as_text(const lens::Routes& routes, const std::vector<Row>& rows, int64_t warm_up, double expert_bytes,
-                    double disk) {
+std::string as_text(const SimulateOptions& options, const lens::Routes& routes, const std::vector<Row>& rows,
+                    int64_t warm_up, double expert_bytes, double disk) {
   const int64_t all = routes.layers * routes.experts, token = routes.layers * routes.choices;
   int64_t prompt = 0;
   for (const Row& row : rows) prompt = std::max(prompt, row.run.prompt.tokens);
@@ -72,6 +73,9 @@ std::string as_text(const lens::Routes& routes, const std::vector<Row>& rows, in
                              disk > 0 ? fmt::format("{:>14}", "tokens/s") : "",
                              prompt > 0 ? fmt::format("{:>16}", "hits of prompts") : ""),
                  Style::bold);
+  if (options.recall > 0)
+    text.insert(0, fmt::format("with a simulated look-ahead that guesses {:.0f} % of what a layer asks for\n",
+                               100 * options.recall));
   for (const Row& row : rows) {
     const double missed = row.run.missed_per_token();
     const std::string words = expert_bytes > 0 ? base::human_bytes(static_cast<int64_t>(missed * expert_bytes))
@@ -116,6 +120,7 @@ base::Json as_json(const SimulateOptions& options, const lens::Routes& routes, c
           {"step_tokens", options.step_tokens},
           {"prompt_tokens", std::max(options.prompt_tokens, options.step_tokens)},
           {"expert_bytes", expert_bytes > 0 ? base::Json(expert_bytes) : base::Json(nullptr)},
+          {"recall", options.recall},
           {"disk_bytes_per_second", disk > 0 ? base::Json(disk) : base::Json(nullptr)},
           {"memory", list}};
 }
@@ -132,7 +137,7 @@ int simulate_command(const SimulateOptions& options) {
   wanted.warm_up = options.warm_up.value_or(routes.tokens() / 3);
   wanted.prompt = options.prompt.value_or(-1), wanted.step_tokens = options.step_tokens;
   wanted.prompt_tokens = options.prompt_tokens;
-  const runtime::StreamSpeed speed{expert_bytes, disk, options.speed > 0 ? 1 / options.speed : 0};
+  const runtime::StreamSpeed speed{expert_bytes, disk, options.speed > 0 ? 1 / options.speed : 0, options.recall};
   std::vector<Row> rows;
   for (const std::string& memory : options.memory) {
     wanted.slots = slots_of(memory, routes, expert_bytes);
@@ -142,7 +147,7 @@ int simulate_command(const SimulateOptions& options) {
     rows.push_back(std::move(row));
   }
   print(options.json ? as_json(options, routes, rows, wanted.warm_up, expert_bytes, disk).dump(2) + "\n"
-                     : as_text(routes, rows, wanted.warm_up, expert_bytes, disk));
+                     : as_text(options, routes, rows, wanted.warm_up, expert_bytes, disk));
   return 0;
 }
 
@@ -174,6 +179,13 @@ void add_simulate(CLI::App& app, Action& action) {
                    "Tokens a second when all is in memory, which computing takes beside reading (default: no limit)")
       ->type_name("T/S")
       ->check(number_above_zero())
+      ->needs("--disk");
+  command
+      ->add_option("--recall", options->recall,
+                   "Simulate a look-ahead that guesses this share of the experts a layer asks for (published models: "
+                   "0.75 to 0.9; default: 0, none)")
+      ->type_name("R")
+      ->check(number_between(0, 1))
       ->needs("--disk");
   command
       ->add_option("--warm-up", options->warm_up,

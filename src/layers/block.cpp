@@ -101,6 +101,21 @@ const Experts* Block::experts() const {
   return moe ? &moe->experts() : nullptr;
 }
 
+bool Block::has_router() const {
+  const auto* moe = std::get_if<Moe>(&ffn_);
+  return moe && moe->router();
+}
+
+ops::RoutingPlan Block::route(const Batch& batch, int64_t layer, tensor::ConstMatrix x) const {
+  const tensor::ArenaScope scratch(batch.context.arena);
+  if (ffn_norm_) {
+    const tensor::Matrix normed = batch.context.arena.matrix(x.rows, x.cols);
+    ffn_norm_->forward(batch.context, x, normed);
+    x = normed;
+  }
+  return std::get<Moe>(ffn_).router()->forward(batch, layer, x);
+}
+
 void Block::mix(const Batch& batch, int64_t layer, tensor::Matrix x, tensor::Matrix h, tensor::Matrix y) const {
   ops::Context& context = batch.context;
   tensor::ConstMatrix mixer_input = x;

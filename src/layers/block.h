@@ -65,6 +65,10 @@ class Block {
   void arrange();
   /// Its routed experts; null where its FFN has none.
   const Experts* experts() const;
+  /// Whether its FFN has experts that tokens are sent to.
+  bool has_router() const;
+  /// Where its router would send x [N, D], were that its residual stream before the FFN. To be asked of such a block.
+  ops::RoutingPlan route(const Batch& batch, int64_t layer, tensor::ConstMatrix x) const;
 
  private:
   // x = kept * x + added * y, in the order that keeps the bits of plain addition.

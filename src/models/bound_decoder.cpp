@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
@@ -9,7 +10,8 @@
 #include "layers/attention/rope.h"
 #include "layers/batch.h"
 #include "layers/layer_range.h"
-#include "layers/moe/piecewise_source.h"
+#include "layers/moe/prefetching_source.h"
+#include "models/next_routing.h"
 #include "models/shown_weights.h"
 #include "ops/elementwise.h"
 #include "ops/loss.h"
@@ -187,6 +189,8 @@ tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, std::shared_ptr<c
   if (has_shortcuts(spec_)) shortcut = context.arena.matrix(x.rows, x.cols);
   const auto* const piecewise = dynamic_cast<const layers::PiecewiseSource*>(pass.experts);
   const int64_t at_once = piecewise ? piecewise->rows_at_once() : 0;
+  auto* const prefetching = dynamic_cast<layers::PrefetchingSource*>(pass.experts);
+  const bool looks_ahead = prefetching && !context.tape && prefetching->looks_ahead();
   base::require(at_once == 0 || !context.tape, "decoder", "a step under a tape is not cut");
   std::vector<std::shared_ptr<layers::Selections>> selections;  // of each piece
   if (!spec_.shared.empty()) {
@@ -204,8 +208,11 @@ tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, std::shared_ptr<c
     if (!pieces || rows != before)
       pieces = std::make_shared<const std::vector<Piece>>(cut(rows->sequences, x.rows, at_once));
     while (selections.size() < pieces->size()) selections.push_back(std::make_shared<layers::Selections>());
-    const auto run = [this, rows, pieces, layer, at, x, embedded, shortcut, selections, pass, show = shown.get()](
-                         const ops::Context& with, layers::Observer* observer) {
+    size_t routed = layer + 1;  // the next layer whose experts are asked for
+    while (looks_ahead && routed < end_layer && !network_.blocks[routed].has_router()) ++routed;
+    const bool guesses = looks_ahead && routed < end_layer;
+    const auto run = [this, rows, pieces, layer, at, x, embedded, shortcut, selections, pass, prefetching, guesses,
+                      routed, show = shown.get()](const ops::Context& with, layers::Observer* observer) {
       PassOptions observed = pass;
       observed.observer = observer;
       ops::Context context_of_layer = with;
@@ -224,7 +231,12 @@ tensor::Matrix BoundDecoder::run_blocks(ops::Context& context, std::shared_ptr<c
                                   .ids = std::span(rows->ids).subspan(begin, count),
                                   .shortcut = part(shortcut, piece),
                                   .selections = selections[p].get()};
-        network_.blocks[layer].forward(batch, at, part(x, piece));
+        const tensor::Matrix rows_of_piece = part(x, piece);
+        std::optional<NextRouting> next;  // of the last piece, after which that layer begins
+        if (guesses && p + 1 == pieces->size())
+          next.emplace(network_.blocks[routed], first_layer_ + static_cast<int64_t>(routed), batch, rows_of_piece);
+        const layers::PrefetchScope told(next ? prefetching : nullptr, next ? &*next : nullptr);
+        network_.blocks[layer].forward(batch, at, rows_of_piece);
       }
       if (observer) observer->block(at, x);
     };

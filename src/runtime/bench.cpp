@@ -125,7 +125,7 @@ class Run {
     if (!options.routes) return;
     const lens::RouterShape routers = lens::router_shape(engine.spec());
     for (int64_t i = 0; i < options.batch; ++i) {
-      feeds_.emplace_back(*options.routes, routers);
+      feeds_.emplace_back(*options.routes, routers, options.recall);
       fed_.push_back(i * options.routes->tokens() / options.batch);
     }
   }

@@ -26,6 +26,8 @@ struct BenchOptions {
   // and, of several sequences, each from a place of its own; null: as the routers say. It must last as long as the
   // call.
   const lens::Routes* routes = nullptr;
+  // With them: how often a simulated look-ahead guesses an expert (lens::RouteFeed); 0: never.
+  double recall = 0;
   std::function<void(std::string_view)> on_progress;
   std::function<void(double seconds)> on_long;  // called once where the prompts will take more than a minute
 };

@@ -86,12 +86,14 @@ Engine::Engine(families::Model model, const EngineOptions& options)
           .part_of_a_model = options_.part_of_a_model,
           .own = options_.own,
           .memory = options_.memory,
+          .one_of_several = options_.one_of_several,
           .expert_memory = options_.expert_memory,
           .cache = options_.cache_bytes > 0 ? options_.cache_bytes : cache_bytes(*cache_shape_, positions),
           .scratch = scratch,
           .step_tokens = step,
           .positions = positions,
           .reader = options_.disk_reader,
+          .look_ahead = options_.look_ahead,
           .make_reader = options_.make_reader});
   if (const std::string note = bytes_->note(); options_.on_note && !note.empty()) options_.on_note(note);
   prompt_tokens_ = std::min(bytes_->prompt_tokens(), context_size_);
@@ -176,6 +178,7 @@ tensor::Matrix Engine::evaluate(std::span<const models::SequenceStep> given, con
     for (const models::SequenceStep& step : steps) step.state->abandon();
     throw;
   }
+  if (with.experts == bytes_->store() && with.experts) bytes_->store()->end_step();
   for (size_t i = 0; i < steps.size(); ++i)
     left[i] ? steps[i].state->abandon() : steps[i].state->advance(std::ssize(steps[i].ids));
   // A quarter as long again as the step took, until all is moved.

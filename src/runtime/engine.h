@@ -34,9 +34,13 @@ struct EngineOptions {
   // Bytes that the process may have resident; 0 = what the machine, or its cgroup, has. Where the weights are more,
   // routed experts are read from the disk as they are needed (expert_store/expert_store.h).
   int64_t memory = 0;
+  // The process runs other models too, each with a `memory` of its own: what it holds for them is none of this one's.
+  bool one_of_several = false;
   // Above 0: experts are read as they are needed into so much memory, whether or not they would fit.
   int64_t expert_memory = 0;
   DiskReader disk_reader = DiskReader::threads;
+  // Whether they are read before the layer that wants them is reached, as its router guesses; changes no result.
+  LookAhead look_ahead = LookAhead::automatic;
   std::function<std::unique_ptr<BlockReader>(const FileTable& files)> make_reader = {};  // for tests
   // Is told, once, what whoever waits for the model should know: that and how experts are read from the disk.
   std::function<void(const std::string& note)> on_note = {};

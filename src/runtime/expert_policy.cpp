@@ -4,14 +4,14 @@
 #include <cmath>
 #include <numeric>
 #include <tuple>
+#include <utility>
 
 #include "base/error.h"
 
 namespace coterie::runtime {
 
-int64_t ring_slots(int64_t all) {
-  constexpr int64_t kEnough = 16;  // reads of one expert that are waited for, computed and under way at once
-  return std::clamp<int64_t>(all * 15 / 100, std::min<int64_t>(all, 2), kEnough);
+int64_t ring_slots(int64_t all, int64_t widest) {
+  return std::clamp<int64_t>(all * 15 / 100, std::min<int64_t>(all, 2), widest);
 }
 
 ExpertPolicy::ExpertPolicy(PolicyShape shape) : shape_(std::move(shape)) {
@@ -71,7 +71,8 @@ std::vector<int32_t> ExpertPolicy::victims(int64_t size_class, int64_t layer, in
   const int64_t done = pieces == Pieces::one ? layer : layer - 1;
   std::vector<int32_t> found;
   for (int32_t i = first_slot(size_class); i < first_slot(size_class + 1); ++i)
-    if (const Slot& slot = slots_[static_cast<size_t>(i)]; free(slot) && !slot.in_ring) found.push_back(i);
+    if (const Slot& slot = slots_[static_cast<size_t>(i)]; free(slot) && !slot.in_ring && !spared(slot))
+      found.push_back(i);
   const auto key = [&](int32_t i) {
     const Slot& slot = slots_[static_cast<size_t>(i)];
     if (slot.layer == kNone) return std::tuple(-1, 0.0, int64_t{0}, i);
@@ -90,13 +91,13 @@ std::vector<int32_t> ExpertPolicy::victims(int64_t size_class, int64_t layer, in
 int64_t ExpertPolicy::wider_ring(size_t size_class, int64_t layer, int64_t passing, Pieces pieces) const {
   const int64_t all = shape_.slots[size_class];
   const std::vector<int32_t>& ring = ring_[size_class];
-  const int64_t wide = shape_.ring > 0 ? std::min(shape_.ring, all) : ring_slots(all);
+  const int64_t wide = shape_.ring > 0 ? std::min(shape_.ring, all) : ring_slots(all, shape_.widest_ring);
   const int64_t more = std::max<int64_t>(wide - std::ssize(ring), 0);
   if (pieces == Pieces::one || !holds_a_layer()) return more;
   // What this layer has read stays until its last piece.
   const auto reusable = std::count_if(ring.begin(), ring.end(), [&](int32_t slot) {
     const Slot& s = slots_[static_cast<size_t>(slot)];
-    return s.layer != layer && s.leased_by == kNone;
+    return s.layer != layer && free(s);
   });
   return std::clamp<int64_t>(passing - reusable, more, std::max(of_a_layer_[size_class] - std::ssize(ring), more));
 }
@@ -169,7 +170,7 @@ class ExpertPolicy::Planning {
     }
     const size_t c = class_of(demand.expert);
     Slot& held = slot(place.slot);
-    held.leased_by = static_cast<int32_t>(layer_);
+    held.leased_by = static_cast<int32_t>(layer_), held.arriving = false;
     if (prompt_ && demand.warm > 0 && held.in_ring && staying_[c] < share_of(c)) {
       held.in_ring = false, ++staying_[c];
       std::erase(policy_.ring_[c], place.slot);
@@ -228,8 +229,8 @@ class ExpertPolicy::Planning {
       if (passes && slot(taken).layer != kNone) slot(taken).in_ring = true, ring.push_back(taken);
       return taken;
     }
-    const auto oldest = std::find_if(
-        ring.begin(), ring.end(), [&](int32_t i) { return slot(i).leased_by == kNone || slot(i).leased_by == layer_; });
+    const auto oldest = std::find_if(ring.begin(), ring.end(),
+                                     [&](int32_t i) { return policy_.free(slot(i)) || slot(i).leased_by == layer_; });
     if (oldest != ring.end()) {
       const int32_t taken = *oldest;
       std::rotate(oldest, oldest + 1, ring.end());
@@ -276,17 +277,54 @@ void ExpertPolicy::release(int64_t layer) {
     if (slot.leased_by == layer) slot.leased_by = kNone;
 }
 
-ExpertPolicy::Prefetch ExpertPolicy::prefetch(int64_t layer, int32_t expert) {
-  const int32_t c = shape_.class_of(layer, expert);
-  if (c < 0 || slot_of(layer, expert) != kNone) return {};
-  const std::vector<int32_t> victim = victims(c, layer, 1, false, Pieces::one);
-  if (victim.empty()) return {};
-  Slot& slot = slots_[static_cast<size_t>(victim.front())];
-  const Prefetch taken{victim.front(), slot.layer, slot.expert};
-  put(taken.slot, layer, expert);
-  slot.arriving = true;
-  ++prefetches_;
-  return taken;
+// While a layer is computed little of a token's set is anybody's victim: an eighth of the slots, so that the next plan
+// finds some whatever was guessed.
+std::vector<int32_t> ExpertPolicy::slots_ahead(int64_t size_class, int64_t layer, int64_t wanted) const {
+  const auto begin = slots_.begin() + first_slot(size_class), end = slots_.begin() + first_slot(size_class + 1);
+  const auto arriving = std::count_if(begin, end, [](const Slot& slot) { return slot.arriving; });
+  wanted = std::min<int64_t>(wanted, (end - begin) / 8 - arriving);
+  return wanted > 0 ? victims(size_class, layer, wanted, false, Pieces::one) : std::vector<int32_t>();
+}
+
+// Empty ones, then the ring's, the longest filled first.
+std::vector<int32_t> ExpertPolicy::passing_slots(int64_t size_class, int64_t layer, int64_t wanted) {
+  std::vector<int32_t> found;
+  for (int32_t i = first_slot(size_class); i < first_slot(size_class + 1) && std::ssize(found) < wanted; ++i)
+    if (const Slot& slot = slots_[static_cast<size_t>(i)]; slot.layer == kNone && free(slot)) found.push_back(i);
+  std::vector<int32_t>& ring = ring_[static_cast<size_t>(size_class)];
+  const auto taken = std::stable_partition(ring.begin(), ring.end(), [&](int32_t i) {
+    const Slot& slot = slots_[static_cast<size_t>(i)];
+    const bool takes = std::ssize(found) < wanted && !slot.arriving && !(slot.layer == layer && spared(slot));
+    if (takes) found.push_back(i);
+    return !takes;
+  });
+  (void)taken;  // they are the last filled now
+  return found;
+}
+
+std::vector<ExpertPolicy::Prefetch> ExpertPolicy::prefetch(int64_t layer, std::span<const int32_t> experts,
+                                                           bool prompt) {
+  std::vector<std::vector<int32_t>> missing(shape_.slots.size());
+  for (const int32_t e : experts) {
+    const int32_t c = e >= 0 && e < shape_.experts ? shape_.class_of(layer, e) : kNone;
+    if (c == kNone) continue;
+    Place& place = places_[at(layer, e)];
+    if (std::exchange(place.guessed, now_) == now_ || place.slot != kNone) continue;
+    missing[static_cast<size_t>(c)].push_back(e);
+  }
+  std::vector<Prefetch> result;
+  for (size_t c = 0; c < missing.size(); ++c) {
+    if (missing[c].empty()) continue;
+    const auto number = static_cast<int64_t>(c), wanted = std::ssize(missing[c]);
+    const std::vector<int32_t> slots =
+        prompt ? passing_slots(number, layer, wanted) : slots_ahead(number, layer, wanted);
+    for (size_t i = 0; i < slots.size(); ++i) {
+      put(slots[i], layer, missing[c][i]);
+      slots_[static_cast<size_t>(slots[i])].arriving = true;
+      result.push_back({missing[c][i], slots[i]});
+    }
+  }
+  return result;
 }
 
 void ExpertPolicy::arrived(int32_t slot) { slots_[static_cast<size_t>(slot)].arriving = false; }

@@ -16,6 +16,7 @@ struct PolicyShape {
   std::vector<int64_t> slots;  // of each class
   int64_t aging = 16;          // tokens after which counts of use are halved
   int64_t ring = 0;            // slots of a class that a prompt's misses pass through; 0: a share of them (ring_slots)
+  int64_t widest_ring = 16;    // of that share, at most
 
   int32_t class_of(int64_t layer, int64_t expert) const {
     return size_class[static_cast<size_t>(layer * experts + expert)];
@@ -82,12 +83,15 @@ class ExpertPolicy {
   /// The layer has been computed.
   void release(int64_t layer);
 
-  /// A slot for an expert that may be asked for soon, or kNone where it has one or none is free. It is nobody's victim
-  /// until arrived(), and anybody's afterwards. Not counted as a use.
+  /// What `layer` will probably ask for next, the most probable first; ids of other layers are left out.
+  /// Those that are there are spared until the next plan. Others get slots, as far as there are some for them: in
+  /// decoding an eighth of all, those of the least count, in a prompt empty ones and the ring's, also such as a plan
+  /// that is leased now still has to compute. Such a slot is nobody's victim until a plan asks for the expert, or until
+  /// arrived(), and anybody's afterwards. Not counted as a use.
   struct Prefetch {
-    int32_t slot = kNone, evicted_layer = kNone, evicted_expert = kNone;
+    int32_t expert = kNone, slot = kNone;
   };
-  Prefetch prefetch(int64_t layer, int32_t expert);
+  std::vector<Prefetch> prefetch(int64_t layer, std::span<const int32_t> experts, bool prompt);
   void arrived(int32_t slot);
   /// The slot could not be filled: it holds nothing.
   void forget(int32_t slot);
@@ -100,8 +104,7 @@ class ExpertPolicy {
   };
   const Counts& decode() const { return decode_; }
   const Counts& prompt() const { return prompt_; }
-  int64_t prefetches() const { return prefetches_; }
-  void reset_counts() { decode_ = prompt_ = {}, prefetches_ = 0; }
+  void reset_counts() { decode_ = prompt_ = {}; }
   /// Whether what one layer may miss fits into the ring and leaves half as much again for the others: then a prompt is
   /// better read in pieces, layer by layer.
   bool holds_a_layer() const;
@@ -117,8 +120,9 @@ class ExpertPolicy {
  private:
   struct Place {  // of one expert
     double count = 0;
-    int64_t last = 0;     // plan that asked for it
-    int64_t warm_in = 0;  // step
+    int64_t last = 0;         // plan that asked for it
+    int64_t warm_in = 0;      // step
+    int64_t guessed = kNone;  // after that plan
     int32_t slot = kNone;
   };
   struct Slot {
@@ -132,6 +136,12 @@ class ExpertPolicy {
   size_t at(int64_t layer, int64_t expert) const { return static_cast<size_t>(layer * shape_.experts + expert); }
   bool free(const Slot& slot) const { return slot.leased_by == kNone && !slot.arriving; }
   void begin_step(int64_t tokens, bool prompt);
+  /// Of a class, for experts of `layer` that are guessed.
+  std::vector<int32_t> slots_ahead(int64_t size_class, int64_t layer, int64_t wanted) const;
+  std::vector<int32_t> passing_slots(int64_t size_class, int64_t layer, int64_t wanted);
+  bool spared(const Slot& slot) const {
+    return slot.layer != kNone && places_[at(slot.layer, slot.expert)].guessed == now_;
+  }
   std::vector<int32_t> victims(int64_t size_class, int64_t layer, int64_t wanted, bool prompt, Pieces pieces) const;
   int64_t wider_ring(size_t size_class, int64_t layer, int64_t passing, Pieces pieces) const;
   void fill(Use& use, int64_t layer);
@@ -146,10 +156,9 @@ class ExpertPolicy {
   int64_t last_layer_ = kNone, now_ = 0, step_ = 0, aged_ = 0;
   double weight_ = 1;  // of a token in the counts
   Counts decode_, prompt_;
-  int64_t prefetches_ = 0;
 };
 
 /// Slots of `all` that a prompt's misses pass through: at most 15 %, and no more than keep a disk busy.
-int64_t ring_slots(int64_t all);
+int64_t ring_slots(int64_t all, int64_t widest = PolicyShape().widest_ring);
 
 }  // namespace coterie::runtime

@@ -22,11 +22,6 @@ using models::kPlaces;
 using models::Place;
 using tensor::DType;
 
-// What a process holds besides weights, cache and scratch, for a model that is only a config: code, and about this
-// much for each token of the vocabulary that a tokenizer keeps (measured: 180 to 260 bytes).
-constexpr int64_t kProcessBytes = 16 << 20;
-constexpr int64_t kTokenBytes = 220;
-
 DType config_dtype(const std::filesystem::path& config) {
   const base::Json json = base::read_json(config);
   for (const char* key : {"dtype", "torch_dtype"}) {
@@ -213,7 +208,7 @@ Inspection inspect(const std::filesystem::path& path, const InspectionOptions& o
   if (result.has_weights) {
     result.memory = forecast_memory(model, result.context, options.step_tokens, DType::f16, options.threads);
   } else {
-    result.memory.process = kProcessBytes + kTokenBytes * spec.vocabulary;
+    result.memory.process = process_bytes(spec);
     result.memory.cache = cache_bytes(cache_shape(spec, DType::f16), result.context);
     result.memory.scratch = scratch_bytes(spec, std::min(options.step_tokens, result.context), 1, options.threads);
   }
@@ -224,7 +219,7 @@ Inspection inspect(const std::filesystem::path& path, const InspectionOptions& o
         .positions = options.context > 0 ? options.context
                                          : planned_positions(options.memory, shape.position_bytes(), spec.context)};
     const bool files = result.has_weights && !result.dtype && model.source->format() != checkpoint::Format::memory;
-    const int64_t held = files ? held_by_process(*model.source, 0) : kProcessBytes + kTokenBytes * spec.vocabulary;
+    const int64_t held = files ? held_by_process(*model.source, 0) : process_bytes(spec);
     stream.needs = stream_needs(spec, held, result.weight_bytes() - experts, cache_bytes(shape, stream.positions),
                                 std::min(options.step_tokens, spec.context), options.threads);
     const auto of_files = files ? classes_of_files(model) : std::nullopt;

@@ -30,6 +30,9 @@ struct MemoryForecast {
 /// in no file.
 int64_t held_by_process(const checkpoint::TensorSource& source, int64_t weights);
 
+/// The same, estimated, of a process that has not opened the model, or that runs others too.
+int64_t process_bytes(const models::ModelSpec& spec);
+
 /// Gives what was freed back to the system: opening a model parses much that is not kept.
 void release_freed_memory();
 

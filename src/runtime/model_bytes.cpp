@@ -63,7 +63,8 @@ ModelBytes::ModelBytes(families::Model& model, threads::Pool& pool, const kernel
   if (files && !options.part_of_a_model && (options.move || asked)) {
     // Near it the rest of the process is looked at too.
     const MemoryBudget budget = memory_budget(options.memory);
-    if (options.expert_memory > 0 || needed + base::resident_memory() > budget.bytes) {
+    const int64_t process = options.one_of_several ? process_bytes(model.decoder->spec()) : base::resident_memory();
+    if (options.expert_memory > 0 || needed + process > budget.bytes) {
       stream(options, kernels);
       if (store_) return;
     }
@@ -84,8 +85,9 @@ void ModelBytes::stream(const Options& options, const kernels::MatmulKernels& ke
   const MemoryBudget budget = memory_budget(options.memory);
   const WeightBytes held = weights();
   const int64_t experts = held.held[static_cast<size_t>(models::Place::experts)];
-  const StreamNeeds needs = stream_needs(spec, held_by_process(source, held.all_held()), held.all_held() - experts,
-                                         options.cache, options.step_tokens, pool_.threads());
+  const int64_t process = options.one_of_several ? process_bytes(spec) : held_by_process(source, held.all_held());
+  const StreamNeeds needs =
+      stream_needs(spec, process, held.all_held() - experts, options.cache, options.step_tokens, pool_.threads());
   const bool always = options.expert_memory > 0, must = always || options.memory > 0;
   if (!always && needs.sum() + experts <= budget.bytes) return;
   if (experts == 0 && !must) return;  // the system reads its mapping again and again, as it can
@@ -128,8 +130,19 @@ void ModelBytes::stream(const Options& options, const kernels::MatmulKernels& ke
   const DenseWeights::Rate rate = dense_->load(*reader, pool_);
   constexpr int64_t kEnough = 64 << 20;  // less says nothing about a disk
   if (rate.bytes >= kEnough) disk_rate_ = rate.bytes_per_second();
-  store_ = std::make_unique<ExpertStore>(std::move(layout), source, files_, std::move(reader), std::move(plan.slots));
+  store_ = std::make_unique<ExpertStore>(std::move(layout), source, files_, std::move(reader), std::move(plan.slots),
+                                         options.look_ahead);
 }
+
+namespace {
+
+std::string look_ahead_words(const LookAheadSwitch& ahead) {
+  if (ahead.mode() != LookAhead::automatic) return ahead.mode() == LookAhead::on ? "on" : "off";
+  if (ahead.gain() == 0) return "on, not compared yet";
+  return ahead.gain() > 1 ? "on, while it pays" : "off, since it does not pay";
+}
+
+}  // namespace
 
 std::optional<StreamReport> ModelBytes::stream_report() {
   if (!store_) return {};
@@ -139,7 +152,9 @@ std::optional<StreamReport> ModelBytes::stream_report() {
                       .slot_bytes = store_->slot_memory(),
                       .disk_rate = disk_rate_,
                       .reader = std::string(store_->reader().name()),
-                      .direct = store_->reader().direct()};
+                      .direct = store_->reader().direct(),
+                      .look_ahead = look_ahead_words(store_->look_ahead()),
+                      .look_ahead_gain = store_->look_ahead().gain()};
 }
 
 std::string ModelBytes::note() const {

@@ -48,10 +48,12 @@ class ModelBytes {
     bool part_of_a_model = false;    // experts are bound on other ranks alone: no more is repacked than what is here
     OwnWeights own = {};             // those that are read here
     int64_t memory = 0;              // a budget for the process; 0: what there is
+    bool one_of_several = false;     // what the process holds besides is estimated, since other models are in it
     int64_t expert_memory = 0;       // above 0: experts are read as they are needed into so much memory, whatever fits
     int64_t cache = 0, scratch = 0;  // what the process needs besides
     int64_t step_tokens = 512, positions = 0;  // of a step, and of a sequence at most
     DiskReader reader = DiskReader::threads;
+    LookAhead look_ahead = LookAhead::automatic;
     /// For tests: instead of one that reads the files.
     std::function<std::unique_ptr<BlockReader>(const FileTable& files)> make_reader = {};
   };

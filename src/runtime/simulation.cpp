@@ -107,15 +107,17 @@ double seconds_per_token(const Simulation& simulation, const StreamSpeed& speed)
   if (tokens == 0) return 0;
   const auto k = static_cast<double>(simulation.choices);
   const double layer = speed.compute_seconds / static_cast<double>(simulation.layers);
-  double seconds = 0;
+  double seconds = 0, missed = 0;
   for (size_t m = 0; m < simulation.layers_missing.size(); ++m) {
     const auto missing = static_cast<double>(m);
     const double read = missing * speed.expert_bytes / speed.disk_bytes_per_second;
     // The last to arrive is computed after all has been read; all of them take as long as in memory at least.
     const double one = m == 0 ? layer : std::max(layer, std::max(layer * (k - missing) / k, read) + layer / k);
     seconds += static_cast<double>(simulation.layers_missing[m]) * one;
+    missed += static_cast<double>(simulation.layers_missing[m]) * missing;
   }
-  return seconds / tokens;
+  const double reading = missed * speed.expert_bytes / speed.disk_bytes_per_second / tokens;
+  return (1 - speed.recall) * seconds / tokens + speed.recall * std::max(speed.compute_seconds, reading);
 }
 
 double seconds_at_hit_share(double hit_share, int64_t experts_of_token, const StreamSpeed& speed) {

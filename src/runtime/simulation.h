@@ -43,10 +43,13 @@ struct StreamSpeed {
   double expert_bytes = 0;
   double disk_bytes_per_second = 0;
   double compute_seconds = 0;  // of a token when all is in memory; 0: nothing, so that the disk alone decides
+  double recall = 0;           // of the experts that a layer asks for, the share that looking ahead guesses; 0: none
 };
 
 /// Of a decoded token. In each layer the experts that are there are computed while the others are read, and the last of
-/// those after it has arrived: Σ max(compute of hits, read of misses) + compute of one.
+/// those after it has arrived: Σ max(compute of hits, read of misses) + compute of one. What is guessed is read while
+/// something else is computed, so that of a token the share `recall` takes as long as all its arithmetic or all its
+/// reading does; a simulation, in which guesses that were wrong cost nothing.
 double seconds_per_token(const Simulation& simulation, const StreamSpeed& speed);
 /// The same where a share of all experts hits, spread evenly over the layers: max(compute, missed bytes ÷ rate).
 double seconds_at_hit_share(double hit_share, int64_t experts_of_token, const StreamSpeed& speed);

@@ -64,6 +64,11 @@ def by_name(coterie, model, folder):
             assert server.post("/v1/completions", {**STORY, "model": name})["choices"] == plain["choices"]
             loaded = [each["id"] for each in server.get("/v1/models")["data"] if each["status"]["value"] == "loaded"]
             assert loaded == [name], loaded
+    # One memory for both, each with a part of it: none has to go.
+    with Server(coterie, f"a={model}", "--model", f"b={model}", "--memory", "400M", "--context", 512) as server:
+        for name in ("a", "b", "a"):
+            assert server.post("/v1/completions", {**STORY, "model": name})["choices"] == plain["choices"]
+        assert {each["status"]["value"] for each in server.get("/v1/models")["data"]} == {"loaded"}
 
 
 def dashboard(coterie, model, root):

@@ -46,6 +46,21 @@ class FakeReader final : public BlockReader {
       ++pieces_read;
     }
   }
+  /// Any time later, and only some of it begins at all before it is taken back.
+  void submit_ahead(std::span<const ReadPiece> pieces) override {
+    for (const ReadPiece& piece : pieces)
+      if (rng_.below(2) == 0)
+        submit({&piece, 1});
+      else
+        ahead_.push_back(piece);
+  }
+  std::vector<uint64_t> withdraw() override {
+    std::vector<uint64_t> tags;
+    for (const ReadPiece& piece : ahead_) tags.push_back(piece.tag);
+    ahead_.clear();
+    return tags;
+  }
+  double busy_seconds() const override { return 0; }
   std::optional<ReadDone> poll() override {
     if (waiting_.empty() || rng_.below(3) != 0) return std::nullopt;
     return wait();
@@ -77,7 +92,7 @@ class FakeReader final : public BlockReader {
  private:
   static constexpr int64_t kLongest = 1 << 24;  // of an expert's part, in a test
   std::map<int64_t, std::vector<std::byte>> copies_;
-  std::vector<ReadPiece> waiting_;
+  std::vector<ReadPiece> waiting_, ahead_;
   base::Rng rng_;
 };
 

@@ -34,6 +34,8 @@ class Experts {
   void visit(TensorVisitor& visitor, const std::string& path);
   /// To be called when the weights have been bound.
   void arrange();
+  /// [E]: what is bound (arrange).
+  std::span<const ops::ExpertInput> inputs() const { return inputs_; }
 
  private:
   ops::GateRule rule() const;

@@ -25,6 +25,8 @@ class Moe {
   void forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const;
   /// The routed experts, for ranks that compute some of them for others.
   const Experts& experts() const { return experts_; }
+  /// Null for a Soft MoE.
+  const Router* router() const { return router_ ? &*router_ : nullptr; }
   void visit(TensorVisitor& visitor, const std::string& path);
   /// To be called when the weights have been bound.
   void arrange() { experts_.arrange(); }

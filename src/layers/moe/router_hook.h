@@ -30,6 +30,11 @@ class RouterHook {
                        std::span<float> weights) const {
     (void)layer, (void)first_position, (void)rows, (void)ids, (void)weights;
   }
+  /// What is guessed of a layer before it is reached (RoutingGuess): ids [rows, any number], best first, which it may
+  /// change. Decides nothing.
+  virtual void guessed(int64_t layer, int64_t first_position, int64_t rows, std::span<int32_t> ids) const {
+    (void)layer, (void)first_position, (void)rows, (void)ids;
+  }
 };
 
 }  // namespace coterie::layers

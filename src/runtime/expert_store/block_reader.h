@@ -5,6 +5,9 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <vector>
+
+#include "base/clock.h"
 
 namespace coterie::runtime {
 
@@ -24,6 +27,27 @@ struct ReadDone {
   int error = 0;      // errno; 0: none
 };
 
+/// Reads under way above which none is begun that nobody waits for: a disk that has so many is busy.
+inline constexpr int64_t kAheadBelow = 4;
+
+/// Adds up the time in which something is under way.
+class BusyTime {
+ public:
+  void begin(int64_t reads) {
+    if (reads > 0 && under_way_ == 0) clock_.restart();
+    under_way_ += reads;
+  }
+  void end() {
+    if (--under_way_ == 0) seconds_ += clock_.seconds();
+  }
+  double seconds() const { return seconds_ + (under_way_ > 0 ? clock_.seconds() : 0); }
+
+ private:
+  int64_t under_way_ = 0;
+  double seconds_ = 0;
+  base::Stopwatch clock_;
+};
+
 /// Reads pieces of files side by side, many under way at once, which finish in any order. Used by one thread.
 class BlockReader {
  public:
@@ -39,10 +63,18 @@ class BlockReader {
 
   /// Begins to read them, in this order as far as the reader has one. Does not wait.
   virtual void submit(std::span<const ReadPiece> pieces) = 0;
+  /// The same for what may turn out to be wanted: it begins while nothing else waits for its turn and little is under
+  /// way.
+  virtual void submit_ahead(std::span<const ReadPiece> pieces) = 0;
+  /// Takes those of submit_ahead() back that have not begun: their tags. The others end as all reads do.
+  virtual std::vector<uint64_t> withdraw() = 0;
   /// One that is done, if there is one.
   virtual std::optional<ReadDone> poll() = 0;
   /// Waits for one that is done. Something must be under way.
   virtual ReadDone wait() = 0;
+
+  /// Seconds so far in which the disk had something to read, as far as the reader knows.
+  virtual double busy_seconds() const = 0;
 
   /// Whether the file has another size, or was written to, since the reader was made.
   virtual bool changed(int32_t file) const = 0;

@@ -12,11 +12,17 @@ namespace coterie::runtime {
 
 namespace {
 
-constexpr int64_t kExpertPieceBytes = 1 << 20;  // of a read: the disk has several at a time
+// Slots that a prompt's misses pass through where the next layer's are read ahead: as many experts as a disk of 4 GB/s
+// reads while a layer's attention is computed, at most.
+constexpr int64_t kWideRing = 32;
+// Experts of a prompt that are computed at a time where slots are waited for: few enough that slots become free while
+// others are computed.
+constexpr size_t kPromptGroup = 16;
 
-PolicyShape policy_shape(const ExpertLayout& layout, std::vector<int64_t> slots) {
+PolicyShape policy_shape(const ExpertLayout& layout, std::vector<int64_t> slots, LookAhead look_ahead) {
   PolicyShape shape;
   shape.layers = std::ssize(layout.layers), shape.slots = std::move(slots);
+  if (look_ahead != LookAhead::off) shape.widest_ring = kWideRing;
   for (const ExpertLayout::Layer& layer : layout.layers)
     shape.experts = std::max(shape.experts, std::ssize(layer.experts));
   for (const ExpertLayout::Layer& layer : layout.layers) {
@@ -52,6 +58,7 @@ class ExpertStore::Lease final : public layers::ExpertLease {
       warm.emplace_back(call.plan.tokens - kWarmTokens, call.plan.tokens);
     }
     store.layer_ = layer, store.rows_ += call.plan.tokens;
+    prompt_ = prompt;
     figures_ = prompt ? &store.figures_.prompt : &store.figures_.decode;
     std::vector<ExpertDemand> demands;
     for (int32_t e = 0; e < call.plan.experts(); ++e) {
@@ -68,33 +75,51 @@ class ExpertStore::Lease final : public layers::ExpertLease {
         demands.push_back(demand);
       }
     }
+    std::vector<int32_t> asked;
+    for (const ExpertDemand& demand : demands) asked.push_back(demand.expert);
+    // A plan of a prompt may want any slot of the ring, and what a prompt guesses is in all of it.
+    store.guesses_.settle(layer, asked);
+    store.prefetch_.settle(layer, asked, prompt || std::exchange(store.ring_ahead_, false));
     plan_ = store.policy_.plan(layer, demands, tokens, prompt,
                                next                            ? ExpertPolicy::Pieces::next
                                : told && step.rows_at_once > 0 ? ExpertPolicy::Pieces::first
                                                                : ExpertPolicy::Pieces::one);
     uses_.resize(plan_.uses.size());
-    for (size_t u = 0; u < static_cast<size_t>(plan_.hits); ++u) uses_[u].state = Use::there;
+    for (size_t u = 0; u < static_cast<size_t>(plan_.hits); ++u) find(u);
     read_what_can_be();
+    if (store.guess_) look_ahead(*store.guess_);
   }
 
   ~Lease() override {
     // Only after an error something is left: it must not write into a slot that is somebody else's by then.
     while (under_way_ > 0) arrive(store_.reader_->wait());
+    store_.prefetch_.forget_adopted();
+    const auto failed = [](const Use& use) { return use.state == Use::waiting || use.state == Use::failed; };
+    if (std::any_of(uses_.begin(), uses_.end(), failed)) store_.prefetch_.drop();
     for (size_t u = 0; u < uses_.size(); ++u)
-      if (uses_[u].state == Use::waiting || uses_[u].state == Use::failed) store_.policy_.forget(plan_.uses[u].slot);
+      if (failed(uses_[u])) store_.policy_.forget(plan_.uses[u].slot);
     store_.policy_.release(layer_);
+    figures_->reading += store_.reader_->busy_seconds() - store_.noted_busy_;
+    store_.noted_busy_ = store_.reader_->busy_seconds();
+    const int64_t ahead = store_.prefetch_.bytes() - store_.noted_bytes_;
+    figures_->bytes += ahead, figures_->ahead_bytes += ahead;
+    store_.noted_bytes_ += ahead;
   }
 
   std::span<const int32_t> next() override {
     for (const size_t u : handed_) uses_[u].state = Use::computed;
     const bool first = !std::exchange(begun_, true);
-    if (!handed_.empty()) read_what_can_be();
-    handed_.clear(), ids_.clear();
-    if (first) {
-      ids_ = without_bytes_;
-      for (size_t u = 0; u < static_cast<size_t>(plan_.hits); ++u) hand_out(u);
-      if (!ids_.empty()) return ids_;
+    if (!handed_.empty()) {
+      read_what_can_be();
+      if (store_.prefetch_.waits())
+        store_.prefetch_.begin([this](int32_t u) { return uses_[static_cast<size_t>(u)].state == Use::computed; });
     }
+    handed_.clear(), ids_.clear();
+    if (first) ids_ = without_bytes_;
+    const size_t group = prompt_ && store_.prefetch_.waits() ? kPromptGroup : uses_.size();
+    for (; at_hit_ < static_cast<size_t>(plan_.hits) && handed_.size() < group; ++at_hit_)
+      if (uses_[at_hit_].state == Use::there && uses_[at_hit_].pieces == 0) hand_out(at_hit_);
+    if (!ids_.empty()) return ids_;
     while (under_way_ > 0) {
       const std::optional<ReadDone> done = store_.reader_->poll();
       if (!done) break;
@@ -122,24 +147,59 @@ class ExpertStore::Lease final : public layers::ExpertLease {
     int64_t pieces = 0;  // under way
   };
   struct Piece {
-    ReadPiece read;
+    ExpertPiece of;
     size_t use;
-    int64_t needed;           // bytes of it that the expert has
-    const std::byte* mapped;  // what it shows, for messages
   };
 
   const StoredExpert& stored(int32_t expert) const {
     return store_.layout_.layers[static_cast<size_t>(layer_)].experts[static_cast<size_t>(expert)];
   }
-  std::byte* slot(size_t u) const {
-    const auto size_class = stored(plan_.uses[u].expert).size_class;
-    return store_.arena_.slot(size_class, plan_.uses[u].slot - store_.policy_.first_slot(size_class));
+
+  /// A hit, whose expert is there or on its way.
+  void find(size_t u) {
+    const int32_t slot = plan_.uses[u].slot;
+    figures_->ahead_used += store_.prefetch_.ahead(slot);
+    uses_[u].pieces = store_.prefetch_.adopt(slot, static_cast<int32_t>(u));
+    uses_[u].state = uses_[u].pieces > 0 ? Use::reading : Use::there;
+    under_way_ += uses_[u].pieces;
+  }
+
+  /// Begins to read what the next layer will probably ask for, as far as there are slots for it.
+  void look_ahead(const layers::RoutingGuess& next) {
+    const int32_t layer = store_.layer_of(next.inputs());
+    if (layer == ExpertPolicy::kNone || layer == layer_) return;
+    const layers::RoutingGuess::Choices choices = next.choices();
+    const auto rows = choices.per_row > 0 ? std::ssize(choices.ids) / choices.per_row : 0;
+    std::vector<int32_t> wanted;
+    for (int64_t rank = 0; rank < choices.per_row; ++rank) {
+      const bool worth = prompt_ || store_.guesses_.worth(rank);
+      for (int64_t row = 0; row < rows; ++row) {
+        const int32_t expert = choices.ids[static_cast<size_t>(row * choices.per_row + rank)];
+        if (expert < 0) continue;
+        if (worth) wanted.push_back(expert);
+        if (!prompt_ && store_.policy_.slot_of(layer, expert) == ExpertPolicy::kNone)
+          store_.guesses_.guess(layer, expert, rank);
+      }
+    }
+    if (prompt_) std::sort(wanted.begin(), wanted.end());  // nearly all: in the order of the file
+    std::vector<int32_t> last_use;                         // of each slot, in this lease
+    for (const ExpertPolicy::Prefetch& each : store_.policy_.prefetch(layer, wanted, prompt_)) {
+      if (last_use.empty()) {
+        last_use.assign(static_cast<size_t>(store_.all_slots()), ExpertPolicy::kNone);
+        for (size_t u = 0; u < plan_.uses.size(); ++u)
+          last_use[static_cast<size_t>(plan_.uses[u].slot)] = static_cast<int32_t>(u);
+      }
+      store_.prefetch_.add(layer, each.expert, each.slot, last_use[static_cast<size_t>(each.slot)],
+                           store_.pieces(layer, each.expert, each.slot));
+      ++figures_->ahead;
+    }
+    store_.ring_ahead_ = prompt_;
   }
 
   void hand_out(size_t u) {
     const int32_t e = plan_.uses[u].expert;
     const StoredExpert& expert = stored(e);
-    std::byte* const memory = slot(u);
+    std::byte* const memory = store_.slot(expert, plan_.uses[u].slot);
     ops::ExpertInput& in = inputs_[static_cast<size_t>(e)];
     tensor::Weight* const weights[] = {&in.gate, &in.up, &outputs_[static_cast<size_t>(e)].down};
     for (size_t which = 0; which < 3; ++which)
@@ -150,44 +210,37 @@ class ExpertStore::Lease final : public layers::ExpertLease {
   /// All that is missing and whose slot is free: at once, in the order of the file.
   void read_what_can_be() {
     std::vector<ReadPiece> reads;
-    const int64_t unit = store_.reader_->unit();
     for (size_t u = static_cast<size_t>(plan_.hits); u < uses_.size(); ++u) {
       const int32_t after = plan_.uses[u].after;
       if (uses_[u].state != Use::waiting) continue;
       if (after != ExpertPolicy::kNone && uses_[static_cast<size_t>(after)].state != Use::computed) continue;
       uses_[u].state = Use::reading;
-      for (const ExpertPart& part : stored(plan_.uses[u].expert).parts) {
-        const int64_t begin = part.offset / unit * unit, last = part.offset + part.bytes;
-        const int64_t end = (last + unit - 1) / unit * unit;
-        for (int64_t at = begin; at < end; at += kExpertPieceBytes) {
-          const ReadPiece read{.file = part.file,
-                               .offset = at,
-                               .bytes = std::min(kExpertPieceBytes, end - at),
-                               .to = slot(u) + part.slot_offset + (at - begin),
-                               .tag = pieces_.size()};
-          pieces_.push_back(
-              {read, u, std::min(at + read.bytes, last) - at, part.mapped + std::max<int64_t>(at - part.offset, 0)});
-          reads.push_back(read);
-          ++uses_[u].pieces;
-        }
+      for (ExpertPiece& piece : store_.pieces(layer_, plan_.uses[u].expert, plan_.uses[u].slot)) {
+        piece.read.tag = pieces_.size();
+        reads.push_back(piece.read);
+        pieces_.push_back({piece, u});
+        ++uses_[u].pieces;
       }
     }
     if (reads.empty()) return;
-    if (under_way_ == 0) reading_.restart();
     under_way_ += std::ssize(reads);
     store_.reader_->submit(reads);
   }
 
   void arrive(const ReadDone& done) {
-    const Piece& piece = pieces_[done.tag];
-    Use& use = uses_[piece.use];
+    if (!PrefetchReads::owns(done.tag)) return arrive(done, pieces_[done.tag].of, pieces_[done.tag].use);
+    const PrefetchReads::Ended ended = store_.prefetch_.ended(done);
+    if (ended.use != PrefetchReads::kNone) arrive(done, ended.piece, static_cast<size_t>(ended.use));
+  }
+  void arrive(const ReadDone& done, const ExpertPiece& piece, size_t u) {
+    Use& use = uses_[u];
     figures_->bytes += std::max<int64_t>(done.bytes, 0);
-    if (--under_way_ == 0) figures_->reading += reading_.seconds();
+    --under_way_;
     if (done.error != 0 || done.bytes < piece.needed) {
       use.state = Use::failed;
       if (!error_)
         error_ = read_error(store_.source_, store_.files_, piece.read, done, piece.needed, piece.mapped,
-                            fmt::format(", expert {}", plan_.uses[piece.use].expert));
+                            fmt::format(", expert {}", plan_.uses[u].expert));
     }
     if (--use.pieces > 0 || use.state == Use::failed) return;
     if (store_.reader_->changed(piece.read.file)) {
@@ -196,7 +249,7 @@ class ExpertStore::Lease final : public layers::ExpertLease {
       return;
     }
     use.state = Use::there;
-    arrived_.push_back(piece.use);
+    arrived_.push_back(u);
   }
 
   ExpertStore& store_;
@@ -210,35 +263,66 @@ class ExpertStore::Lease final : public layers::ExpertLease {
   std::vector<size_t> handed_, arrived_;  // uses
   std::vector<Piece> pieces_;
   int64_t under_way_ = 0;  // pieces
-  bool begun_ = false;
-  base::Stopwatch reading_;
+  bool begun_ = false, prompt_ = false;
+  size_t at_hit_ = 0;  // the next that is handed out
   std::optional<base::Error> error_;
 };
 
 ExpertStore::ExpertStore(ExpertLayout layout, const checkpoint::TensorSource& source, const FileTable& files,
-                         std::unique_ptr<BlockReader> reader, std::vector<int64_t> slots)
+                         std::unique_ptr<BlockReader> reader, std::vector<int64_t> slots, LookAhead look_ahead)
     : layout_(std::move(layout)),
       source_(source),
       files_(files),
       reader_(std::move(reader)),
       arena_(layout_.slot_bytes, slots, reader_->unit()),
-      policy_(policy_shape(layout_, std::move(slots))) {}
+      policy_(policy_shape(layout_, std::move(slots), look_ahead)),
+      prefetch_(policy_, *reader_),
+      switch_(look_ahead),
+      noted_busy_(reader_->busy_seconds()) {}
 
-ExpertStore::~ExpertStore() = default;
+// A reader must not write into slots that are gone.
+ExpertStore::~ExpertStore() { reader_.reset(); }
 
 void ExpertStore::begin_step(Step step) {
   step_ = std::move(step);
   layer_ = -1, rows_ = 0;
+  guess_ = nullptr;
+  asked_ = policy_.decode().hits + policy_.decode().misses;
+  clock_.restart();
+}
+
+void ExpertStore::end_step() {
+  if (!step_.prompt) switch_.note(clock_.seconds(), policy_.decode().hits + policy_.decode().misses - asked_);
+}
+
+bool ExpertStore::looks_ahead() const {
+  if (step_.prompt) return switch_.mode() != LookAhead::off;
+  return switch_.on();
+}
+
+std::byte* ExpertStore::slot(const StoredExpert& expert, int32_t number) const {
+  return arena_.slot(expert.size_class, number - policy_.first_slot(expert.size_class));
+}
+
+std::vector<ExpertPiece> ExpertStore::pieces(int32_t layer, int32_t expert, int32_t number) const {
+  const StoredExpert& stored = layout_.layers[static_cast<size_t>(layer)].experts[static_cast<size_t>(expert)];
+  return pieces_of(stored, slot(stored, number), reader_->unit());
+}
+
+int32_t ExpertStore::layer_of(std::span<const ops::ExpertInput> inputs) const {
+  const auto known = std::find_if(inputs.begin(), inputs.end(), [](const auto& in) { return bool(in.up); });
+  if (known == inputs.end()) return ExpertPolicy::kNone;
+  const auto found = layout_.layer_at.find(known->up.data);
+  return found == layout_.layer_at.end() ? ExpertPolicy::kNone : found->second;
 }
 
 std::unique_ptr<layers::ExpertLease> ExpertStore::lease(const layers::ExpertCall& call) {
-  const auto known = std::find_if(call.inputs.begin(), call.inputs.end(), [](const auto& in) { return bool(in.up); });
-  base::require(known != call.inputs.end(), "expert store", "layer {} has no experts", call.layer);
-  const auto found = layout_.layer_at.find(known->up.data);
-  base::require(found != layout_.layer_at.end(), "expert store", "layer {} is not one of this model's", call.layer);
-  base::require(std::ssize(call.inputs) == std::ssize(layout_.layers[static_cast<size_t>(found->second)].experts),
+  const int32_t layer = layer_of(call.inputs);
+  base::require(layer != ExpertPolicy::kNone, "expert store", "layer {} has no experts, or is not one of this model's",
+                call.layer);
+  base::require(std::ssize(call.inputs) == std::ssize(layout_.layers[static_cast<size_t>(layer)].experts),
                 "expert store", "layer {} has {} experts", call.layer, call.inputs.size());
-  return std::make_unique<Lease>(*this, call, found->second);
+  return std::make_unique<Lease>(*this, call, layer);
 }
 
 const StreamFigures& ExpertStore::figures() {
@@ -251,7 +335,9 @@ const StreamFigures& ExpertStore::figures() {
 
 void ExpertStore::reset_figures() {
   policy_.reset_counts();
+  prefetch_.reset_counts();
   figures_ = {};
+  noted_bytes_ = asked_ = 0, noted_busy_ = reader_->busy_seconds();
 }
 
 int64_t ExpertStore::all_slots() const { return std::accumulate(slots().begin(), slots().end(), int64_t{0}); }

@@ -23,7 +23,7 @@ class ThreadReader final : public BlockReader {
     {
       const std::lock_guard lock(mutex_);
       ending_ = true;
-      waiting_.clear();
+      waiting_.clear(), ahead_.clear();
     }
     to_do_.notify_all();
     for (std::thread& thread : threads_) thread.join();
@@ -37,8 +37,23 @@ class ThreadReader final : public BlockReader {
     {
       const std::lock_guard lock(mutex_);
       waiting_.insert(waiting_.end(), pieces.begin(), pieces.end());
+      busy_.begin(std::ssize(pieces));
     }
     pieces.size() == 1 ? to_do_.notify_one() : to_do_.notify_all();
+  }
+  void submit_ahead(std::span<const ReadPiece> pieces) override {
+    {
+      const std::lock_guard lock(mutex_);
+      ahead_.insert(ahead_.end(), pieces.begin(), pieces.end());
+    }
+    to_do_.notify_all();
+  }
+  std::vector<uint64_t> withdraw() override {
+    const std::lock_guard lock(mutex_);
+    std::vector<uint64_t> tags;
+    for (const ReadPiece& piece : ahead_) tags.push_back(piece.tag);
+    ahead_.clear();
+    return tags;
   }
   std::optional<ReadDone> poll() override {
     const std::lock_guard lock(mutex_);
@@ -50,6 +65,10 @@ class ThreadReader final : public BlockReader {
     return take();
   }
   bool changed(int32_t file) const override { return files_.changed(file); }
+  double busy_seconds() const override {
+    const std::lock_guard lock(mutex_);
+    return busy_.seconds();
+  }
 
  private:
   ReadDone take() {
@@ -60,24 +79,33 @@ class ThreadReader final : public BlockReader {
   void work() {
     std::unique_lock lock(mutex_);
     for (;;) {
-      to_do_.wait(lock, [&] { return ending_ || !waiting_.empty(); });
+      // Whoever has ended a read looks here first, so none of those ahead is forgotten.
+      to_do_.wait(lock, [&] { return ending_ || !waiting_.empty() || (!ahead_.empty() && under_way_ < kAheadBelow); });
       if (ending_) return;
-      const ReadPiece piece = waiting_.front();
-      waiting_.pop_front();
+      const bool ahead = waiting_.empty();
+      std::deque<ReadPiece>& from = ahead ? ahead_ : waiting_;
+      const ReadPiece piece = from.front();
+      from.pop_front();
+      if (ahead) busy_.begin(1);
+      ++under_way_;
       lock.unlock();
       const ReadDone done = files_.read(piece);
       if (!files_.direct()) files_.forget(piece);
       lock.lock();
+      --under_way_;
+      busy_.end();
       done_.push_back(done);
       finished_.notify_one();
     }
   }
 
   const StoredFiles files_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable to_do_, finished_;
-  std::deque<ReadPiece> waiting_;
+  std::deque<ReadPiece> waiting_, ahead_;
   std::deque<ReadDone> done_;
+  int64_t under_way_ = 0;
+  BusyTime busy_;
   bool ending_ = false;
   std::vector<std::thread> threads_;  // the last, so that they end before what they use
 };

@@ -23,7 +23,7 @@ class UringReader final : public BlockReader {
     for (unsigned i = 0; i < kDepth; ++i) free_.push_back(i);
   }
   ~UringReader() override {
-    waiting_.clear();
+    waiting_.clear(), ahead_.clear();
     while (free_.size() < kDepth) take(true);
     ::io_uring_queue_exit(&ring_);
   }
@@ -35,8 +35,21 @@ class UringReader final : public BlockReader {
 
   void submit(std::span<const ReadPiece> pieces) override {
     for (const ReadPiece& piece : pieces) waiting_.push_back({piece, 0});
+    busy_.begin(std::ssize(pieces));
     fill();
   }
+  /// They begin when something else is begun or ends, which is noticed when somebody asks.
+  void submit_ahead(std::span<const ReadPiece> pieces) override {
+    for (const ReadPiece& piece : pieces) ahead_.push_back({piece, 0});
+    fill();
+  }
+  std::vector<uint64_t> withdraw() override {
+    std::vector<uint64_t> tags;
+    for (const Job& job : ahead_) tags.push_back(job.piece.tag);
+    ahead_.clear();
+    return tags;
+  }
+  double busy_seconds() const override { return busy_.seconds(); }
   std::optional<ReadDone> poll() override {
     while (done_.empty() && take(false)) {
     }
@@ -62,13 +75,16 @@ class UringReader final : public BlockReader {
 
   void fill() {
     bool any = false;
-    while (!waiting_.empty() && !free_.empty()) {
+    const auto ahead = [&] { return !ahead_.empty() && std::ssize(free_) > kDepth - kAheadBelow; };
+    while (!free_.empty() && (!waiting_.empty() || ahead())) {
       io_uring_sqe* const entry = ::io_uring_get_sqe(&ring_);
       if (!entry) break;
       const unsigned number = free_.back();
       free_.pop_back();
-      Job& job = under_way_[number] = waiting_.front();
-      waiting_.pop_front();
+      std::deque<Job>& from = waiting_.empty() ? ahead_ : waiting_;
+      if (waiting_.empty()) busy_.begin(1);
+      Job& job = under_way_[number] = from.front();
+      from.pop_front();
       ::io_uring_prep_read(entry, files_.descriptor(job.piece.file), job.piece.to + job.bytes,
                            static_cast<unsigned>(job.piece.bytes - job.bytes),
                            static_cast<uint64_t>(job.piece.offset + job.bytes));
@@ -101,17 +117,20 @@ class UringReader final : public BlockReader {
     if (got > 0) job.bytes += got;
     const bool again = got == -EINTR || got == -EAGAIN ||
                        (got > 0 && job.bytes < job.piece.bytes && (!direct() || job.bytes % unit() == 0));
-    if (again)
+    if (again) {
       waiting_.push_front(job);
-    else
+    } else {
       done_.push_back({job.piece.tag, job.bytes, got < 0 ? -got : 0});
+      busy_.end();
+    }
     fill();
     return true;
   }
 
   const StoredFiles files_;
   io_uring ring_;
-  std::deque<Job> waiting_;
+  std::deque<Job> waiting_, ahead_;
+  BusyTime busy_;
   std::vector<Job> under_way_;
   std::vector<unsigned> free_;  // of under_way_
   std::deque<ReadDone> done_;

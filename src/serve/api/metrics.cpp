@@ -162,6 +162,12 @@ void our_reads(Sheet& sheet, const runtime::StreamReport& reads) {
     sheet.counter("coterie_expert_tokens_streamed_total", "Tokens that layers asked for", number(of.tokens), labels);
     sheet.counter("coterie_expert_read_bytes_total", "Bytes of experts that came from the disk", number(of.bytes),
                   labels);
+    sheet.counter("coterie_expert_read_ahead_bytes_total", "Of them, those that came before a layer asked",
+                  number(of.ahead_bytes), labels);
+    sheet.counter("coterie_experts_prefetched_total", "Experts that a layer was expected to ask for", number(of.ahead),
+                  labels);
+    sheet.counter("coterie_experts_prefetched_rightly_total", "Of them, those that it asked for", number(of.ahead_used),
+                  labels);
     sheet.counter("coterie_expert_read_seconds_total", "Seconds in which the disk was asked for experts", of.reading,
                   labels);
     sheet.counter("coterie_expert_stall_seconds_total", "Of them, in which there was nothing to compute", of.stalled,

@@ -19,6 +19,7 @@ namespace {
 
 using runtime::ExpertLayout;
 using runtime::ExpertStore;
+using runtime::LookAhead;
 using runtime::test::FakeReader;
 
 /// All experts of a model, copied; the model's own are overwritten once `spoil` is called.
@@ -37,10 +38,10 @@ class Streamed {
         for (const runtime::ExpertPart& part : expert.parts)
           std::memset(const_cast<std::byte*>(part.mapped), 0xff, static_cast<size_t>(part.bytes));
   }
-  std::unique_ptr<ExpertStore> store(std::vector<int64_t> slots, uint64_t seed) {
+  std::unique_ptr<ExpertStore> store(std::vector<int64_t> slots, uint64_t seed, LookAhead ahead = LookAhead::off) {
     auto reader = std::make_unique<FakeReader>(*whole_);
     reader->shuffle(seed);
-    return std::make_unique<ExpertStore>(layout_, source_, files_, std::move(reader), std::move(slots));
+    return std::make_unique<ExpertStore>(layout_, source_, files_, std::move(reader), std::move(slots), ahead);
   }
 
  private:
@@ -70,6 +71,12 @@ class Streaming : public Law {
     all.push_back(run.step(tokens, states));
     return all;
   }
+  /// The first of these results.
+  std::vector<float> first_result(layers::ExpertSource* source, int threads) {
+    Runner run(GetParam(), *model.decoder, threads);
+    run.experts = source;
+    return run.whole(ids);
+  }
   void expect_same(const std::vector<std::vector<float>>& found, const std::vector<std::vector<float>>& expected,
                    const std::string& what) {
     for (size_t i = 0; i < found.size(); ++i) expect_same_bits(found[i], expected[i], what + std::to_string(i));
@@ -87,6 +94,14 @@ TEST_P(Streaming, ExpertsFromSlotsGiveTheSameBits) {
                                                      runtime::divide_slots(layout, spec, 0), one};
   for (size_t i = 0; i < budgets.size(); ++i) {
     const auto threads = static_cast<int>(1 + (i + GetParam().family.size()) % 4);
+    // Slots for all are filled once; the floor and a single slot leave little to be read ahead.
+    const auto looking = streamed.store(budgets[i], i + 7, LookAhead::on);
+    const std::string with = std::to_string(i) + ", looking ahead, ";
+    if (i == 1)
+      expect_same(results(looking.get(), threads), before, with);
+    else
+      expect_same({first_result(looking.get(), threads)}, before, with);
+    EXPECT_EQ(looking->policy().leased(), 0);
     const auto store = streamed.store(budgets[i], i + 1);
     expect_same(results(store.get(), threads), before, std::to_string(i) + ", ");
     EXPECT_EQ(store->policy().leased(), 0);

@@ -83,9 +83,32 @@ TEST(ExpertStore, EveryReaderAndBudgetGivesTheBitsOfTheModelInMemory) {
     int threads = 0;
     for (const DiskReader reader : {DiskReader::threads, DiskReader::uring, DiskReader::buffered})
       for (const int64_t memory : {int64_t{1}, int64_t{2} << 20, int64_t{1} << 30}) {
-        Engine engine = file.engine(streaming(memory, reader, 1 + threads++ % 4));
+        EngineOptions options = streaming(memory, reader, 1 + threads++ % 4);
+        options.look_ahead = threads % 3 == 0 ? LookAhead::off : LookAhead::on;
+        Engine engine = file.engine(options);
         EXPECT_EQ(steps_of(engine), expected) << tensor::name(dtype) << " " << threads;
       }
+  }
+}
+
+TEST(ExpertStore, LookingAheadReadsWhatTheNextLayerWantsAndCountsItApart) {
+  const File file;
+  for (const LookAhead how : {LookAhead::off, LookAhead::on}) {
+    EngineOptions options = streaming(8 << 20);  // 19 of 32, an eighth of which is read ahead at a time
+    options.look_ahead = how;
+    Engine engine = file.engine(options);
+    steps_of(engine);
+    const StreamReport report = *engine.bytes().stream_report();
+    EXPECT_EQ(report.look_ahead, how == LookAhead::on ? "on" : "off");
+    int64_t ahead = 0, used = 0, bytes = 0;
+    for (const StreamFigures::Kind* kind : {&report.figures.decode, &report.figures.prompt}) {
+      ahead += kind->ahead, used += kind->ahead_used, bytes += kind->ahead_bytes;
+      EXPECT_LE(kind->ahead_bytes, kind->bytes);
+    }
+    EXPECT_EQ(ahead > 0, how == LookAhead::on);
+    EXPECT_EQ(used > 0, how == LookAhead::on) << "a prompt's next layer wants what its router guesses";
+    EXPECT_LE(used, ahead);
+    EXPECT_TRUE(how == LookAhead::on || bytes == 0);
   }
 }
 
@@ -95,11 +118,13 @@ TEST(ExpertStore, TextsAreThoseOfTheModelInMemory) {
   for (const double temperature : {0.0, 0.9}) EXPECT_EQ(text_of(engine, temperature), text_of(resident, temperature));
 }
 
-TEST(ExpertStore, ARunIsRepeatableInTheBytesItReads) {
+TEST(ExpertStore, WithoutLookAheadARunIsRepeatableInTheBytesItReads) {
   const File file;
   int64_t bytes = -1;
   for (const int threads : {1, 3}) {
-    Engine engine = file.engine(streaming(1 << 20, threads == 1 ? DiskReader::threads : DiskReader::uring, threads));
+    EngineOptions options = streaming(1 << 20, threads == 1 ? DiskReader::threads : DiskReader::uring, threads);
+    options.look_ahead = LookAhead::off;
+    Engine engine = file.engine(options);
     steps_of(engine);
     const StreamFigures figures = engine.bytes().store()->figures();
     const int64_t read = figures.decode.bytes + figures.prompt.bytes;
@@ -151,6 +176,9 @@ class Faulty final : public BlockReader {
   int64_t unit() const override { return reader_->unit(); }
   bool changed(int32_t file) const override { return reader_->changed(file); }
   void submit(std::span<const ReadPiece> pieces) override { reader_->submit(pieces); }
+  void submit_ahead(std::span<const ReadPiece> pieces) override { reader_->submit_ahead(pieces); }
+  std::vector<uint64_t> withdraw() override { return reader_->withdraw(); }
+  double busy_seconds() const override { return reader_->busy_seconds(); }
   std::optional<ReadDone> poll() override {
     const auto done = reader_->poll();
     return done ? std::optional(spoiled(*done)) : done;

@@ -37,6 +37,7 @@ struct Routed {
     EngineOptions options;
     options.threads = 1, options.expert_memory = expert_memory, options.disk_reader = reader;
     options.step_tokens = kStep;
+    options.look_ahead = LookAhead::off;  // what it reads is counted apart, and not simulated
     return Engine(families::open_model(path), options);
   }
   /// Bits of the logits that were asked for. `most`: tokens of a prompt's step.

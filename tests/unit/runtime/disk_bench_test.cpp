@@ -29,6 +29,9 @@ class FakeReader final : public BlockReader {
       most = std::max(most, std::ssize(waiting)), deepest = std::max(deepest, most);
     }
   }
+  void submit_ahead(std::span<const ReadPiece> pieces) override { submit(pieces); }
+  std::vector<uint64_t> withdraw() override { return {}; }
+  double busy_seconds() const override { return 0; }
   std::optional<ReadDone> poll() override { return wait(); }
   ReadDone wait() override {
     std::this_thread::sleep_for(std::chrono::microseconds(200));

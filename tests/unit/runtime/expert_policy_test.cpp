@@ -229,22 +229,59 @@ TEST(ExpertPolicy, AMissThatPassesTakesASlotThatWasToStayWhereThereIsNoOther) {
   expect_in_order(plan);
 }
 
-TEST(ExpertPolicy, APrefetchIsNobodysVictimUntilItArrivesAndIsForgottenWhenItFails) {
-  ExpertPolicy policy(one_class(2, 8, 3));
-  policy.plan(0, demands({0, 1}), 1, false), policy.release(0);
-  const auto ahead = policy.prefetch(1, 5);
-  ASSERT_NE(ahead.slot, ExpertPolicy::kNone);
-  EXPECT_EQ(ahead.evicted_expert, ExpertPolicy::kNone);
-  EXPECT_EQ(policy.prefetch(1, 5).slot, ExpertPolicy::kNone);  // it has a slot
-  policy.plan(1, demands({2, 3}), 1, false), policy.release(1);
-  EXPECT_EQ(policy.slot_of(1, 5), ahead.slot);
-  policy.arrived(ahead.slot);
-  EXPECT_EQ(policy.plan(1, demands({5}), 1, false).hits, 1);
+TEST(ExpertPolicy, WhatIsPrefetchedIsNobodysVictimUntilItIsAskedForOrArrives) {
+  ExpertPolicy policy(one_class(2, 16, 16));
+  policy.plan(0, demands({0, 1, 2, 3, 4, 5, 6, 7}), 1, false), policy.release(0);
+  policy.plan(1, demands({0, 1, 2, 3, 4, 5, 6, 7}), 1, false), policy.release(1);
+  policy.plan(0, demands({0, 1}), 1, false);
+  // One that is there, three that are not (two slots are an eighth), one twice, and what is no expert.
+  const int32_t guess[] = {4, 9, 9, 10, 11, -1, 99};
+  const auto ahead = policy.prefetch(1, guess, false);
+  ASSERT_EQ(ahead.size(), 2u);
+  EXPECT_EQ(ahead[0].expert, 9);
+  EXPECT_EQ(ahead[1].expert, 10);
+  for (const auto& each : ahead) EXPECT_EQ(policy.slot_of(1, each.expert), each.slot);
+  EXPECT_NE(policy.slot_of(1, 4), ExpertPolicy::kNone);
+  policy.release(0);
+  const auto plan = policy.plan(1, demands({4, 9, 12, 13}), 1, false);
+  EXPECT_EQ(plan.hits, 2);
+  for (const auto& use : plan.uses) EXPECT_NE(use.slot, ahead[1].slot) << "it has not arrived";
   policy.release(1);
-  policy.forget(ahead.slot);
-  EXPECT_EQ(policy.slot_of(1, 5), ExpertPolicy::kNone);
-  EXPECT_EQ(policy.plan(1, demands({5}), 1, false).uses.front().slot, ahead.slot);  // empty slots first
-  EXPECT_EQ(policy.prefetches(), 1);
+  policy.arrived(ahead[1].slot);
+  EXPECT_EQ(policy.plan(1, demands({10}), 1, false).hits, 1);
+  policy.release(1);
+  policy.forget(ahead[1].slot);
+  EXPECT_EQ(policy.slot_of(1, 10), ExpertPolicy::kNone);
+  EXPECT_EQ(policy.plan(1, demands({10}), 1, false).uses.front().slot, ahead[1].slot);  // empty slots first
+}
+
+TEST(ExpertPolicy, FewSlotsAreLeftToWhoAsks) {
+  ExpertPolicy policy(one_class(2, 8, 4));
+  policy.plan(0, demands({0, 1}), 1, false);
+  const int32_t guess[] = {4, 5};
+  EXPECT_TRUE(policy.prefetch(1, guess, false).empty());
+}
+
+// In a prompt what is guessed goes where the misses of the layer go that is computed now, the first of them first.
+TEST(ExpertPolicy, APromptPrefetchesIntoItsRing) {
+  ExpertPolicy policy(one_class(3, 8, 12));
+  const auto all = demands({0, 1, 2, 3, 4, 5, 6, 7});
+  policy.plan(0, all, 64, true), policy.release(0);
+  policy.plan(1, all, 64, true), policy.release(1);
+  policy.plan(2, all, 64, true), policy.release(2);
+  const auto now = policy.plan(0, all, 64, true);
+  const int32_t guess[] = {0, 1, 2, 3, 4, 5, 6, 7};
+  const auto ahead = policy.prefetch(1, guess, true);
+  ASSERT_FALSE(ahead.empty());
+  for (const auto& each : ahead)
+    EXPECT_TRUE(std::any_of(now.uses.begin(), now.uses.end(), [&](const auto& use) { return use.slot == each.slot; }));
+  policy.release(0);
+  const auto next = policy.plan(1, all, 64, true);
+  for (const auto& each : ahead)
+    EXPECT_TRUE(std::any_of(next.uses.begin(), next.uses.end(), [&](const auto& use) {
+      return use.hit && use.expert == each.expert && use.slot == each.slot;
+    }));
+  expect_in_order(next);
 }
 
 TEST(ExpertPolicy, BelowOneTokensSetItStillHits) {

@@ -85,6 +85,10 @@ TEST(StreamSpeed, IsTheSlowerOfReadingAndComputing) {
   // 1 s a layer computed, 3 s an expert read: 1 + max(0.5, 6) + 0.25
   EXPECT_DOUBLE_EQ(seconds_per_token(run, {300, 100, 2}), 1 + 6 + 0.25);
   EXPECT_DOUBLE_EQ(seconds_per_token(run, {300, 100, 0}), 6);
+  // What is guessed waits for nothing but the disk, or the arithmetic.
+  EXPECT_DOUBLE_EQ(seconds_per_token(run, {300, 100, 2, 1}), 6);
+  EXPECT_DOUBLE_EQ(seconds_per_token(run, {300, 100, 20, 1}), 20);
+  EXPECT_DOUBLE_EQ(seconds_per_token(run, {300, 100, 2, 0.5}), (7.25 + 6) / 2);
   EXPECT_DOUBLE_EQ(seconds_at_hit_share(0.5, 8, {100, 100, 2}), 4);
   EXPECT_DOUBLE_EQ(seconds_at_hit_share(0.9, 8, {100, 100, 2}), 2);
 }
