@@ -21,9 +21,10 @@ class SharedStep final : public layers::StepShare {
     layers::SequenceState* whole = nullptr;  // with room for all rows
     SequenceShare share;
   };
-  /// `block_bytes`, `state_floats`: of each layer, as models:: gives them; 0 or empty for none.
+  /// `block_bytes`, `state_floats`: of each layer, as models:: gives them; 0 or empty for none. `cost`: of rows, by
+  /// which they are divided.
   SharedStep(comm::Ranks& ranks, comm::Inbox& inbox, std::vector<Sequence> sequences, std::vector<int64_t> block_bytes,
-             std::vector<int64_t> state_floats);
+             std::vector<int64_t> state_floats, const RowCost& cost);
 
   std::span<const Segment> segments() const { return segments_; }
   /// Those of this rank, in order, as states that begin where the segment does.
