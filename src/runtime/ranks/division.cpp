@@ -40,7 +40,8 @@ std::vector<int64_t> cuts(std::span<const SequenceShare> sequences, int ranks, c
   double before = 0;
   for (int64_t b = 0, r = 1; r < ranks; ++r) {
     const double wanted = total * static_cast<double>(r) / ranks;
-    for (; b < blocks && before + costs[static_cast<size_t>(b)] / 2 <= wanted; ++b) before += costs[static_cast<size_t>(b)];
+    for (; b < blocks && before + costs[static_cast<size_t>(b)] / 2 <= wanted; ++b)
+      before += costs[static_cast<size_t>(b)];
     // Each gets one where there are enough.
     result[static_cast<size_t>(r)] = blocks >= ranks ? std::clamp<int64_t>(b, r, blocks - (ranks - r)) : b;
   }

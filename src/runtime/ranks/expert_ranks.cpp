@@ -19,13 +19,13 @@ using comm::Kind;
 using kernels::ActivationForm;
 
 /// Slots of each thread that are computed before what they gave is sent: their outputs stay in the second cache until
-/// they have been copied to their places, and travel while the next are computed.
+/// they have been copied into the answers, which travel while the next are computed.
 constexpr int64_t kSlotsAtOnce = 256;
 
 /// Rows of one rank for experts of this one.
 struct Asking {
-  int64_t first_row = 0;               // among the rows of all
-  std::span<const int32_t> asked;      // experts, rising
+  int64_t first_row = 0;                // among the rows of all
+  std::span<const int32_t> asked;       // experts, rising
   std::span<const int32_t> begin, end;  // [asked]: slots of each
   std::span<const int32_t> slot_row;
   size_t next = 0;  // of `asked`
@@ -69,15 +69,16 @@ class ExpertRanks::Lease final : public layers::ExpertLease {
 
   std::span<const float* const> add_outputs(tensor::Matrix out) override {
     rows_.resize(static_cast<size_t>(call_.plan.slots()));
-    for (const int32_t e : asked_[static_cast<size_t>(owner_.ranks_.rank())])
-      for (int64_t s = begin_of(e); s < begin_of(e + 1); ++s) rows_[static_cast<size_t>(s)] = out.row(s);
-    if (owner_.divided_) {
+    if (!owner_.divided_) {
+      for (const int32_t e : asked_[static_cast<size_t>(owner_.ranks_.rank())])
+        for (int64_t s = begin_of(e); s < begin_of(e + 1); ++s) rows_[static_cast<size_t>(s)] = out.row(s);
+    } else {
       std::vector<comm::Message> questions;
       while (std::count(questions_.begin(), questions_.end(), 0) < std::ssize(questions_)) {
         questions.push_back(take(Kind::rows, questions_));
         questions_[static_cast<size_t>(questions.back().from())] = 0;
       }
-      compute_together(questions, out);
+      compute_together(questions);
     }
     while (std::count(answers_.begin(), answers_.end(), 0) < std::ssize(answers_))
       point_at(arrived_.emplace_back(take(Kind::outputs, answers_)), out.cols);
@@ -117,7 +118,8 @@ class ExpertRanks::Lease final : public layers::ExpertLease {
     for (auto left = static_cast<int64_t>(message.left()) / (width * static_cast<int64_t>(sizeof(float))); left > 0;) {
       base::require(to.expert < experts.size(), "ranks", "rank {} sent more than it was asked for in layer {}",
                     message.from(), call_.layer);
-      const int64_t e = experts[to.expert], slots = begin_of(e + 1) - begin_of(e), count = std::min(left, slots - to.slot);
+      const int64_t e = experts[to.expert], slots = begin_of(e + 1) - begin_of(e),
+                    count = std::min(left, slots - to.slot);
       const float* values = message.array<float>(static_cast<size_t>(count * width)).data();
       for (int64_t s = 0; s < count; ++s, values += width)
         rows_[static_cast<size_t>(begin_of(e) + to.slot + s)] = values;
@@ -129,7 +131,7 @@ class ExpertRanks::Lease final : public layers::ExpertLease {
 
   // This rank's experts for the rows of all: each expert's weights are read once, and more rows at a time are faster
   // (512 rows on two ranks, AVX-512 and AMX, December 2026: docs/log.md).
-  void compute_together(std::vector<comm::Message>& messages, tensor::Matrix out) {
+  void compute_together(std::vector<comm::Message>& messages) {
     const int64_t experts = call_.plan.experts(), width = call_.x.cols;
     const std::vector<int32_t>& mine = asked_[static_cast<size_t>(owner_.ranks_.rank())];
     const ActivationForm own_form = form_of(mine);
@@ -159,7 +161,7 @@ class ExpertRanks::Lease final : public layers::ExpertLease {
         together.of.push_back(&question);
         for (int64_t r = 0; r < question.shape.rows; ++r) together.rows.push_back(question.row(r));
       }
-      if (!together.asking.empty()) compute(together, form, out);
+      if (!together.asking.empty()) compute(together, form);
     }
   }
 
@@ -170,7 +172,7 @@ class ExpertRanks::Lease final : public layers::ExpertLease {
     std::vector<const std::byte*> rows;
   };
 
-  void compute(Together& together, ActivationForm form, tensor::Matrix out) {
+  void compute(Together& together, ActivationForm form) {
     const int64_t experts = call_.plan.experts(), most = kSlotsAtOnce * owner_.context_.pool.threads();
     for (int64_t first = 0, last = 0, slots = 0; first < experts; first = last, slots = 0) {
       std::vector<size_t> next;
@@ -181,13 +183,13 @@ class ExpertRanks::Lease final : public layers::ExpertLease {
           if (next[i] < one.asked.size() && one.asked[next[i]] == last)
             slots += one.end[next[i]] - one.begin[next[i]], ++next[i];
         }
-      if (slots > 0) compute_group(together, form, last, out);
+      if (slots > 0) compute_group(together, form, last);
     }
   }
 
   // Experts up to `last` that are still to come: slots by expert, and within it in the order of who asks.
-  void compute_group(Together& together, ActivationForm form, int64_t last, tensor::Matrix out) {
-    const int64_t width = out.cols;
+  void compute_group(Together& together, ActivationForm form, int64_t last) {
+    const int64_t width = call_.x.cols;
     ops::RoutingPlan plan;
     plan.tokens = std::ssize(together.rows);
     plan.expert_offset.assign(1, 0);
@@ -209,8 +211,7 @@ class ExpertRanks::Lease final : public layers::ExpertLease {
       plan.expert_offset.push_back(static_cast<int32_t>(plan.slot_token.size()));
     }
     ops::Context& context = owner_.context_;
-    const tensor::ArenaScope scratch(context.arena);
-    const tensor::Matrix made = context.arena.matrix(plan.slots(), width);
+    const tensor::Matrix made = context.arena.matrix(plan.slots(), width);  // own rows stay there
     owner_.compute_(call_.layer, {form, together.rows, width}, plan, ids, made);
 
     std::vector<std::optional<comm::Writer>> replies(together.asking.size());
@@ -224,7 +225,10 @@ class ExpertRanks::Lease final : public layers::ExpertLease {
     ops::for_rows(context, made.rows, width, [&](int64_t from, int64_t to) {
       for (int64_t s = from; s < to; ++s) {
         const auto [who, row] = goes_to[static_cast<size_t>(s)];
-        std::copy_n(made.row(s), width, together.of[who] ? room[who] + row * width : out.row(row));
+        if (together.of[who])
+          std::copy_n(made.row(s), width, room[who] + row * width);
+        else
+          rows_[static_cast<size_t>(row)] = made.row(s);
       }
     });
     for (size_t i = 0; i < replies.size(); ++i)

@@ -13,9 +13,9 @@
 
 // Experts over ranks: each rank owns a part of every layer's routed experts. The rank that has a token (its home) sends
 // its row to the owners of its experts, one row to each however many of its experts are asked, quantised where the
-// experts' kernels would quantise it; these send back what each slot's expert gave, unweighted, a few experts at a time;
-// the home adds up the slots in the order in which its router chose them. So no sum depends on who computed what, or on
-// what arrives first: n ranks give the bits of one (docs/design/ranks.md).
+// experts' kernels would quantise it; these send back what each slot's expert gave, unweighted, a few experts at a
+// time; the home adds up the slots in the order in which its router chose them. So no sum depends on who computed what,
+// or on what arrives first: n ranks give the bits of one (docs/design/ranks.md).
 namespace coterie::runtime {
 
 /// The experts of a layer that this rank owns: x [N, width], out [slots, width] (Decoder::expert_outputs).
@@ -49,8 +49,8 @@ class ExpertRanks final : public layers::ExpertSource {
 /// Throws what `compute` throws.
 void answer(comm::Ranks& ranks, comm::Message& rows, const ComputeExperts& compute, int64_t experts);
 
-/// Bytes of the payload that asks for experts: of `rows` tokens in this form and `slots` slots of `experts` of them, and
-/// of what comes back (tests and plans; the header of a message is apart).
+/// Bytes of the payload that asks for experts: of `rows` tokens in this form and `slots` slots of `experts` of them,
+/// and of what comes back (tests and plans; the header of a message is apart).
 int64_t rows_payload(int64_t rows, int64_t width, int64_t slots, int64_t experts, kernels::ActivationForm form);
 int64_t outputs_payload(int64_t slots, int64_t width);
 

@@ -89,9 +89,9 @@ int64_t ModelRanks::experts_of(int64_t layer) const {
 }
 
 ComputeExperts ModelRanks::compute(ops::Context& context) const {
-  return
-      [this, &context](int64_t layer, const ops::FormedRows& x, const ops::RoutingPlan& plan, std::span<const int32_t> ids,
-                       Matrix out) { decoder_.expert_outputs(context, layer, x, plan, ids, out); };
+  return [this, &context](int64_t layer, const ops::FormedRows& x, const ops::RoutingPlan& plan,
+                          std::span<const int32_t> ids,
+                          Matrix out) { decoder_.expert_outputs(context, layer, x, plan, ids, out); };
 }
 
 bool ModelRanks::divides(std::span<const SequenceStep> steps, const models::PassOptions& pass) const {

@@ -34,6 +34,7 @@ class SharedStep final : public layers::StepShare {
   bool is_last_of_sequence(const Segment& segment) const;
 
   void keys_written(int64_t layer, std::span<const layers::SequenceRows> sequences) override;
+  void wait_for_earlier_keys(int64_t layer) override;
   void states_written(int64_t layer, std::span<const layers::SequenceRows> sequences) override;
   /// After the last layer: waits for the keys and values of later rows, and on rank 0 for the states after the last.
   void finish();
