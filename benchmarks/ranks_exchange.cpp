@@ -23,7 +23,7 @@ namespace {
 // Qwen3-30B-A3B: width, experts a token; bytes of a quantised row (384 for 256 values), of keys and values in f16.
 constexpr double kTokens = 512, kWidth = 2048, kSlots = 8, kRow = kWidth * 384 / 256, kOutput = kWidth * 4;
 constexpr double kKeys = 2 * 4 * 128 * 2;
-constexpr int kGroups = 8;             // pieces in which outputs are sent
+constexpr int kGroups = 8;              // pieces in which outputs are sent
 constexpr double kBeforeExperts = 0.4;  // of the arithmetic: projections and attention
 
 void compute(double seconds) {
@@ -57,8 +57,7 @@ struct Exchange {
   void send_all(double bytes, int tag) {
     for (int step = 1; step < size; ++step) {
       sent.push_back(MPI_REQUEST_NULL);
-      MPI_Isend(out, static_cast<int>(bytes), MPI_BYTE, (rank + step) % size, tag, MPI_COMM_WORLD,
-                &sent.back());
+      MPI_Isend(out, static_cast<int>(bytes), MPI_BYTE, (rank + step) % size, tag, MPI_COMM_WORLD, &sent.back());
     }
   }
   // All receives stand from the beginning, as if whatever arrives is taken at once.
@@ -67,8 +66,7 @@ struct Exchange {
       const int from = (rank + size - step) % size;
       char* const buffer = room_for(static_cast<size_t>(bytes) + 1);
       expected.push_back({from, tag, MPI_REQUEST_NULL});
-      MPI_Irecv(buffer, static_cast<int>(bytes), MPI_BYTE, from, tag, MPI_COMM_WORLD,
-                &expected.back().request);
+      MPI_Irecv(buffer, static_cast<int>(bytes), MPI_BYTE, from, tag, MPI_COMM_WORLD, &expected.back().request);
     }
   }
   /// Waits for what the ranks below `end` send by this tag.
