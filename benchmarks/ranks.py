@@ -7,8 +7,7 @@
 Each round runs every kind once, the order reversed from round to round; medians, extremes and medians of the rounds' ratios
 are printed. With --network each split runs with and without it (COTERIE_EMULATED_NETWORK: messages are held back, nothing
 else). Ranks that share a core do a share of a core's work in a second: the network is slowed as much, so that its part of
-a step is what it would be on machines of one core each. What the planner foretells is printed
-(coterie inspect --ranks): rows and outputs of a token over the rate, half of them hidden behind nothing."""
+a step is what it would be on machines of one core each."""
 import argparse
 import datetime
 import json

@@ -33,6 +33,10 @@ void write_model_files(const std::filesystem::path& folder, base::Json config, c
                        const models::Decoder& decoder, const std::string& name,
                        const families::ReadExpert& elsewhere = {});
 
+/// The optimiser's file of a checkpoint's folder.
+std::filesystem::path optimiser_file(const std::filesystem::path& folder);
+/// state.json: the last file of a checkpoint.
+void write_state(const std::filesystem::path& folder, int64_t optimiser_steps, const Progress& progress);
 /// optimizer.safetensors and state.json, with which the run goes on; `moments` as AdamW::tensors_to_write() has them.
 void write_progress(const std::filesystem::path& folder, std::span<const checkpoint::TensorToWrite> moments,
                     int64_t optimiser_steps, const Progress& progress);

@@ -404,8 +404,9 @@ void Trainer::State::write_checkpoint() {
   write_files([&](GatheredWeights& gathered) {
     folder.write_checkpoint(progress.step, recipe.checkpoints_kept, [&](const fs::path& path) {
       write_model(path, gathered);
-      write_progress(path, recipe.shards == 1 ? optimiser.tensors_to_write() : gathered.moments(), optimiser.steps(),
-                     progress);
+      if (recipe.shards == 1) return write_progress(path, optimiser.tensors_to_write(), optimiser.steps(), progress);
+      gathered.write_moments(optimiser_file(path));
+      write_state(path, optimiser.steps(), progress);
     });
   });
 }
