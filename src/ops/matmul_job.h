@@ -41,9 +41,7 @@ class PreparedRows {
   void fill_rows(int64_t begin, int64_t end);
 
   Context& context_;
-  const float* values(int64_t row) const {
-    return given_ ? reinterpret_cast<const float*>(given_[row]) : x_.row(row);
-  }
+  const float* values(int64_t row) const { return given_ ? reinterpret_cast<const float*>(given_[row]) : x_.row(row); }
 
   tensor::ConstMatrix x_;
   const std::byte* const* given_ = nullptr;

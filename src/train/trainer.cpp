@@ -404,8 +404,7 @@ void Trainer::State::write_checkpoint() {
   write_files([&](GatheredWeights& gathered) {
     folder.write_checkpoint(progress.step, recipe.checkpoints_kept, [&](const fs::path& path) {
       write_model(path, gathered);
-      if (recipe.shards == 1) return write_progress(path, optimiser.tensors_to_write(), optimiser.steps(), progress);
-      gathered.write_moments(optimiser_file(path));
+      recipe.shards == 1 ? write_moments(path, optimiser.tensors_to_write()) : gathered.write_moments(path);
       write_state(path, optimiser.steps(), progress);
     });
   });

@@ -24,8 +24,8 @@ class ExpertLease {
   virtual std::span<const ops::ExpertOutput> outputs() const = 0;
 
   /// Called once, after next() has returned none: waits for what experts gave that were computed elsewhere. out
-  /// [slots, D]: down · h + bias of each slot, not yet weighted. Returns where the row of each slot lies, in `out` or in
-  /// memory of the lease; nothing where all are in `out`.
+  /// [slots, D]: down · h + bias of each slot, not yet weighted. Returns where the row of each slot lies, in `out` or
+  /// in memory of the lease; nothing where all are in `out`.
   virtual std::span<const float* const> add_outputs(tensor::Matrix out) {
     (void)out;
     return {};

@@ -247,9 +247,8 @@ void outputs_of(Context& context, const RoutingPlan& plan, std::span<const int32
 void expert_outputs(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span<const int32_t> ids,
                     std::span<const ExpertInput> inputs, std::span<const ExpertOutput> outputs, const GateRule& rule,
                     int64_t hidden, Matrix out) {
-  outputs_of(context, plan, ids, outputs, hidden, out, [&](const RoutingPlan& part, Matrix h) {
-    gated_matmul(context, x, part, inputs, rule, h, {});
-  });
+  outputs_of(context, plan, ids, outputs, hidden, out,
+             [&](const RoutingPlan& part, Matrix h) { gated_matmul(context, x, part, inputs, rule, h, {}); });
 }
 
 void expert_outputs(Context& context, const FormedRows& x, const RoutingPlan& plan, std::span<const int32_t> ids,
@@ -259,9 +258,8 @@ void expert_outputs(Context& context, const FormedRows& x, const RoutingPlan& pl
     return inputs[static_cast<size_t>(e)].gate_low || inputs[static_cast<size_t>(e)].up_low;
   });
   if (!low)
-    return outputs_of(context, plan, ids, outputs, hidden, out, [&](const RoutingPlan& part, Matrix h) {
-      gated_matmul(context, x, part, inputs, rule, h);
-    });
+    return outputs_of(context, plan, ids, outputs, hidden, out,
+                      [&](const RoutingPlan& part, Matrix h) { gated_matmul(context, x, part, inputs, rule, h); });
   // A LoRA reads rows side by side.
   base::require(x.form == kernels::ActivationForm::floats, "expert_outputs", "a LoRA is given quantised rows");
   const tensor::ArenaScope scratch(context.arena);

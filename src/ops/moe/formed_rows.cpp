@@ -32,7 +32,7 @@ int64_t block_bytes(ActivationForm form) {
 }  // namespace
 
 int64_t row_bytes(ActivationForm form, int64_t cols) {
-  base::require(cols % block_values(form) == 0, "row_bytes", "{} values are no whole blocks of {}", cols,
+  base::require(cols % block_values(form) == 0, "row_bytes", "{} values do not divide into blocks of {}", cols,
                 block_values(form));
   return cols / block_values(form) * block_bytes(form);
 }

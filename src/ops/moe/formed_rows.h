@@ -24,7 +24,7 @@ int64_t row_bytes(kernels::ActivationForm form, int64_t cols);
 
 /// The form in which the first halves of the experts `ids` read rows of `cols`, in the context's precision. By the
 /// types of their weights alone, which need not be here. `gated`: they have gates. Floats where experts differ, where
-/// the rows are no whole blocks, and where a LoRA reads them too.
+/// blocks do not divide the rows, and where a LoRA reads them too.
 kernels::ActivationForm form_of_inputs(const Context& context, std::span<const ExpertInput> experts,
                                        std::span<const int32_t> ids, bool gated, int64_t cols);
 

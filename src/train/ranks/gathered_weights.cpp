@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "comm/placement.h"
+#include "train/checkpoint_files.h"
 
 namespace coterie::train {
 
@@ -153,7 +154,8 @@ checkpoint::SafetensorsLayout GatheredWeights::moments_layout(const std::string&
   return checkpoint::lay_out_safetensors(where, tensors);
 }
 
-void GatheredWeights::write_moments(const fs::path& file) {
+void GatheredWeights::write_moments(const fs::path& folder) {
+  const fs::path file = optimiser_file(folder);
   {
     const checkpoint::SafetensorsLayout layout = moments_layout(file.string());
     SharedFile shared(file, O_CREAT | O_TRUNC);

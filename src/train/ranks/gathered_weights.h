@@ -29,9 +29,9 @@ class GatheredWeights {
 
   /// Reads an expert's weight from its owner.
   families::ReadExpert reader();
-  /// Rank 0: a file of first_moment.NAME and second_moment.NAME, as of AdamW's own tensors, in a folder that all ranks
-  /// see. It is whole when this returns. Throws io, by the name of the rank whose disk is full.
-  void write_moments(const std::filesystem::path& file);
+  /// Rank 0: optimiser_file() of a folder that all ranks see, with first_moment.NAME and second_moment.NAME as AdamW's
+  /// own tensors. It is whole when this returns. Throws io, by the name of the rank whose disk is full.
+  void write_moments(const std::filesystem::path& folder);
   /// Fetches the experts' values of those parameters that are in memory as a whole here: their vectors, and with
   /// `matrices` everything (an adapter).
   void fetch_into_memory(bool matrices);
