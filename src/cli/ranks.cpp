@@ -25,6 +25,7 @@
 #include "base/plural.h"
 #include "cli/print_ranks.h"
 #include "cli/terminal.h"
+#include "comm/delayed.h"
 #include "comm/error_text.h"
 #include "comm/ranks.h"
 #include "families/ensemble/gate.h"
@@ -35,6 +36,7 @@
 #include "runtime/ranks/layer_cuts.h"
 #include "runtime/ranks/measure_network.h"
 #include "runtime/ranks/model_ranks.h"
+#include "runtime/ranks/plan.h"
 #include "threads/topology.h"
 
 namespace coterie::cli {
@@ -202,6 +204,15 @@ runtime::ModelRanks::Options read_open_message(comm::Message& message) {
   return how;
 }
 
+/// The launcher's ranks; with COTERIE_EMULATED_NETWORK, of one machine, as if such a network lay between them.
+std::unique_ptr<comm::Communicator> join_ranks(const comm::Launch& launch) {
+  std::unique_ptr<comm::Communicator> ranks = comm::join(launch);
+  const char* const emulated = std::getenv("COTERIE_EMULATED_NETWORK");
+  if (!emulated) return ranks;
+  const runtime::Network network = runtime::network_by_name(emulated);
+  return comm::delayed(std::move(ranks), {.latency = network.latency, .rate = network.rate, .seed = 0});
+}
+
 /// While it lives: a rank that waits for others to start says so and ends the run, by the same deadlines as later.
 /// Inside MPI there are none.
 class StartWatch {
@@ -328,7 +339,7 @@ int run_on_ranks(const comm::Launch& launch, const CLI::App& app, const Action& 
     }
   } leave;
   std::optional<StartWatch> watch(std::in_place, launch, patience);
-  Run own{comm::Ranks(comm::join(launch), patience), {}, {}, {}, words_of(*command), {}};
+  Run own{comm::Ranks(join_ranks(launch), patience), {}, {}, {}, words_of(*command), {}};
   this_run = &own;
   const struct Forget {
     ~Forget() { this_run = nullptr; }

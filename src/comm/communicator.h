@@ -1,14 +1,11 @@
 #pragma once
 
-#include <cstddef>
 #include <optional>
 #include <string>
-#include <vector>
+
+#include "comm/bytes.h"
 
 namespace coterie::comm {
-
-/// The bytes of one message, header included (comm/message.h).
-using Bytes = std::vector<std::byte>;
 
 /// Carries messages between the ranks of one run: numbered from 0, rank 0 is the one that a user talks to. What
 /// carries them is a matter of the implementation: threads of one process (comm/threads.h), MPI (comm/mpi.cpp), or one

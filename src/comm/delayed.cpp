@@ -28,7 +28,7 @@ class Delayed final : public Communicator {
   int rank() const override { return ranks_->rank(); }
   int size() const override { return ranks_->size(); }
   int ranks_of_host() const override { return ranks_->ranks_of_host(); }
-  std::string name() const override { return ranks_->name() + ", delayed"; }
+  std::string name() const override { return ranks_->name() + ", with an emulated network"; }
 
   void send(int to, Bytes message) override {
     double& free_at = free_at_[static_cast<size_t>(to)];

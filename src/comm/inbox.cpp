@@ -51,6 +51,10 @@ Message Inbox::take_whenever(base::FunctionRef<bool(const Message&)> wanted) {
   return take_of_step(wanted, stale, [&] { return ranks_.receive_next(); });
 }
 
+void Inbox::poll() {
+  while (std::optional<Message> message = ranks_.try_any()) kept_.push_back(std::move(*message));
+}
+
 Message Inbox::next() {
   if (auto message = take_kept(begins_something)) return std::move(*message);
   while (true) {

@@ -26,6 +26,8 @@ class Inbox {
   Message take(std::span<const char> from, const Awaited& awaited, base::FunctionRef<bool(const Message&)> wanted);
   /// The same for as long as it takes: of a rank that does what may take hours.
   Message take_whenever(base::FunctionRef<bool(const Message&)> wanted);
+  /// Takes what has arrived, without waiting, and lets what is under way move on: for who computes for long.
+  void poll();
   /// The next message that begins something: `open`, `stop`, `rows`, `step`, `cache` or `move`, from rank 0, however
   /// long it takes.
   Message next();

@@ -44,7 +44,7 @@ Message::Message(int from, Bytes bytes) : from_(from), bytes_(std::move(bytes)),
 }
 
 const std::byte* Message::take(size_t count, size_t size) {
-  const size_t left = bytes_.size() - at_;
+  const size_t left = this->left();
   base::require(count <= left / size, "ranks", "a message of rank {} ({}) ends {} bytes before what it should hold",
                 from_, name(header_.kind), count * size - left);
   const std::byte* const data = bytes_.data() + at_;

@@ -50,6 +50,9 @@ struct Header {
 };
 static_assert(sizeof(Header) == 32 && std::is_trivially_copyable_v<Header>);
 
+/// Where the first thing from byte `at` of a message on may lie that is to begin a cache line.
+constexpr size_t on_a_line(size_t at) { return (at + 63) / 64 * 64; }
+
 /// A message while it is written: arrays of plain values one after the other, each padded to 8 bytes.
 class Writer {
  public:
@@ -62,9 +65,8 @@ class Writer {
   template <typename T>
   void array(std::span<const T> values) {
     static_assert(std::is_trivially_copyable_v<T>);
-    const auto* const data = reinterpret_cast<const std::byte*>(values.data());
-    bytes_.insert(bytes_.end(), data, data + values.size_bytes());
-    bytes_.resize((bytes_.size() + 7) / 8 * 8);
+    T* const copy = room<T>(values.size());
+    if (!values.empty()) std::memcpy(copy, values.data(), values.size_bytes());
   }
   template <typename T>
   void value(const T& value) {
@@ -73,9 +75,16 @@ class Writer {
   /// Room for `count` values, which the caller writes at once: the next call may move it.
   template <typename T>
   T* room(size_t count) {
-    const size_t at = bytes_.size();
-    bytes_.resize(at + (count * sizeof(T) + 7) / 8 * 8);
+    const size_t at = bytes_.size(), end = at + count * sizeof(T), padded = (end + 7) / 8 * 8;
+    bytes_.resize(padded);
+    if (padded > end) std::memset(bytes_.data() + end, 0, padded - end);
     return reinterpret_cast<T*>(bytes_.data() + at);
+  }
+  /// What comes next lies at a multiple of a cache line, header included: of rows that kernels read where they are.
+  void align() {
+    const size_t at = bytes_.size(), aligned = on_a_line(at);
+    bytes_.resize(aligned);
+    if (aligned > at) std::memset(bytes_.data() + at, 0, aligned - at);
   }
   /// Its length, then its bytes.
   void text(std::string_view text) {
@@ -114,6 +123,10 @@ class Message {
     return array<T>(1).front();
   }
   std::string text();
+  /// Where Writer::align() was called.
+  void align() { at_ = on_a_line(at_); }
+  /// Bytes that are left.
+  size_t left() const { return at_ < bytes_.size() ? bytes_.size() - at_ : 0; }
   bool ended() const { return at_ == bytes_.size(); }
 
  private:

@@ -75,6 +75,8 @@ class Ranks {
   Message receive_some(std::span<const char> from, const Awaited& awaited);
   /// The same for as long as it takes: what a rank does that serves another.
   Message receive_next();
+  /// A message that is there, if one is.
+  std::optional<Message> try_any();
 
   /// Everybody's text, by rank. All ranks call it.
   std::vector<std::string> all_gather(const std::string& own);
@@ -94,7 +96,6 @@ class Ranks {
   void abort(int exit_code) { communicator_->abort(exit_code); }
 
  private:
-  std::optional<Message> try_any();
   Message checked(int from, Bytes bytes, const Awaited& awaited);
   void wait(base::FunctionRef<bool()> arrived, std::span<const char> wanted, const Awaited& awaited);
   [[noreturn]] void give_up(std::span<const char> wanted, const Awaited& awaited);

@@ -14,9 +14,11 @@ class StepShare {
  public:
   virtual ~StepShare() = default;
 
-  /// Keys and values of the rows that are here are in the sequences' blocks of this layer, and attention is about to
-  /// read them: gives them to the other ranks, and waits for those of earlier rows.
+  /// Keys and values of the rows that are here are in the sequences' blocks of this layer: gives them to the other
+  /// ranks.
   virtual void keys_written(int64_t layer, std::span<const SequenceRows> sequences) = 0;
+  /// Attention is about to read them: waits for those of earlier rows.
+  virtual void wait_for_earlier_keys(int64_t layer) = 0;
   /// A mixer has moved the recurrent states of this layer on: gives them to who has the next rows.
   virtual void states_written(int64_t layer, std::span<const SequenceRows> sequences) = 0;
 };

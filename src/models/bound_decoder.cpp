@@ -336,7 +336,7 @@ double BoundDecoder::loss(ops::Context& context, std::span<const SequenceStep> s
 
 void BoundDecoder::read(layers::TensorReader& reader) const { network_.read(reader); }
 
-void BoundDecoder::expert_outputs(ops::Context& context, int64_t layer, tensor::ConstMatrix x,
+void BoundDecoder::expert_outputs(ops::Context& context, int64_t layer, const ops::FormedRows& x,
                                   const ops::RoutingPlan& plan, std::span<const int32_t> ids,
                                   tensor::Matrix out) const {
   const layers::Experts* experts = layer >= 0 && layer < std::ssize(network_.blocks)

@@ -18,7 +18,7 @@ class BoundDecoder : public Decoder {
   tensor::Matrix forward(ops::Context& context, std::span<const SequenceStep> steps,
                          const PassOptions& options) const override;
   double loss(ops::Context& context, std::span<const SequenceStep> steps, const PassOptions& options) const override;
-  void expert_outputs(ops::Context& context, int64_t layer, tensor::ConstMatrix x, const ops::RoutingPlan& plan,
+  void expert_outputs(ops::Context& context, int64_t layer, const ops::FormedRows& x, const ops::RoutingPlan& plan,
                       std::span<const int32_t> ids, tensor::Matrix out) const override;
   void read(layers::TensorReader& reader) const override;
   void rebind(layers::TensorVisitor& visitor) override;

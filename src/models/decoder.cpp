@@ -19,7 +19,7 @@ bool any_rope(const ModelSpec& spec, F of) {
 
 }  // namespace
 
-void Decoder::expert_outputs(ops::Context&, int64_t, tensor::ConstMatrix, const ops::RoutingPlan&,
+void Decoder::expert_outputs(ops::Context&, int64_t, const ops::FormedRows&, const ops::RoutingPlan&,
                              std::span<const int32_t>, tensor::Matrix) const {
   base::fail(base::ErrorKind::unsupported, "ranks", "the models of an ensemble are not divided over ranks");
 }

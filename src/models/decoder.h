@@ -10,6 +10,7 @@
 #include "layers/tensor_list.h"
 #include "models/spec.h"
 #include "ops/context.h"
+#include "ops/moe/formed_rows.h"
 #include "tensor/view.h"
 
 namespace coterie::models {
@@ -35,8 +36,8 @@ class Decoder {
   /// What the routed experts `ids` of a layer give for their slots of `plan` (ops::expert_outputs), x [N, the width
   /// experts read], out [slots, that width]: for a rank that computes its experts for others. Throws unsupported for a
   /// decoder of several models, internal for a layer without experts.
-  virtual void expert_outputs(ops::Context& context, int64_t layer, tensor::ConstMatrix x, const ops::RoutingPlan& plan,
-                              std::span<const int32_t> ids, tensor::Matrix out) const;
+  virtual void expert_outputs(ops::Context& context, int64_t layer, const ops::FormedRows& x,
+                              const ops::RoutingPlan& plan, std::span<const int32_t> ids, tensor::Matrix out) const;
   /// Shows every weight, bound to its bytes (inspect, save, quantise).
   virtual void read(layers::TensorReader& reader) const = 0;
   /// Walks every weight with a visitor that may point it elsewhere; what layers derive from weights is then made anew.

@@ -19,7 +19,7 @@ class Owner final : public layers::TensorVisitor {
     const char* const number = tensor.path.data() + kBlocks.size();
     std::from_chars(number, tensor.path.data() + tensor.path.size(), layer);
     for (int64_t e = 0; e < experts; ++e)
-      if (!owns_(layer, e)) slots[static_cast<size_t>(e)] = {};
+      if (tensor::Weight& slot = slots[static_cast<size_t>(e)]; !owns_(layer, e)) slot = weight_elsewhere(slot.dtype);
   }
 
  private:

@@ -32,7 +32,7 @@ class PredictingDecoder final : public Decoder {
   /// The model's loss; what the head's was is added to head_loss(). The steps' ids are taken to be followed by each
   /// other, and a token is scored by the head where the model is scored for it.
   double loss(ops::Context& context, std::span<const SequenceStep> steps, const PassOptions& options) const override;
-  void expert_outputs(ops::Context& context, int64_t layer, tensor::ConstMatrix x, const ops::RoutingPlan& plan,
+  void expert_outputs(ops::Context& context, int64_t layer, const ops::FormedRows& x, const ops::RoutingPlan& plan,
                       std::span<const int32_t> ids, tensor::Matrix out) const override {
     model_->expert_outputs(context, layer, x, plan, ids, out);
   }

@@ -38,16 +38,22 @@ const kernels::MatmulKernel& kernel_of(const Context& context, const tensor::Wei
 void PreparedRows::need(ActivationForm form) {
   const size_t i = static_cast<size_t>(form);
   if (rows_[i] != nullptr || x_.rows == 0) return;
-  rows_[i] = context_.arena.take<const std::byte*>(x_.rows);
-  if (form == ActivationForm::floats) {
-    for (int64_t r = 0; r < x_.rows; ++r) rows_[i][r] = reinterpret_cast<const std::byte*>(x_.row(r));
+  if (given_ && form == given_form_) {
+    rows_[i] = given_;
     return;
   }
-  const bool small_blocks = form == ActivationForm::blocks32;
-  const int64_t row_bytes = small_blocks ? x_.cols / 32 * static_cast<int64_t>(sizeof(kernels::ActivationBlock32))
-                                         : x_.cols / 256 * static_cast<int64_t>(sizeof(kernels::ActivationBlock256));
-  blocks_[i] = context_.arena.take<std::byte>(row_bytes * x_.rows);
-  for (int64_t r = 0; r < x_.rows; ++r) rows_[i][r] = blocks_[i] + r * row_bytes;
+  base::require(!given_ || given_form_ == ActivationForm::floats, "matmul",
+                "rows were quantised in another form than a kernel reads");
+  const std::byte** const rows = context_.arena.take<const std::byte*>(x_.rows);
+  rows_[i] = rows;
+  if (form == ActivationForm::floats) {
+    for (int64_t r = 0; r < x_.rows; ++r) rows[r] = reinterpret_cast<const std::byte*>(x_.row(r));
+    return;
+  }
+  const int64_t bytes = row_bytes(form, x_.cols);
+  blocks_[i] = context_.arena.take<std::byte>(bytes * x_.rows);
+  for (int64_t r = 0; r < x_.rows; ++r) rows[r] = blocks_[i] + r * bytes;
+  fills_ = true;
 }
 
 void PreparedRows::fill_rows(int64_t begin, int64_t end) {
@@ -56,11 +62,11 @@ void PreparedRows::fill_rows(int64_t begin, int64_t end) {
   const size_t form256 = static_cast<size_t>(ActivationForm::blocks256);
   for (int64_t r = begin; r < end; ++r) {
     if (blocks_[form32] != nullptr) {
-      kernels.quantise32(x_.row(r), x_.cols,
+      kernels.quantise32(values(r), x_.cols,
                          reinterpret_cast<kernels::ActivationBlock32*>(const_cast<std::byte*>(rows_[form32][r])));
     }
     if (blocks_[form256] != nullptr) {
-      kernels.quantise256(x_.row(r), x_.cols,
+      kernels.quantise256(values(r), x_.cols,
                           reinterpret_cast<kernels::ActivationBlock256*>(const_cast<std::byte*>(rows_[form256][r])));
     }
   }

@@ -6,6 +6,7 @@
 
 #include "base/function_ref.h"
 #include "ops/context.h"
+#include "ops/moe/formed_rows.h"
 #include "tensor/view.h"
 
 // Inside the room: what matmul and grouped_matmul share. A matmul is one pool job: first the rows of x are quantised,
@@ -21,13 +22,16 @@ const kernels::MatmulKernel& kernel_of(const Context& context, const tensor::Wei
 class PreparedRows {
  public:
   PreparedRows(Context& context, tensor::ConstMatrix x) : context_(context), x_(x) {}
+  /// Rows that are there in a form already: no kernel may want another of them, unless they are floats.
+  PreparedRows(Context& context, const FormedRows& x)
+      : context_(context), x_(nullptr, x.count(), x.cols), given_(x.rows.data()), given_form_(x.form) {}
 
   /// Takes the memory for this form; call for each kernel before the job starts.
   void need(kernels::ActivationForm form);
   /// Inside the job, by every worker: quantises its share, then waits for the others where there was anything to do.
   void fill(int worker);
   /// Whether the filling is so short that the caller does it before the job and spares everybody the barrier.
-  bool small() const { return x_.rows * x_.cols <= kSmall; }
+  bool small() const { return x_.rows * x_.cols <= kSmall || !fills_; }
   void fill_all();
 
   const std::byte* const* rows(kernels::ActivationForm form) const { return rows_[static_cast<size_t>(form)]; }
@@ -37,8 +41,13 @@ class PreparedRows {
   void fill_rows(int64_t begin, int64_t end);
 
   Context& context_;
+  const float* values(int64_t row) const { return given_ ? reinterpret_cast<const float*>(given_[row]) : x_.row(row); }
+
   tensor::ConstMatrix x_;
-  std::array<const std::byte**, kernels::kActivationForms> rows_{};
+  const std::byte* const* given_ = nullptr;
+  kernels::ActivationForm given_form_ = kernels::ActivationForm::floats;
+  bool fills_ = false;  // a form is to be made
+  std::array<const std::byte* const*, kernels::kActivationForms> rows_{};
   std::array<std::byte*, kernels::kActivationForms> blocks_{};
 };
 

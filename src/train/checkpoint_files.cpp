@@ -39,9 +39,13 @@ void write_model_files(const fs::path& folder, Json config, const fs::path& voca
                                 {{"format", "pt"}, {families::kNameKey, name}});
 }
 
-void write_progress(const fs::path& folder, std::span<const checkpoint::TensorToWrite> moments, int64_t optimiser_steps,
-                    const Progress& progress) {
-  checkpoint::write_safetensors(folder / kOptimiser, moments);
+fs::path optimiser_file(const fs::path& folder) { return folder / kOptimiser; }
+
+void write_moments(const fs::path& folder, std::span<const checkpoint::TensorToWrite> moments) {
+  checkpoint::write_safetensors(optimiser_file(folder), moments);
+}
+
+void write_state(const fs::path& folder, int64_t optimiser_steps, const Progress& progress) {
   Json state = {{"step", progress.step},
                 {"tokens", progress.tokens},
                 {"seconds", progress.seconds},

@@ -33,9 +33,12 @@ void write_model_files(const std::filesystem::path& folder, base::Json config, c
                        const models::Decoder& decoder, const std::string& name,
                        const families::ReadExpert& elsewhere = {});
 
-/// optimizer.safetensors and state.json, with which the run goes on; `moments` as AdamW::tensors_to_write() has them.
-void write_progress(const std::filesystem::path& folder, std::span<const checkpoint::TensorToWrite> moments,
-                    int64_t optimiser_steps, const Progress& progress);
+/// Of a checkpoint's folder: optimizer.safetensors, with what the optimiser keeps.
+std::filesystem::path optimiser_file(const std::filesystem::path& folder);
+/// Writes it; `moments` as AdamW::tensors_to_write() has them.
+void write_moments(const std::filesystem::path& folder, std::span<const checkpoint::TensorToWrite> moments);
+/// state.json, with which the run goes on: the last file of a checkpoint.
+void write_state(const std::filesystem::path& folder, int64_t optimiser_steps, const Progress& progress);
 
 /// Reads the optimiser's moments, where it has a part of the run's `parameters` its own, and where the run was. Throws
 /// not_found and bad_input naming file and tensor.

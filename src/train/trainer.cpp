@@ -404,8 +404,8 @@ void Trainer::State::write_checkpoint() {
   write_files([&](GatheredWeights& gathered) {
     folder.write_checkpoint(progress.step, recipe.checkpoints_kept, [&](const fs::path& path) {
       write_model(path, gathered);
-      write_progress(path, recipe.shards == 1 ? optimiser.tensors_to_write() : gathered.moments(), optimiser.steps(),
-                     progress);
+      recipe.shards == 1 ? write_moments(path, optimiser.tensors_to_write()) : gathered.write_moments(path);
+      write_state(path, optimiser.steps(), progress);
     });
   });
 }

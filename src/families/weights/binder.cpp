@@ -14,6 +14,7 @@
 #include "base/memory.h"
 #include "families/names/merged_rows.h"
 #include "families/weights/export.h"
+#include "models/owned_experts.h"
 #include "quant/codec.h"
 #include "quant/rows.h"
 
@@ -61,7 +62,7 @@ class Binder : public layers::TensorVisitor {
       for (size_t e = 0; e < found.tensors.size(); ++e) {
         const TensorInfo* const info = found.tensors[e];
         if (!owned[e]) {
-          slots.emplace_back();
+          slots.push_back(models::weight_elsewhere(info->dtype));
           continue;
         }
         check(*info, {in_file, cols});
@@ -75,7 +76,7 @@ class Binder : public layers::TensorVisitor {
       return;
     }
     if (count_of(owned) == 0) {
-      slots.resize(static_cast<size_t>(experts));
+      slots.assign(static_cast<size_t>(experts), models::weight_elsewhere(info.dtype));
       return;
     }
     check(info, shape_in_file(found.form, {experts, in_file, cols}, tensor.parts));
@@ -87,7 +88,7 @@ class Binder : public layers::TensorVisitor {
     for (int64_t e = 0; e < experts; ++e)
       slots.push_back(owned[static_cast<size_t>(e)]
                           ? piece_of(all.row_range(e * in_file, (e + 1) * in_file), found.piece, rows)
-                          : Weight());
+                          : models::weight_elsewhere(info.dtype));
   }
 
   void vectors(const Tensor& tensor, int64_t experts, int64_t n, layers::Vector& slot) override {
@@ -189,7 +190,7 @@ class Binder : public layers::TensorVisitor {
     std::vector<Weight> weights;
     for (int64_t e = 0; e < experts; ++e) {
       if (!owned[static_cast<size_t>(e)]) {
-        weights.emplace_back();
+        weights.push_back(models::weight_elsewhere(info.dtype));
         continue;
       }
       weights.emplace_back(target, info.dtype, rows, cols);
@@ -232,7 +233,7 @@ class Binder : public layers::TensorVisitor {
     std::vector<Weight> weights;
     for (int64_t e = 0; e < experts; ++e) {
       if (!owned[static_cast<size_t>(e)]) {
-        weights.emplace_back();
+        weights.push_back(models::weight_elsewhere(DType::mxfp4));
         continue;
       }
       weights.emplace_back(target, DType::mxfp4, rows, cols);

@@ -58,42 +58,76 @@ std::vector<float> temperatures(const AttentionSpec::Temperature& rule, std::spa
   return factors;
 }
 
+ops::AttentionShape shape_of(const AttentionSpec& spec, const Vector& sinks, tensor::DType cache) {
+  ops::AttentionShape shape;
+  shape.heads = spec.heads, shape.scale = spec.scale, shape.window = spec.window;
+  shape.softcap = spec.softcap, shape.sinks = sinks.data(), shape.chunk = spec.chunk;
+  shape.layout = cache_layout(spec, cache);
+  return shape;
+}
+
 }  // namespace
 
+// Either the queries or the keys and values may be missing: they are prepared apart then.
 void Attention::prepare(const Batch& batch, tensor::Matrix q, tensor::Matrix k, tensor::Matrix v) const {
   ops::Context& context = batch.context;
-  const auto norm = [&] {
-    const float* const q_weight = plain_qk_norm() ? ones_.data() : q_norm_.data();
-    const float* const k_weight = plain_qk_norm() ? ones_.data() : k_norm_.data();
+  const auto norm_of = [&](tensor::Matrix x, int64_t heads, const Vector& weight) {
+    if (!x.data) return;
+    const float* const w = plain_qk_norm() ? ones_.data() : weight.data();
     switch (spec_.qk_norm) {
       case AttentionSpec::QkNorm::none: break;
       case AttentionSpec::QkNorm::per_head:
       case AttentionSpec::QkNorm::per_head_plain:
-        ops::rms_norm_heads(context, q, spec_.heads, q_weight, spec_.qk_norm_eps, spec_.qk_norm_offset);
-        ops::rms_norm_heads(context, k, spec_.kv_heads, k_weight, spec_.qk_norm_eps, spec_.qk_norm_offset);
+        ops::rms_norm_heads(context, x, heads, w, spec_.qk_norm_eps, spec_.qk_norm_offset);
         break;
       case AttentionSpec::QkNorm::full_width:
-        ops::rms_norm(context, q, q_weight, spec_.qk_norm_eps, q, spec_.qk_norm_offset);
-        ops::rms_norm(context, k, k_weight, spec_.qk_norm_eps, k, spec_.qk_norm_offset);
+        ops::rms_norm(context, x, w, spec_.qk_norm_eps, x, spec_.qk_norm_offset);
         break;
     }
   };
-  if (spec_.values_are_keys) ops::copy(context, k, v);
-  if (spec_.value_norm) ops::rms_norm_heads(context, v, spec_.kv_heads, ones_.data(), spec_.qk_norm_eps);
-  if (spec_.value_scale != 1) ops::scale(context, v, spec_.value_scale);
+  const auto norm = [&] { norm_of(q, spec_.heads, q_norm_), norm_of(k, spec_.kv_heads, k_norm_); };
+  if (v.data) {
+    if (spec_.values_are_keys) ops::copy(context, k, v);
+    if (spec_.value_norm) ops::rms_norm_heads(context, v, spec_.kv_heads, ones_.data(), spec_.qk_norm_eps);
+    if (spec_.value_scale != 1) ops::scale(context, v, spec_.value_scale);
+  }
   if (!spec_.qk_norm_after_rope) norm();
   if (spec_.clip_qkv)
-    for (const tensor::Matrix& part : {q, k, v}) ops::clamp(context, part, *spec_.clip_qkv);
+    for (const tensor::Matrix& part : {q, k, v})
+      if (part.data) ops::clamp(context, part, *spec_.clip_qkv);
   if (rope_) {
-    rope_->forward(batch, spec_.heads, q);
-    rope_->forward(batch, spec_.kv_heads, k);
+    if (q.data) rope_->forward(batch, spec_.heads, q);
+    if (k.data) rope_->forward(batch, spec_.kv_heads, k);
   }
   if (spec_.qk_norm_after_rope) norm();
-  if (spec_.temperature) ops::scale_rows(context, q, temperatures(*spec_.temperature, batch.positions));
+  if (spec_.temperature && q.data) ops::scale_rows(context, q, temperatures(*spec_.temperature, batch.positions));
 }
 
 void Attention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x, tensor::Matrix y) const {
-  forward(batch, layer, x, y, [](tensor::Matrix, tensor::Matrix, tensor::Matrix) {});
+  StepShare* const share = batch.pass.share;
+  if (!share || experts_ || spec_.gate.shape != OutputGate::Shape::none)
+    return forward(batch, layer, x, y, [](tensor::Matrix, tensor::Matrix, tensor::Matrix) {});
+  // Who has later rows waits for these keys: they are made first, and travel while the queries are.
+  ops::Context& context = batch.context;
+  const tensor::ArenaScope scratch(context.arena);
+  const int64_t n = batch.tokens();
+  const tensor::Matrix q = context.arena.matrix(n, spec_.heads * spec_.head_dim);
+  const tensor::Matrix k = context.arena.matrix(n, spec_.kv_heads * spec_.head_dim);
+  const tensor::Matrix v = context.arena.matrix(n, spec_.kv_heads * spec_.value_dim);
+  const tensor::Matrix a = context.arena.matrix(n, spec_.heads * spec_.value_dim);
+  const std::array<Projection, 2> projections = {{{k_, k}, {v_, v}}};
+  project_each(batch, x, std::span(projections).first(spec_.values_are_keys ? 1 : 2));
+  prepare(batch, {}, k, v);
+  tensor::DType dtype = tensor::DType::f32;
+  const std::vector<ops::Segment> rows = segments(batch, layer, dtype);
+  const ops::AttentionShape shape = shape_of(spec_, sinks_, dtype);
+  ops::append_cache(context, shape.layout, k, v, rows);
+  share->keys_written(layer, batch.sequences);
+  project(batch, x, q_, q);
+  prepare(batch, q, {}, {});
+  share->wait_for_earlier_keys(layer);
+  ops::attention(context, shape, q, rows, a);
+  project(batch, a, o_, y);
 }
 
 tensor::Matrix Attention::project_in(const Batch& batch, tensor::ConstMatrix x, tensor::Matrix q, tensor::Matrix k,
@@ -152,14 +186,14 @@ void Attention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x
   add(q, k, v);
   prepare(batch, q, k, v);
 
-  ops::AttentionShape shape;
-  shape.heads = spec_.heads, shape.scale = spec_.scale, shape.window = spec_.window;
-  shape.softcap = spec_.softcap, shape.sinks = sinks_.data(), shape.chunk = spec_.chunk;
   tensor::DType dtype = tensor::DType::f32;
   const std::vector<ops::Segment> rows = segments(batch, layer, dtype);
-  shape.layout = cache_layout(spec_, dtype);
+  const ops::AttentionShape shape = shape_of(spec_, sinks_, dtype);
   ops::append_cache(context, shape.layout, k, v, rows);
-  if (batch.pass.share) batch.pass.share->keys_written(layer, batch.sequences);
+  if (StepShare* const share = batch.pass.share) {
+    share->keys_written(layer, batch.sequences);
+    share->wait_for_earlier_keys(layer);
+  }
   ops::attention(context, shape, q, rows, a);
   if (experts_) return experts_->output(batch, *plan, a, y);
   if (spec_.gate.shape == OutputGate::Shape::per_head) {

@@ -95,7 +95,10 @@ void LatentAttention::forward(const Batch& batch, int64_t layer, tensor::ConstMa
   shape.layout = cache_layout(spec_, dtype);
   const tensor::Matrix mixed = context.arena.matrix(n, h * rank);
   ops::append_cache(context, shape.layout, keys, keys.col_range(rope, key), rows);
-  if (batch.pass.share) batch.pass.share->keys_written(layer, batch.sequences);
+  if (StepShare* const share = batch.pass.share) {
+    share->keys_written(layer, batch.sequences);
+    share->wait_for_earlier_keys(layer);
+  }
   if (indexer_)
     ops::attention_at(context, shape, absorbed, rows, indexer_->choose(batch, layer, x, latent, rows, dtype), mixed);
   else

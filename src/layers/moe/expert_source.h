@@ -23,9 +23,13 @@ class ExpertLease {
   virtual std::span<const ops::ExpertInput> inputs() const = 0;
   virtual std::span<const ops::ExpertOutput> outputs() const = 0;
 
-  /// Called once, after next() has returned none: puts what experts gave that were computed elsewhere into the rows of
-  /// their slots. out [slots, D]: down · h + bias of each slot, not yet weighted.
-  virtual void add_outputs(tensor::Matrix out) { (void)out; }
+  /// Called once, after next() has returned none: waits for what experts gave that were computed elsewhere. out
+  /// [slots, D]: down · h + bias of each slot, not yet weighted. Returns where the row of each slot lies, in `out` or
+  /// in memory of the lease; nothing where all are in `out`.
+  virtual std::span<const float* const> add_outputs(tensor::Matrix out) {
+    (void)out;
+    return {};
+  }
 };
 
 /// What a layer is about to compute: its routed experts by `plan` for x [N, D]. It lives as long as the lease.
@@ -34,9 +38,10 @@ struct ExpertCall {
   const ops::RoutingPlan& plan;
   tensor::ConstMatrix x;
   // [E] each: the weights that are bound to the layer, which owns any set of its experts; empty where it does not own
-  // one (models/owned_experts.h).
+  // one (models/owned_experts.h), but for the type of what is in the file.
   std::span<const ops::ExpertInput> inputs;
   std::span<const ops::ExpertOutput> outputs;
+  bool gated = true;  // experts have gates, those too whose weights are not here
 };
 
 /// Where a model's routed experts come from when they are not all in memory and bound to the layers

@@ -1,8 +1,9 @@
 #include "layers/moe/experts.h"
 
-#include "layers/moe/expert_computer.h"
+#include <algorithm>
 
 #include "base/error.h"
+#include "layers/moe/expert_computer.h"
 #include "ops/moe/down.h"
 #include "ops/moe/experts.h"
 #include "ops/observer.h"
@@ -65,16 +66,24 @@ void Experts::forward(ops::Context& context, int64_t layer, tensor::ConstMatrix 
     return elsewhere->compute(context, {layer, plan, x, inputs_, outputs_}, {rule, spec_.hidden, dropped}, y);
   const tensor::ArenaScope scratch(context.arena);
   const tensor::Matrix out = context.arena.matrix(plan.slots(), width_);
-  const std::unique_ptr<ExpertLease> lease = source.lease({layer, plan, x, inputs_, outputs_});
+  const std::unique_ptr<ExpertLease> lease = source.lease({layer, plan, x, inputs_, outputs_, spec_.gated});
   for (std::span<const int32_t> ids = lease->next(); !ids.empty(); ids = lease->next())
     ops::expert_outputs(context, x, plan, ids, lease->inputs(), lease->outputs(), rule, spec_.hidden, out);
   meanwhile();
-  lease->add_outputs(out);
-  if (context.observer && context.observer->wants_outputs(outputs_)) context.observer->outputs(plan, outputs_, out);
-  ops::combine(context, plan, out, y);
+  const std::span<const float* const> rows = lease->add_outputs(out);
+  if (context.observer && context.observer->wants_outputs(outputs_)) {
+    for (int64_t s = 0; s < std::ssize(rows); ++s)
+      if (const float* const row = rows[static_cast<size_t>(s)]; row != out.row(s))
+        std::copy_n(row, out.cols, out.row(s));
+    context.observer->outputs(plan, outputs_, out);
+  }
+  if (rows.empty())
+    ops::combine(context, plan, out, y);
+  else
+    ops::combine(context, plan, rows, y);
 }
 
-void Experts::outputs(ops::Context& context, tensor::ConstMatrix x, const ops::RoutingPlan& plan,
+void Experts::outputs(ops::Context& context, const ops::FormedRows& x, const ops::RoutingPlan& plan,
                       std::span<const int32_t> ids, tensor::Matrix out) const {
   ops::expert_outputs(context, x, plan, ids, inputs_, outputs_, rule(), spec_.hidden, out);
 }

@@ -29,8 +29,8 @@ class Experts {
                ExpertSource& source, tensor::Matrix y, const ops::ExpertDropout& dropped,
                base::FunctionRef<void()> meanwhile) const;
   /// What the experts `ids` give for their slots of `plan` (ops::expert_outputs): x [N, D], out [slots, D].
-  void outputs(ops::Context& context, tensor::ConstMatrix x, const ops::RoutingPlan& plan, std::span<const int32_t> ids,
-               tensor::Matrix out) const;
+  void outputs(ops::Context& context, const ops::FormedRows& x, const ops::RoutingPlan& plan,
+               std::span<const int32_t> ids, tensor::Matrix out) const;
   void visit(TensorVisitor& visitor, const std::string& path);
   /// To be called when the weights have been bound.
   void arrange();

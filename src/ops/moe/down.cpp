@@ -18,21 +18,26 @@ namespace {
 
 constexpr std::string_view kWhere = "grouped_down_combine";
 
-/// A token's y from its slots' outputs [slots, n].
-void combine_token(const Context& context, const RoutingPlan& plan, int64_t t, ConstMatrix out, float* y) {
+/// A token's y [cols] from its slots' outputs: `row`(slot) is where those lie.
+template <typename Row>
+void combine_token(const Context& context, const RoutingPlan& plan, int64_t t, int64_t cols, float* y, Row&& row) {
   const int64_t begin = plan.token_offset[static_cast<size_t>(t)], end = plan.token_offset[static_cast<size_t>(t) + 1];
-  if (begin == end) std::fill_n(y, out.cols, 0.0f);
+  if (begin == end) std::fill_n(y, cols, 0.0f);
   for (int64_t c = begin; c < end; ++c) {
     const int64_t slot = plan.token_slot[static_cast<size_t>(c)];
     const float weight = plan.slot_weight[static_cast<size_t>(slot)];
-    const float* value = out.row(slot);
+    const float* value = row(slot);
     // The first is assigned, not added to 0: with one expert of weight 1 the bits are those of the dense matmul.
     if (c == begin) {
-      for (int64_t i = 0; i < out.cols; ++i) y[i] = weight * value[i];
+      for (int64_t i = 0; i < cols; ++i) y[i] = weight * value[i];
     } else {
-      context.kernels.vector.add_scaled(value, weight, y, out.cols);
+      context.kernels.vector.add_scaled(value, weight, y, cols);
     }
   }
+}
+
+void combine_token(const Context& context, const RoutingPlan& plan, int64_t t, ConstMatrix out, float* y) {
+  combine_token(context, plan, t, out.cols, y, [&](int64_t slot) { return out.row(slot); });
 }
 
 /// One call: the second halves of the experts that the plan sends tokens to. Its memory is of the arena's scope that
@@ -191,6 +196,16 @@ void combine(Context& context, const RoutingPlan& plan, ConstMatrix out, Matrix 
                 plan.slots(), plan.tokens);
   for_rows(context, y.rows, plan.slots() / std::max<int64_t>(y.rows, 1) * y.cols, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) combine_token(context, plan, t, out, y.row(t));
+  });
+}
+
+void combine(Context& context, const RoutingPlan& plan, std::span<const float* const> out, Matrix y) {
+  base::require(std::ssize(out) == plan.slots() && y.rows == plan.tokens, "combine",
+                "{} rows and y [{}, {}] for {} slots of {} tokens", out.size(), y.rows, y.cols, plan.slots(),
+                plan.tokens);
+  for_rows(context, y.rows, plan.slots() / std::max<int64_t>(y.rows, 1) * y.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t)
+      combine_token(context, plan, t, y.cols, y.row(t), [&](int64_t slot) { return out[static_cast<size_t>(slot)]; });
   });
 }
 

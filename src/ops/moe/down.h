@@ -18,6 +18,8 @@ void grouped_down(Context& context, ConstMatrix h, const RoutingPlan& plan, std:
                   Matrix out);
 /// y[t] = Σ_{slots s of t} slot_weight[s] * out[s], in the order of plan.token_slot. out [slots, D], y [N, D].
 void combine(Context& context, const RoutingPlan& plan, ConstMatrix out, Matrix y);
+/// The same of rows that lie anywhere: `out` [slots], each of y's columns.
+void combine(Context& context, const RoutingPlan& plan, std::span<const float* const> out, Matrix y);
 
 // Inside the room:
 

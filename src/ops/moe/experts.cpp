@@ -221,11 +221,10 @@ RoutingPlan part_of(const RoutingPlan& plan, std::span<const int32_t> ids, std::
   return part;
 }
 
-}  // namespace
-
-void expert_outputs(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span<const int32_t> ids,
-                    std::span<const ExpertInput> inputs, std::span<const ExpertOutput> outputs, const GateRule& rule,
-                    int64_t hidden, Matrix out) {
+/// `first`(plan, h): the first halves of a plan's experts.
+void outputs_of(Context& context, const RoutingPlan& plan, std::span<const int32_t> ids,
+                std::span<const ExpertOutput> outputs, int64_t hidden, Matrix out,
+                base::FunctionRef<void(const RoutingPlan&, Matrix)> first) {
   refuse_tape(context, "expert_outputs");
   base::require(out.rows == plan.slots(), "expert_outputs", "out has {} rows, the plan {} slots", out.rows,
                 plan.slots());
@@ -233,7 +232,7 @@ void expert_outputs(Context& context, ConstMatrix x, const RoutingPlan& plan, st
   const RoutingPlan part = part_of(plan, ids, slots);
   const tensor::ArenaScope scratch(context.arena);
   const Matrix h = context.arena.matrix(part.slots(), hidden);
-  gated_matmul(context, x, part, inputs, rule, h, {});
+  first(part, h);
   // Slots of all experts are those of the whole, in order.
   if (part.slots() == plan.slots()) return grouped_down(context, h, part, outputs, out);
   const Matrix made = context.arena.matrix(part.slots(), out.cols);
@@ -241,6 +240,33 @@ void expert_outputs(Context& context, ConstMatrix x, const RoutingPlan& plan, st
   for_rows(context, made.rows, made.cols, [&](int64_t begin, int64_t end) {
     for (int64_t s = begin; s < end; ++s) std::copy_n(made.row(s), made.cols, out.row(slots[static_cast<size_t>(s)]));
   });
+}
+
+}  // namespace
+
+void expert_outputs(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span<const int32_t> ids,
+                    std::span<const ExpertInput> inputs, std::span<const ExpertOutput> outputs, const GateRule& rule,
+                    int64_t hidden, Matrix out) {
+  outputs_of(context, plan, ids, outputs, hidden, out,
+             [&](const RoutingPlan& part, Matrix h) { gated_matmul(context, x, part, inputs, rule, h, {}); });
+}
+
+void expert_outputs(Context& context, const FormedRows& x, const RoutingPlan& plan, std::span<const int32_t> ids,
+                    std::span<const ExpertInput> inputs, std::span<const ExpertOutput> outputs, const GateRule& rule,
+                    int64_t hidden, Matrix out) {
+  const bool low = std::any_of(ids.begin(), ids.end(), [&](int32_t e) {
+    return inputs[static_cast<size_t>(e)].gate_low || inputs[static_cast<size_t>(e)].up_low;
+  });
+  if (!low)
+    return outputs_of(context, plan, ids, outputs, hidden, out,
+                      [&](const RoutingPlan& part, Matrix h) { gated_matmul(context, x, part, inputs, rule, h); });
+  // A LoRA reads rows side by side.
+  base::require(x.form == kernels::ActivationForm::floats, "expert_outputs", "a LoRA is given quantised rows");
+  const tensor::ArenaScope scratch(context.arena);
+  const Matrix rows = context.arena.matrix(x.count(), x.cols);
+  for (int64_t r = 0; r < rows.rows; ++r)
+    std::copy_n(reinterpret_cast<const float*>(x.rows[static_cast<size_t>(r)]), x.cols, rows.row(r));
+  expert_outputs(context, rows, plan, ids, inputs, outputs, rule, hidden, out);
 }
 
 }  // namespace coterie::ops

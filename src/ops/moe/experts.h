@@ -4,6 +4,7 @@
 
 #include "ops/dropout.h"
 #include "ops/moe/expert_weights.h"
+#include "ops/moe/formed_rows.h"
 #include "ops/moe/plan.h"
 
 namespace coterie::ops {
@@ -37,6 +38,10 @@ void experts(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span
 /// weights. Called for all experts, in groups of any order, and followed by combine() it is experts() to the bit, so
 /// that experts may arrive one after the other, or be computed elsewhere. Throws internal under a tape.
 void expert_outputs(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span<const int32_t> ids,
+                    std::span<const ExpertInput> inputs, std::span<const ExpertOutput> outputs, const GateRule& rule,
+                    int64_t hidden, Matrix out);
+/// The same of rows in a form that the experts' kernels read, or of floats.
+void expert_outputs(Context& context, const FormedRows& x, const RoutingPlan& plan, std::span<const int32_t> ids,
                     std::span<const ExpertInput> inputs, std::span<const ExpertOutput> outputs, const GateRule& rule,
                     int64_t hidden, Matrix out);
 

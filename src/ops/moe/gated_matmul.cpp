@@ -76,8 +76,10 @@ constexpr std::string_view kWhere = "grouped_gated_matmul";
 /// memory is of the arena's scope that the caller has opened.
 class GatedMatmul {
  public:
-  GatedMatmul(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span<const ExpertInput> experts,
-              const GateRule& rule, Matrix h, const GatedHalves& halves, RowRange own)
+  /// `x`: its rows, or their number alone where `prepared` has them in another form.
+  GatedMatmul(Context& context, ConstMatrix x, const PreparedRows& prepared, const RoutingPlan& plan,
+              std::span<const ExpertInput> experts, const GateRule& rule, Matrix h, const GatedHalves& halves,
+              RowRange own)
       : context_(context),
         x_(x),
         plan_(plan),
@@ -87,7 +89,7 @@ class GatedMatmul {
         own_(own),
         h_(h.col_range(own.begin, own.end)),
         halves_(halves),
-        prepared_(context, x),
+        prepared_(prepared),
         most_(fullest(plan)),
         piece_tokens_(std::max<int64_t>(most_, 1)) {
     for (int64_t e = 0; e < plan.experts(); ++e)
@@ -248,20 +250,37 @@ void grouped_gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& pl
   gated_matmul(context, x, plan, experts, rule, h, {});
 }
 
-void gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span<const ExpertInput> experts,
-                  const GateRule& rule, Matrix h, const GatedHalves& halves) {
+namespace {
+
+void gated_matmul(Context& context, ConstMatrix x, const PreparedRows& prepared, const RoutingPlan& plan,
+                  std::span<const ExpertInput> experts, const GateRule& rule, Matrix h, const GatedHalves& halves) {
   check_plan(plan, x.rows, experts.size(), kWhere);
   base::require(h.rows == plan.slots(), kWhere, "h has {} rows, the plan {} slots", h.rows, plan.slots());
   if (plan.slots() == 0) return;
-  const tensor::ArenaScope scope(context.arena);
   const int64_t panel = context.kernels.matmul.panel_rows;
   RowShare* const share = context.rows && context.rows->divides(h.cols, x.cols, panel) ? context.rows : nullptr;
   base::require(!share || !halves.up.data, kWhere, "what a backward pass reads is wanted of rows that ranks divide");
-  GatedMatmul(context, x, plan, experts, rule, h, halves, share ? share->own(h.cols, panel) : RowRange{0, h.cols})
+  GatedMatmul(context, x, prepared, plan, experts, rule, h, halves,
+              share ? share->own(h.cols, panel) : RowRange{0, h.cols})
       .run();
   if (!share) return;
   const RowShare::Divided divided{h, panel};
   share->gather({&divided, 1});
+}
+
+}  // namespace
+
+void gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span<const ExpertInput> experts,
+                  const GateRule& rule, Matrix h, const GatedHalves& halves) {
+  const tensor::ArenaScope scope(context.arena);
+  gated_matmul(context, x, PreparedRows(context, x), plan, experts, rule, h, halves);
+}
+
+void gated_matmul(Context& context, const FormedRows& x, const RoutingPlan& plan, std::span<const ExpertInput> experts,
+                  const GateRule& rule, Matrix h) {
+  base::require(!context.observer, kWhere, "rows in a kernel's form cannot be shown");
+  const tensor::ArenaScope scope(context.arena);
+  gated_matmul(context, {nullptr, x.count(), x.cols}, PreparedRows(context, x), plan, experts, rule, h, {});
 }
 
 }  // namespace coterie::ops

@@ -3,6 +3,7 @@
 #include <span>
 
 #include "ops/moe/expert_weights.h"
+#include "ops/moe/formed_rows.h"
 #include "ops/moe/plan.h"
 
 namespace coterie::ops {
@@ -23,6 +24,9 @@ struct GatedHalves {
 };
 void gated_matmul(Context& context, ConstMatrix x, const RoutingPlan& plan, std::span<const ExpertInput> experts,
                   const GateRule& rule, Matrix h, const GatedHalves& halves);
+/// The same of rows that are in a kernel's form already, of experts without a LoRA on their first halves.
+void gated_matmul(Context& context, const FormedRows& x, const RoutingPlan& plan, std::span<const ExpertInput> experts,
+                  const GateRule& rule, Matrix h);
 
 /// Whether gate and up of every expert that has a LoRA on gate share its A and its scale.
 bool share_a(const RoutingPlan& plan, std::span<const ExpertInput> experts);

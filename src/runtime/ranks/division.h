@@ -4,6 +4,8 @@
 #include <span>
 #include <vector>
 
+#include "runtime/ranks/row_cost.h"
+
 namespace coterie::runtime {
 
 /// What a step evaluates of one sequence: `rows` at positions `first` ….
@@ -17,10 +19,11 @@ struct Segment {
   int rank = 0;
 };
 
-/// Divides the rows of a step over ranks, in order: each rank gets neighbours, about as many as the others. A sequence
-/// is cut at multiples of the cache's blocks (16 positions), so that each block is written by one rank. In order of
-/// sequences and rows, so of ranks, too. Some ranks get none where there are fewer blocks than ranks.
-std::vector<Segment> divide(std::span<const SequenceShare> sequences, int ranks);
+/// Divides the rows of a step over ranks, in order: each rank gets neighbours that cost about as much as those of the
+/// others: later rows see more keys, and are fewer. A sequence is cut at multiples of the cache's blocks (16
+/// positions), so that each block is written by one rank. In order of sequences and rows, so of ranks, too. Some ranks
+/// get none where there are fewer blocks than ranks.
+std::vector<Segment> divide(std::span<const SequenceShare> sequences, int ranks, const RowCost& cost);
 
 /// Whether every rank would get rows, and enough of them to be worth the exchange.
 bool worth_dividing(std::span<const SequenceShare> sequences, int ranks);

@@ -1,10 +1,14 @@
 #include "runtime/ranks/expert_ranks.h"
 
 #include <algorithm>
+#include <array>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
 #include "ops/moe/plan.h"
+#include "ops/rows.h"
+#include "runtime/ranks/expert_messages.h"
 
 namespace coterie::runtime {
 
@@ -12,50 +16,22 @@ namespace {
 
 using comm::Awaited;
 using comm::Kind;
+using kernels::ActivationForm;
 
-/// The first values of a message of rows.
-struct Shape {
-  int64_t rows, width, slots;
-  int64_t experts;  // that are asked: those with slots
+/// Slots of each thread that are computed before what they gave is sent: their outputs stay in the second cache until
+/// they have been copied into the answers, which travel while the next are computed.
+constexpr int64_t kSlotsAtOnce = 256;
+
+/// Rows of one rank for experts of this one.
+struct Asking {
+  int64_t first_row = 0;                // among the rows of all
+  std::span<const int32_t> asked;       // experts, rising
+  std::span<const int32_t> begin, end;  // [asked]: slots of each
+  std::span<const int32_t> slot_row;
+  size_t next = 0;  // of `asked`
 };
-
-/// A message of rows, checked. It lives as long as the message.
-struct Question {
-  Shape shape;
-  std::span<const int32_t> asked, offset, slot_row;  // experts, their slots, and which row each slot reads
-  std::span<const float> values;                     // [rows, width]
-};
-Question read_question(comm::Message& message, int64_t experts) {
-  const auto shape = message.value<Shape>();
-  base::require(
-      shape.rows >= 0 && shape.width > 0 && shape.slots >= 0 && shape.experts >= 0 && shape.experts <= experts, "ranks",
-      "rank {} asks for {} experts of {}", message.from(), shape.experts, experts);
-  const std::span<const int32_t> asked = message.array<int32_t>(static_cast<size_t>(shape.experts));
-  const std::span<const int32_t> offset = message.array<int32_t>(static_cast<size_t>(shape.experts) + 1);
-  const std::span<const int32_t> slot_row = message.array<int32_t>(static_cast<size_t>(shape.slots));
-  const std::span<const float> values = message.array<float>(static_cast<size_t>(shape.rows * shape.width));
-  base::require(offset.front() == 0 && offset.back() == shape.slots && std::is_sorted(offset.begin(), offset.end()),
-                "ranks", "rank {} sent a plan of {} slots that is none", message.from(), shape.slots);
-  for (size_t i = 0; i < asked.size(); ++i)
-    base::require(asked[i] >= 0 && asked[i] < experts && (i == 0 || asked[i] > asked[i - 1]), "ranks",
-                  "rank {} asks for expert {} of {}", message.from(), asked[i], experts);
-  for (const int32_t row : slot_row)
-    base::require(row >= 0 && row < shape.rows, "ranks", "rank {} sent a slot of row {} of {}", message.from(), row,
-                  shape.rows);
-  return {shape, asked, offset, slot_row, values};
-}
-
-constexpr int64_t padded(int64_t bytes) { return (bytes + 7) / 8 * 8; }
-constexpr auto kFloat = static_cast<int64_t>(sizeof(float)), kId = static_cast<int64_t>(sizeof(int32_t));
 
 }  // namespace
-
-int64_t rows_payload(int64_t rows, int64_t width, int64_t slots, int64_t experts) {
-  return static_cast<int64_t>(sizeof(Shape)) + padded(experts * kId) + padded((experts + 1) * kId) +
-         padded(slots * kId) + padded(rows * width * kFloat);
-}
-
-int64_t outputs_payload(int64_t slots, int64_t width) { return padded(slots * width * kFloat); }
 
 /// One layer's experts for the rows that are at home here.
 class ExpertRanks::Lease final : public layers::ExpertLease {
@@ -66,7 +42,8 @@ class ExpertRanks::Lease final : public layers::ExpertLease {
         awaited_{Kind::outputs, owner.inbox_.step(), call.layer},
         answers_(static_cast<size_t>(owner.ranks_.size())),
         questions_(answers_),
-        asked_(answers_.size()) {
+        asked_(answers_.size()),
+        answered_(answers_.size()) {
     const int64_t experts = call.plan.experts();
     const int here = owner.ranks_.rank();
     for (int64_t e = 0; e < experts; ++e)
@@ -90,24 +67,22 @@ class ExpertRanks::Lease final : public layers::ExpertLease {
   std::span<const ops::ExpertInput> inputs() const override { return call_.inputs; }
   std::span<const ops::ExpertOutput> outputs() const override { return call_.outputs; }
 
-  void add_outputs(tensor::Matrix out) override {
-    if (owner_.divided_) {
+  std::span<const float* const> add_outputs(tensor::Matrix out) override {
+    rows_.resize(static_cast<size_t>(call_.plan.slots()));
+    if (!owner_.divided_) {
+      for (const int32_t e : asked_[static_cast<size_t>(owner_.ranks_.rank())])
+        for (int64_t s = begin_of(e); s < begin_of(e + 1); ++s) rows_[static_cast<size_t>(s)] = out.row(s);
+    } else {
       std::vector<comm::Message> questions;
       while (std::count(questions_.begin(), questions_.end(), 0) < std::ssize(questions_)) {
         questions.push_back(take(Kind::rows, questions_));
         questions_[static_cast<size_t>(questions.back().from())] = 0;
       }
-      compute_together(questions, out);
+      compute_together(questions);
     }
-    while (std::count(answers_.begin(), answers_.end(), 0) < std::ssize(answers_)) {
-      comm::Message message = take(Kind::outputs, answers_);
-      const auto from = static_cast<size_t>(message.from());
-      const float* values = message.array<float>(static_cast<size_t>(slots_of(message.from()) * out.cols)).data();
-      for (const int32_t e : asked_[from])
-        for (int64_t s = begin_of(e); s < begin_of(e + 1); ++s, values += out.cols)
-          std::copy_n(values, out.cols, out.row(s));
-      answers_[from] = 0;
-    }
+    while (std::count(answers_.begin(), answers_.end(), 0) < std::ssize(answers_))
+      point_at(arrived_.emplace_back(take(Kind::outputs, answers_)), out.cols);
+    return rows_;
   }
 
  private:
@@ -125,72 +100,146 @@ class ExpertRanks::Lease final : public layers::ExpertLease {
     });
   }
 
+  // The rows of x, made once in each form that is wanted.
+  const ops::FormedRows& rows_in(ActivationForm form) {
+    auto& formed = formed_[static_cast<size_t>(form)];
+    if (!formed) formed = ops::form_rows(owner_.context_, call_.x, form);
+    return *formed;
+  }
+  ActivationForm form_of(std::span<const int32_t> experts) const {
+    return ops::form_of_inputs(owner_.context_, call_.inputs, experts, call_.gated, call_.x.cols);
+  }
+
+  // An owner's answer comes in pieces, in the order of its slots.
+  void point_at(comm::Message& message, int64_t width) {
+    const auto from = static_cast<size_t>(message.from());
+    Answered& to = answered_[from];
+    const std::vector<int32_t>& experts = asked_[from];
+    for (auto left = static_cast<int64_t>(message.left()) / (width * static_cast<int64_t>(sizeof(float))); left > 0;) {
+      base::require(to.expert < experts.size(), "ranks", "rank {} sent more than it was asked for in layer {}",
+                    message.from(), call_.layer);
+      const int64_t e = experts[to.expert], slots = begin_of(e + 1) - begin_of(e),
+                    count = std::min(left, slots - to.slot);
+      const float* values = message.array<float>(static_cast<size_t>(count * width)).data();
+      for (int64_t s = 0; s < count; ++s, values += width)
+        rows_[static_cast<size_t>(begin_of(e) + to.slot + s)] = values;
+      left -= count, to.slot += count;
+      if (to.slot == slots) ++to.expert, to.slot = 0;
+    }
+    answers_[from] = to.expert < experts.size();
+  }
+
   // This rank's experts for the rows of all: each expert's weights are read once, and more rows at a time are faster
   // (512 rows on two ranks, AVX-512 and AMX, December 2026: docs/log.md).
-  void compute_together(std::vector<comm::Message>& messages, tensor::Matrix out) {
-    const ops::RoutingPlan& own = call_.plan;
-    const int64_t experts = own.experts(), width = call_.x.cols;
+  void compute_together(std::vector<comm::Message>& messages) {
+    const int64_t experts = call_.plan.experts(), width = call_.x.cols;
+    const std::vector<int32_t>& mine = asked_[static_cast<size_t>(owner_.ranks_.rank())];
+    const ActivationForm own_form = form_of(mine);
     std::vector<Question> questions;
-    std::vector<comm::Writer> replies;
-    std::vector<float*> reply_rows;
-    ops::RoutingPlan plan;
-    plan.tokens = call_.x.rows;
     for (comm::Message& message : messages) {
       const Question& question = questions.emplace_back(read_question(message, experts));
       base::require(question.shape.width == width, "ranks", "rank {} sent rows of {}, expected {}", message.from(),
                     question.shape.width, width);
-      plan.tokens += question.shape.rows;
-      replies.emplace_back(Kind::outputs, awaited_.step, awaited_.layer,
-                           static_cast<size_t>(outputs_payload(question.shape.slots, width)));
-      reply_rows.push_back(replies.back().room<float>(static_cast<size_t>(question.shape.slots * width)));
     }
-    std::vector<float> x(static_cast<size_t>(plan.tokens * width));
-    float* at = x.data();
-    for (int64_t t = 0; t < call_.x.rows; ++t) at = std::copy_n(call_.x.row(t), width, at);
-    for (const Question& question : questions) at = std::copy(question.values.begin(), question.values.end(), at);
-
-    // Slots by expert, and within it by row: this rank's first, then those of the others.
-    const std::vector<int32_t>& mine = asked_[static_cast<size_t>(owner_.ranks_.rank())];
-    std::vector<size_t> next(questions.size());
-    std::vector<int32_t> ids;
-    std::vector<float*> goes_to;
-    plan.expert_offset.assign(1, 0);
-    auto my_next = mine.begin();
-    for (int64_t e = 0; e < experts; ++e) {
-      if (my_next != mine.end() && *my_next == e) {
-        ++my_next;
-        for (int64_t s = begin_of(e); s < begin_of(e + 1); ++s) {
-          plan.slot_token.push_back(own.slot_token[static_cast<size_t>(s)]);
-          goes_to.push_back(out.row(s));
-        }
+    std::vector<int32_t> begin, end;  // of own slots
+    for (const int32_t e : mine)
+      begin.push_back(static_cast<int32_t>(begin_of(e))), end.push_back(static_cast<int32_t>(begin_of(e + 1)));
+    // Nearly always one: experts of a layer may be stored in different formats.
+    for (int f = 0; f < kernels::kActivationForms; ++f) {
+      const auto form = static_cast<ActivationForm>(f);
+      Together together{.asking = {}, .of = {}, .rows = {}};
+      if (!mine.empty() && own_form == form) {
+        together.asking.push_back({0, mine, begin, end, call_.plan.slot_token});
+        together.of.push_back(nullptr);
+        const std::span<const std::byte* const> own = rows_in(form).rows;
+        together.rows.assign(own.begin(), own.end());
       }
-      for (int64_t q = 0, first_row = call_.x.rows; q < std::ssize(questions);
-           first_row += questions[static_cast<size_t>(q++)].shape.rows) {
-        const Question& question = questions[static_cast<size_t>(q)];
-        size_t& i = next[static_cast<size_t>(q)];
-        if (i == question.asked.size() || question.asked[i] != e) continue;
-        for (int32_t s = question.offset[i]; s < question.offset[i + 1]; ++s) {
-          plan.slot_token.push_back(static_cast<int32_t>(first_row) + question.slot_row[static_cast<size_t>(s)]);
-          goes_to.push_back(reply_rows[static_cast<size_t>(q)] + s * width);
+      for (const Question& question : questions) {
+        if (question.shape.slots == 0 || question.form != form) continue;
+        together.asking.push_back({std::ssize(together.rows), question.asked, question.offset,
+                                   question.offset.subspan(1), question.slot_row});
+        together.of.push_back(&question);
+        for (int64_t r = 0; r < question.shape.rows; ++r) together.rows.push_back(question.row(r));
+      }
+      if (!together.asking.empty()) compute(together, form);
+    }
+  }
+
+  /// Whose rows are computed in one go: this rank's (no question), then those of others.
+  struct Together {
+    std::vector<Asking> asking;
+    std::vector<const Question*> of;
+    std::vector<const std::byte*> rows;
+  };
+
+  void compute(Together& together, ActivationForm form) {
+    const int64_t experts = call_.plan.experts(), most = kSlotsAtOnce * owner_.context_.pool.threads();
+    for (int64_t first = 0, last = 0, slots = 0; first < experts; first = last, slots = 0) {
+      std::vector<size_t> next;
+      for (const Asking& one : together.asking) next.push_back(one.next);
+      for (; last < experts && slots < most; ++last)
+        for (size_t i = 0; i < next.size(); ++i) {
+          const Asking& one = together.asking[i];
+          if (next[i] < one.asked.size() && one.asked[next[i]] == last)
+            slots += one.end[next[i]] - one.begin[next[i]], ++next[i];
         }
-        ++i;
+      if (slots > 0) compute_group(together, form, last);
+    }
+  }
+
+  // Experts up to `last` that are still to come: slots by expert, and within it in the order of who asks.
+  void compute_group(Together& together, ActivationForm form, int64_t last) {
+    const int64_t width = call_.x.cols;
+    ops::RoutingPlan plan;
+    plan.tokens = std::ssize(together.rows);
+    plan.expert_offset.assign(1, 0);
+    std::vector<int32_t> ids;
+    std::vector<std::pair<size_t, int64_t>> goes_to;  // who asks, and the slot of its plan, or its row of this answer
+    std::vector<int64_t> counts(together.asking.size());
+    for (int64_t e = 0; e < call_.plan.experts(); ++e) {
+      for (size_t i = 0; e < last && i < together.asking.size(); ++i) {
+        Asking& one = together.asking[i];
+        if (one.next == one.asked.size() || one.asked[one.next] != e) continue;
+        for (int32_t s = one.begin[one.next]; s < one.end[one.next]; ++s) {
+          plan.slot_token.push_back(static_cast<int32_t>(one.first_row) + one.slot_row[static_cast<size_t>(s)]);
+          goes_to.emplace_back(i, together.of[i] ? counts[i] : s);
+          ++counts[i];
+        }
+        ++one.next;
       }
       if (std::ssize(plan.slot_token) > plan.expert_offset.back()) ids.push_back(static_cast<int32_t>(e));
       plan.expert_offset.push_back(static_cast<int32_t>(plan.slot_token.size()));
     }
-    std::vector<float> made(goes_to.size() * static_cast<size_t>(width));
-    if (!goes_to.empty())
-      owner_.compute_(call_.layer, {x.data(), plan.tokens, width}, plan, ids, {made.data(), plan.slots(), width});
-    for (size_t s = 0; s < goes_to.size(); ++s)
-      std::copy_n(made.data() + s * static_cast<size_t>(width), width, goes_to[s]);
-    for (size_t q = 0; q < questions.size(); ++q)
-      if (questions[q].shape.slots > 0) owner_.ranks_.send(messages[q].from(), std::move(replies[q]));
+    ops::Context& context = owner_.context_;
+    const tensor::Matrix made = context.arena.matrix(plan.slots(), width);  // own rows stay there
+    owner_.compute_(call_.layer, {form, together.rows, width}, plan, ids, made);
+
+    std::vector<std::optional<comm::Writer>> replies(together.asking.size());
+    std::vector<float*> room(together.asking.size(), nullptr);
+    for (size_t i = 0; i < replies.size(); ++i) {
+      if (!together.of[i] || counts[i] == 0) continue;
+      replies[i].emplace(Kind::outputs, awaited_.step, awaited_.layer,
+                         static_cast<size_t>(outputs_payload(counts[i], width)));
+      room[i] = replies[i]->room<float>(static_cast<size_t>(counts[i] * width));
+    }
+    ops::for_rows(context, made.rows, width, [&](int64_t from, int64_t to) {
+      for (int64_t s = from; s < to; ++s) {
+        const auto [who, row] = goes_to[static_cast<size_t>(s)];
+        if (together.of[who])
+          std::copy_n(made.row(s), width, room[who] + row * width);
+        else
+          rows_[static_cast<size_t>(row)] = made.row(s);
+      }
+    });
+    for (size_t i = 0; i < replies.size(); ++i)
+      if (replies[i]) owner_.ranks_.send(together.of[i]->from, std::move(*replies[i]));
+    owner_.inbox_.poll();
   }
 
   void send_rows(int to) {
     const ops::RoutingPlan& plan = call_.plan;
     const std::vector<int32_t>& experts = asked_[static_cast<size_t>(to)];
-    const int64_t slots = slots_of(to), count = std::ssize(experts);
+    const int64_t slots = slots_of(to), count = std::ssize(experts), width = call_.x.cols;
     // Each token once, in order.
     std::vector<int32_t> row_of(static_cast<size_t>(plan.tokens), -1);
     for (const int32_t e : experts)
@@ -199,10 +248,10 @@ class ExpertRanks::Lease final : public layers::ExpertLease {
     for (int32_t& row : row_of)
       if (row == 0) row = rows++;
 
-    const int64_t width = call_.x.cols;
+    const ActivationForm form = form_of(experts);
     comm::Writer message(Kind::rows, awaited_.step, awaited_.layer,
-                         static_cast<size_t>(rows_payload(rows, width, slots, count)));
-    message.value(Shape{rows, width, slots, count});
+                         static_cast<size_t>(rows_payload(rows, width, slots, count, form)));
+    message.value(QuestionShape{rows, width, slots, count, static_cast<int64_t>(form)});
     message.array(std::span<const int32_t>(experts));
     auto* offset = message.room<int32_t>(static_cast<size_t>(count) + 1);
     int32_t at = 0;
@@ -211,24 +260,43 @@ class ExpertRanks::Lease final : public layers::ExpertLease {
     auto* slot_row = message.room<int32_t>(static_cast<size_t>(slots));
     for (const int32_t e : experts)
       for (const int32_t t : plan.tokens_of(e)) *slot_row++ = row_of[static_cast<size_t>(t)];
-    auto* values = message.room<float>(static_cast<size_t>(rows * width));
-    for (int64_t t = 0; t < plan.tokens; ++t)
-      if (const int32_t row = row_of[static_cast<size_t>(t)]; row >= 0)
-        std::copy_n(call_.x.row(t), width, values + row * width);
+    message.align();
+    const auto bytes = static_cast<size_t>(ops::row_bytes(form, width));
+    auto* values = message.room<std::byte>(static_cast<size_t>(rows) * bytes);
+    if (rows > 0) {
+      const ops::FormedRows& formed = rows_in(form);
+      for (size_t t = 0; t < row_of.size(); ++t)
+        if (row_of[t] >= 0) values = std::copy_n(formed.rows[t], bytes, values);
+    }
     owner_.ranks_.send(to, std::move(message));
   }
+
+  /// How far an owner has answered.
+  struct Answered {
+    size_t expert = 0;  // of those it was asked for
+    int64_t slot = 0;   // of that expert
+  };
 
   ExpertRanks& owner_;
   const layers::ExpertCall call_;
   Awaited awaited_;
   std::vector<char> answers_, questions_;    // [R] that are still to come
   std::vector<std::vector<int32_t>> asked_;  // [R]: experts with tokens that each of them computes
+  std::vector<Answered> answered_;           // [R]
+  std::array<std::optional<ops::FormedRows>, kernels::kActivationForms> formed_;
+  std::vector<const float*> rows_;      // [slots]
+  std::vector<comm::Message> arrived_;  // where some of them lie
   bool handed_out_ = false;
 };
 
 ExpertRanks::ExpertRanks(comm::Ranks& ranks, comm::Inbox& inbox, const ExpertPlacement& placement, bool divided,
-                         ComputeExperts compute)
-    : ranks_(ranks), inbox_(inbox), placement_(placement), divided_(divided), compute_(std::move(compute)) {}
+                         ops::Context& context, ComputeExperts compute)
+    : ranks_(ranks),
+      inbox_(inbox),
+      placement_(placement),
+      divided_(divided),
+      context_(context),
+      compute_(std::move(compute)) {}
 
 std::unique_ptr<layers::ExpertLease> ExpertRanks::lease(const layers::ExpertCall& call) {
   return std::make_unique<Lease>(*this, call);
@@ -236,7 +304,7 @@ std::unique_ptr<layers::ExpertLease> ExpertRanks::lease(const layers::ExpertCall
 
 void answer(comm::Ranks& ranks, comm::Message& message, const ComputeExperts& compute, int64_t experts) {
   const Question question = read_question(message, experts);
-  const Shape& shape = question.shape;
+  const QuestionShape& shape = question.shape;
   ops::RoutingPlan plan;
   plan.tokens = shape.rows;
   plan.expert_offset.assign(static_cast<size_t>(experts) + 1, 0);
@@ -248,11 +316,13 @@ void answer(comm::Ranks& ranks, comm::Message& message, const ComputeExperts& co
   plan.slot_token.assign(question.slot_row.begin(), question.slot_row.end());
 
   if (shape.slots == 0) return;
+  std::vector<const std::byte*> rows;
+  for (int64_t r = 0; r < shape.rows; ++r) rows.push_back(question.row(r));
   const comm::Header& header = message.header();
   comm::Writer outputs(Kind::outputs, header.step, header.layer,
                        static_cast<size_t>(outputs_payload(shape.slots, shape.width)));
   auto* out = outputs.room<float>(static_cast<size_t>(shape.slots * shape.width));
-  compute(header.layer, {question.values.data(), shape.rows, shape.width}, plan, ids, {out, shape.slots, shape.width});
+  compute(header.layer, {question.form, rows, shape.width}, plan, ids, {out, shape.slots, shape.width});
   ranks.send(message.from(), std::move(outputs));
 }
 

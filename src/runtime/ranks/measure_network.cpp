@@ -10,9 +10,12 @@ namespace coterie::runtime {
 
 namespace {
 
+constexpr int64_t kSmall = 64, kLarge = 2 << 20;
+
 int64_t memory_of(const comm::Ranks& ranks) { return base::available_memory() / ranks.ranks_of_host(); }
 
-/// The median of half the time that so many bytes take there and back; `memory` gets what there is on the other rank.
+/// The median of half the time that so many bytes take there and back; `memory` gets what there is on the other rank,
+/// where they are many: to look for it takes longer than a message.
 double one_way(comm::Ranks& ranks, int other, int64_t bytes, int times, int64_t& memory) {
   std::vector<double> seconds;
   const std::vector<std::byte> data(static_cast<size_t>(bytes));
@@ -23,7 +26,7 @@ double one_way(comm::Ranks& ranks, int other, int64_t bytes, int times, int64_t&
     const base::Stopwatch clock;
     ranks.send(other, std::move(message));
     comm::Message reply = ranks.receive(other, {comm::Kind::probe, 0, -1});
-    memory = reply.value<int64_t>();
+    if (const auto there = reply.value<int64_t>(); bytes >= kLarge) memory = there;
     seconds.push_back(clock.seconds() / 2);
   }
   std::nth_element(seconds.begin(), seconds.begin() + times / 2, seconds.end());
@@ -33,7 +36,6 @@ double one_way(comm::Ranks& ranks, int other, int64_t bytes, int times, int64_t&
 }  // namespace
 
 MeasuredRanks measure_ranks(comm::Ranks& ranks) {
-  constexpr int64_t kSmall = 64, kLarge = 2 << 20;
   MeasuredRanks measured{{0, 1e18}, memory_of(ranks)};
   Network& slowest = measured.network;
   for (int other = 1; other < ranks.size(); ++other) {
@@ -51,7 +53,7 @@ MeasuredRanks measure_ranks(comm::Ranks& ranks) {
 void answer_probe(comm::Ranks& ranks, comm::Message& message) {
   const auto bytes = message.value<int64_t>();
   comm::Writer reply(comm::Kind::probe, 0, -1, static_cast<size_t>(bytes) + 8);
-  reply.value(memory_of(ranks));
+  reply.value(bytes >= kLarge ? memory_of(ranks) : int64_t{0});
   reply.array(message.array<std::byte>(static_cast<size_t>(bytes)));
   ranks.send(message.from(), std::move(reply));
 }

@@ -67,6 +67,7 @@ ModelRanks::ModelRanks(comm::Ranks& ranks, const models::Decoder& decoder, const
       options_(options),
       inbox_(ranks),
       rows_are_apart_(rows_are_apart(decoder.spec())),
+      row_cost_(row_cost(decoder.spec())),
       placement_(options.placement ? options.placement : std::make_shared<const ExpertPlacement>(ranks.size())),
       copies_(decoder.spec()),
       row_steps_(ranks, inbox_, decoder, options.least_weights) {
@@ -88,9 +89,9 @@ int64_t ModelRanks::experts_of(int64_t layer) const {
 }
 
 ComputeExperts ModelRanks::compute(ops::Context& context) const {
-  return
-      [this, &context](int64_t layer, tensor::ConstMatrix x, const ops::RoutingPlan& plan, std::span<const int32_t> ids,
-                       Matrix out) { decoder_.expert_outputs(context, layer, x, plan, ids, out); };
+  return [this, &context](int64_t layer, const ops::FormedRows& x, const ops::RoutingPlan& plan,
+                          std::span<const int32_t> ids,
+                          Matrix out) { decoder_.expert_outputs(context, layer, x, plan, ids, out); };
 }
 
 bool ModelRanks::divides(std::span<const SequenceStep> steps, const models::PassOptions& pass) const {
@@ -116,7 +117,7 @@ Matrix ModelRanks::forward(ops::Context& context, std::span<const SequenceStep> 
     if (options_.split == Split::rows) return forward_by(row_steps_, context, steps, given);
     if (layer_steps_) return forward_by(*layer_steps_, context, steps, given);
     if (divides(steps, given)) return forward_divided(context, steps, given);
-    ExpertRanks experts(ranks_, inbox_, *placement_, false, compute(context));
+    ExpertRanks experts(ranks_, inbox_, *placement_, false, context, compute(context));
     models::PassOptions pass = given;
     pass.experts = &experts;
     return decoder_.forward(context, steps, pass);
@@ -146,12 +147,12 @@ Matrix ModelRanks::forward_divided(ops::Context& context, std::span<const Sequen
                                    const models::PassOptions& options) {
   const std::vector<const SequenceStep*> steps = with_rows(given);
   SharedStep shared(ranks_, inbox_, sequences_of(steps), block_bytes(steps.front()->state->cache_dtype()),
-                    models::state_floats(decoder_.spec()));
+                    models::state_floats(decoder_.spec()), row_cost_);
   copies_.begin(steps);
   for (int to = 1; to < ranks_.size(); ++to) send_share(to, shared, options.hidden);
 
   const std::vector<SequenceStep> own = own_part(shared, steps);
-  ExpertRanks experts(ranks_, inbox_, *placement_, true, compute(context));
+  ExpertRanks experts(ranks_, inbox_, *placement_, true, context, compute(context));
   Matrix part;
   std::vector<comm::Message> parts(static_cast<size_t>(ranks_.size()));
   try {
@@ -222,11 +223,11 @@ void ModelRanks::serve_share(ops::Context& context, comm::Message& message) {
   for (const SequenceStep& step : whole)
     sequences.push_back({step.state, {step.state->length(), std::ssize(step.ids)}});
   SharedStep shared(ranks_, inbox_, sequences, block_bytes(whole.front().state->cache_dtype()),
-                    models::state_floats(decoder_.spec()));
+                    models::state_floats(decoder_.spec()), row_cost_);
   std::vector<const SequenceStep*> steps;
   for (const SequenceStep& step : whole) steps.push_back(&step);
   const std::vector<SequenceStep> own = own_part(shared, steps);
-  ExpertRanks experts(ranks_, inbox_, *placement_, true, compute(context));
+  ExpertRanks experts(ranks_, inbox_, *placement_, true, context, compute(context));
   const Matrix part = decoder_.forward(context, own, {.experts = &experts, .share = &shared, .hidden = hidden != 0});
   comm::Writer logits(Kind::logits, inbox_.step(), -1, static_cast<size_t>(part.rows * part.cols) * sizeof(float) + 8);
   logits.value(part.rows);

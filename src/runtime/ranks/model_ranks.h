@@ -78,6 +78,7 @@ class ModelRanks {
   Options options_;
   comm::Inbox inbox_;
   bool rows_are_apart_;  // no router looks at the whole batch
+  RowCost row_cost_;
   uint64_t divided_ = 0;
   std::shared_ptr<const ExpertPlacement> placement_;
   SequenceCopies copies_;

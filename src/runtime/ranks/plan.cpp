@@ -82,6 +82,13 @@ RanksPlan plan_ranks(const models::ModelSpec& spec, const std::array<int64_t, mo
     if (place != kExperts) plan.dense_bytes += bytes[place], dense_touched += touched[place];
   plan.cache_bytes = cache_bytes_per_token * context;
 
+  // Rows travel as the experts' kernels read them: those of weights in blocks in int8 (384 bytes for 256 values).
+  double values = 0;
+  for (const models::BlockSpec& block : spec.blocks)
+    if (const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn))
+      values += static_cast<double>(moe->experts_with_weights() * (moe->gated ? 3 : 2) * moe->hidden) *
+                static_cast<double>(moe->latent > 0 ? moe->latent : spec.width);
+  const double value_bytes = static_cast<double>(bytes[kExperts]) < 1.5 * values ? 1.5 : 4;
   double share_owned = 0, share_read = 0, layers = 0;
   for (const models::BlockSpec& block : spec.blocks) {
     const auto* moe = std::get_if<layers::MoeSpec>(&block.ffn);
@@ -94,12 +101,12 @@ RanksPlan plan_ranks(const models::ModelSpec& spec, const std::array<int64_t, mo
     const double others = static_cast<double>(ranks - 1) / ranks;
     const double owners = (ranks - 1) * (1 - std::pow(1 - 1.0 / ranks, static_cast<double>(k)));
     const double slots = static_cast<double>(k) * others;
-    // A header each way; 36 bytes, and three numbers for each slot and its expert with the rows.
-    const double asked = owners * (32 + 36) + 12 * slots + 4 * width * owners;
+    // A header each way; 44 bytes, and three numbers for each slot and its expert with the rows.
+    const double asked = owners * (32 + 44) + 12 * slots + value_bytes * width * owners;
     const double answered = owners * 32 + 4 * width * slots;
     plan.decode_bytes += asked + answered;
     plan.decode_messages += 2 * owners;
-    plan.prompt_bytes += 4 * width * (owners + slots) + 4 * slots;
+    plan.prompt_bytes += width * (value_bytes * owners + 4 * slots) + 4 * slots;
     plan.decode_seconds += ranks > 1 ? 2 * network.latency + (asked + answered) / network.rate : 0;
     share_owned += static_cast<double>(most) / static_cast<double>(experts);
     share_read += expected_largest(static_cast<int>(k), ranks) / static_cast<double>(k);

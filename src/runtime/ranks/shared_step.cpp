@@ -44,7 +44,7 @@ class SharedStep::State final : public layers::SequenceState {
 };
 
 SharedStep::SharedStep(comm::Ranks& ranks, comm::Inbox& inbox, std::vector<Sequence> sequences,
-                       std::vector<int64_t> block_bytes, std::vector<int64_t> state_floats)
+                       std::vector<int64_t> block_bytes, std::vector<int64_t> state_floats, const RowCost& cost)
     : ranks_(ranks),
       inbox_(inbox),
       sequences_(std::move(sequences)),
@@ -53,7 +53,7 @@ SharedStep::SharedStep(comm::Ranks& ranks, comm::Inbox& inbox, std::vector<Seque
   state_floats_.resize(block_bytes_.size());
   std::vector<SequenceShare> shares;
   for (const Sequence& s : sequences_) shares.push_back(s.share);
-  segments_ = divide(shares, ranks.size());
+  segments_ = divide(shares, ranks.size(), cost);
   std::vector<char> has_rows(static_cast<size_t>(ranks.size()));
   for (const Segment& segment : segments_) {
     has_rows[static_cast<size_t>(segment.rank)] = segment.rank != ranks.rank();
@@ -94,6 +94,9 @@ void SharedStep::keys_written(int64_t layer, std::span<const layers::SequenceRow
     }
     ranks_.send(to, std::move(message));
   }
+}
+
+void SharedStep::wait_for_earlier_keys(int64_t layer) {
   // Segments are in the order of the ranks, so a lower rank has earlier rows of my first sequence, or none of mine.
   std::vector<char> earlier(static_cast<size_t>(ranks_.size()));
   for (const Segment& other : segments_)

@@ -21,9 +21,10 @@ class SharedStep final : public layers::StepShare {
     layers::SequenceState* whole = nullptr;  // with room for all rows
     SequenceShare share;
   };
-  /// `block_bytes`, `state_floats`: of each layer, as models:: gives them; 0 or empty for none.
+  /// `block_bytes`, `state_floats`: of each layer, as models:: gives them; 0 or empty for none. `cost`: of rows, by
+  /// which they are divided.
   SharedStep(comm::Ranks& ranks, comm::Inbox& inbox, std::vector<Sequence> sequences, std::vector<int64_t> block_bytes,
-             std::vector<int64_t> state_floats);
+             std::vector<int64_t> state_floats, const RowCost& cost);
 
   std::span<const Segment> segments() const { return segments_; }
   /// Those of this rank, in order, as states that begin where the segment does.
@@ -33,6 +34,7 @@ class SharedStep final : public layers::StepShare {
   bool is_last_of_sequence(const Segment& segment) const;
 
   void keys_written(int64_t layer, std::span<const layers::SequenceRows> sequences) override;
+  void wait_for_earlier_keys(int64_t layer) override;
   void states_written(int64_t layer, std::span<const layers::SequenceRows> sequences) override;
   /// After the last layer: waits for the keys and values of later rows, and on rank 0 for the states after the last.
   void finish();

@@ -195,6 +195,24 @@ TEST_P(RanksEngine, RepackTheirOwnWeights) {
   EXPECT_EQ(two_turns(*many), two_turns(*one));
 }
 
+// Wherever they lie: in the file, repacked or decoded.
+TEST_P(RanksEngine, HoldTheDenseWeightsAndTheirOwnExperts) {
+  constexpr auto kExperts = static_cast<size_t>(models::Place::experts);
+  const WeightBytes whole = weight_bytes(*one->model().decoder);
+  const int64_t dense = whole.all_held() - whole.held[kExperts];
+  int64_t own = whole.held[kExperts];
+  if (GetParam() == Split::experts) {
+    const auto& moe = std::get<layers::MoeSpec>(one->spec().blocks.back().ffn);
+    const comm::Placement placement{kRanks};
+    own = own * placement.end(0, moe.router.experts) / moe.router.experts;
+    ASSERT_LT(own, whole.held[kExperts]);
+  }
+  int64_t held = 0;
+  for (const int64_t bytes : many->bytes().all()) held += bytes;
+  EXPECT_LE(static_cast<double>(held), 1.05 * static_cast<double>(dense + own));
+  EXPECT_GT(held, own);
+}
+
 // What a sequence has on other ranks is there when another is made of it, and not sent again where it goes on.
 TEST_P(RanksEngine, SendOnlyWhatIsNew) {
   Generation generation(*many, ids_of(300, 9), greedy(12));

@@ -2,6 +2,7 @@
 #include <map>
 
 #include "base/rng.h"
+#include "families/adapter/adapter.h"
 #include "laws/ranks/cluster.h"
 #include "layers/moe/router_hook.h"
 #include "layers/observer.h"
@@ -136,7 +137,7 @@ TEST(RanksOfOneProcess, GiveTheSameBitsWhateverArrivesFirst) {
 
 /// What a plan implies for rank 0 of some.
 struct Implied final : layers::Observer {
-  Implied(int ranks, int64_t width_) : placement{ranks}, width(width_) {}
+  Implied(int ranks, int64_t width_, kernels::ActivationForm form_) : placement{ranks}, width(width_), form(form_) {}
   void plan(int64_t, const ops::RoutingPlan& plan, tensor::ConstMatrix) override {
     for (int r = 1; r < placement.ranks; ++r) {
       std::map<int32_t, int> tokens;
@@ -148,23 +149,26 @@ struct Implied final : layers::Observer {
       for (int64_t e = placement.first(r, plan.experts()); e < placement.end(r, plan.experts()); ++e)
         experts += plan.tokens_of(e).empty() ? 0 : 1;
       ++messages;
-      asked += runtime::rows_payload(std::ssize(tokens), width, slots, experts);
+      asked += runtime::rows_payload(std::ssize(tokens), width, slots, experts, form);
       // A row to each rank, ids, and 40 bytes that say how many of each.
-      floats += std::ssize(tokens) * width * 4;
+      rows += std::ssize(tokens) * ops::row_bytes(form, width);
       answered += slots * width * 4;
     }
   }
   comm::Placement placement;
-  int64_t width, messages = 0, asked = 0, floats = 0, answered = 0;
+  int64_t width;
+  kernels::ActivationForm form;
+  int64_t messages = 0, asked = 0, rows = 0, answered = 0;
 };
 
-TEST(RanksOfOneProcess, SendWhatThePlanImplies) {
-  const tiny::Model model = model_of(kMixtral);
+// Rows as the experts' kernels read them: quantised, where weights are.
+void expect_to_send_what_the_plan_implies(const Case& c, kernels::ActivationForm form) {
+  const tiny::Model model = model_of(c);
   const int64_t width = model.decoder->spec().width;
   ASSERT_EQ(width % 2, 0) << "padding would have to be counted";
-  Cluster cluster(kMixtral, model, 3);
-  Implied implied(3, width);
-  Runner many(kMixtral, cluster, 1);
+  Cluster cluster(c, model, 3);
+  Implied implied(3, width, form);
+  Runner many(c, cluster, 1);
   many.observer = &implied;
   many.whole(some_ids(17, model.decoder->spec().vocabulary, 9));
   ASSERT_GT(implied.messages, 0);
@@ -172,10 +176,39 @@ TEST(RanksOfOneProcess, SendWhatThePlanImplies) {
   EXPECT_EQ(sent.messages, implied.messages);
   EXPECT_EQ(sent.header_bytes, 32 * implied.messages);
   EXPECT_EQ(sent.payload_bytes, implied.asked);
-  EXPECT_GT(implied.asked, implied.floats);
+  EXPECT_GT(implied.asked, implied.rows);
   int64_t answered = 0;
   for (int r = 1; r < 3; ++r) answered += cluster.ranks(r).traffic().payload_bytes;
   EXPECT_EQ(answered, implied.answered);
+}
+
+TEST(RanksOfOneProcess, SendWhatThePlanImplies) {
+  Case exact = kMixtral;
+  exact.precision = ops::Precision::f32;
+  expect_to_send_what_the_plan_implies(exact, kernels::ActivationForm::floats);
+  expect_to_send_what_the_plan_implies(kMixtral, kernels::ActivationForm::blocks32);
+}
+
+// An adapter's LoRA reads floats: rows travel as such, few and many.
+TEST(RanksOfOneProcess, GiveTheBitsOfOneUnderAnAdapterOfExperts) {
+  const tiny::Model model = model_of(kMixtral);
+  families::LoraSpec spec;
+  spec.targets = {"all"}, spec.rank = 3, spec.alpha = 5;
+  families::Adapter adapter = families::Adapter::fresh(*model.decoder, spec, 1);
+  base::Rng rng(11);
+  for (const models::Parameter& p : adapter.parameters())
+    if (p.path.ends_with(".lora_b"))
+      for (int64_t i = 0; i < p.count; ++i) p.values[i] = 0.3f * rng.normal();
+  const std::vector<int32_t> ids = some_ids(80, model.decoder->spec().vocabulary, 13);
+  const int64_t cuts[] = {70, 1, 9};
+  const std::vector<float> without = Runner(kMixtral, *model.decoder).pieces(ids, cuts);
+  Cluster cluster(kMixtral, model, 2);
+  for (int rank = 0; rank < 2; ++rank) adapter.attach_to(cluster.decoder(rank));
+  const std::vector<float> many = Runner(kMixtral, cluster, 1).pieces(ids, cuts);
+  adapter.attach_to(*model.decoder);
+  expect_same_bits(many, Runner(kMixtral, *model.decoder).pieces(ids, cuts), "2 ranks with an adapter");
+  EXPECT_NE(many, without);
+  EXPECT_GT(cluster.model().divided_steps(), 0u);
 }
 
 TEST(ExpertPlacement, SpreadsUseAndKeepsTheMostUsedEverywhere) {

@@ -43,8 +43,11 @@ TEST(RanksPlan, CountsBytesAsThePlanOfATokenHasThem) {
   const RanksPlan plan = plan_ranks(spec, bytes, touched, 0, 512, 4, {1e-4, 1e9}, 1e6);
   EXPECT_EQ(plan.dense_bytes, 900);
   EXPECT_EQ(plan.experts_bytes, 4000);
-  // 2.70 other ranks and 6 slots a token: 8 kB rows.
-  EXPECT_NEAR(plan.prompt_bytes / 48, (2.6997 + 6) * 8192 + 24, 5);
+  // 2.70 other ranks and 6 slots a token: rows of 3 kB there, since the experts are quantised, and of 8 kB back.
+  EXPECT_NEAR(plan.prompt_bytes / 48, 2.6997 * 3072 + 6 * 8192 + 24, 5);
+  bytes[static_cast<size_t>(models::Place::experts)] = int64_t{48} * 128 * 3 * 768 * 2048 * 2;
+  const RanksPlan of_floats = plan_ranks(spec, bytes, touched, 0, 512, 4, {1e-4, 1e9}, 1e6);
+  EXPECT_NEAR(of_floats.prompt_bytes / 48, (2.6997 + 6) * 8192 + 24, 5);
   EXPECT_NEAR(plan.decode_messages / 48, 2 * 2.6997, 1e-3);
   EXPECT_NEAR(plan.decode_alone, 1900 / 1e6, 1e-12);
   EXPECT_GT(plan.decode_seconds, 48 * 2e-4);
