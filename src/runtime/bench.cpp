@@ -252,7 +252,9 @@ std::vector<double> rounds(Engine& engine, const BenchOptions& options, std::str
 void account_decode(const Engine& engine, const BenchOptions& options, double expert_share, BenchResult& result) {
   result.weight_bytes_per_step = weight_bytes(*engine.model().decoder).touched_with(expert_share);
   const int64_t mean_length = options.depth + (options.generate + 1) / 2;
-  result.cache_bytes_per_step = options.batch * mean_length * engine.cache().position_bytes();
+  // Keys and values are read; recurrent states are read and written.
+  result.cache_bytes_per_step =
+      options.batch * (mean_length * engine.cache().position_bytes() + 2 * engine.cache().state.bytes());
   result.bytes_per_token = static_cast<double>(result.weight_bytes_per_step + result.cache_bytes_per_step) /
                            static_cast<double>(options.batch);
 }

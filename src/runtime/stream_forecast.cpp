@@ -13,7 +13,7 @@ namespace coterie::runtime {
 namespace {
 
 // Of so many layers and tokens the hits are those of all, within a point.
-constexpr int64_t kLayers = 12, kTokens = 300;
+constexpr int64_t kFittedLayers = 12, kFittedTokens = 300;
 
 struct Widest {
   int64_t layers = 0, experts = 0, choices = 0;
@@ -67,12 +67,12 @@ StreamForecast forecast_stream(const Inspection& model, int64_t memory, double d
   if (!result.runs()) return result;
 
   const lens::FittedRouting& fitted = lens::fitted_for(widest.experts);
-  const int64_t layers = std::min(kLayers, widest.layers);
-  const lens::Routes routes = lens::fitted_routes(fitted, layers, widest.experts, widest.choices, kTokens, 1);
+  const int64_t layers = std::min(kFittedLayers, widest.layers);
+  const lens::Routes routes = lens::fitted_routes(fitted, layers, widest.experts, widest.choices, kFittedTokens, 1);
   const int64_t slots = result.slots * layers * widest.experts / result.experts;
   const Simulation run = simulate(
       routes,
-      {.slots = std::max(slots, std::min(2 * widest.choices, layers * widest.experts)), .warm_up = kTokens / 3});
+      {.slots = std::max(slots, std::min(2 * widest.choices, layers * widest.experts)), .warm_up = kFittedTokens / 3});
   result.fitted = fitted.name;
   result.fitted_hit_share = result.all_fits() ? 1 : run.decode.hit_share();
   result.fitted_bytes = (1 - result.fitted_hit_share) * static_cast<double>(result.experts_of_token) *

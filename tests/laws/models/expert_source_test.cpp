@@ -135,12 +135,13 @@ class HalfOfThem final : public layers::ExpertSource {
     std::span<const int32_t> next() override { return given_++ == 0 ? here_ : std::span<const int32_t>(); }
     std::span<const ops::ExpertInput> inputs() const override { return call_.inputs; }
     std::span<const ops::ExpertOutput> outputs() const override { return call_.outputs; }
-    void add_outputs(tensor::Matrix out) override {
+    std::span<const float* const> add_outputs(tensor::Matrix out) override {
       for (const int32_t e : elsewhere_) EXPECT_FALSE(call_.inputs[static_cast<size_t>(e)].up) << "not owned";
       ops::expert_outputs(context_, call_.x, call_.plan, elsewhere_, held_.inputs, held_.outputs,
                           moe_.clamp > 0 ? ops::GateRule::clamped_by(moe_.activation, moe_.clamp)
                                          : ops::GateRule{moe_.activation, moe_.swiglu_limit, moe_.swiglu_alpha},
                           moe_.hidden, out);
+      return {};
     }
 
    private:

@@ -43,7 +43,8 @@ TEST(Bench, FiguresAgreeWithEachOther) {
                 result.bytes_per_token * result.decode_tokens_per_second / kMachine.read_bytes_per_second, 1e-9);
     EXPECT_NEAR(flops_share(result, kMachine),  // the weights are f32: no int8 products
                 result.flops_per_token * result.prefill_tokens_per_second / kMachine.f32_flops, 1e-9);
-    EXPECT_EQ(result.cache_bytes_per_step, batch * 13 * engine.cache().position_bytes());
+    EXPECT_EQ(result.cache_bytes_per_step,
+              batch * (13 * engine.cache().position_bytes() + 2 * engine.cache().state.bytes()));
     EXPECT_GT(result.peak_resident_bytes, 0);
   }
 }
