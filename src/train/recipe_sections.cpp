@@ -112,13 +112,13 @@ class Reader {
   }
 
   void read_sampling() {
-    const std::vector<std::string> known = {"temperature", "top_k",     "top_p",
-                                            "min_p",       "typical_p", "repetition_penalty"};
-    Section sampling(top_, "sampling", known);
-    for (const std::string& key : known)
+    Section sampling(top_, "sampling", {"temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty"});
+    const auto setting = [&](const char* key) {
       if (const Json* value = sampling.keys.value(key)) recipe_.sampling[key] = *value;
+    };
+    setting("temperature"), setting("top_k"), setting("top_p"), setting("min_p"), setting("typical_p");
+    setting("repetition_penalty");
     families::add_sampling(families::recommended_sampling(recipe_.sampling, sampling.where()), recipe_.sampling);
-    sampling.keys.refuse_unread();
   }
 
   enum class Files { text, jsonl, tokens, instructions };
