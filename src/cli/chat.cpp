@@ -291,7 +291,7 @@ int chat_command(ChatOptions& options) {
   if (!options.load.empty()) conversation.load(options.load);
   if (const std::string taken = SamplingOptions(options.sampling).adopt(engines.front().model());
       !taken.empty() && !options.quiet)
-    print_note("recommended for this model: " + taken);
+    print_note("as this model recommends: " + taken);
   // SIGTERM ends a chat, where Ctrl-C ends an answer; a line editor puts the terminal back first.
   std::signal(SIGTERM, SIG_DFL);
   return Chat(engines, conversation, options).talk();

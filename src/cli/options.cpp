@@ -286,8 +286,13 @@ void SamplingOptions::add(CLI::App& command) {
       ->type_name("N")
       ->check(at_least(-1))
       ->capture_default_str();
-  CLI::Option* heat = command.add_option("--temperature,--temp", temperature, "Logits are divided by it; 0 = greedy")
-                          ->capture_default_str();
+  CLI::Option* heat =
+      command
+          .add_option(
+              "--temperature,--temp", temperature,
+              "Logits are divided by it; 0 = greedy. What the model's file recommends takes the place of this and "
+              "the next defaults")
+          ->capture_default_str();
   command.add_flag("--greedy", greedy, "Always the most probable token (the same as --temperature 0)")->excludes(heat);
   command.add_option("--top-k", top_k, "Only the k most probable tokens; 0 = off")
       ->check(at_least(0))

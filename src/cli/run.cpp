@@ -99,7 +99,7 @@ int run_command(RunOptions& options) {
   runtime::Engine& engine = engines.choose(std::string_view(text));
   if (const std::string taken = options.sampling.adopt(engine.model()); !taken.empty()) {
     generation_options.sampler = options.sampling.generation_options().sampler;
-    if (!options.quiet && !options.json) print_note("recommended for this model: " + taken);
+    if (!options.quiet && !options.json) print_note("as this model recommends: " + taken);
   }
   const std::vector<text::TokenId> ids = prompt_ids(options, engines, engine, text, generation_options.constraint);
   std::optional<lens::RouterLoads> loads;

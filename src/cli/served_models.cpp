@@ -128,6 +128,7 @@ struct Running {
           const SpeculateOptions& speculate, serve::SchedulerOptions scheduler_options)
       : engine(std::move(model), engine_options),
         speculation(speculate.open(engine, opened)),
+        weights(runtime::weight_bytes(*engine.model().decoder)),
         served(engine.tokenizer()),
         scheduler(engine, with_drafts(with_fingerprint(std::move(scheduler_options), engine, opened))),
         backend(scheduler) {}
@@ -156,6 +157,7 @@ struct Running {
   }
   runtime::Engine engine;
   std::unique_ptr<runtime::Speculation> speculation;
+  const runtime::WeightBytes weights;  // before the scheduler, whose thread moves them as soon as it runs
   serve::ServedModel served;
   serve::Scheduler scheduler;
   serve::SchedulerBackend backend;
@@ -170,13 +172,12 @@ int64_t parameters_of(const families::Model& model) {
 }
 
 // What the page says about the cost of routing.
-void add_routing(const runtime::Engine& engine, serve::ServedModel& served) {
+void add_routing(const runtime::Engine& engine, const runtime::WeightBytes& bytes, serve::ServedModel& served) {
   const models::ModelSpec& spec = engine.spec();
   served.spec = spec;
   served.gated = runtime::ensemble_parts(engine);
   if (const auto* ensemble = dynamic_cast<const families::EnsembleDecoder*>(engine.model().decoder.get()))
     served.gate = name(ensemble->gate().kind);
-  const runtime::WeightBytes bytes = runtime::weight_bytes(*engine.model().decoder);
   constexpr auto kExperts = static_cast<size_t>(models::Place::experts);
   served.dense_bytes = bytes.all_touched() - bytes.touched[kExperts];
   // Of all experts' bytes a layer has the share that it has of their parameters.
@@ -219,7 +220,7 @@ void describe(const ServeOptions& options, const ModelOptions& opened, Running& 
   for (int64_t layer = 0; layer < served.layers; ++layer)
     if (routes.layer[static_cast<size_t>(layer)] >= 0) served.routed_layers.push_back(layer);
   for (const int64_t experts : routes.experts) served.experts = std::max(served.experts, experts);
-  add_routing(engine, served);
+  add_routing(engine, running.weights, served);
   if (const auto limits = runtime::known_limits(running.engine.context().pool, running.engine.context().kernels))
     served.read_bytes_per_second = limits->read_bytes_per_second;
   served.fingerprint =
@@ -276,8 +277,8 @@ std::vector<int64_t> parts_of(const std::vector<serve::ModelOnDemand>& models, i
   std::vector<std::pair<int64_t, size_t>> needs;
   for (size_t i = 0; i < models.size(); ++i) {
     const int64_t bytes = bytes_on_disk(models[i].path) + cache;
-    needs.emplace_back(bytes + bytes / 8 + (int64_t{64} << 20),
-                       i);  // scratch, tokenizer, a cache that nobody asked for
+    const int64_t need = bytes + bytes / 8 + (int64_t{64} << 20);  // with scratch and tokenizer
+    needs.emplace_back(cache > 0 ? need : need / 3 * 4, i);        // a cache that nobody asked for takes a quarter
   }
   std::sort(needs.begin(), needs.end());
   std::vector<int64_t> parts(models.size());
@@ -286,6 +287,7 @@ std::vector<int64_t> parts_of(const std::vector<serve::ModelOnDemand>& models, i
     const int64_t part = std::min(needs[i].first, left / static_cast<int64_t>(needs.size() - i));
     parts[needs[i].second] = part, left -= part;
   }
+  for (int64_t& part : parts) part += left / static_cast<int64_t>(parts.size());
   return parts;
 }
 

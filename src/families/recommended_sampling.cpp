@@ -47,6 +47,7 @@ std::optional<double> number(const checkpoint::MetaValue& value) {
 
 void add(const Rule& rule, std::optional<double> value, std::string_view key, std::string_view where,
          RecommendedSampling& sampling) {
+  if (rule.name == "top_k" && value == -1) value = 0;  // vLLM's word for off
   // A penalty of 0 and a share of 0 leave nothing to draw; of top_k and min_p 0 means off.
   const bool zero_is_none = rule.name == "top_p" || rule.name == "typical" || rule.name == "repeat_penalty";
   if (!value || !(*value >= rule.least && *value <= rule.most) || (zero_is_none && *value == 0) ||
@@ -64,7 +65,9 @@ void add(const Rule& rule, std::optional<double> value, std::string_view key, st
 
 RecommendedSampling recommended_sampling(const Json& generation_config, std::string_view where) {
   RecommendedSampling sampling;
+  const bool greedy = generation_config.value("do_sample", Json()) == false;  // transformers looks at penalties alone
   for (const Rule& rule : kRules) {
+    if (greedy && rule.name != "repeat_penalty") continue;
     const auto found = rule.hugging_face.empty() ? generation_config.end() : generation_config.find(rule.hugging_face);
     if (found == generation_config.end() || found->is_null()) continue;
     add(rule, found->is_number() ? std::optional(found->get<double>()) : std::nullopt, rule.hugging_face, where,

@@ -15,8 +15,9 @@ namespace coterie::families {
 using RecommendedSampling = std::map<std::string, double, std::less<>>;
 
 /// Of a GGUF from general.sampling.* (llama.cpp's names), of a folder from generation_config.json (transformers'
-/// names, whose repetition_penalty looks at all tokens: repeat_last_n is -1 then). Keys of other rules are left alone.
-/// Throws bad_input, naming file and key, for a value that is not a number or outside its range.
+/// names, whose repetition_penalty looks at all tokens: repeat_last_n is -1 then; with do_sample false it alone). Keys
+/// of other rules are left alone. Throws bad_input, naming file and key, for a value that is not a number or outside
+/// its range.
 RecommendedSampling recommended_sampling(const Model& model);
 RecommendedSampling recommended_sampling(const base::Json& generation_config, std::string_view where);
 

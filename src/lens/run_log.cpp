@@ -89,8 +89,8 @@ void tell_apart(std::span<RunLog> runs) {
     std::map<std::string, std::vector<RunLog*>> by_name;
     for (RunLog& run : runs) by_name[run.name].push_back(&run);
     for (const auto& [name, same] : by_name) {
-      const bool differ =
-          std::any_of(same.begin(), same.end(), [&](const RunLog* run) { return run->folder != same.front()->folder; });
+      const bool differ = std::any_of(
+          same.begin(), same.end(), [first = same.front()](const RunLog* run) { return run->folder != first->folder; });
       for (RunLog* run : same)
         if (const std::string folder = above(*run); differ && !folder.empty())
           run->name = folder + "/" + name, again = true;

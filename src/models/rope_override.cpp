@@ -58,7 +58,7 @@ void check_kind(const RopeOptions& options, Scaling scaling) {
     if (given && std::find(kinds.begin(), kinds.end(), scaling) == kinds.end())
       fail(ErrorKind::bad_input, field, "belongs to another kind of scaling than {}", name(scaling));
   };
-  using enum Scaling;
+  using enum layers::RopeSpec::Scaling;
   only("rope.factor", options.factor.has_value(), {linear, dynamic, llama3, yarn});
   // With a base alone it says from where on that reaches further.
   only("rope.original_context", options.original_context && !(options.base && scaling == none),

@@ -87,7 +87,7 @@ void read_capacity(base::JsonReader& reader, RouterSpec& spec) {
   const base::Json* const object = reader.object("capacity");
   if (!object) return;
   base::JsonReader capacity(*object, reader.where() + ".capacity");
-  spec.capacity.emplace();
+  spec.capacity = RouterSpec::Capacity{};
   spec.capacity->factor = capacity.number("factor");
   spec.capacity->order = read_name(capacity, "order", kCapacityOrders, spec.capacity->order);
   spec.capacity->next_best = capacity.boolean("next_best", spec.capacity->next_best);

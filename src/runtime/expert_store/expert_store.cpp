@@ -87,7 +87,6 @@ class ExpertStore::Lease final : public layers::ExpertLease {
     uses_.resize(plan_.uses.size());
     for (size_t u = 0; u < static_cast<size_t>(plan_.hits); ++u) find(u);
     read_what_can_be();
-    if (store.guess_) look_ahead(*store.guess_);
   }
 
   ~Lease() override {
@@ -109,6 +108,7 @@ class ExpertStore::Lease final : public layers::ExpertLease {
   std::span<const int32_t> next() override {
     for (const size_t u : handed_) uses_[u].state = Use::computed;
     const bool first = !std::exchange(begun_, true);
+    if (first && store_.guess_) look_ahead(*store_.guess_);  // not before: what throws here must end the lease
     if (!handed_.empty()) {
       read_what_can_be();
       if (store_.prefetch_.waits())

@@ -31,12 +31,7 @@ void PrefetchReads::submit(Read& read, bool ahead) {
   }
   read.after = kNone;
   if (pieces.empty()) return;
-  if (ahead) {
-    ++begun_;
-    reader_.submit_ahead(pieces);
-  } else {
-    reader_.submit(pieces);
-  }
+  ahead ? reader_.submit_ahead(pieces) : reader_.submit(pieces);
 }
 
 void PrefetchReads::begin(base::FunctionRef<bool(int32_t use)> computed) {
@@ -58,14 +53,14 @@ void PrefetchReads::settle(int32_t layer, std::span<const int32_t> asked, bool w
     Read& read = reads_.at((tag & ~kTag) >> kPieceBits);
     read.states[tag & ((uint64_t{1} << kPieceBits) - 1)] = State::waiting;
   }
-  came_.clear();
+  std::erase_if(came_, [&](const Came& each) { return each.layer != layer; });
   for (auto at = reads_.begin(); at != reads_.end();) {
     Read& read = at->second;
     read.after = kNone;  // that lease has ended
-    const bool wanted =
-        !read.unwanted && read.layer == layer && std::binary_search(asked.begin(), asked.end(), read.expert);
+    // One that was unwanted before may be wanted now: its slot is as good as any that is being filled.
+    const bool wanted = read.layer == layer && std::binary_search(asked.begin(), asked.end(), read.expert);
     if (wanted || !end(read)) {
-      if (!wanted) read.unwanted = true;
+      read.unwanted = !wanted;
       ++at;
     } else {
       at = reads_.erase(at);
@@ -79,7 +74,7 @@ void PrefetchReads::settle(int32_t layer, std::span<const int32_t> asked, bool w
 }
 
 bool PrefetchReads::ahead(int32_t slot) const {
-  return std::find(came_.begin(), came_.end(), slot) != came_.end() ||
+  return std::any_of(came_.begin(), came_.end(), [&](const Came& each) { return each.slot == slot; }) ||
          std::any_of(reads_.begin(), reads_.end(),
                      [&](const auto& each) { return each.second.slot == slot && !each.second.unwanted; });
 }
@@ -111,7 +106,7 @@ PrefetchReads::Ended PrefetchReads::ended(const ReadDone& done) {
     if (end(read)) reads_.erase(at);
   } else if (read.count(State::here) == std::ssize(read.pieces)) {
     end(read);
-    came_.push_back(read.slot);
+    came_.push_back({read.layer, read.slot});
     reads_.erase(at);
   }
   return result;

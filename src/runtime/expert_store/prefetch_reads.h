@@ -49,9 +49,8 @@ class PrefetchReads {
   /// Ends all of it: after an error.
   void drop();
 
-  int64_t begun() const { return begun_; }  // experts, so far
   int64_t bytes() const { return bytes_; }  // that came before somebody asked for them
-  void reset_counts() { begun_ = bytes_ = 0; }
+  void reset_counts() { bytes_ = 0; }
 
  private:
   static constexpr uint64_t kTag = uint64_t{1} << 63;
@@ -75,9 +74,12 @@ class PrefetchReads {
   ExpertPolicy& policy_;
   BlockReader& reader_;
   Reads reads_;
-  std::vector<int32_t> came_;  // slots of those that were read before they were asked for
+  struct Came {
+    int32_t layer, slot;
+  };
+  std::vector<Came> came_;  // what was read before its layer asked for it
   uint64_t next_ = 0;
-  int64_t begun_ = 0, bytes_ = 0;
+  int64_t bytes_ = 0;
 };
 
 }  // namespace coterie::runtime

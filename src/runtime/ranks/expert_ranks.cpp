@@ -115,12 +115,13 @@ class ExpertRanks::Lease final : public layers::ExpertLease {
     const auto from = static_cast<size_t>(message.from());
     Answered& to = answered_[from];
     const std::vector<int32_t>& experts = asked_[from];
-    for (auto left = static_cast<int64_t>(message.left()) / (width * static_cast<int64_t>(sizeof(float))); left > 0;) {
+    auto left = static_cast<int64_t>(message.left()) / (width * static_cast<int64_t>(sizeof(float)));
+    const float* values = message.array<float>(static_cast<size_t>(left * width)).data();
+    while (left > 0) {
       base::require(to.expert < experts.size(), "ranks", "rank {} sent more than it was asked for in layer {}",
                     message.from(), call_.layer);
       const int64_t e = experts[to.expert], slots = begin_of(e + 1) - begin_of(e),
                     count = std::min(left, slots - to.slot);
-      const float* values = message.array<float>(static_cast<size_t>(count * width)).data();
       for (int64_t s = 0; s < count; ++s, values += width)
         rows_[static_cast<size_t>(begin_of(e) + to.slot + s)] = values;
       left -= count, to.slot += count;

@@ -89,8 +89,6 @@ constexpr ReasoningMarks kReasoning[] = {{"<think>", "</think>"},
                                          {"<seed:think>", "</seed:think>"},
                                          {"<|START_THINKING|>", "<|END_THINKING|>"}};
 
-// What Llama writes before a call, sometimes.
-
 }  // namespace
 
 ChatSyntax ChatSyntax::of_source(std::string_view source) {

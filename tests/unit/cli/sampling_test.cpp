@@ -49,7 +49,7 @@ TEST_F(Recommended, IsTheDefaultOfRun) {
       << "options win";
   EXPECT_EQ(generated(file("model"), {"--greedy"}), generated(file("tiny.gguf"), {"--greedy"}));
   const test::Outcome told = ran({"run", file("model"), "-p", "the", "-n", "2", "--top-k", "3"});
-  EXPECT_NE(told.err.find("recommended for this model: --temperature 5.5, --top-p 1, --min-p 0\n"), std::string::npos)
+  EXPECT_NE(told.err.find("as this model recommends: --temperature 5.5, --top-p 1, --min-p 0\n"), std::string::npos)
       << told.err;
 }
 

@@ -29,6 +29,8 @@ TEST(RecommendedSampling, IsReadByTransformersNames) {
   EXPECT_EQ(recommended_sampling(Json{{"repetition_penalty", 1.1}}, "x"),
             (RecommendedSampling{{"repeat_penalty", 1.1}, {"repeat_last_n", -1}}))
       << "transformers penalises all tokens";
+  EXPECT_EQ(recommended_sampling(Json{{"do_sample", false}, {"temperature", 0.6}}, "x"), RecommendedSampling{});
+  EXPECT_EQ(recommended_sampling(Json{{"top_k", -1}}, "x"), (RecommendedSampling{{"top_k", 0}}));
 }
 
 TEST(RecommendedSampling, IsRefusedOutsideItsRange) {
