@@ -237,7 +237,7 @@ void describe(const ServeOptions& options, const ModelOptions& opened, Running& 
   served.lenient = options.lenient;
 }
 
-/// `part`: of a memory that several models share; 0: there is no such memory.
+/// `part`: of a memory that several models share; 0: none is shared.
 std::shared_ptr<const serve::ReadyModel> load(const ServeOptions& options, ModelOptions wanted, const std::string& name,
                                               const std::vector<std::string>& aliases, int64_t part) {
   options.speculate.check(wanted, false);

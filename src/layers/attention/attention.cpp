@@ -66,6 +66,15 @@ ops::AttentionShape shape_of(const AttentionSpec& spec, const Vector& sinks, ten
   return shape;
 }
 
+/// Rows of n tokens, not initialised: queries, keys, values and what the heads give.
+struct HeadRows {
+  tensor::Matrix q, k, v, a;
+};
+HeadRows heads_of(tensor::Arena& arena, const AttentionSpec& spec, int64_t n) {
+  return {arena.matrix(n, spec.heads * spec.head_dim), arena.matrix(n, spec.kv_heads * spec.head_dim),
+          arena.matrix(n, spec.kv_heads * spec.value_dim), arena.matrix(n, spec.heads * spec.value_dim)};
+}
+
 }  // namespace
 
 // Either the queries or the keys and values may be missing: they are prepared apart then.
@@ -110,11 +119,7 @@ void Attention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x
   // Who has later rows waits for these keys: they are made first, and travel while the queries are.
   ops::Context& context = batch.context;
   const tensor::ArenaScope scratch(context.arena);
-  const int64_t n = batch.tokens();
-  const tensor::Matrix q = context.arena.matrix(n, spec_.heads * spec_.head_dim);
-  const tensor::Matrix k = context.arena.matrix(n, spec_.kv_heads * spec_.head_dim);
-  const tensor::Matrix v = context.arena.matrix(n, spec_.kv_heads * spec_.value_dim);
-  const tensor::Matrix a = context.arena.matrix(n, spec_.heads * spec_.value_dim);
+  const auto [q, k, v, a] = heads_of(context.arena, spec_, batch.tokens());
   const std::array<Projection, 2> projections = {{{k_, k}, {v_, v}}};
   project_each(batch, x, std::span(projections).first(spec_.values_are_keys ? 1 : 2));
   prepare(batch, {}, k, v);
@@ -168,11 +173,7 @@ void Attention::forward(const Batch& batch, int64_t layer, tensor::ConstMatrix x
                         AddToQkv add) const {
   ops::Context& context = batch.context;
   const tensor::ArenaScope scratch(context.arena);
-  const int64_t n = batch.tokens();
-  const tensor::Matrix q = context.arena.matrix(n, spec_.heads * spec_.head_dim);
-  const tensor::Matrix k = context.arena.matrix(n, spec_.kv_heads * spec_.head_dim);
-  const tensor::Matrix v = context.arena.matrix(n, spec_.kv_heads * spec_.value_dim);
-  const tensor::Matrix a = context.arena.matrix(n, spec_.heads * spec_.value_dim);
+  const auto [q, k, v, a] = heads_of(context.arena, spec_, batch.tokens());
 
   std::optional<ops::RoutingPlan> plan;
   tensor::Matrix gate;

@@ -34,7 +34,7 @@ class PrefetchReads {
   /// Whether what a slot holds, or is about to, was read ahead for the layer that was asked about last.
   bool ahead(int32_t slot) const;
   /// From now on the read that fills the slot belongs to use `use` of the lease: what of it has not begun is begun.
-  /// Returns its pieces that are not there yet; 0: there is no such read.
+  /// Returns its pieces that are not there yet; 0: no read fills that slot.
   int64_t adopt(int32_t slot, int32_t use);
 
   static bool owns(uint64_t tag) { return (tag & kTag) != 0; }
